@@ -1,0 +1,427 @@
+"""Labs and their hosts: podman containers that boot systemd, one network per lab, a directory per lab."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import network
+from .image import VersionSet
+from .inventory import render_inventory, render_known_hosts, ssh_options
+from .process import LabError, attempt, locked, run, say, step
+from .settings import check_name, parse_version
+
+LABEL = "kubeadm-etcd-lab"
+READY_SECONDS = 180.0
+_PARALLEL = 4
+_SSH_PORT = 22
+# Overlay on overlay does not work: these need volumes of their own.
+_VOLUMES = ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet")
+# What a booted host must say: three lines, in this order.
+_READY_SCRIPT = "systemctl is-system-running; systemctl is-active containerd.service lab-images.service"
+_STATUS_SCRIPT = """
+systemctl is-active kubelet.service
+python3 - <<'END'
+import urllib.request
+try:
+    answer = urllib.request.urlopen("http://127.0.0.1:2381/readyz", timeout=2)
+    print("ready" if answer.status == 200 else "not ready")
+except urllib.error.HTTPError:
+    print("not ready")
+except Exception:
+    print("-")
+END
+"""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(action: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Do the same for several hosts at once; the first failure is raised when all have ended."""
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        return list(pool.map(action, items))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a lab is, as kept in lab.json."""
+
+    name: str
+    subnet: str
+    kubernetes: str
+    etcd: str
+    hosts: int
+    images: str = "all"
+
+    @property
+    def versions(self) -> VersionSet:
+        """The versions of the lab."""
+        return VersionSet(parse_version(self.kubernetes), parse_version(self.etcd))
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One line of `lab status`."""
+
+    name: str
+    address: str
+    state: str
+    kubelet: str
+    etcd: str
+
+
+class Lab:
+    """One lab: its directory, its network, its hosts."""
+
+    def __init__(self, state: Path, name: str) -> None:
+        self.state = state
+        self.name = check_name(name)
+        self.directory = state / "labs" / name
+        self.key = self.directory / "id_ed25519"
+        self.known_hosts = self.directory / "known_hosts"
+        self.inventory = self.directory / "inventory.yml"
+        self.network = f"kubeadm-etcd-{name}"
+
+    # What there is
+
+    def lock(self) -> Any:
+        """Held by every command that changes the lab."""
+        return locked(self.state / "labs" / f".{self.name}.lock", f"changes the lab {self.name}")
+
+    def exists(self) -> bool:
+        """Whether this lab is up, or was left half-way."""
+        return (self.directory / "lab.json").is_file()
+
+    def facts(self) -> Facts:
+        """What the lab is."""
+        if not self.exists():
+            raise LabError(f"there is no lab {self.name!r}: `lab up --name {self.name}` makes it, `lab list` shows those there are")
+        return Facts(**json.loads((self.directory / "lab.json").read_text()))
+
+    def host_names(self) -> list[str]:
+        """infra0, infra1 ..."""
+        return [f"infra{i}" for i in range(self.facts().hosts)]
+
+    def check_host(self, host: str) -> str:
+        """A host's name, if the lab has it."""
+        names = self.host_names()
+        if host not in names:
+            raise LabError(f"the lab {self.name!r} has no host {host!r}: it has {', '.join(names)}")
+        return host
+
+    def container(self, host: str) -> str:
+        """The name of a host's container."""
+        return f"{self.name}-{host}"
+
+    def address(self, host: str) -> str:
+        """The address of a host: it follows from its number, and stays when the host is wiped."""
+        return network.address(self.facts().subnet, int(host[len("infra") :]))
+
+    def container_states(self) -> dict[str, str]:
+        """Host name to podman's word for its state, for those that have a container."""
+        out = run(["podman", "ps", "-a", "--filter", f"label={LABEL}={self.name}", "--format", "json"])
+        containers: list[dict[str, Any]] = json.loads(out or "[]")
+        for container in containers:
+            owner = container["Labels"].get(f"{LABEL}.directory")
+            if owner != str(self.state):
+                raise LabError(f"a lab {self.name!r} is kept by another directory, {owner}: choose another --name")
+        return {c["Names"][0][len(self.name) + 1 :]: c["State"] for c in containers}
+
+    # Up and down
+
+    def create(self, facts: Facts, subnet: str | None) -> None:
+        """Make the lab's directory and network."""
+        self.container_states()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        if not self.key.exists():
+            _make_key(self.key, f"lab {self.name}")
+        with locked(self.state / "network.lock", "chooses a subnet"):
+            attempt(["podman", "network", "rm", self.network])
+            chosen = network.choose_subnet(network.used_subnets(), subnet)
+            command = ["podman", "network", "create", "--driver", "bridge", "--disable-dns", "--label", f"{LABEL}={self.name}"]
+            command += ["--label", f"{LABEL}.directory={self.state}"] + (["--ipv6"] if chosen.version == 6 else [])
+            run([*command, "--subnet", str(chosen), "--gateway", network.gateway(str(chosen)), self.network])
+        self._save(Facts(**{**asdict(facts), "subnet": str(chosen)}))
+
+    def _save(self, facts: Facts) -> None:
+        fresh = self.directory / "lab.json.new"
+        fresh.write_text(json.dumps(asdict(facts), indent=2) + "\n")
+        fresh.replace(self.directory / "lab.json")
+
+    def grow(self, hosts: int) -> None:
+        """Let the lab have this many hosts from now on."""
+        facts = self.facts()
+        network.address(facts.subnet, hosts - 1)
+        self._save(Facts(**{**asdict(facts), "hosts": hosts}))
+
+    def start(self, image: Callable[[], str], only: list[str] | None = None) -> None:
+        """Make the hosts that have no container, start those that are stopped, and wait until all are ready."""
+        names = self.host_names() if only is None else only
+        states = self.container_states()
+        fresh = [n for n in names if n not in states]
+        stopped = [n for n in names if n in states and states[n] != "running"]
+        self._write_files()
+        if fresh:
+            tag = image()
+            with step(f"making {', '.join(fresh)}"):
+                in_parallel(lambda host: self._create_host(host, tag), fresh)
+        if stopped:
+            with step(f"starting {', '.join(stopped)}"):
+                in_parallel(lambda host: run(["podman", "start", self.container(host)]), stopped)
+        if fresh or stopped:
+            with step(f"waiting for {', '.join(fresh + stopped)} to boot"):
+                in_parallel(self._wait_ready, fresh + stopped)
+        for host in fresh + stopped:
+            if self._cut_mark(host).exists():
+                self._apply_cut(host)
+
+    def _write_files(self) -> None:
+        """Host keys, known_hosts and the inventory."""
+        names = self.host_names()
+        public = []
+        for host in names:
+            key = self._host_key(host)
+            if not key.exists():
+                key.parent.mkdir(parents=True, exist_ok=True)
+                _make_key(key, host)
+            public.append((host, self.address(host), Path(f"{key}.pub").read_text()))
+        self.known_hosts.write_text(render_known_hosts(public))
+        addresses = [(host, address) for host, address, _ in public]
+        self.inventory.write_text(render_inventory(self.name, addresses, self.key, self.known_hosts))
+
+    def _host_key(self, host: str) -> Path:
+        return self.directory / "hosts" / host / "ssh_host_ed25519_key"
+
+    def _create_host(self, host: str, image: str) -> None:
+        """Make and start one host. Why each option is there: lab/README.md."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        container, address = self.container(host), self.address(host)
+        images = self.facts().images
+        run(
+            ["podman", "--runtime", "runc", "create", "--name", container, "--hostname", host, "--privileged"]
+            + ["--cgroupns=private", "--systemd=false", "-e", "container=podman", "-e", f"LAB_IMAGES={images}"]
+            + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]
+            + ["--ulimit", f"nofile={_ulimit(files, 1048576)}", "--ulimit", f"nproc={_ulimit(processes, 10000)}"]
+            + [word for volume in _VOLUMES for word in ("-v", volume)]
+            + ["--network", self.network, "--ip6" if ":" in address else "--ip", address]
+            + ["--mac-address", network.mac_address(address)]
+            + ["--label", f"{LABEL}={self.name}", "--label", f"{LABEL}.directory={self.state}", image]
+        )
+        run(["podman", "cp", "-", f"{container}:/"], stdin=self._own_files(host))
+        run(["podman", "--runtime", "runc", "start", container])
+
+    def _own_files(self, host: str) -> bytes:
+        """What makes a host of an image: its ssh host key, and the lab's key for root and admin, as a tar archive."""
+        key = self._host_key(host)
+        authorized = Path(f"{self.key}.pub").read_bytes()
+        admin = 1000
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as archive:
+            for name, owner, mode, content in (
+                ("etc/ssh/ssh_host_ed25519_key", 0, 0o600, key.read_bytes()),
+                ("etc/ssh/ssh_host_ed25519_key.pub", 0, 0o644, Path(f"{key}.pub").read_bytes()),
+                ("root/.ssh", 0, 0o700, None),
+                ("root/.ssh/authorized_keys", 0, 0o600, authorized),
+                ("home/admin/.ssh", admin, 0o700, None),
+                ("home/admin/.ssh/authorized_keys", admin, 0o600, authorized),
+            ):
+                entry = tarfile.TarInfo(name)
+                entry.uid = entry.gid = owner
+                entry.mode, entry.mtime = mode, int(time.time())
+                if content is None:
+                    entry.type = tarfile.DIRTYPE
+                    archive.addfile(entry)
+                else:
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+        return data.getvalue()
+
+    def _wait_ready(self, host: str) -> None:
+        """Wait until a host has booted, its containerd has the images, and its sshd answers."""
+        deadline = time.monotonic() + READY_SECONDS
+        said = "nothing"
+        while time.monotonic() < deadline:
+            code, out, err = attempt(["podman", "exec", self.container(host), "sh", "-c", _READY_SCRIPT])
+            if code != 0 and "container state improper" in err:
+                raise LabError(f"{host} ended while it booted: see `podman logs {self.container(host)}`")
+            words = out.split()
+            if words[:1] == ["degraded"]:
+                raise LabError(f"{host} booted with failed units: {self._failed_units(host)}")
+            if words == ["running", "active", "active"] and _ssh_answers(self.address(host)):
+                return
+            said = " ".join(words) or err.strip() or said
+            time.sleep(0.2)
+        raise LabError(f"{host} is not ready after {READY_SECONDS:.0f} s (it says: {said})")
+
+    def _failed_units(self, host: str) -> str:
+        out = attempt(["podman", "exec", self.container(host), "systemctl", "--failed", "--plain", "--no-legend"])[1]
+        return ", ".join(line.split()[0] for line in out.splitlines() if line.split()) or "none that are named"
+
+    def down(self) -> None:
+        """Remove everything of this lab: hosts with their volumes, the network, the directory."""
+        names = [self.container(host) for host in self.container_states()]
+        if names:
+            with step(f"removing {len(names)} hosts of the lab {self.name}"):
+                run(["podman", "rm", "-f", "-v", "-t", "0", *names])
+        if attempt(["podman", "network", "exists", self.network])[0] == 0:
+            run(["podman", "network", "rm", "-f", self.network])
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # One host
+
+    def stop(self, host: str, gently: bool = False) -> None:
+        """End a host at once, as a power cut does, or let systemd shut down."""
+        container = self.container(self.check_host(host))
+        if self.container_states().get(host) != "running":
+            return
+        if gently:
+            run(["podman", "stop", "-t", "60", container])
+        else:
+            run(["podman", "stop", "-t", "0", container])
+
+    def wipe(self, hosts: list[str], image: Callable[[], str]) -> None:
+        """Make hosts fresh again: same name, address and ssh host key, nothing else kept."""
+        states = self.container_states()
+        for host in hosts:
+            self._cut_mark(self.check_host(host)).unlink(missing_ok=True)
+        existing = [self.container(host) for host in hosts if host in states]
+        tag = image()
+        if existing:
+            with step(f"removing {', '.join(hosts)}"):
+                run(["podman", "rm", "-f", "-v", "-t", "0", *existing])
+        self.start(lambda: tag, hosts)
+
+    def _cut_mark(self, host: str) -> Path:
+        return self.directory / "hosts" / host / "cut"
+
+    def cut(self, host: str) -> None:
+        """Take a host off the network, but for the controller's ssh; it stays off when it is stopped and started."""
+        self.check_host(host)
+        self._cut_mark(host).touch()
+        if self.container_states().get(host) == "running":
+            self._apply_cut(host)
+
+    def heal(self, host: str) -> None:
+        """Put a host back on the network."""
+        self.check_host(host)
+        self._cut_mark(host).unlink(missing_ok=True)
+        if self.container_states().get(host) == "running":
+            self._iptables(host, _HEAL_RULES, check=False)
+
+    def _apply_cut(self, host: str) -> None:
+        self._iptables(host, _HEAL_RULES, check=False)
+        self._iptables(host, _CUT_RULES, check=True)
+
+    def _iptables(self, host: str, rules: str, check: bool) -> None:
+        address = self.address(host)
+        # IPv6 finds its neighbours by ICMP: without it the controller's ssh would be cut off too.
+        v6 = ":" in address
+        script = rules.format(
+            iptables="ip6tables" if v6 else "iptables",
+            controller=network.gateway(self.facts().subnet),
+            neighbours="ip6tables -A LAB_CUT -p icmpv6 -j RETURN" if v6 else ":",
+        )
+        command = ["podman", "exec", self.container(host), "sh", "-c", script]
+        if check:
+            run(command)
+        else:
+            attempt(command)
+
+    # Looking
+
+    def status(self) -> list[HostStatus]:
+        """What each host does now."""
+        states = self.container_states()
+
+        def one(host: str) -> HostStatus:
+            state = states.get(host, "absent")
+            kubelet = etcd = "-"
+            if state == "running":
+                out = attempt(["podman", "exec", self.container(host), "sh", "-c", _STATUS_SCRIPT])[1].split("\n")
+                kubelet, etcd = (out + ["-", "-"])[:2]
+                state = "cut" if self._cut_mark(host).exists() else state
+            return HostStatus(host, self.address(host), state, kubelet or "-", etcd or "-")
+
+        return in_parallel(one, self.host_names())
+
+    def ssh_command(self, host: str, user: str, command: list[str]) -> list[str]:
+        """The ssh command line to a host."""
+        address = self.address(self.check_host(host))
+        return ["ssh", "-i", str(self.key), *ssh_options(self.known_hosts), "-l", user, address, *command]
+
+
+# Everything but the controller's ssh and the host's own talk is dropped: peers see a dead cable.
+_CUT_RULES = """
+set -e
+{iptables} -N LAB_CUT
+{iptables} -A LAB_CUT -i lo -j RETURN
+{iptables} -A LAB_CUT -s {controller} -p tcp --dport 22 -j RETURN
+{iptables} -A LAB_CUT -d {controller} -p tcp --sport 22 -j RETURN
+{neighbours}
+{iptables} -A LAB_CUT -j DROP
+{iptables} -I INPUT -j LAB_CUT
+{iptables} -I OUTPUT ! -o lo -j LAB_CUT
+{iptables} -I FORWARD -j LAB_CUT
+"""
+_HEAL_RULES = """
+for chain in "INPUT" "OUTPUT ! -o lo" "FORWARD"; do {iptables} -D $chain -j LAB_CUT; done
+{iptables} -F LAB_CUT
+{iptables} -X LAB_CUT
+"""
+
+
+def labs(state: Path) -> list[str]:
+    """The names of the labs there are."""
+    return sorted(p.parent.name for p in (state / "labs").glob("*/lab.json"))
+
+
+def left_behind(state: Path) -> list[str]:
+    """Labs of this state directory that podman knows, whether or not their directory is there."""
+    filters = ["--filter", f"label={LABEL}.directory={state}", "--format", "json"]
+    containers: list[dict[str, Any]] = json.loads(run(["podman", "ps", "-a", *filters]) or "[]")
+    networks: list[Any] = network.podman_networks()
+    found = {c["Labels"][LABEL] for c in containers}
+    for item in networks:
+        labels = item.get("labels") or {}
+        if labels.get(f"{LABEL}.directory") == str(state):
+            found.add(labels[LABEL])
+    return sorted(found)
+
+
+def _make_key(path: Path, comment: str) -> None:
+    for leftover in (path, Path(f"{path}.pub")):
+        leftover.unlink(missing_ok=True)
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
+
+
+def _ulimit(hard: int, wanted: int) -> str:
+    """A limit that may be set without CAP_SYS_RESOURCE: not above the one this program runs under."""
+    value = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    return f"{value}:{value}"
+
+
+def _ssh_answers(address: str) -> bool:
+    try:
+        with socket.create_connection((address, _SSH_PORT), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def is_terminal() -> bool:
+    """Whether a person sits at both ends."""
+    return os.isatty(0) and os.isatty(1)

@@ -1,0 +1,85 @@
+"""The network of a lab: a subnet that nothing else uses, and addresses in it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable
+from typing import Union
+
+from .process import LabError, attempt, run
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+DEFAULT_SUBNET = "10.89.36.0/24"
+_CANDIDATES = [f"10.89.{third}.0/24" for third in range(36, 100)]
+_FIRST_HOST = 10
+
+
+def parse_subnet(text: str) -> Network:
+    """Read a subnet the user gave."""
+    try:
+        network: Network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise LabError(f"{text!r} is no subnet: {error}") from None
+    if network.num_addresses < 32:
+        raise LabError(f"{text} is too small for a lab: at least 32 addresses are needed")
+    return network
+
+
+def choose_subnet(used: Iterable[str], wanted: str | None = None) -> Network:
+    """The subnet the user wants, if it is free, else the first free one of the lab's range."""
+    taken = [ipaddress.ip_network(u, strict=False) for u in used]
+
+    def clash(network: Network) -> Network | None:
+        return next((t for t in taken if t.version == network.version and t.overlaps(network)), None)
+
+    if wanted is not None:
+        network = parse_subnet(wanted)
+        other = clash(network)
+        if other is not None:
+            raise LabError(f"the subnet {network} is taken here (by {other}): give another with --subnet, or none")
+        return network
+    for candidate in map(parse_subnet, _CANDIDATES):
+        if clash(candidate) is None:
+            return candidate
+    raise LabError(f"no subnet is free from {_CANDIDATES[0]} to {_CANDIDATES[-1]}: give one with --subnet")
+
+
+def address(subnet: str, index: int) -> str:
+    """The address of host number `index`."""
+    network = parse_subnet(subnet)
+    offset = _FIRST_HOST + index
+    if offset >= network.num_addresses - 1:
+        raise LabError(f"{subnet} has no address left for host number {index}")
+    return str(network[offset])
+
+
+def gateway(subnet: str) -> str:
+    """The controller's address on the lab's network."""
+    return str(parse_subnet(subnet)[1])
+
+
+def mac_address(host_address: str) -> str:
+    """A hardware address that stays the same when a host is wiped, so that its peers need not forget the old one."""
+    last = ipaddress.ip_address(host_address).packed[-4:]
+    return ":".join(["02", "4c", *(f"{byte:02x}" for byte in last)])
+
+
+def used_subnets() -> list[str]:
+    """The subnets of this machine's routes and of podman's networks."""
+    used: list[str] = []
+    for family in ("-4", "-6"):
+        code, out, _ = attempt(["ip", "-j", family, "route", "show", "table", "main"])
+        routes = json.loads(out) if code == 0 and out.strip() else []
+        used += [r["dst"] for r in routes if r.get("dst") not in (None, "default")]
+    for network in podman_networks():
+        used += [s["subnet"] for s in network.get("subnets") or []]
+    return used
+
+
+def podman_networks() -> list[dict[str, list[dict[str, str]]]]:
+    """What podman knows of its networks."""
+    names = run(["podman", "network", "ls", "-q"]).split()
+    networks: list[dict[str, list[dict[str, str]]]] = json.loads(run(["podman", "network", "inspect", *names])) if names else []
+    return networks

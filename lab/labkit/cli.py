@@ -86,9 +86,9 @@ def cmd_pin(options: argparse.Namespace) -> None:
     """Pin a version, for a developer of the lab."""
     replacements = dict(item.split("=", 1) for item in options.replace)
     if options.kubernetes:
-        print(pin(KUBERNETES, parse_version(options.kubernetes), state_directory(), replacements))
+        print(pin(KUBERNETES, parse_version(options.kubernetes), state_directory(), replacements, options.only))
     if options.etcd:
-        print(pin(ETCD, parse_version(options.etcd), state_directory(), replacements))
+        print(pin(ETCD, parse_version(options.etcd), state_directory(), replacements, options.only))
 
 
 def cmd_up(options: argparse.Namespace) -> None:
@@ -273,12 +273,13 @@ def parser() -> argparse.ArgumentParser:
 
     add("setup", "install the Debian packages that are missing")
     sub = add("build", "build programs and images that are not cached", versions, programs)
-    sub.add_argument("--only", metavar="PROGRAM", help="build just this program (kubeadm, kubelet, etcd, etcdctl, etcdutl)")
+    sub.add_argument("--only", metavar="PROGRAM", help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl")
     add("programs", "print the directory of cached programs", versions, programs)
     add("images", "print the archives of the etcd and pause images", versions, programs)
     sub = add("pin", "write go.mod and go.sum for another version (for developers of the lab)")
     sub.add_argument("--kubernetes", metavar="VERSION")
     sub.add_argument("--etcd", metavar="VERSION")
+    sub.add_argument("--only", metavar="PROGRAM", action="append", default=[], help="pin just this program (repeatable)")
     sub.add_argument("--replace", metavar="MODULE=VERSION", action="append", default=[], help="a staging module's version")
 
     sub = add("up", "start a lab, or what is stopped of it", named, versions, programs)

@@ -217,21 +217,23 @@ class Lab:
             + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]
             + ["--ulimit", f"nofile={_ulimit(files, 1048576)}", "--ulimit", f"nproc={_ulimit(processes, 10000)}"]
             + [word for volume in _VOLUMES for word in ("-v", volume)]
-            + ["--network", self.network, "--ip6" if ":" in address else "--ip", address]
+            + ["--dns", "127.0.0.1", "--no-hosts", "--network", self.network, "--ip6" if ":" in address else "--ip", address]
             + ["--mac-address", network.mac_address(address)]
             + ["--label", f"{LABEL}={self.name}", "--label", f"{LABEL}.directory={self.state}", image]
         )
-        run(["podman", "cp", "-", f"{container}:/"], stdin=self._own_files(host))
+        run(["podman", "cp", "--archive=false", "-", f"{container}:/"], stdin=self._own_files(host))
         run(["podman", "--runtime", "runc", "start", container])
 
     def _own_files(self, host: str) -> bytes:
-        """What makes a host of an image: its ssh host key, and the lab's key for root and admin, as a tar archive."""
+        """What makes a host of an image: its names, its ssh host key, the lab's key for root and admin, as a tar archive."""
         key = self._host_key(host)
         authorized = Path(f"{self.key}.pub").read_bytes()
         admin = 1000
+        hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{self.address(host)} {host}\n"
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as archive:
             for name, owner, mode, content in (
+                ("etc/hosts", 0, 0o644, hosts.encode()),
                 ("etc/ssh/ssh_host_ed25519_key", 0, 0o600, key.read_bytes()),
                 ("etc/ssh/ssh_host_ed25519_key.pub", 0, 0o644, Path(f"{key}.pub").read_bytes()),
                 ("root/.ssh", 0, 0o700, None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .process import run, step
@@ -17,11 +17,13 @@ _MODULES = {
 }
 
 
-def render_go_mod(project: Project, version: Version, upstream: str, replacements: Mapping[str, str]) -> str:
+def render_go_mod(
+    project: Project, version: Version, upstream: str, replacements: Mapping[str, str], only: Sequence[str] = ()
+) -> str:
     """A go.mod that requires a project at a version, from the project's own go.mod (`upstream`).
 
     Kubernetes' staging modules are published beside it as v0.MINOR.PATCH, while its own go.mod points to local folders;
-    `replacements` names other versions for those that are not to be had.
+    `replacements` names other versions for those that are not to be had; `only` leaves the other programs out.
     """
     go = re.search(r"^go (\S+)", upstream, re.MULTILINE)
     debug = re.search(r"^godebug \(.*?^\)|^godebug [^\n(]+$", upstream, re.MULTILINE | re.DOTALL)
@@ -33,7 +35,7 @@ def render_go_mod(project: Project, version: Version, upstream: str, replacement
         f"go {go[1] if go else '1.24.0'}",
         "",
         *([debug[0], ""] if debug else []),
-        *("tool (", *(f"\t{package}" for package in sorted(project.packages.values())), ")", ""),
+        *("tool (", *(f"\t{package}" for name, package in sorted(project.packages.items()) if not only or name in only), ")", ""),
         *("require (", *(f"\t{module} v{version}" for module in _MODULES[project.name]), ")"),
     ]
     if staging:
@@ -42,7 +44,9 @@ def render_go_mod(project: Project, version: Version, upstream: str, replacement
     return "\n".join(parts) + "\n"
 
 
-def pin(project: Project, version: Version, state: Path, replacements: Mapping[str, str]) -> Path:
+def pin(
+    project: Project, version: Version, state: Path, replacements: Mapping[str, str], only: Sequence[str] = ()
+) -> Path:
     """Write the pins of a version and return their directory."""
     target = project.pins(version)
     go = find_go(state, (1, 24, 0))
@@ -52,6 +56,6 @@ def pin(project: Project, version: Version, state: Path, replacements: Mapping[s
         target.mkdir(parents=True, exist_ok=True)
         upstream = Path(found["GoMod"])
         go = find_go(state, needed_go(upstream))
-        (target / "go.mod").write_text(render_go_mod(project, version, upstream.read_text(), replacements))
+        (target / "go.mod").write_text(render_go_mod(project, version, upstream.read_text(), replacements, only))
         run([go, "mod", "tidy"], cwd=target, timeout=1800, env={"GOFLAGS": "", "GOWORK": "off"})
     return target

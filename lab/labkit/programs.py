@@ -27,8 +27,10 @@ class Project:
     """Programs that come from one Go module graph, at one version."""
 
     name: str
+    # Every program that can be built, and the Go package it comes from; those of `standard` a lab cannot do without.
     packages: dict[str, str]
-    version_arguments: dict[str, tuple[str, ...]]
+    standard: tuple[str, ...]
+    version_arguments: tuple[str, ...]
 
     def pins(self, version: Version) -> Path:
         """The committed directory with go.mod and go.sum for a version."""
@@ -36,14 +38,22 @@ class Project:
 
 
 KUBERNETES = Project(
-    "kubernetes",
-    {"kubeadm": "k8s.io/kubernetes/cmd/kubeadm", "kubelet": "k8s.io/kubernetes/cmd/kubelet"},
-    {"kubeadm": ("version", "-o", "short"), "kubelet": ("--version",)},
+    name="kubernetes",
+    packages={name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kubeadm", "kubelet", "kube-apiserver", "kubectl")},
+    standard=("kubeadm", "kubelet"),
+    # Each program knows one of them.
+    version_arguments=("version", "--version"),
 )
 ETCD = Project(
-    "etcd",
-    {"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3", "etcdutl": "go.etcd.io/etcd/etcdutl/v3"},
-    {"etcd": ("--version",), "etcdctl": ("version",), "etcdutl": ("version",)},
+    name="etcd",
+    # The server's package builds as a program called "server".
+    packages={
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "etcdctl": "go.etcd.io/etcd/etcdctl/v3",
+        "etcdutl": "go.etcd.io/etcd/etcdutl/v3",
+    },
+    standard=("etcd", "etcdctl", "etcdutl"),
+    version_arguments=("version", "--version"),
 )
 
 
@@ -86,7 +96,7 @@ class Store:
 
     def get(self, project: Project, version: Version, only: list[str] | None = None) -> dict[str, Path]:
         """All programs of a version (or those named), built if need be."""
-        names = list(project.packages) if only is None else only
+        names = list(project.standard) if only is None else only
         found = {name: self.find(project, version, name) for name in names}
         if None in found.values():
             with locked(self.state / "programs.lock", "builds programs"):
@@ -106,6 +116,9 @@ class Store:
                 f"{project.name} {version} is not in the cache and not pinned under lab/programs (pinned: {known}); "
                 f"`lab pin --{project.name} {version}` pins it, or --programs gives a directory that has {', '.join(names)}"
             )
+        for name in names:
+            if not is_pinned((pins / "go.mod").read_text(), project.packages[name]):
+                raise LabError(f"{name} {version} cannot be built: its modules are not to be had (see lab/README.md)")
         require_disk(self.state, 8, f"building {project.name}")
         go = find_go(self.state, needed_go(pins / "go.mod"))
         target = self.directory(project, version)
@@ -125,13 +138,23 @@ class Store:
             fresh.replace(target / name)
 
 
+def is_pinned(go_mod: str, package: str) -> bool:
+    """Whether a go.mod names a package as a tool: its go.sum then covers all that the package needs."""
+    return re.search(rf"^(?:tool )?\s*{re.escape(package)}$", go_mod, re.MULTILINE) is not None
+
+
 def _is(place: Path, project: Project, version: Version, program: str) -> bool:
     """Whether a program the user gave says that it is of this version."""
-    code, out, err = attempt([str(place), *project.version_arguments[program]])
-    told = re.search(r"\d+\.\d+\.\d+", out + err)
-    if code == 0 and told and told[0] == str(version):
+    told = "nothing"
+    for argument in project.version_arguments:
+        code, out, err = attempt([str(place), argument])
+        match = re.search(r"\d+\.\d+\.\d+", out + err)
+        if code == 0 and match:
+            told = match[0]
+            break
+    if told == str(version):
         return True
-    say(f"{place} is not {program} {version} (it says {(out + err).strip().splitlines()[:1]}): looking further")
+    say(f"{place} is not {program} {version} (it says {told}): looking further")
     return False
 
 

@@ -1,4 +1,4 @@
-// Pins etcd, etcdctl and etcdutl v3.6.14 for the etcd image of a lab; `lab build` builds them as they stand.
+// Pins the programs of etcd v3.6.14 for the lab; written by `lab pin`.
 module kubeadm-etcd-lab/etcd
 
 go 1.25.0

@@ -1,5 +1,4 @@
-// Pins the programs of Kubernetes v1.36.3 that a lab host runs; `lab build` builds them as they stand.
-// Kubernetes' staging modules are published beside it under v0.*; its own go.mod points to local folders instead.
+// Pins the programs of kubernetes v1.36.3 for the lab; written by `lab pin`.
 module kubeadm-etcd-lab/kubernetes
 
 go 1.26.0

@@ -1,0 +1,76 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who the members of a host's cluster are. A thin layer over module_utils/_cluster.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: cluster
+short_description: The etcd cluster that a host belongs to
+version_added: 0.1.0
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+description:
+  - Resolves the members of a cluster from the variables of the inventory, and says what is wrong with them.
+positional: host, group, options
+options:
+  _input:
+    description: The variable C(hostvars).
+    type: dict
+    required: true
+  host:
+    description: Inventory name of the host whose cluster is wanted.
+    type: str
+    required: true
+  group:
+    description: Hosts that may be members, in inventory order.
+    type: list
+    elements: str
+    required: true
+  options:
+    description: The etcd_* variables that exist, as in the argument_specs of the role P(kubeadm.etcd.etcd#role).
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show the members
+  ansible.builtin.debug:
+    msg: "{{ hostvars | kubeadm.etcd.cluster(inventory_hostname, groups['etcd'], {}) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Name, members (host, name, address, SANs), ca_host, known (whether all addresses are), problems and warnings.
+  type: dict
+"""
+
+from dataclasses import asdict  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resolve  # noqa: E402
+
+
+def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
+    """What the inventory says of a host, as far as it matters here."""
+    variables = hostvars[host]
+    wanted = [key for key in variables if key.startswith("etcd_") or key == "ansible_host"]
+    return {key: variables[key] for key in wanted}
+
+
+def cluster(hostvars: Any, host: str, group: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """See DOCUMENTATION."""
+    observed = {}
+    for item in group:
+        facts = hostvars[item].get("__etcd_host", {}).get("facts", {})
+        if facts.get("default_address"):
+            observed[item] = str(facts["default_address"])
+    found = resolve(host, group, {item: inventory_variables(hostvars, item) for item in group}, observed, options)
+    return {**asdict(found), "known": found.known}
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"cluster": cluster}

@@ -1,0 +1,76 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A user's own CA, checked on the controller, where its files are: the key is not sent anywhere to be looked at."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: own_ca
+short_description: Check your own CA on the controller
+version_added: 0.1.0
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+description:
+  - Reads a CA certificate and its key on the controller and says what is wrong with them. Returns nothing of the key.
+positional: key
+options:
+  _input:
+    description: File with the CA certificate. Empty where there is none.
+    type: path
+    required: true
+  key:
+    description: File with the private key. Empty where there is none.
+    type: path
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Check a CA
+  ansible.builtin.debug:
+    msg: "{{ 'pki/ca.crt' | kubeadm.etcd.own_ca('pki/ca.key') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The certificate (C(cert), PEM), its C(fingerprint) (SHA-256), and C(problems). Empty where no file is named.
+  type: dict
+"""
+
+import os  # noqa: E402
+from datetime import datetime, timezone  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki  # noqa: E402
+
+
+def read(variable: str, path: str, problems: list[str]) -> str:
+    """Text of a file named by a variable; a problem where it cannot be read."""
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as handle:
+            return handle.read()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        problems.append(f"{variable}: {path} cannot be read on the controller: {reason}. Name a PEM file.")
+        return ""
+
+
+def own_ca(cert: str, key: str = "") -> dict[str, Any]:
+    """See DOCUMENTATION."""
+    problems: list[str] = []
+    if not cert and not key:
+        return {"cert": "", "fingerprint": None, "problems": []}
+    if not cert or not key:
+        given, missing = ("etcd_ca_cert", "etcd_ca_key") if cert else ("etcd_ca_key", "etcd_ca_cert")
+        problems.append(f"{given} is set and {missing} is not. Set both, or neither to have a CA made on the CA host.")
+        return {"cert": "", "fingerprint": None, "problems": problems}
+    cert_pem, key_pem = read("etcd_ca_cert", cert, problems), read("etcd_ca_key", key, problems)
+    if not problems:
+        problems = _pki.check_own_ca(cert_pem, key_pem, datetime.now(timezone.utc))
+    return {"cert": cert_pem, "fingerprint": None if problems else _pki.fingerprint(cert_pem), "problems": problems}
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"own_ca": own_ca}

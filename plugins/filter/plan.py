@@ -1,0 +1,141 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a run has to do, and why it must not. A thin layer over module_utils/_plan.py and _preflight.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: plan
+short_description: What follows from the observations of the hosts of an etcd cluster
+version_added: 0.1.0
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+description:
+  - Judges what M(kubeadm.etcd.etcd_host_info) saw on the hosts of a cluster and decides what a run may do.
+positional: cluster, hosts
+options:
+  _input:
+    description: The variable C(hostvars). Each observed host has its observation in C(__etcd_host).
+    type: dict
+    required: true
+  cluster:
+    description: The cluster, as P(kubeadm.etcd.cluster#filter) returns it.
+    type: dict
+    required: true
+  hosts:
+    description: Hosts that take part in the run.
+    type: list
+    elements: str
+    required: true
+  runtime_endpoint:
+    description: Socket of the container runtime, for messages.
+    type: str
+    default: ""
+  own_ca:
+    description: Your own CA, as P(kubeadm.etcd.own_ca#filter) returns it.
+    type: dict
+    default: {}
+  image_archive:
+    description: Whether an image archive is to be imported.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Show what a run would do
+  ansible.builtin.debug:
+    msg: "{{ hostvars | kubeadm.etcd.plan(__etcd_cluster, ansible_play_hosts) }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
+      one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
+      the CA has to be made or brought in), speaker (host that speaks for the cluster), problems and warnings.
+  type: dict
+"""
+
+from collections.abc import Mapping  # noqa: E402
+from dataclasses import asdict  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import REFUSE, Plan, ca_problems, decide  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (  # noqa: E402
+    cluster_problems,
+    cluster_warnings,
+    host_problems,
+    host_warnings,
+)
+
+
+def as_cluster(data: Mapping[str, Any]) -> Cluster:
+    """The cluster from its form as plain data."""
+    fields = {key: data[key] for key in ("name", "ca_host", "problems", "warnings")}
+    return Cluster(members=[Member(**member) for member in data["members"]], **fields)
+
+
+def judge(
+    found: Cluster, observations: Mapping[str, Any], runtime_endpoint: str, own_ca: Mapping[str, Any], archive: bool
+) -> tuple[list[str], list[str]]:
+    """Problems and warnings of the hosts and of what they have in common."""
+    facts = {host: observation["facts"] for host, observation in observations.items()}
+    problems = [*found.problems, *own_ca.get("problems", [])]
+    warnings = [*found.warnings]
+    for member in found.members:
+        if member.host not in observations:
+            continue
+        observation = observations[member.host]
+        own = host_problems(member, facts[member.host], runtime_endpoint, pki_needed=True)
+        own += observation["problems"]
+        if archive and observation["images"] is None:
+            own.append("etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead.")
+        # What is wrong with a value that all hosts share is said once.
+        problems += [text if text in problems else f"{member.host}: {text}" for text in own]
+        warnings += [f"{member.host}: {text}" for text in host_warnings(facts[member.host])]
+    return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
+
+
+def plan(
+    hostvars: Any,
+    cluster: Mapping[str, Any],
+    hosts: list[str],
+    runtime_endpoint: str = "",
+    own_ca: Mapping[str, Any] | None = None,
+    image_archive: bool = False,
+) -> dict[str, Any]:
+    """See DOCUMENTATION."""
+    own_ca = own_ca or {}
+    found = as_cluster(cluster)
+    # Problems that one host found in its own variables are those of the cluster.
+    for host in hosts:
+        other = hostvars[host].get("__etcd_cluster") or {}
+        if other.get("name") == found.name:
+            found.problems.extend(text for text in other["problems"] if text not in found.problems)
+    members = [member.host for member in found.members if member.host in hosts]
+    observations = {host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})}
+    problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
+    if found.problems:
+        decision = Plan(REFUSE)
+    else:
+        problems += ca_problems(found, observations, own_ca.get("fingerprint"))
+        decision = decide(found, observations)
+    signer = observations.get(found.ca_host)
+    bring_in = bool(signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"])
+    make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
+    return {
+        **asdict(decision),
+        "ca": make_ca,
+        "certificates": make_ca or any(item["reasons"]["certificates"] for item in observations.values()),
+        "speaker": members[0] if members else None,
+        "problems": list(dict.fromkeys([*problems, *decision.problems])),
+        "warnings": list(dict.fromkeys([*warnings, *decision.warnings])),
+    }
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"plan": plan}

@@ -1,0 +1,224 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who the members of a cluster are, from the inventory alone, and what is wrong with how they are written there.
+
+Runs on the controller. Takes the inventory's variables of all hosts, so that a run with --limit knows the whole
+cluster as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# RFC 1123 subdomain, as kubeadm checks nodeRegistration.name (apimachinery validation.IsDNS1123Subdomain).
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+NAME = re.compile(rf"^{_LABEL}(\.{_LABEL})*$")
+
+_TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
+
+_EXAMPLES = {
+    "etcd_extra_args": 'a mapping of flag (without dashes) to value: {quota-backend-bytes: "8589934592"}',
+    "etcd_extra_envs": 'a mapping of name to value: {GOMAXPROCS: "2"}',
+    "etcd_kubelet_config": "a mapping of KubeletConfiguration fields: {maxPods: 10}",
+    "etcd_server_cert_sans": "a list of names and addresses: [etcd.example.com, 10.0.0.5]",
+    "etcd_peer_cert_sans": "a list of names and addresses: [etcd.example.com, 10.0.0.5]",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One expected member: inventory host, member (and node) name, IP address ('' where it is not known yet), SANs."""
+
+    host: str
+    name: str
+    address: str
+    server_cert_sans: list[str] = field(default_factory=list)
+    peer_cert_sans: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster that a host belongs to. `problems` forbid a run, `warnings` are only said."""
+
+    name: str
+    members: list[Member]
+    ca_host: str
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def known(self) -> bool:
+        """Whether every member has an address."""
+        return all(member.address for member in self.members)
+
+
+def is_address(text: object) -> bool:
+    """Whether a text is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def member_of(host: str, variables: Mapping[str, Any], observed: str | None) -> Member:
+    """The member that a host is to be: its variables, the default address seen on it (None: not looked).
+
+    etcd_address wins, then ansible_host where that is an address, then what was observed.
+    """
+    name = str(variables.get("etcd_member_name") or host.lower())
+    given = variables.get("etcd_address") or ""
+    if not given and is_address(variables.get("ansible_host", host)):
+        given = variables.get("ansible_host", host)
+    address = str(given or observed or "")
+    # One spelling for each address: kubeadm and certificates normalise it, a comparison of texts would not.
+    address = str(ipaddress.ip_address(address)) if is_address(address) else address
+    sans = [variables.get(key) for key in ("etcd_server_cert_sans", "etcd_peer_cert_sans")]
+    return Member(host, name, address, *([str(san) for san in item] if isinstance(item, list) else [] for item in sans))
+
+
+def resolve(
+    host: str,
+    group: Iterable[str],
+    inventory: Mapping[str, Mapping[str, Any]],
+    observed: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
+) -> Cluster:
+    """The cluster of `host`.
+
+    group: hosts of the etcd group, in inventory order. inventory: variables by host. observed: default addresses seen
+    in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them.
+    """
+    name = str(inventory[host].get("etcd_cluster_name", "etcd"))
+    hosts = [item for item in group if str(inventory[item].get("etcd_cluster_name", "etcd")) == name]
+    members = [member_of(item, inventory[item], observed.get(item)) for item in hosts]
+    ca_host = str(inventory[host].get("etcd_ca_host") or (hosts[0] if hosts else host))
+    problems = [
+        *membership_problems(host, members),
+        *variable_problems(host, inventory[host], options),
+        *agreement_problems(name, hosts, inventory),
+    ]
+    if ca_host not in hosts:
+        problems.append(
+            f"etcd_ca_host: {ca_host} is no host of cluster {name!r}. Name one of {', '.join(hosts)}, or leave it out."
+        )
+    return Cluster(name, members, ca_host, problems, size_warnings(name, members))
+
+
+def size_warnings(name: str, members: list[Member]) -> list[str]:
+    """What is allowed but worth a word: one member, an even number, more than seven."""
+    count = len(members)
+    if count == 1:
+        return [f"Cluster {name!r} has one member only: it survives the loss of none. Three are the usual number."]
+    if count % 2 == 0:
+        return [
+            f"Cluster {name!r} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
+            f" than one of {count - 1}. Use an odd number."
+        ]
+    if count > 7:
+        return [f"Cluster {name!r} has {count} members. etcd advises at most seven: each write waits for a majority."]
+    return []
+
+
+def membership_problems(host: str, members: list[Member]) -> list[str]:
+    """Names and addresses: valid, unique, of one address family."""
+    problems = []
+    by_name: dict[str, list[str]] = {}
+    by_address: dict[str, list[str]] = {}
+    for member in members:
+        by_name.setdefault(member.name, []).append(member.host)
+        if member.address:
+            by_address.setdefault(member.address, []).append(member.host)
+        if not NAME.match(member.name) or len(member.name) > 253:
+            problems.append(
+                f"{member.host}: etcd_member_name {member.name!r} is no RFC 1123 name. Use lower-case letters, digits,"
+                " '-' and '.', beginning and ending with a letter or digit, for example infra0."
+            )
+        if member.address:
+            problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
+    for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
+        problems.extend(
+            f"{title} {value!r} is that of {' and '.join(hosts)}: every member needs its own."
+            for value, hosts in table.items()
+            if len(hosts) > 1
+        )
+    families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
+    if len(families) > 1:
+        listed = ", ".join(f"{m.host} {m.address}" for m in members)
+        problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
+    return problems
+
+
+def address_problems(address: str) -> list[str]:
+    """Why an address cannot be a member's."""
+    if not is_address(address):
+        return [f"etcd_address {address!r} is no IP address. kubeadm takes no names here: write the address."]
+    parsed = ipaddress.ip_address(address)
+    for bad, words in (
+        (parsed.is_unspecified, "means every address"),
+        (parsed.is_loopback, "cannot be reached by the other members"),
+        (parsed.is_multicast, "is a multicast address"),
+        (parsed.is_link_local, "is link-local: other members cannot name it"),
+    ):
+        if bad:
+            return [f"etcd_address {address} {words}. Write the address under which the other members reach this host."]
+    return []
+
+
+def variable_problems(
+    host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Unknown etcd_* variables (with the likely spelling) and values of the wrong shape."""
+    problems = []
+    for name in sorted(key for key in variables if str(key).startswith("etcd_")):
+        if name not in options:
+            close = difflib.get_close_matches(name, list(options), n=1)
+            hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
+            problems.append(f"{host}: unknown variable {name}. {hint}")
+            continue
+        kind = str(options[name].get("type", "str"))
+        value = variables[name]
+        if kind in _TYPES and not isinstance(value, _TYPES[kind]):
+            example = _EXAMPLES.get(name, f"a {kind}")
+            problems.append(f"{host}: {name} is the {type(value).__name__} {str(value)!r}. Write {example}.")
+        elif kind == "int" and not re.match(r"^[0-9]+$", str(value)):
+            problems.append(f"{host}: {name} is {value!r}. Write a whole number.")
+        choices = options[name].get("choices")
+        if choices and str(value) not in [str(choice) for choice in choices]:
+            problems.append(f"{host}: {name} is {value!r}. Write one of {', '.join(map(str, choices))}.")
+    problems.extend(f"{host}: {text}" for text in port_problems(variables))
+    return problems
+
+
+def port_problems(variables: Mapping[str, Any]) -> list[str]:
+    """The three ports: in range and different."""
+    ports = {
+        name: int(variables.get(name, default))
+        for name, default in (("etcd_client_port", 2379), ("etcd_peer_port", 2380), ("etcd_metrics_port", 2381))
+        if re.match(r"^[0-9]+$", str(variables.get(name, default)))
+    }
+    problems = [f"{name} {port} is no port. Write 1 to 65535." for name, port in ports.items() if not 0 < port < 65536]
+    if len(set(ports.values())) < len(ports):
+        listed = ", ".join(f"{name} {port}" for name, port in ports.items())
+        problems.append(f"two ports are the same ({listed}). Each listener needs its own.")
+    return problems
+
+
+# What has to be the same on all members: initial-cluster, certificates and clients are made from it.
+_SHARED = ("etcd_ca_host", "etcd_client_port", "etcd_peer_port", "etcd_encryption_algorithm", "etcd_kubernetes_version")
+
+
+def agreement_problems(name: str, hosts: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Variables that have to be the same on all members and are not."""
+    problems = []
+    for variable in _SHARED:
+        values = {host: str(inventory[host][variable]) for host in hosts if inventory[host].get(variable)}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{host} {value}" for host, value in values.items())
+            problems.append(f"{variable} differs within cluster {name!r} ({listed}). Set it once, for the group.")
+    return problems

@@ -1,0 +1,233 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is true of a host: programs, runtime, addresses, ports, disk, leftovers. Looks only, never changes anything.
+
+Each function reads one thing and returns plain data; `_preflight` judges it on the controller.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import time
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
+
+TIMEOUT = 20.0
+
+# Files that a control plane, or a worker, of a Kubernetes cluster leaves behind.
+_LEFTOVERS = (
+    "/etc/kubernetes/manifests/kube-apiserver.yaml",
+    "/etc/kubernetes/manifests/kube-controller-manager.yaml",
+    "/etc/kubernetes/manifests/kube-scheduler.yaml",
+    "/etc/kubernetes/admin.conf",
+    "/etc/kubernetes/super-admin.conf",
+    "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/bootstrap-kubelet.conf",
+    "/etc/kubernetes/pki/ca.key",
+    "/etc/kubernetes/pki/sa.key",
+)
+
+
+def run(argv: list[str]) -> tuple[int, str]:
+    """Exit code and output (both streams) of a program; 127 where there is none, 124 after TIMEOUT seconds."""
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False
+        )
+    except OSError as exc:
+        return 127, exc.strerror or "cannot be run"
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer within {TIMEOUT:.0f} s"
+    return done.returncode, done.stdout.decode("utf-8", errors="replace")
+
+
+def program_version(argv: list[str]) -> str | None:
+    """The first vX.Y.Z in what a program prints; None where it is missing or says nothing like it."""
+    match = re.search(r"v\d+\.\d+\.\d+[^\s]*", run(argv)[1])
+    return match.group(0) if match else None
+
+
+def cgroup_version() -> int:
+    """1 (also hybrid) or 2. The kubelet asks the same: is /sys/fs/cgroup a cgroup2 filesystem?"""
+    return 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
+
+
+def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
+    """None where a gRPC server answers on a unix socket, else what is wrong, in words.
+
+    Sends the HTTP/2 preface with empty settings and waits for the server's settings frame (RFC 9113, section 3.4).
+    """
+    path = endpoint[len("unix://") :] if endpoint.startswith("unix://") else endpoint
+    if not os.path.exists(path):
+        return "does not exist"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(path)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+            header = connection.recv(9)
+        except socket.timeout:
+            return f"takes connections but did not answer within {timeout:.0f} s"
+        except OSError as exc:
+            return f"does not answer: {exc.strerror or exc}"
+    return None if len(header) >= 4 and header[3] == 4 else "is no gRPC server"
+
+
+def addresses() -> list[str]:
+    """All addresses of the host's interfaces."""
+    _code, text = run(["ip", "-o", "addr", "show"])
+    return re.findall(r"\binet6? ([0-9a-fA-F.:]+)/", text)
+
+
+def default_address() -> str | None:
+    """The source address of the default route (IPv4 first), as kubeadm would choose it; None without a route."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                # Connecting a datagram socket sends nothing: the kernel only chooses a route.
+                probe.connect((target, 9))
+                return str(probe.getsockname()[0])
+            except OSError:
+                continue
+    return None
+
+
+def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
+    """Who listens on ports: {port: {pid, program, argv}} for those that are in use; pid 0 where it cannot be seen."""
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (read_text(table) or "").splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rsplit(":", 1)[1], 16)
+            if fields[3] == "0A" and port in ports:
+                inodes[fields[9]] = port
+    found: dict[str, dict[str, Any]] = {
+        str(port): {"pid": 0, "program": "unknown", "argv": []} for port in inodes.values()
+    }
+    for link in glob.glob("/proc/[0-9]*/fd/*") if inodes else []:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        match = re.match(r"socket:\[(\d+)\]", target)
+        if match and match.group(1) in inodes:
+            pid = int(link.split("/")[2])
+            argv = process_argv(pid)
+            found[str(inodes[match.group(1)])] = {
+                "pid": pid,
+                "program": os.path.basename(argv[0]) if argv else "unknown",
+                "argv": argv,
+            }
+    return found
+
+
+def process_argv(pid: int) -> list[str]:
+    """The command line of a process; empty where it is gone."""
+    data = read_bytes(f"/proc/{pid}/cmdline") if os.path.exists(f"/proc/{pid}") else None
+    return [part.decode("utf-8", errors="replace") for part in (data or b"").split(b"\0") if part]
+
+
+def process_started(pid: int) -> float:
+    """When a process started, Unix seconds; 0 where it is gone (proc(5): field 22 of stat, ticks since boot)."""
+    text = read_text(f"/proc/{pid}/stat") if os.path.exists(f"/proc/{pid}") else None
+    if not text:
+        return 0.0
+    ticks = int(text.rsplit(")", 1)[1].split()[19])
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - uptime + ticks / float(os.sysconf("SC_CLK_TCK"))
+
+
+def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> dict[str, str]:
+    """Whether TCP connections come through, all at once: 'open', 'closed' (the host refuses) or 'silent'."""
+    result = {f"{address} {port}": "silent" for address, port in targets}
+    pending: dict[socket.socket, str] = {}
+    with selectors.DefaultSelector() as selector:
+        for address, port in targets:
+            probe = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            probe.setblocking(False)
+            try:
+                probe.connect_ex((address, port))
+                selector.register(probe, selectors.EVENT_WRITE)
+                pending[probe] = f"{address} {port}"
+            except OSError:
+                probe.close()
+        deadline = time.monotonic() + timeout
+        while pending and time.monotonic() < deadline:
+            for key, _mask in selector.select(max(0.0, deadline - time.monotonic())):
+                probe = key.fileobj  # type: ignore[assignment]
+                error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                # Refused means that the host is there; anything else (no route, unreachable) that it is not.
+                state = {0: "open", 111: "closed"}.get(error, "silent")
+                result[pending.pop(probe)] = state
+                selector.unregister(probe)
+                probe.close()
+    for probe in pending:
+        probe.close()
+    return result
+
+
+def free_bytes(path: str) -> int:
+    """Free space on the filesystem that holds a path, or would hold it."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def swaps() -> list[str]:
+    """Devices and files in use as swap."""
+    return [line.split()[0] for line in (read_text("/proc/swaps") or "").splitlines()[1:] if line.strip()]
+
+
+def kubelet_unit() -> Unit:
+    """kubelet.service as it is."""
+    names = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,MainPID"
+    _code, text = run(["systemctl", "show", "kubelet.service", "-p", names])
+    shown = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    pid = int(shown.get("MainPID") or 0)
+    return Unit(
+        load_state=shown.get("LoadState", "not-found"),
+        active=shown.get("ActiveState") == "active" and shown.get("SubState") == "running",
+        enabled=shown.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
+        need_reload=shown.get("NeedDaemonReload") == "yes",
+        argv=process_argv(pid) if pid else [],
+        started=process_started(pid) if pid else 0.0,
+    )
+
+
+def images(runtime_endpoint: str) -> list[str] | None:
+    """Names of the images that containerd has for the kubelet; None where it is another runtime or cannot be asked."""
+    if "containerd" not in runtime_endpoint:
+        return None
+    code, text = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"])
+    return text.split() if code == 0 else None
+
+
+def host_facts(
+    data_dir: str, ports: list[int], peers: list[tuple[str, int]], runtime_endpoint: str, kubeadm: str | None
+) -> dict[str, Any]:
+    """Everything that preflight judges, in one go. kubeadm: its version where that is already known."""
+    return {
+        "addresses": addresses(),
+        "cgroup_version": cgroup_version(),
+        "default_address": default_address(),
+        "disk_free": free_bytes(data_dir),
+        "kubeadm_version": kubeadm or program_version(["kubeadm", "version", "-o", "short"]),
+        "kubelet_version": program_version(["kubelet", "--version"]),
+        "leftovers": [path for path in _LEFTOVERS if os.path.exists(path)],
+        "listeners": listeners(ports),
+        "peers": reach(peers),
+        "python_version": platform.python_version(),
+        "runtime_problem": runtime_answers(runtime_endpoint),
+        "swaps": swaps(),
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "time": time.time(),
+    }

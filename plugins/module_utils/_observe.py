@@ -1,0 +1,193 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One observation of one host: puts together what the parts say. Every part is looked at by the code that acts on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+
+Params = dict[str, Any]
+
+
+def observe(params: Params) -> dict[str, Any]:
+    """Everything that C(etcd_host_info) returns, from its options."""
+    problems: list[str] = []
+    kubeadm: str | None
+    try:
+        kubeadm = str(_kubeadm.find_kubeadm_version("kubeadm"))
+    except EtcdError:
+        kubeadm = None
+    facts = _host.host_facts(
+        params["data_dir"],
+        [params["client_port"], params["peer_port"], params["metrics_port"]],
+        peer_targets(params),
+        params["runtime_endpoint"],
+        kubeadm,
+    )
+    facts["cryptography"] = _pki.CRYPTOGRAPHY_VERSION
+    etcd = observe_etcd(params)
+    pki, pki_reasons = observe_pki(params, kubeadm, problems)
+    config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
+    kubelet = observe_kubelet(params, facts)
+    return {
+        "facts": facts,
+        "etcd": etcd,
+        "pki": pki,
+        "kubelet": kubelet,
+        "config": config,
+        "images": _host.images(params["runtime_endpoint"]),
+        "reasons": {
+            "kubelet": kubelet.pop("reasons"),
+            "ca": ca_reasons(params, pki),
+            "certificates": pki_reasons,
+            "config": config_reasons,
+            "manifest": manifest_reasons,
+        },
+        "problems": problems,
+    }
+
+
+def peer_targets(params: Params) -> list[tuple[str, int]]:
+    """Addresses and ports of the other members."""
+    return [
+        (member["address"], port)
+        for member in params["members"]
+        if member["address"] != params["address"]
+        for port in (params["client_port"], params["peer_port"])
+    ]
+
+
+def observe_etcd(params: Params) -> dict[str, Any]:
+    """The member on this host: its data, whether it is ready, and the membership that it (or another one) tells."""
+    wal = read_wal(params["data_dir"])
+    process = find_etcd_process(params["name"])
+    local = "[::1]" if ":" in params["address"] else "127.0.0.1"
+    ready = bool(process) and probe(f"http://{local}:{params['metrics_port']}/readyz", 2.0)[0]
+    result: dict[str, Any] = {
+        "has_data": wal is not None,
+        "formed": bool(wal and wal.formed),
+        "cluster_id": wal.cluster_id if wal else None,
+        "member_id": wal.member_id if wal else None,
+        "running": process is not None,
+        "ready": ready,
+        "leader": False,
+        "members": None,
+    }
+    pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
+    paths = [os.path.join(pki_dir, "etcd", name) for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")]
+    if not all(os.path.exists(path) for path in paths):
+        return result
+    # The member itself first. One that is down learns from the others whether its cluster lives.
+    for member in sorted(params["members"], key=lambda m: bool(m["address"] != params["address"])):
+        itself = member["address"] == params["address"]
+        if itself and not process:
+            continue
+        host = f"[{member['address']}]" if ":" in member["address"] else member["address"]
+        try:
+            client = EtcdClient(f"https://{host}:{params['client_port']}", *paths, timeout=2.0)
+            result["members"] = [asdict(entry) for entry in client.members()]
+            if itself:
+                status = client.status()
+                result["leader"] = status.leader == status.member_id
+            break
+        except EtcdError:
+            continue
+    for entry in result["members"] or []:
+        # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
+        entry["id"] = f"{entry['id']:x}"
+    return result
+
+
+def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Certificates as they are, and why the leaves differ from what is wanted."""
+    if not params["pki"] or not _pki.HAS_CRYPTOGRAPHY:
+        return {}, []
+    try:
+        wanted = {**params["pki"], "kubernetes_version": params["pki"].get("kubernetes_version") or kubeadm}
+        state = _pki.observe(_pki.PkiSpec.from_params(wanted), datetime.now(timezone.utc))
+    except EtcdError as exc:
+        problems.append(str(exc))
+        return {}, []
+    result = asdict(state)
+    return result, result.pop("reasons")
+
+
+def ca_reasons(params: Params, pki: dict[str, Any]) -> list[str]:
+    """Why the CA host has to make its CA, or repair the modes of its files."""
+    if not params["pki"].get("ca_host") or not pki:
+        return []
+    if not pki["ca_cert"] and not pki["ca_key"]:
+        return ["etcd/ca.crt: missing"]
+    directory = os.path.join(params["pki"].get("pki_dir", "/etc/kubernetes/pki"), "etcd")
+    found = [(name, mode_problem(os.path.join(directory, name), mode)) for name, mode in (("ca.crt", 0o644), ("ca.key", 0o600))]
+    reasons = [f"etcd/{name}: {problem}" for name, problem in found if problem]
+    if not pki["ca_cert"]:
+        reasons.append("etcd/ca.crt: missing, ca.key is there")
+    return reasons
+
+
+def observe_config(
+    params: Params, kubeadm: str | None, formed: bool, problems: list[str]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
+    if not params["config"] or not kubeadm:
+        return {}, [], []
+    try:
+        spec = _kubeadm.ConfigSpec.from_params(
+            {**params["config"], "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm}
+        )
+        found = _kubeadm.config_problems(spec, _kubeadm.parse_version(kubeadm))
+        if found:
+            problems.extend(found)
+            return {}, [], []
+        text = _kubeadm.render_config(spec)
+        _kubeadm.validate_config(text, "kubeadm")
+        manifest = _kubeadm.render_manifest(text, "kubeadm")
+    except EtcdError as exc:
+        problems.append(str(exc))
+        return {}, [], []
+    path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
+    installed = os.path.join(params["manifests_dir"], "etcd.yaml")
+    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, formed)
+    for target, mode in ((installed, 0o600), (params["data_dir"], 0o700)):
+        problem = mode_problem(target, mode)
+        if problem:
+            reasons.append(f"{target}: {problem}")
+    return (
+        {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
+        _kubeadm.config_reasons(read_text(path), text),
+        reasons,
+    )
+
+
+def observe_kubelet(params: Params, facts: dict[str, Any]) -> dict[str, Any]:
+    """Files of the override, and why they or the running kubelet differ."""
+    wanted = params["kubelet"]
+    spec = _kubelet.KubeletSpec(
+        cgroup_driver=wanted["cgroup_driver"],
+        runtime_endpoint=params["runtime_endpoint"],
+        manifests_dir=params["manifests_dir"],
+        config_path=wanted["config_path"],
+        extra=wanted["extra"],
+    )
+    config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
+    files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
+    reasons = _kubelet.file_reasons(files, {path: read_text(path) for path in files})
+    newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
+    restart = _kubelet.restart_reasons(_host.kubelet_unit(), spec, newest)
+    if not os.path.isdir(params["manifests_dir"]):
+        reasons.append(f"{params['manifests_dir']}: missing")
+        # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
+        restart.append("kubelet.service: started without the manifests directory")
+    return {"files": files, "restart": restart, "reasons": [*reasons, *restart]}

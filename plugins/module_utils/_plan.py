@@ -1,0 +1,227 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What follows from the observations of all hosts of a cluster: the table of docs/architecture.md as a function.
+
+Runs on the controller. Observations are what `etcd_host_info` returned, by inventory host, for the hosts of this run;
+with --limit some members have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+
+Observation = Mapping[str, Any]
+
+BOOTSTRAP = "bootstrap"
+NOTHING = "nothing"
+ROLLING = "rolling"
+START = "start"
+REFUSE = "refuse"
+
+# Parts whose change touches a running member. Certificates are not among them: etcd reads them at each handshake.
+_RESTARTING = ("kubelet", "manifest")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with a cluster.
+
+    action: one of the constants above. order: hosts to be touched one after the other. start: hosts whose member has
+    to be started, all at once. problems: why nothing may be done. state: the value of initial-cluster-state.
+    """
+
+    action: str
+    state: str = "existing"
+    order: list[str] = field(default_factory=list)
+    start: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """One expected member as far as this run can tell. None: unknown, the host is not part of the run."""
+
+    member: Member
+    has_data: bool | None
+    formed: bool
+    ready: bool
+    listed: bool
+    published: bool
+    leader: bool
+    differs: bool
+
+
+def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
+    """The members of the running cluster as the first host that could ask tells it; None where nobody answers."""
+    for observation in observations.values():
+        listed = observation["etcd"].get("members")
+        if listed:
+            return list(listed)
+    return None
+
+
+def view(member: Member, observation: Observation | None, listed: list[Mapping[str, Any]] | None) -> MemberView:
+    """Put together what is known of one member."""
+    entry = next((item for item in listed or [] if _is_entry_of(item, member)), None)
+    etcd: Mapping[str, Any] = observation["etcd"] if observation else {}
+    return MemberView(
+        member=member,
+        has_data=bool(etcd["has_data"]) if observation else None,
+        formed=bool(etcd.get("formed")),
+        ready=bool(etcd.get("ready")),
+        listed=entry is not None,
+        published=bool(entry and entry.get("client_urls")),
+        leader=bool(etcd.get("leader")),
+        differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
+    )
+
+
+def _is_entry_of(entry: Mapping[str, Any], member: Member) -> bool:
+    """Whether a line of the membership is this member's: by name, or by peer address where it has not started."""
+    if entry.get("name"):
+        return bool(entry["name"] == member.name)
+    host = f"[{member.address}]" if ":" in member.address else member.address
+    return any(str(url).split("://")[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
+
+
+def decide(cluster: Cluster, observations: Mapping[str, Observation]) -> Plan:
+    """The decision for one cluster. Nothing destructive is ever decided; what is refused says what to do instead."""
+    listed = membership(observations)
+    views = [view(member, observations.get(member.host), listed) for member in cluster.members]
+    problems = foreign_data_problems(cluster, observations)
+    if problems:
+        return Plan(REFUSE, problems=problems)
+    if listed is None:
+        return decide_without_cluster(cluster, views)
+    return decide_with_cluster(cluster, views, listed)
+
+
+def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
+    """Nobody answers: a new cluster, or one that is down."""
+    if not any(item.formed for item in views):
+        absent = [item.member.host for item in views if item.has_data is None]
+        if absent:
+            return Plan(
+                REFUSE,
+                problems=[
+                    f"Cluster {cluster.name!r} does not run, and {', '.join(absent)} are not part of this run: whether"
+                    " a new cluster may be founded can be seen on all hosts only. Run again without --limit."
+                ],
+            )
+        # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
+        return Plan(BOOTSTRAP, state="new", start=[item.member.host for item in views])
+    lost = [item.member.host for item in views if item.has_data is False]
+    if lost:
+        return Plan(
+            REFUSE,
+            problems=[
+                f"Cluster {cluster.name!r} has data but does not answer, and {', '.join(lost)} have none: a member that"
+                " starts empty would not be the one the others remember. Start the members that have data (look at"
+                " `journalctl -u kubelet` there); where no quorum comes back, restore from a snapshot."
+            ],
+        )
+    return Plan(START, start=[item.member.host for item in views if item.has_data and not item.ready])
+
+
+def decide_with_cluster(cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]]) -> Plan:
+    """A cluster answers: finish, repair, roll, or nothing."""
+    problems = []
+    for item in views:
+        host = item.member.host
+        if not item.listed:
+            problems.append(
+                f"{host}: {item.member.name} is not in the membership of the running cluster {cluster.name!r}. Adding"
+                " or replacing a member is not part of this playbook; nothing has been changed."
+            )
+        elif item.has_data is False and item.published:
+            problems.append(
+                f"{host}: {item.member.name} has lost its data ({cluster.name!r} remembers it as a member that has run)."
+                " It must be removed and added again, not started empty: restore its data directory, or replace the"
+                " member; nothing has been changed."
+            )
+    expected = [item.member for item in views]
+    warnings = [
+        f"The running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
+        " does not have. It is left alone."
+        for entry in listed
+        if not any(_is_entry_of(entry, member) for member in expected)
+    ]
+    if problems:
+        return Plan(REFUSE, problems=problems, warnings=warnings)
+    # Listed but never started: what a first run leaves that was killed after a quorum had formed.
+    unstarted = [item.member.host for item in views if item.has_data is False]
+    down = [item for item in views if item.has_data and not item.ready]
+    order = [item.member.host for item in down]
+    # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
+    order += [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
+    if unstarted or order:
+        return Plan(ROLLING, order=unstarted + order, warnings=warnings)
+    return Plan(NOTHING, warnings=warnings)
+
+
+def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """Hosts whose data directory belongs to another cluster than that of the other members, or to another member."""
+    ids: dict[str, list[str]] = {}
+    for host, observation in observations.items():
+        if observation["etcd"].get("cluster_id"):
+            ids.setdefault(str(observation["etcd"]["cluster_id"]), []).append(host)
+    if len(ids) < 2:
+        return []
+    listed = "; ".join(f"{', '.join(hosts)}: cluster id {cluster_id}" for cluster_id, hosts in ids.items())
+    return [
+        f"The data directories of {cluster.name!r} belong to different clusters ({listed}). Move away the one that does"
+        " not belong here (nothing is deleted by this playbook), or correct the inventory."
+    ]
+
+
+def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_ca: str | None) -> list[str]:
+    """Why certificates could not be signed, or would not fit those in use.
+
+    own_ca: SHA-256 fingerprint of the CA that the inventory brings along, or None.
+    """
+    problems = []
+    signer = observations.get(cluster.ca_host)
+    found = {host: o["pki"]["ca_fingerprint"] for host, o in observations.items() if o["pki"].get("ca_fingerprint")}
+    holders = [host for host in found if host != cluster.ca_host]
+    wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
+    for host, observation in observations.items():
+        problems.extend(f"{host}: {text}" for text in observation["pki"].get("ca_problems", []))
+    if signer is None:
+        if wanting:
+            problems.append(
+                f"{', '.join(wanting)} need certificates, and the CA host {cluster.ca_host} is not part of this run."
+                " Run again with it (or without --limit)."
+            )
+        return problems
+    authority = found.get(cluster.ca_host)
+    formed = [host for host, observation in observations.items() if observation["etcd"].get("formed")]
+    if authority is None and holders and formed:
+        problems.append(
+            f"{cluster.ca_host}: has no CA, but {', '.join(holders)} hold certificates of one, and their cluster has"
+            " data. A new CA would shut its members out from each other. Put ca.crt and ca.key back on"
+            f" {cluster.ca_host}, or set etcd_ca_host to the host that has them."
+        )
+    if own_ca and formed and any(fingerprint != own_ca for fingerprint in found.values()):
+        other = [host for host, fingerprint in found.items() if fingerprint != own_ca]
+        problems.append(
+            f"etcd_ca_cert is another CA than the one in use on {', '.join(other)}. Changing the CA of a cluster with"
+            " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert."
+        )
+    if authority and not own_ca and formed:
+        other = [host for host in holders if found[host] != authority]
+        if other:
+            problems.append(
+                f"{', '.join(other)} trust another CA than the one on {cluster.ca_host}. Correct etcd_ca_host, or copy"
+                " the right ca.crt and ca.key there."
+            )
+    if authority and wanting and not signer["pki"].get("ca_key") and not own_ca:
+        problems.append(
+            f"{cluster.ca_host}: {', '.join(wanting)} need certificates, and ca.key is not in /etc/kubernetes/pki/etcd."
+            " Put it back, or set etcd_ca_host to the host that has it."
+        )
+    return problems

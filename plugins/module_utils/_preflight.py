@@ -1,0 +1,159 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is wrong with hosts, judged from their observations. Runs on the controller, before anything is changed.
+
+Every sentence says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+
+Facts = Mapping[str, Any]
+
+OLDEST_MINOR, NEWEST_MINOR = 32, 37
+
+# etcd's default quota is 2 GiB; its log and snapshots take some more.
+DISK_WANTED = 3 << 30
+DISK_NEEDED = 512 << 20
+
+# A certificate is valid from five minutes before it was signed (kubeadm, CertificateBackdate).
+CLOCK_PROBLEM = 120.0
+CLOCK_WARNING = 10.0
+
+
+def minor_of(version: str | None) -> int | None:
+    """The minor of a version text like v1.36.3; None where it is none."""
+    match = re.match(r"^v?1\.(\d+)\.\d+", version or "")
+    return int(match.group(1)) if match else None
+
+
+def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool) -> list[str]:
+    """What is wrong with one host on its own."""
+    problems = program_problems(facts)
+    if not facts["systemd"]:
+        problems.append("systemd does not run here. The kubelet is managed as a systemd service: use such a host.")
+    if facts["runtime_problem"]:
+        problems.append(
+            f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
+            " set etcd_container_runtime_endpoint."
+        )
+    if pki_needed and not facts["cryptography"]:
+        problems.append(
+            f"Python {facts['python_version']} has no module cryptography. Install the package python3-cryptography"
+            " (Debian, Ubuntu, RHEL), or set etcd_install_dependencies: true to have it installed."
+        )
+    if member.address and member.address not in facts["addresses"]:
+        problems.append(
+            f"etcd_address {member.address} is no address of this host. It has"
+            f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}."
+        )
+    for port, owner in sorted(facts["listeners"].items()):
+        if not is_ours(owner["argv"], member.name):
+            problems.append(
+                f"port {port} is taken by {owner['program']} (pid {owner['pid']}). Stop it, or set etcd_client_port,"
+                " etcd_peer_port or etcd_metrics_port."
+            )
+    if facts["swaps"]:
+        problems.append(
+            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Run `swapoff -a` and take it"
+            " out of /etc/fstab, or set etcd_kubelet_config: {failSwapOn: false}."
+        )
+    if facts["leftovers"]:
+        problems.append(
+            f"this host is, or was, part of a Kubernetes cluster: {', '.join(facts['leftovers'])}. Use another host,"
+            " or run `kubeadm reset` on it and remove what that leaves."
+        )
+    if facts["disk_free"] < DISK_NEEDED:
+        problems.append(f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(DISK_NEEDED)} are needed.")
+    return problems
+
+
+def program_problems(facts: Facts) -> list[str]:
+    """kubeadm and kubelet: there, supported, and of one minor version."""
+    kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
+    problems = [
+        f"{name} is not installed, or does not run. Install the package {name} 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}."
+        for name, version in (("kubeadm", kubeadm), ("kubelet", kubelet))
+        if not version
+    ]
+    minor = minor_of(kubeadm)
+    if kubeadm and (minor is None or not OLDEST_MINOR <= minor <= NEWEST_MINOR):
+        problems.append(
+            f"kubeadm {kubeadm} is not supported. Use 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: older ones render other"
+            " files, newer ones have not been tried."
+        )
+    if kubeadm and kubelet and minor_of(kubelet) != minor:
+        problems.append(f"kubelet {kubelet} and kubeadm {kubeadm} are of different minors. Install the same version.")
+    return problems
+
+
+def is_ours(argv: list[str], name: str) -> bool:
+    """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
+    return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv
+
+
+def host_warnings(facts: Facts) -> list[str]:
+    """What is allowed on one host but worth a word."""
+    warnings = []
+    if facts["cgroup_version"] == 1 and (minor_of(facts["kubelet_version"]) or 0) >= 35:
+        warnings.append(
+            "this host has cgroup v1, which the kubelet refuses from 1.35 on; its configuration gets failCgroupV1: false."
+            " Move to cgroup v2: support for v1 will end."
+        )
+    if DISK_NEEDED <= facts["disk_free"] < DISK_WANTED:
+        warnings.append(f"only {_mib(facts['disk_free'])} MiB are free for etcd's data.")
+    return warnings
+
+
+def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts], ports: list[int]) -> list[str]:
+    """What is wrong between hosts: versions, clocks, connections."""
+    problems = []
+    for name in ("kubeadm", "kubelet"):
+        versions = {host: item[f"{name}_version"] for host, item in facts.items() if item[f"{name}_version"]}
+        if len(set(versions.values())) > 1:
+            listed = ", ".join(f"{host} {version}" for host, version in versions.items())
+            problems.append(f"{name} differs between the hosts ({listed}). Install one version on all of them.")
+    spread, fastest, slowest = clock_spread(facts)
+    if spread > CLOCK_PROBLEM:
+        problems.append(
+            f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on"
+            " one of them: set up time synchronisation (chrony, systemd-timesyncd)."
+        )
+    for host, item in facts.items():
+        for member in cluster.members:
+            silent = [port for port in ports if item["peers"].get(f"{member.address} {port}") == "silent"]
+            # A host that is not part of this run may well be down; etcd's own gates look at that.
+            if silent and member.host in facts:
+                problems.append(
+                    f"{host}: {member.name} ({member.address}) does not answer on TCP port"
+                    f" {', '.join(map(str, silent))}. Open it between the members (a firewall that drops, a wrong"
+                    " etcd_address, a network that is down)."
+                )
+    return problems
+
+
+def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:
+    """Seconds between the clocks that differ most, the fastest host and the slowest."""
+    # Hosts are observed within a second or two of each other, far below what is judged here.
+    clocks = {host: float(item["time"]) for host, item in facts.items()}
+    if not clocks:
+        return 0.0, "", ""
+    fastest, slowest = max(clocks, key=lambda host: clocks[host]), min(clocks, key=lambda host: clocks[host])
+    return clocks[fastest] - clocks[slowest], fastest, slowest
+
+
+def cluster_warnings(facts: Mapping[str, Facts]) -> list[str]:
+    """What is allowed between hosts but worth a word."""
+    spread, fastest, slowest = clock_spread(facts)
+    if CLOCK_WARNING < spread <= CLOCK_PROBLEM:
+        return [f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Set up time synchronisation."]
+    return []
+
+
+def _mib(count: int) -> int:
+    return count >> 20

@@ -1,0 +1,192 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: etcd_host_info
+short_description: Observe one host of an etcd cluster
+version_added: 0.1.0
+description:
+  - Looks at a host once and returns what is true of it, and for each part that a role of this collection owns the
+    reasons why it differs from what is wanted. Changes nothing.
+  - The same functions decide here and in the modules that act, so a part without reasons here needs no further call.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+options:
+  name:
+    description: Name of the member that this host is, or is to be.
+    type: str
+    required: true
+  address:
+    description: IP address of the member. Empty where it is not known yet; then only the host itself is looked at.
+    type: str
+    default: ""
+  members:
+    description: All expected members of the cluster.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the member.
+        type: str
+        required: true
+      address:
+        description: IP address of the member.
+        type: str
+        required: true
+  pki:
+    description: The certificates that the host is to have. Options of M(kubeadm.etcd.etcd_pki).
+    type: dict
+    default: {}
+  config:
+    description: The kubeadm configuration that the host is to have. Options of M(kubeadm.etcd.kubeadm_etcd_config).
+    type: dict
+    default: {}
+  kubelet:
+    description: The kubelet that the host is to have.
+    type: dict
+    default: {}
+    suboptions:
+      cgroup_driver:
+        description: Cgroup driver of the container runtime.
+        type: str
+        choices: [systemd, cgroupfs]
+        default: systemd
+      config_path:
+        description: Where the KubeletConfiguration stands.
+        type: path
+        default: /etc/kubernetes/kubeadm-etcd/kubelet.yaml
+      extra:
+        description: Fields merged over the KubeletConfiguration.
+        type: dict
+        default: {}
+  data_dir:
+    description: Data directory of etcd.
+    type: path
+    default: /var/lib/etcd
+  manifests_dir:
+    description: Directory of static pod manifests.
+    type: path
+    default: /etc/kubernetes/manifests
+  client_port:
+    description: Port for clients.
+    type: int
+    default: 2379
+  peer_port:
+    description: Port for the other members.
+    type: int
+    default: 2380
+  metrics_port:
+    description: Port for metrics and probes.
+    type: int
+    default: 2381
+  runtime_endpoint:
+    description: Socket of the container runtime.
+    type: str
+    default: unix:///var/run/containerd/containerd.sock
+"""
+
+EXAMPLES = r"""
+- name: Look at an etcd host
+  kubeadm.etcd.etcd_host_info:
+    name: infra0
+    address: 10.0.0.6
+    members:
+      - name: infra0
+        address: 10.0.0.6
+      - name: infra1
+        address: 10.0.0.7
+      - name: infra2
+        address: 10.0.0.8
+  register: host
+"""
+
+RETURN = r"""
+facts:
+  description: The host itself - programs, addresses, listeners, runtime, disk, clock, leftovers.
+  returned: always
+  type: dict
+etcd:
+  description:
+    - The member on this host - whether it has data (C(has_data)) that ever had a leader (C(formed)), runs and is C(ready), leads
+      (C(leader)), its C(cluster_id), and the membership as it, or else one of the other members, tells it (C(members)).
+  returned: always
+  type: dict
+pki:
+  description: Certificates as they are. Certificates only, never a key.
+  returned: always
+  type: dict
+kubelet:
+  description: Files of the kubelet override with their wanted content (C(files)), and why it has to be restarted (C(restart)).
+  returned: always
+  type: dict
+config:
+  description: The text of the kubeadm configuration as it is to be, and the version written to it.
+  returned: always
+  type: dict
+images:
+  description: Images that the runtime has. None where it cannot be asked.
+  returned: always
+  type: list
+  elements: str
+reasons:
+  description: For each part (kubelet, ca, certificates, config, manifest) why it differs from what is wanted. Empty lists where it does not.
+  returned: always
+  type: dict
+problems:
+  description: What is wrong with the wanted values, as far as only this host can tell.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._observe import observe  # noqa: E402
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "address": {"type": "str", "default": ""},
+            "members": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "address": {"type": "str", "required": True},
+                },
+            },
+            "pki": {"type": "dict", "default": {}},
+            "config": {"type": "dict", "default": {}},
+            "kubelet": {
+                "type": "dict",
+                "default": {},
+                "apply_defaults": True,
+                "options": {
+                    "cgroup_driver": {"type": "str", "choices": ["systemd", "cgroupfs"], "default": "systemd"},
+                    "config_path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"},
+                    "extra": {"type": "dict", "default": {}},
+                },
+            },
+            "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+            "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
+            "client_port": {"type": "int", "default": 2379},
+            "peer_port": {"type": "int", "default": 2380},
+            "metrics_port": {"type": "int", "default": 2381},
+            "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, **observe(module.params))
+
+
+if __name__ == "__main__":
+    main()

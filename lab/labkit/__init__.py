@@ -1,1 +1,1 @@
-"""The lab: real hosts (systemd, sshd, containerd, kubelet, kubeadm) on one machine, for trying and testing the collection."""
+"""The lab: real hosts on one machine, with systemd, sshd, containerd, kubelet and kubeadm."""

@@ -1,6 +1,6 @@
 """Container images FROM scratch, written as archives that `ctr images import` and `podman load` read.
 
-Written here rather than by podman: the same content gives the same bytes, so an archive's hash says whether anything changed.
+Written here rather than by podman: it takes no registry and no daemon, and the same content gives the same bytes.
 """
 
 from __future__ import annotations

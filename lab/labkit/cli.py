@@ -105,7 +105,9 @@ def cmd_up(options: argparse.Namespace) -> None:
                 ("subnet", options.subnet, facts.subnet),
             ):
                 if asked and asked.lstrip("v") != is_so:
-                    raise LabError(f"the lab {lab.name!r} is there with {word} {is_so}: `lab down --name {lab.name}` first")
+                    raise LabError(
+                        f"the lab {lab.name!r} is there with {word} {is_so}: `lab down --name {lab.name}` first"
+                    )
             if options.hosts and options.hosts < facts.hosts:
                 say(f"the lab has {facts.hosts} hosts; none is removed")
         else:
@@ -192,7 +194,8 @@ def cmd_down(options: argparse.Namespace) -> None:
     for name in names:
         lab = Lab(state, name)
         with lab.lock():
-            lab.down()
+            if not lab.down():
+                say(f"there is no lab {name!r}: nothing to remove")
         (state / "labs" / f".{name}.lock").unlink(missing_ok=True)
 
 
@@ -201,7 +204,7 @@ def _print_status(lab: Lab) -> None:
     cells = [(r.name, r.address, r.state, r.kubelet, r.etcd) for r in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        print("  ".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip())
 
 
 def cmd_status(options: argparse.Namespace) -> None:
@@ -273,14 +276,22 @@ def parser() -> argparse.ArgumentParser:
 
     add("setup", "install the Debian packages that are missing")
     sub = add("build", "build programs and images that are not cached", versions, programs)
-    sub.add_argument("--only", metavar="PROGRAM", help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl")
+    sub.add_argument(
+        "--only",
+        metavar="PROGRAM",
+        help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl",
+    )
     add("programs", "print the directory of cached programs", versions, programs)
     add("images", "print the archives of the etcd and pause images", versions, programs)
     sub = add("pin", "write go.mod and go.sum for another version (for developers of the lab)")
     sub.add_argument("--kubernetes", metavar="VERSION")
     sub.add_argument("--etcd", metavar="VERSION")
-    sub.add_argument("--only", metavar="PROGRAM", action="append", default=[], help="pin just this program (repeatable)")
-    sub.add_argument("--replace", metavar="MODULE=VERSION", action="append", default=[], help="a staging module's version")
+    sub.add_argument(
+        "--only", metavar="PROGRAM", action="append", default=[], help="pin just this program (repeatable)"
+    )
+    sub.add_argument(
+        "--replace", metavar="MODULE=VERSION", action="append", default=[], help="a staging module's version"
+    )
 
     sub = add("up", "start a lab, or what is stopped of it", named, versions, programs)
     sub.add_argument("--hosts", type=int, metavar="N", help=f"default: {DEFAULT_HOSTS}")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from . import network
 from .image import VersionSet
 from .inventory import render_inventory, render_known_hosts, ssh_options
-from .process import LabError, attempt, locked, run, say, step
+from .process import LabError, attempt, locked, run, step
 from .settings import check_name, parse_version
 
 LABEL = "kubeadm-etcd-lab"
@@ -86,6 +86,7 @@ class Lab:
     """One lab: its directory, its network, its hosts."""
 
     def __init__(self, state: Path, name: str) -> None:
+        """The lab `name` of a state directory, whether or not it is there yet."""
         self.state = state
         self.name = check_name(name)
         self.directory = state / "labs" / name
@@ -107,7 +108,9 @@ class Lab:
     def facts(self) -> Facts:
         """What the lab is."""
         if not self.exists():
-            raise LabError(f"there is no lab {self.name!r}: `lab up --name {self.name}` makes it, `lab list` shows those there are")
+            raise LabError(
+                f"there is no lab {self.name!r} (`lab list` shows those there are, `lab up --name NAME` makes one)"
+            )
         return Facts(**json.loads((self.directory / "lab.json").read_text()))
 
     def host_names(self) -> list[str]:
@@ -148,13 +151,18 @@ class Lab:
         self.directory.chmod(0o700)
         if not self.key.exists():
             _make_key(self.key, f"lab {self.name}")
+        self._save(Facts(**{**asdict(facts), "subnet": self._make_network(subnet)}))
+
+    def _make_network(self, subnet: str | None) -> str:
+        """Make the lab's network on a subnet that is free, and return the subnet."""
         with locked(self.state / "network.lock", "chooses a subnet"):
             attempt(["podman", "network", "rm", self.network])
             chosen = network.choose_subnet(network.used_subnets(), subnet)
-            command = ["podman", "network", "create", "--driver", "bridge", "--disable-dns", "--label", f"{LABEL}={self.name}"]
-            command += ["--label", f"{LABEL}.directory={self.state}"] + (["--ipv6"] if chosen.version == 6 else [])
+            command = ["podman", "network", "create", "--driver", "bridge", "--disable-dns"]
+            command += ["--label", f"{LABEL}={self.name}", "--label", f"{LABEL}.directory={self.state}"]
+            command += ["--ipv6"] if chosen.version == 6 else []
             run([*command, "--subnet", str(chosen), "--gateway", network.gateway(str(chosen)), self.network])
-        self._save(Facts(**{**asdict(facts), "subnet": str(chosen)}))
+        return str(chosen)
 
     def _save(self, facts: Facts) -> None:
         fresh = self.directory / "lab.json.new"
@@ -174,6 +182,8 @@ class Lab:
         fresh = [n for n in names if n not in states]
         stopped = [n for n in names if n in states and states[n] != "running"]
         self._write_files()
+        if attempt(["podman", "network", "exists", self.network])[0] != 0:
+            self._make_network(self.facts().subnet)
         if fresh:
             tag = image()
             with step(f"making {', '.join(fresh)}"):
@@ -213,11 +223,13 @@ class Lab:
         images = self.facts().images
         run(
             ["podman", "--runtime", "runc", "create", "--name", container, "--hostname", host, "--privileged"]
+            # No name server here: a question is refused at once rather than lost. The machine's /etc/hosts stays out.
+            + ["--dns", "127.0.0.1", "--no-hosts"]
             + ["--cgroupns=private", "--systemd=false", "-e", "container=podman", "-e", f"LAB_IMAGES={images}"]
             + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]
             + ["--ulimit", f"nofile={_ulimit(files, 1048576)}", "--ulimit", f"nproc={_ulimit(processes, 10000)}"]
             + [word for volume in _VOLUMES for word in ("-v", volume)]
-            + ["--dns", "127.0.0.1", "--no-hosts", "--network", self.network, "--ip6" if ":" in address else "--ip", address]
+            + ["--network", self.network, "--ip6" if ":" in address else "--ip", address]
             + ["--mac-address", network.mac_address(address)]
             + ["--label", f"{LABEL}={self.name}", "--label", f"{LABEL}.directory={self.state}", image]
         )
@@ -225,7 +237,7 @@ class Lab:
         run(["podman", "--runtime", "runc", "start", container])
 
     def _own_files(self, host: str) -> bytes:
-        """What makes a host of an image: its names, its ssh host key, the lab's key for root and admin, as a tar archive."""
+        """What makes a host of an image, as a tar archive: its name, its ssh host key, the lab's key for its users."""
         key = self._host_key(host)
         authorized = Path(f"{self.key}.pub").read_bytes()
         admin = 1000
@@ -273,15 +285,18 @@ class Lab:
         out = attempt(["podman", "exec", self.container(host), "systemctl", "--failed", "--plain", "--no-legend"])[1]
         return ", ".join(line.split()[0] for line in out.splitlines() if line.split()) or "none that are named"
 
-    def down(self) -> None:
-        """Remove everything of this lab: hosts with their volumes, the network, the directory."""
+    def down(self) -> bool:
+        """Remove hosts with their volumes, the network and the directory; tell whether there was anything."""
+        existed = self.directory.exists()
         names = [self.container(host) for host in self.container_states()]
         if names:
             with step(f"removing {len(names)} hosts of the lab {self.name}"):
                 run(["podman", "rm", "-f", "-v", "-t", "0", *names])
         if attempt(["podman", "network", "exists", self.network])[0] == 0:
+            existed = True
             run(["podman", "network", "rm", "-f", self.network])
         shutil.rmtree(self.directory, ignore_errors=True)
+        return existed or bool(names)
 
     # One host
 
@@ -290,10 +305,8 @@ class Lab:
         container = self.container(self.check_host(host))
         if self.container_states().get(host) != "running":
             return
-        if gently:
-            run(["podman", "stop", "-t", "60", container])
-        else:
-            run(["podman", "stop", "-t", "0", container])
+        # Zero seconds of grace is SIGKILL for every process at once.
+        run(["podman", "stop", "-t", "60" if gently else "0", container])
 
     def wipe(self, hosts: list[str], image: Callable[[], str]) -> None:
         """Make hosts fresh again: same name, address and ssh host key, nothing else kept."""
@@ -354,7 +367,7 @@ class Lab:
             kubelet = etcd = "-"
             if state == "running":
                 out = attempt(["podman", "exec", self.container(host), "sh", "-c", _STATUS_SCRIPT])[1].split("\n")
-                kubelet, etcd = (out + ["-", "-"])[:2]
+                kubelet, etcd = [*out, "-", "-"][:2]
                 state = "cut" if self._cut_mark(host).exists() else state
             return HostStatus(host, self.address(host), state, kubelet or "-", etcd or "-")
 
@@ -395,9 +408,8 @@ def left_behind(state: Path) -> list[str]:
     """Labs of this state directory that podman knows, whether or not their directory is there."""
     filters = ["--filter", f"label={LABEL}.directory={state}", "--format", "json"]
     containers: list[dict[str, Any]] = json.loads(run(["podman", "ps", "-a", *filters]) or "[]")
-    networks: list[Any] = network.podman_networks()
     found = {c["Labels"][LABEL] for c in containers}
-    for item in networks:
+    for item in network.podman_networks():
         labels = item.get("labels") or {}
         if labels.get(f"{LABEL}.directory") == str(state):
             found.add(labels[LABEL])

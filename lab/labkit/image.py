@@ -13,9 +13,8 @@ from pathlib import Path
 
 from .archive import write_archive
 from .machine import require_disk
-from .process import attempt, locked, run, step
+from .process import LabError, attempt, locked, run, step
 from .programs import ETCD, KUBERNETES, Store, build_pause, is_static
-from .process import LabError
 from .settings import LAB_DIRECTORY, Version
 
 REPOSITORY = "localhost/kubeadm-etcd-lab"
@@ -37,6 +36,7 @@ class VersionSet:
     etcd: Version
 
     def __str__(self) -> str:
+        """Both versions, as they stand in an image's tag."""
         return f"k{self.kubernetes}-e{self.etcd}"
 
 
@@ -107,6 +107,7 @@ class Images:
     """Makes images, or finds them made."""
 
     def __init__(self, state: Path, store: Store) -> None:
+        """Images in a state directory, of the programs of a store."""
         self.state = state
         self.store = store
 
@@ -188,7 +189,7 @@ class Images:
                     target = context / "tree" / place
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(source, target)
-                    os.chmod(target, 0o755 if source.stat().st_mode & 0o100 else 0o644)
+                    target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
                 note = context / "tree" / "usr/share/kubeadm-etcd-lab/pause-image"
                 note.write_text(names.pause + "\n")
                 shutil.copy(LAB_DIRECTORY / "Containerfile", context / "Containerfile")

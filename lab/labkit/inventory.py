@@ -25,7 +25,12 @@ def render_inventory(lab: str, hosts: Sequence[tuple[str, str]], key: Path, know
         "ansible_ssh_common_args": " ".join(ssh_options(known_hosts)),
         "ansible_python_interpreter": "/usr/bin/python3",
     }
-    lines = [f"# The lab {lab!r}, written by lab/lab: `up`, `add` and `wipe` write it again.", "---", "etcd:", "  hosts:"]
+    lines = [
+        f"# The lab {lab!r}, written by lab/lab: `up`, `add` and `wipe` write it again.",
+        "---",
+        "etcd:",
+        "  hosts:",
+    ]
     for name, address in hosts:
         lines += [f"    {name}:", f"      ansible_host: {json.dumps(address)}"]
     lines += ["  vars:", *(f"    {name}: {json.dumps(value)}" for name, value in variables.items())]

@@ -66,11 +66,13 @@ def set_up(needed: Iterable[str] | None = None) -> None:
     if not missing:
         return
     if not _program("apt-get"):
-        raise LabError(f"missing here: {', '.join(missing)} (Debian's package names); there is no apt-get to install them")
+        raise LabError(
+            f"missing here: {', '.join(missing)} (Debian's package names); there is no apt-get to install them"
+        )
     with step(f"installing Debian packages: {' '.join(missing)}"):
         environment = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-qq"], env=environment, timeout=600)
-        if "netavark" in missing and "Candidate: (none)" in (attempt(["apt-cache", "policy", "netavark"])[1] or "Candidate: (none)"):
+        if "netavark" in missing and attempt(["apt-cache", "show", "netavark"])[0] != 0:
             # Before Debian 12, podman's networks are made by the CNI plugins.
             missing[missing.index("netavark")] = "containernetworking-plugins"
         run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=environment, timeout=1200)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
-from typing import Union
+from typing import Any
 
 from .process import LabError, attempt, run
-
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 DEFAULT_SUBNET = "10.89.36.0/24"
 _CANDIDATES = [f"10.89.{third}.0/24" for third in range(36, 100)]
 _FIRST_HOST = 10
 
 
-def parse_subnet(text: str) -> Network:
+def parse_subnet(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Read a subnet the user gave."""
     try:
-        network: Network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise LabError(f"{text!r} is no subnet: {error}") from None
     if network.num_addresses < 32:
@@ -27,11 +25,13 @@ def parse_subnet(text: str) -> Network:
     return network
 
 
-def choose_subnet(used: Iterable[str], wanted: str | None = None) -> Network:
+def choose_subnet(used: Iterable[str], wanted: str | None = None) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """The subnet the user wants, if it is free, else the first free one of the lab's range."""
     taken = [ipaddress.ip_network(u, strict=False) for u in used]
 
-    def clash(network: Network) -> Network | None:
+    def clash(
+        network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+    ) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return next((t for t in taken if t.version == network.version and t.overlaps(network)), None)
 
     if wanted is not None:
@@ -78,8 +78,12 @@ def used_subnets() -> list[str]:
     return used
 
 
-def podman_networks() -> list[dict[str, list[dict[str, str]]]]:
+def podman_networks() -> list[dict[str, Any]]:
     """What podman knows of its networks."""
     names = run(["podman", "network", "ls", "-q"]).split()
-    networks: list[dict[str, list[dict[str, str]]]] = json.loads(run(["podman", "network", "inspect", *names])) if names else []
-    return networks
+    found: list[dict[str, Any]] = []
+    for name in names:
+        # One by one: another lab may go down meanwhile, and its network with it.
+        code, out, _ = attempt(["podman", "network", "inspect", name])
+        found += json.loads(out) if code == 0 else []
+    return found

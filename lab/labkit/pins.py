@@ -28,6 +28,7 @@ def render_go_mod(
     go = re.search(r"^go (\S+)", upstream, re.MULTILINE)
     debug = re.search(r"^godebug \(.*?^\)|^godebug [^\n(]+$", upstream, re.MULTILINE | re.DOTALL)
     staging = sorted(set(re.findall(r"^\s*(?:replace )?(k8s\.io/\S+) => \./staging", upstream, re.MULTILINE)))
+    packages = sorted(package for name, package in project.packages.items() if not only or name in only)
     parts = [
         f"// Pins the programs of {project.name} v{version} for the lab; written by `lab pin`.",
         f"module kubeadm-etcd-lab/{project.name}",
@@ -35,7 +36,7 @@ def render_go_mod(
         f"go {go[1] if go else '1.24.0'}",
         "",
         *([debug[0], ""] if debug else []),
-        *("tool (", *(f"\t{package}" for name, package in sorted(project.packages.items()) if not only or name in only), ")", ""),
+        *("tool (", *(f"\t{package}" for package in packages), ")", ""),
         *("require (", *(f"\t{module} v{version}" for module in _MODULES[project.name]), ")"),
     ]
     if staging:

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 HEARTBEAT_SECONDS = 15.0
 _STARTED = time.monotonic()
@@ -81,17 +82,29 @@ def _run(
     log: Path | None,
 ) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, **env} if env else None
-    source = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
-        if log is None:
-            return subprocess.run(  # type: ignore[call-overload,no-any-return]
-                command, cwd=cwd, env=environment, capture_output=True, timeout=timeout, check=False, **source
+        with ExitStack() as files:
+            out: int | IO[bytes] = subprocess.PIPE
+            err: int = subprocess.PIPE
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                out, err = files.enter_context(log.open("wb")), subprocess.STDOUT
+            process = files.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment,
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=out,
+                    stderr=err,
+                )
             )
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as out:
-            return subprocess.run(  # type: ignore[call-overload,no-any-return]
-                command, cwd=cwd, env=environment, stdout=out, stderr=subprocess.STDOUT, timeout=timeout, **source
-            )
+            try:
+                printed, complained = process.communicate(stdin, timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+            return subprocess.CompletedProcess(list(command), process.returncode, printed, complained)
     except FileNotFoundError as error:
         raise LabError(f"{error.filename} is not there: run `lab setup` first") from None
     except subprocess.TimeoutExpired:

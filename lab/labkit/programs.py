@@ -68,7 +68,12 @@ def linker_flags(project: Project, version: Version) -> str:
     if project.name != "kubernetes":
         return "-s -w"
     place = "k8s.io/component-base/version"
-    values = {"gitVersion": f"v{version}", "gitMajor": version.major, "gitMinor": version.minor, "gitTreeState": "clean"}
+    values = {
+        "gitVersion": f"v{version}",
+        "gitMajor": version.major,
+        "gitMinor": version.minor,
+        "gitTreeState": "clean",
+    }
     return "-s -w " + " ".join(f"-X {place}.{name}={value}" for name, value in values.items())
 
 
@@ -76,6 +81,7 @@ class Store:
     """Finds or builds programs."""
 
     def __init__(self, state: Path, given: Path | None = None) -> None:
+        """Programs cached in a state directory, and before that those in a directory the user gives."""
         self.state = state
         self.given = given
         if given is not None and not given.is_dir():
@@ -113,8 +119,8 @@ class Store:
         if not (pins / "go.mod").is_file():
             known = ", ".join(str(v) for v in pinned_versions(project))
             raise LabError(
-                f"{project.name} {version} is not in the cache and not pinned under lab/programs (pinned: {known}); "
-                f"`lab pin --{project.name} {version}` pins it, or --programs gives a directory that has {', '.join(names)}"
+                f"{project.name} {version} is not in the cache and not pinned (pinned: {known}); "
+                f"`lab pin --{project.name} {version}` pins it, or --programs DIR brings {', '.join(names)}"
             )
         for name in names:
             if not is_pinned((pins / "go.mod").read_text(), project.packages[name]):

@@ -28,6 +28,7 @@ class Version:
     patch: int
 
     def __str__(self) -> str:
+        """The three numbers with dots, without a v."""
         return f"{self.major}.{self.minor}.{self.patch}"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 # RFC 1123 subdomain, as kubeadm checks nodeRegistration.name (apimachinery validation.IsDNS1123Subdomain).
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-NAME = re.compile(rf"^{_LABEL}(\.{_LABEL})*$")
+NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
 
@@ -134,7 +134,7 @@ def membership_problems(host: str, members: list[Member]) -> list[str]:
         by_name.setdefault(member.name, []).append(member.host)
         if member.address:
             by_address.setdefault(member.address, []).append(member.host)
-        if not NAME.match(member.name) or len(member.name) > 253:
+        if not NAME.fullmatch(member.name) or len(member.name) > 253:
             problems.append(
                 f"{member.host}: etcd_member_name {member.name!r} is no RFC 1123 name. Use lower-case letters, digits,"
                 " '-' and '.', beginning and ending with a letter or digit, for example infra0."

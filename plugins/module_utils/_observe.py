@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -39,7 +40,7 @@ def observe(params: Params) -> dict[str, Any]:
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
-    kubelet = observe_kubelet(params, facts)
+    kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
         "etcd": etcd,
@@ -171,7 +172,7 @@ def observe_config(
     )
 
 
-def observe_kubelet(params: Params, facts: dict[str, Any]) -> dict[str, Any]:
+def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Files of the override, and why they or the running kubelet differ."""
     wanted = params["kubelet"]
     spec = _kubelet.KubeletSpec(
@@ -180,7 +181,9 @@ def observe_kubelet(params: Params, facts: dict[str, Any]) -> dict[str, Any]:
         manifests_dir=params["manifests_dir"],
         config_path=wanted["config_path"],
         extra=wanted["extra"],
+        program=shutil.which("kubelet") or "/usr/bin/kubelet",
     )
+    problems.extend(_kubelet.config_problems(spec))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
     reasons = _kubelet.file_reasons(files, {path: read_text(path) for path in files})

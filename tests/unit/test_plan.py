@@ -1,0 +1,143 @@
+"""The decision table of docs/architecture.md, exhaustively where it is small."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+
+HOSTS = ["infra0", "infra1", "infra2"]
+CLUSTER = Cluster("etcd", [Member(h, h, f"10.0.0.{6 + i}") for i, h in enumerate(HOSTS)], "infra0")
+
+FRESH = {"has_data": False, "formed": False, "ready": False, "members": None, "cluster_id": None}
+BORN = {**FRESH, "has_data": True, "cluster_id": "c1"}
+DOWN = {**BORN, "formed": True}
+
+
+def listing(published: str = "012", names: str = "012") -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{i}",
+            "name": f"infra{i}",
+            "peer_urls": [f"https://10.0.0.{6 + int(i)}:2380"],
+            "client_urls": ["https://x:2379"] if i in published else [],
+        }
+        for i in names
+    ]
+
+
+def up(members: list[dict[str, Any]] | None = None, leader: bool = False) -> dict[str, Any]:
+    return {**DOWN, "ready": True, "members": members or listing(), "leader": leader}
+
+
+def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any]:
+    """Observations by host; None: not part of the run. differs: numbers of the hosts whose manifest differs."""
+    return {
+        HOSTS[i]: {
+            "etcd": state,
+            "reasons": {"kubelet": [], "manifest": ["x"] if str(i) in differs else [], "certificates": [], "ca": []},
+            "pki": {"ca_fingerprint": None, "ca_key": False, "ca_problems": []},
+        }
+        for i, state in enumerate(states)
+        if state is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("observations", "action", "hosts"),
+    [
+        (observed(FRESH, FRESH, FRESH), "bootstrap", HOSTS),
+        (observed(BORN, FRESH, FRESH), "bootstrap", HOSTS),
+        (observed(BORN, BORN, FRESH), "bootstrap", HOSTS),
+        (observed(BORN, BORN, BORN), "bootstrap", HOSTS),
+        (observed(DOWN, DOWN, DOWN), "start", HOSTS),
+        (observed(up(leader=True), up(), up()), "nothing", []),
+        (observed(up(leader=True), up(), up(), differs="012"), "rolling", ["infra1", "infra2", "infra0"]),
+        (observed(up(), up(), up(leader=True), differs="02"), "rolling", ["infra0", "infra2"]),
+        (observed(up(leader=True), DOWN, up(), differs="02"), "rolling", ["infra1", "infra2", "infra0"]),
+        # Killed after a quorum had formed, before the third member was started.
+        (observed(up(listing("01")), up(listing("01")), FRESH), "rolling", ["infra2"]),
+        # A run with --limit on a running cluster.
+        (observed(up(), None, None), "nothing", []),
+    ],
+)
+def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
+    plan = _plan.decide(CLUSTER, observations)
+    assert (plan.action, plan.start + plan.order) == (action, hosts), plan
+    assert plan.problems == []
+    assert plan.state == ("new" if action == "bootstrap" else "existing")
+
+
+@pytest.mark.parametrize(
+    ("observations", "words"),
+    [
+        (observed(up(), up(), FRESH), "infra2 has lost its data"),
+        (observed(up(listing(names="01")), up(listing(names="01")), FRESH), "infra2 is not in the membership"),
+        (observed(DOWN, FRESH, FRESH), "infra1, infra2 have none"),
+        (observed(FRESH, FRESH, None), "infra2 are not part of this run"),
+        (observed(DOWN, {**DOWN, "cluster_id": "c2"}, DOWN), "belong to different clusters"),
+    ],
+)
+def test_refusal(observations: dict[str, Any], words: str) -> None:
+    plan = _plan.decide(CLUSTER, observations)
+    assert plan.action == "refuse" and words in plan.problems[0]
+    assert plan.start == plan.order == []
+
+
+def test_unknown_member_is_reported_and_left_alone() -> None:
+    plan = _plan.decide(CLUSTER, observed(*[up(listing(names="0129"))] * 3))
+    assert plan.action == "nothing" and "infra9" in plan.warnings[0]
+
+
+def test_address_that_begins_like_another_is_another_member() -> None:
+    entry = {"name": "", "peer_urls": ["https://10.0.0.71:2380"]}
+    assert not _plan._is_entry_of(entry, Member("infra1", "infra1", "10.0.0.7"))
+
+
+def test_never_new_where_anything_has_been_led() -> None:
+    """Whatever the combination: `new` is never written beside data that ever had a leader, nor over lost data."""
+    for states in itertools.product([FRESH, BORN, DOWN, up(), up(listing("01")), None], repeat=3):
+        if not any(states):
+            continue
+        plan = _plan.decide(CLUSTER, observed(*states))
+        if any(state and state["formed"] for state in states):
+            assert plan.state == "existing", states
+            assert plan.action != "bootstrap"
+        if plan.action == "rolling":
+            assert len(plan.order) == len(set(plan.order))
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "words"),
+    [
+        ({"infra0": {"ca_fingerprint": None}}, None, "has no CA, but infra1, infra2 hold"),
+        ({"infra1": {"ca_fingerprint": "other"}}, None, "infra1 trust another CA"),
+        ({"infra0": {"ca_key": False}}, None, "ca.key is not in"),
+        ({}, "mine", "etcd_ca_cert is another CA"),
+        ({"infra0": {"ca_problems": ["ca.crt is expired"]}}, None, "infra0: ca.crt is expired"),
+    ],
+)
+def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
+    observations = observed(up(), up(), up())
+    for host, observation in observations.items():
+        observation["pki"] = {"ca_fingerprint": "f", "ca_key": host == "infra0", "ca_problems": [], **change.get(host, {})}
+        observation["reasons"]["certificates"] = ["server.crt: ends soon"]
+    assert any(words in text for text in _plan.ca_problems(CLUSTER, observations, own))
+
+
+def test_ca_of_a_good_cluster() -> None:
+    observations = observed(up(), up(), up())
+    for host, observation in observations.items():
+        observation["pki"] = {"ca_fingerprint": "f", "ca_key": host == "infra0", "ca_problems": []}
+    assert _plan.ca_problems(CLUSTER, observations, None) == []
+    assert _plan.ca_problems(CLUSTER, observations, "f") == []
+
+
+def test_ca_host_left_out_by_limit() -> None:
+    observations = observed(None, up(), up())
+    assert _plan.ca_problems(CLUSTER, observations, None) == []
+    observations["infra1"]["reasons"]["certificates"] = ["server.crt: missing"]
+    assert "CA host infra0 is not part" in _plan.ca_problems(CLUSTER, observations, None)[0]

@@ -1,0 +1,101 @@
+"""What preflight says of hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _preflight
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+
+MEMBERS = [Member("infra0", "infra0", "10.0.0.6"), Member("infra1", "infra1", "10.0.0.7")]
+CLUSTER = Cluster("etcd", MEMBERS, "infra0")
+GOOD: dict[str, Any] = {
+    "addresses": ["127.0.0.1", "10.0.0.6", "10.0.0.7"],
+    "cgroup_version": 2,
+    "cryptography": "38.0.4",
+    "disk_free": 50 << 30,
+    "kubeadm_version": "v1.36.3",
+    "kubelet_version": "v1.36.3",
+    "leftovers": [],
+    "listeners": {},
+    "peers": {"10.0.0.7 2379": "closed", "10.0.0.7 2380": "open"},
+    "python_version": "3.11.2",
+    "runtime_problem": None,
+    "swaps": [],
+    "systemd": True,
+    "time": 1000.0,
+}
+
+
+def listener(argv: list[str]) -> dict[str, Any]:
+    return {"listeners": {"2379": {"pid": 7, "program": argv[0].split("/")[-1], "argv": argv}}}
+
+
+def test_a_good_host() -> None:
+    assert _preflight.host_problems(MEMBERS[0], GOOD, "unix:///run/c.sock", True) == []
+    assert _preflight.host_warnings(GOOD) == []
+    assert _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": GOOD}, [2379, 2380]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"systemd": False}, "systemd does not run"),
+        ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist"),
+        ({"cryptography": None}, "python3-cryptography"),
+        ({"addresses": ["127.0.0.1", "10.9.9.9"]}, "10.0.0.6 is no address of this host. It has 10.9.9.9."),
+        (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)"),
+        (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd"),
+        ({"swaps": ["/dev/sda2"]}, "swapoff"),
+        ({"leftovers": ["/etc/kubernetes/admin.conf"]}, "kubeadm reset"),
+        ({"disk_free": 1 << 20}, "1 MiB are free"),
+        ({"kubeadm_version": None}, "kubeadm is not installed"),
+        ({"kubelet_version": None}, "kubelet is not installed"),
+        ({"kubelet_version": "v1.35.4"}, "of different minors"),
+        ({"kubeadm_version": "v1.31.14", "kubelet_version": "v1.31.14"}, "v1.31.14 is not supported"),
+        ({"kubeadm_version": "v1.38.0", "kubelet_version": "v1.38.0"}, "v1.38.0 is not supported"),
+    ],
+)
+def test_host_problems(change: dict[str, Any], words: str) -> None:
+    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock", True)
+    assert len(problems) == 1 and words in problems[0], problems
+
+
+def test_our_own_etcd_may_listen() -> None:
+    facts = {**GOOD, **listener(["etcd", "--name=infra0"])}
+    assert _preflight.host_problems(MEMBERS[0], facts, "", True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kubeadm_version": "v1.36.2"}, "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)"),
+        ({"time": 1500.0}, "the clocks of infra0 and infra1 are 500 s apart"),
+        ({"peers": {"10.0.0.6 2380": "silent"}}, "infra1: infra0 (10.0.0.6) does not answer on TCP port 2380"),
+    ],
+)
+def test_cluster_problems(change: dict[str, Any], words: str) -> None:
+    problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}}, [2379, 2380])
+    assert len(problems) == 1 and words in problems[0], problems
+
+
+def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:
+    facts = {**GOOD, "peers": {"10.0.0.7 2380": "silent"}}
+    assert _preflight.cluster_problems(CLUSTER, {"infra0": facts}, [2379, 2380]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"cgroup_version": 1}, "failCgroupV1"), ({"disk_free": 1 << 30}, "1024 MiB are free")],
+)
+def test_host_warnings(change: dict[str, Any], words: str) -> None:
+    assert words in _preflight.host_warnings({**GOOD, **change})[0]
+
+
+def test_cgroup_v1_is_fine_before_1_35() -> None:
+    assert _preflight.host_warnings({**GOOD, "cgroup_version": 1, "kubelet_version": "v1.34.4"}) == []
+
+
+def test_clock_warning() -> None:
+    assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "time": 1020.0}})[0]

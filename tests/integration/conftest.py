@@ -1,0 +1,163 @@
+"""Real hosts for the tests: one lab for the session, and what the tests ask of it.
+
+The lab is named by the environment variable KUBEADM_ETCD_TEST_LAB (default: itest). It is taken down at the end unless
+KUBEADM_ETCD_KEEP_LAB is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "lab" / "lab"
+
+# What no run may change unasked: content, mode, owner and time of everything under /etc, the names under the data
+# directory, and the state of the units that matter.
+FINGERPRINT = r"""
+find /etc -xdev \( -type f -o -type d -o -type l \) -printf '%p %y %m %U:%G %T@ %l\n' | LC_ALL=C sort
+find /etc -xdev -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+find /var/lib/etcd -printf '%p %y %m %U:%G\n' | LC_ALL=C sort
+find /root /tmp /run/kubeadm* -maxdepth 2 -not -path '*/.ansible*' -not -path '/tmp/systemd*' -printf '%p\n' 2>/dev/null | LC_ALL=C sort
+systemctl show kubelet containerd ssh -p Id,UnitFileState,LoadState,ExecStart --no-pager | sed 's/start_time=.*//'
+systemctl is-enabled kubelet
+"""
+
+
+@dataclass
+class Run:
+    """What a playbook run printed and how it ended."""
+
+    code: int
+    output: str
+    seconds: float
+
+    def recap(self) -> dict[str, dict[str, int]]:
+        """The counts of PLAY RECAP by host."""
+        found = re.findall(r"^(\S+)\s+: (ok=.*)$", self.output, flags=re.MULTILINE)
+        return {host: {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in found}
+
+    def changed(self) -> dict[str, int]:
+        """Changed tasks by host, where there are any."""
+        return {host: counts["changed"] for host, counts in self.recap().items() if counts["changed"]}
+
+
+@dataclass
+class Lab:
+    """A lab of real hosts, and the controller beside it."""
+
+    name: str
+    hosts: list[str] = field(default_factory=list)
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 900) -> str:
+        """Run a subcommand of lab/lab on this lab."""
+        argv = [str(LAB), arguments[0], "--name", self.name, *arguments[1:]]
+        done = subprocess.run(argv, text=True, stdout=subprocess.PIPE, timeout=timeout, check=False)
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}")
+        return done.stdout
+
+    def sh(self, host: str, script: str, check: bool = True) -> str:
+        """Run a script on a host as root, and return what it prints."""
+        return self("exec", host, "--", "bash", "-c", script, check=check)
+
+    @property
+    def inventory(self) -> str:
+        """Path of the lab's inventory."""
+        return self("inventory", "--path").strip()
+
+    def addresses(self) -> dict[str, str]:
+        """Address by host."""
+        text = Path(self.inventory).read_text(encoding="utf-8")
+        return dict(re.findall(r"^    (\S+):\n      ansible_host: \"([^\"]+)\"", text, flags=re.MULTILINE))
+
+    def play(self, *arguments: str, playbook: str = "site.yml", timeout: float = 600, **environment: str) -> Run:
+        """Run a playbook from the checkout against the lab."""
+        inventory = environment.pop("inventory", "") or self.inventory
+        program = environment.pop("ANSIBLE_PLAYBOOK", str(Path(sys.executable).parent / "ansible-playbook"))
+        begin = time.monotonic()
+        done = subprocess.run(
+            [program, playbook, "-i", inventory, *arguments],
+            cwd=environment.pop("CWD", str(ROOT)),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **environment},
+        )
+        return Run(done.returncode, done.stdout, time.monotonic() - begin)
+
+    def site(self, *arguments: str, **environment: str) -> Run:
+        """Run site.yml and expect it to succeed."""
+        run = self.play(*arguments, **environment)
+        assert run.code == 0, run.output[-8000:]
+        return run
+
+    def fingerprint(self) -> dict[str, list[str]]:
+        """What must stay the same on each host when nothing is to be changed."""
+        return {host: self.sh(host, FINGERPRINT, check=False).splitlines() for host in self.hosts}
+
+    def containers(self) -> dict[str, str]:
+        """Container ids of etcd by host: a restart makes a new one."""
+        script = "ctr -n k8s.io containers ls 'labels.\"io.kubernetes.container.name\"==etcd' -q | while read c; do ctr -n k8s.io tasks ls | grep \"^$c .*RUNNING\" | cut -d' ' -f1; done"
+        return {host: self.sh(host, script).strip() for host in self.hosts}
+
+    def etcdctl(self, host: str, *arguments: str, check: bool = True) -> str:
+        """etcdctl of the etcd image, run in the etcd container of a host: a client that we did not write."""
+        pki = "/etc/kubernetes/pki/etcd"
+        script = (
+            f"ctr -n k8s.io tasks exec --exec-id test-{time.monotonic_ns()} {self.containers()[host]} etcdctl"
+            f" --cacert {pki}/ca.crt --cert {pki}/healthcheck-client.crt --key {pki}/healthcheck-client.key "
+            + " ".join(arguments)
+        )
+        return self.sh(host, script, check=check)
+
+    def endpoints(self) -> str:
+        """All client URLs, as etcdctl takes them."""
+        return ",".join(f"https://{address}:2379" for address in self.addresses().values())
+
+    def health(self) -> list[dict[str, Any]]:
+        """etcdctl's own view of every endpoint."""
+        found: list[dict[str, Any]] = json.loads(
+            self.etcdctl(self.hosts[0], "--endpoints", self.endpoints(), "endpoint", "health", "-w", "json")
+        )
+        return found
+
+    def fresh(self) -> None:
+        """Make all hosts as new."""
+        self("wipe", "--all")
+
+
+def different(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Lines of two fingerprints that are not in both, by host."""
+    found = {host: sorted(set(before[host]) ^ set(after[host])) for host in before}
+    return {host: lines for host, lines in found.items() if lines}
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Three hosts without any Kubernetes state."""
+    it = Lab(os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest"), ["infra0", "infra1", "infra2"])
+    it("up", "--hosts", "3")
+    it.fresh()
+    yield it
+    if not os.environ.get("KUBEADM_ETCD_KEEP_LAB"):
+        it("down")
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab) -> Lab:
+    """The lab with a cluster on it, made by site.yml."""
+    lab.site()
+    return lab

@@ -1,0 +1,294 @@
+"""Bad input: a clear error before any host is changed. Each case proves that no file on any host has changed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Lab, different
+
+Fingerprint = dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def fresh(lab: Lab) -> Lab:
+    """Hosts without any state: bad input must leave them so."""
+    lab.fresh()
+    return lab
+
+
+@pytest.fixture(scope="module")
+def untouched(fresh: Lab) -> Fingerprint:
+    """The fingerprint of the fresh hosts."""
+    return fresh.fingerprint()
+
+
+def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> str:
+    """An inventory of its own: hosts with variables as text, and the lab's connection variables."""
+    text = Path(lab.inventory).read_text(encoding="utf-8")
+    variables = re.findall(r"^    (ansible_(?:user|ssh\w*|python\w*): .*)$", text, flags=re.MULTILINE)
+    lines = ["etcd:", "  hosts:"]
+    for host, values in hosts.items():
+        lines.append(f"    {host}: {{{values}}}")
+    lines += ["  vars:", *[f"    {line}" for line in variables], extra]
+    target = path / "inventory.yml"
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(target)
+
+
+def refused(lab: Lab, before: Fingerprint, words: list[str], *arguments: str, path: str = "") -> str:
+    """The run fails with these words, in one failure, without a traceback, and no host has changed."""
+    run = lab.play(*arguments, inventory=path)
+    assert run.code != 0, run.output[-3000:]
+    flat = re.sub(r"\s+", " ", run.output)
+    for text in words:
+        assert text in flat, f"{text!r} is not in:\n{run.output[-5000:]}"
+    assert "Traceback" not in run.output and "PLAY RECAP" in run.output
+    assert run.changed() == {}
+    assert different(before, lab.fingerprint()) == {}
+    return flat
+
+
+# Variables that are wrong for every host: what is given, and what the error has to say.
+VARIABLES = [
+    ('{"etcd_clientport": 2379}', ["unknown variable etcd_clientport. Did you mean etcd_client_port?"]),
+    ('{"etcd_extra_args": "--foo"}', ["etcd_extra_args", "dict"]),
+    ('{"etcd_extra_args": "foo=bar"}', ["etcd_extra_args is the str 'foo=bar'. Write a mapping"]),
+    ('{"etcd_server_cert_sans": {"a": 1}}', ["etcd_server_cert_sans"]),
+    ('{"etcd_extra_args": {"data-dir": "/srv/etcd"}}', ["data-dir", "etcd_data_dir"]),
+    ('{"etcd_extra_args": {"name": "x"}}', ["name", "etcd_member_name"]),
+    ('{"etcd_extra_args": {"initial-cluster": "x"}}', ["initial-cluster"]),
+    ('{"etcd_extra_args": {"cert-file": "/x"}}', ["cert-file"]),
+    ('{"etcd_extra_args": {"--quota-backend-bytes": "1"}}', ["quota-backend-bytes", "dashes"]),
+    ('{"etcd_extra_args": {"quota-backend-bytes": ""}}', ["quota-backend-bytes", "empty"]),
+    ('{"etcd_extra_envs": {"ETCD_NAME": "x"}}', ["ETCD_NAME"]),
+    ('{"etcd_server_cert_sans": ["Not_A_Name"]}', ["Not_A_Name"]),
+    ('{"etcd_certificate_validity_period": "365d"}', ["etcd_certificate_validity_period", "365d", "8760h"]),
+    ('{"etcd_certificate_renewal_window": "soon"}', ["etcd_certificate_renewal_window", "soon"]),
+    ('{"etcd_encryption_algorithm": "RSA"}', ["etcd_encryption_algorithm", "RSA-2048"]),
+    ('{"etcd_kubernetes_version": "v1.30.0"}', ["etcd_kubernetes_version", "v1.30.0"]),
+    ('{"etcd_kubernetes_version": "latest"}', ["etcd_kubernetes_version", "latest"]),
+    ('{"etcd_image_tag": "bad tag!"}', ["etcd_image_tag", "bad tag!"]),
+    ('{"etcd_ca_host": "nowhere"}', ["nowhere is no host of cluster 'etcd'"]),
+    ('{"etcd_client_port": 2380}', ["two ports are the same"]),
+    ('{"etcd_kubelet_config": {"staticPodPath": "/x"}}', ["staticPodPath"]),
+    ('{"etcd_container_runtime_endpoint": "unix:///run/none.sock"}', ["unix:///run/none.sock does not exist"]),
+]
+
+
+@pytest.mark.parametrize(("variables", "words"), VARIABLES, ids=[v for v, _ in VARIABLES])
+def test_variables(fresh: Lab, untouched: Fingerprint, variables: str, words: list[str]) -> None:
+    refused(fresh, untouched, words, "-e", variables)
+
+
+def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerprint) -> None:
+    """Mistakes of different kinds, in the inventory and on hosts, are said together and once."""
+    fresh.sh("infra1", "mv /usr/bin/kubelet /usr/bin/kubelet.away")
+    before = fresh.fingerprint()
+    try:
+        flat = refused(
+            fresh,
+            before,
+            ["unknown variable etcd_typo", "infra1: kubelet is not installed", "/run/none.sock does not exist"],
+            "-e",
+            '{"etcd_typo": 1, "etcd_container_runtime_endpoint": "unix:///run/none.sock"}',
+        )
+    finally:
+        fresh.sh("infra1", "mv /usr/bin/kubelet.away /usr/bin/kubelet")
+    assert flat.count("infra1: kubelet is not installed") == 1
+
+
+MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]] = {
+    "same address": (
+        lambda a: {"infra0": f"ansible_host: {a['infra0']}", "infra1": f"ansible_host: {a['infra0']}"},
+        ["is that of infra0 and infra1"],
+    ),
+    "same name": (
+        lambda a: {h: f"ansible_host: {x}, etcd_member_name: infra0" for h, x in a.items()},
+        ["etcd_member_name 'infra0' is that of"],
+    ),
+    "no RFC 1123 name": (
+        lambda a: {h: f"ansible_host: {x}, etcd_member_name: {h}_x" for h, x in a.items()},
+        ["'infra0_x' is no RFC 1123 name"],
+    ),
+    "foreign address": (
+        lambda a: {h: f"ansible_host: {x}, etcd_address: 192.0.2.{i + 1}" for i, (h, x) in enumerate(a.items())},
+        ["192.0.2.1 is no address of this host"],
+    ),
+    "mixed families": (
+        lambda a: {"infra0": f"ansible_host: {a['infra0']}, etcd_address: 'fd00::1'", "infra1": f"ansible_host: {a['infra1']}"},
+        ["mix IPv4 and IPv6"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_members(fresh: Lab, untouched: Fingerprint, tmp_path: Path, case: str) -> None:
+    hosts, words = MEMBERS[case]
+    refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts(fresh.addresses())))
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "has one member only"), (2, "an even number")])
+def test_size_is_a_warning_only(fresh: Lab, untouched: Fingerprint, tmp_path: Path, count: int, words: str) -> None:
+    hosts = dict(list(fresh.addresses().items())[:count])
+    path = inventory(fresh, tmp_path, {host: f"ansible_host: {address}" for host, address in hosts.items()})
+    run = fresh.play("--check", inventory=path)
+    assert run.code == 0 and words in re.sub(r"\s+", " ", run.output), run.output[-3000:]
+    assert different(untouched, fresh.fingerprint()) == {}
+
+
+def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """An empty group is no silent success."""
+    path = tmp_path / "empty.yml"
+    path.write_text("etcd:\n  hosts: {}\n", encoding="utf-8")
+    run = fresh.play(inventory=str(path))
+    assert run.code != 0 and "etcd" in run.output and "Traceback" not in run.output, run.output
+    assert different(untouched, fresh.fingerprint()) == {}
+
+
+# What is wrong on a host: how to make it so, how to undo it, and what the error has to say.
+HOSTS = {
+    "kubeadm missing": ("mv /usr/bin/kubeadm /root/k", "mv /root/k /usr/bin/kubeadm", ["infra1: kubeadm is not installed"]),
+    "kubelet of another minor": (
+        "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.35.4\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
+        "mv -f /root/k /usr/bin/kubelet",
+        ["infra1: kubelet v1.35.4 and kubeadm v1.36.3 are of different minors"],
+    ),
+    "versions differ between hosts": (
+        "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.36.1\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
+        "mv -f /root/k /usr/bin/kubelet",
+        ["kubelet differs between the hosts (infra0 v1.36.3, infra1 v1.36.1"],
+    ),
+    "runtime stopped": ("systemctl stop containerd", "systemctl start containerd", ["infra1: the container runtime's socket"]),
+    "port taken": (
+        "systemd-run -q --unit porttaker python3 -m http.server 2380; sleep 1",
+        "systemctl stop porttaker",
+        ["infra1: port 2380 is taken by python3"],
+    ),
+    "former control plane": (
+        "mkdir -p /etc/kubernetes; touch /etc/kubernetes/admin.conf",
+        "rm -r /etc/kubernetes",
+        ["infra1: this host is, or was, part of a Kubernetes cluster: /etc/kubernetes/admin.conf"],
+    ),
+    "firewall": (
+        "iptables -I INPUT -p tcp --dport 2380 -j DROP",
+        "iptables -D INPUT -p tcp --dport 2380 -j DROP",
+        ["infra1", "does not answer on TCP port 2380"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTS)
+def test_hosts(fresh: Lab, case: str) -> None:
+    make, undo, words = HOSTS[case]
+    fresh.sh("infra1", make)
+    try:
+        refused(fresh, fresh.fingerprint(), words)
+    finally:
+        fresh.sh("infra1", undo)
+
+
+def test_unreachable_host_stops_all(fresh: Lab) -> None:
+    """Nothing happens on the others either."""
+    before = {host: lines for host, lines in fresh.fingerprint().items() if host != "infra2"}
+    fresh("stop", "infra2")
+    try:
+        run = fresh.play()
+        assert run.code != 0 and "unreachable" in run.output.lower()
+        assert run.changed() == {}
+        fresh.hosts = ["infra0", "infra1"]
+        assert different(before, fresh.fingerprint()) == {}
+    finally:
+        fresh.hosts = ["infra0", "infra1", "infra2"]
+        fresh("start", "infra2")
+
+
+@dataclass
+class Authority:
+    """Files of a user's own CA."""
+
+    cert: Path
+    key: Path
+
+    def arguments(self, **instead: str) -> tuple[str, str]:
+        """Extra variables that name the files, some replaced."""
+        values: dict[str, Any] = {"etcd_ca_cert": str(self.cert), "etcd_ca_key": str(self.key), **instead}
+        return "-e", json.dumps({k: v for k, v in values.items() if v})
+
+
+def openssl(*arguments: str) -> None:
+    """Run openssl."""
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[Authority]:
+    """A good CA of the user's own, made by openssl."""
+    cert, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert), "-subj", "/CN=mine", "-days", "900",
+            "-addext", "keyUsage=critical,digitalSignature,keyCertSign")  # fmt: skip
+    yield Authority(cert, key)
+
+
+def test_own_ca_is_accepted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    """The good case of what follows, so that the others fail for their reason only."""
+    run = fresh.play("--check", "--diff", *authority.arguments())
+    assert run.code == 0, run.output[-3000:]
+    assert different(untouched, fresh.fingerprint()) == {}
+
+
+def test_ca_without_its_key(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    refused(fresh, untouched, ["etcd_ca_cert is set and etcd_ca_key is not"], *authority.arguments(etcd_ca_key=""))
+
+
+def test_ca_key_encrypted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    locked = str(authority.key) + ".locked"
+    openssl("rsa", "-aes256", "-passout", "pass:x", "-in", str(authority.key), "-out", locked)
+    refused(fresh, untouched, ["encrypted"], *authority.arguments(etcd_ca_key=locked))
+
+
+def test_ca_key_of_another(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    other = str(authority.key) + ".other"
+    openssl("genrsa", "-out", other, "2048")
+    refused(fresh, untouched, ["does not"], *authority.arguments(etcd_ca_key=other))
+
+
+def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    refused(fresh, untouched, ["cannot be read", "/nowhere/ca.crt"], *authority.arguments(etcd_ca_cert="/nowhere/ca.crt"))
+    authority.cert.write_text("garbage", encoding="utf-8")
+    refused(fresh, untouched, ["etcd_ca_cert"], *authority.arguments())
+
+
+def test_ca_expired(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    key = serialization.load_pem_private_key(authority.key.read_bytes(), None)
+    good = x509.load_pem_x509_certificate(authority.cert.read_bytes())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(good.subject)
+        .issuer_name(good.issuer)
+        .public_key(good.public_key())
+        .serial_number(7)
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now - datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(True, None), True)
+    )
+    authority.cert.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))  # type: ignore[arg-type]
+    refused(fresh, untouched, ["expired"], *authority.arguments())
+
+
+def test_ca_that_is_none(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    openssl("req", "-x509", "-key", str(authority.key), "-out", str(authority.cert), "-subj", "/CN=leaf", "-days", "9",
+            "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
+    refused(fresh, untouched, ["CA"], *authority.arguments())

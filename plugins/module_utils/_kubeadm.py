@@ -1,0 +1,811 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""kubeadmcfg.yaml of one member and the manifest that kubeadm makes of it: what is wanted, what is wrong, what differs.
+
+kubeadm itself validates and renders. What it lets pass although etcd would not start with it is refused here; the
+facts were found by running kubeadm 1.29 to 1.37 and etcd 3.5 to 3.7.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
+    Member,
+    is_address,
+    membership_problems,
+    port_problems,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import NEWEST_MINOR, OLDEST_MINOR
+
+# Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
+CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"},
+    "name": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "members": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "address": {"type": "str", "required": True},
+        },
+    },
+    "initial_cluster_state": {"type": "str", "choices": ["new", "existing"], "default": "new"},
+    "kubernetes_version": {"type": "str", "default": ""},
+    "image_repository": {"type": "str", "default": ""},
+    "image_tag": {"type": "str", "default": ""},
+    "extra_args": {"type": "dict", "default": {}},
+    "extra_envs": {"type": "dict", "default": {}},
+    "server_cert_sans": {"type": "list", "elements": "str", "default": []},
+    "peer_cert_sans": {"type": "list", "elements": "str", "default": []},
+    "encryption_algorithm": {
+        "type": "str",
+        "choices": ["RSA-2048", "RSA-3072", "RSA-4096", "ECDSA-P256", "ECDSA-P384"],
+        "default": "RSA-2048",
+    },
+    "certificate_validity_period": {"type": "str", "default": "8760h"},
+    "ca_certificate_validity_period": {"type": "str", "default": "87600h"},
+    "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
+    "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+    "client_port": {"type": "int", "default": 2379},
+    "peer_port": {"type": "int", "default": 2380},
+    "metrics_port": {"type": "int", "default": 2381},
+    "kubeadm": {"type": "str", "default": "kubeadm"},
+}
+
+# kubeadm needs 0.1 s for each of its commands; a busy host needs longer.
+TIMEOUT = 60.0
+
+# A change of more lines than this is told by its number: the diff shows them.
+_MOST_REASONS = 20
+
+_VERSION = re.compile(r"^v(\d+)\.(\d+)\.(\d+)(?:[-+][0-9A-Za-z.+-]+)?$")
+_IMAGE_TAG = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?$")
+_REPOSITORY = re.compile(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$", re.IGNORECASE)
+_FLAG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
+_ENVIRONMENT = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+_DNS_SAN = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+_DURATION = re.compile(r"^([0-9]+(\.[0-9]+)?(h|m|s))+$")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+# A Go duration is a signed number of 64 bits, in nanoseconds.
+_LONGEST = float(1 << 63) / 1e9
+
+_MADE_FROM_MEMBERS = "It is made from the members of the inventory"
+_CLIENT_URLS = "Set etcd_address and etcd_client_port"
+_PEER_URLS = "Set etcd_address and etcd_peer_port"
+_CERTIFICATES = "This collection makes the certificates and keeps them where kubeadm has them"
+
+# Flags that are not the user's, and what to do instead.
+OWNED_FLAGS = {
+    "name": "Set etcd_member_name",
+    "data-dir": "Set etcd_data_dir",
+    "initial-cluster": _MADE_FROM_MEMBERS,
+    "initial-cluster-state": _MADE_FROM_MEMBERS,
+    "listen-client-urls": _CLIENT_URLS,
+    "advertise-client-urls": _CLIENT_URLS,
+    "listen-peer-urls": _PEER_URLS,
+    "initial-advertise-peer-urls": _PEER_URLS,
+    "listen-metrics-urls": "Set etcd_metrics_port",
+    "cert-file": _CERTIFICATES,
+    "key-file": _CERTIFICATES,
+    "trusted-ca-file": _CERTIFICATES,
+    "client-cert-auth": _CERTIFICATES,
+    "client-cert-file": _CERTIFICATES,
+    "client-key-file": _CERTIFICATES,
+    "auto-tls": _CERTIFICATES,
+    "peer-cert-file": _CERTIFICATES,
+    "peer-key-file": _CERTIFICATES,
+    "peer-trusted-ca-file": _CERTIFICATES,
+    "peer-client-cert-auth": _CERTIFICATES,
+    "peer-client-cert-file": _CERTIFICATES,
+    "peer-client-key-file": _CERTIFICATES,
+    "peer-auto-tls": _CERTIFICATES,
+    "config-file": "With it etcd ignores all other flags; set them one by one in etcd_extra_args",
+    "wal-dir": "The log would lie inside the container and be lost with it; set etcd_data_dir",
+    "force-new-cluster": "It makes a cluster of one member at each start",
+    "discovery": _MADE_FROM_MEMBERS,
+    "discovery-endpoints": _MADE_FROM_MEMBERS,
+    "discovery-srv": _MADE_FROM_MEMBERS,
+    # etcd is asked about its health by the JSON gateway on the client port; both would take it away from there.
+    "enable-grpc-gateway": "The health checks of this collection need the gateway on the client port",
+    "listen-client-http-urls": "The health checks of this collection need the gateway on the client port",
+}
+
+# What else stands in the manifest by kubeadm's own doing: an ETCD_* variable beside it is fatal for etcd.
+_BASE_FLAGS = ("snapshot-count",)
+_OLD_FLAGS = ("experimental-initial-corrupt-check", "experimental-watch-progress-notify-interval")
+_NEW_FLAGS = ("feature-gates", "watch-progress-notify-interval")
+
+# etcd CHANGELOG-3.6: these lost the prefix experimental- (up to 3.5 they have it; in 3.6 both work; from 3.7 only new).
+_RENAMED_IN_3_6 = (
+    "bootstrap-defrag-threshold-megabytes",
+    "compact-hash-check-time",
+    "compaction-batch-limit",
+    "compaction-sleep-interval",
+    "corrupt-check-time",
+    "distributed-tracing-address",
+    "distributed-tracing-instance-id",
+    "distributed-tracing-sampling-rate",
+    "distributed-tracing-service-name",
+    "downgrade-check-time",
+    "enable-distributed-tracing",
+    "max-learners",
+    "memory-mlock",
+    "peer-skip-client-san-verification",
+    "snapshot-catchup-entries",
+    "warning-apply-duration",
+    "warning-unary-request-duration",
+    "watch-progress-notify-interval",
+)
+_GATES_IN_3_6 = {
+    "experimental-compact-hash-check-enabled": "CompactHashCheck",
+    "experimental-enable-lease-checkpoint": "LeaseCheckpoint",
+    "experimental-enable-lease-checkpoint-persist": "LeaseCheckpointPersist",
+    "experimental-initial-corrupt-check": "InitialCorruptCheck",
+    "experimental-stop-grpc-service-on-defrag": "StopGRPCServiceOnDefrag",
+    "experimental-txn-mode-write-with-shared-buffer": "TxnModeWriteWithSharedBuffer",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A Kubernetes version. A suffix (-rc.0, +vendor) is kept in `text` and plays no part in comparisons."""
+
+    major: int
+    minor: int
+    patch: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"v{self.major}.{self.minor}.{self.patch}"
+
+
+def parse_version(text: str) -> Version:
+    """A version as kubeadm prints it, v1.36.3. EtcdError for anything else."""
+    match = _VERSION.match(text)
+    if not match:
+        raise EtcdError(f"etcd_kubernetes_version {text!r} is no version. Write all of it, for example v1.36.3.")
+    return Version(int(match.group(1)), int(match.group(2)), int(match.group(3)), text)
+
+
+def bracketed(address: str) -> str:
+    """An address as it stands in a URL: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _normal(address: str) -> str:
+    """One spelling for each address, kubeadm's. What is no address is left as it is, to be complained about."""
+    if not is_address(address):
+        return address
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+@dataclass(frozen=True)
+class ConfigSpec:
+    """What kubeadmcfg.yaml of one member is to say. Fields are the options of kubeadm_etcd_config."""
+
+    name: str
+    address: str
+    members: list[Member]
+    initial_cluster_state: str
+    kubernetes_version: str
+    image_repository: str
+    image_tag: str
+    extra_args: dict[str, Any]
+    extra_envs: dict[str, Any]
+    server_cert_sans: list[str]
+    peer_cert_sans: list[str]
+    encryption_algorithm: str
+    certificate_validity_period: str
+    ca_certificate_validity_period: str
+    pki_dir: str
+    data_dir: str
+    client_port: int
+    peer_port: int
+    metrics_port: int
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> ConfigSpec:
+        """From module parameters; missing ones get their default, others are ignored.
+
+        EtcdError where a value has the wrong shape altogether (a list where a mapping is due).
+        """
+        shapes: dict[str, tuple[type, str]] = {"dict": (Mapping, "a mapping"), "list": (list, "a list")}
+        values: dict[str, Any] = {}
+        for key in cls.__dataclass_fields__:
+            argument = CONFIG_ARGUMENTS[key]
+            value: Any = params.get(key)
+            if value is None:
+                if argument.get("required"):
+                    raise EtcdError(f"{key} is missing from the configuration of the member.")
+                value = argument["default"]
+            shape, words = shapes.get(argument["type"], (object, ""))
+            if not isinstance(value, shape):
+                raise EtcdError(f"etcd_{key} is {value!r}. Write {words}.")
+            if argument["type"] == "int":
+                if not re.match(r"^[0-9]+$", str(value)):
+                    raise EtcdError(f"etcd_{key} is {value!r}. Write a whole number.")
+                value = int(value)
+            elif argument["type"] in ("str", "path"):
+                value = str(value)
+            values[key] = value
+        values["address"] = _normal(values["address"])
+        members = []
+        for item in values["members"]:
+            name, address = str(item["name"]), _normal(str(item["address"]))
+            members.append(Member(f"{name} ({address})", name, address))
+        values["members"] = members
+        for key in ("server_cert_sans", "peer_cert_sans"):
+            values[key] = [str(san) for san in values[key]]
+        return cls(**values)
+
+
+# --- What is wrong ---------------------------------------------------------------------------------------------------
+
+
+def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """Everything that is wrong with a configuration for this kubeadm, each with what to write instead."""
+    problems = kubeadm_problems(kubeadm)
+    if problems:
+        # What follows depends on what this kubeadm does, and that is not known.
+        return problems
+    return [
+        *version_problems(spec.kubernetes_version, kubeadm),
+        *member_problems(spec),
+        *port_problems({f"etcd_{key}_port": getattr(spec, f"{key}_port") for key in ("client", "peer", "metrics")}),
+        *image_problems(spec, kubeadm),
+        *argument_problems(spec, kubeadm),
+        *environment_problems(spec, kubeadm),
+        *san_problems("etcd_server_cert_sans", spec.server_cert_sans),
+        *san_problems("etcd_peer_cert_sans", spec.peer_cert_sans),
+        *certificate_problems(spec, kubeadm),
+        *path_problems(spec),
+    ]
+
+
+def kubeadm_problems(kubeadm: Version) -> list[str]:
+    """Whether this kubeadm is one that we know.
+
+    v1beta4 came with 1.31, a dry run that says where it writes and environment variables in a stable order with 1.32.
+    """
+    if (kubeadm.major, kubeadm.minor) < (1, OLDEST_MINOR):
+        problem = (
+            f"kubeadm {kubeadm} is too old. Install 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: up to 1.30 the configuration"
+            " API v1beta4 is missing, and 1.31 writes the variables of etcd_extra_envs in another order each time."
+        )
+        return [problem]
+    if (kubeadm.major, kubeadm.minor) > (1, NEWEST_MINOR):
+        problem = (
+            f"kubeadm {kubeadm} is newer than what this collection was tried with. Install 1.{OLDEST_MINOR} to"
+            f" 1.{NEWEST_MINOR}, or a newer kubeadm.etcd."
+        )
+        return [problem]
+    return []
+
+
+def version_problems(text: str, kubeadm: Version) -> list[str]:
+    """Whether kubernetesVersion is one that this kubeadm supports: its own minor or the one before."""
+    try:
+        wanted = parse_version(text)
+    except EtcdError as exc:
+        return [str(exc)]
+    if wanted.major == kubeadm.major and kubeadm.minor - 1 <= wanted.minor <= kubeadm.minor:
+        return []
+    problem = (
+        f"etcd_kubernetes_version {wanted} does not fit kubeadm {kubeadm}, which supports {kubeadm.major}."
+        f"{kubeadm.minor - 1} and {kubeadm.major}.{kubeadm.minor}. Leave it out, or install kubeadm of that version."
+    )
+    return [problem]
+
+
+def member_problems(spec: ConfigSpec) -> list[str]:
+    """Names and addresses of all members, and whether this one is among them."""
+    problems = membership_problems(spec.name, spec.members)
+    own = [member for member in spec.members if member.name == spec.name]
+    if not own:
+        problems.append(f"members does not have {spec.name}. It has to list all members, this one included.")
+    elif own[0].address != spec.address:
+        problems.append(f"members has {spec.name} with {own[0].address}, but its address is {spec.address}.")
+    if len(spec.name) > 64:
+        problems.append(f"etcd_member_name {spec.name!r} has more than 64 characters, the most a certificate can hold.")
+    return problems
+
+
+def etcd_version(spec: ConfigSpec, kubeadm: Version) -> tuple[int, int, int] | None:
+    """The etcd of the image: from its tag, else the one that kubeadm chooses (patch 99). None where nobody can tell."""
+    if spec.image_tag:
+        match = re.match(r"^v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?$", spec.image_tag)
+        return (int(match.group(1)), int(match.group(2)), int(match.group(3) or 99)) if match else None
+    if kubeadm.minor <= 33 or _is_1_33_by_1_34(spec, kubeadm):
+        return (3, 5, 99)
+    return (3, 6, 99) if kubeadm.minor <= 36 else (3, 7, 99)
+
+
+def _is_1_33_by_1_34(spec: ConfigSpec, kubeadm: Version) -> bool:
+    """The one case where kubeadm takes another minor's image than its own."""
+    return kubeadm.minor == 34 and spec.kubernetes_version.startswith("v1.33.")
+
+
+def writes_new_flags(spec: ConfigSpec, kubeadm: Version) -> bool:
+    """Whether kubeadm writes --feature-gates (etcd 3.6 and later) or --experimental-* (up to 3.6) into the manifest.
+
+    Up to 1.33 never, from 1.36 always (kubernetes PR 135701), between them by the image tag read as a semantic version.
+    """
+    if kubeadm.minor <= 33 or kubeadm.minor >= 36:
+        return kubeadm.minor >= 36
+    if not spec.image_tag:
+        return not _is_1_33_by_1_34(spec, kubeadm)
+    match = re.match(r"^v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?$", spec.image_tag)
+    if not match:
+        return False
+    version = (int(match.group(1)), int(match.group(2)), int(match.group(3)))
+    # A suffix makes it a pre-release: 3.6.0-0 is older than 3.6.0, 3.6.1-0 is not.
+    return version > (3, 6, 0) or (version == (3, 6, 0) and not match.group(4))
+
+
+def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """Repository and tag: well-formed, and an etcd that starts with the flags that this kubeadm writes.
+
+    kubeadm takes any tag, even one that no runtime can pull.
+    """
+    problems = []
+    if spec.image_repository and not _REPOSITORY.match(spec.image_repository):
+        problems.append(
+            f"etcd_image_repository {spec.image_repository!r} is no image repository. Write host and path without"
+            " scheme and final slash, for example registry.example.com/k8s."
+        )
+    if not spec.image_tag:
+        return problems
+    if not _IMAGE_TAG.match(spec.image_tag):
+        problems.append(f"etcd_image_tag {spec.image_tag!r} is no image tag. Write one such as 3.6.8-0.")
+        return problems
+    etcd = etcd_version(spec, kubeadm)
+    if etcd is None:
+        return problems
+    new = writes_new_flags(spec, kubeadm)
+    fitting = "3.6 or 3.7" if new else "3.5 or 3.6"
+    instead = f"Use etcd {fitting}, or leave etcd_image_tag out: kubeadm {kubeadm} then chooses one that fits."
+    if etcd < (3, 5, 11):
+        problems.append(
+            f"etcd_image_tag {spec.image_tag}: this etcd is too old for the probes that kubeadm writes (/livez and"
+            f" /readyz came with 3.5.11). {instead}"
+        )
+    elif new and etcd < (3, 6, 0):
+        problems.append(
+            f"etcd_image_tag {spec.image_tag}: kubeadm {kubeadm} writes --feature-gates, and this etcd does not start"
+            f" with it. {instead}"
+        )
+    elif not new and etcd >= (3, 7, 0):
+        spelling = " It takes this tag for an older one; write it as X.Y.Z-N." if kubeadm.minor in (34, 35) else ""
+        problems.append(
+            f"etcd_image_tag {spec.image_tag}: kubeadm {kubeadm} writes --experimental-* flags, and this etcd does not"
+            f" start with them.{spelling} {instead}"
+        )
+    return problems
+
+
+def values_of(value: Any) -> list[Any]:
+    """The values of one entry of extra_args: a list stands for a flag that is repeated."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def scalar_text(value: Any) -> str:
+    """A YAML scalar as etcd reads it in a flag or variable."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def value_problems(where: str, values: list[Any], may_be_empty: bool) -> list[str]:
+    """Scalars on one line, not empty. kubeadm writes anything, and etcd then does not start."""
+    problems = []
+    for value in values or [""]:
+        if value is not None and not isinstance(value, (str, int, float)):
+            problems.append(f"{where} is the {type(value).__name__} {value!r}. Write a text or a number.")
+        elif value is None or (value == "" and not may_be_empty):
+            problems.append(f"{where} has no value. Write one, or leave the entry out.")
+        elif not scalar_text(value).isprintable():
+            problems.append(f"{where} holds a line break or another control character: {value!r}. Write one line.")
+    return problems
+
+
+def argument_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """etcd_extra_args: names, values, flags that are ours, flags that the etcd of the image does not have."""
+    problems = []
+    for name, value in spec.extra_args.items():
+        where = f"etcd_extra_args.{name}"
+        bare = str(name).lstrip("-")
+        if not bare:
+            problems.append("etcd_extra_args has an entry without a name. Write flag: value.")
+        elif bare != name:
+            problems.append(f"{where}: write {bare}, without dashes.")
+        elif not _FLAG.match(str(name)):
+            problems.append(f"{where}: no flag of etcd is written like this. Use lower-case letters, digits and '-'.")
+        elif name in OWNED_FLAGS:
+            problems.append(f"{where} cannot be set there. {OWNED_FLAGS[name]}.")
+        else:
+            problems.extend(value_problems(where, values_of(value), may_be_empty=False))
+            problems.extend(f"{where}: {text}" for text in flag_problems(str(name), value, spec, kubeadm))
+    return problems
+
+
+def flag_problems(name: str, value: Any, spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """Why the etcd of the image would not start with a flag."""
+    etcd = etcd_version(spec, kubeadm)
+    bare = name[len("experimental-") :] if name.startswith("experimental-") else name
+    gate = _GATES_IN_3_6.get(name)
+    # feature-gates replaces kubeadm's, it is not merged with it.
+    gates = ",".join(f"{key}=true" for key in sorted({"InitialCorruptCheck", gate or "InitialCorruptCheck"}))
+    instead = f"Write feature-gates: {gates}." if gate else f"Write {bare}."
+    if etcd and etcd >= (3, 7, 0) and bare != name:
+        return [f"etcd {etcd[0]}.{etcd[1]} has no --experimental-* flags any more. {instead}"]
+    if etcd and etcd >= (3, 6, 0) and (name.startswith("proxy") or bare in ("enable-v2", "enable-v2v3")):
+        return ["etcd 3.6 removed this flag. Leave it out."]
+    if etcd and etcd < (3, 6, 0) and name in _RENAMED_IN_3_6:
+        return [f"etcd {etcd[0]}.{etcd[1]} does not have it yet. Write experimental-{name}."]
+    if etcd and etcd < (3, 6, 0) and name == "feature-gates":
+        return [f"etcd {etcd[0]}.{etcd[1]} does not have it yet. Write the experimental-* flag of the feature."]
+    # etcd refuses to start with the old and the new name of one thing (run with 3.6.14).
+    if writes_new_flags(spec, kubeadm):
+        if name in _OLD_FLAGS:
+            return [f"kubeadm {kubeadm} writes its new name, and etcd refuses both together. {instead}"]
+    elif name == "watch-progress-notify-interval":
+        return [f"kubeadm {kubeadm} writes its old name, and etcd refuses both together. Write experimental-{name}."]
+    elif name == "feature-gates" and "InitialCorruptCheck" in "".join(map(str, values_of(value))):
+        return [f"kubeadm {kubeadm} sets InitialCorruptCheck by its old flag, and etcd refuses both. Leave it out here."]
+    return []
+
+
+def environment_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """etcd_extra_envs: names, values, and variables that stand for a flag of the manifest, which is fatal for etcd.
+
+    Source: etcd pkg/flags/flag.go, "conflicting environment variable is shadowed by corresponding command-line flag".
+    """
+    style = _NEW_FLAGS if writes_new_flags(spec, kubeadm) else _OLD_FLAGS
+    shadowing = {*_BASE_FLAGS, *style, *(str(name) for name in spec.extra_args)}
+    problems = []
+    for name, value in spec.extra_envs.items():
+        where = f"etcd_extra_envs.{name}"
+        flag = str(name)[len("ETCD_") :].lower().replace("_", "-") if str(name).startswith("ETCD_") else ""
+        if not _ENVIRONMENT.match(str(name)):
+            problems.append(f"{where}: {str(name)!r} is no name of a variable. Write letters, digits and '_'.")
+        elif flag in OWNED_FLAGS:
+            problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
+        elif flag in shadowing:
+            problems.append(f"{where}: etcd does not start with it, --{flag} is in the manifest. Use etcd_extra_args.{flag}.")
+        else:
+            problems.extend(value_problems(where, [value], may_be_empty=True))
+            if flag:
+                problems.extend(f"{where}: {text}" for text in flag_problems(flag, value, spec, kubeadm))
+    return problems
+
+
+def san_problems(variable: str, sans: list[str]) -> list[str]:
+    """Names and addresses in certificates. An invalid one breaks every command of kubeadm."""
+    return [
+        f"{variable}: {san!r} is neither an IP address nor a DNS name in lower case. Write one such as"
+        f" {'etcd.example.com' if not _DNS_SAN.match(san.lower()) else san.lower()}."
+        for san in sans
+        if not is_address(san) and not (_DNS_SAN.match(san) and len(san) <= 253)
+    ]
+
+
+def duration_seconds(text: str) -> float | None:
+    """Seconds of a duration of Go in hours, minutes and seconds; None where it is none."""
+    if not _DURATION.match(text):
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9.]+)([hms])", text))
+
+
+def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """Algorithm and validity. kubeadm accepts 0s and negative periods, and certificates are then born expired."""
+    problems = []
+    algorithms = CONFIG_ARGUMENTS["encryption_algorithm"]["choices"]
+    if spec.encryption_algorithm not in algorithms:
+        problems.append(f"etcd_encryption_algorithm {spec.encryption_algorithm!r}: write one of {', '.join(algorithms)}.")
+    elif spec.encryption_algorithm == "ECDSA-P384" and kubeadm.minor < 34:
+        problems.append(f"etcd_encryption_algorithm ECDSA-P384 needs kubeadm 1.34, this is {kubeadm}. Use ECDSA-P256.")
+    for variable in ("certificate_validity_period", "ca_certificate_validity_period"):
+        text = getattr(spec, variable)
+        seconds = duration_seconds(text)
+        if seconds is None or not 0 < seconds < _LONGEST:
+            problems.append(f"etcd_{variable} {text!r} is no period. Write hours, for example 8760h for a year.")
+    return problems
+
+
+def path_problems(spec: ConfigSpec) -> list[str]:
+    """Directories: absolute, and not the root."""
+    return [
+        f"{variable} {path!r} cannot be used. Write the absolute path of a directory, for example {example}."
+        for variable, path, example in (
+            ("etcd_data_dir", spec.data_dir, "/var/lib/etcd"),
+            ("pki_dir", spec.pki_dir, "/etc/kubernetes/pki"),
+        )
+        if not os.path.isabs(path) or os.path.normpath(path).strip("/") == "" or not path.isprintable()
+    ]
+
+
+def raise_problems(problems: list[str]) -> None:
+    """EtcdError with all problems, or nothing."""
+    if len(problems) == 1:
+        raise EtcdError(problems[0])
+    if problems:
+        raise EtcdError("\n".join([f"{len(problems)} problems:", *(f"- {text}" for text in problems)]))
+
+
+# --- The configuration -----------------------------------------------------------------------------------------------
+
+
+def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
+    """extraArgs: ours in the page's order, then the user's by name."""
+    address = bracketed(spec.address)
+    loopback = "[::1]" if ":" in spec.address else "127.0.0.1"
+    client, peer = f"https://{address}:{spec.client_port}", f"https://{address}:{spec.peer_port}"
+    cluster = ",".join(f"{m.name}=https://{bracketed(m.address)}:{spec.peer_port}" for m in spec.members)
+    own = [
+        ("name", spec.name),
+        ("initial-cluster", cluster),
+        ("initial-cluster-state", spec.initial_cluster_state),
+        ("listen-peer-urls", peer),
+        # The page leaves out the loopback address; with it etcdctl on the host works as on a control plane.
+        ("listen-client-urls", f"https://{loopback}:{spec.client_port},{client}"),
+        ("advertise-client-urls", client),
+        ("initial-advertise-peer-urls", peer),
+    ]
+    if spec.metrics_port != CONFIG_ARGUMENTS["metrics_port"]["default"]:
+        own.append(("listen-metrics-urls", f"http://{loopback}:{spec.metrics_port}"))
+    extra = [
+        (str(name), scalar_text(value)) for name in sorted(spec.extra_args) for value in values_of(spec.extra_args[name])
+    ]
+    return own + extra
+
+
+def render_config(spec: ConfigSpec) -> str:
+    """kubeadmcfg.yaml: the page's two documents, kubernetesVersion pinned (else kubeadm asks the internet for one)."""
+    local: dict[str, Any] = {"dataDir": spec.data_dir}
+    if spec.image_repository:
+        local["imageRepository"] = spec.image_repository
+    if spec.image_tag:
+        local["imageTag"] = spec.image_tag
+    for key, sans in (("serverCertSANs", spec.server_cert_sans), ("peerCertSANs", spec.peer_cert_sans)):
+        local[key] = list(dict.fromkeys([spec.address, *sans]))
+    local["extraArgs"] = [{"name": name, "value": value} for name, value in arguments(spec)]
+    if spec.extra_envs:
+        local["extraEnvs"] = [
+            {"name": str(name), "value": scalar_text(spec.extra_envs[name])} for name in sorted(spec.extra_envs)
+        ]
+    api = "kubeadm.k8s.io/v1beta4"
+    documents: list[dict[str, Any]] = [
+        {
+            "apiVersion": api,
+            "kind": "InitConfiguration",
+            "nodeRegistration": {"name": spec.name},
+            "localAPIEndpoint": {"advertiseAddress": spec.address},
+        },
+        {
+            "apiVersion": api,
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": spec.kubernetes_version,
+            "certificatesDir": spec.pki_dir,
+            "encryptionAlgorithm": spec.encryption_algorithm,
+            "certificateValidityPeriod": spec.certificate_validity_period,
+            "caCertificateValidityPeriod": spec.ca_certificate_validity_period,
+            "etcd": {"local": local},
+        },
+    ]
+    # A comment before the first "---" would be a document without apiVersion to kubeadm, and an error.
+    first = ["---", "# Written by Ansible (kubeadm.etcd). The next run overwrites what is changed here."]
+    return "\n".join([*first, *_yaml_lines(documents[0]), "---", *_yaml_lines(documents[1])]) + "\n"
+
+
+def _yaml_lines(node: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A mapping as YAML. Texts are JSON strings, which are YAML; mappings in lists stand on one line each."""
+    lines = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            lines.extend([f"{indent}{key}:", *_yaml_lines(value, indent + "  ")])
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}:")
+            lines.extend(f"{indent}- {_yaml_flow(item)}" for item in value)
+        else:
+            lines.append(f"{indent}{key}: {_yaml_flow(value)}")
+    return lines
+
+
+def _yaml_flow(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_yaml_flow(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def config_reasons(on_disk: str | None, wanted: str) -> list[str]:
+    """Why kubeadmcfg.yaml has to be written; empty where it need not be.
+
+    The value of initial-cluster-state alone is no reason: etcd looks at it only while it has no data.
+    """
+    if on_disk is None:
+        return ["kubeadmcfg.yaml: missing"]
+    state = re.compile(r'(?<=^    - \{name: "initial-cluster-state", value: ")(new|existing)(?="\}$)', re.MULTILINE)
+    before, after = state.sub("", on_disk), state.sub("", wanted)
+    return line_reasons("kubeadmcfg.yaml", before.splitlines(), after.splitlines())
+
+
+def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
+    """The lines that differ, in words."""
+    reasons = []
+    for tag, start, end, new_start, new_end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        old = [line.strip() for line in before[start:end]]
+        new = [line.strip() for line in after[new_start:new_end]]
+        if len(old) == len(new):
+            reasons.extend(f"{name}: {one} -> {other}" for one, other in zip(old, new))
+        else:
+            reasons.extend(f"{name}: {line} removed" for line in old)
+            reasons.extend(f"{name}: {line} added" for line in new)
+    if len(reasons) > _MOST_REASONS:
+        return [f"{name}: {len(reasons)} lines differ"]
+    return reasons
+
+
+# --- kubeadm ---------------------------------------------------------------------------------------------------------
+
+
+def run_kubeadm(argv: list[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> str:
+    """Standard output of kubeadm. EtcdError where it is missing, fails (with its own words) or hangs."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin.encode(),
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C", **(environment or {})},
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise EtcdError(f"{argv[0]} is not installed. Install kubeadm 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}.") from exc
+    except OSError as exc:
+        raise EtcdError(f"{argv[0]} cannot be run: {exc.strerror}.") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise EtcdError(f"`{' '.join(argv)}` did not end within {TIMEOUT:.0f} s.") from exc
+    if done.returncode != 0:
+        said = complaint(done.stderr.decode("utf-8", errors="replace") or done.stdout.decode("utf-8", errors="replace"))
+        raise EtcdError(f"`{' '.join(argv)}` failed (exit code {done.returncode}): {said}")
+    return done.stdout.decode("utf-8", errors="replace")
+
+
+def complaint(text: str) -> str:
+    """What kubeadm says is wrong, without its advice on stack traces."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "--v=5 or higher" not in line]
+    said = " ".join(line[len("error: ") :] if line.startswith("error: ") else line for line in lines)
+    return said or "it does not say why."
+
+
+def find_kubeadm_version(program: str) -> Version:
+    """The version of the kubeadm that is installed. EtcdError where there is none."""
+    text = run_kubeadm([program, "version", "-o", "short"]).strip()
+    if not _VERSION.match(text):
+        raise EtcdError(f"`{program} version -o short` says {text!r}, which is no version. Reinstall kubeadm.")
+    return parse_version(text)
+
+
+def validate_config(text: str, program: str) -> None:
+    """EtcdError with kubeadm's own words where it refuses a configuration."""
+    run_kubeadm([program, "config", "validate", "--config", "/dev/stdin"], stdin=text)
+
+
+def render_manifest(config_text: str, program: str) -> str:
+    """The manifest that kubeadm would write, from a dry run in a private directory that is removed again.
+
+    Byte for byte the real one, and neither the data directory nor /etc/kubernetes is touched (kubeadm 1.32 and later).
+    """
+    with tempfile.TemporaryDirectory(prefix="kubeadm-etcd-", dir="/run" if os.path.isdir("/run") else None) as private:
+        directory = os.path.join(private, "manifests")
+        argv = [program, "init", "phase", "etcd", "local", "--dry-run", "--config", "/dev/stdin"]
+        said = run_kubeadm(argv, config_text, {"KUBEADM_INIT_DRYRUN_DIR": directory})
+        manifest = read_text(os.path.join(directory, "etcd.yaml"))
+    if not manifest:
+        # With etcd.external in the configuration it writes nothing and is content.
+        raise EtcdError(f"`{' '.join(argv)}` wrote no manifest: {complaint(said)}")
+    return manifest
+
+
+# --- The manifest ----------------------------------------------------------------------------------------------------
+
+
+def parse_scalar(text: str) -> str:
+    """A YAML scalar on one line: plain, single- or double-quoted."""
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("''", "'")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            return text
+    return text
+
+
+def split_manifest(text: str) -> tuple[list[str], list[str]]:
+    """Items of the container's command, and all other lines but those that mean nothing.
+
+    Reads what kubeadm writes (sigs.k8s.io/yaml), and folded lines in it. A file written by hand in another style is
+    not understood in full, which makes it differ, which is what it does.
+    """
+    command: list[str] = []
+    rest: list[str] = []
+    indent: str | None = None
+    for line in text.splitlines():
+        match = re.match(r"^( *)(- )?command:$", line)
+        if match and indent is None and not command:
+            indent = match.group(1) + ("  " if match.group(2) else "")
+            # `command` comes first in its container: the dash stays with it.
+            rest.append(line)
+        elif indent is not None and line.startswith(f"{indent}- "):
+            command.append(line[len(indent) + 2 :])
+        elif indent is not None and command and line.startswith(f"{indent}  "):
+            command[-1] += " " + line.strip()
+        else:
+            indent = None
+            if line.strip() and line.rstrip() not in ("  creationTimestamp: null", "status: {}"):
+                rest.append(line.rstrip())
+    return [parse_scalar(item) for item in command], rest
+
+
+def manifest_arguments(text: str) -> list[str]:
+    """The command line that a manifest starts, program first."""
+    return split_manifest(text)[0]
+
+
+def manifest_image(text: str) -> str | None:
+    """The image that a manifest names."""
+    match = re.search(r"^ +image: (.+)$", text, re.MULTILINE)
+    return parse_scalar(match.group(1).strip()) if match else None
+
+
+# etcd looks at these only while it has no data (etcd server/etcdserver/bootstrap.go).
+_BOOTSTRAP_FLAGS = ("--initial-cluster", "--initial-cluster-state")
+
+
+def by_flag(command: list[str]) -> dict[str, list[str]]:
+    """Values by flag, sorted: the order of arguments changes between patch releases of kubeadm and means nothing."""
+    found: dict[str, list[str]] = {}
+    for item in command:
+        flag, _equals, value = item.partition("=")
+        found.setdefault(flag, []).append(value)
+    return {flag: sorted(values) for flag, values in found.items()}
+
+
+def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[str]:
+    """Why etcd.yaml has to be replaced: differences that mean something, one by one; empty where there are none.
+
+    has_data: the member belongs to a cluster already, so that what only counts at its foundation is no reason.
+    """
+    if on_disk is None:
+        return ["etcd.yaml: missing"]
+    command, lines = split_manifest(on_disk)
+    wanted_command, wanted_lines = split_manifest(wanted)
+    before, after = by_flag(command), by_flag(wanted_command)
+    reasons: list[str] = []
+    for flag in sorted({*before, *after}):
+        if before.get(flag) == after.get(flag) or (has_data and flag in _BOOTSTRAP_FLAGS):
+            continue
+        if flag not in before:
+            reasons.append(f"etcd.yaml: {flag}={','.join(after[flag])} added")
+        elif flag not in after:
+            reasons.append(f"etcd.yaml: {flag}={','.join(before[flag])} removed")
+        else:
+            reasons.append(f"etcd.yaml: {flag}: {','.join(before[flag])} -> {','.join(after[flag])}")
+    return reasons + line_reasons("etcd.yaml", lines, wanted_lines)

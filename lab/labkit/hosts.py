@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -146,22 +147,30 @@ class Lab:
                 raise LabError(f"a lab {self.name!r} is kept by another directory, {owner}: choose another --name")
         return {c["Names"][0][len(self.name) + 1 :]: c["State"] for c in containers}
 
+    def _storage_only(self) -> list[str]:
+        """Containers that podman began to make when it was killed: it lists their storage only, without labels."""
+        containers = json.loads(run(["podman", "ps", "-a", "--external", "--format", "json"]) or "[]")
+        names = [name for c in containers if c["State"].lower() == "storage" for name in c["Names"]]
+        return [name for name in names if re.fullmatch(rf"{re.escape(self.name)}-infra\d+", name)]
+
     # Up and down
 
     def create(self, facts: Facts, subnet: str | None) -> None:
         """Make the lab's directory and network."""
         self.container_states()
+        chosen = self._make_network(subnet, facts.hosts)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         if not self.key.exists():
             _make_key(self.key, f"lab {self.name}")
-        self._save(Facts(**{**asdict(facts), "subnet": self._make_network(subnet)}))
+        self._save(Facts(**{**asdict(facts), "subnet": chosen}))
 
-    def _make_network(self, subnet: str | None) -> str:
-        """Make the lab's network on a subnet that is free, and return the subnet."""
+    def _make_network(self, subnet: str | None, hosts: int) -> str:
+        """Make the lab's network on a subnet that is free and large enough, and return the subnet."""
         with locked(self.state / "network.lock", "chooses a subnet"):
             attempt(["podman", "network", "rm", self.network])
             chosen = network.choose_subnet(network.used_subnets(), subnet)
+            network.address(str(chosen), hosts - 1)
             command = ["podman", "network", "create", "--driver", "bridge", "--disable-dns"]
             command += ["--label", f"{LABEL}={self.name}", "--label", f"{LABEL}.directory={self.state}"]
             command += ["--ipv6"] if chosen.version == 6 else []
@@ -184,14 +193,15 @@ class Lab:
         names = self.host_names() if only is None else only
         states = self.container_states()
         half_made = [n for n in names if states.get(n) in _NEVER_STARTED]
-        if half_made:
-            run(["podman", "rm", "-f", "-v", *(self.container(host) for host in half_made)])
+        rubbish = [self.container(host) for host in half_made] + self._storage_only()
+        if rubbish:
+            run(["podman", "rm", "-f", "-v", *rubbish])
         fresh = [n for n in names if n not in states or n in half_made]
         stopped = [n for n in names if n not in fresh and states[n] != "running"]
         running = [n for n in names if n not in fresh and n not in stopped]
         self._write_files()
         if attempt(["podman", "network", "exists", self.network])[0] != 0:
-            self._make_network(self.facts().subnet)
+            self._make_network(self.facts().subnet, self.facts().hosts)
         if fresh:
             tag = image()
             with step(f"making {', '.join(fresh)}"):
@@ -302,7 +312,7 @@ class Lab:
     def down(self) -> bool:
         """Remove hosts with their volumes, the network and the directory; tell whether there was anything."""
         existed = self.directory.exists()
-        names = [self.container(host) for host in self.container_states()]
+        names = [self.container(host) for host in self.container_states()] + self._storage_only()
         if names:
             with step(f"removing {len(names)} hosts of the lab {self.name}"):
                 run(["podman", "rm", "-f", "-v", "-t", "0", *names])

@@ -48,9 +48,12 @@ def mode_problem(path: str, mode: int, uid: int = 0, gid: int = 0) -> str | None
 
 
 def set_mode(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Repair owner and mode of an existing path."""
-    os.chown(path, uid, gid)
-    os.chmod(path, mode)
+    """Repair owner and mode of an existing path. EtcdError where that is not allowed."""
+    try:
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+    except OSError as exc:
+        raise EtcdError(f"owner and mode of {path} cannot be set: {exc.strerror}.") from exc
 
 
 def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:

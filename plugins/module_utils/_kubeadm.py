@@ -240,7 +240,7 @@ class ConfigSpec:
             if argument["type"] == "int":
                 if not re.match(r"^[0-9]+$", str(value)):
                     raise EtcdError(f"etcd_{key} is {value!r}. Write a whole number.")
-                value = int(value)
+                value = int(str(value))
             elif argument["type"] in ("str", "path"):
                 value = str(value)
             values[key] = value
@@ -465,7 +465,9 @@ def flag_problems(name: str, value: Any, spec: ConfigSpec, kubeadm: Version) -> 
     elif name == "watch-progress-notify-interval":
         return [f"kubeadm {kubeadm} writes its old name, and etcd refuses both together. Write experimental-{name}."]
     elif name == "feature-gates" and "InitialCorruptCheck" in "".join(map(str, values_of(value))):
-        return [f"kubeadm {kubeadm} sets InitialCorruptCheck by its old flag, and etcd refuses both. Leave it out here."]
+        return [
+            f"kubeadm {kubeadm} sets InitialCorruptCheck by its old flag, and etcd refuses both. Leave it out here."
+        ]
     return []
 
 
@@ -485,7 +487,9 @@ def environment_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
         elif flag in OWNED_FLAGS:
             problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
         elif flag in shadowing:
-            problems.append(f"{where}: etcd does not start with it, --{flag} is in the manifest. Use etcd_extra_args.{flag}.")
+            problems.append(
+                f"{where}: etcd does not start with it, --{flag} is in the manifest. Use etcd_extra_args.{flag}."
+            )
         else:
             problems.extend(value_problems(where, [value], may_be_empty=True))
             if flag:
@@ -515,7 +519,9 @@ def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     problems = []
     algorithms = CONFIG_ARGUMENTS["encryption_algorithm"]["choices"]
     if spec.encryption_algorithm not in algorithms:
-        problems.append(f"etcd_encryption_algorithm {spec.encryption_algorithm!r}: write one of {', '.join(algorithms)}.")
+        problems.append(
+            f"etcd_encryption_algorithm {spec.encryption_algorithm!r}: write one of {', '.join(algorithms)}."
+        )
     elif spec.encryption_algorithm == "ECDSA-P384" and kubeadm.minor < 34:
         problems.append(f"etcd_encryption_algorithm ECDSA-P384 needs kubeadm 1.34, this is {kubeadm}. Use ECDSA-P256.")
     for variable in ("certificate_validity_period", "ca_certificate_validity_period"):
@@ -568,7 +574,9 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     if spec.metrics_port != CONFIG_ARGUMENTS["metrics_port"]["default"]:
         own.append(("listen-metrics-urls", f"http://{loopback}:{spec.metrics_port}"))
     extra = [
-        (str(name), scalar_text(value)) for name in sorted(spec.extra_args) for value in values_of(spec.extra_args[name])
+        (str(name), scalar_text(value))
+        for name in sorted(spec.extra_args)
+        for value in values_of(spec.extra_args[name])
     ]
     return own + extra
 
@@ -645,8 +653,10 @@ def config_reasons(on_disk: str | None, wanted: str) -> list[str]:
 
 def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
     """The lines that differ, in words."""
-    reasons = []
-    for tag, start, end, new_start, new_end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    reasons: list[str] = []
+    for tag, start, end, new_start, new_end in difflib.SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
         if tag == "equal":
             continue
         old = [line.strip() for line in before[start:end]]

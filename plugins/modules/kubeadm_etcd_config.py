@@ -1,0 +1,225 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kubeadm_etcd_config
+short_description: Write the kubeadm configuration of one etcd member
+version_added: 0.1.0
+description:
+  - Writes C(kubeadmcfg.yaml) of one member, in kubeadm's API v1beta4, for kubeadm 1.32 to 1.37.
+  - Everything is checked before anything is written, by this module and by C(kubeadm config validate). All problems come in one message.
+  - A file that differs only in the value of C(initial-cluster-state) is left as it is, because etcd looks at it only while it has no data.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+options:
+  path:
+    description: The file. A missing directory is made with mode 0700, the file has mode 0600.
+    type: path
+    default: /etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml
+  name:
+    description: Name of the member and of its node, an RFC 1123 name in lower case.
+    type: str
+    required: true
+  address:
+    description: IP address, v4 or v6, under which the other members reach this one.
+    type: str
+    required: true
+  members:
+    description: All members of the cluster, this one included.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the member.
+        type: str
+        required: true
+      address:
+        description: IP address of the member.
+        type: str
+        required: true
+  initial_cluster_state:
+    description: V(new) where the cluster is being founded, V(existing) from then on.
+    type: str
+    choices: [new, existing]
+    default: new
+  kubernetes_version:
+    description: Version to pin, such as V(v1.36.3). Empty means that of the kubeadm found.
+    type: str
+    default: ""
+  image_repository:
+    description: Registry and path of the etcd image. Empty means kubeadm's own.
+    type: str
+    default: ""
+  image_tag:
+    description:
+      - Tag of the etcd image. Empty means the one that kubeadm chooses.
+      - Tags of an etcd that would not start with the flags that this kubeadm writes are refused.
+    type: str
+    default: ""
+  extra_args:
+    description:
+      - Further flags of etcd, name without dashes to value. A list of values repeats the flag.
+      - C(feature-gates) replaces what kubeadm writes, V(InitialCorruptCheck=true). Name it again to keep it.
+    type: dict
+    default: {}
+  extra_envs:
+    description: Further environment variables of etcd, name to value.
+    type: dict
+    default: {}
+  server_cert_sans:
+    description: Further names and addresses in the server certificate.
+    type: list
+    elements: str
+    default: []
+  peer_cert_sans:
+    description: Further names and addresses in the peer certificate.
+    type: list
+    elements: str
+    default: []
+  encryption_algorithm:
+    description: Algorithm of all keys. ECDSA-P384 needs kubeadm 1.34.
+    type: str
+    choices: [RSA-2048, RSA-3072, RSA-4096, ECDSA-P256, ECDSA-P384]
+    default: RSA-2048
+  certificate_validity_period:
+    description: How long certificates are valid, in hours, minutes and seconds.
+    type: str
+    default: 8760h
+  ca_certificate_validity_period:
+    description: How long a CA is valid, in hours, minutes and seconds.
+    type: str
+    default: 87600h
+  pki_dir:
+    description: Directory of the certificates.
+    type: path
+    default: /etc/kubernetes/pki
+  data_dir:
+    description: Data directory of etcd.
+    type: path
+    default: /var/lib/etcd
+  client_port:
+    description: Port for clients.
+    type: int
+    default: 2379
+  peer_port:
+    description: Port for the other members.
+    type: int
+    default: 2380
+  metrics_port:
+    description: Port on the loopback address for metrics and probes.
+    type: int
+    default: 2381
+  kubeadm:
+    description: The program.
+    type: str
+    default: kubeadm
+"""
+
+EXAMPLES = r"""
+- name: Write kubeadmcfg.yaml of infra0
+  kubeadm.etcd.kubeadm_etcd_config:
+    name: infra0
+    address: 10.0.0.6
+    members:
+      - name: infra0
+        address: 10.0.0.6
+      - name: infra1
+        address: 10.0.0.7
+      - name: infra2
+        address: 10.0.0.8
+    extra_args:
+      quota-backend-bytes: "8589934592"
+      auto-compaction-retention: "1"
+"""
+
+RETURN = r"""
+path:
+  description: The file.
+  returned: always
+  type: str
+  sample: /etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml
+content:
+  description: Its text as wanted. There is no secret in it.
+  returned: always
+  type: str
+kubernetes_version:
+  description: The version pinned in it.
+  returned: always
+  type: str
+  sample: v1.36.3
+reasons:
+  description: Why the file was changed, one sentence each. Empty where it was not.
+  returned: always
+  type: list
+  elements: str
+  sample: ["kubeadmcfg.yaml: missing"]
+"""
+
+import os  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (  # noqa: E402
+    ensure_directory,
+    mode_problem,
+    read_text,
+    replace_file,
+    set_mode,
+)
+
+MODE = 0o600
+
+
+def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Write the file where it differs; the module's result."""
+    program, path = params["kubeadm"], params["path"]
+    found = _kubeadm.find_kubeadm_version(program)
+    wanted = {**params, "kubernetes_version": params["kubernetes_version"] or str(found)}
+    spec = _kubeadm.ConfigSpec.from_params(wanted)
+    _kubeadm.raise_problems(_kubeadm.config_problems(spec, found))
+    text = _kubeadm.render_config(spec)
+    _kubeadm.validate_config(text, program)
+
+    before = read_text(path)
+    content = _kubeadm.config_reasons(before, text)
+    mode = mode_problem(path, MODE)
+    if not check_mode and content:
+        ensure_directory(os.path.dirname(path), 0o700)
+        replace_file(path, text.encode(), MODE)
+    elif not check_mode and mode:
+        set_mode(path, MODE)
+    return {
+        "changed": bool(content or mode),
+        "path": path,
+        "content": text,
+        "kubernetes_version": spec.kubernetes_version,
+        "reasons": [*content, *([f"{os.path.basename(path)}: {mode}"] if mode else [])],
+        "diff": {
+            "before_header": path,
+            "after_header": path,
+            "before": before or "",
+            "after": text if content else before or "",
+        },
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=_kubeadm.CONFIG_ARGUMENTS, supports_check_mode=True)
+    try:
+        result = apply(module.params, module.check_mode)
+    except EtcdError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

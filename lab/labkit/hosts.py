@@ -210,6 +210,7 @@ class Lab:
             with step(f"starting {', '.join(stopped)}"):
                 in_parallel(lambda host: run(["podman", "start", self.container(host)]), stopped)
         if fresh or stopped:
+            network.fix_bridge_address(self.network, network.gateway(self.facts().subnet))
             with step(f"waiting for {', '.join(fresh + stopped)} to boot"):
                 in_parallel(lambda host: self._wait_ready(host, host in fresh), fresh + stopped)
         # Those that run may still be booting, if the command that started them was interrupted.

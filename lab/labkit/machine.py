@@ -28,6 +28,7 @@ _NEEDED: dict[str, Callable[[], bool]] = {
     "podman": lambda: _program("podman"),
     "runc": lambda: _program("runc"),
     "netavark": _network_backend,
+    "iproute2": lambda: _program("ip"),
     "iptables": lambda: _program("iptables"),
     "mmdebstrap": lambda: _program("mmdebstrap"),
     "debian-archive-keyring": lambda: any(Path("/usr/share/keyrings").glob("debian-archive-*")),

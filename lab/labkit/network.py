@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from .process import LabError, attempt, run
@@ -64,6 +65,18 @@ def mac_address(host_address: str) -> str:
     """A hardware address that stays the same when a host is wiped, so that its peers need not forget the old one."""
     last = ipaddress.ip_address(host_address).packed[-4:]
     return ":".join(["02", "4c", *(f"{byte:02x}" for byte in last)])
+
+
+def fix_bridge_address(name: str, gateway_address: str) -> None:
+    """Give a network's bridge a hardware address of its own.
+
+    Left to itself a bridge takes the lowest one of its ports: it would change as hosts come and go, and the controller
+    would be out of reach of the other hosts until they ask for it again.
+    """
+    interface = json.loads(run(["podman", "network", "inspect", name]))[0]["network_interface"]
+    wanted = mac_address(gateway_address)
+    if Path(f"/sys/class/net/{interface}/address").read_text().strip() != wanted:
+        run(["ip", "link", "set", "dev", interface, "address", wanted])
 
 
 def used_subnets() -> list[str]:

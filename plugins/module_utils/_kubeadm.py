@@ -175,7 +175,7 @@ class Version:
 
 def parse_version(text: str) -> Version:
     """A version as kubeadm prints it, v1.36.3. EtcdError for anything else."""
-    match = _VERSION.match(text)
+    match = _VERSION.fullmatch(text)
     if not match:
         raise EtcdError(f"etcd_kubernetes_version {text!r} is no version. Write all of it, for example v1.36.3.")
     return Version(int(match.group(1)), int(match.group(2)), int(match.group(3)), text)
@@ -238,7 +238,7 @@ class ConfigSpec:
             if not isinstance(value, shape):
                 raise EtcdError(f"etcd_{key} is {value!r}. Write {words}.")
             if argument["type"] == "int":
-                if not re.match(r"^[0-9]+$", str(value)):
+                if not re.fullmatch(r"[0-9]+", str(value)):
                     raise EtcdError(f"etcd_{key} is {value!r}. Write a whole number.")
                 value = int(str(value))
             elif argument["type"] in ("str", "path"):
@@ -329,7 +329,7 @@ def member_problems(spec: ConfigSpec) -> list[str]:
 def etcd_version(spec: ConfigSpec, kubeadm: Version) -> tuple[int, int, int] | None:
     """The etcd of the image: from its tag, else the one that kubeadm chooses (patch 99). None where nobody can tell."""
     if spec.image_tag:
-        match = re.match(r"^v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?$", spec.image_tag)
+        match = re.fullmatch(r"^v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?$", spec.image_tag)
         return (int(match.group(1)), int(match.group(2)), int(match.group(3) or 99)) if match else None
     if kubeadm.minor <= 33 or _is_1_33_by_1_34(spec, kubeadm):
         return (3, 5, 99)
@@ -350,7 +350,7 @@ def writes_new_flags(spec: ConfigSpec, kubeadm: Version) -> bool:
         return kubeadm.minor >= 36
     if not spec.image_tag:
         return not _is_1_33_by_1_34(spec, kubeadm)
-    match = re.match(r"^v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?$", spec.image_tag)
+    match = re.fullmatch(r"^v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?$", spec.image_tag)
     if not match:
         return False
     version = (int(match.group(1)), int(match.group(2)), int(match.group(3)))
@@ -364,14 +364,14 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     kubeadm takes any tag, even one that no runtime can pull.
     """
     problems = []
-    if spec.image_repository and not _REPOSITORY.match(spec.image_repository):
+    if spec.image_repository and not _REPOSITORY.fullmatch(spec.image_repository):
         problems.append(
             f"etcd_image_repository {spec.image_repository!r} is no image repository. Write host and path without"
             " scheme and final slash, for example registry.example.com/k8s."
         )
     if not spec.image_tag:
         return problems
-    if not _IMAGE_TAG.match(spec.image_tag):
+    if not _IMAGE_TAG.fullmatch(spec.image_tag):
         problems.append(f"etcd_image_tag {spec.image_tag!r} is no image tag. Write one such as 3.6.8-0.")
         return problems
     etcd = etcd_version(spec, kubeadm)
@@ -432,7 +432,7 @@ def argument_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
             problems.append("etcd_extra_args has an entry without a name. Write flag: value.")
         elif bare != name:
             problems.append(f"{where}: write {bare}, without dashes.")
-        elif not _FLAG.match(str(name)):
+        elif not _FLAG.fullmatch(str(name)):
             problems.append(f"{where}: no flag of etcd is written like this. Use lower-case letters, digits and '-'.")
         elif name in OWNED_FLAGS:
             problems.append(f"{where} cannot be set there. {OWNED_FLAGS[name]}.")
@@ -482,7 +482,7 @@ def environment_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     for name, value in spec.extra_envs.items():
         where = f"etcd_extra_envs.{name}"
         flag = str(name)[len("ETCD_") :].lower().replace("_", "-") if str(name).startswith("ETCD_") else ""
-        if not _ENVIRONMENT.match(str(name)):
+        if not _ENVIRONMENT.fullmatch(str(name)):
             problems.append(f"{where}: {str(name)!r} is no name of a variable. Write letters, digits and '_'.")
         elif flag in OWNED_FLAGS:
             problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
@@ -501,15 +501,15 @@ def san_problems(variable: str, sans: list[str]) -> list[str]:
     """Names and addresses in certificates. An invalid one breaks every command of kubeadm."""
     return [
         f"{variable}: {san!r} is neither an IP address nor a DNS name in lower case. Write one such as"
-        f" {'etcd.example.com' if not _DNS_SAN.match(san.lower()) else san.lower()}."
+        f" {'etcd.example.com' if not _DNS_SAN.fullmatch(san.lower()) else san.lower()}."
         for san in sans
-        if not is_address(san) and not (_DNS_SAN.match(san) and len(san) <= 253)
+        if not is_address(san) and not (_DNS_SAN.fullmatch(san) and len(san) <= 253)
     ]
 
 
 def duration_seconds(text: str) -> float | None:
     """Seconds of a duration of Go in hours, minutes and seconds; None where it is none."""
-    if not _DURATION.match(text):
+    if not _DURATION.fullmatch(text):
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9.]+)([hms])", text))
 
@@ -707,7 +707,7 @@ def complaint(text: str) -> str:
 def find_kubeadm_version(program: str) -> Version:
     """The version of the kubeadm that is installed. EtcdError where there is none."""
     text = run_kubeadm([program, "version", "-o", "short"]).strip()
-    if not _VERSION.match(text):
+    if not _VERSION.fullmatch(text):
         raise EtcdError(f"`{program} version -o short` says {text!r}, which is no version. Reinstall kubeadm.")
     return parse_version(text)
 

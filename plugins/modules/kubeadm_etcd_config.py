@@ -10,8 +10,10 @@ short_description: Write the kubeadm configuration of one etcd member
 version_added: 0.1.0
 description:
   - Writes C(kubeadmcfg.yaml) of one member, in kubeadm's API v1beta4, for kubeadm 1.32 to 1.37.
-  - Everything is checked before anything is written, by this module and by C(kubeadm config validate). All problems come in one message.
-  - A file that differs only in the value of C(initial-cluster-state) is left as it is, because etcd looks at it only while it has no data.
+  - Everything is checked before anything is written, by this module and by C(kubeadm config validate).
+    All problems come in one message.
+  - A file that differs only in the value of C(initial-cluster-state) is left as it is, because etcd looks at it only
+    while it has no data.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -161,14 +163,13 @@ reasons:
   sample: ["kubeadmcfg.yaml: missing"]
 """
 
-import os  # noqa: E402
-from typing import Any  # noqa: E402
+import os
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
     mode_problem,
     read_text,

@@ -1,0 +1,324 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Gates around the change of one member of a running cluster: may it be touched, and has it come back?
+
+The decisions are pure functions over what was seen; two loops look and wait. After a manifest is replaced, the old
+process goes on answering on its metrics port for some seconds, and the new one appears after 11 to 16 s (measured
+with kubelet 1.36). So a new process is waited for first, and only then its readiness.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import process_started
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
+
+POLL = 0.2
+
+# How long a member that does not answer is asked again before it counts as down: an election takes about 2 s.
+PATIENCE = 6.0
+
+# For one answer.
+ANSWER = 5.0
+
+# A member that applied all but this many entries of the leader's log has caught up; etcd itself promotes a learner
+# at 90 % (server/etcdserver/server.go, readyPercentThreshold), and a busy leader is always some entries ahead.
+MOST_LAG = 1000
+
+# The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
+# the old pod 30 s to end.
+SETTLED_AFTER = 60.0
+
+WHERE_TO_LOOK = (
+    "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
+    " /var/log/pods/kube-system_etcd-*/etcd/. The new manifest stays, no further member has been touched; mend it and"
+    " run again."
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running etcd. started: clock ticks since boot (proc(5), field 22 of stat), which tells a reused pid apart."""
+
+    pid: int
+    started: int
+    argv: list[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The member to be changed, and how to ask it and the others.
+
+    urls: client URLs of all expected members, this one's first. credentials: files of CA, certificate and key.
+    metrics: URL of /readyz as the new manifest has it.
+    """
+
+    name: str
+    urls: list[str]
+    metrics: str
+    credentials: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another member of the running cluster. problem: why the cluster cannot do without this one now, or None."""
+
+    name: str
+    voter: bool
+    problem: str | None
+
+
+def make_target(name: str, members: list[tuple[str, str]], client_port: int, metrics_port: int, pki_dir: str) -> Target:
+    """From names and addresses of all expected members. EtcdError where the member is not among them."""
+    addresses = dict(members)
+    if name not in addresses:
+        raise EtcdError(f"members does not have {name}. It has to list all members, this one included.")
+    ordered = [addresses[name], *(address for other, address in members if other != name)]
+    loopback = "[::1]" if ":" in addresses[name] else "127.0.0.1"
+    directory = os.path.join(pki_dir, "etcd")
+    return Target(
+        name=name,
+        urls=[f"https://{bracketed(address)}:{client_port}" for address in ordered],
+        metrics=f"http://{loopback}:{metrics_port}/readyz",
+        credentials=(
+            os.path.join(directory, "ca.crt"),
+            os.path.join(directory, "healthcheck-client.crt"),
+            os.path.join(directory, "healthcheck-client.key"),
+        ),
+    )
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
+    """The etcd of a member as the manifest starts it, the youngest where there are two; None where none runs."""
+    found = []
+    for entry in os.listdir(proc_root):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(os.path.join(proc_root, entry, "cmdline"), "rb") as handle:
+                argv = [part.decode("utf-8", errors="replace") for part in handle.read().split(b"\0") if part]
+            if not is_ours(argv, name):
+                continue
+            with open(os.path.join(proc_root, entry, "stat"), encoding="utf-8", errors="replace") as text:
+                # The second field is the program's name, which may hold blanks and brackets.
+                fields = text.read().rsplit(")", 1)[1].split()
+        except OSError:
+            # It ended while we looked.
+            continue
+        # A zombie keeps its entry, but neither its command line nor its sockets.
+        found.append(Process(int(entry), int(fields[19]), argv))
+    return max(found, key=lambda process: process.started, default=None)
+
+
+def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
+    """What of a manifest a process was not started with. Texts with $( may have been expanded by the kubelet."""
+    lacking = Counter(item for item in wanted if "$(" not in item) - Counter(argv)
+    return sorted(lacking.elements())
+
+
+def process_problem(process: Process | None, old: Process | None, wanted: list[str]) -> str | None:
+    """Why this is not yet the process of the new manifest; None where it is. old: the one that ran before."""
+    if process is None:
+        return "no etcd process runs"
+    if old is not None and (process.pid, process.started) == (old.pid, old.started):
+        return f"the old process (pid {process.pid}) still runs"
+    lacking = missing_arguments(wanted, process.argv)
+    if lacking:
+        return f"the process (pid {process.pid}) runs without {' '.join(lacking)}"
+    return None
+
+
+def value_of_flag(argv: list[str], flag: str) -> str | None:
+    """The value of --flag=value in a command line; None where it is not there."""
+    prefix = f"--{flag}="
+    return next((item[len(prefix) :] for item in argv if item.startswith(prefix)), None)
+
+
+def brief(answer: str) -> str:
+    """An answer of etcd on one line: of a list of checks (/readyz) those that failed."""
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    return "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:200]
+
+
+def metrics_of(process: Process, default: str) -> str:
+    """/readyz of a running process: by its own command line, since the port may be what is being changed."""
+    urls = value_of_flag(process.argv, "listen-metrics-urls")
+    return f"{urls.split(',')[0].rstrip('/')}/readyz" if urls else default
+
+
+# --- Before ----------------------------------------------------------------------------------------------------------
+
+
+def gate_problems(name: str, others: list[Other]) -> list[str]:
+    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum."""
+    problems = [f"{other.name} {other.problem}" for other in others if other.problem]
+    voters = [other for other in others if other.voter]
+    size = len(voters) + 1
+    left = len([other for other in voters if not other.problem])
+    if not problems and left < size // 2 + 1:
+        problems.append(
+            f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
+            " members, or install the manifest by hand in an agreed interruption"
+            " (`kubeadm init phase etcd local --config FILE`)"
+        )
+    return problems
+
+
+def describe_other(member: Member, answer: str | None) -> Other:
+    """One line of the membership with what the member answered (None: it is healthy)."""
+    name = member.name or f"member {member.id:x}"
+    if not member.started:
+        return Other(name, not member.is_learner, "is a member but has never started: start or remove it first")
+    if member.is_learner:
+        return Other(name, False, "is a learner: promote or remove it first")
+    return Other(name, True, None if answer is None else f"is not healthy ({answer}): repair it first")
+
+
+def ask_health(url: str, target: Target) -> str | None:
+    """None where the member behind a client URL can serve a linearizable read, else what it said.
+
+    A full database is no obstacle: raising the quota, which needs this very restart, is how it is mended.
+    """
+    try:
+        code, said = EtcdClient(url, *target.credentials, timeout=ANSWER).request("GET", "/health?exclude=NOSPACE")
+    except EtcdError as exc:
+        return str(exc).rstrip(".")
+    return None if code == 200 else brief(said) or f"it answers {code}"
+
+
+def look_at_others(target: Target, first: str | None) -> tuple[list[Other], str | None]:
+    """The other members of the running cluster, or why nobody could be asked for them. first: where to ask first."""
+    answers: list[str] = []
+    for url in dict.fromkeys([*([first] if first else []), *target.urls]):
+        try:
+            members = EtcdClient(url, *target.credentials, timeout=ANSWER).members(linearizable=True)
+        except EtcdError as exc:
+            answers.append(str(exc).rstrip("."))
+            continue
+        others = [member for member in members if member.name != target.name]
+        return (
+            [describe_other(m, ask_health(m.client_urls[0], target) if m.started else None) for m in others],
+            None,
+        )
+    return [], "no member tells the membership: " + "; ".join(answers)
+
+
+def check_gate(target: Target) -> None:
+    """Return where the member may be stopped; EtcdError where it may not.
+
+    A member that is down already may always be touched: that is how it is repaired.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        process = find_etcd_process(target.name)
+        if process is None:
+            return
+        down = not probe(metrics_of(process, target.metrics), ANSWER)[0]
+        problems: list[str] = []
+        if not down:
+            first = (value_of_flag(process.argv, "advertise-client-urls") or "").split(",")[0]
+            others, silence = look_at_others(target, first or None)
+            problems = [silence] if silence else gate_problems(target.name, others)
+            if not problems:
+                return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1.0)
+    if not down:
+        raise EtcdError(
+            f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."
+        )
+
+
+# --- After -----------------------------------------------------------------------------------------------------------
+
+
+def membership_problem(name: str, members: list[Member]) -> str | None:
+    """Why the membership does not show a member as started; None where it does."""
+    entry = next((member for member in members if member.name == name), None)
+    if entry is None:
+        return f"the membership has no {name}, only {', '.join(m.name or f'{m.id:x}' for m in members)}"
+    return None if entry.started else f"{name} has not published its client address"
+
+
+def lag_problem(leader: int | None, own: int) -> str | None:
+    """Why a member has not caught up, from applied raft indexes (None: no leader); None where it has."""
+    if leader is None:
+        return "it knows no leader"
+    return f"it is {leader - own} log entries behind the leader" if leader - own > MOST_LAG else None
+
+
+def service_problem(target: Target) -> str | None:
+    """Why a ready member is not yet a full one: listed, healthy for clients, caught up. None where it is."""
+    client = EtcdClient(target.urls[0], *target.credentials, timeout=ANSWER)
+    try:
+        members = client.members()
+        problem = membership_problem(target.name, members) or ask_health(target.urls[0], target)
+        if problem:
+            return problem
+        own = client.status()
+        leader = next((member for member in members if member.id == own.leader and member.started), None)
+        if leader is None or leader.name == target.name:
+            return lag_problem(own.raft_applied_index if leader else None, own.raft_applied_index)
+        ahead = EtcdClient(leader.client_urls[0], *target.credentials, timeout=ANSWER).status()
+    except EtcdError as exc:
+        return str(exc).rstrip(".")
+    return lag_problem(ahead.raft_applied_index, own.raft_applied_index)
+
+
+def wait_for_member(
+    target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
+) -> float:
+    """Wait until the member runs as wanted, is ready, healthy and has caught up. Returns the seconds it took.
+
+    wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
+    be the new manifest's. EtcdError after `timeout` seconds: which stage was not reached, what was seen, where to look.
+    """
+    start = time.monotonic()
+    seen: set[tuple[int, int]] = set()
+    while True:
+        stage = "runs the new manifest"
+        process = find_etcd_process(target.name)
+        problem = process_problem(process, old, wanted)
+        if process and not problem:
+            seen.add((process.pid, process.started))
+            if not settled(process):
+                problem = f"the process (pid {process.pid}) is older than the manifest"
+        if not problem:
+            stage = "is ready"
+            ready, said = probe(target.metrics, ANSWER)
+            problem = None if ready else f"{target.metrics} says: {brief(said)}"
+        if not problem:
+            stage = "is a healthy member that has caught up"
+            problem = service_problem(target)
+        # One that has just died again has not come back.
+        if not problem and find_etcd_process(target.name) == process:
+            return time.monotonic() - start
+        if time.monotonic() - start > timeout:
+            times = f" etcd was started {len(seen)} times." if len(seen) > 1 else ""
+            raise EtcdError(
+                f"{target.name}: waited {timeout:.0f} s until it {stage}; {problem or 'it ended again'}.{times}"
+                f" {WHERE_TO_LOOK}"
+            )
+        time.sleep(POLL)
+
+
+def younger_than(path: str) -> Callable[[Process], bool]:
+    """Whether a process can be that of a manifest that an earlier run may have replaced a moment ago.
+
+    A manifest older than a minute has been taken up, or is no news: kubeadm rewrites it with the same content, and
+    that starts no process.
+    """
+    written = os.stat(path).st_mtime
+    return lambda process: process_started(process.pid) >= written or abs(time.time() - written) > SETTLED_AFTER

@@ -1,0 +1,254 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: static_pod_manifest
+short_description: Install the static pod manifest of one etcd member
+version_added: 0.1.0
+description:
+  - Lets kubeadm render C(etcd.yaml) in a dry run, compares it with the one in place by meaning, and puts it there by
+    rename where it differs.
+  - The order of arguments means nothing, and neither do C(initial-cluster) and C(initial-cluster-state) once the member
+    has data. That alone restarts nobody; it goes in with the next change that is due.
+  - A wrong mode or owner is repaired without a restart.
+  - With O(rolling=true) the member of a running cluster is changed only where the cluster can do without it, and waited
+    for afterwards.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+options:
+  config:
+    description: The kubeadm configuration as text, as M(kubeadm.etcd.kubeadm_etcd_config) returns it.
+    type: str
+    required: true
+  manifests_dir:
+    description: Directory of static pod manifests. Made with mode 0700 where it is missing.
+    type: path
+    default: /etc/kubernetes/manifests
+  data_dir:
+    description: Data directory of etcd. Made with mode 0700, and kept so. It is never removed or renamed.
+    type: path
+    default: /var/lib/etcd
+  work_dir:
+    description: Where the manifest is staged, on the filesystem of O(manifests_dir). Made with mode 0700 if missing.
+    type: path
+    default: /etc/kubernetes/kubeadm-etcd
+  pki_dir:
+    description: Directory of the certificates. The one for health checks is used to ask the cluster.
+    type: path
+    default: /etc/kubernetes/pki
+  kubeadm:
+    description: The program.
+    type: str
+    default: kubeadm
+  rolling:
+    description:
+      - Whether a cluster runs. Then all other members have to be healthy and to be a quorum without this one, before
+        anything is changed, and this one has to be a healthy member again afterwards. A member that is down already may
+        always be changed.
+      - Where nothing differs, the member is waited for all the same, so that a run that was killed in between is
+        finished by the next one.
+    type: bool
+    default: false
+  member:
+    description: Name of this member. Required with O(rolling=true).
+    type: str
+  members:
+    description: All members of the cluster, this one included. Required with O(rolling=true).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: Name of the member.
+        type: str
+        required: true
+      address:
+        description: IP address of the member.
+        type: str
+        required: true
+  client_port:
+    description: Port for clients.
+    type: int
+    default: 2379
+  metrics_port:
+    description: Port on the loopback address for metrics and probes.
+    type: int
+    default: 2381
+  timeout:
+    description: Seconds to wait for the member with O(rolling=true).
+    type: int
+    default: 300
+"""
+
+EXAMPLES = r"""
+- name: Write kubeadmcfg.yaml
+  kubeadm.etcd.kubeadm_etcd_config:
+    name: infra0
+    address: 10.0.0.6
+    members: "{{ members }}"
+  register: config
+
+- name: Start a member of a new cluster
+  kubeadm.etcd.static_pod_manifest:
+    config: "{{ config.content }}"
+
+- name: Change a member of a running cluster
+  kubeadm.etcd.static_pod_manifest:
+    config: "{{ config.content }}"
+    rolling: true
+    member: infra0
+    members: "{{ members }}"
+  throttle: 1
+"""
+
+RETURN = r"""
+manifest:
+  description: The manifest.
+  returned: always
+  type: str
+  sample: /etc/kubernetes/manifests/etcd.yaml
+reasons:
+  description: Why something was changed, one sentence each. Empty where nothing was.
+  returned: always
+  type: list
+  elements: str
+  sample: ["etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"]
+waited:
+  description: Seconds until the member was healthy again. 0 without O(rolling=true) and in check mode.
+  returned: always
+  type: float
+  sample: 14.2
+"""
+
+import os
+import re
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+    ensure_directory,
+    mode_problem,
+    read_text,
+    replace_file,
+    set_mode,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+# The container's program, or an image named etcd, in YAML or JSON.
+_ETCD_POD = re.compile(
+    r"""^\s*- ["']?(/\S*/)?etcd["']?\s*$|\bimage["']?:\s*["']?([^\s"']*/)?etcd([:@"'\s]|$)""", re.MULTILINE
+)
+
+
+def check_other_pods(manifests_dir: str) -> None:
+    """EtcdError where another file would start a second etcd on the same data.
+
+    The kubelet runs every file whose name does not begin with a dot, so a backup copy is a second pod.
+    """
+    if not os.path.isdir(manifests_dir):
+        return
+    for name in sorted(os.listdir(manifests_dir)):
+        path = os.path.join(manifests_dir, name)
+        if name.startswith(".") or name == "etcd.yaml" or not os.path.isfile(path):
+            continue
+        if _ETCD_POD.search(read_text(path) or ""):
+            raise EtcdError(
+                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends"
+                " with. Move it out of that directory."
+            )
+
+
+def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Render, compare, install and wait; the module's result."""
+    manifests_dir, data_dir = params["manifests_dir"], params["data_dir"]
+    path = os.path.join(manifests_dir, "etcd.yaml")
+    wanted = _kubeadm.render_manifest(params["config"], params["kubeadm"])
+    check_other_pods(manifests_dir)
+
+    before = read_text(path)
+    wal = read_wal(data_dir)
+    content = _kubeadm.manifest_reasons(before, wanted, has_data=bool(wal and wal.formed))
+    modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE))}
+    reasons = content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
+    reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
+
+    target = None
+    if params["rolling"]:
+        members = [(item["name"], item["address"]) for item in params["members"]]
+        target = _rollout.make_target(
+            params["member"], members, params["client_port"], params["metrics_port"], params["pki_dir"]
+        )
+        if content:
+            _rollout.check_gate(target)
+    waited = 0.0
+    if not check_mode:
+        for item in (manifests_dir, data_dir, params["work_dir"]):
+            ensure_directory(item, DIRECTORY_MODE)
+        for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
+            if modes[item]:
+                set_mode(item, mode)
+        old = _rollout.find_etcd_process(target.name) if target and content else None
+        if content:
+            replace_file(path, wanted.encode(), FILE_MODE, staging_dir=params["work_dir"])
+        if target:
+            command = _kubeadm.manifest_arguments(read_text(path) or "")
+            settled = _rollout.younger_than(path)
+            waited = _rollout.wait_for_member(target, command, old, params["timeout"], settled)
+    return {
+        "changed": bool(reasons),
+        "manifest": path,
+        "reasons": reasons,
+        "waited": round(waited, 1),
+        "diff": {
+            "before_header": path,
+            "after_header": path,
+            "before": before or "",
+            "after": wanted if content else before or "",
+        },
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "config": {"type": "str", "required": True},
+            "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
+            "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+            "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+            "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
+            "kubeadm": {"type": "str", "default": "kubeadm"},
+            "rolling": {"type": "bool", "default": False},
+            "member": {"type": "str"},
+            "members": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "address": {"type": "str", "required": True},
+                },
+            },
+            "client_port": {"type": "int", "default": 2379},
+            "metrics_port": {"type": "int", "default": 2381},
+            "timeout": {"type": "int", "default": 300},
+        },
+        required_if=[("rolling", True, ("member", "members"))],
+        supports_check_mode=True,
+    )
+    try:
+        result = apply(module.params, module.check_mode)
+    except EtcdError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

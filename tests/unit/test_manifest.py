@@ -1,0 +1,229 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""etcd.yaml compared by meaning, and the files beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
+    manifest_arguments,
+    manifest_image,
+    manifest_reasons,
+    parse_scalar,
+)
+from ansible_collections.kubeadm.etcd.plugins.modules.static_pod_manifest import check_other_pods
+
+# What kubeadm 1.36.3 writes, shortened.
+MANIFEST = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  annotations:
+    kubeadm.kubernetes.io/etcd.advertise-client-urls: https://10.0.0.6:2379
+  labels:
+    component: etcd
+    tier: control-plane
+  name: etcd
+  namespace: kube-system
+spec:
+  containers:
+  - command:
+    - etcd
+    - --data-dir=/var/lib/etcd
+    - --snapshot-count=10000
+    - --name=infra0
+    - --initial-cluster=infra0=https://10.0.0.6:2380,infra1=https://10.0.0.7:2380
+    - --initial-cluster-state=new
+    - --quota-backend-bytes=2
+    - --cors=a
+    - --cors=b
+    - '--quoted=a: ''b'''
+    - "--tab=a\\tb"
+    - --long=aaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbb cccccccccccccccccccc
+      dddddddddddddddddddd
+    env:
+    - name: GOMAXPROCS
+      value: "2"
+    image: registry.k8s.io/etcd:3.6.8-0
+    imagePullPolicy: IfNotPresent
+    livenessProbe:
+      failureThreshold: 8
+      httpGet:
+        host: 127.0.0.1
+        path: /livez
+        port: probe-port
+        scheme: HTTP
+      initialDelaySeconds: 10
+    name: etcd
+    startupProbe:
+      failureThreshold: 24
+      httpGet:
+        host: 127.0.0.1
+        path: /readyz
+        port: probe-port
+        scheme: HTTP
+  hostNetwork: true
+  volumes:
+  - hostPath:
+      path: /etc/kubernetes/pki/etcd
+      type: DirectoryOrCreate
+    name: etcd-certs
+status: {}
+"""
+
+
+def test_the_command_line() -> None:
+    assert manifest_arguments(MANIFEST) == [
+        "etcd",
+        "--data-dir=/var/lib/etcd",
+        "--snapshot-count=10000",
+        "--name=infra0",
+        "--initial-cluster=infra0=https://10.0.0.6:2380,infra1=https://10.0.0.7:2380",
+        "--initial-cluster-state=new",
+        "--quota-backend-bytes=2",
+        "--cors=a",
+        "--cors=b",
+        "--quoted=a: 'b'",
+        "--tab=a\tb",
+        "--long=aaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbb cccccccccccccccccccc dddddddddddddddddddd",
+    ]
+    assert manifest_image(MANIFEST) == "registry.k8s.io/etcd:3.6.8-0"
+    assert manifest_arguments("") == []
+    assert manifest_image("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a", "a"),
+        ("'a''b'", "a'b"),
+        ('"a\\"b"', 'a"b'),
+        ('"broken\\"', '"broken\\"'),
+        ("'", "'"),
+        ("", ""),
+        ('"\\u00e9"', "é"),
+    ],
+)
+def test_scalars(text: str, value: str) -> None:
+    assert parse_scalar(text) == value
+
+
+def shuffled(text: str, seed: int) -> str:
+    """The same manifest with its arguments in another order, as another patch release writes it."""
+    lines = text.splitlines()
+    at = [number for number, line in enumerate(lines) if line.startswith("    - --") and "--long" not in line]
+    items = [lines[number] for number in at]
+    random.Random(seed).shuffle(items)
+    for number, item in zip(at, items):
+        lines[number] = item
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("has_data", [False, True])
+@pytest.mark.parametrize(
+    "on_disk",
+    [
+        MANIFEST,
+        *(shuffled(MANIFEST, seed) for seed in range(5)),
+        MANIFEST.replace("metadata:\n", "metadata:\n  creationTimestamp: null\n"),
+        MANIFEST.replace("status: {}\n", ""),
+        MANIFEST.replace("'--quoted=a: ''b'''", "\"--quoted=a: 'b'\""),
+        MANIFEST.rstrip("\n"),
+    ],
+    ids=str,
+)
+def test_what_means_nothing(on_disk: str, has_data: bool) -> None:
+    assert manifest_reasons(on_disk, MANIFEST, has_data) == []
+    assert manifest_reasons(MANIFEST, on_disk, has_data) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reasons"),
+    [
+        ("--quota-backend-bytes=2", "--quota-backend-bytes=3", ["--quota-backend-bytes: 3 -> 2"]),
+        ("    - --quota-backend-bytes=2\n", "", ["--quota-backend-bytes=2 added"]),
+        ("    - --cors=a\n", "    - --cors=a\n    - --pre-vote=true\n", ["--pre-vote=true removed"]),
+        ("    - --cors=b\n", "", ["--cors: a -> a,b"]),
+        ("    - --cors=b\n", "    - --cors=a\n", ["--cors: a,a -> a,b"]),
+        (
+            "etcd:3.6.8-0",
+            "etcd:3.6.6-0",
+            ["image: registry.k8s.io/etcd:3.6.6-0 -> image: registry.k8s.io/etcd:3.6.8-0"],
+        ),
+        ("failureThreshold: 24", "failureThreshold: 60", ["failureThreshold: 60 -> failureThreshold: 24"]),
+        ('value: "2"', 'value: "3"', ['value: "3" -> value: "2"']),
+        ("  hostNetwork: true\n", "", ["hostNetwork: true added"]),
+        ("      path: /etc/kubernetes/pki/etcd\n", "      path: /x\n", ["path: /x -> path: /etc/kubernetes/pki/etcd"]),
+        ("  hostNetwork: true\n", "  # by hand\n  hostNetwork: true\n", ["# by hand removed"]),
+        # The order of environment variables and volumes is kept by kubeadm; indentation means something in YAML.
+        ("  hostNetwork: true\n", "   hostNetwork: true\n", ["hostNetwork: true -> hostNetwork: true"]),
+    ],
+)
+def test_what_means_something(old: str, new: str, reasons: list[str]) -> None:
+    assert old in MANIFEST
+    on_disk = MANIFEST.replace(old, new)
+    expected = [f"etcd.yaml: {reason}" for reason in reasons]
+    for has_data in (False, True):
+        assert manifest_reasons(on_disk, MANIFEST, has_data) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("--initial-cluster-state=new", "--initial-cluster-state=existing", "--initial-cluster-state: existing -> new"),
+        ("    - --initial-cluster-state=new\n", "", "--initial-cluster-state=new added"),
+        (
+            ",infra1=https://10.0.0.7:2380",
+            "",
+            "--initial-cluster: infra0=https://10.0.0.6:2380 -> infra0=https://10.0.0.6:2380,infra1=https://10.0.0.7:2380",
+        ),
+    ],
+)
+def test_what_counts_at_the_foundation_only(old: str, new: str, reason: str) -> None:
+    on_disk = MANIFEST.replace(old, new)
+    assert manifest_reasons(on_disk, MANIFEST, has_data=True) == []
+    assert manifest_reasons(on_disk, MANIFEST, has_data=False) == [f"etcd.yaml: {reason}"]
+    # Beside another difference it does not show, but is written with it.
+    other = on_disk.replace("--cors=a", "--cors=c")
+    assert manifest_reasons(other, MANIFEST, has_data=True) == ["etcd.yaml: --cors: b,c -> a,b"]
+
+
+@pytest.mark.parametrize("on_disk", ["", "garbage", "{", "apiVersion: v1\n", "\ufffd" * 10, '{"kind": "Pod"}'])
+def test_broken_files_differ(on_disk: str) -> None:
+    assert manifest_reasons(on_disk, MANIFEST, has_data=True)
+    assert manifest_reasons(None, MANIFEST, has_data=True) == ["etcd.yaml: missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "refused"),
+    [
+        ("etcd.yaml", MANIFEST, False),
+        (".etcd.yaml.swp", MANIFEST, False),
+        ("etcd.yaml.bak", MANIFEST, True),
+        ("etcd.yaml~", MANIFEST, True),
+        ("old.json", '{"kind":"Pod","spec":{"containers":[{"image":"registry.k8s.io/etcd:3.5.1-0"}]}}', True),
+        ("x.yaml", "spec:\n  containers:\n  - image: quay.io/coreos/etcd\n", True),
+        ("x.yaml", "spec:\n  containers:\n  - command:\n    - /usr/local/bin/etcd\n    image: x\n", True),
+        ("keepalived.yaml", "spec:\n  containers:\n  - image: keepalived:1\n    name: keepalived\n", False),
+        ("backup.yaml", "spec:\n  containers:\n  - image: example.com/etcd-backup:1\n    name: backup\n", False),
+        ("README", "etcd is run from here\n", False),
+    ],
+)
+def test_a_second_etcd_pod(tmp_path: Path, name: str, text: str, refused: bool) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "directory").mkdir()
+    if refused:
+        with pytest.raises(EtcdError, match=f"{name}.* is an etcd pod too.*Move it out"):
+            check_other_pods(str(tmp_path))
+    else:
+        check_other_pods(str(tmp_path))
+    assert os.path.exists(tmp_path / name)
+
+
+def test_no_manifests_directory(tmp_path: Path) -> None:
+    check_other_pods(str(tmp_path / "missing"))

@@ -1,0 +1,222 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The gates around one member: what is decided from what was seen. The waiting is tested on real hosts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import Other, Process
+
+MEMBERS = [("infra0", "10.0.0.6"), ("infra1", "10.0.0.7"), ("infra2", "10.0.0.8")]
+WANTED = ["etcd", "--name=infra0", "--cors=a", "--cors=b"]
+
+
+def others(text: str) -> list[Other]:
+    """One letter for each other member: h healthy voter, d voter that is down, l learner."""
+    return [
+        Other(f"infra{number}", letter != "l", None if letter == "h" else "is not healthy")
+        for number, letter in enumerate(text, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("hh", []),
+        ("hhh", []),
+        ("hhhh", []),
+        ("hd", ["infra2 is not healthy"]),
+        ("dd", ["infra1 is not healthy", "infra2 is not healthy"]),
+        # Five members would keep quorum with one down and one restarting, but the next fault would end it.
+        ("hhhd", ["infra4 is not healthy"]),
+        ("hhl", ["infra3 is not healthy"]),
+        ("", ["1 voting member and no quorum while infra0 restarts"]),
+        ("h", ["2 voting members and no quorum while infra0 restarts"]),
+    ],
+)
+def test_the_gate(state: str, words: list[str]) -> None:
+    problems = _rollout.gate_problems("infra0", others(state))
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems))
+
+
+@pytest.mark.parametrize(
+    ("member", "answer", "name", "voter", "problem"),
+    [
+        (Member(1, "infra1", ["p"], ["c"], False), None, "infra1", True, None),
+        (Member(1, "infra1", ["p"], ["c"], False), "refuses", "infra1", True, "is not healthy (refuses): repair"),
+        (Member(1, "infra1", ["p"], ["c"], False), "", "infra1", True, "is not healthy"),
+        (Member(1, "infra1", ["p"], ["c"], True), None, "infra1", False, "is a learner"),
+        (Member(0xBEEF, "", ["p"], [], False), None, "member beef", True, "has never started"),
+        (Member(1, "infra1", ["p"], [], True), None, "infra1", False, "has never started"),
+    ],
+)
+def test_what_another_member_is(
+    member: Member, answer: str | None, name: str, voter: bool, problem: str | None
+) -> None:
+    other = _rollout.describe_other(member, answer)
+    assert (other.name, other.voter) == (name, voter)
+    assert (other.problem is None) if problem is None else (problem in (other.problem or ""))
+
+
+@pytest.mark.parametrize(
+    ("process", "old", "words"),
+    [
+        (None, None, "no etcd process runs"),
+        (None, Process(7, 100, WANTED), "no etcd process runs"),
+        (Process(7, 100, WANTED), Process(7, 100, WANTED), "the old process (pid 7) still runs"),
+        (Process(7, 200, WANTED), Process(7, 100, WANTED), None),
+        (Process(8, 200, WANTED), Process(7, 100, WANTED), None),
+        (Process(8, 200, WANTED), None, None),
+        (Process(8, 200, [*WANTED, "--more=1"]), None, None),
+        (Process(8, 200, [WANTED[0], *WANTED[:0:-1]]), None, None),
+        (Process(8, 200, ["etcd", "--name=infra0", "--cors=a"]), None, "runs without --cors=b"),
+        (Process(8, 200, ["etcd", "--name=infra0", "--cors=b", "--cors=b"]), None, "runs without --cors=a"),
+    ],
+)
+def test_whether_the_new_process_runs(process: Process | None, old: Process | None, words: str | None) -> None:
+    problem = _rollout.process_problem(process, old, WANTED)
+    assert (problem is None) if words is None else (words in (problem or ""))
+
+
+def test_what_the_kubelet_expands_is_not_compared() -> None:
+    assert _rollout.missing_arguments(["etcd", "--log-level=$(LEVEL)"], ["etcd", "--log-level=info"]) == []
+
+
+@pytest.mark.parametrize(
+    ("leader", "own", "words"),
+    [
+        (None, 5, "it knows no leader"),
+        (5, 5, None),
+        (1005, 5, None),
+        (1006, 5, "1001 log entries behind"),
+        (5, 9, None),
+    ],
+)
+def test_whether_it_has_caught_up(leader: int | None, own: int, words: str | None) -> None:
+    problem = _rollout.lag_problem(leader, own)
+    assert (problem is None) if words is None else (words in (problem or ""))
+
+
+def test_whether_it_is_a_member() -> None:
+    listed = [
+        Member(1, "infra0", ["p"], ["c"], False),
+        Member(2, "infra1", ["p"], [], False),
+        Member(10, "", [], [], False),
+    ]
+    assert _rollout.membership_problem("infra0", listed) is None
+    assert _rollout.membership_problem("infra1", listed) == "infra1 has not published its client address"
+    assert _rollout.membership_problem("infra9", listed) == "the membership has no infra9, only infra0, infra1, a"
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ("ok", "ok"),
+        ("", ""),
+        (
+            "[+]ping ok\n[-]data_corruption failed\n[+]x ok\n[-]read_index failed",
+            "[-]data_corruption failed; [-]read_index failed",
+        ),
+        ("x" * 500, "x" * 200),
+    ],
+)
+def test_answers_on_one_line(answer: str, line: str) -> None:
+    assert _rollout.brief(answer) == line
+
+
+def test_where_a_member_is_asked() -> None:
+    target = _rollout.make_target("infra1", MEMBERS, 12379, 12381, "/pki")
+    assert target.urls == ["https://10.0.0.7:12379", "https://10.0.0.6:12379", "https://10.0.0.8:12379"]
+    assert target.metrics == "http://127.0.0.1:12381/readyz"
+    assert target.credentials == (
+        "/pki/etcd/ca.crt",
+        "/pki/etcd/healthcheck-client.crt",
+        "/pki/etcd/healthcheck-client.key",
+    )
+    sixth = _rollout.make_target("infra0", [("infra0", "fd00::6")], 2379, 2381, "/pki")
+    assert (sixth.urls, sixth.metrics) == (["https://[fd00::6]:2379"], "http://[::1]:2381/readyz")
+    with pytest.raises(EtcdError, match="members does not have infra9"):
+        _rollout.make_target("infra9", MEMBERS, 2379, 2381, "/pki")
+
+
+@pytest.mark.parametrize(
+    ("argv", "url"),
+    [
+        (["etcd", "--listen-metrics-urls=http://127.0.0.1:9999"], "http://127.0.0.1:9999/readyz"),
+        (["etcd", "--listen-metrics-urls=http://[::1]:9999/,http://x"], "http://[::1]:9999/readyz"),
+        (["etcd"], "default"),
+    ],
+)
+def test_a_running_process_is_asked_on_its_own_port(argv: list[str], url: str) -> None:
+    assert _rollout.metrics_of(Process(1, 1, argv), "default") == url
+
+
+def fake_process(root: Path, pid: int, started: int, argv: list[str], name: str = "etcd") -> None:
+    """An entry of /proc."""
+    (root / str(pid)).mkdir()
+    (root / str(pid) / "cmdline").write_bytes(b"".join(item.encode() + b"\0" for item in argv))
+    fields = ["S", *["0"] * 18, str(started), "0"]
+    (root / str(pid) / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+
+
+def test_finding_etcd(tmp_path: Path) -> None:
+    assert _rollout.find_etcd_process("infra0", str(tmp_path)) is None
+    (tmp_path / "self").mkdir()
+    fake_process(tmp_path, 1, 1, ["/sbin/init"])
+    fake_process(tmp_path, 2, 2, ["etcd", "--name=infra1"])
+    fake_process(tmp_path, 3, 3, ["etcdctl", "--name=infra0"])
+    fake_process(tmp_path, 4, 4, ["sh", "-c", "etcd --name=infra0"])
+    fake_process(tmp_path, 5, 5, [])
+    (tmp_path / "6").mkdir()
+    assert _rollout.find_etcd_process("infra0", str(tmp_path)) is None
+    fake_process(tmp_path, 70, 900, ["/usr/local/bin/etcd", "--name=infra0"], name="odd) (name")
+    fake_process(tmp_path, 71, 800, ["etcd", "--name=infra0"])
+    assert _rollout.find_etcd_process("infra0", str(tmp_path)) == Process(
+        70, 900, ["/usr/local/bin/etcd", "--name=infra0"]
+    )
+
+
+def test_finding_a_real_process(tmp_path: Path) -> None:
+    # A shell that calls itself etcd and waits for its input to end.
+    child = subprocess.Popen(["etcd", "-c", "read x", "--name=unit-test"], executable="/bin/sh", stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 5
+        found = None
+        while found is None and time.monotonic() < deadline:
+            found = _rollout.find_etcd_process("unit-test")
+        assert found is not None
+        assert found.pid == child.pid
+        manifest = tmp_path / "etcd.yaml"
+        manifest.write_text("")
+        settled = _rollout.younger_than(str(manifest))
+        assert not settled(found), "a process older than a manifest of this moment"
+        os.utime(manifest, (time.time() - 100, time.time() - 100))
+        assert _rollout.younger_than(str(manifest))(found), "a manifest of long ago"
+        os.utime(manifest, (time.time() - 30, time.time() - 30))
+        assert _rollout.younger_than(str(manifest))(found), "a process younger than the manifest"
+    finally:
+        child.communicate()
+    assert _rollout.find_etcd_process("unit-test") is None
+
+
+def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
+    monkeypatch.setattr(_rollout, "POLL", 0.01)
+    with pytest.raises(
+        EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\..*journalctl"
+    ):
+        _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
+
+
+def test_a_member_that_does_not_run_may_be_touched() -> None:
+    # No certificates and no network are needed for that: this is how a member is repaired.
+    _rollout.check_gate(_rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/none"))

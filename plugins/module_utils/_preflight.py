@@ -110,7 +110,7 @@ def host_warnings(facts: Facts) -> list[str]:
     return warnings
 
 
-def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts], ports: list[int]) -> list[str]:
+def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
     """What is wrong between hosts: versions, clocks, connections."""
     problems = []
     for name in ("kubeadm", "kubelet"):
@@ -126,12 +126,13 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts], ports: list[i
         )
     for host, item in facts.items():
         for member in cluster.members:
-            silent = [port for port in ports if item["peers"].get(f"{member.address} {port}") == "silent"]
+            tried = (target.split() for target, state in item["peers"].items() if state == "silent")
+            silent = [port for address, port in tried if address == member.address]
             # A host that is not part of this run may well be down; etcd's own gates look at that.
             if silent and member.host in facts:
                 problems.append(
                     f"{host}: {member.name} ({member.address}) does not answer on TCP port"
-                    f" {', '.join(map(str, silent))}. Open it between the members (a firewall that drops, a wrong"
+                    f" {', '.join(silent)}. Open it between the members (a firewall that drops, a wrong"
                     " etcd_address, a network that is down)."
                 )
     return problems

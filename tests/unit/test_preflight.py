@@ -35,7 +35,7 @@ def listener(argv: list[str]) -> dict[str, Any]:
 def test_a_good_host() -> None:
     assert _preflight.host_problems(MEMBERS[0], GOOD, "unix:///run/c.sock", True) == []
     assert _preflight.host_warnings(GOOD) == []
-    assert _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": GOOD}, [2379, 2380]) == []
+    assert _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": GOOD}) == []
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_our_own_etcd_may_listen() -> None:
     ],
 )
 def test_cluster_problems(change: dict[str, Any], words: str) -> None:
-    problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}}, [2379, 2380])
+    problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}})
     assert len(problems) == 1 and words in problems[0], problems
 
 
 def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:
     facts = {**GOOD, "peers": {"10.0.0.7 2380": "silent"}}
-    assert _preflight.cluster_problems(CLUSTER, {"infra0": facts}, [2379, 2380]) == []
+    assert _preflight.cluster_problems(CLUSTER, {"infra0": facts}) == []
 
 
 @pytest.mark.parametrize(

@@ -181,24 +181,25 @@ def row_warnings(line: Mapping[str, Any], certificate_warning: float) -> list[st
 
 def render_table(report: Report) -> list[str]:
     """The table, a line of summary, and every problem on a line of its own."""
-    header = ["MEMBER", "ENDPOINT", "HEALTH", "ROLE", "VERSION", "TERM", "LAG", "DB SIZE", "ALARMS", "CERTIFICATE"]
+    # Narrower than 80 columns with IPv4: Ansible's YAML output folds longer lines.
+    header = ["MEMBER", "ENDPOINT", "HEALTH", "ROLE", "ETCD", "TERM", "LAG", "DB", "ALARMS", "CERT"]
     lines = [header]
     for line in report.members:
         if not line["reachable"]:
-            lines.append([line["name"] or "-", line["endpoint"], "no answer", *["-"] * 7])
+            lines.append([line["name"] or "-", _short(line["endpoint"]), "no answer", *["-"] * 7])
             continue
         lines.append(
             [
                 line["name"],
-                line["endpoint"],
+                _short(line["endpoint"]),
                 "healthy" if line["healthy"] else "UNHEALTHY",
                 line["role"],
                 line["version"],
                 str(line["raft_term"]),
                 str(line["raft_lag"]),
-                f"{line['db_size'] / (1 << 20):.1f} MiB ({100 * line['db_size'] / line['quota']:.0f} %)",
+                f"{100 * line['db_size'] / line['quota']:.1f}%",
                 ",".join(line["alarms"]) or "-",
-                "-" if line["certificate_days"] is None else f"{line['certificate_days']} days",
+                "-" if line["certificate_days"] is None else f"{line['certificate_days']}d",
             ]
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -210,3 +211,7 @@ def render_table(report: Report) -> list[str]:
         f" etcd {report.version or 'unknown'}, cluster id {report.cluster_id or 'unknown'}"
     )
     return table + [f"PROBLEM: {text}" for text in report.problems] + [f"WARNING: {text}" for text in report.warnings]
+
+
+def _short(endpoint: str) -> str:
+    return endpoint.replace("https://", "")

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import ensurepip
 import subprocess
 import sys
 
-ensurepip.bootstrap()
+# A process of its own: ensurepip switches the settings of pip off.
+subprocess.check_call([sys.executable, "-m", "ensurepip"], stdout=subprocess.DEVNULL)
 arguments = [a for a in sys.argv[1:] if a not in ("--no-setuptools", "--no-wheel")]
-subprocess.check_call([sys.executable, "-m", "pip", "install", *arguments])
+subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", *arguments])

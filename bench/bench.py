@@ -85,7 +85,12 @@ def one_round(name: str, folder: Path) -> dict[str, Any]:
     """The page on fresh hosts, then site.yml twice on fresh hosts."""
     listed = json.loads(
         subprocess.run(
-            [str(Path(sys.executable).parent / "ansible-inventory"), "-i", lab("inventory", "--name", name, "--path").strip(), "--list"],
+            [
+                str(Path(sys.executable).parent / "ansible-inventory"),
+                "-i",
+                lab("inventory", "--name", name, "--path").strip(),
+                "--list",
+            ],
             check=True,
             text=True,
             stdout=subprocess.PIPE,
@@ -119,8 +124,11 @@ def one_round(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lab", default="bench", help="name of the lab that is made for this, and taken down afterwards")
+    parser.add_argument(
+        "--lab", default="bench", help="name of the lab that is made for this, and taken down afterwards"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "latest.json")
     arguments = parser.parse_args()
@@ -137,7 +145,9 @@ def main() -> None:
             lab("down", "--name", arguments.lab)
     result = {
         "ratio_cold_to_page": round(statistics.median(r["cold"]["seconds"] / r["page_seconds"] for r in rounds), 3),
-        "ratio_again_to_cold": round(statistics.median(r["again"]["seconds"] / r["cold"]["seconds"] for r in rounds), 3),
+        "ratio_again_to_cold": round(
+            statistics.median(r["again"]["seconds"] / r["cold"]["seconds"] for r in rounds), 3
+        ),
         "peak_memory_mib": max(r[part]["peak_memory_mib"] for r in rounds for part in ("cold", "again")),
         "bench_peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rounds": rounds,

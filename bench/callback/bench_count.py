@@ -44,7 +44,7 @@ class CallbackModule(CallbackBase):
         if data.get("changed"):
             self.changed[host] += 1
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:
+    def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002  Ansible's signature
         """The end of the run."""
         # The largest single process: the main one, or one of the workers that it forks.
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

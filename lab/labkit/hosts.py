@@ -247,7 +247,7 @@ class Lab:
             # No name server here: a question is refused at once rather than lost. The machine's /etc/hosts stays out.
             + ["--dns", "127.0.0.1", "--no-hosts"]
             + ["--cgroupns=private", "--systemd=false", "-e", "container=podman", "-e", f"LAB_IMAGES={images}"]
-            + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]
+            + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]  # noqa: S108  in the host
             + ["--ulimit", f"nofile={_ulimit(files, 1048576)}", "--ulimit", f"nproc={_ulimit(processes, 10000)}"]
             + [word for volume in _VOLUMES for word in ("-v", volume)]
             + ["--network", self.network, "--ip6" if ":" in address else "--ip", address]

@@ -45,10 +45,10 @@ _value:
   type: dict
 """
 
-from dataclasses import asdict  # noqa: E402
-from typing import Any  # noqa: E402
+from dataclasses import asdict
+from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resolve  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resolve
 
 
 def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:

@@ -36,11 +36,11 @@ _value:
   type: dict
 """
 
-import os  # noqa: E402
-from datetime import datetime, timezone  # noqa: E402
-from typing import Any  # noqa: E402
+import os
+from datetime import datetime, timezone
+from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
 
 
 def read(variable: str, path: str, problems: list[str]) -> str:

@@ -56,13 +56,13 @@ _value:
   type: dict
 """
 
-from collections.abc import Mapping  # noqa: E402
-from dataclasses import asdict  # noqa: E402
-from typing import Any  # noqa: E402
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import REFUSE, Plan, ca_problems, decide  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (  # noqa: E402
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import REFUSE, Plan, ca_problems, decide
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     cluster_problems,
     cluster_warnings,
     host_problems,
@@ -90,7 +90,9 @@ def judge(
         own = host_problems(member, facts[member.host], runtime_endpoint, pki_needed=True)
         own += observation["problems"]
         if archive and observation["images"] is None:
-            own.append("etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead.")
+            own.append(
+                "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
+            )
         # What is wrong with a value that all hosts share is said once.
         problems += [text if text in problems else f"{member.host}: {text}" for text in own]
         warnings += [f"{member.host}: {text}" for text in host_warnings(facts[member.host])]
@@ -114,7 +116,9 @@ def plan(
         if other.get("name") == found.name:
             found.problems.extend(text for text in other["problems"] if text not in found.problems)
     members = [member.host for member in found.members if member.host in hosts]
-    observations = {host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})}
+    observations = {
+        host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})
+    }
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
     if found.problems:
         decision = Plan(REFUSE)
@@ -122,7 +126,9 @@ def plan(
         problems += ca_problems(found, observations, own_ca.get("fingerprint"))
         decision = decide(found, observations)
     signer = observations.get(found.ca_host)
-    bring_in = bool(signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"])
+    bring_in = bool(
+        signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]
+    )
     make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
     return {
         **asdict(decision),

@@ -39,7 +39,7 @@ _value:
   elements: dict
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
 
 def signing_requests(hostvars: Any, members: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ def resolve(
     members = [member_of(item, inventory[item], observed.get(item)) for item in hosts]
     ca_host = str(inventory[host].get("etcd_ca_host") or (hosts[0] if hosts else host))
     problems = [
-        *membership_problems(host, members),
+        *membership_problems(members),
         *variable_problems(host, inventory[host], options),
         *agreement_problems(name, hosts, inventory),
     ]
@@ -125,7 +125,7 @@ def size_warnings(name: str, members: list[Member]) -> list[str]:
     return []
 
 
-def membership_problems(host: str, members: list[Member]) -> list[str]:
+def membership_problems(members: list[Member]) -> list[str]:
     """Names and addresses: valid, unique, of one address family."""
     problems = []
     by_name: dict[str, list[str]] = {}
@@ -170,9 +170,7 @@ def address_problems(address: str) -> list[str]:
     return []
 
 
-def variable_problems(
-    host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+def variable_problems(host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Unknown etcd_* variables (with the likely spelling) and values of the wrong shape."""
     problems = []
     for name in sorted(key for key in variables if str(key).startswith("etcd_")):

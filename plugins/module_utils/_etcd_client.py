@@ -26,7 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 MOST_BYTES = 4 << 20
 
 
-class EtcdUnreachable(EtcdError):
+class EtcdUnreachableError(EtcdError):
     """A member did not give the answer. The text says why, as far as it can be known from here."""
 
 
@@ -80,12 +80,14 @@ class EtcdClient:
         self.timeout = timeout
         for path in (ca, cert, key):
             if not os.access(path, os.R_OK):
-                raise EtcdUnreachable(f"{path} is missing or cannot be read: etcd at {endpoint} cannot be asked.")
+                raise EtcdUnreachableError(f"{path} is missing or cannot be read: etcd at {endpoint} cannot be asked.")
         try:
             self.context = ssl.create_default_context(cafile=ca)
             self.context.load_cert_chain(cert, key)
         except (ssl.SSLError, OSError) as exc:
-            raise EtcdUnreachable(f"{cert} and {key} are no usable pair, or {ca} is no certificate: {exc}.") from exc
+            raise EtcdUnreachableError(
+                f"{cert} and {key} are no usable pair, or {ca} is no certificate: {exc}."
+            ) from exc
 
     def _connection(self) -> http.client.HTTPSConnection:
         url = urlsplit(self.endpoint)
@@ -94,14 +96,14 @@ class EtcdClient:
         )
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
-        """Status code and text of one answer. EtcdUnreachable where there is none."""
+        """Status code and text of one answer. EtcdUnreachableError where there is none."""
         connection = self._connection()
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
             return answer.status, answer.read(MOST_BYTES).decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException) as exc:
-            raise EtcdUnreachable(f"{self.endpoint} {explain(exc)}") from exc
+            raise EtcdUnreachableError(f"{self.endpoint} {explain(exc)}") from exc
         finally:
             connection.close()
 
@@ -115,14 +117,16 @@ class EtcdClient:
         if code == 200 and isinstance(data, dict):
             return data
         if code == 404:
-            raise EtcdUnreachable(f"{self.endpoint} has no JSON gateway (--enable-grpc-gateway=false, or no etcd).")
+            raise EtcdUnreachableError(
+                f"{self.endpoint} has no JSON gateway (--enable-grpc-gateway=false, or no etcd)."
+            )
         if "CommonName of client" in text:
-            raise EtcdUnreachable(
+            raise EtcdUnreachableError(
                 f"{self.endpoint} has authentication enabled, and refuses certificates with a common name over the"
                 " gateway. kubeadm's clusters do not use it: run `etcdctl auth disable`."
             )
         said = data.get("message") if isinstance(data, dict) else text.strip()[:200]
-        raise EtcdUnreachable(f"{self.endpoint} answers {code}: {said}")
+        raise EtcdUnreachableError(f"{self.endpoint} answers {code}: {said}")
 
     def status(self) -> Status:
         """What the member says of itself."""
@@ -175,11 +179,11 @@ class EtcdClient:
         """When the server's certificate ends, in Unix seconds, as seen on the wire."""
         url = urlsplit(self.endpoint)
         try:
-            with socket.create_connection((url.hostname or "", url.port or 2379), timeout=self.timeout) as plain:
-                with self.context.wrap_socket(plain, server_hostname=url.hostname) as wrapped:
-                    certificate = wrapped.getpeercert() or {}
+            plain = socket.create_connection((url.hostname or "", url.port or 2379), timeout=self.timeout)
+            with self.context.wrap_socket(plain, server_hostname=url.hostname) as wrapped:
+                certificate = wrapped.getpeercert() or {}
         except OSError as exc:
-            raise EtcdUnreachable(f"{self.endpoint} {explain(exc)}") from exc
+            raise EtcdUnreachableError(f"{self.endpoint} {explain(exc)}") from exc
         return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
@@ -188,7 +192,9 @@ def explain(exc: Exception) -> str:
     text = str(exc)
     if isinstance(exc, ssl.SSLCertVerificationError):
         if "IP address mismatch" in text or "Hostname mismatch" in text:
-            return "shows a certificate without this address in it (SAN). Add it to etcd_server_cert_sans and run again."
+            return (
+                "shows a certificate without this address in it (SAN). Add it to etcd_server_cert_sans and run again."
+            )
         if "expired" in text:
             return "shows a certificate that has expired. A run of site.yml renews it."
         return f"shows a certificate that our ca.crt did not sign ({exc.verify_message})."

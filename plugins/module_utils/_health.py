@@ -101,7 +101,9 @@ def evaluate(seen: list[Seen], now: float, certificate_warning: float) -> Report
         problems.append("The members do not agree on the membership.")
     names = {member.id: member.name or f"{member.id:x}" for member in listed_members}
     alarms = {alarm for item in answered for alarm in item.alarms}
-    problems += [f"Alarm {alarm.kind} at {names.get(alarm.member_id, format(alarm.member_id, 'x'))}." for alarm in alarms]
+    problems += [
+        f"Alarm {alarm.kind} at {names.get(alarm.member_id, format(alarm.member_id, 'x'))}." for alarm in alarms
+    ]
     highest = max((item.status.raft_index for item in answered if item.status), default=0)
     rows = [row(item, names, highest, alarms, now) for item in seen]
     for line in rows:
@@ -175,7 +177,9 @@ def row_warnings(line: Mapping[str, Any], certificate_warning: float) -> list[st
         used = 100 * line["db_size"] // line["quota"]
         warnings.append(f"The database of {name} has reached {used} % of its quota: compact and defragment it.")
     if line.get("certificate_days") is not None and line["certificate_days"] < certificate_warning:
-        warnings.append(f"The certificate of {name} ends in {line['certificate_days']} days: a run of site.yml renews it.")
+        warnings.append(
+            f"The certificate of {name} ends in {line['certificate_days']} days: a run of site.yml renews it."
+        )
     return warnings
 
 

@@ -41,7 +41,12 @@ def run(argv: list[str]) -> tuple[int, str]:
     """Exit code and output (both streams) of a program; 127 where there is none, 124 after TIMEOUT seconds."""
     try:
         done = subprocess.run(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+            check=False,
         )
     except OSError as exc:
         return 127, exc.strerror or "cannot be run"

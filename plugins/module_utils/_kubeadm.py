@@ -315,7 +315,7 @@ def version_problems(text: str, kubeadm: Version) -> list[str]:
 
 def member_problems(spec: ConfigSpec) -> list[str]:
     """Names and addresses of all members, and whether this one is among them."""
-    problems = membership_problems(spec.name, spec.members)
+    problems = membership_problems(spec.members)
     own = [member for member in spec.members if member.name == spec.name]
     if not own:
         problems.append(f"members does not have {spec.name}. It has to list all members, this one included.")

@@ -86,17 +86,18 @@ def observe_etcd(params: Params) -> dict[str, Any]:
         "members": None,
     }
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
-    paths = [os.path.join(pki_dir, "etcd", name) for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")]
-    if not all(os.path.exists(path) for path in paths):
+    names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
+    ca, cert, key = (os.path.join(pki_dir, name) for name in names)
+    if not all(os.path.exists(path) for path in (ca, cert, key)):
         return result
     # The member itself first. One that is down learns from the others whether its cluster lives.
     for member in sorted(params["members"], key=lambda m: bool(m["address"] != params["address"])):
         itself = member["address"] == params["address"]
         if itself and not process:
             continue
-        host = f"[{member['address']}]" if ":" in member["address"] else member["address"]
+        endpoint = f"https://{_kubeadm.bracketed(member['address'])}:{params['client_port']}"
         try:
-            client = EtcdClient(f"https://{host}:{params['client_port']}", *paths, timeout=2.0)
+            client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
             result["members"] = [asdict(entry) for entry in client.members()]
             if itself:
                 status = client.status()
@@ -131,7 +132,10 @@ def ca_reasons(params: Params, pki: dict[str, Any]) -> list[str]:
     if not pki["ca_cert"] and not pki["ca_key"]:
         return ["etcd/ca.crt: missing"]
     directory = os.path.join(params["pki"].get("pki_dir", "/etc/kubernetes/pki"), "etcd")
-    found = [(name, mode_problem(os.path.join(directory, name), mode)) for name, mode in (("ca.crt", 0o644), ("ca.key", 0o600))]
+    found = [
+        (name, mode_problem(os.path.join(directory, name), mode))
+        for name, mode in (("ca.crt", 0o644), ("ca.key", 0o600))
+    ]
     reasons = [f"etcd/{name}: {problem}" for name, problem in found if problem]
     if not pki["ca_cert"]:
         reasons.append("etcd/ca.crt: missing, ca.key is there")

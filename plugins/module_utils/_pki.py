@@ -154,9 +154,7 @@ class PkiSpec:
             },
             algorithm=value["encryption_algorithm"],
             validity=validity,
-            ca_validity=parse_duration(
-                value["ca_certificate_validity_period"], "etcd_ca_certificate_validity_period"
-            ),
+            ca_validity=parse_duration(value["ca_certificate_validity_period"], "etcd_ca_certificate_validity_period"),
             renewal_window=window,
             sha256_ski=bool(minor and int(minor.group(1)) >= SHA256_SKI_MINOR),
             ca_host=bool(value["ca_host"]),
@@ -307,7 +305,7 @@ def signed_by(certificate: Any, authority: Any) -> bool:
             public.verify(signature, data, padding.PKCS1v15(), algorithm)
         else:
             public.verify(signature, data, ec.ECDSA(algorithm))
-    except Exception:  # noqa: BLE001  InvalidSignature, or an algorithm that does not go with the key: not signed by it
+    except Exception:
         return False
     return True
 
@@ -377,7 +375,11 @@ def leaf_reasons(
 
 def mode_reasons(spec: PkiSpec) -> list[str]:
     """Files whose mode or owner is not kubeadm's. Repaired without being written again."""
-    files = [(f"{place}{end}", mode) for place, _cn, _serves in LEAVES.values() for end, mode in ((".crt", 0o644), (".key", 0o600))]
+    files = [
+        (f"{place}{end}", mode)
+        for place, _cn, _serves in LEAVES.values()
+        for end, mode in ((".crt", 0o644), (".key", 0o600))
+    ]
     files += [("etcd/ca.crt", 0o644)]
     found = [(name, mode_problem(spec.path(name), mode)) for name, mode in files]
     return [f"{name}: {problem}" for name, problem in found if problem]
@@ -389,7 +391,9 @@ def authority_problems(certificate: Any, key: Any, now: datetime, cert_name: str
         return [f"{cert_name} is no PEM certificate."]
     problems = []
     if not is_authority(certificate):
-        problems.append(f"{cert_name} is no CA certificate (basicConstraints CA:TRUE is missing). Use one that may sign.")
+        problems.append(
+            f"{cert_name} is no CA certificate (basicConstraints CA:TRUE is missing). Use one that may sign."
+        )
     if now >= not_after(certificate):
         problems.append(f"{cert_name} expired on {not_after(certificate):%Y-%m-%d}. Use a CA that is valid.")
     if now < not_before(certificate):
@@ -429,7 +433,9 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         state.ca_fingerprint = fingerprint(state.ca_cert)
         state.ca_not_after = not_after(authority).isoformat()
     if state.ca_key and not spec.ca_host:
-        state.ca_problems.append("etcd/ca.key is here, although this is not the CA host. Move it there, or set etcd_ca_host.")
+        state.ca_problems.append(
+            "etcd/ca.key is here, although this is not the CA host. Move it there, or set etcd_ca_host."
+        )
     wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
     if ca_cert and state.ca_fingerprint != fingerprint(ca_cert):
         state.reasons.append("etcd/ca.crt: " + ("missing" if authority is None else "another CA"))
@@ -480,7 +486,8 @@ def signature_hash(key: Any) -> Any:
 def key_usage(signs: bool) -> Any:
     """digitalSignature and keyEncipherment; keyCertSign for a CA."""
     rest = dict.fromkeys(
-        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"), False
+        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+        False,
     )
     return x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
 
@@ -505,9 +512,7 @@ def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
     """A CA certificate as kubeadm makes it."""
     public = key.public_key()
     if spec.sha256_ski:
-        spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        bits = _public_bits(public, spki)
-        identifier = x509.SubjectKeyIdentifier(hashlib.sha256(bits).digest()[:20])
+        identifier = x509.SubjectKeyIdentifier(hashlib.sha256(_public_bits(public)).digest()[:20])
     else:
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     now = now.replace(microsecond=0)
@@ -527,7 +532,7 @@ def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
     return builder.sign(key, signature_hash(key))
 
 
-def _public_bits(public: Any, spki: bytes) -> bytes:
+def _public_bits(public: Any) -> bytes:
     """The key bits inside a SubjectPublicKeyInfo, of which identifiers are made (RFC 5280, 4.2.1.2)."""
     if isinstance(public, rsa.RSAPublicKey):
         pkcs1: bytes = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
@@ -609,7 +614,9 @@ def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool,
         # certificate. Nothing has been signed with it yet, since signing needs the certificate.
         key = load_key(stored_key)
         if key is None:
-            raise EtcdError(f"{key_path} is no private key, and {cert_path} is missing. Restore both, or move the key away.")
+            raise EtcdError(
+                f"{key_path} is no private key, and {cert_path} is missing. Restore both, or move the key away."
+            )
         reasons.append("etcd/ca.crt: missing, its key is there")
         if not ca_cert:
             pair = (stored_key, make_authority(spec, key, now).public_bytes(serialization.Encoding.PEM))
@@ -619,7 +626,9 @@ def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool,
             key = make_key(spec.algorithm)
             pair = (key_pem(key), make_authority(spec, key, now).public_bytes(serialization.Encoding.PEM))
     if ca_cert and ca_key:
-        if stored_cert is not None and (load_certificate(stored_cert) is None or fingerprint(stored_cert.decode()) != fingerprint(ca_cert)):
+        if stored_cert is not None and (
+            load_certificate(stored_cert) is None or fingerprint(stored_cert.decode()) != fingerprint(ca_cert)
+        ):
             raise EtcdError(
                 f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
                 " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
@@ -732,12 +741,20 @@ def step_install(
     diff_before = _shown(*before.certificates)
     if check:
         after = [
-            {"kind": kind, "subject": spec.common_name(kind), "sans": spec.wanted_sans(kind), "algorithm": spec.algorithm}
+            {
+                "kind": kind,
+                "subject": spec.common_name(kind),
+                "sans": spec.wanted_sans(kind),
+                "algorithm": spec.algorithm,
+            }
             for kind, (place, _cn, _serves) in LEAVES.items()
             if any(reason.startswith(f"{place}.crt: ") and ": mode " not in reason for reason in before.reasons)
         ]
         kept = [item for item in before.certificates if item["kind"] not in [new["kind"] for new in after]]
-        diff = {"before": diff_before, "after": _shown(*sorted(kept + after, key=lambda item: list(LEAVES).index(item["kind"])))}
+        diff = {
+            "before": diff_before,
+            "after": _shown(*sorted(kept + after, key=lambda item: list(LEAVES).index(item["kind"]))),
+        }
         return {"changed": bool(before.reasons), "reasons": before.reasons, "diff": diff}
     pem = ca_cert or before.ca_cert
     authority = load_certificate(pem.encode() if pem else None)
@@ -767,7 +784,9 @@ def step_install(
         if waiting is not None:
             replace_file(place + ".key", waiting, 0o600)
         replace_file(place + ".crt", _ended(text), 0o644)
-    for name, mode in [(LEAVES[kind][0] + end, mode) for kind in LEAVES for end, mode in ((".crt", 0o644), (".key", 0o600))]:
+    for name, mode in [
+        (LEAVES[kind][0] + end, mode) for kind in LEAVES for end, mode in ((".crt", 0o644), (".key", 0o600))
+    ]:
         if mode_problem(spec.path(name), mode):
             set_mode(spec.path(name), mode)
     if mode_problem(spec.path("etcd/ca.crt"), 0o644):

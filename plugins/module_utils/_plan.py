@@ -184,7 +184,7 @@ def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_c
 
     own_ca: SHA-256 fingerprint of the CA that the inventory brings along, or None.
     """
-    problems = []
+    problems: list[str] = []
     signer = observations.get(cluster.ca_host)
     found = {host: o["pki"]["ca_fingerprint"] for host, o in observations.items() if o["pki"].get("ca_fingerprint")}
     holders = [host for host in found if host != cluster.ca_host]

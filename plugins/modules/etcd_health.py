@@ -124,13 +124,12 @@ waited:
   type: float
 """
 
-import time  # noqa: E402
-from dataclasses import asdict  # noqa: E402
+import time
+from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _health  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
 
 POLL = 0.3
 

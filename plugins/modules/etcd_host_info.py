@@ -145,9 +145,8 @@ problems:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
-from ansible_collections.kubeadm.etcd.plugins.module_utils._observe import observe  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._observe import observe
 
 
 def main() -> None:

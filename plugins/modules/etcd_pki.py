@@ -191,13 +191,12 @@ certificates:
   type: dict
 """
 
-from datetime import datetime, timezone  # noqa: E402
-from typing import Any  # noqa: E402
+from datetime import datetime, timezone
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # noqa: E402
-
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki  # noqa: E402
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
 
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:

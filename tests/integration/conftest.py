@@ -110,7 +110,10 @@ class Lab:
 
     def containers(self) -> dict[str, str]:
         """Container ids of etcd by host: a restart makes a new one."""
-        script = "ctr -n k8s.io containers ls 'labels.\"io.kubernetes.container.name\"==etcd' -q | while read c; do ctr -n k8s.io tasks ls | grep \"^$c .*RUNNING\" | cut -d' ' -f1; done"
+        script = (
+            "ctr -n k8s.io containers ls 'labels.\"io.kubernetes.container.name\"==etcd' -q | while read c; do"
+            " ctr -n k8s.io tasks ls | grep \"^$c .*RUNNING\" | cut -d' ' -f1; done"
+        )
         return {host: self.sh(host, script).strip() for host in self.hosts}
 
     def etcdctl(self, host: str, *arguments: str, check: bool = True) -> str:

@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,10 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
         ["192.0.2.1 is no address of this host"],
     ),
     "mixed families": (
-        lambda a: {"infra0": f"ansible_host: {a['infra0']}, etcd_address: 'fd00::1'", "infra1": f"ansible_host: {a['infra1']}"},
+        lambda a: {
+            "infra0": f"ansible_host: {a['infra0']}, etcd_address: 'fd00::1'",
+            "infra1": f"ansible_host: {a['infra1']}",
+        },
         ["mix IPv4 and IPv6"],
     ),
 }
@@ -156,7 +159,11 @@ def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
 
 # What is wrong on a host: how to make it so, how to undo it, and what the error has to say.
 HOSTS = {
-    "kubeadm missing": ("mv /usr/bin/kubeadm /root/k", "mv /root/k /usr/bin/kubeadm", ["infra1: kubeadm is not installed"]),
+    "kubeadm missing": (
+        "mv /usr/bin/kubeadm /root/k",
+        "mv /root/k /usr/bin/kubeadm",
+        ["infra1: kubeadm is not installed"],
+    ),
     "kubelet of another minor": (
         "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.35.4\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
         "mv -f /root/k /usr/bin/kubelet",
@@ -167,7 +174,11 @@ HOSTS = {
         "mv -f /root/k /usr/bin/kubelet",
         ["kubelet differs between the hosts (infra0 v1.36.3, infra1 v1.36.1"],
     ),
-    "runtime stopped": ("systemctl stop containerd", "systemctl start containerd", ["infra1: the container runtime's socket"]),
+    "runtime stopped": (
+        "systemctl stop containerd",
+        "systemctl start containerd",
+        ["infra1: the container runtime's socket"],
+    ),
     "port taken": (
         "systemd-run -q --unit porttaker python3 -m http.server 2380; sleep 1",
         "systemctl stop porttaker",
@@ -230,12 +241,12 @@ def openssl(*arguments: str) -> None:
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Iterator[Authority]:
+def authority(tmp_path: Path) -> Authority:
     """A good CA of the user's own, made by openssl."""
     cert, key = tmp_path / "ca.crt", tmp_path / "ca.key"
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert), "-subj", "/CN=mine", "-days", "900",
             "-addext", "keyUsage=critical,digitalSignature,keyCertSign")  # fmt: skip
-    yield Authority(cert, key)
+    return Authority(cert, key)
 
 
 def test_own_ca_is_accepted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
@@ -262,7 +273,9 @@ def test_ca_key_of_another(fresh: Lab, untouched: Fingerprint, authority: Author
 
 
 def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
-    refused(fresh, untouched, ["cannot be read", "/nowhere/ca.crt"], *authority.arguments(etcd_ca_cert="/nowhere/ca.crt"))
+    refused(
+        fresh, untouched, ["cannot be read", "/nowhere/ca.crt"], *authority.arguments(etcd_ca_cert="/nowhere/ca.crt")
+    )
     authority.cert.write_text("garbage", encoding="utf-8")
     refused(fresh, untouched, ["etcd_ca_cert"], *authority.arguments())
 

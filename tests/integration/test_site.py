@@ -38,7 +38,13 @@ def test_check_mode_on_fresh_hosts(lab: Lab) -> None:
     run = lab.site("--check", "--diff")
     assert different(before, lab.fingerprint()) == {}
     assert set(run.changed()) == set(lab.hosts)
-    for words in ("initial-cluster-state=new", "20-etcd-service-manager.conf", "server.crt", "ca.crt", "kubeadmcfg.yaml"):
+    for words in (
+        "initial-cluster-state=new",
+        "20-etcd-service-manager.conf",
+        "server.crt",
+        "ca.crt",
+        "kubeadmcfg.yaml",
+    ):
         assert words in run.output, words
 
 
@@ -57,7 +63,10 @@ def test_files_of_the_page(cluster: Lab) -> None:
         lines = cluster.sh(host, f"find {PKI} -type f -printf '%p %m %U:%G\\n'").splitlines()
         assert {line.split()[0]: line.split()[1] for line in lines} == expected, host
         assert {line.split()[2] for line in lines} == {"0:0"}
-        modes = cluster.sh(host, f"stat -c '%a %n' {PKI} {PKI}/etcd /etc/kubernetes/manifests /etc/kubernetes/manifests/etcd.yaml /var/lib/etcd")
+        modes = cluster.sh(
+            host,
+            f"stat -c '%a %n' {PKI} {PKI}/etcd /etc/kubernetes/manifests /etc/kubernetes/manifests/etcd.yaml /var/lib/etcd",
+        )
         assert [line.split()[0] for line in modes.splitlines()] == ["755", "755", "700", "600", "700"], modes
 
 
@@ -123,7 +132,10 @@ def test_table_and_stanza(cluster: Lab, tmp_path: Path) -> None:
     text = target.read_text(encoding="utf-8")
     for address in cluster.addresses().values():
         assert address in run.output and f"- https://{address}:2379" in text
-    cluster.sh("infra0", f"cat > /run/external.yaml <<'EOF'\n{text}EOF\nkubeadm config validate --config /run/external.yaml && rm /run/external.yaml")
+    cluster.sh(
+        "infra0",
+        f"cat > /run/external.yaml <<'EOF'\n{text}EOF\nkubeadm config validate --config /run/external.yaml && rm /run/external.yaml",
+    )
 
 
 def test_no_private_key_in_any_output(lab: Lab, tmp_path: Path) -> None:
@@ -136,7 +148,13 @@ def test_no_private_key_in_any_output(lab: Lab, tmp_path: Path) -> None:
         for key in lab.sh(host, f"find {PKI} -name '*.key'").split():
             secrets.append(lab.sh(host, f"cat {key}").splitlines()[1])
         assert lab.sh(host, "grep -rls 'PRIVATE KEY' /tmp /root /home /var/tmp || true") == ""
-        assert lab.sh(host, f"find / -xdev -name '*.key' -newer /etc/hostname -not -path '{PKI}/*' -type f | grep -v ssh || true") == ""
+        assert (
+            lab.sh(
+                host,
+                f"find / -xdev -name '*.key' -newer /etc/hostname -not -path '{PKI}/*' -type f | grep -v ssh || true",
+            )
+            == ""
+        )
     assert len(secrets) == 13
     assert not [secret for secret in secrets if secret in run.output]
 
@@ -171,7 +189,8 @@ def test_changed_flag_rolls_one_member_at_a_time_leader_last(cluster: Lab) -> No
 
     def watch() -> None:
         probe = "; ".join(
-            f"(exec 3<>/dev/tcp/{address}/2379) 2>/dev/null || echo {host}" for host, address in cluster.addresses().items()
+            f"(exec 3<>/dev/tcp/{address}/2379) 2>/dev/null || echo {host}"
+            for host, address in cluster.addresses().items()
         )
         while not stop.is_set():
             down.append(len(cluster.sh("infra0", f"{probe}; true").split()))
@@ -209,7 +228,9 @@ def test_member_that_is_down_is_repaired(cluster: Lab) -> None:
 
 def test_lost_data_is_refused(cluster: Lab) -> None:
     """A member that starts empty would break the promise that the others rely on: refused, nothing changed."""
-    cluster.sh("infra2", "mv /etc/kubernetes/manifests/etcd.yaml /root/; sleep 10; mv /var/lib/etcd/member /var/lib/etcd-lost")
+    cluster.sh(
+        "infra2", "mv /etc/kubernetes/manifests/etcd.yaml /root/; sleep 10; mv /var/lib/etcd/member /var/lib/etcd-lost"
+    )
     before = cluster.fingerprint()
     run = cluster.play()
     assert run.code != 0 and "infra2 has lost its data" in run.output, run.output
@@ -238,7 +259,10 @@ def test_installed_from_the_tarball(cluster: Lab, tmp_path: Path) -> None:
         timeout=120,
     )
     run = cluster.play(
-        playbook="kubeadm.etcd.site", CWD=str(tmp_path), ANSIBLE_COLLECTIONS_PATH=str(tmp_path / "collections"), ANSIBLE_CONFIG="/dev/null"
+        playbook="kubeadm.etcd.site",
+        CWD=str(tmp_path),
+        ANSIBLE_COLLECTIONS_PATH=str(tmp_path / "collections"),
+        ANSIBLE_CONFIG="/dev/null",
     )
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
@@ -249,7 +273,9 @@ def test_oldest_ansible(cluster: Lab) -> None:
     assert program.exists(), "run `make venvs` first"
     run = cluster.play(ANSIBLE_PLAYBOOK=str(program))
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
-    run = cluster.play("--check", "--diff", "-e", '{"etcd_server_cert_sans": ["a.example.com"]}', ANSIBLE_PLAYBOOK=str(program))
+    run = cluster.play(
+        "--check", "--diff", "-e", '{"etcd_server_cert_sans": ["a.example.com"]}', ANSIBLE_PLAYBOOK=str(program)
+    )
     assert run.code == 0 and run.changed(), run.output[-4000:]
 
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-
-yaml = pytest.importorskip("yaml")
-
-LAB = Path(__file__).resolve().parents[2] / "lab"
-sys.path.insert(0, str(LAB))
-
 from labkit import archive, image, inventory, network, pins, programs, settings
 from labkit.cli import main
 from labkit.process import LabError
 from labkit.settings import Version
+
+yaml = pytest.importorskip("yaml")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,12 @@ def test_never_new_where_anything_has_been_led() -> None:
 def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
     observations = observed(up(), up(), up())
     for host, observation in observations.items():
-        observation["pki"] = {"ca_fingerprint": "f", "ca_key": host == "infra0", "ca_problems": [], **change.get(host, {})}
+        observation["pki"] = {
+            "ca_fingerprint": "f",
+            "ca_key": host == "infra0",
+            "ca_problems": [],
+            **change.get(host, {}),
+        }
         observation["reasons"]["certificates"] = ["server.crt: ends soon"]
     assert any(words in text for text in _plan.ca_problems(CLUSTER, observations, own))
 

@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from pathlib import Path
+from pathlib import Path
 
 import pytest
 from labkit import archive, image, inventory, network, pins, programs, settings

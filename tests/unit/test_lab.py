@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import tarfile
-from pathlib import Path
 from pathlib import Path
 
 import pytest

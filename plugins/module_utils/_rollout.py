@@ -9,6 +9,8 @@ with kubelet 1.36). So a new process is waited for first, and only then its read
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
@@ -277,6 +280,38 @@ def service_problem(target: Target) -> str | None:
     return lag_problem(ahead.raft_applied_index, own.raft_applied_index)
 
 
+def cause_of_death(log: str) -> str | None:
+    """Why etcd ended, from a log in the form of the kubelet (time, stream, F or P, text); None where it does not say.
+
+    etcd logs JSON; a panic of Go and a flag that it does not know are plain text, the latter followed by its usage.
+    """
+    lines = [(line.split(" ", 3) + [""] * 3)[3] for line in log.splitlines()]
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("fatal", "panic"):
+            skipped = ("level", "ts", "caller", "stacktrace", "msg")
+            details = [f"{key}: {value}" for key, value in entry.items() if key not in skipped]
+            return "; ".join([str(entry.get("msg", "")), *details])[:400]
+    plain = [line for line in lines if line.strip() and not line.startswith("{")]
+    return next((line[:400] for line in plain if line.startswith("panic:")), plain[0][:400] if plain else None)
+
+
+def newest_log(since: float) -> str:
+    """The log of the etcd container that wrote last; empty where none did after `since` (Unix seconds)."""
+    found = []
+    for path in glob.glob("/var/log/pods/kube-system_etcd-*/etcd/*.log"):
+        try:
+            found.append((os.stat(path).st_mtime, path))
+        except OSError:
+            # The kubelet removes it with its pod.
+            continue
+    written, path = max(found, default=(0.0, ""))
+    return (read_text(path) or "") if written >= since else ""
+
+
 def wait_for_member(
     target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
 ) -> float:
@@ -285,7 +320,7 @@ def wait_for_member(
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
     be the new manifest's. EtcdError after `timeout` seconds: which stage was not reached, what was seen, where to look.
     """
-    start = time.monotonic()
+    start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
     while True:
         stage = "runs the new manifest"
@@ -307,8 +342,10 @@ def wait_for_member(
             return time.monotonic() - start
         if time.monotonic() - start > timeout:
             times = f" etcd was started {len(seen)} times." if len(seen) > 1 else ""
+            cause = cause_of_death(newest_log(started_at))
+            said = f" Its log says: {cause}." if cause else ""
             raise EtcdError(
-                f"{target.name}: waited {timeout:.0f} s until it {stage}; {problem or 'it ended again'}.{times}"
+                f"{target.name}: waited {timeout:.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"
                 f" {WHERE_TO_LOOK}"
             )
         time.sleep(POLL)

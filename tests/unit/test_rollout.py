@@ -133,6 +133,31 @@ def test_answers_on_one_line(answer: str, line: str) -> None:
     assert _rollout.brief(answer) == line
 
 
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ([], None),
+        (['{"level":"info","msg":"ready"}', '{"level":"warn","msg":"slow"}'], None),
+        (
+            [
+                '{"level":"fatal","ts":"t","caller":"c","msg":"discovery failed","error":"x","stacktrace":"s"}',
+                '{"level":"info"}',
+            ],
+            "discovery failed; error: x",
+        ),
+        (
+            ["flag provided but not defined: -no-such-flag", "Usage:", "  etcd [flags]"],
+            "flag provided but not defined: -no-such-flag",
+        ),
+        (['{"level":"info"}', "odd", "panic: no", "", "goroutine 1 [running]:"], "panic: no"),
+    ],
+)
+def test_why_it_ended(lines: list[str], cause: str | None) -> None:
+    log = "".join(f"2026-11-23T18:29:19.706118707Z stderr F {line}\n" for line in lines)
+    assert _rollout.cause_of_death(log) == cause
+    assert _rollout.cause_of_death(log + "broken\n") == cause
+
+
 def test_where_a_member_is_asked() -> None:
     target = _rollout.make_target("infra1", MEMBERS, 12379, 12381, "/pki")
     assert target.urls == ["https://10.0.0.7:12379", "https://10.0.0.6:12379", "https://10.0.0.8:12379"]

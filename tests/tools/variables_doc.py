@@ -1,0 +1,56 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Prints docs/variables.md, made of what the roles' argument specs say.
+
+usage: python tests/tools/variables_doc.py >docs/variables.md
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = """\
+# Variables
+
+Every variable of the collection. Set them for the group, or for a host where that makes sense; each has one default.
+A misspelt name or a value of the wrong type stops a run before anything is changed.
+
+<!-- Written by `make docs` from roles/*/meta/argument_specs.yml: change it there. -->
+
+| variable | type | default | meaning |
+| --- | --- | --- | --- |
+"""
+
+
+def specs(role: str) -> dict[str, Any]:
+    """Options of a role's entry point main, by name."""
+    text = (ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+    options: dict[str, Any] = yaml.safe_load(text)["argument_specs"]["main"].get("options") or {}
+    return options
+
+
+def row(name: str, option: dict[str, Any]) -> str:
+    """One line of the table."""
+    kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
+    default = option["default"] if isinstance(option["default"], str) else json.dumps(option["default"])
+    description = option["description"]
+    text = " ".join([description] if isinstance(description, str) else description)
+    if "choices" in option:
+        text += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
+    cells = [f"`{name}`", kind, f"`{default}`" if default else "empty", text]
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def document() -> str:
+    """The whole of docs/variables.md."""
+    roles = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
+    return HEAD + "".join(row(name, option) for role in roles for name, option in specs(role).items())
+
+
+if __name__ == "__main__":
+    print(document(), end="")

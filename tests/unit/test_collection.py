@@ -1,0 +1,204 @@
+"""What must agree across files: roles and their specs, variables and their documentation, rules that no linter has."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tools import variables_doc
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+MODULES = sorted((ROOT / "plugins" / "modules").glob("*.py"))
+ON_HOSTS = [*MODULES, *sorted((ROOT / "plugins" / "module_utils").glob("*.py"))]
+PLAYS = sorted(
+    path
+    for pattern in ("*.yml", "playbooks/**/*.yml", "roles/*/tasks/**/*.yml", "roles/*/handlers/**/*.yml")
+    for path in ROOT.glob(pattern)
+    if path.name != "galaxy.yml"
+)
+
+# Variables that begin with ansible_ and are no facts: Ansible sets them itself, or the inventory does.
+NO_FACTS = re.compile(
+    r"ansible_(facts|host|port|user|connection|become\w*|ssh_\w+|python_interpreter|pipelining|check_mode|diff_mode|version|loop\w*"
+    r"|play_\w+|failed_\w+|run_tags|skip_tags|limit|collection_name|role_name|parent_role_names|collections|search_path"
+    r"|inventory_sources|playbook_python|config_file|forks|verbosity|managed)\b"
+)
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tracked() -> list[Path]:
+    """Files that git knows or would take."""
+    listing = subprocess.run(
+        ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [ROOT / item for item in listing.split("\0") if item and (ROOT / item).is_file()]
+
+
+def tasks(node: Any) -> Iterator[dict[str, Any]]:
+    """All tasks and plays of a file, those in blocks too."""
+    if isinstance(node, list):
+        for item in node:
+            yield from tasks(item)
+    elif isinstance(node, dict):
+        yield node
+        for key in ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            yield from tasks(node.get(key))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_is_described_and_its_defaults_are_the_spec(role: str) -> None:
+    folder = ROOT / "roles" / role
+    assert (folder / "README.md").is_file(), f"roles/{role}/README.md is missing"
+    spec = read(folder / "meta" / "argument_specs.yml")["argument_specs"]["main"]
+    assert spec["short_description"]
+    file = folder / "defaults" / "main.yml"
+    defaults = read(file) if file.is_file() else {}
+    assert defaults == {option: value["default"] for option, value in (spec.get("options") or {}).items()}
+
+
+def test_a_variable_belongs_to_one_role() -> None:
+    owners: dict[str, list[str]] = {}
+    for role in ROLES:
+        for option in variables_doc.specs(role):
+            owners.setdefault(option, []).append(role)
+    assert {option: roles for option, roles in owners.items() if len(roles) > 1} == {}
+
+
+def test_the_example_inventory_has_every_variable_once_with_its_default() -> None:
+    text = (ROOT / "inventory.example" / "group_vars" / "etcd.yml").read_text(encoding="utf-8")
+    lines = re.findall(r"^# (etcd_\w+:.*)$", text, flags=re.MULTILINE)
+    shown = [(option, value) for line in lines for option, value in yaml.safe_load(line).items()]
+    options = [(option, value["default"]) for role in ROLES for option, value in variables_doc.specs(role).items()]
+    assert sorted(shown, key=str) == sorted(options, key=str)
+    assert yaml.safe_load(text) is None, "every variable is commented out: the example works as it stands"
+
+
+def test_the_variables_page_is_what_the_specs_say() -> None:
+    page = (ROOT / "docs" / "variables.md").read_text(encoding="utf-8")
+    assert page == variables_doc.document(), "run `make docs`"
+
+
+def test_every_variable_that_is_used_exists() -> None:
+    known = {option for role in ROLES for option in variables_doc.specs(role)}
+    for role in ROLES:
+        file = ROOT / "roles" / role / "vars" / "main.yml"
+        known |= set(read(file)) if file.is_file() else set()
+    modules = {path.stem for path in MODULES}
+    for path in [*PLAYS, *ROOT.glob("roles/*/templates/*"), *ROOT.glob("roles/*/vars/*.yml")]:
+        code = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+        unknown = set(re.findall(r"(?<![\w.-])etcd_\w+", code)) - known - modules
+        assert not unknown, f"{name(path)}: {unknown}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_module_is_documented(path: Path) -> None:
+    constants = {
+        target.id: ast.literal_eval(node.value)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    documentation = yaml.safe_load(constants["DOCUMENTATION"])
+    assert documentation["module"] == path.stem
+    assert documentation["version_added"]
+    examples = yaml.safe_load(constants["EXAMPLES"])
+    assert any(f"kubeadm.etcd.{path.stem}" in task for task in examples)
+    assert yaml.safe_load(constants["RETURN"])
+
+
+@pytest.mark.parametrize("path", ON_HOSTS, ids=name)
+def test_hosts_need_the_standard_library_only(path: Path) -> None:
+    allowed = {"ansible", "ansible_collections", *sys.stdlib_module_names}
+    if path.stem == "_pki":
+        allowed.add("cryptography")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed, f"{name(path)}:{node.lineno}"
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and str(node.module).split(".")[0] in allowed, f"{name(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", PLAYS, ids=name)
+def test_rules_for_tasks(path: Path) -> None:
+    for task in tasks(read(path)):
+        where = f"{name(path)}: {task.get('name')}"
+        assert not {"run_once", "ignore_errors", "ignore_unreachable"} & set(task), where
+        assert not {"ansible.builtin.shell", "ansible.builtin.raw", "shell", "raw"} & set(task), where
+        if "ansible.builtin.command" in task:
+            assert {"changed_when", "timeout"} <= set(task), f"{where}: a command has changed_when and timeout"
+    code = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+    facts = [word for word in re.findall(r"(?<![\w.])ansible_\w+", code) if not NO_FACTS.fullmatch(word)]
+    assert not facts, f"{name(path)}: write ansible_facts['...'] instead of {facts}"
+
+
+def test_fragments_can_be_read() -> None:
+    sections = {section for section, _title in read(ROOT / "changelogs" / "config.yaml")["sections"]}
+    sections |= {"release_summary", "trivial"}
+    fragments = sorted((ROOT / "changelogs" / "fragments").glob("*"))
+    for path in fragments:
+        content = read(path)
+        assert isinstance(content, dict) and set(content) <= sections, name(path)
+        for section, entries in content.items():
+            assert isinstance(entries, str if section == "release_summary" else list), f"{name(path)}: {section}"
+    assert fragments or (ROOT / "changelogs" / "changelog.yaml").is_file()
+
+
+def test_nothing_secret_and_nothing_of_this_machine_is_tracked() -> None:
+    key = re.compile(r"BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{40}")
+    home = Path.home()
+    places = [f"{ROOT}/", "/root/" + ".pyenv", "/root/" + ".cache", *([f"{home}/"] if home.name != "root" else [])]
+    machine = re.compile("|".join(map(re.escape, places)))
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "proxy" + ".golang.org", "deb" + ".debian.org"]
+    registries = re.compile("|".join(map(re.escape, hosts)))
+    for path in tracked():
+        if path.name in ("go.sum", "LICENSE"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for what, pattern in (("private key", key), ("path of one machine", machine), ("package host", registries)):
+            found = pattern.search(text)
+            assert not found, f"{name(path)}: {what}: {found and found.group()[:40]}"
+
+
+def test_the_collection_holds_what_it_should(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("ansible-galaxy")
+    command = [str(program), "collection", "build", "--output-path", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        files = {member.name for member in archive if not member.isdir()}
+        folders = {member.name for member in archive if member.isdir()}
+        assert sum(member.size for member in archive) < 5_000_000
+    made = {"MANIFEST.json", "FILES.json"}
+    strangers = files - made - {name(path) for path in tracked()}
+    assert not strangers, "add them to build_ignore in galaxy.yml"
+    hidden = {path for path in folders if any(part.startswith((".", "__pycache__")) for part in Path(path).parts)}
+    assert not hidden
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.rst",
+        "meta/runtime.yml",
+        "playbooks/site.yml",
+        "docs/variables.md",
+    } <= files

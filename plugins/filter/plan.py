@@ -39,6 +39,10 @@ options:
     description: Whether an image archive is to be imported.
     type: bool
     default: false
+  allow_interruption:
+    description: Whether members of a cluster of one or two may be restarted.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -106,6 +110,7 @@ def plan(
     runtime_endpoint: str = "",
     own_ca: Mapping[str, Any] | None = None,
     image_archive: bool = False,
+    allow_interruption: bool = False,
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -124,7 +129,7 @@ def plan(
         decision = Plan(REFUSE)
     else:
         problems += ca_problems(found, observations, own_ca.get("fingerprint"))
-        decision = decide(found, observations)
+        decision = decide(found, observations, allow_interruption)
     signer = observations.get(found.ca_host)
     bring_in = bool(
         signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]

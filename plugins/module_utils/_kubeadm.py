@@ -819,3 +819,27 @@ def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[s
         else:
             reasons.append(f"etcd.yaml: {flag}: {','.join(before[flag])} -> {','.join(after[flag])}")
     return reasons + line_reasons("etcd.yaml", lines, wanted_lines)
+
+
+# The container's program, or an image named etcd, in YAML or JSON.
+_ETCD_POD = re.compile(
+    r"""^\s*- ["']?(/\S*/)?etcd["']?\s*$|\bimage["']?:\s*["']?([^\s"']*/)?etcd([:@"'\s]|$)""", re.MULTILINE
+)
+
+
+def check_other_pods(manifests_dir: str) -> None:
+    """EtcdError where another file would start a second etcd on the same data.
+
+    The kubelet runs every file whose name does not begin with a dot, so a backup copy is a second pod.
+    """
+    if not os.path.isdir(manifests_dir):
+        return
+    for name in sorted(os.listdir(manifests_dir)):
+        path = os.path.join(manifests_dir, name)
+        if name.startswith(".") or name == "etcd.yaml" or not os.path.isfile(path):
+            continue
+        if _ETCD_POD.search(read_text(path) or ""):
+            raise EtcdError(
+                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends"
+                " with. Move it out of that directory."
+            )

@@ -8,17 +8,19 @@ import os
 import shutil
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process, metrics_of, value_of_flag
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
-Params = dict[str, Any]
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate it.
+    Params = dict[str, Any]
 
 
 def observe(params: Params) -> dict[str, Any]:
@@ -74,7 +76,9 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     wal = read_wal(params["data_dir"])
     process = find_etcd_process(params["name"])
     local = "[::1]" if ":" in params["address"] else "127.0.0.1"
-    ready = bool(process) and probe(f"http://{local}:{params['metrics_port']}/readyz", 2.0)[0]
+    # A running member is asked where it listens, which may be what is to be changed.
+    default = f"http://{local}:{params['metrics_port']}/readyz"
+    ready = process is not None and probe(metrics_of(process, default), 2.0)[0]
     result: dict[str, Any] = {
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
@@ -96,6 +100,8 @@ def observe_etcd(params: Params) -> dict[str, Any]:
         if itself and not process:
             continue
         endpoint = f"https://{_kubeadm.bracketed(member['address'])}:{params['client_port']}"
+        if itself and process:
+            endpoint = (value_of_flag(process.argv, "advertise-client-urls") or endpoint).split(",")[0]
         try:
             client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
             result["members"] = [asdict(entry) for entry in client.members()]
@@ -159,6 +165,7 @@ def observe_config(
         text = _kubeadm.render_config(spec)
         _kubeadm.validate_config(text, "kubeadm")
         manifest = _kubeadm.render_manifest(text, "kubeadm")
+        _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
         problems.append(str(exc))
         return {}, [], []

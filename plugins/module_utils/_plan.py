@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 
-Observation = Mapping[str, Any]
+if TYPE_CHECKING:
+    Observation = Mapping[str, Any]
 
 BOOTSTRAP = "bootstrap"
 NOTHING = "nothing"
 ROLLING = "rolling"
 START = "start"
 REFUSE = "refuse"
+
+# Clusters of up to this many members stop when one of them does.
+SURVIVES_NONE = 2
 
 # Parts whose change touches a running member. Certificates are not among them: etcd reads them at each handshake.
 _RESTARTING = ("kubelet", "manifest")
@@ -30,12 +34,14 @@ _RESTARTING = ("kubelet", "manifest")
 class Plan:
     """What to do with a cluster.
 
-    action: one of the constants above. order: hosts to be touched one after the other. start: hosts whose member has
-    to be started, all at once. problems: why nothing may be done. state: the value of initial-cluster-state.
+    action: one of the constants above. order: hosts to be touched one after the other. gated: whether each of them has
+    to pass the gates. start: hosts whose member has to be started, all at once. problems: why nothing may be done.
+    state: the value of initial-cluster-state.
     """
 
     action: str
     state: str = "existing"
+    gated: bool = True
     order: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -89,8 +95,11 @@ def _is_entry_of(entry: Mapping[str, Any], member: Member) -> bool:
     return any(str(url).split("://")[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
 
 
-def decide(cluster: Cluster, observations: Mapping[str, Observation]) -> Plan:
-    """The decision for one cluster. Nothing destructive is ever decided; what is refused says what to do instead."""
+def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_interruption: bool = False) -> Plan:
+    """The decision for one cluster. Nothing destructive is ever decided; what is refused says what to do instead.
+
+    allow_interruption: whether members of a cluster too small to go on without one of them may be restarted.
+    """
     listed = membership(observations)
     views = [view(member, observations.get(member.host), listed) for member in cluster.members]
     problems = foreign_data_problems(cluster, observations)
@@ -98,7 +107,7 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation]) -> Plan:
         return Plan(REFUSE, problems=problems)
     if listed is None:
         return decide_without_cluster(cluster, views)
-    return decide_with_cluster(cluster, views, listed)
+    return decide_with_cluster(cluster, views, listed, allow_interruption)
 
 
 def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
@@ -128,7 +137,9 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
     return Plan(START, start=[item.member.host for item in views if item.has_data and not item.ready])
 
 
-def decide_with_cluster(cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]]) -> Plan:
+def decide_with_cluster(
+    cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], allow_interruption: bool
+) -> Plan:
     """A cluster answers: finish, repair, roll, or nothing."""
     problems = []
     for item in views:
@@ -158,9 +169,20 @@ def decide_with_cluster(cluster: Cluster, views: list[MemberView], listed: list[
     down = [item for item in views if item.has_data and not item.ready]
     order = [item.member.host for item in down]
     # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
-    order += [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
+    differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
+    order += differing
+    small = len(listed) <= SURVIVES_NONE
+    if differing and small and not allow_interruption:
+        return Plan(
+            REFUSE,
+            problems=[
+                f"{', '.join(differing)} would have to be restarted, and cluster {cluster.name!r} of {len(listed)} member(s)"
+                " does not go on without one. Set etcd_allow_interruption: true for this run to accept that, or add members."
+            ],
+            warnings=warnings,
+        )
     if unstarted or order:
-        return Plan(ROLLING, order=unstarted + order, warnings=warnings)
+        return Plan(ROLLING, order=unstarted + order, gated=not small, warnings=warnings)
     return Plan(NOTHING, warnings=warnings)
 
 

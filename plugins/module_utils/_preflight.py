@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 
-Facts = Mapping[str, Any]
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate it.
+    Facts = Mapping[str, Any]
 
 OLDEST_MINOR, NEWEST_MINOR = 32, 37
 

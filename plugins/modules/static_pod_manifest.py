@@ -125,7 +125,6 @@ waited:
 """
 
 import os
-import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -143,36 +142,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
-# The container's program, or an image named etcd, in YAML or JSON.
-_ETCD_POD = re.compile(
-    r"""^\s*- ["']?(/\S*/)?etcd["']?\s*$|\bimage["']?:\s*["']?([^\s"']*/)?etcd([:@"'\s]|$)""", re.MULTILINE
-)
-
-
-def check_other_pods(manifests_dir: str) -> None:
-    """EtcdError where another file would start a second etcd on the same data.
-
-    The kubelet runs every file whose name does not begin with a dot, so a backup copy is a second pod.
-    """
-    if not os.path.isdir(manifests_dir):
-        return
-    for name in sorted(os.listdir(manifests_dir)):
-        path = os.path.join(manifests_dir, name)
-        if name.startswith(".") or name == "etcd.yaml" or not os.path.isfile(path):
-            continue
-        if _ETCD_POD.search(read_text(path) or ""):
-            raise EtcdError(
-                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends"
-                " with. Move it out of that directory."
-            )
-
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Render, compare, install and wait; the module's result."""
     manifests_dir, data_dir = params["manifests_dir"], params["data_dir"]
     path = os.path.join(manifests_dir, "etcd.yaml")
     wanted = _kubeadm.render_manifest(params["config"], params["kubeadm"])
-    check_other_pods(manifests_dir)
+    _kubeadm.check_other_pods(manifests_dir)
 
     before = read_text(path)
     wal = read_wal(data_dir)

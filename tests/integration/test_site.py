@@ -253,7 +253,7 @@ def test_installed_from_the_tarball(cluster: Lab, tmp_path: Path) -> None:
     subprocess.run([galaxy, "collection", "build", "--output-path", str(tmp_path)], cwd=ROOT, check=True, timeout=120)
     tarball = next(tmp_path.glob("kubeadm-etcd-*.tar.gz"))
     subprocess.run(
-        [galaxy, "collection", "install", str(tarball), "-p", str(tmp_path / "collections")],
+        [galaxy, "collection", "install", "--force", str(tarball), "-p", str(tmp_path / "collections")],
         cwd=tmp_path,
         check=True,
         timeout=120,
@@ -262,7 +262,6 @@ def test_installed_from_the_tarball(cluster: Lab, tmp_path: Path) -> None:
         playbook="kubeadm.etcd.site",
         CWD=str(tmp_path),
         ANSIBLE_COLLECTIONS_PATH=str(tmp_path / "collections"),
-        ANSIBLE_CONFIG="/dev/null",
     )
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
+    check_other_pods,
     manifest_arguments,
     manifest_image,
     manifest_reasons,
     parse_scalar,
 )
-from ansible_collections.kubeadm.etcd.plugins.modules.static_pod_manifest import check_other_pods
 
 # What kubeadm 1.36.3 writes, shortened.
 MANIFEST = """\

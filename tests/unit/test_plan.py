@@ -87,6 +87,15 @@ def test_refusal(observations: dict[str, Any], words: str) -> None:
     assert plan.start == plan.order == []
 
 
+def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
+    pair = Cluster("etcd", CLUSTER.members[:2], "infra0")
+    observations = observed(up(listing(names="01"), leader=True), up(listing(names="01")), differs="01")
+    plan = _plan.decide(pair, observations)
+    assert plan.action == "refuse" and "etcd_allow_interruption" in plan.problems[0]
+    plan = _plan.decide(pair, observations, allow_interruption=True)
+    assert (plan.action, plan.order, plan.gated) == ("rolling", ["infra1", "infra0"], False)
+
+
 def test_unknown_member_is_reported_and_left_alone() -> None:
     plan = _plan.decide(CLUSTER, observed(*[up(listing(names="0129"))] * 3))
     assert plan.action == "nothing" and "infra9" in plan.warnings[0]

@@ -71,6 +71,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     cluster_warnings,
     host_problems,
     host_warnings,
+    merge_hosts,
 )
 
 
@@ -97,8 +98,7 @@ def judge(
             own.append(
                 "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
             )
-        # What is wrong with a value that all hosts share is said once.
-        problems += [text if text in problems else f"{member.host}: {text}" for text in own]
+        problems += [f"{member.host}: {text}" for text in own]
         warnings += [f"{member.host}: {text}" for text in host_warnings(facts[member.host])]
     return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
 
@@ -140,8 +140,8 @@ def plan(
         "ca": make_ca,
         "certificates": make_ca or any(item["reasons"]["certificates"] for item in observations.values()),
         "speaker": members[0] if members else None,
-        "problems": list(dict.fromkeys([*problems, *decision.problems])),
-        "warnings": list(dict.fromkeys([*warnings, *decision.warnings])),
+        "problems": merge_hosts([*problems, *decision.problems], members),
+        "warnings": merge_hosts([*warnings, *decision.warnings], members),
     }
 
 

@@ -20,6 +20,14 @@ _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
+_WORDS: dict[type, str] = {
+    str: "text",
+    bool: "truth value",
+    int: "number",
+    float: "number",
+    list: "list",
+    dict: "mapping",
+}
 
 _EXAMPLES = {
     "etcd_extra_args": 'a mapping of flag (without dashes) to value: {quota-backend-bytes: "8589934592"}',
@@ -175,7 +183,7 @@ def variable_problems(host: str, variables: Mapping[str, Any], options: Mapping[
     problems = []
     for name in sorted(key for key in variables if str(key).startswith("etcd_")):
         if name not in options:
-            close = difflib.get_close_matches(name, list(options), n=1)
+            close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
             problems.append(f"{host}: unknown variable {name}. {hint}")
             continue
@@ -183,7 +191,9 @@ def variable_problems(host: str, variables: Mapping[str, Any], options: Mapping[
         value = variables[name]
         if kind in _TYPES and not isinstance(value, _TYPES[kind]):
             example = _EXAMPLES.get(name, f"a {kind}")
-            problems.append(f"{host}: {name} is the {type(value).__name__} {str(value)!r}. Write {example}.")
+            # Ansible's values are of types derived from Python's.
+            word = next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
+            problems.append(f"{host}: {name} is the {word} {str(value)!r}. Write {example}.")
         elif kind == "int" and not re.match(r"^[0-9]+$", str(value)):
             problems.append(f"{host}: {name} is {value!r}. Write a whole number.")
         choices = options[name].get("choices")

@@ -25,9 +25,9 @@ def fresh(lab: Lab) -> Lab:
     return lab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def untouched(fresh: Lab) -> Fingerprint:
-    """The fingerprint of the fresh hosts."""
+    """The fingerprint of the hosts before a test."""
     return fresh.fingerprint()
 
 
@@ -61,14 +61,14 @@ def refused(lab: Lab, before: Fingerprint, words: list[str], *arguments: str, pa
 VARIABLES = [
     ('{"etcd_clientport": 2379}', ["unknown variable etcd_clientport. Did you mean etcd_client_port?"]),
     ('{"etcd_extra_args": "--foo"}', ["etcd_extra_args", "dict"]),
-    ('{"etcd_extra_args": "foo=bar"}', ["etcd_extra_args is the str 'foo=bar'. Write a mapping"]),
+    ('{"etcd_extra_args": "foo=bar"}', ["etcd_extra_args is the text 'foo=bar'. Write a mapping"]),
     ('{"etcd_server_cert_sans": {"a": 1}}', ["etcd_server_cert_sans"]),
     ('{"etcd_extra_args": {"data-dir": "/srv/etcd"}}', ["data-dir", "etcd_data_dir"]),
     ('{"etcd_extra_args": {"name": "x"}}', ["name", "etcd_member_name"]),
     ('{"etcd_extra_args": {"initial-cluster": "x"}}', ["initial-cluster"]),
     ('{"etcd_extra_args": {"cert-file": "/x"}}', ["cert-file"]),
     ('{"etcd_extra_args": {"--quota-backend-bytes": "1"}}', ["quota-backend-bytes", "dashes"]),
-    ('{"etcd_extra_args": {"quota-backend-bytes": ""}}', ["quota-backend-bytes", "empty"]),
+    ('{"etcd_extra_args": {"quota-backend-bytes": ""}}', ["quota-backend-bytes has no value"]),
     ('{"etcd_extra_envs": {"ETCD_NAME": "x"}}', ["ETCD_NAME"]),
     ('{"etcd_server_cert_sans": ["Not_A_Name"]}', ["Not_A_Name"]),
     ('{"etcd_certificate_validity_period": "365d"}', ["etcd_certificate_validity_period", "365d", "8760h"]),
@@ -103,7 +103,8 @@ def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerpr
         )
     finally:
         fresh.sh("infra1", "mv /usr/bin/kubelet.away /usr/bin/kubelet")
-    assert flat.count("infra1: kubelet is not installed") == 1
+    # Ansible prints a message twice, as an error and as a result.
+    assert flat.split("fatal: [infra0]")[1].count("infra1: kubelet is not installed") == 1
 
 
 MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]] = {
@@ -153,7 +154,7 @@ def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
     path = tmp_path / "empty.yml"
     path.write_text("etcd:\n  hosts: {}\n", encoding="utf-8")
     run = fresh.play(inventory=str(path))
-    assert run.code != 0 and "etcd" in run.output and "Traceback" not in run.output, run.output
+    assert run.code != 0 and "no hosts in the group etcd" in re.sub(r"\s+", " ", run.output), run.output
     assert different(untouched, fresh.fingerprint()) == {}
 
 

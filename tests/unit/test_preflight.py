@@ -99,3 +99,8 @@ def test_cgroup_v1_is_fine_before_1_35() -> None:
 
 def test_clock_warning() -> None:
     assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "time": 1020.0}})[0]
+
+
+def test_what_several_hosts_have_in_common_is_said_once() -> None:
+    lines = ["a: x: y", "b: x: y", "b: z", "of the cluster: all", "of the cluster: all"]
+    assert _preflight.merge_hosts(lines, ["a", "b"]) == ["a, b: x: y", "b: z", "of the cluster: all"]

@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain runs, whatever the shell has set.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
-.PHONY: help demo test lint unit sanity package molecule integration bench format docs changelog venv venvs down clean
+.PHONY: help demo test setup lint unit sanity package molecule integration bench format docs changelog venv venvs down clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -14,7 +14,10 @@ demo: venv ## three healthy members on this machine, from nothing; a minute the 
 	@tests/tools/demo
 
 test: ## every check, from formatting to real hosts (about 15 minutes); the first that fails ends it
-	@MAKE="$(MAKE)" tests/tools/stages lint unit sanity package molecule integration
+	@MAKE="$(MAKE)" tests/tools/stages setup lint unit sanity package molecule integration
+
+setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab
+	lab/lab setup
 
 lint: venv ## ruff, mypy, yamllint, ansible-lint, antsibull-changelog
 	ruff format --check .

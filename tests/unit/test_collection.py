@@ -135,9 +135,9 @@ def test_hosts_need_the_standard_library_only(path: Path) -> None:
         allowed.add("cryptography")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            assert {alias.name.split(".")[0] for alias in node.names} <= allowed, f"{name(path)}:{node.lineno}"
+            assert {alias.name.partition(".")[0] for alias in node.names} <= allowed, f"{name(path)}:{node.lineno}"
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and str(node.module).split(".")[0] in allowed, f"{name(path)}:{node.lineno}"
+            assert node.level == 0 and str(node.module).partition(".")[0] in allowed, f"{name(path)}:{node.lineno}"
 
 
 @pytest.mark.parametrize("path", PLAYS, ids=name)
@@ -169,7 +169,7 @@ def test_nothing_secret_and_nothing_of_this_machine_is_tracked() -> None:
     key = re.compile(r"BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{40}")
     home = Path.home()
     places = [f"{ROOT}/", "/root/" + ".pyenv", "/root/" + ".cache", *([f"{home}/"] if home.name != "root" else [])]
-    machine = re.compile("|".join(map(re.escape, places)))
+    machine = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, places))})")
     hosts = ["pypi" + ".org", "pythonhosted" + ".org", "proxy" + ".golang.org", "deb" + ".debian.org"]
     registries = re.compile("|".join(map(re.escape, hosts)))
     for path in tracked():

@@ -14,12 +14,12 @@ import re
 import selectors
 import shutil
 import socket
-import subprocess
 import time
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
 
 TIMEOUT = 20.0
 
@@ -37,27 +37,15 @@ _LEFTOVERS = (
 )
 
 
-def run(argv: list[str]) -> tuple[int, str]:
-    """Exit code and output (both streams) of a program; 127 where there is none, 124 after TIMEOUT seconds."""
-    try:
-        done = subprocess.run(
-            argv,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except OSError as exc:
-        return 127, exc.strerror or "cannot be run"
-    except subprocess.TimeoutExpired:
-        return 124, f"no answer within {TIMEOUT:.0f} s"
-    return done.returncode, done.stdout.decode("utf-8", errors="replace")
+def output(argv: list[str]) -> str:
+    """What a program prints; nothing where it fails, is missing or hangs."""
+    done = run(argv, TIMEOUT)
+    return done.stdout if done.code == 0 else ""
 
 
 def program_version(argv: list[str]) -> str | None:
     """The first vX.Y.Z in what a program prints; None where it is missing or says nothing like it."""
-    match = re.search(r"v\d+\.\d+\.\d+[^\s]*", run(argv)[1])
+    match = re.search(r"v\d+\.\d+\.\d+[^\s]*", output(argv))
     return match.group(0) if match else None
 
 
@@ -89,7 +77,7 @@ def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
 
 def addresses() -> list[str]:
     """All addresses of the host's interfaces."""
-    _code, text = run(["ip", "-o", "addr", "show"])
+    text = output(["ip", "-o", "addr", "show"])
     return re.findall(r"\binet6? ([0-9a-fA-F.:]+)/", text)
 
 
@@ -195,7 +183,7 @@ def swaps() -> list[str]:
 def kubelet_unit() -> Unit:
     """kubelet.service as it is."""
     names = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,MainPID"
-    _code, text = run(["systemctl", "show", "kubelet.service", "-p", names])
+    text = output(["systemctl", "show", "kubelet.service", "-p", names])
     shown = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     pid = int(shown.get("MainPID") or 0)
     return Unit(
@@ -212,8 +200,8 @@ def images(runtime_endpoint: str) -> list[str] | None:
     """Names of the images that containerd has for the kubelet; None where it is another runtime or cannot be asked."""
     if "containerd" not in runtime_endpoint:
         return None
-    code, text = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"])
-    return text.split() if code == 0 else None
+    done = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"], TIMEOUT)
+    return done.stdout.split() if done.code == 0 else None
 
 
 def host_facts(

@@ -13,7 +13,6 @@ import ipaddress
 import json
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import NEWEST_MINOR, OLDEST_MINOR
+from ansible_collections.kubeadm.etcd.plugins.module_utils._process import NOT_FOUND, TIMED_OUT, run
 
 # Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
 CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -676,25 +676,15 @@ def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
 
 def run_kubeadm(argv: list[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> str:
     """Standard output of kubeadm. EtcdError where it is missing, fails (with its own words) or hangs."""
-    try:
-        done = subprocess.run(
-            argv,
-            input=stdin.encode(),
-            capture_output=True,
-            env={**os.environ, "LC_ALL": "C", **(environment or {})},
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except FileNotFoundError as exc:
-        raise EtcdError(f"{argv[0]} is not installed. Install kubeadm 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}.") from exc
-    except OSError as exc:
-        raise EtcdError(f"{argv[0]} cannot be run: {exc.strerror}.") from exc
-    except subprocess.TimeoutExpired as exc:
-        raise EtcdError(f"`{' '.join(argv)}` did not end within {TIMEOUT:.0f} s.") from exc
-    if done.returncode != 0:
-        said = complaint(done.stderr.decode("utf-8", errors="replace") or done.stdout.decode("utf-8", errors="replace"))
-        raise EtcdError(f"`{' '.join(argv)}` failed (exit code {done.returncode}): {said}")
-    return done.stdout.decode("utf-8", errors="replace")
+    done = run(argv, TIMEOUT, stdin, environment)
+    if done.code == NOT_FOUND:
+        raise EtcdError(f"{argv[0]} {done.stderr}. Install kubeadm 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}.")
+    if done.code == TIMED_OUT:
+        raise EtcdError(f"`{' '.join(argv)}` {done.stderr}.")
+    if done.code != 0:
+        said = complaint(done.stderr or done.stdout)
+        raise EtcdError(f"`{' '.join(argv)}` failed (exit code {done.code}): {said}")
+    return done.stdout
 
 
 def complaint(text: str) -> str:

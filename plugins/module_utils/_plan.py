@@ -92,7 +92,7 @@ def _is_entry_of(entry: Mapping[str, Any], member: Member) -> bool:
     if entry.get("name"):
         return bool(entry["name"] == member.name)
     host = f"[{member.address}]" if ":" in member.address else member.address
-    return any(str(url).split("://")[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
+    return any(str(url).rsplit("://", 1)[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
 
 
 def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_interruption: bool = False) -> Plan:

@@ -84,7 +84,7 @@ VARIABLES = [
 ]
 
 
-@pytest.mark.parametrize(("variables", "words"), VARIABLES, ids=[v for v, _ in VARIABLES])
+@pytest.mark.parametrize(("variables", "words"), VARIABLES, ids=[case[0] for case in VARIABLES])
 def test_variables(fresh: Lab, untouched: Fingerprint, variables: str, words: list[str]) -> None:
     refused(fresh, untouched, words, "-e", variables)
 

@@ -23,6 +23,7 @@ def module(lab: Lab, host: str, module_name: str, **options: Any) -> dict[str, A
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         timeout=300,
+        check=False,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
     )
     found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])

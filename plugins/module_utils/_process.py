@@ -1,0 +1,49 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Programs on the managed host, each with a deadline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Exit codes of a shell and of timeout(1).
+NOT_FOUND = 127
+TIMED_OUT = 124
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a program ended, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[str, str] | None = None) -> Done:
+    """Run a program in the C locale, at most `timeout` seconds.
+
+    Never raises: NOT_FOUND where it is missing or cannot be run, TIMED_OUT where it did not end; stderr says why.
+    """
+    try:
+        # AnsibleModule.run_command has no deadline, and waits for ever for a program that hangs.
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            argv,
+            input=stdin.encode(),
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C", **(environment or {})},
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError:
+        return Done(NOT_FOUND, "", "is not installed")
+    except OSError as exc:
+        return Done(NOT_FOUND, "", f"cannot be run: {exc.strerror}")
+    except subprocess.TimeoutExpired:
+        return Done(TIMED_OUT, "", f"did not end within {timeout:.0f} s")
+    return Done(
+        done.returncode, done.stdout.decode("utf-8", errors="replace"), done.stderr.decode("utf-8", errors="replace")
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import json
 import os
 import re
 import tempfile
@@ -28,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import NEWEST_MINOR, OLDEST_MINOR
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import NOT_FOUND, TIMED_OUT, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
 
 # Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
 CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -616,27 +616,7 @@ def render_config(spec: ConfigSpec) -> str:
     ]
     # A comment before the first "---" would be a document without apiVersion to kubeadm, and an error.
     first = ["---", "# Written by Ansible (kubeadm.etcd). The next run overwrites what is changed here."]
-    return "\n".join([*first, *_yaml_lines(documents[0]), "---", *_yaml_lines(documents[1])]) + "\n"
-
-
-def _yaml_lines(node: Mapping[str, Any], indent: str = "") -> list[str]:
-    """A mapping as YAML. Texts are JSON strings, which are YAML; mappings in lists stand on one line each."""
-    lines = []
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            lines.extend([f"{indent}{key}:", *_yaml_lines(value, indent + "  ")])
-        elif isinstance(value, list):
-            lines.append(f"{indent}{key}:")
-            lines.extend(f"{indent}- {_yaml_flow(item)}" for item in value)
-        else:
-            lines.append(f"{indent}{key}: {_yaml_flow(value)}")
-    return lines
-
-
-def _yaml_flow(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_yaml_flow(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    return "\n".join([*first, *yaml_lines(documents[0]), "---", *yaml_lines(documents[1])]) + "\n"
 
 
 def config_reasons(on_disk: str | None, wanted: str) -> list[str]:

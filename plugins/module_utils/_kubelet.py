@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
 
 DROP_IN = "/etc/systemd/system/kubelet.service.d/20-etcd-service-manager.conf"
 
@@ -71,8 +72,8 @@ def kubelet_config(spec: KubeletSpec, minor: int, cgroup_v1: bool) -> dict[str, 
 
 
 def render_config(config: dict[str, Any]) -> str:
-    """The configuration as text. JSON is YAML, and the kubelet reads both."""
-    return json.dumps(config, indent=2) + "\n"
+    """The configuration as text."""
+    return "\n".join(["---", "# Written by Ansible (kubeadm.etcd).", *yaml_lines(config)]) + "\n"
 
 
 def render_drop_in(spec: KubeletSpec) -> str:

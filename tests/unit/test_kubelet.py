@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import configparser
-import json
 
 import pytest
+import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubelet
 
 SPEC = _kubelet.KubeletSpec("systemd", "unix:///run/c.sock", "/etc/kubernetes/manifests", "/etc/k/kubelet.yaml")
@@ -28,9 +28,9 @@ def test_user_fields_are_merged_deeply_over_ours() -> None:
     assert config["maxPods"] == 5
 
 
-def test_config_is_json_that_says_where_static_pods_are() -> None:
+def test_config_says_where_static_pods_are() -> None:
     text = _kubelet.render_config(_kubelet.kubelet_config(SPEC, 36, False))
-    assert json.loads(text)["staticPodPath"] == "/etc/kubernetes/manifests"
+    assert yaml.safe_load(text)["staticPodPath"] == "/etc/kubernetes/manifests"
 
 
 def test_drop_in_clears_the_command_line_before_setting_it() -> None:

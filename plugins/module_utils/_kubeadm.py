@@ -515,6 +515,14 @@ def duration_seconds(text: str) -> float | None:
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9.]+)([hms])", text))
 
 
+def duration_problems(variable: str, text: str) -> list[str]:
+    """Why a text cannot be a period: no duration of Go, zero, or longer than Go can count."""
+    seconds = duration_seconds(text)
+    if seconds is not None and 0 < seconds < _LONGEST:
+        return []
+    return [f"{variable} {text!r} is no period. Write hours, for example 8760h for a year."]
+
+
 def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     """Algorithm and validity. kubeadm accepts 0s and negative periods, and certificates are then born expired."""
     problems = []
@@ -526,10 +534,7 @@ def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     elif spec.encryption_algorithm == "ECDSA-P384" and kubeadm.minor < 34:
         problems.append(f"etcd_encryption_algorithm ECDSA-P384 needs kubeadm 1.34, this is {kubeadm}. Use ECDSA-P256.")
     for variable in ("certificate_validity_period", "ca_certificate_validity_period"):
-        text = getattr(spec, variable)
-        seconds = duration_seconds(text)
-        if seconds is None or not 0 < seconds < _LONGEST:
-            problems.append(f"etcd_{variable} {text!r} is no period. Write hours, for example 8760h for a year.")
+        problems += duration_problems(f"etcd_{variable}", getattr(spec, variable))
     return problems
 
 

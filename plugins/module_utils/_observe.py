@@ -125,7 +125,7 @@ def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tup
         wanted = {**params["pki"], "kubernetes_version": params["pki"].get("kubernetes_version") or kubeadm}
         state = _pki.observe(_pki.PkiSpec.from_params(wanted), datetime.now(timezone.utc))
     except EtcdError as exc:
-        problems.append(str(exc))
+        problems.extend(str(exc).splitlines())
         return {}, []
     result = asdict(state)
     return result, result.pop("reasons")

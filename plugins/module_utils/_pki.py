@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
@@ -26,6 +27,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     read_bytes,
     replace_file,
     set_mode,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
+    CONFIG_ARGUMENTS,
+    duration_problems,
+    duration_seconds,
+    san_problems,
 )
 
 CRYPTOGRAPHY_VERSION: str | None
@@ -45,19 +52,14 @@ HAS_CRYPTOGRAPHY = CRYPTOGRAPHY_VERSION is not None
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
     "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
-    "name": {"type": "str", "required": True},
-    "address": {"type": "str", "required": True},
-    "server_cert_sans": {"type": "list", "elements": "str", "default": []},
-    "peer_cert_sans": {"type": "list", "elements": "str", "default": []},
-    "encryption_algorithm": {
-        "type": "str",
-        "choices": ["RSA-2048", "RSA-3072", "RSA-4096", "ECDSA-P256", "ECDSA-P384"],
-        "default": "RSA-2048",
+    **{
+        key: CONFIG_ARGUMENTS[key]
+        for key in (
+            *("name", "address", "server_cert_sans", "peer_cert_sans", "encryption_algorithm", "kubernetes_version"),
+            *("certificate_validity_period", "ca_certificate_validity_period"),
+        )
     },
-    "certificate_validity_period": {"type": "str", "default": "8760h"},
-    "ca_certificate_validity_period": {"type": "str", "default": "87600h"},
     "renewal_window": {"type": "str", "default": "2160h"},
-    "kubernetes_version": {"type": "str", "default": ""},
     "ca_host": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
 }
@@ -76,36 +78,11 @@ BACKDATE = timedelta(minutes=5)
 # From 1.35 on kubeadm derives the CA's key identifier by SHA-256, cut to 20 bytes (RFC 7093), before by SHA-1.
 SHA256_SKI_MINOR = 35
 
-_UNITS = {"h": 3600, "m": 60, "s": 1}
-_DNS = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
-
-def parse_duration(text: str, variable: str = "etcd_certificate_validity_period") -> timedelta:
-    """A Go duration in hours, minutes and seconds. EtcdError for anything else, zero, and what overflows Go's."""
-    if not re.fullmatch(r"([0-9]+[hms])+", text or ""):
-        raise EtcdError(f"{variable} is {text!r}. Write hours, minutes and seconds, for example 8760h for a year.")
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([hms])", text))
-    if not 0 < seconds < (1 << 63) // 10**9:
-        raise EtcdError(f"{variable} is {text!r}: zero, or longer than 292 years. Write for example 8760h for a year.")
-    return timedelta(seconds=seconds)
-
-
-def split_sans(variable: str, sans: list[str]) -> tuple[list[str], list[str]]:
-    """Names and addresses of a list of SANs. EtcdError names what is neither, as kubeadm would refuse it."""
-    names, addresses = [], []
-    for position, san in enumerate(sans, 1):
-        try:
-            addresses.append(str(ipaddress.ip_address(san)))
-            continue
-        except ValueError:
-            pass
-        if not _DNS.fullmatch(san) or len(san) > 253:
-            raise EtcdError(
-                f"{variable}: entry {position}, {san!r}, is neither an address nor a DNS name. Write lower-case letters,"
-                " digits, '-' and '.', for example etcd.example.com or 10.0.0.5."
-            )
-        names.append(san)
-    return names, addresses
+def split_sans(sans: list[str]) -> tuple[list[str], list[str]]:
+    """Names and addresses of a list of SANs. Addresses in one spelling."""
+    names = [san for san in sans if not is_address(san)]
+    return names, [str(ipaddress.ip_address(san)) for san in sans if is_address(san)]
 
 
 @dataclass(frozen=True)
@@ -130,31 +107,32 @@ class PkiSpec:
         """From options of the module; missing ones get their default. EtcdError names what is wrong."""
         value = {key: params.get(key, argument.get("default")) for key, argument in ARGUMENTS.items()}
         value = {key: ARGUMENTS[key].get("default") if item is None else item for key, item in value.items()}
-        try:
-            address = str(ipaddress.ip_address(value["address"]))
-        except ValueError as exc:
-            raise EtcdError(f"etcd_address is {value['address']!r}, no IP address. Write one, like 10.0.0.6.") from exc
-        minor = re.match(r"v?1\.(\d+)", value["kubernetes_version"] or "")
-        window = parse_duration(value["renewal_window"], "etcd_certificate_renewal_window")
-        validity = parse_duration(value["certificate_validity_period"])
+        problems = [] if is_address(value["address"]) else [f"etcd_address {value['address']!r} is no IP address."]
+        periods = ("certificate_validity_period", "ca_certificate_validity_period", "renewal_window")
+        for key in periods:
+            variable = "etcd_certificate_renewal_window" if key == "renewal_window" else f"etcd_{key}"
+            problems += duration_problems(variable, str(value[key]))
+        for key in ("server_cert_sans", "peer_cert_sans"):
+            problems += san_problems(f"etcd_{key}", list(value[key]))
+        if problems:
+            raise EtcdError("\n".join(problems))
+        validity, ca_validity, window = (timedelta(seconds=duration_seconds(value[key]) or 0) for key in periods)
         if window >= validity:
             raise EtcdError(
                 f"etcd_certificate_renewal_window ({value['renewal_window']}) is not shorter than"
                 f" etcd_certificate_validity_period ({value['certificate_validity_period']}): every run would re-issue"
                 " every certificate. Make it shorter."
             )
+        minor = re.match(r"v?1\.(\d+)", value["kubernetes_version"] or "")
         return cls(
             pki_dir=value["pki_dir"],
             work_dir=value["work_dir"],
             name=value["name"],
-            address=address,
-            sans={
-                kind: split_sans(f"etcd_{kind}_cert_sans", list(value[f"{kind}_cert_sans"]))
-                for kind in ("server", "peer")
-            },
+            address=str(ipaddress.ip_address(value["address"])),
+            sans={kind: split_sans(list(value[f"{kind}_cert_sans"])) for kind in ("server", "peer")},
             algorithm=value["encryption_algorithm"],
             validity=validity,
-            ca_validity=parse_duration(value["ca_certificate_validity_period"], "etcd_ca_certificate_validity_period"),
+            ca_validity=ca_validity,
             renewal_window=window,
             sha256_ski=bool(minor and int(minor.group(1)) >= SHA256_SKI_MINOR),
             ca_host=bool(value["ca_host"]),

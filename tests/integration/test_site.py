@@ -279,6 +279,31 @@ def test_oldest_ansible(cluster: Lab) -> None:
     assert run.code == 0 and run.changed(), run.output[-4000:]
 
 
+def test_own_ca(lab: Lab, tmp_path: Path) -> None:
+    """A user's CA is brought in; its key reaches the CA host only, and no output, even without pipelining set."""
+    lab.fresh()
+    cert, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
+        + ["-subj", "/CN=mine", "-days", "900"],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    arguments = ("-e", f"etcd_ca_cert={cert}", "-e", f"etcd_ca_key={key}")
+    run = lab.site(*arguments, "-vvvv", "--diff", ANSIBLE_PIPELINING="False")
+    lines = key.read_text(encoding="utf-8").splitlines()[1:-1]
+    assert "PRIVATE KEY" not in run.output and not [line for line in lines if line in run.output]
+    for host in lab.hosts:
+        assert lab.sh(host, f"cat {PKI}/etcd/ca.crt").strip() == cert.read_text(encoding="utf-8").strip()
+        found = lab.sh(host, f"grep -rl '{lines[0]}' /etc /root /tmp /home /var/tmp /run 2>/dev/null || true").split()
+        assert found == ([f"{PKI}/etcd/ca.key"] if host == "infra0" else [])
+        assert "issuer=CN = mine" in lab.sh(host, f"openssl x509 -in {PKI}/etcd/server.crt -noout -issuer")
+    assert all(member["health"] for member in lab.health())
+    assert lab.site(*arguments).changed() == {}
+    assert lab.site().changed() == {}
+
+
 @pytest.mark.parametrize("seconds", [3.0, 5.0, 7.0, 9.0])
 def test_killed_in_the_middle(lab: Lab, seconds: float) -> None:
     """The controller is killed; the next run finishes the work."""

@@ -35,6 +35,7 @@ PAGE_FILES = {
 
 def test_check_mode_on_fresh_hosts(lab: Lab) -> None:
     """--check --diff runs to its end, says what would happen, and changes nothing."""
+    lab.fresh()
     before = lab.fingerprint()
     run = lab.site("--check", "--diff")
     assert different(before, lab.fingerprint()) == {}
@@ -49,12 +50,13 @@ def test_check_mode_on_fresh_hosts(lab: Lab) -> None:
         assert words in run.output, words
 
 
-def test_first_run(cluster: Lab) -> None:
+def test_first_run(lab: Lab) -> None:
     """Three members that etcdctl calls healthy; what one is told, the others know."""
-    health = cluster.health()
+    assert set(lab.site().changed()) == set(lab.hosts)
+    health = lab.health()
     assert len(health) == 3 and all(member["health"] for member in health), health
-    cluster.etcdctl("infra0", "put", "greeting", "hello")
-    assert "hello" in cluster.etcdctl("infra2", "get", "greeting")
+    lab.etcdctl("infra0", "put", "greeting", "hello")
+    assert "hello" in lab.etcdctl("infra2", "get", "greeting")
 
 
 def test_files_of_the_page(cluster: Lab) -> None:

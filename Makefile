@@ -43,7 +43,7 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule molecule test
 
 integration: venvs ## tests on hosts of the lab
-	pytest tests/integration
+	pytest --durations=5 tests/integration
 
 bench: venv ## the page by hand against site.yml
 	bench/bench.py

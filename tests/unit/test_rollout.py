@@ -211,17 +211,20 @@ def test_finding_etcd(tmp_path: Path) -> None:
 
 
 def test_finding_a_real_process(tmp_path: Path) -> None:
+    name = f"unit-test-{os.getpid()}"
     # A shell that calls itself etcd and waits for its input to end.
-    child = subprocess.Popen(["etcd", "-c", "read x", "--name=unit-test"], executable="/bin/sh", stdin=subprocess.PIPE)
+    child = subprocess.Popen(["etcd", "-c", "read x", f"--name={name}"], executable="/bin/sh", stdin=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 5
         found = None
         while found is None and time.monotonic() < deadline:
-            found = _rollout.find_etcd_process("unit-test")
+            found = _rollout.find_etcd_process(name)
         assert found is not None
         assert found.pid == child.pid
         manifest = tmp_path / "etcd.yaml"
         manifest.write_text("")
+        # Starts are counted in hundredths of a second, and so may file times be.
+        os.utime(manifest, (time.time() + 1, time.time() + 1))
         settled = _rollout.younger_than(str(manifest))
         assert not settled(found), "a process older than a manifest of this moment"
         os.utime(manifest, (time.time() - 100, time.time() - 100))
@@ -230,7 +233,7 @@ def test_finding_a_real_process(tmp_path: Path) -> None:
         assert _rollout.younger_than(str(manifest))(found), "a process younger than the manifest"
     finally:
         child.communicate()
-    assert _rollout.find_etcd_process("unit-test") is None
+    assert _rollout.find_etcd_process(name) is None
 
 
 def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:

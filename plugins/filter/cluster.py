@@ -61,11 +61,12 @@ def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
 def cluster(hostvars: Any, host: str, group: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """See DOCUMENTATION."""
     observed = {}
-    for item in group:
+    known = list(dict.fromkeys([*group, host]))
+    for item in known:
         facts = hostvars[item].get("__etcd_host", {}).get("facts", {})
         if facts.get("default_address"):
             observed[item] = str(facts["default_address"])
-    found = resolve(host, group, {item: inventory_variables(hostvars, item) for item in group}, observed, options)
+    found = resolve(host, group, {item: inventory_variables(hostvars, item) for item in known}, observed, options)
     return {**asdict(found), "known": found.known}
 
 

@@ -104,9 +104,16 @@ def resolve(
     """
     name = str(inventory[host].get("etcd_cluster_name", "etcd"))
     hosts = [item for item in group if str(inventory[item].get("etcd_cluster_name", "etcd")) == name]
+    problems = []
+    if host not in hosts:
+        # Taken for a cluster of its own, each host of a misnamed group would found one (kubernetes/website#9563).
+        problems.append(
+            f"{host} is not in the group of the members. Put it there, or set etcd_group to the group it is in."
+        )
+        hosts = [host]
     members = [member_of(item, inventory[item], observed.get(item)) for item in hosts]
-    ca_host = str(inventory[host].get("etcd_ca_host") or (hosts[0] if hosts else host))
-    problems = [
+    ca_host = str(inventory[host].get("etcd_ca_host") or hosts[0])
+    problems += [
         *membership_problems(members),
         *variable_problems(host, inventory[host], options),
         *agreement_problems(name, hosts, inventory),

@@ -15,6 +15,9 @@ import tempfile
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
+# A dot file: the kubelet reads every other name in a manifests directory.
+TEMPORARY = ".kubeadm-etcd-"
+
 
 def read_bytes(path: str) -> bytes | None:
     """Content of a regular file, or None where there is none. EtcdError where it cannot be read."""
@@ -75,11 +78,10 @@ def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:
 def replace_file(path: str, data: bytes, mode: int, uid: int = 0, gid: int = 0, staging_dir: str | None = None) -> None:
     """Write a file so that no reader ever sees half of it: temporary file, fsync, rename, fsync of the directory.
 
-    The temporary file is born 0600 and is a dot file: the kubelet reads every other name in a manifests directory.
-    With staging_dir it is written there, which must be on the same filesystem (else the rename would be a copy).
+    The temporary file is born 0600. With staging_dir it is written there, which must be on the same filesystem (else the rename would be a copy).
     """
     directory = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(prefix=".kubeadm-etcd-", dir=staging_dir or directory)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=staging_dir or directory)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -101,6 +103,13 @@ def replace_file(path: str, data: bytes, mode: int, uid: int = 0, gid: int = 0, 
             os.unlink(temporary)
         raise EtcdError(f"{path} cannot be written: {exc.strerror}.") from exc
     sync_directory(directory)
+
+
+def remove_strays(directory: str) -> None:
+    """Remove temporary files that a killed run left in a staging directory."""
+    for name in os.listdir(directory):
+        if name.startswith(TEMPORARY):
+            os.unlink(os.path.join(directory, name))
 
 
 def sync_directory(path: str) -> None:

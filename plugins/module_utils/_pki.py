@@ -25,6 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
     mode_problem,
     read_bytes,
+    remove_strays,
     replace_file,
     set_mode,
 )
@@ -621,8 +622,9 @@ def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool,
     if pair is not None and not check:
         ensure_directory(spec.pki_dir, 0o755)
         ensure_directory(spec.path("etcd"), 0o755)
-        replace_file(key_path, pair[0], 0o600)
-        replace_file(cert_path, pair[1], 0o644)
+        ensure_directory(spec.work_dir, 0o700)
+        replace_file(key_path, pair[0], 0o600, staging_dir=spec.work_dir)
+        replace_file(cert_path, pair[1], 0o644, staging_dir=spec.work_dir)
     for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
         problem = mode_problem(path, mode) if pair is None or check else None
         if problem:
@@ -755,13 +757,14 @@ def step_install(
         ready.append((kind, text, waiting))
     ensure_directory(spec.pki_dir, 0o755)
     ensure_directory(spec.path("etcd"), 0o755)
+    ensure_directory(spec.work_dir, 0o700)
     if before.ca_fingerprint != fingerprint(pem):
-        replace_file(spec.path("etcd/ca.crt"), _ended(pem), 0o644)
+        replace_file(spec.path("etcd/ca.crt"), _ended(pem), 0o644, staging_dir=spec.work_dir)
     for kind, text, waiting in ready:
         place = spec.path(LEAVES[kind][0])
         if waiting is not None:
-            replace_file(place + ".key", waiting, 0o600)
-        replace_file(place + ".crt", _ended(text), 0o644)
+            replace_file(place + ".key", waiting, 0o600, staging_dir=spec.work_dir)
+        replace_file(place + ".crt", _ended(text), 0o644, staging_dir=spec.work_dir)
     for name, mode in [
         (LEAVES[kind][0] + end, mode) for kind in LEAVES for end, mode in ((".crt", 0o644), (".key", 0o600))
     ]:
@@ -770,6 +773,7 @@ def step_install(
     if mode_problem(spec.path("etcd/ca.crt"), 0o644):
         set_mode(spec.path("etcd/ca.crt"), 0o644)
     shutil.rmtree(spec.pending, ignore_errors=True)
+    remove_strays(spec.work_dir)
     after_state = observe(spec, now, ca_cert)
     return {
         "changed": bool(before.reasons),

@@ -103,3 +103,9 @@ def test_several_clusters_in_one_group() -> None:
     hosts = three(other={"ansible_host": "10.0.0.6", "etcd_cluster_name": "events"})
     assert [m.host for m in resolve(hosts).members] == ["infra0", "infra1", "infra2"]
     assert [m.host for m in _cluster.resolve("other", list(hosts), hosts, {}, OPTIONS).members] == ["other"]
+
+
+def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
+    hosts = three()
+    cluster = _cluster.resolve("infra0", [], hosts, {}, OPTIONS)
+    assert "infra0 is not in the group of the members" in cluster.problems[0]

@@ -217,9 +217,11 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
         issue(tmp_path)
         _pki.step_request(spec(tmp_path, force=True, encryption_algorithm="ECDSA-P384"), None, False, NOW)
         (tmp_path / "work/pending/server.key").rename(tmp_path / "pki/etcd/server.key")
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / "work" / ".kubeadm-etcd-stray").write_text("half a key")
     issue(tmp_path)
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == []
-    assert not (tmp_path / "work" / "pending").exists()
+    assert os.listdir(tmp_path / "work") == []
 
 
 def test_request_for_another_members_name_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ options:
         finished by the next one.
     type: bool
     default: false
+  allow_interruption:
+    description: Change the member of a running cluster even where the cluster stops without it. It is waited for all the same.
+    type: bool
+    default: false
   member:
     description: Name of this member. Required with O(rolling=true).
     type: str
@@ -163,7 +167,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         target = _rollout.make_target(
             params["member"], members, params["client_port"], params["metrics_port"], params["pki_dir"]
         )
-        if content:
+        if content and not params["allow_interruption"]:
             _rollout.check_gate(target)
     waited = 0.0
     if not check_mode:
@@ -203,6 +207,7 @@ def main() -> None:
             "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
             "kubeadm": {"type": "str", "default": "kubeadm"},
             "rolling": {"type": "bool", "default": False},
+            "allow_interruption": {"type": "bool", "default": False},
             "member": {"type": "str"},
             "members": {
                 "type": "list",

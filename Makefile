@@ -53,7 +53,7 @@ format: venv ## formats Python, and mends what ruff can
 	ruff format .
 
 docs: venv ## writes docs/variables.md from the roles' argument specs
-	tests/tools/variables_doc.py >docs/variables.md
+	python tests/tools/variables_doc.py >docs/variables.md
 
 changelog: venv ## writes the changelog of a release from its fragments
 	antsibull-changelog release

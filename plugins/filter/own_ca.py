@@ -12,7 +12,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
   - Reads a CA certificate and its key on the controller and says what is wrong with them. Returns nothing of the key.
-positional: key
+positional: key, passphrase
 options:
   _input:
     description: File with the CA certificate. Empty where there is none.
@@ -21,6 +21,10 @@ options:
   key:
     description: File with the private key. Empty where there is none.
     type: path
+    default: ""
+  passphrase:
+    description: Passphrase of the private key, where that is encrypted.
+    type: str
     default: ""
 """
 
@@ -32,7 +36,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The certificate (C(cert), PEM), its C(fingerprint) (SHA-256), and C(problems). Empty where no file is named.
+  description: The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), and C(problems). Empty where no file is named.
   type: dict
 """
 
@@ -41,6 +45,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import fingerprint
 
 
 def read(variable: str, path: str, problems: list[str]) -> str:
@@ -54,7 +59,7 @@ def read(variable: str, path: str, problems: list[str]) -> str:
         return ""
 
 
-def own_ca(cert: str, key: str = "") -> dict[str, Any]:
+def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
     """See DOCUMENTATION."""
     problems: list[str] = []
     if not cert and not key:
@@ -65,8 +70,11 @@ def own_ca(cert: str, key: str = "") -> dict[str, Any]:
         return {"cert": "", "fingerprint": None, "problems": problems}
     cert_pem, key_pem = read("etcd_ca_cert", cert, problems), read("etcd_ca_key", key, problems)
     if not problems:
-        problems = _pki.check_own_ca(cert_pem, key_pem, datetime.now(timezone.utc))
-    return {"cert": cert_pem, "fingerprint": None if problems else _pki.fingerprint(cert_pem), "problems": problems}
+        problems = _pki.check_own_ca(cert_pem, key_pem, passphrase, datetime.now(timezone.utc))
+    if problems:
+        return {"cert": "", "fingerprint": None, "problems": problems}
+    pem = _pki.signing_certificate(cert_pem)
+    return {"cert": pem, "fingerprint": fingerprint(pem), "problems": []}
 
 
 class FilterModule:

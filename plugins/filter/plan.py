@@ -43,6 +43,10 @@ options:
     description: Whether members of a cluster of one or two may be restarted.
     type: bool
     default: false
+  remove_stray_ca_keys:
+    description: Whether a ca.key on another host than the CA host is to be removed.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -56,7 +60,8 @@ _value:
   description:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
       one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
-      the CA has to be made or brought in), speaker (host that speaks for the cluster), problems and warnings.
+      the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose ca.key is
+      to be removed), speaker (host that speaks for the cluster), problems and warnings.
   type: dict
 """
 
@@ -65,7 +70,15 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import REFUSE, Plan, ca_problems, decide
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
+    BOOTSTRAP,
+    REFUSE,
+    Plan,
+    broken_ca_hosts,
+    ca_problems,
+    decide,
+    stray_ca_keys,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     cluster_problems,
     cluster_warnings,
@@ -99,7 +112,8 @@ def judge(
                 "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
             )
         problems += [f"{member.host}: {text}" for text in own]
-        warnings += [f"{member.host}: {text}" for text in host_warnings(facts[member.host])]
+        noticed = [*host_warnings(facts[member.host]), *observation["pki"].get("warnings", [])]
+        warnings += [f"{member.host}: {text}" for text in noticed]
     return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
 
 
@@ -111,6 +125,7 @@ def plan(
     own_ca: Mapping[str, Any] | None = None,
     image_archive: bool = False,
     allow_interruption: bool = False,
+    remove_stray_ca_keys: bool = False,
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -135,10 +150,15 @@ def plan(
         signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]
     )
     make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
+    stray = stray_ca_keys(found, observations) if remove_stray_ca_keys else []
     return {
         **asdict(decision),
         "ca": make_ca,
-        "certificates": make_ca or any(item["reasons"]["certificates"] for item in observations.values()),
+        "certificates": bool(
+            make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values())
+        ),
+        "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(found, observations),
+        "remove_ca_key": stray,
         "speaker": members[0] if members else None,
         "problems": merge_hosts([*problems, *decision.problems], members),
         "warnings": merge_hosts([*warnings, *decision.warnings], members),

@@ -14,6 +14,7 @@ import re
 import selectors
 import shutil
 import socket
+import sys
 import time
 from typing import Any
 
@@ -202,6 +203,39 @@ def images(runtime_endpoint: str) -> list[str] | None:
         return None
     done = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"], TIMEOUT)
     return done.stdout.split() if done.code == 0 else None
+
+
+# What the newest API in use here appeared in, and the package by the ID of /etc/os-release, where it is another one.
+LEAST_CRYPTOGRAPHY = (3, 3)
+_PACKAGES = {"alpine": "py3-cryptography", "arch": "python-cryptography", "gentoo": "dev-python/cryptography"}
+
+
+def cryptography_problem(version: str | None, release: str | None = None, python: str = "") -> str | None:
+    """Why the library cryptography cannot be used by this Python, and which package brings it; None where it can.
+
+    version: what was imported, or None; release: the text of /etc/os-release; python: the interpreter.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
+    if found >= LEAST_CRYPTOGRAPHY:
+        return None
+    text = release if release is not None else read_text("/etc/os-release") or ""
+    names = dict(re.findall(r'^(ID|ID_LIKE|PRETTY_NAME)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
+    python = python or sys.executable or "python3"
+    package = next(
+        (_PACKAGES[item] for item in f"{names.get('ID', '')} {names.get('ID_LIKE', '')}".split() if item in _PACKAGES),
+        "python3-cryptography",
+    )
+    # RHEL 8 and 9 name the packages of further Pythons after their version.
+    other = re.search(r"python(3\.\d+)$", python)
+    if other and re.search(r"\b(rhel|fedora)\b", " ".join(names.values())):
+        package = f"python{other.group(1)}-cryptography"
+    what = (
+        f"has cryptography {version}, which is too old (3.3 or later is needed)" if version else "has no cryptography"
+    )
+    return (
+        f"{python} (Python {platform.python_version()}) {what}. Install the package {package}"
+        f" ({names.get('PRETTY_NAME') or 'this distribution'}), or set etcd_install_dependencies: true to have it installed."
+    )
 
 
 def host_facts(

@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_pr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process, metrics_of, value_of_flag
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -38,7 +39,8 @@ def observe(params: Params) -> dict[str, Any]:
         params["runtime_endpoint"],
         kubeadm,
     )
-    facts["cryptography"] = _pki.CRYPTOGRAPHY_VERSION
+    facts["cryptography"] = CRYPTOGRAPHY_VERSION
+    facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
@@ -92,7 +94,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
     ca, cert, key = (os.path.join(pki_dir, name) for name in names)
-    if not all(os.path.exists(path) for path in (ca, cert, key)):
+    if not all(os.path.isfile(path) for path in (ca, cert, key)):
         return result
     # The member itself first. One that is down learns from the others whether its cluster lives.
     for member in sorted(params["members"], key=lambda m: bool(m["address"] != params["address"])):
@@ -119,7 +121,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
 
 def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Certificates as they are, and why the leaves differ from what is wanted."""
-    if not params["pki"] or not _pki.HAS_CRYPTOGRAPHY:
+    if not params["pki"] or not HAS_CRYPTOGRAPHY:
         return {}, []
     try:
         wanted = {**params["pki"], "kubernetes_version": params["pki"].get("kubernetes_version") or kubeadm}

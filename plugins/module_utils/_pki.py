@@ -16,18 +16,23 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+    Replacement,
     ensure_directory,
+    make_way,
     mode_problem,
     read_bytes,
+    read_or_say,
     remove_strays,
-    replace_file,
+    replace_files,
     set_mode,
+    strays,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
     CONFIG_ARGUMENTS,
@@ -35,20 +40,20 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
     duration_seconds,
     san_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
+    algorithm_of,
+    certificate_pem,
+    common_name,
+    describe,
+    fingerprint,
+    load_certificate,
+    not_after,
+    not_before,
+    sans_of,
+    usages_of,
+)
 
-CRYPTOGRAPHY_VERSION: str | None
-try:
-    import cryptography
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
-except ImportError:
-    CRYPTOGRAPHY_VERSION = None
-
-HAS_CRYPTOGRAPHY = CRYPTOGRAPHY_VERSION is not None
+LEAF_NAMES = ("server", "peer", "healthcheck-client", "apiserver-etcd-client")
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
@@ -62,7 +67,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "renewal_window": {"type": "str", "default": "2160h"},
     "ca_host": {"type": "bool", "default": False},
-    "force": {"type": "bool", "default": False},
+    "renew": {"type": "list", "elements": "str", "default": [], "choices": ["all", *LEAF_NAMES]},
+    "renew_keys": {"type": "bool", "default": False},
 }
 
 # kubeadm names of the leaves, their place under pki_dir, common name ('' = the member's), and whether they serve.
@@ -72,6 +78,8 @@ LEAVES = {
     "healthcheck-client": ("etcd/healthcheck-client", "kube-etcd-healthcheck-client", False),
     "apiserver-etcd-client": ("apiserver-etcd-client", "kube-apiserver-etcd-client", False),
 }
+
+_MODES = {".crt": 0o644, ".key": 0o600}
 
 # kubeadm, CertificateBackdate: clocks of the members may differ a little.
 BACKDATE = timedelta(minutes=5)
@@ -101,7 +109,8 @@ class PkiSpec:
     renewal_window: timedelta
     sha256_ski: bool
     ca_host: bool = False
-    force: bool = False
+    renew: tuple[str, ...] = ()
+    renew_keys: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> PkiSpec:
@@ -137,7 +146,9 @@ class PkiSpec:
             renewal_window=window,
             sha256_ski=bool(minor and int(minor.group(1)) >= SHA256_SKI_MINOR),
             ca_host=bool(value["ca_host"]),
-            force=bool(value["force"]),
+            # A list given by -e NAME=one,two is a string.
+            renew=tuple(value["renew"].split(",") if isinstance(value["renew"], str) else value["renew"]),
+            renew_keys=bool(value["renew_keys"]),
         )
 
     def path(self, name: str) -> str:
@@ -148,6 +159,11 @@ class PkiSpec:
     def pending(self) -> str:
         """Where keys wait for their certificate."""
         return os.path.join(self.work_dir, "pending")
+
+    @property
+    def lock(self) -> str:
+        """Held by the run that changes this host."""
+        return os.path.join(self.work_dir, "lock")
 
     def common_name(self, kind: str) -> str:
         """The subject of a leaf."""
@@ -171,8 +187,10 @@ class PkiState:
     ca_cert: str | None = None
     ca_key: bool = False
     ca_fingerprint: str | None = None
+    ca_key_id: str | None = None
     ca_not_after: str | None = None
     ca_problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     certificates: list[dict[str, Any]] = field(default_factory=list)
 
@@ -180,353 +198,343 @@ class PkiState:
 # --- Reading -----------------------------------------------------------------------------------------------------------
 
 
-def load_certificate(data: bytes | None) -> Any:
-    """The first certificate in PEM data; None where there is none."""
-    try:
-        return x509.load_pem_x509_certificate(data) if data else None
-    except ValueError:
-        return None
-
-
-def load_key(data: bytes | None) -> Any:
-    """A private key from PEM data; None where there is none that can be used without a password."""
-    try:
-        return serialization.load_pem_private_key(data, None) if data else None
-    except (ValueError, TypeError):
-        return None
-
-
-def fingerprint(pem: str) -> str:
-    """SHA-256 of a certificate (its DER form), hexadecimal."""
-    der: bytes = load_certificate(pem.encode()).public_bytes(serialization.Encoding.DER)
-    return hashlib.sha256(der).hexdigest()
-
-
-def not_before(certificate: Any) -> datetime:
-    """Aware, whatever the version of cryptography (42 brought the _utc properties)."""
-    found: datetime = getattr(certificate, "not_valid_before_utc", None) or certificate.not_valid_before.replace(
-        tzinfo=timezone.utc
-    )
-    return found
-
-
-def not_after(certificate: Any) -> datetime:
-    """Aware, whatever the version of cryptography."""
-    found: datetime = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after.replace(
-        tzinfo=timezone.utc
-    )
-    return found
-
-
-def common_name(name: Any) -> str:
-    """The subject as text, only its common name where that is all there is."""
-    parts = list(name)
-    if len(parts) == 1 and parts[0].oid == NameOID.COMMON_NAME:
-        return str(parts[0].value)
-    return str(name.rfc4514_string())
-
-
-def sans_of(thing: Any) -> list[str]:
-    """SANs of a certificate or request, as text, in order."""
-    try:
-        extension = thing.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [str(item.value) for item in extension]
-
-
-def algorithm_of(public_key: Any) -> str:
-    """Algorithm of a key, in kubeadm's words where it has some."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        return f"RSA-{public_key.key_size}"
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        return {"secp256r1": "ECDSA-P256", "secp384r1": "ECDSA-P384", "secp521r1": "ECDSA-P521"}.get(
-            public_key.curve.name, public_key.curve.name
-        )
-    return type(public_key).__name__.lstrip("_")
-
-
-def usages_of(certificate: Any) -> list[str]:
-    """Extended key usages by their names."""
-    names = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return []
-    return [names.get(item, item.dotted_string) for item in found]
-
-
 def wanted_usages(kind: str) -> list[str]:
     """Extended key usages of a leaf. A server needs clientAuth too: etcd's gateway dials its own listener."""
     return ["serverAuth", "clientAuth"] if LEAVES[kind][2] else ["clientAuth"]
 
 
-def is_authority(certificate: Any) -> bool:
-    """Whether a certificate may sign others."""
-    try:
-        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except x509.ExtensionNotFound:
-        return False
-
-
-def signed_by(certificate: Any, authority: Any) -> bool:
-    """Whether a certificate bears the signature of an authority."""
-    public = authority.public_key()
-    data, signature, algorithm = (
-        certificate.tbs_certificate_bytes,
-        certificate.signature,
-        certificate.signature_hash_algorithm,
-    )
-    if certificate.issuer != authority.subject:
-        return False
-    try:
-        if isinstance(public, rsa.RSAPublicKey):
-            public.verify(signature, data, padding.PKCS1v15(), algorithm)
-        else:
-            public.verify(signature, data, ec.ECDSA(algorithm))
-    except Exception:
-        return False
-    return True
-
-
-def same_key(one: Any, other: Any) -> bool:
-    """Whether two public keys are the same."""
-    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return bool(one.public_bytes(*form) == other.public_bytes(*form))
-
-
-def describe(kind: str, certificate: Any) -> dict[str, Any]:
-    """What a certificate says, for results and diffs."""
-    return {
-        "kind": kind,
-        "subject": common_name(certificate.subject),
-        "issuer": common_name(certificate.issuer),
-        "sans": sans_of(certificate),
-        "algorithm": algorithm_of(certificate.public_key()),
-        "usages": usages_of(certificate),
-        "not_before": not_before(certificate).isoformat(),
-        "not_after": not_after(certificate).isoformat(),
-        "serial": f"{certificate.serial_number:x}",
-    }
-
-
 # --- Judging -----------------------------------------------------------------------------------------------------------
 
 
-def leaf_reasons(
-    spec: PkiSpec, kind: str, certificate: Any, key: Any, key_there: bool, authority: Any, now: datetime
-) -> tuple[list[str], bool]:
-    """Why a leaf has to be re-issued, in order; and whether its key has to be a new one."""
-    if certificate is None:
-        return ["missing or no certificate"], True
-    new_key = []
-    if not key_there:
-        new_key.append("its key is missing")
-    elif key is None:
-        new_key.append("its key cannot be read")
-    elif not same_key(key.public_key(), certificate.public_key()):
-        new_key.append("its key is another one")
-    if algorithm_of(certificate.public_key()) != spec.algorithm:
-        new_key.append(f"algorithm is {algorithm_of(certificate.public_key())}, not {spec.algorithm}")
+@dataclass(frozen=True)
+class Reason:
+    """Why a certificate is not kept. code: stable, for programs; text: for people; new_key: its key cannot be kept."""
+
+    code: str
+    text: str
+    new_key: bool = False
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A certificate and its key as found. The problems say why one of them is None; the key is in no output."""
+
+    kind: str
+    certificate: Any = None
+    certificate_problem: str = ""
+    key: Any = field(default=None, repr=False)
+    key_problem: str = ""
+
+
+def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
+    """What is in the two files of a leaf. Never raises."""
+    place = spec.path(LEAVES[kind][0])
+    data, problem = read_or_say(place + ".crt")
+    key_data, key_problem = read_or_say(place + ".key")
+    certificate, key = load_certificate(data), _x509.load_key(key_data)
+    return Leaf(
+        kind,
+        certificate,
+        problem or ("" if certificate else "no PEM certificate"),
+        key,
+        key_problem or ("" if key else "no private key that can be used"),
+    )
+
+
+def leaf_reasons(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list[Reason]:
+    """Every reason why a certificate is not kept; none where it is. The one place that decides this.
+
+    authority: the CA that counts, or None where it is not known yet.
+    """
+    reasons: list[Reason] = []
+
+    def found(code: str, text: str, new_key: bool = False) -> None:
+        reasons.append(Reason(code, text, new_key))
+
+    if leaf.certificate is None:
+        found("missing" if leaf.certificate_problem == "missing" else "unreadable", leaf.certificate_problem)
+    if leaf.key is None:
+        found("key-missing" if leaf.key_problem == "missing" else "key-unreadable", f"key: {leaf.key_problem}", True)
+    elif algorithm_of(leaf.key.public_key()) != spec.algorithm:
+        found("key-algorithm", f"key is {algorithm_of(leaf.key.public_key())}, not {spec.algorithm}", True)
+    certificate = leaf.certificate
+    if certificate is not None:
+        if leaf.key is not None and not _x509.same_key(leaf.key.public_key(), certificate.public_key()):
+            found("key-mismatch", "its key belongs to another certificate", True)
+        if authority is not None and not _x509.signed_by(certificate, authority):
+            found("other-ca", f"signed by another CA ({common_name(certificate.issuer)})")
+        reasons += _content_reasons(spec, leaf.kind, certificate)
+        reasons += _time_reasons(spec, certificate, now)
+    if ("all" in spec.renew or leaf.kind in spec.renew) and certificate is not None:
+        found("asked-for", "asked for" + (" with a new key" if spec.renew_keys else ""), spec.renew_keys)
+    return reasons
+
+
+def _content_reasons(spec: PkiSpec, kind: str, certificate: Any) -> list[Reason]:
+    """Where a certificate says something else than it should."""
     reasons = []
-    if common_name(certificate.subject) != spec.common_name(kind):
-        reasons.append(f"subject is {common_name(certificate.subject)}, not {spec.common_name(kind)}")
-    found, wanted = sans_of(certificate), spec.wanted_sans(kind)
-    if sorted(found) != sorted(wanted):
-        lost, gained = [s for s in wanted if s not in found], [s for s in found if s not in wanted]
+    subject, wanted_subject = common_name(certificate.subject), spec.common_name(kind)
+    if subject != wanted_subject:
+        # A certificate of another name may have come with its key from another host: that key must not stay.
+        reasons.append(Reason("subject", f"subject is {subject}, not {wanted_subject}", True))
+    sans, wanted = sans_of(certificate), spec.wanted_sans(kind)
+    if sorted(sans) != sorted(wanted):
+        lost, gained = [s for s in wanted if s not in sans], [s for s in sans if s not in wanted]
         words = [f"without {', '.join(lost)}"] if lost else []
         words += [f"with {', '.join(gained)}"] if gained else []
-        reasons.append(f"names and addresses are {' and '.join(words) or 'repeated'}")
-    if sorted(usages_of(certificate)) != sorted(wanted_usages(kind)):
-        reasons.append(f"usages are {', '.join(usages_of(certificate)) or 'none'}")
-    if authority is not None and not signed_by(certificate, authority):
-        reasons.append("signed by another CA")
-    if now < not_before(certificate):
-        reasons.append(f"not valid before {not_before(certificate):%Y-%m-%d %H:%M} UTC")
-    elif now >= not_after(certificate):
-        reasons.append(f"expired on {not_after(certificate):%Y-%m-%d}")
-    elif now >= not_after(certificate) - spec.renewal_window:
-        reasons.append(f"ends on {not_after(certificate):%Y-%m-%d}, inside the renewal window")
-    if spec.force and not reasons and not new_key:
-        reasons.append("forced")
-    return [*new_key, *reasons], bool(new_key)
+        reasons.append(Reason("sans", f"names and addresses are {' and '.join(words) or 'repeated'}"))
+    usages = sorted(usages_of(certificate))
+    if usages != sorted(wanted_usages(kind)):
+        reasons.append(Reason("usages", f"usages are {', '.join(usages) or 'none'}"))
+    key_usages = _x509.key_usages_of(certificate)
+    if key_usages != ["digitalSignature", "keyEncipherment"]:
+        reasons.append(Reason("key-usages", f"key usages are {', '.join(key_usages) or 'none'}"))
+    if _x509.is_authority(certificate):
+        reasons.append(Reason("authority", "may sign other certificates (CA:TRUE)"))
+    return reasons
+
+
+def _time_reasons(spec: PkiSpec, certificate: Any, now: datetime) -> list[Reason]:
+    """Where it is too early or too late for a certificate, or soon will be."""
+    begin, end = not_before(certificate), not_after(certificate)
+    if now < begin:
+        return [Reason("not-yet-valid", f"not valid before {begin:%Y-%m-%d %H:%M} UTC")]
+    if now >= end:
+        return [Reason("expired", f"expired on {end:%Y-%m-%d}")]
+    if now >= end - spec.renewal_window:
+        return [Reason("window", f"{(end - now).days} days left of {(end - begin).days}")]
+    return []
+
+
+def in_words(kind: str, reasons: list[Reason]) -> str:
+    """One line on one certificate: what is done to it, and every reason."""
+    codes = {reason.code for reason in reasons}
+    verb = "renewed" if codes <= {"window", "asked-for"} else "issued" if "missing" in codes else "issued again"
+    return f"{LEAVES[kind][0]}.crt: {verb}, " + ", ".join(reason.text for reason in reasons)
+
+
+def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Reason]]]:
+    """Every leaf of the host, and why it is not kept."""
+    leaves = {kind: read_leaf(spec, kind) for kind in LEAVES}
+    return {kind: (leaf, leaf_reasons(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
+
+
+def file_modes() -> dict[str, int]:
+    """Every file that a member has, below pki_dir, and its mode (kubeadm, pki_helpers.go)."""
+    leaves = [(f"{place}{end}", mode) for place, *_ in LEAVES.values() for end, mode in _MODES.items()]
+    return {**dict(leaves), "etcd/ca.crt": 0o644}
 
 
 def mode_reasons(spec: PkiSpec) -> list[str]:
     """Files whose mode or owner is not kubeadm's. Repaired without being written again."""
-    files = [
-        (f"{place}{end}", mode)
-        for place, _cn, _serves in LEAVES.values()
-        for end, mode in ((".crt", 0o644), (".key", 0o600))
+    found = [
+        (name, mode_problem(spec.path(name), mode))
+        for name, mode in file_modes().items()
+        if not os.path.isdir(spec.path(name))
     ]
-    files += [("etcd/ca.crt", 0o644)]
-    found = [(name, mode_problem(spec.path(name), mode)) for name, mode in files]
     return [f"{name}: {problem}" for name, problem in found if problem]
 
 
+# The least that Go (etcd, kube-apiserver) and every TLS library of today accept.
+LEAST_RSA_BITS = 2048
+
+
 def authority_problems(certificate: Any, key: Any, now: datetime, cert_name: str, key_name: str) -> list[str]:
-    """Why a pair cannot be the CA. key None: not looked at."""
+    """Why a pair cannot be the CA: what etcd, kube-apiserver (crypto/x509 of Go) or kubeadm would refuse.
+
+    key None: not looked at.
+    """
     if certificate is None:
         return [f"{cert_name} is no PEM certificate."]
     problems = []
-    if not is_authority(certificate):
+    if not _x509.is_authority(certificate):
         problems.append(
             f"{cert_name} is no CA certificate (basicConstraints CA:TRUE is missing). Use one that may sign."
+        )
+    key_usages = _x509.key_usages_of(certificate)
+    if key_usages and "keyCertSign" not in key_usages:
+        problems.append(f"{cert_name} may not sign certificates (its key usage lacks keyCertSign). Use one that may.")
+    usages = usages_of(certificate)
+    if usages and "2.5.29.37.0" not in usages and not {"serverAuth", "clientAuth"} <= set(usages):
+        problems.append(
+            f"{cert_name} may only sign for {', '.join(usages)}: etcd would refuse what it signs. Use a CA for serverAuth and"
+            " clientAuth, or one without extended key usage."
+        )
+    forbidden = _x509.forbidden_names(certificate, ["localhost", "127.0.0.1", "::1"])
+    if forbidden:
+        problems.append(
+            f"{cert_name} has name constraints that do not allow {', '.join(forbidden)}, which are in every server"
+            " certificate of kubeadm. Use a CA without them, or have them permitted."
         )
     if now >= not_after(certificate):
         problems.append(f"{cert_name} expired on {not_after(certificate):%Y-%m-%d}. Use a CA that is valid.")
     if now < not_before(certificate):
         problems.append(f"{cert_name} is not valid before {not_before(certificate):%Y-%m-%d %H:%M} UTC.")
-    if algorithm_of(certificate.public_key()).split("-")[0] not in ("RSA", "ECDSA"):
-        problems.append(f"{cert_name} has a key that kubeadm does not take. Use RSA or ECDSA.")
-    elif key is not None and not same_key(key.public_key(), certificate.public_key()):
-        problems.append(f"{key_name} does not belong to {cert_name}: it is the key of another certificate.")
+    algorithm = algorithm_of(certificate.public_key())
+    if algorithm.split("-")[0] not in ("RSA", "ECDSA"):
+        problems.append(f"{cert_name} has a key that kubeadm does not take ({algorithm}). Use RSA or ECDSA.")
+    elif algorithm.startswith("RSA-") and int(algorithm[4:]) < LEAST_RSA_BITS:
+        problems.append(f"{cert_name} has a key of {algorithm[4:]} bits, which is too weak. Use RSA-2048 or more.")
+    elif key is not None and not _x509.same_key(key.public_key(), certificate.public_key()):
+        problems.append(
+            f"{key_name} does not belong to {cert_name}: it is the key of another certificate (where the file holds"
+            " several, the first has to be the one that signs)."
+        )
     return problems
 
 
-def check_own_ca(cert_pem: str, key_pem: str, now: datetime) -> list[str]:
+def chain_problems(certificates: list[Any], cert_name: str) -> list[str]:
+    """Where the certificates after the first one do not lead upwards from it, each signed by the next."""
+    return [
+        f"{cert_name}: certificate {number} ({common_name(lower.subject)}) was not signed by the one after it"
+        f" ({common_name(upper.subject)}). The one that signs comes first, then who signed it, up to the root."
+        for number, (lower, upper) in enumerate(zip(certificates, certificates[1:]), start=1)
+        if not _x509.signed_by(lower, upper)
+    ]
+
+
+def check_own_ca(cert_pem: str, key_pem: str, passphrase: str, now: datetime) -> list[str]:
     """Problems of a user's own CA, in words. Says nothing of the key but that it does not fit."""
-    if "ENCRYPTED" in key_pem:
-        return ["etcd_ca_key is encrypted. Decrypt it first: openssl pkey -in ca.key -out ca-plain.key"]
-    key = load_key(key_pem.encode())
-    problems = authority_problems(load_certificate(cert_pem.encode()), key, now, "etcd_ca_cert", "etcd_ca_key")
-    if key is None:
+    certificates = _x509.load_certificates(cert_pem.encode())
+    locked = _x509.is_encrypted(key_pem.encode())
+    key = _x509.load_key(key_pem.encode(), passphrase)
+    problems = authority_problems(next(iter(certificates), None), key, now, "etcd_ca_cert", "etcd_ca_key")
+    problems += chain_problems(certificates, "etcd_ca_cert")
+    if locked and not passphrase:
+        problems.append("etcd_ca_key is encrypted. Set etcd_ca_key_passphrase (from a vault, not in plain text).")
+    elif locked and key is None:
+        problems.append("etcd_ca_key cannot be decrypted with etcd_ca_key_passphrase. Correct the passphrase.")
+    elif key is None:
         problems.append("etcd_ca_key is no private key in PEM form. Name the file that holds the CA's key.")
     return problems
+
+
+def signing_certificate(cert_pem: str) -> str:
+    """What has to stand in ca.crt of a user's CA file: the certificate that signs, without those above it.
+
+    For Go a certificate in ca.crt is trusted as it is, so the intermediate is enough (seen with etcd 3.6.14); with its
+    root beside it, whatever else that root has signed would be let in as a client, and a client of etcd may do all.
+    """
+    return certificate_pem(load_certificate(cert_pem.encode()))
 
 
 def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiState:
     """What is on the host, and why its leaves have to be re-issued. ca_cert: the CA that counts, else the one there."""
     state = PkiState()
-    stored = read_bytes(spec.path("etcd/ca.crt"))
-    authority = load_certificate(stored)
-    key_data = read_bytes(spec.path("etcd/ca.key"))
-    state.ca_key = key_data is not None
-    if stored is not None:
-        key = load_key(key_data)
-        state.ca_problems = authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
-        if key_data is not None and key is None:
-            state.ca_problems.append("etcd/ca.key is no private key that can be read without a password.")
+    stored, stored_problem = read_or_say(spec.path("etcd/ca.crt"))
+    key_data, key_problem = read_or_say(spec.path("etcd/ca.key"))
+    authorities = _x509.load_certificates(stored)
+    authority = next(iter(authorities), None)
+    if stored is not None and authority is None:
+        stored_problem = "no PEM certificate"
+    state.ca_key = key_problem != "missing"
     if authority is not None and stored is not None:
         state.ca_cert = stored.decode("ascii", errors="replace")
         state.ca_fingerprint = fingerprint(state.ca_cert)
+        state.ca_key_id = _x509.key_identifier_of(authority)
         state.ca_not_after = not_after(authority).isoformat()
-    if state.ca_key and not spec.ca_host:
-        state.ca_problems.append(
-            "etcd/ca.key is here, although this is not the CA host. Move it there, or set etcd_ca_host."
+    if len(authorities) > 1:
+        others = ", ".join(common_name(item.subject) for item in authorities[1:])
+        state.warnings.append(
+            f"etcd/ca.crt also trusts {others}: whoever has a certificate of theirs may read and write all data."
         )
+    _observe_authority(spec, state, authority, stored_problem, key_data, key_problem, now)
     wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
     if ca_cert and state.ca_fingerprint != fingerprint(ca_cert):
-        state.reasons.append("etcd/ca.crt: " + ("missing" if authority is None else "another CA"))
+        state.reasons.append("etcd/ca.crt: " + (stored_problem or "another CA"))
     elif not ca_cert and authority is None and not spec.ca_host:
-        state.reasons.append("etcd/ca.crt: missing")
-    for kind, (place, _cn, _serves) in LEAVES.items():
-        certificate = load_certificate(read_bytes(spec.path(place + ".crt")))
-        key_data = read_bytes(spec.path(place + ".key"))
-        reasons, _new = leaf_reasons(spec, kind, certificate, load_key(key_data), key_data is not None, wanted, now)
-        state.reasons += [f"{place}.crt: {reason}" for reason in reasons]
-        if certificate is not None:
-            state.certificates.append(describe(kind, certificate))
+        state.reasons.append(f"etcd/ca.crt: {stored_problem}")
+    for kind, (leaf, reasons) in judge(spec, wanted, now).items():
+        if reasons:
+            state.reasons.append(in_words(kind, reasons))
+        if leaf.certificate is not None:
+            state.certificates.append(described(leaf, reasons, now))
+        for path in (spec.path(LEAVES[kind][0] + end) for end in _MODES):
+            try:
+                make_way(path)
+            except EtcdError as exc:
+                state.ca_problems.append(str(exc))
     state.reasons += mode_reasons(spec)
-    if os.path.isdir(spec.pending):
-        state.reasons.append("pending: keys that an interrupted run left behind")
+    for path in [*strays(spec.pki_dir), *strays(spec.path("etcd"))]:
+        state.reasons.append(f"{os.path.relpath(path, spec.pki_dir)}: left behind by a run that was killed")
     return state
 
 
+def _observe_authority(
+    spec: PkiSpec,
+    state: PkiState,
+    authority: Any,
+    problem: str,
+    key_data: bytes | None,
+    key_problem: str,
+    now: datetime,
+) -> None:
+    """What is wrong with the CA's files on the host, as far as it would not be mended by itself."""
+    if not spec.ca_host:
+        # A broken or foreign ca.crt of a member is replaced; a key that does not belong here is somebody's decision.
+        if state.ca_key:
+            state.warnings.append(
+                "etcd/ca.key is here, although this is not the CA host. Who reads it may sign for everybody: remove it (a"
+                " run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
+            )
+        return
+    key = _x509.load_key(key_data)
+    if authority is not None:
+        state.ca_problems += authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
+    elif problem != "missing":
+        state.ca_problems.append(
+            f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. Where this is a new cluster,"
+            " remove it and ca.key, and a new CA is made."
+        )
+    if state.ca_key and key is None and (key_data is None or not _x509.is_encrypted(key_data)):
+        state.ca_problems.append(
+            f"etcd/ca.key is {key_problem or 'no private key in PEM form'}. Put back a copy of it, or move it away if it is"
+            " lost: the cluster goes on without, but nothing can be signed."
+        )
+    elif state.ca_key and key is None:
+        state.ca_problems.append("etcd/ca.key is encrypted: kubeadm cannot use it so. Decrypt it there (openssl pkey).")
+
+
+def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any]:
+    """A certificate for results: what it says, how long it lasts, and why it is not kept."""
+    days = (not_after(leaf.certificate) - now).total_seconds() // 86400
+    return {**describe(leaf.kind, leaf.certificate), "days_left": int(days), "reasons": [r.code for r in reasons]}
+
+
 # --- Making ------------------------------------------------------------------------------------------------------------
-
-
-def make_key(algorithm: str) -> Any:
-    """A new private key."""
-    if algorithm.startswith("RSA-"):
-        return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm[4:]))
-    return ec.generate_private_key({"ECDSA-P256": ec.SECP256R1, "ECDSA-P384": ec.SECP384R1}[algorithm]())
-
-
-def key_pem(key: Any) -> bytes:
-    """A private key as kubeadm writes it: PKCS#1 for RSA, SEC 1 for EC."""
-    data: bytes = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-    )
-    return data
-
-
-def serial_number() -> int:
-    """Random, 63 bits, not zero (kubeadm, pki_helpers.go)."""
-    return (int.from_bytes(os.urandom(8), "big") >> 1) or 1
-
-
-def signature_hash(key: Any) -> Any:
-    """What Go chooses for a key: SHA-256, for P-384 and P-521 their own."""
-    size = key.curve.key_size if isinstance(key, ec.EllipticCurvePrivateKey) else 256
-    return {384: hashes.SHA384(), 521: hashes.SHA512()}.get(size, hashes.SHA256())
-
-
-def key_usage(signs: bool) -> Any:
-    """digitalSignature and keyEncipherment; keyCertSign for a CA."""
-    rest = dict.fromkeys(
-        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
-        False,
-    )
-    return x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
-
-
-def subject_name(text: str) -> Any:
-    """A name that is a common name only."""
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def san_extension(sans: list[str]) -> Any:
-    """SANs in the given order."""
-    items: list[Any] = []
-    for san in sans:
-        try:
-            items.append(x509.IPAddress(ipaddress.ip_address(san)))
-        except ValueError:
-            items.append(x509.DNSName(san))
-    return x509.SubjectAlternativeName(items)
 
 
 def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
     """A CA certificate as kubeadm makes it."""
     public = key.public_key()
     if spec.sha256_ski:
-        identifier = x509.SubjectKeyIdentifier(hashlib.sha256(_public_bits(public)).digest()[:20])
+        identifier = _x509.x509.SubjectKeyIdentifier(hashlib.sha256(_x509.public_bits(public)).digest()[:20])
     else:
-        identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+        identifier = _x509.x509.SubjectKeyIdentifier.from_public_key(public)
     now = now.replace(microsecond=0)
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject_name("etcd-ca"))
-        .issuer_name(subject_name("etcd-ca"))
+        _x509.x509.CertificateBuilder()
+        .subject_name(_x509.subject_name("etcd-ca"))
+        .issuer_name(_x509.subject_name("etcd-ca"))
         .public_key(public)
-        .serial_number(serial_number())
+        .serial_number(_x509.serial_number())
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + spec.ca_validity)
-        .add_extension(key_usage(signs=True), critical=True)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_x509.key_usage(signs=True), critical=True)
+        .add_extension(_x509.x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(identifier, critical=False)
-        .add_extension(san_extension(["etcd-ca"]), critical=False)
+        .add_extension(_x509.san_extension(["etcd-ca"]), critical=False)
     )
-    return builder.sign(key, signature_hash(key))
-
-
-def _public_bits(public: Any) -> bytes:
-    """The key bits inside a SubjectPublicKeyInfo, of which identifiers are made (RFC 5280, 4.2.1.2)."""
-    if isinstance(public, rsa.RSAPublicKey):
-        pkcs1: bytes = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
-        return pkcs1
-    point: bytes = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    return point
+    return builder.sign(key, _x509.signature_hash(key))
 
 
 def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
     """A certificate request (PEM) with the subject and SANs of a leaf."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject_name(spec.common_name(kind)))
+    builder = _x509.x509.CertificateSigningRequestBuilder().subject_name(_x509.subject_name(spec.common_name(kind)))
     sans = spec.wanted_sans(kind)
     if sans:
-        builder = builder.add_extension(san_extension(sans), critical=False)
-    pem: bytes = builder.sign(key, signature_hash(key)).public_bytes(serialization.Encoding.PEM)
+        builder = builder.add_extension(_x509.san_extension(sans), critical=False)
+    pem: bytes = builder.sign(key, _x509.signature_hash(key)).public_bytes(_x509.serialization.Encoding.PEM)
     return pem.decode()
 
 
@@ -546,85 +554,80 @@ def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
 
 def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: Any, now: datetime) -> str:
     """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: nobody would accept it longer."""
-    usages = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
+    usages = {"serverAuth": _x509.ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": _x509.ExtendedKeyUsageOID.CLIENT_AUTH}
     now = now.replace(microsecond=0)
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject_name(spec.common_name(kind)))
+        _x509.x509.CertificateBuilder()
+        .subject_name(_x509.subject_name(spec.common_name(kind)))
         .issuer_name(authority.subject)
         .public_key(public_key)
-        .serial_number(serial_number())
+        .serial_number(_x509.serial_number())
         .not_valid_before(now - BACKDATE)
         .not_valid_after(min(now + spec.validity, not_after(authority)))
-        .add_extension(key_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usages[name] for name in wanted_usages(kind)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_x509.key_usage(signs=False), critical=True)
+        .add_extension(_x509.x509.ExtendedKeyUsage([usages[name] for name in wanted_usages(kind)]), critical=False)
+        .add_extension(_x509.x509.BasicConstraints(ca=False, path_length=None), critical=True)
     )
     try:
-        identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        builder = builder.add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
-    except x509.ExtensionNotFound:
+        identifier = authority.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
+        builder = builder.add_extension(
+            _x509.x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False
+        )
+    except _x509.x509.ExtensionNotFound:
         # kubeadm leaves it out too, where an own CA has no identifier.
         pass
     sans = spec.wanted_sans(kind)
     if sans:
-        builder = builder.add_extension(san_extension(sans), critical=False)
-    pem: bytes = builder.sign(key, signature_hash(key)).public_bytes(serialization.Encoding.PEM)
+        builder = builder.add_extension(_x509.san_extension(sans), critical=False)
+    pem: bytes = builder.sign(key, _x509.signature_hash(key)).public_bytes(_x509.serialization.Encoding.PEM)
     return pem.decode()
 
 
 # --- The four steps ------------------------------------------------------------------------------------------------------
 
 
-def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool, now: datetime) -> dict[str, Any]:
+def step_ca(
+    spec: PkiSpec, ca_cert: str | None, ca_key: str | None, passphrase: str, check: bool, now: datetime
+) -> dict[str, Any]:
     """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there."""
-    cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
-    stored_cert, stored_key = read_bytes(cert_path), read_bytes(key_path)
     if bool(ca_cert) != bool(ca_key):
         raise EtcdError("ca_cert and ca_key belong together. Give both, or neither to have a CA made.")
+    cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
+    (stored_cert, cert_problem), (stored_key, key_problem) = read_or_say(cert_path), read_or_say(key_path)
+    own: tuple[bytes, bytes] | None = None
     if ca_cert and ca_key:
-        problems = check_own_ca(ca_cert, ca_key, now)
+        problems = check_own_ca(ca_cert, ca_key, passphrase, now)
         if problems:
             raise EtcdError(" ".join(problems))
+        own = (
+            _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)),
+            signing_certificate(ca_cert).encode(),
+        )
+    stored = load_certificate(stored_cert)
     reasons = []
     pair: tuple[bytes, bytes] | None = None
-    if stored_cert is None and stored_key is not None:
-        # The key is renamed into place first. What a kill in between leaves is finished here: the same key, a new
-        # certificate. Nothing has been signed with it yet, since signing needs the certificate.
-        key = load_key(stored_key)
-        if key is None:
-            raise EtcdError(
-                f"{key_path} is no private key, and {cert_path} is missing. Restore both, or move the key away."
-            )
-        reasons.append("etcd/ca.crt: missing, its key is there")
-        if not ca_cert:
-            pair = (stored_key, make_authority(spec, key, now).public_bytes(serialization.Encoding.PEM))
-    elif stored_cert is None:
-        reasons.append("etcd/ca.crt: missing")
-        if not ca_cert:
-            key = make_key(spec.algorithm)
-            pair = (key_pem(key), make_authority(spec, key, now).public_bytes(serialization.Encoding.PEM))
-    if ca_cert and ca_key:
-        if stored_cert is not None and (
-            load_certificate(stored_cert) is None or fingerprint(stored_cert.decode()) != fingerprint(ca_cert)
-        ):
-            raise EtcdError(
-                f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
-                " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
-            )
-        if stored_cert is None or stored_key is None:
-            reasons = reasons or ["etcd/ca.key: missing"]
-            pair = (_ended(ca_key), _ended(ca_cert))
-    if stored_cert is not None:
-        problems = authority_problems(load_certificate(stored_cert), load_key(stored_key), now, cert_path, key_path)
+    if cert_problem == "missing":
+        reasons.append("etcd/ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
+        pair = own or _new_authority(spec, stored_key, key_problem, now)
+    elif stored is None:
+        raise EtcdError(
+            f"{cert_path} is {cert_problem or 'no PEM certificate'}. Put back a copy: every member has one."
+        )
+    elif own and fingerprint(certificate_pem(stored)) != fingerprint(own[1].decode()):
+        raise EtcdError(
+            f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
+            " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
+        )
+    elif own and key_problem == "missing":
+        reasons.append("etcd/ca.key: missing")
+        pair = own
+    if stored is not None:
+        problems = authority_problems(stored, _x509.load_key(stored_key), now, cert_path, key_path)
         if problems:
             raise EtcdError(" ".join(problems))
     if pair is not None and not check:
-        ensure_directory(spec.pki_dir, 0o755)
-        ensure_directory(spec.path("etcd"), 0o755)
-        ensure_directory(spec.work_dir, 0o700)
-        replace_file(key_path, pair[0], 0o600, staging_dir=spec.work_dir)
-        replace_file(cert_path, pair[1], 0o644, staging_dir=spec.work_dir)
+        _make_directories(spec)
+        replace_files([Replacement(key_path, pair[0], 0o600), Replacement(cert_path, pair[1], 0o644)])
     for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
         problem = mode_problem(path, mode) if pair is None or check else None
         if problem:
@@ -635,7 +638,7 @@ def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool,
     # In check mode the CA that would be made is not shown: the real run makes another one.
     shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
     after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
-    before = describe("ca", load_certificate(stored_cert)) if stored_cert else {}
+    before = describe("ca", stored) if stored is not None else {}
     return {
         "changed": bool(reasons),
         "reasons": reasons,
@@ -644,48 +647,73 @@ def step_ca(spec: PkiSpec, ca_cert: str | None, ca_key: str | None, check: bool,
     }
 
 
+def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, now: datetime) -> tuple[bytes, bytes]:
+    """Key and certificate of a new CA. A key that is there already is kept: a killed run left it, or the user put it."""
+    key = _x509.load_key(stored_key)
+    directory = spec.path("etcd")
+    if key_problem == "missing":
+        key = _x509.make_key(spec.algorithm)
+        stored_key = _x509.key_pem(key)
+    elif key is None:
+        raise EtcdError(
+            f"{directory}/ca.key is no private key, and ca.crt is missing. Restore both, or move the key away."
+        )
+    elif any(os.path.exists(spec.path(place + ".crt")) for place, *_ in LEAVES.values()):
+        raise EtcdError(
+            f"{directory}/ca.crt is missing, ca.key is there, and certificates have been issued. Members trust the"
+            " ca.crt that was: copy it back from one of them. Only if there is none left, move ca.key and the"
+            " certificates away, and a new CA is made."
+        )
+    return stored_key or b"", certificate_pem(make_authority(spec, key, now)).encode()
+
+
+def _make_directories(spec: PkiSpec) -> None:
+    ensure_directory(spec.pki_dir, 0o755)
+    ensure_directory(spec.path("etcd"), 0o755)
+    ensure_directory(spec.work_dir, 0o700)
+
+
 def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -> dict[str, Any]:
-    """Keys and requests for the leaves that have to be issued. A key that is still good is kept."""
-    authority = load_certificate(ca_cert.encode() if ca_cert else read_bytes(spec.path("etcd/ca.crt")))
-    due: dict[str, Any] = {}
-    reasons = []
-    for kind, (place, _cn, _serves) in LEAVES.items():
-        key_data = read_bytes(spec.path(place + ".key"))
-        key = load_key(key_data)
-        certificate = load_certificate(read_bytes(spec.path(place + ".crt")))
-        found, new_key = leaf_reasons(spec, kind, certificate, key, key_data is not None, authority, now)
-        if found:
-            reasons += [f"{place}.crt: {reason}" for reason in found]
-            due[kind] = None if new_key else key
+    """Keys and requests for the leaves that have to be issued. A key that is still good is kept.
+
+    A new key waits in the directory pending until its certificate comes; one that waits there already is taken.
+    """
+    authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
+    due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
+    reasons = [in_words(kind, found) for kind, (_leaf, found) in due.items()]
     if check:
         return {"changed": bool(due), "reasons": reasons, "csrs": {}}
-    interrupted = os.path.isdir(spec.pending)
-    if interrupted:
-        reasons.append("pending: keys that an interrupted run left behind")
-        shutil.rmtree(spec.pending)
-    fresh = [kind for kind, key in due.items() if key is None]
-    if fresh:
+    keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
+    made = []
+    for kind in (kind for kind in due if kind not in keys):
+        waiting = _x509.load_key(read_bytes(os.path.join(spec.pending, kind + ".key")))
+        if waiting is not None and algorithm_of(waiting.public_key()) == spec.algorithm:
+            keys[kind] = waiting
+        else:
+            made.append(kind)
+    if made:
         ensure_directory(spec.work_dir, 0o700)
         ensure_directory(spec.pending, 0o700)
         # OpenSSL lets other threads run while it looks for primes.
-        with ThreadPoolExecutor(max_workers=len(fresh)) as pool:
-            for kind, key in zip(fresh, pool.map(make_key, [spec.algorithm] * len(fresh))):
-                due[kind] = key
-                replace_file(os.path.join(spec.pending, kind + ".key"), key_pem(key), 0o600)
-    csrs = {kind: make_request(spec, kind, key) for kind, key in due.items()}
-    return {"changed": bool(fresh) or interrupted, "reasons": reasons, "csrs": csrs}
+        with ThreadPoolExecutor(max_workers=len(made)) as pool:
+            keys.update(zip(made, pool.map(_x509.make_key, [spec.algorithm] * len(made))))
+        replace_files(
+            [Replacement(os.path.join(spec.pending, kind + ".key"), _x509.key_pem(keys[kind]), 0o600) for kind in made]
+        )
+    csrs = {kind: make_request(spec, kind, keys[kind]) for kind in due}
+    return {"changed": bool(made), "reasons": reasons, "csrs": csrs}
 
 
 def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
     """Sign the requests of all members. Refuses a request for more than the inventory gives its member."""
-    authority = load_certificate(read_bytes(spec.path("etcd/ca.crt")))
-    key = load_key(read_bytes(spec.path("etcd/ca.key")))
+    authority = load_certificate(read_or_say(spec.path("etcd/ca.crt"))[0])
+    key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
     if authority is None or key is None:
         if check:
-            return {"changed": False, "reasons": [], "certificates": {}}
+            return {"changed": False, "reasons": [], "signed": {}}
         raise EtcdError(f"{spec.path('etcd')} holds no CA certificate with its key: nothing can be signed here.")
     problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
-    certificates: dict[str, dict[str, str]] = {}
+    signed: dict[str, dict[str, str]] = {}
     reasons = []
     for entry in requests:
         member = PkiSpec.from_params(
@@ -698,44 +726,45 @@ def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now
         )
         for kind, pem in entry["csrs"].items():
             try:
-                request = x509.load_pem_x509_csr(pem.encode())
+                request = _x509.x509.load_pem_x509_csr(pem.encode())
             except ValueError:
                 problems.append(f"{entry['host']}: the request for {kind} cannot be read.")
                 continue
             found = request_problems(member, kind, request)
             problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
             if not problems and not check:
-                signed = sign_leaf(member, kind, request.public_key(), authority, key, now)
-                certificates.setdefault(entry["host"], {})[kind] = signed
+                certificate = sign_leaf(member, kind, request.public_key(), authority, key, now)
+                signed.setdefault(entry["host"], {})[kind] = certificate
                 reasons.append(f"{entry['host']}: {kind}")
     if problems:
         raise EtcdError(" ".join(problems))
-    return {"changed": False, "reasons": reasons, "certificates": certificates}
+    return {"changed": False, "reasons": reasons, "signed": signed}
 
 
 def step_install(
-    spec: PkiSpec, ca_cert: str | None, certificates: Mapping[str, str], replace_ca: bool, check: bool, now: datetime
+    spec: PkiSpec,
+    ca_cert: str | None,
+    certificates: Mapping[str, str],
+    check: bool,
+    now: datetime,
+    replace_ca: bool = False,
+    remove_ca_key: bool = False,
 ) -> dict[str, Any]:
     """Put certificates and keys into place, each pair back to back, after all of them have been checked."""
     before = observe(spec, now, ca_cert)
+    reasons = list(before.reasons)
+    stray = remove_ca_key and before.ca_key and not spec.ca_host
+    if stray:
+        reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
+    if os.path.isdir(spec.pending) and not certificates:
+        reasons.append("pending: keys that an interrupted run left behind")
     diff_before = _shown(*before.certificates)
     if check:
-        after = [
-            {
-                "kind": kind,
-                "subject": spec.common_name(kind),
-                "sans": spec.wanted_sans(kind),
-                "algorithm": spec.algorithm,
-            }
-            for kind, (place, _cn, _serves) in LEAVES.items()
-            if any(reason.startswith(f"{place}.crt: ") and ": mode " not in reason for reason in before.reasons)
-        ]
-        kept = [item for item in before.certificates if item["kind"] not in [new["kind"] for new in after]]
-        diff = {
-            "before": diff_before,
-            "after": _shown(*sorted(kept + after, key=lambda item: list(LEAVES).index(item["kind"]))),
-        }
-        return {"changed": bool(before.reasons), "reasons": before.reasons, "diff": diff}
+        authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
+        due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}
+        known = {item["kind"]: item for item in before.certificates}
+        after = [_planned(spec, kind) if kind in due else known[kind] for kind in LEAVES]
+        return _installed(reasons, before.certificates, diff_before, _shown(*after))
     pem = ca_cert or before.ca_cert
     authority = load_certificate(pem.encode() if pem else None)
     if authority is None or pem is None:
@@ -745,40 +774,57 @@ def step_install(
             f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
             " different CAs do not talk to each other. Set replace_ca only where no cluster has data."
         )
-    ready: list[tuple[str, str, bytes | None]] = []
-    for kind, text in certificates.items():
-        certificate = load_certificate(text.encode())
-        waiting = read_bytes(os.path.join(spec.pending, kind + ".key"))
-        key = load_key(waiting if waiting is not None else read_bytes(spec.path(LEAVES[kind][0] + ".key")))
-        reasons, _new = leaf_reasons(spec, kind, certificate, key, key is not None, authority, now)
-        reasons = [reason for reason in reasons if "renewal window" not in reason and reason != "forced"]
-        if reasons:
-            raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(reasons)}.")
-        ready.append((kind, text, waiting))
-    ensure_directory(spec.pki_dir, 0o755)
-    ensure_directory(spec.path("etcd"), 0o755)
-    ensure_directory(spec.work_dir, 0o700)
+    files = []
     if before.ca_fingerprint != fingerprint(pem):
-        replace_file(spec.path("etcd/ca.crt"), _ended(pem), 0o644, staging_dir=spec.work_dir)
-    for kind, text, waiting in ready:
-        place = spec.path(LEAVES[kind][0])
-        if waiting is not None:
-            replace_file(place + ".key", waiting, 0o600, staging_dir=spec.work_dir)
-        replace_file(place + ".crt", _ended(text), 0o644, staging_dir=spec.work_dir)
-    for name, mode in [
-        (LEAVES[kind][0] + end, mode) for kind in LEAVES for end, mode in ((".crt", 0o644), (".key", 0o600))
-    ]:
+        files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))
+    for kind, text in certificates.items():
+        files += _pair(spec, kind, text, authority, now)
+    _make_directories(spec)
+    replace_files(files)
+    for name, mode in file_modes().items():
         if mode_problem(spec.path(name), mode):
             set_mode(spec.path(name), mode)
-    if mode_problem(spec.path("etcd/ca.crt"), 0o644):
-        set_mode(spec.path("etcd/ca.crt"), 0o644)
+    if stray:
+        os.unlink(spec.path("etcd/ca.key"))
     shutil.rmtree(spec.pending, ignore_errors=True)
-    remove_strays(spec.work_dir)
+    for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
+        remove_strays(directory)
     after_state = observe(spec, now, ca_cert)
+    return _installed(reasons, after_state.certificates, diff_before, _shown(*after_state.certificates))
+
+
+def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) -> list[Replacement]:
+    """The files of one leaf: its key where that is new, and its certificate. EtcdError where it is not what it should be."""
+    place = spec.path(LEAVES[kind][0])
+    waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
+    key_data = waiting or read_or_say(place + ".key")[0]
+    certificate = load_certificate(text.encode())
+    key = _x509.load_key(key_data)
+    leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
+    found = [r.text for r in leaf_reasons(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
+    if found:
+        raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(found)}.")
+    files = [Replacement(place + ".crt", _ended(text), 0o644)]
+    return [Replacement(place + ".key", waiting, 0o600), *files] if waiting else files
+
+
+def _planned(spec: PkiSpec, kind: str) -> dict[str, Any]:
+    """What check mode can say of a certificate that does not exist yet."""
     return {
-        "changed": bool(before.reasons),
-        "reasons": before.reasons,
-        "diff": {"before": diff_before, "after": _shown(*after_state.certificates)},
+        "kind": kind,
+        "subject": spec.common_name(kind),
+        "sans": spec.wanted_sans(kind),
+        "algorithm": spec.algorithm,
+    }
+
+
+def _installed(reasons: list[str], found: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:
+    return {
+        "changed": bool(reasons),
+        "reasons": reasons,
+        "certificates": found,
+        # The reasons stand in the diff too: dates alone do not say why a certificate is another one.
+        "diff": {"before": before, "after": after + "".join(f"# {reason}\n" for reason in reasons)},
     }
 
 

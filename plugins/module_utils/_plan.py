@@ -201,6 +201,32 @@ def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observati
     ]
 
 
+def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """Hosts whose ca.crt is not that of the CA host although their own certificates are: somebody put it there.
+
+    Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or where its
+    CA has none.
+    """
+    signer = observations.get(cluster.ca_host)
+    wanted = signer["pki"].get("ca_key_id") if signer else None
+    if not signer or not wanted:
+        return []
+    return [
+        host
+        for host, observation in observations.items()
+        if observation["pki"].get("ca_fingerprint") not in (None, signer["pki"]["ca_fingerprint"])
+        and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
+    ]
+
+
+def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """Hosts that have a ca.key and should not, where the CA host has its own, so that none is the last one."""
+    signer = observations.get(cluster.ca_host)
+    if not signer or not signer["pki"].get("ca_key") or signer["pki"].get("ca_problems"):
+        return []
+    return [host for host, o in observations.items() if host != cluster.ca_host and o["pki"].get("ca_key")]
+
+
 def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_ca: str | None) -> list[str]:
     """Why certificates could not be signed, or would not fit those in use.
 
@@ -221,12 +247,15 @@ def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_c
             )
         return problems
     authority = found.get(cluster.ca_host)
+    repaired = broken_ca_hosts(cluster, observations)
     formed = [host for host, observation in observations.items() if observation["etcd"].get("formed")]
-    if authority is None and holders and formed:
+    if authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
-            f"{cluster.ca_host}: has no CA, but {', '.join(holders)} hold certificates of one, and their cluster has"
-            " data. A new CA would shut its members out from each other. Put ca.crt and ca.key back on"
-            f" {cluster.ca_host}, or set etcd_ca_host to the host that has them."
+            f"{cluster.ca_host}: ca.crt is missing{', ca.key is there' if signer['pki'].get('ca_key') else ''}, and"
+            f" cluster {cluster.name!r} has data. A new CA would shut its members out from each other. Put ca.crt and"
+            f" ca.key back on {cluster.ca_host}"
+            + (f" ({', '.join(holders)} have the same ca.crt)" if holders else "")
+            + ", or set etcd_ca_host to the host that has them."
         )
     if own_ca and formed and any(fingerprint != own_ca for fingerprint in found.values()):
         other = [host for host, fingerprint in found.items() if fingerprint != own_ca]
@@ -235,7 +264,7 @@ def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_c
             " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert."
         )
     if authority and not own_ca and formed:
-        other = [host for host in holders if found[host] != authority]
+        other = [host for host in holders if found[host] != authority and host not in repaired]
         if other:
             problems.append(
                 f"{', '.join(other)} trust another CA than the one on {cluster.ca_host}. Correct etcd_ca_host, or copy"

@@ -44,11 +44,8 @@ def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool)
             f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
             " set etcd_container_runtime_endpoint."
         )
-    if pki_needed and not facts["cryptography"]:
-        problems.append(
-            f"Python {facts['python_version']} has no module cryptography. Install the package python3-cryptography"
-            " (Debian, Ubuntu, RHEL), or set etcd_install_dependencies: true to have it installed."
-        )
+    if pki_needed and facts["cryptography_problem"]:
+        problems.append(facts["cryptography_problem"])
     if member.address and member.address not in facts["addresses"]:
         problems.append(
             f"etcd_address {member.address} is no address of this host. It has"

@@ -81,15 +81,29 @@ options:
     description: Whether the CA's key belongs on this host.
     type: bool
     default: false
-  force:
-    description: Issue all certificates again.
+  renew:
+    description: Certificates to be issued again although nothing is wrong with them, or V(all).
+    type: list
+    elements: str
+    choices: [all, server, peer, healthcheck-client, apiserver-etcd-client]
+    default: []
+  renew_keys:
+    description:
+      - Whether certificates named by O(renew) get a new key.
+      - Key and certificate are then two renames, back to back. With the same key it is one, and no handshake can meet half a pair.
     type: bool
     default: false
   ca_cert:
-    description: CA certificate, PEM. With V(ca) your own, else the one that counts in place of that on the host.
+    description:
+      - CA certificate, PEM. With V(ca) your own, else the one that counts in place of that on the host.
+      - Your own may be an intermediate, followed by who signed it. Only the one that signs is installed. With its root in
+        C(ca.crt), etcd would let in whatever else that root has signed.
     type: str
   ca_key:
-    description: Private key of your own CA, PEM, not encrypted.
+    description: Private key of your own CA, PEM. It is written as kubeadm needs it, not encrypted.
+    type: str
+  ca_key_passphrase:
+    description: Passphrase of O(ca_key), where that is encrypted.
     type: str
   requests:
     description: What is to be signed, and for whom.
@@ -124,11 +138,17 @@ options:
         type: dict
         required: true
   certificates:
-    description: Certificates as V(sign) returned them for this host.
+    description: Certificates of this host as V(sign) returned them in RV(signed).
     type: dict
     default: {}
   replace_ca:
-    description: Whether V(install) may replace a ca.crt by another one. Only where no cluster has data.
+    description: >-
+      Whether V(install) may replace a ca.crt by another one. Only where no cluster has data, or where the certificates of the
+      host are known to be of the new one.
+    type: bool
+    default: false
+  remove_ca_key:
+    description: Whether V(install) removes a ca.key from a host that is not the CA host.
     type: bool
     default: false
 """
@@ -167,7 +187,7 @@ EXAMPLES = r"""
     name: infra0
     address: 10.0.0.6
     ca_cert: "{{ authority.ca_cert }}"
-    certificates: "{{ signed.certificates.infra0 }}"
+    certificates: "{{ signed.signed.infra0 }}"
 """
 
 RETURN = r"""
@@ -176,7 +196,9 @@ reasons:
   returned: always
   type: list
   elements: str
-  sample: ["etcd/server.crt: names and addresses are without etcd.example.com"]
+  sample:
+    - "etcd/server.crt: issued again, names and addresses are without etcd.example.com"
+    - "etcd/peer.crt: renewed, 61 days left of 365"
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
   returned: with O(step=ca)
@@ -185,18 +207,71 @@ csrs:
   description: Requests (PEM) by certificate - server, peer, healthcheck-client, apiserver-etcd-client.
   returned: with O(step=request)
   type: dict
-certificates:
-  description: Certificates (PEM) by host and certificate.
+signed:
+  description: Certificates (PEM) by host and name.
   returned: with O(step=sign)
   type: dict
+certificates:
+  description: The certificates of the host as they are afterwards; in check mode as they are.
+  returned: with O(step=install)
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: Its name - server, peer, healthcheck-client or apiserver-etcd-client.
+      type: str
+    reasons:
+      description:
+        - Why it is not kept, as codes. Empty where it is.
+        - >-
+          C(missing), C(unreadable), C(key-missing), C(key-unreadable), C(key-algorithm), C(key-mismatch), C(other-ca), C(subject),
+          C(sans), C(usages), C(key-usages), C(authority), C(not-yet-valid), C(expired), C(window), C(asked-for).
+      type: list
+      elements: str
+    days_left:
+      description: Days until it ends.
+      type: int
+    subject:
+      description: Common name.
+      type: str
+    issuer:
+      description: Common name of the CA.
+      type: str
+    sans:
+      description: Names and addresses.
+      type: list
+      elements: str
+    algorithm:
+      description: Algorithm of its key.
+      type: str
+    usages:
+      description: Extended key usages.
+      type: list
+      elements: str
+    not_before:
+      description: When it begins (ISO 8601, UTC).
+      type: str
+    not_after:
+      description: When it ends (ISO 8601, UTC).
+      type: str
+    serial:
+      description: Serial number, hexadecimal.
+      type: str
+    authority_key_id:
+      description: Identifier of the key that signed it, hexadecimal.
+      type: str
 """
 
+import contextlib
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_directory, locked
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cryptography_problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION
 
 
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
@@ -204,12 +279,29 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     now = datetime.now(timezone.utc)
     spec = _pki.PkiSpec.from_params(params)
     if params["step"] == "ca":
-        return _pki.step_ca(spec, params["ca_cert"], params["ca_key"], check, now)
+        return _pki.step_ca(spec, params["ca_cert"], params["ca_key"], params["ca_key_passphrase"] or "", check, now)
     if params["step"] == "request":
         return _pki.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
         return _pki.step_sign(spec, params["requests"], check, now)
-    return _pki.step_install(spec, params["ca_cert"], params["certificates"], params["replace_ca"], check, now)
+    return _pki.step_install(
+        spec,
+        params["ca_cert"],
+        params["certificates"],
+        check,
+        now,
+        replace_ca=params["replace_ca"],
+        remove_ca_key=params["remove_ca_key"],
+    )
+
+
+def run_alone(params: dict[str, Any], check: bool) -> dict[str, Any]:
+    """The same, while no other run changes the PKI of this host. What only reads does not wait."""
+    with contextlib.ExitStack() as stack:
+        if not check and params["step"] != "sign":
+            ensure_directory(params["work_dir"], 0o700)
+            stack.enter_context(locked(_pki.PkiSpec.from_params(params).lock))
+        return run(params, check)
 
 
 def main() -> None:
@@ -224,16 +316,19 @@ def main() -> None:
             "step": {"type": "str", "required": True, "choices": ["ca", "request", "sign", "install"]},
             "ca_cert": {"type": "str"},
             "ca_key": {"type": "str", "no_log": True},
+            "ca_key_passphrase": {"type": "str", "no_log": True},
             "requests": {"type": "list", "elements": "dict", "default": [], "options": member},
             "certificates": {"type": "dict", "default": {}},
             "replace_ca": {"type": "bool", "default": False},
+            "remove_ca_key": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    if not _pki.HAS_CRYPTOGRAPHY:
-        module.fail_json(msg=missing_required_lib("cryptography", reason="(package python3-cryptography)"))
+    problem = cryptography_problem(CRYPTOGRAPHY_VERSION)
+    if problem:
+        module.fail_json(msg=problem)
     try:
-        result = run(module.params, module.check_mode)
+        result = run_alone(module.params, module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _pki, _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -35,9 +35,10 @@ MEMBER = {
 def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files belong to root on hosts; here to whoever runs the tests."""
     me = (os.getuid(), os.getgid())
-    for name in ("replace_file", "ensure_directory", "mode_problem", "set_mode"):
+    for name in ("ensure_directory", "mode_problem", "set_mode"):
         original = getattr(_files, name)
         monkeypatch.setattr(_pki, name, lambda *a, _f=original, **k: _f(*a, uid=me[0], gid=me[1], **k))
+    monkeypatch.setattr(_pki, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
 
 def spec(where: Path, **changes: Any) -> _pki.PkiSpec:
@@ -49,12 +50,12 @@ def spec(where: Path, **changes: Any) -> _pki.PkiSpec:
 def issue(where: Path, now: datetime = NOW, **changes: Any) -> dict[str, dict[str, Any]]:
     """All four steps on one host, and what each returned."""
     it = spec(where, ca_host=True, **changes)
-    ca = _pki.step_ca(it, None, None, False, now)
+    ca = _pki.step_ca(it, None, None, "", False, now)
     asked = _pki.step_request(it, ca["ca_cert"], False, now)
     entry = {**MEMBER, **changes, "host": "infra0", "csrs": asked["csrs"]}
     signed = _pki.step_sign(it, [entry] if asked["csrs"] else [], False, now)
-    certificates = signed["certificates"].get("infra0", {})
-    installed = _pki.step_install(it, ca["ca_cert"], certificates, False, False, now)
+    certificates = signed["signed"].get("infra0", {})
+    installed = _pki.step_install(it, ca["ca_cert"], certificates, False, now)
     return {"ca": ca, "request": asked, "sign": signed, "install": installed}
 
 
@@ -119,13 +120,17 @@ def test_openssl_agrees(tmp_path: Path, algorithm: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"server_cert_sans": ["new.example.com"]}, "etcd/server.crt: names and addresses are without new.example.com"),
-        ({"peer_cert_sans": ["10.9.9.9"]}, "etcd/peer.crt: names and addresses are without 10.9.9.9"),
-        ({"name": "other"}, "etcd/server.crt: subject is infra0, not other"),
+        (
+            {"server_cert_sans": ["new.example.com"]},
+            "etcd/server.crt: issued again, names and addresses are without new.example.com",
+        ),
+        ({"peer_cert_sans": ["10.9.9.9"]}, "etcd/peer.crt: issued again, names and addresses are without 10.9.9.9"),
+        ({"name": "other"}, "etcd/server.crt: issued again, subject is infra0, not other"),
         ({"address": "10.0.0.7"}, "without 10.0.0.7 and with 10.0.0.6"),
-        ({"encryption_algorithm": "ECDSA-P384"}, "algorithm is ECDSA-P256, not ECDSA-P384"),
-        ({"force": True}, "etcd/server.crt: forced"),
-        ({"renewal_window": "8759h"}, "inside the renewal window"),
+        ({"encryption_algorithm": "ECDSA-P384"}, "key is ECDSA-P256, not ECDSA-P384"),
+        ({"renew": ["server"]}, "etcd/server.crt: renewed, asked for"),
+        ({"renew": ["all"], "renew_keys": True}, "etcd/server.crt: renewed, asked for with a new key"),
+        ({"renewal_window": "8759h"}, "etcd/peer.crt: renewed, 364 days left of 365"),
     ],
 )
 def test_reasons_from_what_is_wanted(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -141,6 +146,14 @@ def damage(path: Path, how: str) -> None:
         path.unlink()
     elif how == "garbage":
         path.write_text("garbage")
+    elif how == "empty":
+        path.write_text("")
+    elif how == "directory":
+        path.unlink()
+        path.mkdir()
+    elif how == "link":
+        path.unlink()
+        path.symlink_to("/nowhere/at/all")
     elif how == "mode":
         path.chmod(0o640)
     else:
@@ -150,13 +163,18 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("name", "how", "words"),
     [
-        ("server.crt", "remove", "etcd/server.crt: missing or no certificate"),
-        ("server.crt", "garbage", "etcd/server.crt: missing or no certificate"),
-        ("server.crt", "peer.crt", "etcd/server.crt: its key is another one"),
-        ("server.crt", "healthcheck-client.crt", "etcd/server.crt: usages are clientAuth"),
-        ("server.key", "remove", "etcd/server.crt: its key is missing"),
-        ("server.key", "garbage", "etcd/server.crt: its key cannot be read"),
-        ("server.key", "peer.key", "etcd/server.crt: its key is another one"),
+        ("server.crt", "remove", "etcd/server.crt: issued, missing"),
+        ("server.crt", "garbage", "etcd/server.crt: issued again, no PEM certificate"),
+        ("server.crt", "empty", "etcd/server.crt: issued again, empty"),
+        ("server.crt", "directory", "etcd/server.crt: issued again, a directory"),
+        ("server.crt", "link", "etcd/server.crt: issued again, a link that leads nowhere"),
+        ("server.key", "directory", "etcd/server.crt: issued again, key: a directory"),
+        ("server.key", "link", "etcd/server.crt: issued again, key: a link that leads nowhere"),
+        ("server.crt", "peer.crt", "etcd/server.crt: issued again, its key belongs to another certificate"),
+        ("server.crt", "healthcheck-client.crt", "usages are clientAuth"),
+        ("server.key", "remove", "etcd/server.crt: issued again, key: missing"),
+        ("server.key", "garbage", "etcd/server.crt: issued again, key: no private key that can be used"),
+        ("server.key", "peer.key", "etcd/server.crt: issued again, its key belongs to another certificate"),
         ("server.key", "mode", "etcd/server.key: mode is 0640, not 0600"),
         ("ca.crt", "mode", "etcd/ca.crt: mode is 0640, not 0644"),
     ],
@@ -196,9 +214,9 @@ def test_leaf_of_another_ca_is_seen(tmp_path: Path) -> None:
 
 def test_check_mode_says_what_and_does_nothing(tmp_path: Path) -> None:
     it = spec(tmp_path)
-    assert _pki.step_ca(it, None, None, True, NOW)["changed"]
+    assert _pki.step_ca(it, None, None, "", True, NOW)["changed"]
     assert _pki.step_request(it, None, True, NOW)["csrs"] == {}
-    result = _pki.step_install(it, None, {}, False, True, NOW)
+    result = _pki.step_install(it, None, {}, True, NOW)
     assert result["changed"] and "infra0" in result["diff"]["after"]
     assert files(tmp_path) == {}
 
@@ -215,7 +233,7 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
                 path.unlink()
     else:
         issue(tmp_path)
-        _pki.step_request(spec(tmp_path, force=True, encryption_algorithm="ECDSA-P384"), None, False, NOW)
+        _pki.step_request(spec(tmp_path, renew=["all"], encryption_algorithm="ECDSA-P384"), None, False, NOW)
         (tmp_path / "work/pending/server.key").rename(tmp_path / "pki/etcd/server.key")
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / "work" / ".kubeadm-etcd-stray").write_text("half a key")
@@ -239,7 +257,7 @@ def test_certificate_that_does_not_fit_is_not_installed(tmp_path: Path) -> None:
     before = files(tmp_path / "a")
     foreign = (tmp_path / "b/pki/etcd/server.crt").read_text()
     with pytest.raises(EtcdError, match="the certificate for server is not installed"):
-        _pki.step_install(spec(tmp_path / "a", ca_host=True), None, {"server": foreign}, False, False, NOW)
+        _pki.step_install(spec(tmp_path / "a", ca_host=True), None, {"server": foreign}, False, NOW)
     assert files(tmp_path / "a") == before
 
 
@@ -247,7 +265,7 @@ def test_another_ca_is_not_put_over_the_one_in_use(tmp_path: Path) -> None:
     issue(tmp_path / "a")
     other = issue(tmp_path / "b")["ca"]["ca_cert"]
     with pytest.raises(EtcdError, match="is another CA than the given one"):
-        _pki.step_install(spec(tmp_path / "a", ca_host=True), other, {}, False, False, NOW)
+        _pki.step_install(spec(tmp_path / "a", ca_host=True), other, {}, False, NOW)
 
 
 def own_ca(where: Path, *arguments: str) -> tuple[str, str]:
@@ -264,12 +282,12 @@ def own_ca(where: Path, *arguments: str) -> tuple[str, str]:
 def test_own_ca_is_brought_in(tmp_path: Path) -> None:
     cert, key = own_ca(tmp_path)
     it = spec(tmp_path, ca_host=True)
-    result = _pki.step_ca(it, cert, key, False, LATER)
+    result = _pki.step_ca(it, cert, key, "", False, LATER)
     assert result["reasons"] == ["etcd/ca.crt: missing"] and key not in repr(result)
-    assert not _pki.step_ca(it, cert, key, False, LATER)["changed"]
+    assert not _pki.step_ca(it, cert, key, "", False, LATER)["changed"]
     other_cert, other_key = own_ca(tmp_path / "other")
     with pytest.raises(EtcdError, match="is another CA than the given one"):
-        _pki.step_ca(it, other_cert, other_key, False, LATER)
+        _pki.step_ca(it, other_cert, other_key, "", False, LATER)
 
 
 def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
@@ -277,7 +295,7 @@ def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
     _other, other_key = own_ca(tmp_path / "other")
     leaf, leaf_key = own_ca(tmp_path / "leaf", "-addext", "basicConstraints=critical,CA:FALSE")
     locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n"
-    assert _pki.check_own_ca(cert, key, LATER) == []
+    assert _pki.check_own_ca(cert, key, "", LATER) == []
     for arguments, words in (
         (("garbage", key, LATER), "etcd_ca_cert is no PEM certificate"),
         ((cert, "garbage", LATER), "etcd_ca_key is no private key"),
@@ -286,7 +304,7 @@ def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
         ((leaf, leaf_key, LATER), "is no CA certificate"),
         ((cert, key, NOW + timedelta(days=901)), "expired on"),
     ):
-        assert any(words in text for text in _pki.check_own_ca(*arguments)), words
+        assert any(words in text for text in _pki.check_own_ca(*arguments[:2], "", arguments[2])), words
 
 
 @pytest.mark.parametrize(("text", "hours"), [("8760h", 8760.0), ("1h30m", 1.5), ("90s", 0.025), ("8760h0m0s", 8760.0)])
@@ -317,7 +335,7 @@ def test_window_that_would_renew_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "sha256"), [("v1.34.4", False), ("v1.35.0", True), ("v1.36.3", True)])
 def test_key_identifier_of_the_ca(tmp_path: Path, version: str, sha256: bool) -> None:
     it = spec(tmp_path, kubernetes_version=version)
-    certificate = _pki.make_authority(it, _pki.make_key("ECDSA-P256"), NOW)
-    sha1 = _pki.x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
-    found = certificate.extensions.get_extension_for_class(_pki.x509.SubjectKeyIdentifier).value
+    certificate = _pki.make_authority(it, _x509.make_key("ECDSA-P256"), NOW)
+    sha1 = _x509.x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    found = certificate.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
     assert (found != sha1) is sha256 and len(found.digest) == 20

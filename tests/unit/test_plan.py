@@ -122,7 +122,13 @@ def test_never_new_where_anything_has_been_led() -> None:
 @pytest.mark.parametrize(
     ("change", "own", "words"),
     [
-        ({"infra0": {"ca_fingerprint": None}}, None, "has no CA, but infra1, infra2 hold"),
+        (
+            {"infra0": {"ca_fingerprint": None, "ca_key": False}},
+            None,
+            "infra0: ca.crt is missing, and cluster 'etcd' has",
+        ),
+        ({"infra0": {"ca_fingerprint": None}}, None, "ca.crt is missing, ca.key is there"),
+        ({"infra0": {"ca_fingerprint": None}}, None, "(infra1, infra2 have the same ca.crt)"),
         ({"infra1": {"ca_fingerprint": "other"}}, None, "infra1 trust another CA"),
         ({"infra0": {"ca_key": False}}, None, "ca.key is not in"),
         ({}, "mine", "etcd_ca_cert is another CA"),

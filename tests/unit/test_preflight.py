@@ -14,6 +14,7 @@ GOOD: dict[str, Any] = {
     "addresses": ["127.0.0.1", "10.0.0.6", "10.0.0.7"],
     "cgroup_version": 2,
     "cryptography": "38.0.4",
+    "cryptography_problem": None,
     "disk_free": 50 << 30,
     "kubeadm_version": "v1.36.3",
     "kubelet_version": "v1.36.3",
@@ -43,7 +44,7 @@ def test_a_good_host() -> None:
     [
         ({"systemd": False}, "systemd does not run"),
         ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist"),
-        ({"cryptography": None}, "python3-cryptography"),
+        ({"cryptography_problem": "Install the package python3-cryptography"}, "python3-cryptography"),
         ({"addresses": ["127.0.0.1", "10.9.9.9"]}, "10.0.0.6 is no address of this host. It has 10.9.9.9."),
         (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)"),
         (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd"),

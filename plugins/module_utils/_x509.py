@@ -1,0 +1,308 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Certificates, requests and keys as such: read, compared and put together. The only user of the library cryptography.
+
+What kubeadm wants of them is in _pki.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_address
+
+CRYPTOGRAPHY_VERSION: str | None
+try:
+    import cryptography
+    from cryptography import x509 as x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID as ExtendedKeyUsageOID
+    from cryptography.x509.oid import NameOID
+
+    CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
+except ImportError:
+    CRYPTOGRAPHY_VERSION = None
+
+HAS_CRYPTOGRAPHY = CRYPTOGRAPHY_VERSION is not None
+
+
+# --- Reading -----------------------------------------------------------------------------------------------------------
+
+
+# The labels of PEM blocks that hold a private key: PKCS#8, PKCS#1, SEC 1.
+_KEY_BLOCK = re.compile(
+    rb"-----BEGIN ((?:ENCRYPTED |RSA |EC )?PRIVATE KEY)-----\r?\n.*?-----END \1-----", flags=re.DOTALL
+)
+_CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", flags=re.DOTALL)
+
+
+def load_certificate(data: bytes | None) -> Any:
+    """The first certificate in PEM data; None where there is none."""
+    return next(iter(load_certificates(data)), None)
+
+
+def load_certificates(data: bytes | None) -> list[Any]:
+    """All certificates in PEM data, in order. Empty where one of them cannot be read."""
+    try:
+        return [x509.load_pem_x509_certificate(block) for block in _CERTIFICATE_BLOCK.findall(data or b"")]
+    except ValueError:
+        return []
+
+
+def certificate_pem(certificate: Any) -> str:
+    """A certificate as PEM, with one line end at its end, as kubeadm writes it."""
+    pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
+    return pem.decode()
+
+
+def load_key(data: bytes | None, passphrase: str = "") -> Any:
+    """A private key from PEM data; None where there is none that can be used (with this passphrase).
+
+    Other blocks are skipped: openssl writes EC PARAMETERS before an EC key, people keep certificates beside keys.
+    """
+    found = _KEY_BLOCK.search(data or b"")
+    if not found:
+        return None
+    secret = passphrase.encode() if passphrase and is_encrypted(found.group(0)) else None
+    try:
+        return serialization.load_pem_private_key(found.group(0) + b"\n", secret)
+    except Exception:
+        # ValueError, TypeError, UnsupportedAlgorithm: which one it is depends on the version of the library.
+        return None
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Whether a private key in PEM data needs a passphrase: PKCS#8, or the older form of openssl."""
+    return b"BEGIN ENCRYPTED PRIVATE KEY" in data or b"Proc-Type: 4,ENCRYPTED" in data
+
+
+def fingerprint(pem: str) -> str:
+    """SHA-256 of a certificate (its DER form), hexadecimal."""
+    der: bytes = load_certificate(pem.encode()).public_bytes(serialization.Encoding.DER)
+    return hashlib.sha256(der).hexdigest()
+
+
+def not_before(certificate: Any) -> datetime:
+    """Aware, whatever the version of cryptography (42 brought the _utc properties)."""
+    found: datetime = getattr(certificate, "not_valid_before_utc", None) or certificate.not_valid_before.replace(
+        tzinfo=timezone.utc
+    )
+    return found
+
+
+def not_after(certificate: Any) -> datetime:
+    """Aware, whatever the version of cryptography."""
+    found: datetime = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after.replace(
+        tzinfo=timezone.utc
+    )
+    return found
+
+
+def common_name(name: Any) -> str:
+    """The subject as text, only its common name where that is all there is."""
+    parts = list(name)
+    if len(parts) == 1 and parts[0].oid == NameOID.COMMON_NAME:
+        return str(parts[0].value)
+    return str(name.rfc4514_string())
+
+
+def sans_of(thing: Any) -> list[str]:
+    """SANs of a certificate or request, as text, in order."""
+    return [str(item.value) for item in extension_of(thing, x509.SubjectAlternativeName) or []]
+
+
+def algorithm_of(public_key: Any) -> str:
+    """Algorithm of a key, in kubeadm's words where it has some."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return f"RSA-{public_key.key_size}"
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return {"secp256r1": "ECDSA-P256", "secp384r1": "ECDSA-P384", "secp521r1": "ECDSA-P521"}.get(
+            public_key.curve.name, public_key.curve.name
+        )
+    return type(public_key).__name__.lstrip("_")
+
+
+def extension_of(thing: Any, kind: Any) -> Any:
+    """The value of an extension of a certificate or request; None where it has none, or none that can be read."""
+    try:
+        return thing.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def key_usages_of(certificate: Any) -> list[str]:
+    """Key usages by their names in RFC 5280, sorted; empty where the certificate has none."""
+    found = extension_of(certificate, x509.KeyUsage)
+    names = {
+        "digital_signature": "digitalSignature",
+        "content_commitment": "contentCommitment",
+        "key_encipherment": "keyEncipherment",
+        "data_encipherment": "dataEncipherment",
+        "key_agreement": "keyAgreement",
+        "key_cert_sign": "keyCertSign",
+        "crl_sign": "cRLSign",
+    }
+    return sorted(text for name, text in names.items() if found is not None and getattr(found, name))
+
+
+def key_identifier_of(certificate: Any, of_issuer: bool = False) -> str | None:
+    """The identifier of a certificate's key, or of the key that signed it, hexadecimal."""
+    found = extension_of(certificate, x509.AuthorityKeyIdentifier if of_issuer else x509.SubjectKeyIdentifier)
+    digest = None if found is None else found.key_identifier if of_issuer else found.digest
+    return digest.hex() if digest else None
+
+
+def usages_of(certificate: Any) -> list[str]:
+    """Extended key usages by their names."""
+    names = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
+    found = extension_of(certificate, x509.ExtendedKeyUsage)
+    return [names.get(item, item.dotted_string) for item in found or []]
+
+
+def is_authority(certificate: Any) -> bool:
+    """Whether a certificate may sign others."""
+    found = extension_of(certificate, x509.BasicConstraints)
+    return bool(found is not None and found.ca)
+
+
+def forbidden_names(authority: Any, sans: list[str]) -> list[str]:
+    """Those of some SANs that the name constraints of a CA do not allow (RFC 5280, 4.2.1.10)."""
+    constraints = extension_of(authority, x509.NameConstraints)
+    if constraints is None:
+        return []
+    return [
+        san
+        for san in sans
+        if any(_covers(tree, san) for tree in constraints.excluded_subtrees or [])
+        or not _allowed(constraints.permitted_subtrees or [], san)
+    ]
+
+
+def _allowed(trees: Any, san: str) -> bool:
+    """Whether permitted subtrees allow a SAN: one of its kind covers it, or there is none of its kind."""
+    kind = x509.IPAddress if is_address(san) else x509.DNSName
+    same = [tree for tree in trees if isinstance(tree, kind)]
+    return not same or any(_covers(tree, san) for tree in same)
+
+
+def _covers(tree: Any, san: str) -> bool:
+    """Whether a subtree of name constraints covers a SAN."""
+    if isinstance(tree, x509.IPAddress):
+        network: Any = tree.value
+        return is_address(san) and ipaddress.ip_address(san) in network
+    if not isinstance(tree, x509.DNSName) or is_address(san):
+        return False
+    base = tree.value.lower()
+    return not base or san == base.lstrip(".") or san.endswith("." + base.lstrip("."))
+
+
+def signed_by(certificate: Any, authority: Any) -> bool:
+    """Whether a certificate bears the signature of an authority."""
+    public = authority.public_key()
+    data, signature, algorithm = (
+        certificate.tbs_certificate_bytes,
+        certificate.signature,
+        certificate.signature_hash_algorithm,
+    )
+    if certificate.issuer != authority.subject:
+        return False
+    try:
+        if isinstance(public, rsa.RSAPublicKey):
+            public.verify(signature, data, padding.PKCS1v15(), algorithm)
+        else:
+            public.verify(signature, data, ec.ECDSA(algorithm))
+    except Exception:
+        return False
+    return True
+
+
+def same_key(one: Any, other: Any) -> bool:
+    """Whether two public keys are the same."""
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return bool(one.public_bytes(*form) == other.public_bytes(*form))
+
+
+def describe(kind: str, certificate: Any) -> dict[str, Any]:
+    """What a certificate says, for results and diffs."""
+    return {
+        "kind": kind,
+        "subject": common_name(certificate.subject),
+        "issuer": common_name(certificate.issuer),
+        "sans": sans_of(certificate),
+        "algorithm": algorithm_of(certificate.public_key()),
+        "usages": usages_of(certificate),
+        "not_before": not_before(certificate).isoformat(),
+        "not_after": not_after(certificate).isoformat(),
+        "serial": f"{certificate.serial_number:x}",
+        "authority_key_id": key_identifier_of(certificate, of_issuer=True),
+    }
+
+
+# --- Making ------------------------------------------------------------------------------------------------------------
+
+
+def make_key(algorithm: str) -> Any:
+    """A new private key."""
+    if algorithm.startswith("RSA-"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm[4:]))
+    return ec.generate_private_key({"ECDSA-P256": ec.SECP256R1, "ECDSA-P384": ec.SECP384R1}[algorithm]())
+
+
+def key_pem(key: Any) -> bytes:
+    """A private key as kubeadm writes it: PKCS#1 for RSA, SEC 1 for EC."""
+    data: bytes = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    return data
+
+
+def serial_number() -> int:
+    """Random, 63 bits, not zero (kubeadm, pki_helpers.go)."""
+    return (int.from_bytes(os.urandom(8), "big") >> 1) or 1
+
+
+def signature_hash(key: Any) -> Any:
+    """What Go chooses for a key: SHA-256, for P-384 and P-521 their own."""
+    size = key.curve.key_size if isinstance(key, ec.EllipticCurvePrivateKey) else 256
+    return {384: hashes.SHA384(), 521: hashes.SHA512()}.get(size, hashes.SHA256())
+
+
+def key_usage(signs: bool) -> Any:
+    """digitalSignature and keyEncipherment; keyCertSign for a CA."""
+    rest = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+        False,
+    )
+    return x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
+
+
+def subject_name(text: str) -> Any:
+    """A name that is a common name only."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def san_extension(sans: list[str]) -> Any:
+    """SANs in the given order."""
+    items: list[Any] = []
+    for san in sans:
+        try:
+            items.append(x509.IPAddress(ipaddress.ip_address(san)))
+        except ValueError:
+            items.append(x509.DNSName(san))
+    return x509.SubjectAlternativeName(items)
+
+
+def public_bits(public: Any) -> bytes:
+    """The key bits inside a SubjectPublicKeyInfo, of which identifiers are made (RFC 5280, 4.2.1.2)."""
+    if isinstance(public, rsa.RSAPublicKey):
+        pkcs1: bytes = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+        return pkcs1
+    point: bytes = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return point

@@ -204,8 +204,11 @@ def variable_problems(host: str, variables: Mapping[str, Any], options: Mapping[
         elif kind == "int" and not re.match(r"^[0-9]+$", str(value)):
             problems.append(f"{host}: {name} is {value!r}. Write a whole number.")
         choices = options[name].get("choices")
-        if choices and str(value) not in [str(choice) for choice in choices]:
-            problems.append(f"{host}: {name} is {value!r}. Write one of {', '.join(map(str, choices))}.")
+        # Of a list each item is chosen.
+        chosen = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        if choices and not set(chosen) <= {str(choice) for choice in choices}:
+            wanted = "only" if isinstance(value, list) else "one of"
+            problems.append(f"{host}: {name} is {value!r}. Write {wanted} {', '.join(map(str, choices))}.")
     problems.extend(f"{host}: {text}" for text in port_problems(variables))
     return problems
 

@@ -8,7 +8,6 @@ kubeadm 1.29 to 1.37). Private keys are written to their place or to the pending
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
 import re
@@ -146,8 +145,7 @@ class PkiSpec:
             renewal_window=window,
             sha256_ski=bool(minor and int(minor.group(1)) >= SHA256_SKI_MINOR),
             ca_host=bool(value["ca_host"]),
-            # A list given by -e NAME=one,two is a string.
-            renew=tuple(value["renew"].split(",") if isinstance(value["renew"], str) else value["renew"]),
+            renew=tuple(value["renew"]),
             renew_keys=bool(value["renew_keys"]),
         )
 
@@ -426,7 +424,7 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     authorities = _x509.load_certificates(stored)
     authority = next(iter(authorities), None)
     if stored is not None and authority is None:
-        stored_problem = "no PEM certificate"
+        stored_problem = stored_problem or "no PEM certificate"
     state.ca_key = key_problem != "missing"
     if authority is not None and stored is not None:
         state.ca_cert = stored.decode("ascii", errors="replace")
@@ -506,36 +504,15 @@ def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any
 
 def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
     """A CA certificate as kubeadm makes it."""
-    public = key.public_key()
-    if spec.sha256_ski:
-        identifier = _x509.x509.SubjectKeyIdentifier(hashlib.sha256(_x509.public_bits(public)).digest()[:20])
-    else:
-        identifier = _x509.x509.SubjectKeyIdentifier.from_public_key(public)
-    now = now.replace(microsecond=0)
-    builder = (
-        _x509.x509.CertificateBuilder()
-        .subject_name(_x509.subject_name("etcd-ca"))
-        .issuer_name(_x509.subject_name("etcd-ca"))
-        .public_key(public)
-        .serial_number(_x509.serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + spec.ca_validity)
-        .add_extension(_x509.key_usage(signs=True), critical=True)
-        .add_extension(_x509.x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(_x509.san_extension(["etcd-ca"]), critical=False)
-    )
-    return builder.sign(key, _x509.signature_hash(key))
+    name, public = _x509.subject_name("etcd-ca"), key.public_key()
+    extensions = _x509.extensions(True, (), ["etcd-ca"], key_id=_x509.key_identifier(public, spec.sha256_ski))
+    return _x509.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
 
 
 def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
-    """A certificate request (PEM) with the subject and SANs of a leaf."""
-    builder = _x509.x509.CertificateSigningRequestBuilder().subject_name(_x509.subject_name(spec.common_name(kind)))
-    sans = spec.wanted_sans(kind)
-    if sans:
-        builder = builder.add_extension(_x509.san_extension(sans), critical=False)
-    pem: bytes = builder.sign(key, _x509.signature_hash(key)).public_bytes(_x509.serialization.Encoding.PEM)
-    return pem.decode()
+    """A certificate request (PEM) for a leaf. It asks for all that the leaf has: other CAs copy it from there."""
+    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
+    return _x509.make_request(_x509.subject_name(spec.common_name(kind)), key, extensions)
 
 
 def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
@@ -554,33 +531,14 @@ def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
 
 def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: Any, now: datetime) -> str:
     """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: nobody would accept it longer."""
-    usages = {"serverAuth": _x509.ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": _x509.ExtendedKeyUsageOID.CLIENT_AUTH}
-    now = now.replace(microsecond=0)
-    builder = (
-        _x509.x509.CertificateBuilder()
-        .subject_name(_x509.subject_name(spec.common_name(kind)))
-        .issuer_name(authority.subject)
-        .public_key(public_key)
-        .serial_number(_x509.serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(min(now + spec.validity, not_after(authority)))
-        .add_extension(_x509.key_usage(signs=False), critical=True)
-        .add_extension(_x509.x509.ExtendedKeyUsage([usages[name] for name in wanted_usages(kind)]), critical=False)
-        .add_extension(_x509.x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    # kubeadm leaves the authority's identifier out too, where an own CA has none.
+    issuer_key_id = bytes.fromhex(_x509.key_identifier_of(authority) or "")
+    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
+    subject, period = (
+        _x509.subject_name(spec.common_name(kind)),
+        (now - BACKDATE, min(now + spec.validity, not_after(authority))),
     )
-    try:
-        identifier = authority.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
-        builder = builder.add_extension(
-            _x509.x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False
-        )
-    except _x509.x509.ExtensionNotFound:
-        # kubeadm leaves it out too, where an own CA has no identifier.
-        pass
-    sans = spec.wanted_sans(kind)
-    if sans:
-        builder = builder.add_extension(_x509.san_extension(sans), critical=False)
-    pem: bytes = builder.sign(key, _x509.signature_hash(key)).public_bytes(_x509.serialization.Encoding.PEM)
-    return pem.decode()
+    return certificate_pem(_x509.make_certificate(subject, authority.subject, public_key, key, period, extensions))
 
 
 # --- The four steps ------------------------------------------------------------------------------------------------------
@@ -725,9 +683,8 @@ def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now
             }
         )
         for kind, pem in entry["csrs"].items():
-            try:
-                request = _x509.x509.load_pem_x509_csr(pem.encode())
-            except ValueError:
+            request = _x509.load_request(pem.encode())
+            if request is None:
                 problems.append(f"{entry['host']}: the request for {kind} cannot be read.")
                 continue
             found = request_problems(member, kind, request)

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,14 +20,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_ad
 CRYPTOGRAPHY_VERSION: str | None
 try:
     import cryptography
-    from cryptography import x509 as x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives import serialization as serialization
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.x509.oid import ExtendedKeyUsageOID as ExtendedKeyUsageOID
-    from cryptography.x509.oid import NameOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
+    _USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 except ImportError:
     CRYPTOGRAPHY_VERSION = None
 
@@ -161,7 +161,7 @@ def key_identifier_of(certificate: Any, of_issuer: bool = False) -> str | None:
 
 def usages_of(certificate: Any) -> list[str]:
     """Extended key usages by their names."""
-    names = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
+    names = {oid: name for name, oid in _USAGES.items()}
     found = extension_of(certificate, x509.ExtendedKeyUsage)
     return [names.get(item, item.dotted_string) for item in found or []]
 
@@ -274,15 +274,6 @@ def signature_hash(key: Any) -> Any:
     return {384: hashes.SHA384(), 521: hashes.SHA512()}.get(size, hashes.SHA256())
 
 
-def key_usage(signs: bool) -> Any:
-    """digitalSignature and keyEncipherment; keyCertSign for a CA."""
-    rest = dict.fromkeys(
-        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
-        False,
-    )
-    return x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
-
-
 def subject_name(text: str) -> Any:
     """A name that is a common name only."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
@@ -297,6 +288,68 @@ def san_extension(sans: list[str]) -> Any:
         except ValueError:
             items.append(x509.DNSName(san))
     return x509.SubjectAlternativeName(items)
+
+
+def extensions(
+    signs: bool, usages: Iterable[str], sans: list[str], key_id: bytes = b"", issuer_key_id: bytes = b""
+) -> list[tuple[Any, bool]]:
+    """Extensions in Go's order, each with whether it is critical. What is empty is left out."""
+    rest = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+        False,
+    )
+    key_usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
+    usage_ids = [_USAGES[name] for name in usages]
+    return [
+        (key_usage, True),
+        *([(x509.ExtendedKeyUsage(usage_ids), False)] if usage_ids else []),
+        (x509.BasicConstraints(ca=signs, path_length=None), True),
+        *([(x509.SubjectKeyIdentifier(key_id), False)] if key_id else []),
+        *([(x509.AuthorityKeyIdentifier(issuer_key_id, None, None), False)] if issuer_key_id else []),
+        *([(san_extension(sans), False)] if sans else []),
+    ]
+
+
+def make_certificate(
+    subject: Any, issuer: Any, public_key: Any, signer: Any, period: tuple[datetime, datetime], wanted: list[Any]
+) -> Any:
+    """A signed certificate. subject, issuer: names; signer: the issuer's private key; wanted: its extensions."""
+    builder = x509.CertificateBuilder(
+        issuer_name=issuer,
+        subject_name=subject,
+        public_key=public_key,
+        serial_number=serial_number(),
+        not_valid_before=period[0].replace(microsecond=0, tzinfo=None),
+        not_valid_after=period[1].replace(microsecond=0, tzinfo=None),
+    )
+    for extension, critical in wanted:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(signer, signature_hash(signer))
+
+
+def make_request(subject: Any, key: Any, wanted: list[Any]) -> str:
+    """A signed certificate request (PEM)."""
+    builder = x509.CertificateSigningRequestBuilder(subject_name=subject)
+    for extension, critical in wanted:
+        builder = builder.add_extension(extension, critical)
+    pem: bytes = builder.sign(key, signature_hash(key)).public_bytes(serialization.Encoding.PEM)
+    return pem.decode()
+
+
+def load_request(data: bytes | None) -> Any:
+    """The certificate request in PEM data; None where there is none that can be read."""
+    try:
+        return x509.load_pem_x509_csr(data or b"")
+    except ValueError:
+        return None
+
+
+def key_identifier(public: Any, sha256: bool) -> bytes:
+    """A key's identifier: SHA-256 of its bits cut to 20 bytes (RFC 7093), or SHA-1 (RFC 5280, 4.2.1.2)."""
+    if sha256:
+        return hashlib.sha256(public_bits(public)).digest()[:20]
+    digest: bytes = x509.SubjectKeyIdentifier.from_public_key(public).digest
+    return digest
 
 
 def public_bits(public: Any) -> bytes:

@@ -12,6 +12,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
   - Reads a CA certificate and its key on the controller and says what is wrong with them. Returns nothing of the key.
+  - Without a key, the key is on the CA host already, or the CA signs elsewhere.
 positional: key, passphrase
 options:
   _input:
@@ -36,7 +37,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), and C(problems). Empty where no file is named.
+  description: >-
+    The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), that of its public key (C(public_key)), whether
+    its key is given (C(key)), and C(problems).
+    Empty where no file is named.
   type: dict
 """
 
@@ -45,7 +49,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import fingerprint
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
+    fingerprint,
+    load_certificate,
+    public_fingerprint,
+)
 
 
 def read(variable: str, path: str, problems: list[str]) -> str:
@@ -62,19 +70,22 @@ def read(variable: str, path: str, problems: list[str]) -> str:
 def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
     """See DOCUMENTATION."""
     problems: list[str] = []
-    if not cert and not key:
-        return {"cert": "", "fingerprint": None, "problems": []}
-    if not cert or not key:
-        given, missing = ("etcd_ca_cert", "etcd_ca_key") if cert else ("etcd_ca_key", "etcd_ca_cert")
-        problems.append(f"{given} is set and {missing} is not. Set both, or neither to have a CA made on the CA host.")
-        return {"cert": "", "fingerprint": None, "problems": problems}
-    cert_pem, key_pem = read("etcd_ca_cert", cert, problems), read("etcd_ca_key", key, problems)
+    nothing: dict[str, Any] = {"cert": "", "fingerprint": None, "public_key": None, "key": False, "problems": problems}
+    if not cert:
+        if key:
+            problems.append(
+                "etcd_ca_key is set and etcd_ca_cert is not. Set both, or neither to have a CA made on the CA host."
+            )
+        return nothing
+    cert_pem = read("etcd_ca_cert", cert, problems)
+    key_pem = read("etcd_ca_key", key, problems) if key else None
     if not problems:
-        problems = _pki.check_own_ca(cert_pem, key_pem, passphrase, datetime.now(timezone.utc))
+        problems += _pki.check_own_ca(cert_pem, key_pem, passphrase, datetime.now(timezone.utc))
     if problems:
-        return {"cert": "", "fingerprint": None, "problems": problems}
+        return nothing
     pem = _pki.signing_certificate(cert_pem)
-    return {"cert": pem, "fingerprint": fingerprint(pem), "problems": []}
+    public = public_fingerprint(load_certificate(pem.encode()).public_key())
+    return {"cert": pem, "fingerprint": fingerprint(pem), "public_key": public, "key": bool(key), "problems": []}
 
 
 class FilterModule:

@@ -43,6 +43,10 @@ options:
     description: Whether members of a cluster of one or two may be restarted.
     type: bool
     default: false
+  signing_dir:
+    description: Where requests go for a CA that signs elsewhere, for messages.
+    type: str
+    default: ""
   remove_stray_ca_keys:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
@@ -61,7 +65,7 @@ _value:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
       one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
       the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose ca.key is
-      to be removed), speaker (host that speaks for the cluster), problems and warnings.
+      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), problems and warnings.
   type: dict
 """
 
@@ -77,6 +81,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     broken_ca_hosts,
     ca_problems,
     decide,
+    elsewhere_warnings,
+    signs_elsewhere,
     stray_ca_keys,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
@@ -126,6 +132,7 @@ def plan(
     image_archive: bool = False,
     allow_interruption: bool = False,
     remove_stray_ca_keys: bool = False,
+    signing_dir: str = "",
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -143,13 +150,16 @@ def plan(
     if found.problems:
         decision = Plan(REFUSE)
     else:
-        problems += ca_problems(found, observations, own_ca.get("fingerprint"))
+        problems += ca_problems(found, observations, own_ca)
         decision = decide(found, observations, allow_interruption)
     signer = observations.get(found.ca_host)
     bring_in = bool(
         signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]
     )
     make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
+    elsewhere = signs_elsewhere(found, observations, own_ca)
+    if elsewhere:
+        warnings += elsewhere_warnings(observations, signing_dir)
     stray = stray_ca_keys(found, observations) if remove_stray_ca_keys else []
     return {
         **asdict(decision),
@@ -159,6 +169,7 @@ def plan(
         ),
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(found, observations),
         "remove_ca_key": stray,
+        "elsewhere": elsewhere,
         "speaker": members[0] if members else None,
         "problems": merge_hosts([*problems, *decision.problems], members),
         "warnings": merge_hosts([*warnings, *decision.warnings], members),

@@ -45,7 +45,17 @@ from typing import Any
 def signing_requests(hostvars: Any, members: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """See DOCUMENTATION."""
     asked = [(member, hostvars[member["host"]].get("__certificates_requests") or {}) for member in members]
-    return [{**member, "csrs": result["csrs"]} for member, result in asked if result.get("csrs")]
+    return [
+        {**member, "csrs": result["csrs"], "serials": serials_in_use(hostvars[member["host"]])}
+        for member, result in asked
+        if result.get("csrs")
+    ]
+
+
+def serials_in_use(variables: Any) -> dict[str, str]:
+    """Serial numbers of the certificates that were seen on a host."""
+    seen = variables.get("__etcd_host", {}).get("pki", {}).get("certificates", [])
+    return {item["kind"]: item["serial"] for item in seen}
 
 
 class FilterModule:

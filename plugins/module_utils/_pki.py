@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The PKI of one host: what is there, why it differs from what is wanted, and the four steps that mend it.
+"""The PKI of one host: what it is to be, what is there, and why that is not kept. _pki_steps mends it.
 
 Certificates are as kubeadm makes them (kubeadm certs.go and pki_helpers.go; figures were read off certificates of
 kubeadm 1.29 to 1.37). Private keys are written to their place or to the pending directory, and go nowhere else.
@@ -11,9 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,15 +20,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
-    Replacement,
-    ensure_directory,
     make_way,
     mode_problem,
-    read_bytes,
     read_or_say,
-    remove_strays,
-    replace_files,
-    set_mode,
     strays,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
@@ -184,6 +176,7 @@ class PkiState:
 
     ca_cert: str | None = None
     ca_key: bool = False
+    ca_public_key: str | None = None
     ca_fingerprint: str | None = None
     ca_key_id: str | None = None
     ca_not_after: str | None = None
@@ -391,9 +384,15 @@ def chain_problems(certificates: list[Any], cert_name: str) -> list[str]:
     ]
 
 
-def check_own_ca(cert_pem: str, key_pem: str, passphrase: str, now: datetime) -> list[str]:
-    """Problems of a user's own CA, in words. Says nothing of the key but that it does not fit."""
+def check_own_ca(cert_pem: str, key_pem: str | None, passphrase: str, now: datetime) -> list[str]:
+    """Problems of a user's own CA, in words. Says nothing of the key but that it does not fit.
+
+    key_pem None: the key is elsewhere.
+    """
     certificates = _x509.load_certificates(cert_pem.encode())
+    if key_pem is None:
+        found = authority_problems(next(iter(certificates), None), None, now, "etcd_ca_cert", "etcd_ca_key")
+        return found + chain_problems(certificates, "etcd_ca_cert")
     locked = _x509.is_encrypted(key_pem.encode())
     key = _x509.load_key(key_pem.encode(), passphrase)
     problems = authority_problems(next(iter(certificates), None), key, now, "etcd_ca_cert", "etcd_ca_key")
@@ -477,6 +476,8 @@ def _observe_authority(
             )
         return
     key = _x509.load_key(key_data)
+    if key is not None:
+        state.ca_public_key = _x509.public_fingerprint(key.public_key())
     if authority is not None:
         state.ca_problems += authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
     elif problem != "missing":
@@ -497,305 +498,3 @@ def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any
     """A certificate for results: what it says, how long it lasts, and why it is not kept."""
     days = (not_after(leaf.certificate) - now).total_seconds() // 86400
     return {**describe(leaf.kind, leaf.certificate), "days_left": int(days), "reasons": [r.code for r in reasons]}
-
-
-# --- Making ------------------------------------------------------------------------------------------------------------
-
-
-def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
-    """A CA certificate as kubeadm makes it."""
-    name, public = _x509.subject_name("etcd-ca"), key.public_key()
-    extensions = _x509.extensions(True, (), ["etcd-ca"], key_id=_x509.key_identifier(public, spec.sha256_ski))
-    return _x509.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
-
-
-def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
-    """A certificate request (PEM) for a leaf. It asks for all that the leaf has: other CAs copy it from there."""
-    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
-    return _x509.make_request(_x509.subject_name(spec.common_name(kind)), key, extensions)
-
-
-def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
-    """Why a request is not signed: a member must not get a certificate that the inventory does not give it."""
-    if not request.is_signature_valid:
-        return ["its signature does not fit its key"]
-    problems = []
-    if common_name(request.subject) != spec.common_name(kind):
-        problems.append(f"it asks for the name {common_name(request.subject)}, not {spec.common_name(kind)}")
-    if sorted(sans_of(request)) != sorted(spec.wanted_sans(kind)):
-        problems.append(f"it asks for {', '.join(sans_of(request))}, not {', '.join(spec.wanted_sans(kind))}")
-    if algorithm_of(request.public_key()) != spec.algorithm:
-        problems.append(f"its key is {algorithm_of(request.public_key())}, not {spec.algorithm}")
-    return problems
-
-
-def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: Any, now: datetime) -> str:
-    """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: nobody would accept it longer."""
-    # kubeadm leaves the authority's identifier out too, where an own CA has none.
-    issuer_key_id = bytes.fromhex(_x509.key_identifier_of(authority) or "")
-    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
-    subject, period = (
-        _x509.subject_name(spec.common_name(kind)),
-        (now - BACKDATE, min(now + spec.validity, not_after(authority))),
-    )
-    return certificate_pem(_x509.make_certificate(subject, authority.subject, public_key, key, period, extensions))
-
-
-# --- The four steps ------------------------------------------------------------------------------------------------------
-
-
-def step_ca(
-    spec: PkiSpec, ca_cert: str | None, ca_key: str | None, passphrase: str, check: bool, now: datetime
-) -> dict[str, Any]:
-    """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there."""
-    if bool(ca_cert) != bool(ca_key):
-        raise EtcdError("ca_cert and ca_key belong together. Give both, or neither to have a CA made.")
-    cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
-    (stored_cert, cert_problem), (stored_key, key_problem) = read_or_say(cert_path), read_or_say(key_path)
-    own: tuple[bytes, bytes] | None = None
-    if ca_cert and ca_key:
-        problems = check_own_ca(ca_cert, ca_key, passphrase, now)
-        if problems:
-            raise EtcdError(" ".join(problems))
-        own = (
-            _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)),
-            signing_certificate(ca_cert).encode(),
-        )
-    stored = load_certificate(stored_cert)
-    reasons = []
-    pair: tuple[bytes, bytes] | None = None
-    if cert_problem == "missing":
-        reasons.append("etcd/ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
-        pair = own or _new_authority(spec, stored_key, key_problem, now)
-    elif stored is None:
-        raise EtcdError(
-            f"{cert_path} is {cert_problem or 'no PEM certificate'}. Put back a copy: every member has one."
-        )
-    elif own and fingerprint(certificate_pem(stored)) != fingerprint(own[1].decode()):
-        raise EtcdError(
-            f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
-            " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
-        )
-    elif own and key_problem == "missing":
-        reasons.append("etcd/ca.key: missing")
-        pair = own
-    if stored is not None:
-        problems = authority_problems(stored, _x509.load_key(stored_key), now, cert_path, key_path)
-        if problems:
-            raise EtcdError(" ".join(problems))
-    if pair is not None and not check:
-        _make_directories(spec)
-        replace_files([Replacement(key_path, pair[0], 0o600), Replacement(cert_path, pair[1], 0o644)])
-    for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
-        problem = mode_problem(path, mode) if pair is None or check else None
-        if problem:
-            reasons.append(f"etcd/{os.path.basename(path)}: {problem}")
-            if not check:
-                set_mode(path, mode)
-    text = pair[1] if pair else stored_cert
-    # In check mode the CA that would be made is not shown: the real run makes another one.
-    shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
-    after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
-    before = describe("ca", stored) if stored is not None else {}
-    return {
-        "changed": bool(reasons),
-        "reasons": reasons,
-        "ca_cert": shown,
-        "diff": {"before": _shown(before), "after": _shown(after) if reasons else _shown(before)},
-    }
-
-
-def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, now: datetime) -> tuple[bytes, bytes]:
-    """Key and certificate of a new CA. A key that is there already is kept: a killed run left it, or the user put it."""
-    key = _x509.load_key(stored_key)
-    directory = spec.path("etcd")
-    if key_problem == "missing":
-        key = _x509.make_key(spec.algorithm)
-        stored_key = _x509.key_pem(key)
-    elif key is None:
-        raise EtcdError(
-            f"{directory}/ca.key is no private key, and ca.crt is missing. Restore both, or move the key away."
-        )
-    elif any(os.path.exists(spec.path(place + ".crt")) for place, *_ in LEAVES.values()):
-        raise EtcdError(
-            f"{directory}/ca.crt is missing, ca.key is there, and certificates have been issued. Members trust the"
-            " ca.crt that was: copy it back from one of them. Only if there is none left, move ca.key and the"
-            " certificates away, and a new CA is made."
-        )
-    return stored_key or b"", certificate_pem(make_authority(spec, key, now)).encode()
-
-
-def _make_directories(spec: PkiSpec) -> None:
-    ensure_directory(spec.pki_dir, 0o755)
-    ensure_directory(spec.path("etcd"), 0o755)
-    ensure_directory(spec.work_dir, 0o700)
-
-
-def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -> dict[str, Any]:
-    """Keys and requests for the leaves that have to be issued. A key that is still good is kept.
-
-    A new key waits in the directory pending until its certificate comes; one that waits there already is taken.
-    """
-    authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
-    due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
-    reasons = [in_words(kind, found) for kind, (_leaf, found) in due.items()]
-    if check:
-        return {"changed": bool(due), "reasons": reasons, "csrs": {}}
-    keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
-    made = []
-    for kind in (kind for kind in due if kind not in keys):
-        waiting = _x509.load_key(read_bytes(os.path.join(spec.pending, kind + ".key")))
-        if waiting is not None and algorithm_of(waiting.public_key()) == spec.algorithm:
-            keys[kind] = waiting
-        else:
-            made.append(kind)
-    if made:
-        ensure_directory(spec.work_dir, 0o700)
-        ensure_directory(spec.pending, 0o700)
-        # OpenSSL lets other threads run while it looks for primes.
-        with ThreadPoolExecutor(max_workers=len(made)) as pool:
-            keys.update(zip(made, pool.map(_x509.make_key, [spec.algorithm] * len(made))))
-        replace_files(
-            [Replacement(os.path.join(spec.pending, kind + ".key"), _x509.key_pem(keys[kind]), 0o600) for kind in made]
-        )
-    csrs = {kind: make_request(spec, kind, keys[kind]) for kind in due}
-    return {"changed": bool(made), "reasons": reasons, "csrs": csrs}
-
-
-def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
-    """Sign the requests of all members. Refuses a request for more than the inventory gives its member."""
-    authority = load_certificate(read_or_say(spec.path("etcd/ca.crt"))[0])
-    key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
-    if authority is None or key is None:
-        if check:
-            return {"changed": False, "reasons": [], "signed": {}}
-        raise EtcdError(f"{spec.path('etcd')} holds no CA certificate with its key: nothing can be signed here.")
-    problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
-    signed: dict[str, dict[str, str]] = {}
-    reasons = []
-    for entry in requests:
-        member = PkiSpec.from_params(
-            {
-                **entry,
-                "encryption_algorithm": spec.algorithm,
-                "certificate_validity_period": f"{int(spec.validity.total_seconds())}s",
-                "renewal_window": "1s",
-            }
-        )
-        for kind, pem in entry["csrs"].items():
-            request = _x509.load_request(pem.encode())
-            if request is None:
-                problems.append(f"{entry['host']}: the request for {kind} cannot be read.")
-                continue
-            found = request_problems(member, kind, request)
-            problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
-            if not problems and not check:
-                certificate = sign_leaf(member, kind, request.public_key(), authority, key, now)
-                signed.setdefault(entry["host"], {})[kind] = certificate
-                reasons.append(f"{entry['host']}: {kind}")
-    if problems:
-        raise EtcdError(" ".join(problems))
-    return {"changed": False, "reasons": reasons, "signed": signed}
-
-
-def step_install(
-    spec: PkiSpec,
-    ca_cert: str | None,
-    certificates: Mapping[str, str],
-    check: bool,
-    now: datetime,
-    replace_ca: bool = False,
-    remove_ca_key: bool = False,
-) -> dict[str, Any]:
-    """Put certificates and keys into place, each pair back to back, after all of them have been checked."""
-    before = observe(spec, now, ca_cert)
-    reasons = list(before.reasons)
-    stray = remove_ca_key and before.ca_key and not spec.ca_host
-    if stray:
-        reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
-    if os.path.isdir(spec.pending) and not certificates:
-        reasons.append("pending: keys that an interrupted run left behind")
-    diff_before = _shown(*before.certificates)
-    if check:
-        authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
-        due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}
-        known = {item["kind"]: item for item in before.certificates}
-        after = [_planned(spec, kind) if kind in due else known[kind] for kind in LEAVES]
-        return _installed(reasons, before.certificates, diff_before, _shown(*after))
-    pem = ca_cert or before.ca_cert
-    authority = load_certificate(pem.encode() if pem else None)
-    if authority is None or pem is None:
-        raise EtcdError(f"{spec.path('etcd/ca.crt')} is missing, and no ca_cert was given.")
-    if before.ca_cert and before.ca_fingerprint != fingerprint(pem) and not replace_ca:
-        raise EtcdError(
-            f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
-            " different CAs do not talk to each other. Set replace_ca only where no cluster has data."
-        )
-    files = []
-    if before.ca_fingerprint != fingerprint(pem):
-        files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))
-    for kind, text in certificates.items():
-        files += _pair(spec, kind, text, authority, now)
-    _make_directories(spec)
-    replace_files(files)
-    for name, mode in file_modes().items():
-        if mode_problem(spec.path(name), mode):
-            set_mode(spec.path(name), mode)
-    if stray:
-        os.unlink(spec.path("etcd/ca.key"))
-    shutil.rmtree(spec.pending, ignore_errors=True)
-    for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
-        remove_strays(directory)
-    after_state = observe(spec, now, ca_cert)
-    return _installed(reasons, after_state.certificates, diff_before, _shown(*after_state.certificates))
-
-
-def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) -> list[Replacement]:
-    """The files of one leaf: its key where that is new, and its certificate. EtcdError where it is not what it should be."""
-    place = spec.path(LEAVES[kind][0])
-    waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
-    key_data = waiting or read_or_say(place + ".key")[0]
-    certificate = load_certificate(text.encode())
-    key = _x509.load_key(key_data)
-    leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
-    found = [r.text for r in leaf_reasons(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
-    if found:
-        raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(found)}.")
-    files = [Replacement(place + ".crt", _ended(text), 0o644)]
-    return [Replacement(place + ".key", waiting, 0o600), *files] if waiting else files
-
-
-def _planned(spec: PkiSpec, kind: str) -> dict[str, Any]:
-    """What check mode can say of a certificate that does not exist yet."""
-    return {
-        "kind": kind,
-        "subject": spec.common_name(kind),
-        "sans": spec.wanted_sans(kind),
-        "algorithm": spec.algorithm,
-    }
-
-
-def _installed(reasons: list[str], found: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:
-    return {
-        "changed": bool(reasons),
-        "reasons": reasons,
-        "certificates": found,
-        # The reasons stand in the diff too: dates alone do not say why a certificate is another one.
-        "diff": {"before": before, "after": after + "".join(f"# {reason}\n" for reason in reasons)},
-    }
-
-
-def _ended(text: str) -> bytes:
-    """PEM text with one line end at its end, as kubeadm writes it."""
-    return text.strip().encode() + b"\n"
-
-
-def _shown(*certificates: Mapping[str, Any]) -> str:
-    """Certificates as text for a diff. Facts only: what is not here cannot leak."""
-    lines = []
-    for item in certificates:
-        lines.append(f"{item.get('kind', '')}:")
-        for key, value in item.items():
-            if key != "kind":
-                lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
-    return "\n".join(lines) + "\n" if lines else ""

@@ -227,12 +227,33 @@ def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> 
     return [host for host, o in observations.items() if host != cluster.ca_host and o["pki"].get("ca_key")]
 
 
-def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_ca: str | None) -> list[str]:
+def signs_elsewhere(cluster: Cluster, observations: Mapping[str, Observation], own_ca: Mapping[str, Any]) -> bool:
+    """Whether the key of the user's own CA is neither on the controller nor on the CA host."""
+    signer = observations.get(cluster.ca_host)
+    return bool(own_ca.get("fingerprint") and not own_ca.get("key") and signer and not signer["pki"].get("ca_key"))
+
+
+def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str) -> list[str]:
+    """What a run cannot do by itself where the CA signs elsewhere."""
+    wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
+    if not wanting:
+        return []
+    return [
+        f"{', '.join(wanting)} need certificates, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
+        f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+    ]
+
+
+def ca_problems(
+    cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
+) -> list[str]:
     """Why certificates could not be signed, or would not fit those in use.
 
-    own_ca: SHA-256 fingerprint of the CA that the inventory brings along, or None.
+    own: the CA that the inventory brings along, as the filter own_ca returns it.
     """
     problems: list[str] = []
+    own = own or {}
+    own_ca = own.get("fingerprint")
     signer = observations.get(cluster.ca_host)
     found = {host: o["pki"]["ca_fingerprint"] for host, o in observations.items() if o["pki"].get("ca_fingerprint")}
     holders = [host for host in found if host != cluster.ca_host]
@@ -273,6 +294,12 @@ def ca_problems(cluster: Cluster, observations: Mapping[str, Observation], own_c
     if authority and wanting and not signer["pki"].get("ca_key") and not own_ca:
         problems.append(
             f"{cluster.ca_host}: {', '.join(wanting)} need certificates, and ca.key is not in /etc/kubernetes/pki/etcd."
-            " Put it back, or set etcd_ca_host to the host that has it."
+            " Put it back, set etcd_ca_host to the host that has it, or, where the key is kept elsewhere, set etcd_ca_cert"
+            " to a copy of ca.crt: requests are then written to files."
+        )
+    if own_ca and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
+        problems.append(
+            f"{cluster.ca_host}: etcd/ca.key does not belong to etcd_ca_cert. It is not replaced: move it away if no"
+            " member uses it, or leave out etcd_ca_cert."
         )
     return problems

@@ -89,6 +89,12 @@ def fingerprint(pem: str) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+def public_fingerprint(public: Any) -> str:
+    """SHA-256 of a public key (its SubjectPublicKeyInfo), hexadecimal."""
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public.public_bytes(*form)).hexdigest()
+
+
 def not_before(certificate: Any) -> datetime:
     """Aware, whatever the version of cryptography (42 brought the _utc properties)."""
     found: datetime = getattr(certificate, "not_valid_before_utc", None) or certificate.not_valid_before.replace(
@@ -225,8 +231,7 @@ def signed_by(certificate: Any, authority: Any) -> bool:
 
 def same_key(one: Any, other: Any) -> bool:
     """Whether two public keys are the same."""
-    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return bool(one.public_bytes(*form) == other.public_bytes(*form))
+    return public_fingerprint(one) == public_fingerprint(other)
 
 
 def describe(kind: str, certificate: Any) -> dict[str, Any]:

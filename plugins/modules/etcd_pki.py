@@ -26,10 +26,12 @@ options:
       - V(ca) makes the CA where there is none, or brings in O(ca_cert) and O(ca_key). On the CA host.
       - V(request) makes keys and certificate requests for what has to be issued. On each member.
       - V(sign) signs O(requests). On the CA host; writes nothing.
+      - V(collect) writes O(requests) to files under O(signing_dir) for a CA that signs elsewhere, and reads what it has signed.
+        On the controller, delegated to localhost.
       - V(install) puts O(ca_cert) and O(certificates) into place. On each member.
     type: str
     required: true
-    choices: [ca, request, sign, install]
+    choices: [ca, request, sign, collect, install]
   pki_dir:
     description: Where certificates and keys are.
     type: path
@@ -96,6 +98,7 @@ options:
   ca_cert:
     description:
       - CA certificate, PEM. With V(ca) your own, else the one that counts in place of that on the host.
+      - With V(ca) and without O(ca_key), its key is on the host already, or it signs elsewhere.
       - Your own may be an intermediate, followed by who signed it. Only the one that signs is installed. With its root in
         C(ca.crt), etcd would let in whatever else that root has signed.
     type: str
@@ -137,6 +140,14 @@ options:
         description: Requests as V(request) returned them.
         type: dict
         required: true
+      serials:
+        description: Serial numbers (hexadecimal) of the certificates in use, which V(collect) does not take once more.
+        type: dict
+        default: {}
+  signing_dir:
+    description:
+      - Directory for V(collect). Requests are written to C(MEMBER/KIND.csr) under it, certificates are read from C(MEMBER/KIND.crt).
+    type: path
   certificates:
     description: Certificates of this host as V(sign) returned them in RV(signed).
     type: dict
@@ -181,6 +192,22 @@ EXAMPLES = r"""
         csrs: "{{ asked.csrs }}"
   register: signed
 
+- name: Have them signed by a CA that is elsewhere, instead
+  kubeadm.etcd.etcd_pki:
+    step: collect
+    name: infra0
+    address: 10.0.0.6
+    ca_cert: "{{ authority.ca_cert }}"
+    signing_dir: /srv/etcd-signing
+    requests:
+      - host: infra0
+        name: infra0
+        address: 10.0.0.6
+        csrs: "{{ asked.csrs }}"
+  delegate_to: localhost
+  register: collected
+  failed_when: collected.waiting | length > 0
+
 - name: Install the certificates
   kubeadm.etcd.etcd_pki:
     step: install
@@ -208,9 +235,17 @@ csrs:
   returned: with O(step=request)
   type: dict
 signed:
-  description: Certificates (PEM) by host and name.
-  returned: with O(step=sign)
+  description: Certificates (PEM) by host and name. With V(collect) all of them or none.
+  returned: with O(step=sign) and O(step=collect)
   type: dict
+waiting:
+  description: Files that are not there yet, or not taken, and why. Below O(signing_dir).
+  returned: with O(step=collect)
+  type: list
+  elements: str
+  sample:
+    - "infra0/server.crt: missing"
+    - "infra1/peer.crt: names and addresses are without localhost"
 certificates:
   description: The certificates of the host as they are afterwards; in check mode as they are.
   returned: with O(step=install)
@@ -267,7 +302,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_directory, locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cryptography_problem
@@ -279,12 +314,16 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     now = datetime.now(timezone.utc)
     spec = _pki.PkiSpec.from_params(params)
     if params["step"] == "ca":
-        return _pki.step_ca(spec, params["ca_cert"], params["ca_key"], params["ca_key_passphrase"] or "", check, now)
+        return _pki_steps.step_ca(
+            spec, params["ca_cert"], params["ca_key"], params["ca_key_passphrase"] or "", check, now
+        )
     if params["step"] == "request":
-        return _pki.step_request(spec, params["ca_cert"], check, now)
+        return _pki_steps.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
-        return _pki.step_sign(spec, params["requests"], check, now)
-    return _pki.step_install(
+        return _pki_steps.step_sign(spec, params["requests"], check, now)
+    if params["step"] == "collect":
+        return _pki_steps.step_collect(spec, params["signing_dir"], params["ca_cert"], params["requests"], check, now)
+    return _pki_steps.step_install(
         spec,
         params["ca_cert"],
         params["certificates"],
@@ -298,7 +337,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
 def run_alone(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """The same, while no other run changes the PKI of this host. What only reads does not wait."""
     with contextlib.ExitStack() as stack:
-        if not check and params["step"] != "sign":
+        if not check and params["step"] not in ("sign", "collect"):
             ensure_directory(params["work_dir"], 0o700)
             stack.enter_context(locked(_pki.PkiSpec.from_params(params).lock))
         return run(params, check)
@@ -308,20 +347,23 @@ def main() -> None:
     member = {
         "host": {"type": "str", "required": True},
         "csrs": {"type": "dict", "required": True},
+        "serials": {"type": "dict", "default": {}},
         **{key: _pki.ARGUMENTS[key] for key in ("name", "address", "server_cert_sans", "peer_cert_sans")},
     }
     module = AnsibleModule(
         argument_spec={
             **_pki.ARGUMENTS,
-            "step": {"type": "str", "required": True, "choices": ["ca", "request", "sign", "install"]},
+            "step": {"type": "str", "required": True, "choices": ["ca", "request", "sign", "collect", "install"]},
             "ca_cert": {"type": "str"},
             "ca_key": {"type": "str", "no_log": True},
             "ca_key_passphrase": {"type": "str", "no_log": True},
             "requests": {"type": "list", "elements": "dict", "default": [], "options": member},
             "certificates": {"type": "dict", "default": {}},
+            "signing_dir": {"type": "path"},
             "replace_ca": {"type": "bool", "default": False},
             "remove_ca_key": {"type": "bool", "default": False},
         },
+        required_if=[("step", "collect", ("signing_dir", "ca_cert"))],
         supports_check_mode=True,
     )
     problem = cryptography_problem(CRYPTOGRAPHY_VERSION)

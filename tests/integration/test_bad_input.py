@@ -257,8 +257,15 @@ def test_own_ca_is_accepted(fresh: Lab, untouched: Fingerprint, authority: Autho
     assert different(untouched, fresh.fingerprint()) == {}
 
 
-def test_ca_without_its_key(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
-    refused(fresh, untouched, ["etcd_ca_cert is set and etcd_ca_key is not"], *authority.arguments(etcd_ca_key=""))
+def test_ca_key_without_its_certificate(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+    refused(fresh, untouched, ["etcd_ca_key is set and etcd_ca_cert is not"], *authority.arguments(etcd_ca_cert=""))
+
+
+def test_ca_that_signs_elsewhere_and_may_not_sign(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "leaf.crt"), str(tmp_path / "leaf.key")
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=mine", "-addext",
+            "basicConstraints=critical,CA:FALSE")  # fmt: skip
+    refused(fresh, untouched, ["is no CA certificate"], "-e", f"etcd_ca_cert={cert}")
 
 
 def test_ca_key_encrypted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:

@@ -314,3 +314,97 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
         assert done.stdout == answer, name
     assert lab.site(*base, "-e", f"@{vault}").changed() == {}
     assert lab.site().changed() == {}
+
+
+def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
+    """Requests are collected, the run stops, and takes what was signed only where it is what it would have signed itself."""
+    lab.fresh()
+    made, place = intermediate(tmp_path), tmp_path / "signing"
+    base = ("-e", f"etcd_ca_cert={made['chain.crt']}", "-e", f"etcd_signing_dir={place}")
+    run = lab.play("--check", *base)
+    assert run.code == 0 and "the run stops there until they are signed" in " ".join(run.output.split())
+    assert not place.exists()
+
+    def sign(name: str, *instead: str) -> None:
+        extensions = instead or ("-copy_extensions", "copyall")
+        subprocess.run(
+            ["openssl", "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", "-days", "365", *extensions]
+            + ["-CA", str(made["etcd.crt"]), "-CAkey", str(made["etcd.key"]), "-passin", "pass:correct-horse"],
+            cwd=place / "etcd",
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
+
+    run = lab.play(*base, "-vvvv")
+    text = " ".join(run.output.split())
+    assert run.code != 0 and "12 certificates of the cluster etcd wait to be signed" in text, run.output[-3000:]
+    assert "infra2/apiserver-etcd-client.crt: missing" in text and "PRIVATE KEY" not in text
+    requests = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert len(requests) == 12 and all(path.suffix == ".csr" for path in requests)
+    for host in lab.hosts:
+        assert lab.sh(host, f"find {PKI} -name '*.crt' -not -name ca.crt").split() == []
+        for name in ("server", "peer", "healthcheck-client", "apiserver-etcd-client"):
+            sign(f"{host}/{name}")
+    # One for a server without its names, one of another member, one by another CA.
+    sign("infra0/server", "-copy_extensions", "none")
+    (place / "etcd/infra1/peer.crt").write_bytes((place / "etcd/infra2/peer.crt").read_bytes())
+    subprocess.run(
+        ["openssl", "x509", "-req", "-in", "server.csr", "-out", "server.crt", "-copy_extensions", "copyall"]
+        + ["-CA", str(made["root.crt"]), "-CAkey", str(made["root.key"])],
+        cwd=place / "etcd/infra2",
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    run = lab.play(*base)
+    text = " ".join(run.output.split())
+    assert run.code != 0 and "3 certificates of the cluster etcd wait" in text, run.output[-3000:]
+    for words in (
+        "infra0/server.crt: names and addresses are without infra0, localhost",
+        "infra1/peer.crt: its key belongs to another certificate",
+        "infra2/server.crt: signed by another CA (company)",
+    ):
+        assert words in text, run.output[-3000:]
+    assert {path: path.read_bytes() for path in requests} == requests
+    for host, name in (("infra0", "server"), ("infra1", "peer"), ("infra2", "server")):
+        sign(f"{host}/{name}")
+    lab.site(*base)
+    for host in lab.hosts:
+        assert lab.sh(host, f"cat {PKI}/etcd/ca.crt").strip() == made["etcd.crt"].read_text(encoding="utf-8").strip()
+        assert lab.sh(host, "find / -xdev -name 'ca.key' -not -path '/proc/*' -not -path '*/snapshots/*'").split() == []
+    assert all(member["health"] for member in lab.health())
+    assert lab.site(*base).changed() == {}
+    # What is in use is not taken once more when it is to be renewed.
+    renew = ("-e", '{"etcd_renew_certificates": ["peer"]}')
+    containers, before = lab.containers(), serials(lab)
+    run = lab.play(*base, *renew, playbook=RENEW)
+    assert run.code != 0 and run.output.count("the one that is in use already") >= 3, run.output[-3000:]
+    assert serials(lab) == before
+    for host in lab.hosts:
+        sign(f"{host}/peer")
+    lab.site(*base, *renew, playbook=RENEW)
+    assert {name for name, serial in serials(lab).items() if serial != before[name]} == {
+        f"{host} etcd/peer" for host in lab.hosts
+    }
+    assert lab.containers() == containers
+    assert lab.site(*base).changed() == {}
+    # Without etcd_ca_cert the run says that it cannot sign, and what to do.
+    run = lab.play("-e", "etcd_certificate_renewal_window=8700h")
+    assert run.code != 0 and "set etcd_ca_cert to a copy of ca.crt" in " ".join(run.output.split())
+
+
+def test_own_key_that_is_on_the_ca_host_already(lab: Lab, tmp_path: Path) -> None:
+    """As the page says: both files were copied there by hand. Only the key there, and another's key, too."""
+    lab.fresh()
+    made = intermediate(tmp_path)
+    script = "openssl pkey -in etcd.key -passin pass:correct-horse -out plain.key"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    put = f"umask 077; mkdir -p {PKI}/etcd; chmod 755 {PKI} {PKI}/etcd; cat > {PKI}/etcd/ca.key <<'EOF'\n%s\nEOF"
+    lab.sh("infra0", put % made["root.key"].read_text(encoding="utf-8").strip())
+    run = lab.play("-e", f"etcd_ca_cert={made['chain.crt']}")
+    assert run.code != 0 and "etcd/ca.key does not belong to etcd_ca_cert" in " ".join(run.output.split())
+    lab.sh("infra0", put % (tmp_path / "plain.key").read_text(encoding="utf-8").strip())
+    lab.site("-e", f"etcd_ca_cert={made['chain.crt']}")
+    whole(lab)
+    assert lab.site().changed() == {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _pki_steps, _x509
 from cryptography import x509
 
 from .conftest import LAB
@@ -76,10 +76,10 @@ def test_same_certificates(tmp_path: Path, version: str, algorithm: str) -> None
     spec = _pki.PkiSpec.from_params(
         {**member, "pki_dir": str(ours), "work_dir": str(tmp_path / "work"), "ca_host": True}
     )
-    authority = _pki.step_ca(spec, None, None, "", False, now)["ca_cert"]
-    asked = _pki.step_request(spec, authority, False, now)["csrs"]
-    signed = _pki.step_sign(spec, [{**member, "host": "infra0", "csrs": asked}], False, now)["signed"]["infra0"]
-    _pki.step_install(spec, authority, signed, False, now)
+    authority = _pki_steps.step_ca(spec, None, None, "", False, now)["ca_cert"]
+    asked = _pki_steps.step_request(spec, authority, False, now)["csrs"]
+    signed = _pki_steps.step_sign(spec, [{**member, "host": "infra0", "csrs": asked}], False, now)["signed"]["infra0"]
+    _pki_steps.step_install(spec, authority, signed, False, now)
 
     for name in NAMES:
         assert facts(ours / f"{name}.crt") == facts(theirs / f"{name}.crt"), name

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _pki, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _pki, _pki_steps, _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -37,8 +37,11 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     me = (os.getuid(), os.getgid())
     for name in ("ensure_directory", "mode_problem", "set_mode"):
         original = getattr(_files, name)
-        monkeypatch.setattr(_pki, name, lambda *a, _f=original, **k: _f(*a, uid=me[0], gid=me[1], **k))
-    monkeypatch.setattr(_pki, "Replacement", lambda *a: _files.Replacement(*a, *me))
+        for module in (_pki, _pki_steps):
+            monkeypatch.setattr(
+                module, name, lambda *a, _f=original, **k: _f(*a, uid=me[0], gid=me[1], **k), raising=False
+            )
+    monkeypatch.setattr(_pki_steps, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
 
 def spec(where: Path, **changes: Any) -> _pki.PkiSpec:
@@ -50,12 +53,12 @@ def spec(where: Path, **changes: Any) -> _pki.PkiSpec:
 def issue(where: Path, now: datetime = NOW, **changes: Any) -> dict[str, dict[str, Any]]:
     """All four steps on one host, and what each returned."""
     it = spec(where, ca_host=True, **changes)
-    ca = _pki.step_ca(it, None, None, "", False, now)
-    asked = _pki.step_request(it, ca["ca_cert"], False, now)
+    ca = _pki_steps.step_ca(it, None, None, "", False, now)
+    asked = _pki_steps.step_request(it, ca["ca_cert"], False, now)
     entry = {**MEMBER, **changes, "host": "infra0", "csrs": asked["csrs"]}
-    signed = _pki.step_sign(it, [entry] if asked["csrs"] else [], False, now)
+    signed = _pki_steps.step_sign(it, [entry] if asked["csrs"] else [], False, now)
     certificates = signed["signed"].get("infra0", {})
-    installed = _pki.step_install(it, ca["ca_cert"], certificates, False, now)
+    installed = _pki_steps.step_install(it, ca["ca_cert"], certificates, False, now)
     return {"ca": ca, "request": asked, "sign": signed, "install": installed}
 
 
@@ -214,9 +217,9 @@ def test_leaf_of_another_ca_is_seen(tmp_path: Path) -> None:
 
 def test_check_mode_says_what_and_does_nothing(tmp_path: Path) -> None:
     it = spec(tmp_path)
-    assert _pki.step_ca(it, None, None, "", True, NOW)["changed"]
-    assert _pki.step_request(it, None, True, NOW)["csrs"] == {}
-    result = _pki.step_install(it, None, {}, True, NOW)
+    assert _pki_steps.step_ca(it, None, None, "", True, NOW)["changed"]
+    assert _pki_steps.step_request(it, None, True, NOW)["csrs"] == {}
+    result = _pki_steps.step_install(it, None, {}, True, NOW)
     assert result["changed"] and "infra0" in result["diff"]["after"]
     assert files(tmp_path) == {}
 
@@ -225,7 +228,7 @@ def test_check_mode_says_what_and_does_nothing(tmp_path: Path) -> None:
 def test_killed_half_way(tmp_path: Path, after: str) -> None:
     """What a killed run leaves is finished by the next, and nothing is left over."""
     if after == "request":
-        _pki.step_request(spec(tmp_path), None, False, NOW)
+        _pki_steps.step_request(spec(tmp_path), None, False, NOW)
     elif after == "key of the CA":
         issue(tmp_path)
         for path in (tmp_path / "pki").rglob("*.*"):
@@ -233,7 +236,7 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
                 path.unlink()
     else:
         issue(tmp_path)
-        _pki.step_request(spec(tmp_path, renew=["all"], encryption_algorithm="ECDSA-P384"), None, False, NOW)
+        _pki_steps.step_request(spec(tmp_path, renew=["all"], encryption_algorithm="ECDSA-P384"), None, False, NOW)
         (tmp_path / "work/pending/server.key").rename(tmp_path / "pki/etcd/server.key")
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / "work" / ".kubeadm-etcd-stray").write_text("half a key")
@@ -246,9 +249,9 @@ def test_request_for_another_members_name_is_refused(tmp_path: Path) -> None:
     issue(tmp_path)
     it = spec(tmp_path, ca_host=True)
     thief = spec(tmp_path / "thief", name="infra1", address="10.0.0.7")
-    asked = _pki.step_request(thief, None, False, NOW)
+    asked = _pki_steps.step_request(thief, None, False, NOW)
     with pytest.raises(EtcdError, match="infra2: the request for server is refused: it asks for the name infra1"):
-        _pki.step_sign(it, [{**MEMBER, "host": "infra2", "name": "infra2", "csrs": asked["csrs"]}], False, NOW)
+        _pki_steps.step_sign(it, [{**MEMBER, "host": "infra2", "name": "infra2", "csrs": asked["csrs"]}], False, NOW)
 
 
 def test_certificate_that_does_not_fit_is_not_installed(tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_certificate_that_does_not_fit_is_not_installed(tmp_path: Path) -> None:
     before = files(tmp_path / "a")
     foreign = (tmp_path / "b/pki/etcd/server.crt").read_text()
     with pytest.raises(EtcdError, match="the certificate for server is not installed"):
-        _pki.step_install(spec(tmp_path / "a", ca_host=True), None, {"server": foreign}, False, NOW)
+        _pki_steps.step_install(spec(tmp_path / "a", ca_host=True), None, {"server": foreign}, False, NOW)
     assert files(tmp_path / "a") == before
 
 
@@ -265,7 +268,7 @@ def test_another_ca_is_not_put_over_the_one_in_use(tmp_path: Path) -> None:
     issue(tmp_path / "a")
     other = issue(tmp_path / "b")["ca"]["ca_cert"]
     with pytest.raises(EtcdError, match="is another CA than the given one"):
-        _pki.step_install(spec(tmp_path / "a", ca_host=True), other, {}, False, NOW)
+        _pki_steps.step_install(spec(tmp_path / "a", ca_host=True), other, {}, False, NOW)
 
 
 def own_ca(where: Path, *arguments: str) -> tuple[str, str]:
@@ -282,12 +285,12 @@ def own_ca(where: Path, *arguments: str) -> tuple[str, str]:
 def test_own_ca_is_brought_in(tmp_path: Path) -> None:
     cert, key = own_ca(tmp_path)
     it = spec(tmp_path, ca_host=True)
-    result = _pki.step_ca(it, cert, key, "", False, LATER)
+    result = _pki_steps.step_ca(it, cert, key, "", False, LATER)
     assert result["reasons"] == ["etcd/ca.crt: missing"] and key not in repr(result)
-    assert not _pki.step_ca(it, cert, key, "", False, LATER)["changed"]
+    assert not _pki_steps.step_ca(it, cert, key, "", False, LATER)["changed"]
     other_cert, other_key = own_ca(tmp_path / "other")
     with pytest.raises(EtcdError, match="is another CA than the given one"):
-        _pki.step_ca(it, other_cert, other_key, "", False, LATER)
+        _pki_steps.step_ca(it, other_cert, other_key, "", False, LATER)
 
 
 def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
@@ -335,7 +338,7 @@ def test_window_that_would_renew_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "sha256"), [("v1.34.4", False), ("v1.35.0", True), ("v1.36.3", True)])
 def test_key_identifier_of_the_ca(tmp_path: Path, version: str, sha256: bool) -> None:
     it = spec(tmp_path, kubernetes_version=version)
-    certificate = _pki.make_authority(it, _x509.make_key("ECDSA-P256"), NOW)
+    certificate = _pki_steps.make_authority(it, _x509.make_key("ECDSA-P256"), NOW)
     sha1 = _x509.x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     found = certificate.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
     assert (found != sha1) is sha256 and len(found.digest) == 20

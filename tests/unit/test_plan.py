@@ -145,7 +145,7 @@ def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
             **change.get(host, {}),
         }
         observation["reasons"]["certificates"] = ["server.crt: ends soon"]
-    assert any(words in text for text in _plan.ca_problems(CLUSTER, observations, own))
+    assert any(words in text for text in _plan.ca_problems(CLUSTER, observations, {"fingerprint": own}))
 
 
 def test_ca_of_a_good_cluster() -> None:
@@ -153,7 +153,7 @@ def test_ca_of_a_good_cluster() -> None:
     for host, observation in observations.items():
         observation["pki"] = {"ca_fingerprint": "f", "ca_key": host == "infra0", "ca_problems": []}
     assert _plan.ca_problems(CLUSTER, observations, None) == []
-    assert _plan.ca_problems(CLUSTER, observations, "f") == []
+    assert _plan.ca_problems(CLUSTER, observations, {"fingerprint": "f"}) == []
 
 
 def test_ca_host_left_out_by_limit() -> None:

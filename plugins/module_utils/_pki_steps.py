@@ -1,0 +1,439 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The steps of etcd_pki: a CA, requests, their signing here or elsewhere, and files in their place.
+
+Private keys are written to their place or to the pending directory, and go nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+    Replacement,
+    ensure_directory,
+    mode_problem,
+    read_bytes,
+    read_or_say,
+    remove_strays,
+    replace_file,
+    replace_files,
+    set_mode,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import (
+    BACKDATE,
+    LEAVES,
+    Leaf,
+    PkiSpec,
+    authority_problems,
+    check_own_ca,
+    file_modes,
+    in_words,
+    judge,
+    leaf_reasons,
+    observe,
+    signing_certificate,
+    wanted_usages,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
+    algorithm_of,
+    certificate_pem,
+    common_name,
+    describe,
+    fingerprint,
+    load_certificate,
+    not_after,
+    sans_of,
+)
+
+# --- Making ------------------------------------------------------------------------------------------------------------
+
+
+def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
+    """A CA certificate as kubeadm makes it."""
+    name, public = _x509.subject_name("etcd-ca"), key.public_key()
+    extensions = _x509.extensions(True, (), ["etcd-ca"], key_id=_x509.key_identifier(public, spec.sha256_ski))
+    return _x509.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
+
+
+def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
+    """A certificate request (PEM) for a leaf. It asks for all that the leaf has: other CAs copy it from there."""
+    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
+    return _x509.make_request(_x509.subject_name(spec.common_name(kind)), key, extensions)
+
+
+def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
+    """Why a request is not signed: a member must not get a certificate that the inventory does not give it."""
+    if not request.is_signature_valid:
+        return ["its signature does not fit its key"]
+    problems = []
+    if common_name(request.subject) != spec.common_name(kind):
+        problems.append(f"it asks for the name {common_name(request.subject)}, not {spec.common_name(kind)}")
+    if sorted(sans_of(request)) != sorted(spec.wanted_sans(kind)):
+        problems.append(f"it asks for {', '.join(sans_of(request))}, not {', '.join(spec.wanted_sans(kind))}")
+    if algorithm_of(request.public_key()) != spec.algorithm:
+        problems.append(f"its key is {algorithm_of(request.public_key())}, not {spec.algorithm}")
+    return problems
+
+
+def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: Any, now: datetime) -> str:
+    """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: nobody would accept it longer."""
+    # kubeadm leaves the authority's identifier out too, where an own CA has none.
+    issuer_key_id = bytes.fromhex(_x509.key_identifier_of(authority) or "")
+    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
+    subject, period = (
+        _x509.subject_name(spec.common_name(kind)),
+        (now - BACKDATE, min(now + spec.validity, not_after(authority))),
+    )
+    return certificate_pem(_x509.make_certificate(subject, authority.subject, public_key, key, period, extensions))
+
+
+# --- The steps ------------------------------------------------------------------------------------------------------
+
+
+def step_ca(
+    spec: PkiSpec, ca_cert: str | None, ca_key: str | None, passphrase: str, check: bool, now: datetime
+) -> dict[str, Any]:
+    """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there.
+
+    ca_cert without ca_key: the key is on the host already, or the CA signs elsewhere.
+    """
+    if ca_key and not ca_cert:
+        raise EtcdError("ca_key needs its certificate in ca_cert. Give both, or neither to have a CA made.")
+    cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
+    (stored_cert, cert_problem), (stored_key, key_problem) = read_or_say(cert_path), read_or_say(key_path)
+    own: tuple[bytes | None, bytes] | None = None
+    if ca_cert:
+        problems = check_own_ca(ca_cert, ca_key, passphrase, now)
+        if problems:
+            raise EtcdError(" ".join(problems))
+        key = _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else None
+        own = (key, signing_certificate(ca_cert).encode())
+    stored = load_certificate(stored_cert)
+    reasons = []
+    pair: tuple[bytes | None, bytes] | None = None
+    if cert_problem == "missing":
+        reasons.append("etcd/ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
+        pair = _beside_stored_key(own, stored_key, cert_path, key_path, now) if own else None
+        pair = pair or _new_authority(spec, stored_key, key_problem, now)
+    elif stored is None:
+        raise EtcdError(
+            f"{cert_path} is {cert_problem or 'no PEM certificate'}. Put back a copy: every member has one."
+        )
+    elif own and fingerprint(certificate_pem(stored)) != fingerprint(own[1].decode()):
+        raise EtcdError(
+            f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
+            " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
+        )
+    elif own and own[0] and key_problem == "missing":
+        reasons.append("etcd/ca.key: missing")
+        pair = own
+    if stored is not None:
+        problems = authority_problems(stored, _x509.load_key(stored_key), now, cert_path, key_path)
+        if problems:
+            raise EtcdError(" ".join(problems))
+    if pair is not None and not check:
+        _make_directories(spec)
+        keys = [Replacement(key_path, pair[0], 0o600)] if pair[0] else []
+        replace_files([*keys, Replacement(cert_path, pair[1], 0o644)])
+    for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
+        problem = mode_problem(path, mode) if pair is None or check else None
+        if problem:
+            reasons.append(f"etcd/{os.path.basename(path)}: {problem}")
+            if not check:
+                set_mode(path, mode)
+    text = pair[1] if pair else stored_cert
+    # In check mode the CA that would be made is not shown: the real run makes another one.
+    shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
+    after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
+    before = describe("ca", stored) if stored is not None else {}
+    return {
+        "changed": bool(reasons),
+        "reasons": reasons,
+        "ca_cert": shown,
+        "diff": {"before": _shown(before), "after": _shown(after) if reasons else _shown(before)},
+    }
+
+
+def _beside_stored_key(
+    own: tuple[bytes | None, bytes], stored_key: bytes | None, cert_path: str, key_path: str, now: datetime
+) -> tuple[bytes | None, bytes]:
+    """A user's own CA beside the ca.key that is on the host. EtcdError where that is another's: it is never replaced."""
+    key = _x509.load_key(stored_key)
+    problems = authority_problems(load_certificate(own[1]), key, now, "the given CA certificate", key_path)
+    if problems:
+        raise EtcdError(" ".join(problems) + f" Nothing was written to {cert_path}.")
+    return own if stored_key is None else (None, own[1])
+
+
+def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, now: datetime) -> tuple[bytes, bytes]:
+    """Key and certificate of a new CA. A key that is there already is kept: a killed run left it, or the user put it."""
+    key = _x509.load_key(stored_key)
+    directory = spec.path("etcd")
+    if key_problem == "missing":
+        key = _x509.make_key(spec.algorithm)
+        stored_key = _x509.key_pem(key)
+    elif key is None:
+        raise EtcdError(
+            f"{directory}/ca.key is no private key, and ca.crt is missing. Restore both, or move the key away."
+        )
+    elif any(os.path.exists(spec.path(place + ".crt")) for place, *_ in LEAVES.values()):
+        raise EtcdError(
+            f"{directory}/ca.crt is missing, ca.key is there, and certificates have been issued. Members trust the"
+            " ca.crt that was: copy it back from one of them. Only if there is none left, move ca.key and the"
+            " certificates away, and a new CA is made."
+        )
+    return stored_key or b"", certificate_pem(make_authority(spec, key, now)).encode()
+
+
+def _make_directories(spec: PkiSpec) -> None:
+    ensure_directory(spec.pki_dir, 0o755)
+    ensure_directory(spec.path("etcd"), 0o755)
+    ensure_directory(spec.work_dir, 0o700)
+
+
+def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -> dict[str, Any]:
+    """Keys and requests for the leaves that have to be issued. A key that is still good is kept.
+
+    A new key waits in the directory pending until its certificate comes; one that waits there already is taken.
+    """
+    authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
+    due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
+    reasons = [in_words(kind, found) for kind, (_leaf, found) in due.items()]
+    if check:
+        return {"changed": bool(due), "reasons": reasons, "csrs": {}}
+    keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
+    made = []
+    for kind in (kind for kind in due if kind not in keys):
+        waiting = _x509.load_key(read_bytes(os.path.join(spec.pending, kind + ".key")))
+        if waiting is not None and algorithm_of(waiting.public_key()) == spec.algorithm:
+            keys[kind] = waiting
+        else:
+            made.append(kind)
+    if made:
+        ensure_directory(spec.work_dir, 0o700)
+        ensure_directory(spec.pending, 0o700)
+        # OpenSSL lets other threads run while it looks for primes.
+        with ThreadPoolExecutor(max_workers=len(made)) as pool:
+            keys.update(zip(made, pool.map(_x509.make_key, [spec.algorithm] * len(made))))
+        replace_files(
+            [Replacement(os.path.join(spec.pending, kind + ".key"), _x509.key_pem(keys[kind]), 0o600) for kind in made]
+        )
+    csrs = {kind: make_request(spec, kind, keys[kind]) for kind in due}
+    return {"changed": bool(made), "reasons": reasons, "csrs": csrs}
+
+
+def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
+    """Sign the requests of all members. Refuses a request for more than the inventory gives its member."""
+    authority = load_certificate(read_or_say(spec.path("etcd/ca.crt"))[0])
+    key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
+    if authority is None or key is None:
+        if check:
+            return {"changed": False, "reasons": [], "signed": {}}
+        raise EtcdError(f"{spec.path('etcd')} holds no CA certificate with its key: nothing can be signed here.")
+    problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
+    if problems:
+        raise EtcdError(" ".join(problems))
+    signed: dict[str, dict[str, str]] = {}
+    reasons = []
+    for asked in accepted_requests(spec, requests):
+        if not check:
+            certificate = sign_leaf(asked.member, asked.kind, asked.request.public_key(), authority, key, now)
+            signed.setdefault(asked.host, {})[asked.kind] = certificate
+            reasons.append(f"{asked.host}: {asked.kind}")
+    return {"changed": False, "reasons": reasons, "signed": signed}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that may be signed. serial: of the certificate that is in use now, hexadecimal."""
+
+    host: str
+    kind: str
+    member: PkiSpec
+    pem: str
+    request: Any
+    serial: str | None
+
+
+def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[Asked]:
+    """The requests of all members. EtcdError names every one that asks for what the inventory does not give its member."""
+    accepted: list[Asked] = []
+    problems: list[str] = []
+    for entry in requests:
+        member = PkiSpec.from_params(
+            {
+                **entry,
+                "encryption_algorithm": spec.algorithm,
+                "certificate_validity_period": f"{int(spec.validity.total_seconds())}s",
+                "renewal_window": f"{int(spec.renewal_window.total_seconds())}s",
+            }
+        )
+        for kind, pem in entry["csrs"].items():
+            request = _x509.load_request(pem.encode())
+            found = ["it cannot be read"] if request is None else request_problems(member, kind, request)
+            problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
+            serial = (entry.get("serials") or {}).get(kind)
+            accepted.append(Asked(entry["host"], kind, member, pem, request, serial))
+    if problems:
+        raise EtcdError(" ".join(problems))
+    return accepted
+
+
+def step_collect(
+    spec: PkiSpec, signing_dir: str, ca_cert: str | None, requests: list[Mapping[str, Any]], check: bool, now: datetime
+) -> dict[str, Any]:
+    """Requests as files for a CA that signs elsewhere, and what it has signed, read and checked. On the controller.
+
+    signing_dir: directory of the cluster; under it, by member, KIND.csr is written and KIND.crt is read. `waiting` says
+    which certificates are not there, or why they are not taken.
+    """
+    authority = load_certificate((ca_cert or "").encode())
+    if authority is None:
+        raise EtcdError("ca_cert is no PEM certificate. Give the certificate of the CA that signs.")
+    signed: dict[str, dict[str, str]] = {}
+    waiting, reasons, files = [], [], []
+    for asked in accepted_requests(spec, requests):
+        name = f"{asked.member.name}/{asked.kind}"
+        place = os.path.join(signing_dir, asked.member.name, asked.kind)
+        data, problem = read_or_say(place + ".crt")
+        certificate = load_certificate(data)
+        if certificate is not None:
+            # A request stands for its key here: it has the same public half, and has proven that it fits.
+            leaf = Leaf(asked.kind, certificate, "", asked.request)
+            problem = "; ".join(reason.text for reason in leaf_reasons(asked.member, leaf, authority, now))
+            if asked.serial == f"{certificate.serial_number:x}":
+                problem = "the one that is in use already"
+        elif not problem:
+            problem = "no PEM certificate"
+        if not problem:
+            signed.setdefault(asked.host, {})[asked.kind] = certificate_pem(certificate)
+            continue
+        waiting.append(f"{name}.crt: {problem}")
+        stored = _x509.load_request(read_or_say(place + ".csr")[0])
+        # Signatures differ each time. A request that says the same is left as it is.
+        if stored is None or stored.tbs_certrequest_bytes != asked.request.tbs_certrequest_bytes:
+            reasons.append(f"{name}.csr: {'written' if stored is None else 'another key or other contents'}")
+            files.append((place + ".csr", asked.pem))
+    if not check:
+        for path, text in files:
+            ensure_directory(os.path.dirname(path), 0o755, os.getuid(), os.getgid())
+            replace_file(path, text.encode(), 0o644, os.getuid(), os.getgid())
+    return {
+        "changed": bool(files),
+        "reasons": reasons,
+        "signed": {} if waiting else signed,
+        "waiting": waiting,
+        "diff": {"before": "", "after": "".join(f"{path}\n" for path, _text in files)},
+    }
+
+
+def step_install(
+    spec: PkiSpec,
+    ca_cert: str | None,
+    certificates: Mapping[str, str],
+    check: bool,
+    now: datetime,
+    replace_ca: bool = False,
+    remove_ca_key: bool = False,
+) -> dict[str, Any]:
+    """Put certificates and keys into place, each pair back to back, after all of them have been checked."""
+    before = observe(spec, now, ca_cert)
+    reasons = list(before.reasons)
+    stray = remove_ca_key and before.ca_key and not spec.ca_host
+    if stray:
+        reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
+    if os.path.isdir(spec.pending) and not certificates:
+        reasons.append("pending: keys that an interrupted run left behind")
+    diff_before = _shown(*before.certificates)
+    if check:
+        authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
+        due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}
+        known = {item["kind"]: item for item in before.certificates}
+        after = [_planned(spec, kind) if kind in due else known[kind] for kind in LEAVES]
+        return _installed(reasons, before.certificates, diff_before, _shown(*after))
+    pem = ca_cert or before.ca_cert
+    authority = load_certificate(pem.encode() if pem else None)
+    if authority is None or pem is None:
+        raise EtcdError(f"{spec.path('etcd/ca.crt')} is missing, and no ca_cert was given.")
+    if before.ca_cert and before.ca_fingerprint != fingerprint(pem) and not replace_ca:
+        raise EtcdError(
+            f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
+            " different CAs do not talk to each other. Set replace_ca only where no cluster has data."
+        )
+    files = []
+    if before.ca_fingerprint != fingerprint(pem):
+        files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))
+    for kind, text in certificates.items():
+        files += _pair(spec, kind, text, authority, now)
+    _make_directories(spec)
+    replace_files(files)
+    for name, mode in file_modes().items():
+        if mode_problem(spec.path(name), mode):
+            set_mode(spec.path(name), mode)
+    if stray:
+        os.unlink(spec.path("etcd/ca.key"))
+    shutil.rmtree(spec.pending, ignore_errors=True)
+    for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
+        remove_strays(directory)
+    after_state = observe(spec, now, ca_cert)
+    return _installed(reasons, after_state.certificates, diff_before, _shown(*after_state.certificates))
+
+
+def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) -> list[Replacement]:
+    """The files of one leaf: its key where that is new, and its certificate. EtcdError where it is not what it should be."""
+    place = spec.path(LEAVES[kind][0])
+    waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
+    key_data = waiting or read_or_say(place + ".key")[0]
+    certificate = load_certificate(text.encode())
+    key = _x509.load_key(key_data)
+    leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
+    found = [r.text for r in leaf_reasons(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
+    if found:
+        raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(found)}.")
+    files = [Replacement(place + ".crt", _ended(text), 0o644)]
+    return [Replacement(place + ".key", waiting, 0o600), *files] if waiting else files
+
+
+def _planned(spec: PkiSpec, kind: str) -> dict[str, Any]:
+    """What check mode can say of a certificate that does not exist yet."""
+    return {
+        "kind": kind,
+        "subject": spec.common_name(kind),
+        "sans": spec.wanted_sans(kind),
+        "algorithm": spec.algorithm,
+    }
+
+
+def _installed(reasons: list[str], found: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:
+    return {
+        "changed": bool(reasons),
+        "reasons": reasons,
+        "certificates": found,
+        # The reasons stand in the diff too: dates alone do not say why a certificate is another one.
+        "diff": {"before": before, "after": after + "".join(f"# {reason}\n" for reason in reasons)},
+    }
+
+
+def _ended(text: str) -> bytes:
+    """PEM text with one line end at its end, as kubeadm writes it."""
+    return text.strip().encode() + b"\n"
+
+
+def _shown(*certificates: Mapping[str, Any]) -> str:
+    """Certificates as text for a diff. Facts only: what is not here cannot leak."""
+    lines = []
+    for item in certificates:
+        lines.append(f"{item.get('kind', '')}:")
+        for key, value in item.items():
+            if key != "kind":
+                lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
+    return "\n".join(lines) + "\n" if lines else ""

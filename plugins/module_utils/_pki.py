@@ -280,6 +280,8 @@ def _content_reasons(spec: PkiSpec, kind: str, certificate: Any) -> list[Reason]
     key_usages = _x509.key_usages_of(certificate)
     if key_usages != ["digitalSignature", "keyEncipherment"]:
         reasons.append(Reason("key-usages", f"key usages are {', '.join(key_usages) or 'none'}"))
+    if _x509.weak_hash(certificate):
+        reasons.append(Reason("signature", f"signed with {_x509.weak_hash(certificate)}, which etcd does not accept"))
     if _x509.is_authority(certificate):
         reasons.append(Reason("authority", "may sign other certificates (CA:TRUE)"))
     return reasons

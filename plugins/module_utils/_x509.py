@@ -26,6 +26,7 @@ try:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
+    _RSASSA_PSS = x509.ObjectIdentifier("1.2.840.113549.1.1.10")
     _USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 except ImportError:
     CRYPTOGRAPHY_VERSION = None
@@ -211,22 +212,31 @@ def _covers(tree: Any, san: str) -> bool:
 
 def signed_by(certificate: Any, authority: Any) -> bool:
     """Whether a certificate bears the signature of an authority."""
-    public = authority.public_key()
-    data, signature, algorithm = (
-        certificate.tbs_certificate_bytes,
-        certificate.signature,
-        certificate.signature_hash_algorithm,
-    )
     if certificate.issuer != authority.subject:
         return False
+    public, data, signature = authority.public_key(), certificate.tbs_certificate_bytes, certificate.signature
     try:
-        if isinstance(public, rsa.RSAPublicKey):
-            public.verify(signature, data, padding.PKCS1v15(), algorithm)
-        else:
+        algorithm = certificate.signature_hash_algorithm
+        if not isinstance(public, rsa.RSAPublicKey):
             public.verify(signature, data, ec.ECDSA(algorithm))
+        elif certificate.signature_algorithm_oid == _RSASSA_PSS:
+            # Salt as long as the hash: the only form that Go knows (crypto/x509, RFC 4055).
+            public.verify(signature, data, padding.PSS(padding.MGF1(algorithm), algorithm.digest_size), algorithm)
+        else:
+            public.verify(signature, data, padding.PKCS1v15(), algorithm)
     except Exception:
+        # InvalidSignature, or an algorithm that the library does not know or allow: not a signature to rely on.
         return False
     return True
+
+
+def weak_hash(certificate: Any) -> str:
+    """The hash of a certificate's signature where Go refuses it (crypto/x509: MD5 and SHA-1), else empty."""
+    try:
+        name = str(certificate.signature_hash_algorithm.name)
+    except Exception:
+        return ""
+    return name if name in ("md5", "sha1") else ""
 
 
 def same_key(one: Any, other: Any) -> bool:

@@ -260,7 +260,8 @@ certificates:
         - Why it is not kept, as codes. Empty where it is.
         - >-
           C(missing), C(unreadable), C(key-missing), C(key-unreadable), C(key-algorithm), C(key-mismatch), C(other-ca), C(subject),
-          C(sans), C(usages), C(key-usages), C(authority), C(not-yet-valid), C(expired), C(window), C(asked-for).
+          C(sans), C(usages), C(key-usages), C(signature),
+          C(authority), C(not-yet-valid), C(expired), C(window), C(asked-for).
       type: list
       elements: str
     days_left:

@@ -1,0 +1,146 @@
+"""Bugs that are made on purpose, one at a time, each of which has to make a unit test fail: who watches the tests.
+
+    .venv/bin/python tests/tools/mutations.py
+
+Ends with 1 where a bug went unnoticed, or where the code to be broken is not there any more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PKI, STEPS, X509, FILES, PLAN = (
+    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan")
+)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """Some code, what it is replaced by, and the unit tests that have to notice."""
+
+    name: str
+    path: str
+    code: str
+    instead: str
+    tests: str = "test_pki_reasons.py"
+
+
+BUGS = [
+    # Each reason: the comparison that finds it.
+    Bug("missing is unreadable", PKI, 'if leaf.certificate_problem == "missing"', 'if leaf.certificate_problem == "gone"'),
+    Bug("no certificate is good", PKI, "if leaf.certificate is None:", "if False:"),
+    Bug("no key is good", PKI, "if leaf.key is None:", "if False and leaf.key is None:"),
+    Bug("missing key is unreadable", PKI, 'if leaf.key_problem == "missing"', 'if leaf.key_problem == "gone"'),
+    Bug("broken key stays", PKI, 'f"key: {leaf.key_problem}", True', 'f"key: {leaf.key_problem}", False'),
+    Bug("any algorithm", PKI, "elif algorithm_of(leaf.key.public_key()) != spec.algorithm:", "elif False:"),
+    Bug("key of an old algorithm stays", PKI, "not {spec.algorithm}\", True)", "not {spec.algorithm}\", False)"),
+    Bug("any size of RSA", X509, 'return f"RSA-{public_key.key_size}"', 'return "RSA-2048"', "test_x509.py"),
+    Bug("any key fits", X509, "return public_fingerprint(one) == public_fingerprint(other)", "return True"),
+    Bug("foreign key stays", PKI, '"its key belongs to another certificate", True', '"its key belongs to another certificate", False'),
+    Bug("any CA", PKI, "authority is not None and not _x509.signed_by(certificate, authority)", "False"),
+    Bug("CA by name", X509, "    public, data, signature =", "    return True\n    public, data, signature ="),
+    Bug("CA by key only", X509, "if certificate.issuer != authority.subject:", "if False:"),
+    Bug("any subject", PKI, "if subject != wanted_subject:", "if False:"),
+    Bug("key of another subject stays", PKI, "not {wanted_subject}\", True)", "not {wanted_subject}\", False)"),
+    Bug("any SANs", PKI, "if sorted(sans) != sorted(wanted):", "if False:"),
+    Bug("more SANs than wanted", PKI, "if sorted(sans) != sorted(wanted):", "if set(wanted) - set(sans):"),
+    Bug("SANs as a set", PKI, "if sorted(sans) != sorted(wanted):", "if set(sans) != set(wanted):"),
+    Bug("any usages", PKI, "if usages != sorted(wanted_usages(kind)):", "if False:"),
+    Bug("one usage will do", PKI, "if usages != sorted(wanted_usages(kind)):", "if not set(usages) & set(wanted_usages(kind)):"),
+    Bug("any key usages", PKI, 'if key_usages != ["digitalSignature", "keyEncipherment"]:', "if False:"),
+    Bug("no key usages are good", PKI, 'if key_usages != ["digitalSignature", "keyEncipherment"]:', 'if key_usages and key_usages != ["digitalSignature", "keyEncipherment"]:'),
+    Bug("weak signatures", X509, 'return name if name in ("md5", "sha1") else ""', 'return ""'),
+    Bug("a leaf may sign", PKI, "if _x509.is_authority(certificate):", "if False:"),
+    Bug("too early", PKI, "if now < begin:", "if False:"),
+    Bug("expired", PKI, "if now >= end:", "if False:"),
+    Bug("expired a second later", PKI, "if now >= end:", "if now > end:"),
+    Bug("no window", PKI, "if now >= end - spec.renewal_window:", "if False:"),
+    Bug("window a second later", PKI, "if now >= end - spec.renewal_window:", "if now > end - spec.renewal_window:"),
+    Bug("nothing can be asked for", PKI, 'if ("all" in spec.renew or leaf.kind in spec.renew)', "if False"),
+    Bug("all is nothing", PKI, '"all" in spec.renew or', ""),
+    Bug("all are asked for", PKI, "leaf.kind in spec.renew)", "spec.renew)"),
+    Bug("new key always", PKI, "spec.renew_keys)\n    return reasons", "True)\n    return reasons"),
+    Bug("new key never", PKI, "spec.renew_keys)\n    return reasons", "False)\n    return reasons"),
+    Bug("renewed, whatever the reason", PKI, 'codes <= {"window", "asked-for"}', 'codes & {"window", "asked-for"}'),
+    # Signing: what a member may not get.
+    Bug("possession is not checked", STEPS, "if not request.is_signature_valid:", "if False:", "test_pki.py"),
+    Bug("another member's name", STEPS, "if common_name(request.subject) != spec.common_name(kind):", "if False:", "test_pki.py"),
+    Bug("other SANs", STEPS, "if sorted(sans_of(request)) != sorted(spec.wanted_sans(kind)):", "if False:", "test_pki.py"),
+    Bug("weaker key", STEPS, "if algorithm_of(request.public_key()) != spec.algorithm:", "if False:", "test_pki.py"),
+    Bug("signed before it is refused", STEPS, "    if problems:\n        raise EtcdError(\" \".join(problems))\n    return accepted", "    return accepted", "test_pki.py"),
+    Bug("longer than the CA", STEPS, "min(now + spec.validity, not_after(authority))", "now + spec.validity", "test_pki.py"),
+    Bug("collected as it is", STEPS, 'problem = "; ".join(reason.text', 'problem = "" and "; ".join(reason.text', "test_pki.py"),
+    Bug("collected once more", STEPS, "if asked.serial ==", "if False and asked.serial ==", "test_pki.py"),
+    Bug("some of what is collected", STEPS, '"signed": {} if waiting else signed', '"signed": signed', "test_pki.py"),
+    Bug("installed as it is", STEPS, "    if found:\n        raise EtcdError(f\"the certificate for", "    if False:\n        raise EtcdError(f\"the certificate for", "test_pki.py"),
+    Bug("another CA over the one in use", STEPS, "and not replace_ca:", "and False:", "test_pki.py"),
+    Bug("stray key removed from the CA host", STEPS, "before.ca_key and not spec.ca_host", "before.ca_key", "test_pki.py"),
+    Bug("root beside the intermediate", PKI, "return certificate_pem(load_certificate(cert_pem.encode()))", "return cert_pem", "test_pki.py"),
+    Bug("CA that may not sign", PKI, 'if key_usages and "keyCertSign" not in key_usages:', "if False:", "test_pki.py"),
+    Bug("CA for others", PKI, 'if usages and "2.5.29.37.0" not in usages', "if False and usages", "test_pki.py"),
+    Bug("CA with constraints", PKI, "    if forbidden:", "    if False:", "test_pki.py"),
+    Bug("CA with a short key", PKI, "int(algorithm[4:]) < LEAST_RSA_BITS", "False", "test_pki.py"),
+    # Files.
+    Bug("renamed one by one", FILES, "            ready.append((_prepare(item, target, staging_dir), target))", "            ready.append((_prepare(item, target, staging_dir), target))\n            os.rename(*ready.pop())", "test_files.py"),
+    Bug("temporary file left", FILES, "    except BaseException:\n        os.unlink(temporary)\n", "    except BaseException:\n", "test_files.py"),
+    Bug("open for a moment", FILES, "os.O_NOFOLLOW, item.mode)", "os.O_NOFOLLOW, 0o644)", "test_files.py"),
+    Bug("link replaced by a file", FILES, "os.path.realpath(path) if os.path.exists(path) else path", "path", "test_files.py"),
+    Bug("context forgotten", FILES, "            _keep_context(target, temporary)\n", "", "test_files.py"),
+    Bug("no lock", FILES, "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_files.py"),
+    # What is decided of the CA.
+    Bug("any ca.crt is a broken one", PLAN, "        and any(item[\"authority_key_id\"] == wanted", "        or any(item[\"authority_key_id\"] == wanted", "test_plan.py"),
+    Bug("last ca.key removed", PLAN, "if not signer or not signer[\"pki\"].get(\"ca_key\") or", "if not signer or", "test_plan.py"),
+    Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
+]  # fmt: skip
+
+
+def noticed(bug: Bug, where: Path) -> str:
+    """What is wrong: empty where a test fails because of this bug."""
+    copy = where / bug.name.replace(" ", "_")
+    for part in ("plugins", "tests/unit", "tests/tools", "roles", "inventory.example", "lab", "playbooks", "docs"):
+        shutil.copytree(ROOT / part, copy / part, symlinks=True)
+    for name in ("pyproject.toml", "galaxy.yml"):
+        shutil.copy(ROOT / name, copy / name)
+    place = copy / ".collections" / "ansible_collections" / "kubeadm"
+    place.mkdir(parents=True)
+    (place / "etcd").symlink_to(copy)
+    text = (copy / bug.path).read_text(encoding="utf-8")
+    if text.count(bug.code) != 1:
+        return f"{bug.path} has this {text.count(bug.code)} times, not once: {bug.code}"
+    (copy / bug.path).write_text(text.replace(bug.code, bug.instead), encoding="utf-8")
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/unit/{bug.tests}"],
+        cwd=copy,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        check=False,
+    )
+    shutil.rmtree(copy)
+    # 1: a test failed. All else (nothing collected, a syntax error) says nothing of the tests.
+    return "" if done.returncode == 1 else f"unnoticed (pytest ended with {done.returncode})\n{done.stdout[-400:]}"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as where, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        results = list(pool.map(noticed, BUGS, [Path(where)] * len(BUGS)))
+    for bug, problem in zip(BUGS, results):
+        if problem:
+            print(f"{bug.name} ({bug.tests}): {problem}")
+    print(f"{results.count('')} of {len(BUGS)} bugs were noticed")
+    return 1 if any(results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

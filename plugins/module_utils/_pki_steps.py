@@ -325,8 +325,8 @@ def step_collect(
             files.append((place + ".csr", asked.pem))
     if not check:
         for path, text in files:
-            ensure_directory(os.path.dirname(path), 0o755, os.getuid(), os.getgid())
-            replace_file(path, text.encode(), 0o644, os.getuid(), os.getgid())
+            ensure_directory(os.path.dirname(path), 0o755, uid=os.getuid(), gid=os.getgid())
+            replace_file(path, text.encode(), 0o644, uid=os.getuid(), gid=os.getgid())
     return {
         "changed": bool(files),
         "reasons": reasons,

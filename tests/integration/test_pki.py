@@ -131,10 +131,16 @@ def test_chosen_certificates_and_new_keys(cluster: Lab) -> None:
     """Only what is named is issued again; a new key comes on request, and check mode does neither."""
     before, old_keys, containers = serials(cluster), keys(cluster), cluster.containers()
     arguments = ("-e", '{"etcd_renew_certificates": ["healthcheck-client"], "etcd_renew_keys": true}')
+    # A window longer than the default validity, and a validity shorter than the default window, are both allowed.
+    periods = ("-e", "etcd_certificate_validity_period=1000h", "-e", "etcd_certificate_renewal_window=100h")
     run = cluster.site("--check", "--diff", *arguments, playbook=RENEW)
     assert "healthcheck-client.crt: renewed, asked for with a new key" in run.output
     assert serials(cluster) == before
-    cluster.site(*arguments, playbook=RENEW)
+    cluster.site(*arguments, *periods, playbook=RENEW)
+    end = cluster.sh(
+        "infra2", f"openssl x509 -in {PKI}/etcd/healthcheck-client.crt -noout -checkend {1001 * 3600} || true"
+    )
+    assert "will expire" in end
     changed = {name for name, serial in serials(cluster).items() if before[name] != serial}
     assert changed == {f"{host} etcd/healthcheck-client" for host in cluster.hosts}
     for host, text in keys(cluster).items():
@@ -390,7 +396,7 @@ def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
     assert lab.containers() == containers
     assert lab.site(*base).changed() == {}
     # Without etcd_ca_cert the run says that it cannot sign, and what to do.
-    run = lab.play("-e", "etcd_certificate_renewal_window=8700h")
+    run = lab.play(*renew)
     assert run.code != 0 and "set etcd_ca_cert to a copy of ca.crt" in " ".join(run.output.split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -39,7 +40,7 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
         original = getattr(_files, name)
         for module in (_pki, _pki_steps):
             monkeypatch.setattr(
-                module, name, lambda *a, _f=original, **k: _f(*a, uid=me[0], gid=me[1], **k), raising=False
+                module, name, lambda *a, _f=original, **k: _f(*a, **{"uid": me[0], "gid": me[1], **k}), raising=False
             )
     monkeypatch.setattr(_pki_steps, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
@@ -245,13 +246,271 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
     assert os.listdir(tmp_path / "work") == []
 
 
-def test_request_for_another_members_name_is_refused(tmp_path: Path) -> None:
-    issue(tmp_path)
+FORGED = [
+    ({"name": "infra1"}, "it asks for the name infra1, not infra0"),
+    ({"address": "10.0.0.7"}, "it asks for infra0, localhost, 10.0.0.7"),
+    ({"server_cert_sans": ["mallory.example.com"]}, "it asks for infra0, localhost, mallory.example.com"),
+    ({"encryption_algorithm": "RSA-2048"}, "its key is RSA-2048, not ECDSA-P256"),
+]
+
+
+def entry(csrs: dict[str, str], **changes: Any) -> list[dict[str, Any]]:
+    """What the CA host is told of infra0, beside its requests."""
+    return [{**MEMBER, "host": "infra0", "csrs": csrs, **changes}]
+
+
+@pytest.mark.parametrize(("asks", "words"), FORGED)
+@pytest.mark.parametrize("step", ["sign", "collect"])
+def test_forged_requests_are_refused(tmp_path: Path, step: str, asks: dict[str, Any], words: str) -> None:
+    """A member does not get what the inventory gives another one. Nothing is signed then, of nobody."""
+    ca = issue(tmp_path)["ca"]["ca_cert"]
     it = spec(tmp_path, ca_host=True)
-    thief = spec(tmp_path / "thief", name="infra1", address="10.0.0.7")
-    asked = _pki_steps.step_request(thief, None, False, NOW)
-    with pytest.raises(EtcdError, match="infra2: the request for server is refused: it asks for the name infra1"):
-        _pki_steps.step_sign(it, [{**MEMBER, "host": "infra2", "name": "infra2", "csrs": asked["csrs"]}], False, NOW)
+    honest = _pki_steps.step_request(spec(tmp_path / "honest", name="infra1"), None, False, NOW)["csrs"]
+    thief = _pki_steps.step_request(spec(tmp_path / "thief", **asks), None, False, NOW)["csrs"]
+    asked = [*entry(honest, host="infra1", name="infra1"), *entry(thief)]
+    arguments = (asked, False, NOW) if step == "sign" else (str(tmp_path / "signing"), ca, asked, False, NOW)
+    with pytest.raises(EtcdError, match=re.escape(f"infra0: the request for server is refused: {words}")):
+        getattr(_pki_steps, f"step_{step}")(it, *arguments)
+    assert not (tmp_path / "signing").exists()
+
+
+def test_only_the_key_of_a_request_is_taken(tmp_path: Path) -> None:
+    """A request may ask to be a CA, or for other usages: what is signed is what kubeadm would sign."""
+    issue(tmp_path)
+    key = _x509.make_key("ECDSA-P256")
+    it = spec(tmp_path, ca_host=True)
+    greedy = _x509.make_request(
+        _x509.subject_name("kube-etcd-healthcheck-client"), key, _x509.extensions(True, ["serverAuth"], [])
+    )
+    signed = _pki_steps.step_sign(it, entry({"healthcheck-client": greedy}), False, NOW)["signed"]["infra0"]
+    certificate = _x509.load_certificate(signed["healthcheck-client"].encode())
+    assert not _x509.is_authority(certificate) and _x509.usages_of(certificate) == ["clientAuth"]
+    assert _x509.key_usages_of(certificate) == ["digitalSignature", "keyEncipherment"]
+
+
+@pytest.mark.parametrize("how", ["signature", "garbage"])
+def test_possession_is_proven(tmp_path: Path, how: str) -> None:
+    """A request with somebody else's public key has no signature that fits."""
+    issue(tmp_path)
+    csrs = _pki_steps.step_request(spec(tmp_path / "other"), None, False, NOW)["csrs"]
+    if how == "garbage":
+        csrs["server"] = "garbage"
+        words = "it cannot be read"
+    else:
+        # The last byte of the signature, well inside of its DER form.
+        der = bytearray(base64.b64decode("".join(csrs["server"].splitlines()[1:-1])))
+        der[-1] ^= 1
+        body = base64.b64encode(bytes(der)).decode()
+        csrs["server"] = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
+        words = "its signature does not fit its key"
+    with pytest.raises(EtcdError, match=f"infra0: the request for server is refused: {words}"):
+        _pki_steps.step_sign(spec(tmp_path, ca_host=True), entry(csrs), False, NOW)
+
+
+def test_leaves_end_with_their_ca(tmp_path: Path) -> None:
+    issue(tmp_path, ca_certificate_validity_period="100h", renewal_window="1h")
+    ends = {
+        _x509.not_after(_x509.load_certificate(path.read_bytes())) for path in (tmp_path / "pki/etcd").glob("*.crt")
+    }
+    assert ends == {NOW + timedelta(hours=100)}
+
+
+def test_ca_key_that_does_not_belong_here(tmp_path: Path) -> None:
+    """Said, and removed only on request; on the CA host never."""
+    issue(tmp_path)
+    member = spec(tmp_path)
+    seen = _pki.observe(member, NOW)
+    assert seen.reasons == [] and "etcd/ca.key is here, although" in seen.warnings[0]
+    for it, remove, left in ((member, False, True), (spec(tmp_path, ca_host=True), True, True), (member, True, False)):
+        result = _pki_steps.step_install(it, None, {}, False, NOW, remove_ca_key=remove)
+        assert (tmp_path / "pki/etcd/ca.key").exists() == left
+        assert result["reasons"] == ([] if left else ["etcd/ca.key: removed, it belongs on the CA host only"])
+
+
+def test_bundle_in_ca_crt_is_said(tmp_path: Path) -> None:
+    issue(tmp_path)
+    cert, _key = own_ca(tmp_path / "other")
+    with open(tmp_path / "pki/etcd/ca.crt", "a", encoding="ascii") as handle:
+        handle.write(cert)
+    assert "also trusts mine" in _pki.observe(spec(tmp_path, ca_host=True), NOW).warnings[0]
+
+
+# --- A CA that signs elsewhere ---------------------------------------------------------------------------------------
+
+
+def elsewhere(where: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """A CA on another machine: what collect returned at first, the requests, and what the CA made of them."""
+    ca = issue(where / "ca")["ca"]["ca_cert"]
+    csrs = _pki_steps.step_request(spec(where), ca, False, NOW)["csrs"]
+    signed = _pki_steps.step_sign(spec(where / "ca", ca_host=True), entry(csrs), False, NOW)["signed"]["infra0"]
+    return {"ca": ca, "first": collect(where, ca, csrs)}, csrs, signed
+
+
+def collect(where: Path, ca: str, csrs: dict[str, str], check: bool = False, now: datetime = NOW, **more: Any) -> Any:
+    return _pki_steps.step_collect(spec(where), str(where / "signing"), ca, entry(csrs, **more), check, now)
+
+
+def test_requests_are_collected_and_certificates_taken(tmp_path: Path) -> None:
+    found, csrs, signed = elsewhere(tmp_path)
+    first = found["first"]
+    assert first["changed"] and first["signed"] == {}
+    assert first["waiting"] == [f"infra0/{kind}.crt: missing" for kind in _pki.LEAVES]
+    place = tmp_path / "signing" / "infra0"
+    assert {path.name: path.read_text() for path in place.iterdir()} == {f"{k}.csr": text for k, text in csrs.items()}
+    assert "CA:FALSE" in openssl("req", "-in", str(place / "server.csr"), "-noout", "-text", "-verify")
+    for kind, text in list(signed.items())[1:]:
+        (place / f"{kind}.crt").write_text(text)
+    # All or nothing: with one missing, no member gets any.
+    waiting = collect(tmp_path, found["ca"], csrs)
+    assert waiting["waiting"] == ["infra0/server.crt: missing"]
+    assert waiting["signed"] == {} and not waiting["changed"]
+    (place / "server.crt").write_text("their text\n" + signed["server"])
+    done = collect(tmp_path, found["ca"], csrs)
+    assert done["signed"] == {"infra0": signed} and done["waiting"] == [] and not done["changed"]
+    _pki_steps.step_install(spec(tmp_path), found["ca"], done["signed"]["infra0"], False, NOW)
+    assert _pki.observe(spec(tmp_path), NOW).reasons == []
+
+
+def test_same_requests_are_left_alone_and_others_replaced(tmp_path: Path) -> None:
+    """ECDSA signatures differ each time: a request is the same where all but its signature is."""
+    found, csrs, _signed = elsewhere(tmp_path)
+    path = tmp_path / "signing/infra0/server.csr"
+    again = _pki_steps.step_request(spec(tmp_path), found["ca"], False, NOW)["csrs"]
+    assert again["server"] != csrs["server"]
+    assert not collect(tmp_path, found["ca"], again)["changed"] and path.read_text() == csrs["server"]
+    shutil.rmtree(tmp_path / "work")
+    other = _pki_steps.step_request(spec(tmp_path), found["ca"], False, NOW)["csrs"]
+    seen = collect(tmp_path, found["ca"], other, check=True)
+    assert "infra0/server.csr: another key or other contents" in seen["reasons"]
+    assert path.read_text() == csrs["server"]
+    collect(tmp_path, found["ca"], other)
+    assert path.read_text() == other["server"]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("empty", "empty"),
+        ("garbage", "no PEM certificate"),
+        ("peer", "its key belongs to another certificate"),
+        ("foreign", "signed by another CA (etcd-ca)"),
+        ("usages", "usages are serverAuth"),
+        ("late", "expired on"),
+        ("window", "89 days left of 365"),
+        ("in use", "the one that is in use already"),
+    ],
+)
+def test_what_is_not_taken(tmp_path: Path, how: str, words: str) -> None:
+    found, csrs, signed = elsewhere(tmp_path)
+    place = tmp_path / "signing" / "infra0"
+    for kind, text in signed.items():
+        (place / f"{kind}.crt").write_text(text)
+    now, more = NOW, {}
+    path = place / "server.crt"
+    if how in ("empty", "garbage"):
+        path.write_text("" if how == "empty" else "garbage")
+    elif how == "peer":
+        path.write_text(signed["peer"])
+    elif how == "foreign":
+        issue(tmp_path / "foreign")
+        other = _pki_steps.step_sign(spec(tmp_path / "foreign", ca_host=True), entry(csrs), False, NOW)["signed"]
+        path.write_text(other["infra0"]["server"])
+    elif how == "usages":
+        (tmp_path / "ext").write_text(
+            "subjectAltName=DNS:infra0,DNS:localhost,IP:10.0.0.6,IP:127.0.0.1,IP:::1\nbasicConstraints=critical,CA:FALSE\n"
+            "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth\n"
+        )
+        authority = [str(tmp_path / "ca/pki/etcd" / name) for name in ("ca.crt", "ca.key")]
+        openssl(
+            *("x509", "-req", "-in", str(place / "server.csr"), "-out", str(path), "-days", "365", "-set_serial", "9"),
+            *("-CA", authority[0], "-CAkey", authority[1], "-extfile", str(tmp_path / "ext")),
+        )
+        now = LATER
+    elif how == "late":
+        now = NOW + timedelta(days=366)
+    elif how == "window":
+        now = NOW + timedelta(days=276)
+    else:
+        serial = _x509.load_certificate(signed["server"].encode()).serial_number
+        more = {"serials": {"server": f"{serial:x}"}}
+    result = collect(tmp_path, found["ca"], csrs, now=now, **more)
+    assert result["signed"] == {}
+    assert result["waiting"][0].startswith(f"infra0/server.crt: {words}"), result["waiting"]
+
+
+def test_own_ca_without_its_key(tmp_path: Path) -> None:
+    """Its certificate is brought in. A key that is on the host already has to be its own, and stays as it is."""
+    cert, key = own_ca(tmp_path)
+    alone = spec(tmp_path / "alone", ca_host=True)
+    assert _pki_steps.step_ca(alone, cert, None, "", False, LATER)["changed"]
+    assert set(files(tmp_path / "alone")) == {"pki/etcd/ca.crt"}
+    assert not _pki_steps.step_ca(alone, cert, None, "", False, LATER)["changed"]
+    _other, other_key = own_ca(tmp_path / "other")
+    for name, text in (("fits", key), ("foreign", other_key)):
+        (tmp_path / name / "pki/etcd").mkdir(parents=True)
+        (tmp_path / name / "pki/etcd/ca.key").write_text(text)
+    _pki_steps.step_ca(spec(tmp_path / "fits", ca_host=True), cert, None, "", False, LATER)
+    assert (tmp_path / "fits/pki/etcd/ca.key").read_text() == key
+    before = files(tmp_path / "foreign")
+    for given in (None, key):
+        with pytest.raises(EtcdError, match=r"ca.key does not belong to the given CA certificate"):
+            _pki_steps.step_ca(spec(tmp_path / "foreign", ca_host=True), cert, given, "", False, LATER)
+        assert files(tmp_path / "foreign") == before
+    with pytest.raises(EtcdError, match="ca_key needs its certificate"):
+        _pki_steps.step_ca(alone, None, key, "", False, LATER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-addext", "keyUsage=critical,cRLSign"), "may not sign certificates (its key usage lacks keyCertSign)"),
+        (("-addext", "extendedKeyUsage=serverAuth"), "may only sign for serverAuth"),
+        (("-addext", "extendedKeyUsage=serverAuth,clientAuth"), ""),
+        (("-addext", "extendedKeyUsage=anyExtendedKeyUsage"), ""),
+        (("-addext", "nameConstraints=permitted;DNS:example.com"), "do not allow localhost"),
+        (("-newkey", "rsa:1024"), "has a key of 1024 bits, which is too weak"),
+        (("-newkey", "ed25519"), "has a key that kubeadm does not take (Ed25519PublicKey)"),
+    ],
+)
+def test_ca_that_etcd_would_not_accept(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    cert, key = own_ca(tmp_path, *arguments)
+    problems = _pki.check_own_ca(cert, key, "", LATER)
+    assert [words in text for text in problems] == ([True] if words else []), problems
+    # The same without the key at hand, but for what the key itself is about.
+    assert bool(_pki.check_own_ca(cert, None, "", LATER)) == bool(words)
+
+
+def test_intermediate_is_what_is_installed(tmp_path: Path) -> None:
+    """The root that came with it is left out: it would let in all that it has ever signed."""
+    root, root_key = own_ca(tmp_path / "root")
+    (tmp_path / "ext").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
+    request = ("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=between", "-keyout", f"{tmp_path}/k", "-out")
+    openssl(*request, f"{tmp_path}/r")
+    openssl(
+        *(
+            "x509",
+            "-req",
+            "-in",
+            f"{tmp_path}/r",
+            "-CA",
+            f"{tmp_path}/root/own.crt",
+            "-CAkey",
+            f"{tmp_path}/root/own.key",
+        ),
+        *("-set_serial", "3", "-days", "800", "-extfile", f"{tmp_path}/ext", "-out", f"{tmp_path}/c"),
+    )
+    cert, key = (tmp_path / "c").read_text(), (tmp_path / "k").read_text()
+    it = spec(tmp_path, ca_host=True)
+    _pki_steps.step_ca(it, cert + root, key, "", False, LATER)
+    assert (tmp_path / "pki/etcd/ca.crt").read_text() == cert
+    assert not _pki_steps.step_ca(it, cert + root, key, "", False, LATER)["changed"]
+    for bundle, words in (
+        (root + cert, "etcd_ca_key does not belong to etcd_ca_cert"),
+        (cert + own_ca(tmp_path / "stranger")[0], "certificate 1 (between) was not signed by the one after it (mine)"),
+    ):
+        found = " ".join(_pki.check_own_ca(bundle, key, "", LATER))
+        assert words in found or "was not signed by the one after it" in found, found
+    assert root_key
 
 
 def test_certificate_that_does_not_fit_is_not_installed(tmp_path: Path) -> None:

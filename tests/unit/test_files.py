@@ -1,0 +1,217 @@
+"""The one place that writes files: what a reader sees, what a full disk leaves, what a link becomes."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+
+ME = (os.getuid(), os.getgid())
+
+
+def put(*files: tuple[Path, bytes], mode: int = 0o600) -> None:
+    _files.replace_files([_files.Replacement(str(path), data, mode, *ME) for path, data in files])
+
+
+def test_content_mode_and_nothing_left(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        put((tmp_path / "a.key", b"1"))
+        put((tmp_path / "a.crt", b"2"), mode=0o644)
+    finally:
+        os.umask(old)
+    assert sorted(os.listdir(tmp_path)) == ["a.crt", "a.key"]
+    assert (tmp_path / "a.key").read_bytes() == b"1"
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.key", "a.crt")] == [0o600, 0o644]
+
+
+def test_a_reader_keeps_the_file_that_it_has_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.crt"
+    put((path, b"old"))
+    with open(path, "rb") as handle:
+        put((path, b"new"))
+        assert handle.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_temporary_file_has_its_mode_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may open a key between its creation and a chmod."""
+    modes = []
+    original = os.open
+
+    def opened(path: Any, flags: int, mode: int = 0o777, **kwargs: Any) -> int:
+        handle = original(path, flags, mode, **kwargs)
+        if flags & os.O_CREAT:
+            modes.append(stat.S_IMODE(os.fstat(handle).st_mode))
+            assert flags & os.O_EXCL and flags & os.O_NOFOLLOW
+        return handle
+
+    monkeypatch.setattr(os, "open", opened)
+    old = os.umask(0)
+    try:
+        put((tmp_path / "a.key", b"secret"))
+    finally:
+        os.umask(old)
+    assert modes == [0o600]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Whatever fails at the second file: the first one is as it was, unless the renames have begun."""
+    first, second = tmp_path / "a.key", tmp_path / "b.crt"
+    put((first, b"old key"), (second, b"old certificate"))
+    calls = []
+    original = {"write": os.fdopen, "fsync": os.fsync, "rename": os.rename}[call]
+
+    class Full:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_args: object) -> None:
+            self.stream.close()
+
+        def fileno(self) -> int:
+            return int(self.stream.fileno())
+
+        def write(self, _data: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def failing(*arguments: Any, **kwargs: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) < (1 if call == "rename" else 2):
+            return original(*arguments, **kwargs)
+        if call == "write":
+            return Full(original(*arguments, **kwargs))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fdopen" if call == "write" else call, failing)
+    with pytest.raises(EtcdError, match=r"cannot be written: No space left on device. The old files are in force"):
+        put((first, b"new key"), (second, b"new certificate"))
+    monkeypatch.undo()
+    assert (first.read_bytes(), second.read_bytes()) == (b"old key", b"old certificate")
+    assert sorted(os.listdir(tmp_path)) == ["a.key", "b.crt"]
+
+
+def test_renames_are_back_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that takes time comes before the first of them, or after the last."""
+    done: list[str] = []
+    for name in ("fsync", "rename"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _n=name, _o=original: (done.append(_n), _o(*a))[1])
+    put((tmp_path / "a.key", b"1"), (tmp_path / "a.crt", b"2"))
+    assert done == ["fsync", "fsync", "rename", "rename", "fsync"]
+
+
+def test_links(tmp_path: Path) -> None:
+    """A link to a file stays one, a link to a directory is followed, a link to nowhere makes way."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real.crt").write_bytes(b"old")
+    (tmp_path / "a.crt").symlink_to(tmp_path / "far" / "real.crt")
+    (tmp_path / "near").symlink_to(tmp_path / "far")
+    (tmp_path / "b.crt").symlink_to("/nowhere/at/all")
+    put((tmp_path / "a.crt", b"new"), (tmp_path / "near" / "c.crt", b"c"), (tmp_path / "b.crt", b"b"))
+    assert (tmp_path / "a.crt").is_symlink() and (tmp_path / "far" / "real.crt").read_bytes() == b"new"
+    assert (tmp_path / "far" / "c.crt").read_bytes() == b"c"
+    assert not (tmp_path / "b.crt").is_symlink() and (tmp_path / "b.crt").read_bytes() == b"b"
+    assert sorted(os.listdir(tmp_path / "far")) == ["c.crt", "real.crt"]
+
+
+def test_directories(tmp_path: Path) -> None:
+    """An empty one makes way. What has content is not ours to remove, and nothing else is written either."""
+    (tmp_path / "empty.crt").mkdir()
+    put((tmp_path / "empty.crt", b"1"))
+    assert (tmp_path / "empty.crt").read_bytes() == b"1"
+    (tmp_path / "full.crt").mkdir()
+    (tmp_path / "full.crt" / "x").write_bytes(b"somebody's")
+    with pytest.raises(EtcdError, match=r"full.crt is a directory that is not empty.*Move it away"):
+        put((tmp_path / "other.crt", b"2"), (tmp_path / "full.crt", b"1"))
+    assert (tmp_path / "full.crt" / "x").exists() and not (tmp_path / "other.crt").exists()
+    assert _files.strays(str(tmp_path)) == []
+
+
+def test_directory_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(EtcdError, match=r"a.crt cannot be written: No such file or directory"):
+        put((tmp_path / "gone" / "a.crt", b"1"))
+
+
+def test_selinux_context_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played with an attribute that any filesystem has: this machine has no SELinux."""
+    attribute = "user.context"
+    path = tmp_path / "a.crt"
+    put((path, b"old"))
+    try:
+        os.setxattr(path, attribute, b"etcd_t")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    monkeypatch.setattr(_files._keep_context, "__defaults__", (attribute,))
+    put((path, b"new"))
+    assert os.getxattr(path, attribute) == b"etcd_t" and path.read_bytes() == b"new"
+
+
+def test_staging_directory_of_the_same_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "work").mkdir()
+    seen = []
+    monkeypatch.setattr(os, "rename", lambda a, b, _o=os.rename: (seen.append(os.path.dirname(a)), _o(a, b))[1])
+    _files.replace_file(str(tmp_path / "manifests" / "etcd.yaml"), b"x", 0o600, *ME, staging_dir=str(tmp_path / "work"))
+    assert seen == [str(tmp_path / "work")] and os.listdir(tmp_path / "manifests") == ["etcd.yaml"]
+
+
+def hold(path: str, ready: Any) -> None:
+    with _files.locked(path):
+        ready.set()
+        time.sleep(60)
+
+
+def test_lock(tmp_path: Path) -> None:
+    """The second one waits, says who it waits for, and gets it when the first one is killed."""
+    path = str(tmp_path / "lock")
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=hold, args=(path, ready))
+    holder.start()
+    try:
+        assert ready.wait(10)
+        with pytest.raises(
+            EtcdError, match=r"Another run is changing this host .*lock for more than 0 s"
+        ), _files.locked(path, seconds=0.2):
+            pytest.fail("two have the lock")
+    finally:
+        holder.kill()
+        holder.join(10)
+    with _files.locked(path, seconds=5):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "words"),
+    [
+        (lambda path: path.write_bytes(b"x"), b"x", ""),
+        (lambda path: path.write_bytes(b""), b"", "empty"),
+        (lambda _path: None, None, "missing"),
+        (lambda path: path.mkdir(), None, "a directory"),
+        (lambda path: path.symlink_to("/nowhere"), None, "a link that leads nowhere"),
+    ],
+)
+def test_read_or_say(tmp_path: Path, make: Any, data: bytes | None, words: str) -> None:
+    make(tmp_path / "a")
+    assert _files.read_or_say(str(tmp_path / "a")) == (data, words)
+
+
+def test_strays_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".kubeadm-etcd-1", "ca.crt", ".other"):
+        (tmp_path / name).write_bytes(b"x")
+    _files.remove_strays(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == [".other", "ca.crt"]
+    assert _files.strays(str(tmp_path / "gone")) == []

@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain runs, whatever the shell has set.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
-.PHONY: help demo test setup lint unit sanity package molecule integration bench format docs changelog venv venvs down clean
+.PHONY: help demo test setup lint unit mutations sanity package molecule integration bench format docs changelog venv venvs down clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -14,7 +14,7 @@ demo: venv ## three healthy members on this machine, from nothing; a minute the 
 	@tests/tools/demo
 
 test: ## every check, from formatting to real hosts (about 15 minutes); the first that fails ends it
-	@MAKE="$(MAKE)" tests/tools/stages setup lint unit sanity package molecule integration
+	@MAKE="$(MAKE)" tests/tools/stages setup lint unit mutations sanity package molecule integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab
 	lab/lab setup
@@ -32,6 +32,9 @@ unit: venvs ## unit tests, with the newest Python and with the oldest that a hos
 	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, as on an old host: Python %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
 	.venv-hosts/bin/python -m pytest tests/unit
 
+mutations: venv ## bugs made on purpose, each of which has to make a unit test fail
+	python tests/tools/mutations.py
+
 sanity: venv ## ansible-test sanity, without an ignore file
 	tests/tools/sanity
 
@@ -45,8 +48,9 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 integration: venvs ## tests on hosts of the lab
 	pytest --durations=5 tests/integration
 
-bench: venv ## the page by hand against site.yml
+bench: venv ## the page by hand against site.yml, and etcd_pki against kubeadm
 	bench/bench.py
+	bench/pki.py
 
 format: venv ## formats Python, and mends what ruff can
 	ruff check --fix .

@@ -348,12 +348,14 @@ def step_install(
     """Put certificates and keys into place, each pair back to back, after all of them have been checked."""
     before = observe(spec, now, ca_cert)
     reasons = list(before.reasons)
+    diff_before = _shown(*before.certificates)
     stray = remove_ca_key and before.ca_key and not spec.ca_host
     if stray:
         reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
     if os.path.isdir(spec.pending) and not certificates:
         reasons.append("pending: keys that an interrupted run left behind")
-    diff_before = _shown(*before.certificates)
+    if not reasons and not certificates:
+        return _installed(reasons, before.certificates, diff_before, diff_before)
     if check:
         authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
         due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}

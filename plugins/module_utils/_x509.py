@@ -26,6 +26,10 @@ try:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
+    # Since cryptography 39.
+    _QUICKLY: dict[str, Any] = (
+        {"unsafe_skip_rsa_key_validation": True} if int(CRYPTOGRAPHY_VERSION.split(".", maxsplit=1)[0]) >= 39 else {}
+    )
     _RSASSA_PSS = x509.ObjectIdentifier("1.2.840.113549.1.1.10")
     _USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 except ImportError:
@@ -73,10 +77,25 @@ def load_key(data: bytes | None, passphrase: str = "") -> Any:
         return None
     secret = passphrase.encode() if passphrase and is_encrypted(found.group(0)) else None
     try:
-        return serialization.load_pem_private_key(found.group(0) + b"\n", secret)
+        key = serialization.load_pem_private_key(found.group(0) + b"\n", secret, **_QUICKLY)
     except Exception:
         # ValueError, TypeError, UnsupportedAlgorithm: which one it is depends on the version of the library.
         return None
+    return key if _fits_itself(key) else None
+
+
+def _fits_itself(key: Any) -> bool:
+    """Whether the numbers of an RSA key belong together (as Go looks at them: crypto/rsa, Validate), but for being prime.
+
+    OpenSSL looks for primes for 35 ms each time that a key is read, which is most of what a run with nothing to do
+    would cost.
+    """
+    if not isinstance(key, rsa.RSAPrivateKey):
+        return True
+    numbers = key.private_numbers()
+    exponents = numbers.d * numbers.public_numbers.e
+    primes_fit = numbers.p * numbers.q == numbers.public_numbers.n
+    return primes_fit and all(exponents % (prime - 1) == 1 for prime in (numbers.p, numbers.q))
 
 
 def is_encrypted(data: bytes) -> bool:

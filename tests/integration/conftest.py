@@ -153,8 +153,7 @@ def lab() -> Iterator[Lab]:
     """Three hosts without any Kubernetes state."""
     it = Lab(os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest"), ["infra0", "infra1", "infra2"])
     it("up", "--hosts", "3")
-    if not os.environ.get("KUBEADM_ETCD_KEEP_LAB"):
-        it.fresh()
+    it.fresh()
     yield it
     if not os.environ.get("KUBEADM_ETCD_KEEP_LAB"):
         it("down")

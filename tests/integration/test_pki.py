@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,24 @@ while not os.path.exists("/run/test-is-over"):
         failed.append(repr(exc))
     time.sleep(0.2)
 print(json.dumps([good, failed]))
+"""
+
+# Looks for a text, which it is given backwards so as not to find itself, in all that processes are called with.
+PROCESSES = """
+import glob, json, os, sys, time
+text, looks, found = sys.argv[1][::-1].encode(), 0, set()
+while not os.path.exists(sys.argv[2]):
+    for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(path, "rb") as handle:
+                data = handle.read()
+        except OSError:
+            continue
+        if text in data or b"PRIVATE KEY" in data:
+            found.add(data[:300].decode(errors="replace"))
+    looks += 1
+    time.sleep(0.02)
+print(json.dumps([looks, sorted(found)]))
 """
 
 
@@ -286,7 +305,15 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
     vault = tmp_path / "vault.yml"
     vault.write_text(f"etcd_ca_key_passphrase: {secret}\n", encoding="utf-8")
     locked = made["etcd.key"].read_bytes()
-    run = lab.site(*base, "-e", f"@{vault}", "-vvvv", "--diff", ANSIBLE_PIPELINING="False")
+    here = tmp_path / "over"
+    watch = subprocess.Popen(
+        [sys.executable, "-c", PROCESSES, secret[::-1], str(here)], stdout=subprocess.PIPE, text=True
+    )
+    with meanwhile(lab, lab.hosts, PROCESSES, secret[::-1], "/run/test-is-over") as processes:
+        run = lab.site(*base, "-e", f"@{vault}", "-vvvv", "--diff", ANSIBLE_PIPELINING="False")
+    here.touch()
+    processes["the controller"] = json.loads(watch.communicate(timeout=30)[0])
+    assert all(looks > 50 and found == [] for looks, found in processes.values()), processes
     assert secret not in run.output and "PRIVATE KEY" not in run.output
     assert made["etcd.key"].read_bytes() == locked
     plain = lab.sh("infra0", f"cat {PKI}/etcd/ca.key").splitlines()[1]

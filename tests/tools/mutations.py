@@ -45,6 +45,7 @@ BUGS = [
     Bug("any size of RSA", X509, 'return f"RSA-{public_key.key_size}"', 'return "RSA-2048"', "test_x509.py"),
     Bug("any key fits", X509, "return public_fingerprint(one) == public_fingerprint(other)", "return True"),
     Bug("foreign key stays", PKI, '"its key belongs to another certificate", True', '"its key belongs to another certificate", False'),
+    Bug("a broken key is good", X509, "return key if _fits_itself(key) else None", "return key", "test_x509.py"),
     Bug("any CA", PKI, "authority is not None and not _x509.signed_by(certificate, authority)", "False"),
     Bug("CA by name", X509, "    public, data, signature =", "    return True\n    public, data, signature ="),
     Bug("CA by key only", X509, "if certificate.issuer != authority.subject:", "if False:"),

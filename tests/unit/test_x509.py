@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def test_keys_in_the_forms_that_people_have(tmp_path: Path, script: str, passphr
 def test_key_that_stays_closed(tmp_path: Path, passphrase: str) -> None:
     shell(tmp_path, "openssl genpkey -algorithm RSA -aes256 -pass pass:x -out k")
     assert _x509.load_key((tmp_path / "k").read_bytes(), passphrase) is None
+
+
+@pytest.mark.parametrize("part", ["d", "p", "modulus"])
+def test_rsa_key_whose_numbers_do_not_fit(tmp_path: Path, part: str) -> None:
+    """A flipped bit in well-formed PEM. Go would refuse the key, and etcd not start."""
+    shell(tmp_path, "openssl genrsa 2048 2>/dev/null | openssl rsa -outform DER -traditional -out k 2>/dev/null"
+                    " || openssl genrsa 2048 | openssl rsa -outform DER -out k")  # fmt: skip
+    der = (tmp_path / "k").read_bytes()
+    good = base64.encodebytes(der).decode()
+    form = "-----BEGIN RSA PRIVATE KEY-----\n{}-----END RSA PRIVATE KEY-----\n"
+    numbers = _x509.load_key(form.format(good).encode()).private_numbers()
+    number = {"d": numbers.d, "p": numbers.p, "modulus": numbers.public_numbers.n}[part]
+    old = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    assert der.count(old) == 1
+    bad = der.replace(old, old[:-20] + bytes([old[-20] ^ 1]) + old[-19:])
+    assert _x509.load_key(form.format(base64.encodebytes(bad).decode()).encode()) is None
 
 
 @pytest.mark.parametrize(

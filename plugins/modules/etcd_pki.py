@@ -192,22 +192,6 @@ EXAMPLES = r"""
         csrs: "{{ asked.csrs }}"
   register: signed
 
-- name: Have them signed by a CA that is elsewhere, instead
-  kubeadm.etcd.etcd_pki:
-    step: collect
-    name: infra0
-    address: 10.0.0.6
-    ca_cert: "{{ authority.ca_cert }}"
-    signing_dir: /srv/etcd-signing
-    requests:
-      - host: infra0
-        name: infra0
-        address: 10.0.0.6
-        csrs: "{{ asked.csrs }}"
-  delegate_to: localhost
-  register: collected
-  failed_when: collected.waiting | length > 0
-
 - name: Install the certificates
   kubeadm.etcd.etcd_pki:
     step: install
@@ -215,6 +199,49 @@ EXAMPLES = r"""
     address: 10.0.0.6
     ca_cert: "{{ authority.ca_cert }}"
     certificates: "{{ signed.signed.infra0 }}"
+  register: installed
+
+- name: Show how long they last
+  ansible.builtin.debug:
+    msg: "{{ installed.certificates | items2dict(key_name='kind', value_name='days_left') }}"
+
+- name: Fail where a certificate ends within 60 days, or is wrong, and change nothing
+  kubeadm.etcd.etcd_pki:
+    step: install
+    name: infra0
+    address: 10.0.0.6
+    renewal_window: 1440h
+  check_mode: true
+  register: would
+  failed_when: would.reasons | length > 0
+
+- name: Ask for a new peer certificate, over the same key
+  kubeadm.etcd.etcd_pki:
+    step: request
+    name: infra0
+    address: 10.0.0.6
+    renew: [peer]
+  register: again
+
+- name: Collect what a CA that is elsewhere has signed
+  kubeadm.etcd.etcd_pki:
+    step: collect
+    name: infra0
+    address: 10.0.0.6
+    ca_cert: "{{ authority.ca_cert }}"
+    signing_dir: "{{ playbook_dir }}/etcd-signing"
+    requests:
+      - host: infra0
+        name: infra0
+        address: 10.0.0.6
+        csrs: "{{ again.csrs }}"
+  delegate_to: localhost
+  become: false
+  register: collected
+
+- name: Say what it has not signed yet
+  ansible.builtin.debug:
+    msg: "{{ collected.waiting }}"
 """
 
 RETURN = r"""

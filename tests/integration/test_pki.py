@@ -65,7 +65,7 @@ while not os.path.exists(sys.argv[2]):
                 data = handle.read()
         except OSError:
             continue
-        if text in data or b"PRIVATE KEY" in data:
+        if text in data or b"PRIVATE " + b"KEY" in data:
             found.add(data[:300].decode(errors="replace"))
     looks += 1
     time.sleep(0.02)
@@ -320,7 +320,7 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
     for host in lab.hosts:
         assert lab.sh(host, f"cat {PKI}/etcd/ca.crt").strip() == made["etcd.crt"].read_text(encoding="utf-8").strip()
         found = lab.sh(
-            host, f"grep -rlE '{plain}|{secret}' /etc /root /tmp /home /var/tmp /run 2>/dev/null || true"
+            host, f"grep -rlF -e '{plain}' -e '{secret}' /etc /root /tmp /home /var/tmp /run 2>/dev/null || true"
         ).split()
         assert found == ([f"{PKI}/etcd/ca.key"] if host == "infra0" else [])
     whole(lab)

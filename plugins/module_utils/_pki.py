@@ -314,7 +314,7 @@ def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf,
 
 def file_modes() -> dict[str, int]:
     """Every file that a member has, below pki_dir, and its mode (kubeadm, pki_helpers.go)."""
-    leaves = [(f"{place}{end}", mode) for place, *_ in LEAVES.values() for end, mode in _MODES.items()]
+    leaves = [(f"{place}{end}", mode) for place, *_rest in LEAVES.values() for end, mode in _MODES.items()]
     return {**dict(leaves), "etcd/ca.crt": 0o644}
 
 

@@ -185,7 +185,7 @@ def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, no
         raise EtcdError(
             f"{directory}/ca.key is no private key, and ca.crt is missing. Restore both, or move the key away."
         )
-    elif any(os.path.exists(spec.path(place + ".crt")) for place, *_ in LEAVES.values()):
+    elif any(os.path.exists(spec.path(place + ".crt")) for place, *_rest in LEAVES.values()):
         raise EtcdError(
             f"{directory}/ca.crt is missing, ca.key is there, and certificates have been issued. Members trust the"
             " ca.crt that was: copy it back from one of them. Only if there is none left, move ca.key and the"

@@ -177,7 +177,7 @@ def test_two_runs_at_once(cluster: Lab) -> None:
     def renew() -> None:
         runs.append(cluster.play("-e", '{"etcd_renew_keys": true}', playbook=RENEW))
 
-    threads = [threading.Thread(target=renew) for _ in range(2)]
+    threads = [threading.Thread(target=renew) for _number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -160,7 +160,7 @@ PAIRS = [pair for pair in itertools.combinations(FAULTS, 2) if not set(FAULTS[pa
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_two_reasons(tmp_path: Path, pair: tuple[str, str]) -> None:
-    (fields, options, *_), (more_fields, more_options, *_) = (FAULTS[code] for code in pair)
+    (fields, options, *_rest), (more_fields, more_options, *_rest) = (FAULTS[code] for code in pair)
     found = judged(tmp_path, replace(Files(), **fields, **more_fields), **options, **more_options)
     expected = set(pair) - HIDDEN_BY.get(pair[0], set()) - HIDDEN_BY.get(pair[1], set())
     assert {(reason.code, reason.text) for reason in found} == {(code, FAULTS[code][2]) for code in expected}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Iterator
 
+import pytest
 import yaml
 
 from .conftest import ROOT, Lab
@@ -32,9 +34,17 @@ def for_one_member(value: object, address: str) -> object:
     return address if value == "10.0.0.6" else value
 
 
-def test_examples(lab: Lab, tmp_path: Path) -> None:
-    """Every task of every example ends well, and what they make together is a member that is healthy."""
+@pytest.fixture
+def fresh(lab: Lab) -> Iterator[Lab]:
+    """Hosts as new, before and after: the member of one would be in the way of the cluster of three."""
     lab.fresh()
+    yield lab
+    lab.fresh()
+
+
+def test_examples(fresh: Lab, tmp_path: Path) -> None:
+    """Every task of every example ends well, and what they make together is a member that is healthy."""
+    lab = fresh
     address = lab.addresses()["infra0"]
     tasks = [task for module in MODULES for task in for_one_member(examples(module), address)]
     kubelet = [

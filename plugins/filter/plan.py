@@ -47,6 +47,11 @@ options:
     description: Where requests go for a CA that signs elsewhere, for messages.
     type: str
     default: ""
+  lost:
+    description: Hosts that the run began with and that have failed or cannot be reached.
+    type: list
+    elements: str
+    default: []
   remove_stray_ca_keys:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
@@ -65,7 +70,8 @@ _value:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
       one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
       the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose ca.key is
-      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), problems and warnings.
+      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), lines (the plan for
+      people), problems and warnings.
   type: dict
 """
 
@@ -82,6 +88,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     ca_problems,
     decide,
     elsewhere_warnings,
+    lost_problems,
+    plan_lines,
     signs_elsewhere,
     stray_ca_keys,
 )
@@ -133,6 +141,7 @@ def plan(
     allow_interruption: bool = False,
     remove_stray_ca_keys: bool = False,
     signing_dir: str = "",
+    lost: list[str] | None = None,
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -146,8 +155,10 @@ def plan(
     observations = {
         host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})
     }
+    missing = [member.host for member in found.members if member.host in (lost or [])]
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
-    if found.problems:
+    problems += lost_problems(missing)
+    if found.problems or missing:
         decision = Plan(REFUSE)
     else:
         problems += ca_problems(found, observations, own_ca)
@@ -170,6 +181,7 @@ def plan(
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(found, observations),
         "remove_ca_key": stray,
         "elsewhere": elsewhere,
+        "lines": merge_hosts(plan_lines(found, decision, observations), members),
         "speaker": members[0] if members else None,
         "problems": merge_hosts([*problems, *decision.problems], members),
         "warnings": merge_hosts([*warnings, *decision.warnings], members),

@@ -119,7 +119,7 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
                 REFUSE,
                 problems=[
                     f"Cluster {cluster.name!r} does not run, and {', '.join(absent)} are not part of this run: whether"
-                    " a new cluster may be founded can be seen on all hosts only. Run again without --limit."
+                    " a new cluster may be founded can be seen on all hosts only. Run again without --limit and serial."
                 ],
             )
         # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
@@ -184,6 +184,49 @@ def decide_with_cluster(
     if unstarted or order:
         return Plan(ROLLING, order=unstarted + order, gated=not small, warnings=warnings)
     return Plan(NOTHING, warnings=warnings)
+
+
+def lost_problems(lost: list[str]) -> list[str]:
+    """Why a run goes no further without hosts that it began with."""
+    if not lost:
+        return []
+    return [
+        f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and what is right for a cluster depends"
+        f" on all of its members. Repair that, or leave them out on purpose: --limit 'all:{':'.join('!' + h for h in lost)}'."
+    ]
+
+
+# What the parts of a host are called in a plan, in the order in which they are seen to.
+PARTS = {
+    "kubelet": "kubelet",
+    "ca": "CA",
+    "certificates": "certificates",
+    "config": "kubeadmcfg.yaml",
+    "manifest": "manifest",
+}
+
+
+def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observation]) -> list[str]:
+    """A plan for people: what is done to the cluster, then to which host and why, as HOST: PART: REASON."""
+    count = len(cluster.members)
+    leading = [host for host, observation in observations.items() if observation["etcd"].get("leader")]
+    order = ", ".join(plan.order)
+    if len(plan.order) > 1 and plan.order[-1] in leading:
+        order += " (the leader, last)"
+    details = [
+        f"{host}: {name}: {reason}"
+        for part, name in PARTS.items()
+        for host, observation in observations.items()
+        for reason in observation["reasons"].get(part, [])
+    ]
+    words = {
+        BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
+        START: f"it does not run; what has data is started: {', '.join(plan.start)}" if plan.start else "all are ready",
+        ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
+        NOTHING: "no member is restarted" if details else "nothing to do",
+        REFUSE: "nothing is changed",
+    }
+    return [f"cluster {cluster.name}: {words[plan.action]}", *details]
 
 
 def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:

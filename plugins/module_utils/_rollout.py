@@ -36,14 +36,16 @@ ANSWER = 5.0
 # at 90 % (server/etcdserver/server.go, readyPercentThreshold), and a busy leader is always some entries ahead.
 MOST_LAG = 1000
 
+# Restarts by the kubelet after which a new manifest counts as one that does not work: 25 to 35 s after it was installed.
+CRASHES = 2
+
 # The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
 # the old pod 30 s to end.
 SETTLED_AFTER = 60.0
 
 WHERE_TO_LOOK = (
     "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
-    " /var/log/pods/kube-system_etcd-*/etcd/. The new manifest stays, no further member has been touched; mend it and"
-    " run again."
+    " /var/log/pods/kube-system_etcd-*/etcd/. No further member has been touched; mend it and run again."
 )
 
 
@@ -299,8 +301,14 @@ def cause_of_death(log: str) -> str | None:
     return next((line[:400] for line in plain if line.startswith("panic:")), plain[0][:400] if plain else None)
 
 
-def newest_log(since: float) -> str:
-    """The log of the etcd container that wrote last; empty where none did after `since` (Unix seconds)."""
+def last_lines(log: str, count: int = 5) -> str:
+    """The last lines of a log of the kubelet, one below the other; empty where there are none."""
+    lines = [(line.split(" ", 3) + [""] * 3)[3][:300] for line in log.splitlines()[-count:]]
+    return "".join(["\nThe last lines of its log:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
+
+
+def newest_log_path(since: float) -> str | None:
+    """The log of the etcd container that wrote last; None where none did after `since` (Unix seconds)."""
     found = []
     for path in glob.glob("/var/log/pods/kube-system_etcd-*/etcd/*.log"):
         try:
@@ -309,7 +317,13 @@ def newest_log(since: float) -> str:
             # The kubelet removes it with its pod.
             continue
     written, path = max(found, default=(0.0, ""))
-    return (read_text(path) or "") if written >= since else ""
+    return path if found and written >= since else None
+
+
+def restarts_of(path: str | None) -> int:
+    """How often the kubelet has restarted a container, by the name of its log (.../etcd/2.log: twice)."""
+    name = os.path.basename(path or "").split(".", maxsplit=1)[0]
+    return int(name) if name.isdigit() else 0
 
 
 def wait_for_member(
@@ -318,7 +332,8 @@ def wait_for_member(
     """Wait until the member runs as wanted, is ready, healthy and has caught up. Returns the seconds it took.
 
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
-    be the new manifest's. EtcdError after `timeout` seconds: which stage was not reached, what was seen, where to look.
+    be the new manifest's. EtcdError after `timeout` seconds, or as soon as the process of a new manifest has died
+    several times: which stage was not reached, and what was seen.
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
@@ -340,13 +355,19 @@ def wait_for_member(
         # One that has just died again has not come back.
         if not problem and find_etcd_process(target.name) == process:
             return time.monotonic() - start
-        if time.monotonic() - start > timeout:
-            times = f" etcd was started {len(seen)} times." if len(seen) > 1 else ""
-            cause = cause_of_death(newest_log(started_at))
+        waited = time.monotonic() - start
+        path = newest_log_path(started_at)
+        # A new manifest is a new pod, whose restarts are counted from 0. Without an old process the pod may be an old one.
+        crashed = restarts_of(path) if old else 0
+        if waited > timeout or crashed >= CRASHES:
+            count = max(len(seen), crashed)
+            times = f" etcd was started {count} times." if count > 1 else ""
+            log = (read_text(path) or "") if path else ""
+            cause = cause_of_death(log)
             said = f" Its log says: {cause}." if cause else ""
             raise EtcdError(
-                f"{target.name}: waited {timeout:.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"
-                f" {WHERE_TO_LOOK}"
+                f"{target.name}: waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"
+                + last_lines(log)
             )
         time.sleep(POLL)
 

@@ -146,6 +146,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
+# In the work directory: the manifest before the last change. The kubelet would read it in its own directory.
+PREVIOUS = "etcd.yaml.previous"
+
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Render, compare, install and wait; the module's result."""
@@ -178,11 +181,17 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 set_mode(item, mode)
         old = _rollout.find_etcd_process(target.name) if target and content else None
         if content:
+            if before:
+                replace_file(os.path.join(params["work_dir"], PREVIOUS), before.encode(), FILE_MODE)
             replace_file(path, wanted.encode(), FILE_MODE, staging_dir=params["work_dir"])
         if target:
-            command = _kubeadm.manifest_arguments(read_text(path) or "")
-            settled = _rollout.younger_than(path)
-            waited = _rollout.wait_for_member(target, command, old, params["timeout"], settled)
+            try:
+                waited = wait(target, path, old, params["timeout"])
+            except EtcdError as exc:
+                # Only what ran before is worth having back. What was down already may come up with either.
+                if not (content and before and old):
+                    raise EtcdError(f"{exc} {_rollout.WHERE_TO_LOOK}") from exc
+                raise EtcdError(f"{exc} {put_back(target, path, before, params)}") from exc
     return {
         "changed": bool(reasons),
         "manifest": path,
@@ -195,6 +204,26 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             "after": wanted if content else before or "",
         },
     }
+
+
+def wait(target: _rollout.Target, path: str, old: _rollout.Process | None, timeout: float) -> float:
+    """Wait until the member runs with the manifest that is installed; seconds."""
+    command = _kubeadm.manifest_arguments(read_text(path) or "")
+    return _rollout.wait_for_member(target, command, old, timeout, _rollout.younger_than(path))
+
+
+def put_back(target: _rollout.Target, path: str, previous: str, params: dict[str, Any]) -> str:
+    """Install the manifest that the member ran with before, and say what became of it."""
+    old = _rollout.find_etcd_process(target.name)
+    replace_file(path, previous.encode(), FILE_MODE, staging_dir=params["work_dir"])
+    try:
+        wait(target, path, old, params["timeout"])
+    except EtcdError as exc:
+        return f"The previous manifest was put back, and the member does not come up with it either: {exc} {_rollout.WHERE_TO_LOOK}"
+    return (
+        "The previous manifest was put back, and the member is healthy with it. No further member has been touched; correct what"
+        " was changed, and run again."
+    )
 
 
 def main() -> None:

@@ -239,9 +239,7 @@ def test_finding_a_real_process(tmp_path: Path) -> None:
 def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
     monkeypatch.setattr(_rollout, "POLL", 0.01)
-    with pytest.raises(
-        EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\..*journalctl"
-    ):
+    with pytest.raises(EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\."):
         _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
 
 

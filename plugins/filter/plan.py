@@ -84,6 +84,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     BOOTSTRAP,
     REFUSE,
     Plan,
+    alarm_warnings,
     broken_ca_hosts,
     ca_problems,
     decide,
@@ -163,6 +164,7 @@ def plan(
     else:
         problems += ca_problems(found, observations, own_ca)
         decision = decide(found, observations, allow_interruption)
+        warnings += alarm_warnings(found, observations)
     signer = observations.get(found.ca_host)
     bring_in = bool(
         signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]

@@ -166,6 +166,10 @@ class EtcdClient:
             for item in data.get("members", [])
         ]
 
+    def update_member(self, member_id: int, peer_urls: list[str]) -> None:
+        """Tell the cluster under which URLs a member's peers reach it from now on."""
+        self.call("cluster/member/update", {"ID": str(member_id), "peerURLs": peer_urls})
+
     def alarms(self) -> list[Alarm]:
         """Alarms of all members."""
         data = self.call("maintenance/alarm", {"action": "GET"})

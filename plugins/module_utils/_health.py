@@ -39,11 +39,14 @@ class Seen:
 
 @dataclass
 class Report:
-    """The judgement. problems: the cluster is not as it should be; warnings: it soon may not be."""
+    """The judgement. problems: the cluster is not as it should be; warnings: it soon may not be.
+
+    lasting: the only problems are alarms, which stay until a person disarms them: nothing to wait for."""
 
     members: list[dict[str, Any]]
     healthy: bool
     quorum: bool
+    lasting: bool
     leader: str
     cluster_id: str
     version: str
@@ -101,9 +104,10 @@ def evaluate(seen: list[Seen], now: float, certificate_warning: float) -> Report
         problems.append("The members do not agree on the membership.")
     names = {member.id: member.name or f"{member.id:x}" for member in listed_members}
     alarms = {alarm for item in answered for alarm in item.alarms}
-    problems += [
-        f"Alarm {alarm.kind} at {names.get(alarm.member_id, format(alarm.member_id, 'x'))}." for alarm in alarms
-    ]
+    raised = [f"Alarm {alarm.kind} at {names.get(alarm.member_id, format(alarm.member_id, 'x'))}." for alarm in alarms]
+    # A member with an alarm says that it is not healthy for that reason.
+    lasting = bool(raised) and all(" is not healthy: ALARM " in text for text in problems)
+    problems += raised
     highest = max((item.status.raft_index for item in answered if item.status), default=0)
     rows = [row(item, names, highest, alarms, now) for item in seen]
     for line in rows:
@@ -114,6 +118,7 @@ def evaluate(seen: list[Seen], now: float, certificate_warning: float) -> Report
     return Report(
         members=rows,
         healthy=not problems,
+        lasting=lasting,
         quorum=healthy_count >= voters // 2 + 1,
         leader=leader,
         cluster_id=next(iter(clusters), ""),

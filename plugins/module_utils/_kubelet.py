@@ -116,6 +116,15 @@ def restart_reasons(unit: Unit, spec: KubeletSpec, newest_file: float) -> list[s
     return reasons
 
 
+def unit_problems(unit: Unit) -> list[str]:
+    """Why the kubelet could not be started, in words."""
+    if unit.load_state != "masked":
+        return []
+    return [
+        "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again."
+    ]
+
+
 def config_problems(spec: KubeletSpec) -> list[str]:
     """What etcd_kubelet_config may not change, in words."""
     problems = []

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process, metrics_of, value_of_flag
+from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
+    find_etcd_process,
+    is_ready,
+    metrics_of,
+    stale_directory,
+    value_of_flag,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 
@@ -44,6 +50,8 @@ def observe(params: Params) -> dict[str, Any]:
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
+    if etcd["stale"]:
+        manifest_reasons.append(etcd["stale"])
     kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
@@ -80,18 +88,22 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     local = "[::1]" if ":" in params["address"] else "127.0.0.1"
     # A running member is asked where it listens, which may be what is to be changed.
     default = f"http://{local}:{params['metrics_port']}/readyz"
-    ready = process is not None and probe(metrics_of(process, default), 2.0)[0]
+    pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
+    stale = stale_directory(process, pki_dir)
+    # One that has no files any more cannot be counted on, whatever it says.
+    ready = process is not None and not stale and is_ready(metrics_of(process, default))
     result: dict[str, Any] = {
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
         "cluster_id": wal.cluster_id if wal else None,
         "member_id": wal.member_id if wal else None,
         "running": process is not None,
+        "stale": stale,
         "ready": ready,
         "leader": False,
         "members": None,
+        "alarms": [],
     }
-    pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
     ca, cert, key = (os.path.join(pki_dir, name) for name in names)
     if not all(os.path.isfile(path) for path in (ca, cert, key)):
@@ -106,7 +118,13 @@ def observe_etcd(params: Params) -> dict[str, Any]:
             endpoint = (value_of_flag(process.argv, "advertise-client-urls") or endpoint).split(",")[0]
         try:
             client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
-            result["members"] = [asdict(entry) for entry in client.members()]
+            listed = client.members()
+            result["members"] = [asdict(entry) for entry in listed]
+            called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
+            result["alarms"] = [
+                {"kind": alarm.kind, "member": called.get(alarm.member_id, f"{alarm.member_id:x}")}
+                for alarm in client.alarms()
+            ]
             if itself:
                 status = client.status()
                 result["leader"] = status.leader == status.member_id
@@ -197,11 +215,13 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
         program=shutil.which("kubelet") or "/usr/bin/kubelet",
     )
     problems.extend(_kubelet.config_problems(spec))
+    unit = _host.kubelet_unit()
+    problems.extend(_kubelet.unit_problems(unit))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
     reasons = _kubelet.file_reasons(files, {path: read_text(path) for path in files})
     newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
-    restart = _kubelet.restart_reasons(_host.kubelet_unit(), spec, newest)
+    restart = _kubelet.restart_reasons(unit, spec, newest)
     if not os.path.isdir(params["manifests_dir"]):
         reasons.append(f"{params['manifests_dir']}: missing")
         # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).

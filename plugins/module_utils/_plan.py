@@ -55,6 +55,7 @@ class MemberView:
     member: Member
     has_data: bool | None
     formed: bool
+    running: bool
     ready: bool
     listed: bool
     published: bool
@@ -73,12 +74,13 @@ def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any
 
 def view(member: Member, observation: Observation | None, listed: list[Mapping[str, Any]] | None) -> MemberView:
     """Put together what is known of one member."""
-    entry = next((item for item in listed or [] if _is_entry_of(item, member)), None)
+    entry = entry_of(member, listed or [])
     etcd: Mapping[str, Any] = observation["etcd"] if observation else {}
     return MemberView(
         member=member,
         has_data=bool(etcd["has_data"]) if observation else None,
         formed=bool(etcd.get("formed")),
+        running=bool(etcd.get("running")),
         ready=bool(etcd.get("ready")),
         listed=entry is not None,
         published=bool(entry and entry.get("client_urls")),
@@ -87,12 +89,27 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
     )
 
 
-def _is_entry_of(entry: Mapping[str, Any], member: Member) -> bool:
-    """Whether a line of the membership is this member's: by name, or by peer address where it has not started."""
-    if entry.get("name"):
-        return bool(entry["name"] == member.name)
-    host = f"[{member.address}]" if ":" in member.address else member.address
+def entry_of(member: Member, listed: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """A member's line of the membership: by name, or by peer address where it has not started; None without one."""
+    return next(
+        (
+            entry
+            for entry in listed
+            if (entry["name"] == member.name if entry.get("name") else _has_address(entry, member.address))
+        ),
+        None,
+    )
+
+
+def _has_address(entry: Mapping[str, Any], address: str) -> bool:
+    """Whether a line of the membership has this address in a peer URL."""
+    host = f"[{address}]" if ":" in address else address
     return any(str(url).rsplit("://", 1)[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
+
+
+def _names_member(entry: Mapping[str, Any], members: list[Member]) -> bool:
+    """Whether a line of the membership is one of these members'."""
+    return any(entry_of(member, [entry]) for member in members)
 
 
 def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_interruption: bool = False) -> Plan:
@@ -102,10 +119,12 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     """
     listed = membership(observations)
     views = [view(member, observations.get(member.host), listed) for member in cluster.members]
-    problems = foreign_data_problems(cluster, observations)
+    problems = foreign_data_problems(cluster, observations) + corruption_problems(cluster, observations)
     if problems:
         return Plan(REFUSE, problems=problems)
-    if listed is None:
+    # A first run that was killed: members that tell the list they were started with, and never had a leader.
+    unborn = not any(item.has_data is None or item.formed or item.ready for item in views)
+    if listed is None or unborn:
         return decide_without_cluster(cluster, views)
     return decide_with_cluster(cluster, views, listed, allow_interruption)
 
@@ -144,7 +163,21 @@ def decide_with_cluster(
     problems = []
     for item in views:
         host = item.member.host
-        if not item.listed:
+        other = next(
+            (
+                e
+                for e in listed
+                if e.get("name") not in (None, "", item.member.name) and _has_address(e, item.member.address)
+            ),
+            None,
+        )
+        if not item.listed and other and not _names_member(other, [view.member for view in views]):
+            problems.append(
+                f"{host}: the member at {item.member.address} is called {other['name']} in the running cluster"
+                f" {cluster.name!r}, not {item.member.name}. A member keeps its name for life: set etcd_member_name:"
+                f" {other['name']} for this host. The host itself may be called what you like."
+            )
+        elif not item.listed:
             problems.append(
                 f"{host}: {item.member.name} is not in the membership of the running cluster {cluster.name!r}. Adding"
                 " or replacing a member is not part of this playbook; nothing has been changed."
@@ -160,7 +193,7 @@ def decide_with_cluster(
         f"The running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
         " does not have. It is left alone."
         for entry in listed
-        if not any(_is_entry_of(entry, member) for member in expected)
+        if not _names_member(entry, expected)
     ]
     if problems:
         return Plan(REFUSE, problems=problems, warnings=warnings)
@@ -168,6 +201,10 @@ def decide_with_cluster(
     unstarted = [item.member.host for item in views if item.has_data is False]
     down = [item for item in views if item.has_data and not item.ready]
     order = [item.member.host for item in down]
+    # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
+    stopped = [item.member.host for item in views if not item.running and item.has_data is not None]
+    if stopped and not any(item.ready for item in views):
+        return Plan(START, start=stopped, warnings=warnings)
     # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
     differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
     order += differing
@@ -221,7 +258,9 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
     ]
     words = {
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
-        START: f"it does not run; what has data is started: {', '.join(plan.start)}" if plan.start else "all are ready",
+        START: f"no member is ready; what does not run is started: {', '.join(plan.start)}"
+        if plan.start
+        else "all are ready",
         ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
         NOTHING: "no member is restarted" if details else "nothing to do",
         REFUSE: "nothing is changed",
@@ -241,6 +280,38 @@ def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observati
     return [
         f"The data directories of {cluster.name!r} belong to different clusters ({listed}). Move away the one that does"
         " not belong here (nothing is deleted by this playbook), or correct the inventory."
+    ]
+
+
+def alarmed(observations: Mapping[str, Observation], kind: str) -> list[str]:
+    """Names of the members with an alarm, as the first host that could ask tells it."""
+    alarms: list[Mapping[str, str]] = next(
+        (o["etcd"]["alarms"] for o in observations.values() if o["etcd"].get("alarms")), []
+    )
+    return sorted(alarm["member"] for alarm in alarms if alarm["kind"] == kind)
+
+
+def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """Why a cluster whose data is in doubt is left as it is (etcd's CORRUPT alarm, server/etcdserver/corrupt.go)."""
+    names = alarmed(observations, "CORRUPT")
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: alarm CORRUPT in cluster {cluster.name!r}: the data of this member is not that of the others. A"
+        " restart does not mend it. Find out which member is wrong (`etcdctl endpoint hashkv --cluster`), remove it, add it"
+        " again empty, and then `etcdctl alarm disarm`. Until then the cluster is left as it is."
+    ]
+
+
+def alarm_warnings(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """What a full database means for a run: it may be the very one that raises the quota, so it goes on."""
+    names = alarmed(observations, "NOSPACE")
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: alarm NOSPACE: the database has reached its quota, and cluster {cluster.name!r} refuses all writes."
+        " Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args; then `etcdctl alarm disarm`"
+        " (docs/operations.md)."
     ]
 
 

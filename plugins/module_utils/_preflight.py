@@ -54,8 +54,8 @@ def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool)
     for port, owner in sorted(facts["listeners"].items()):
         if not is_ours(owner["argv"], member.name):
             problems.append(
-                f"port {port} is taken by {owner['program']} (pid {owner['pid']}). Stop it, or set etcd_client_port,"
-                " etcd_peer_port or etcd_metrics_port."
+                f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}). Stop it, or set"
+                " etcd_client_port, etcd_peer_port or etcd_metrics_port."
             )
     if facts["swaps"]:
         problems.append(
@@ -94,6 +94,12 @@ def program_problems(facts: Facts) -> list[str]:
 def is_ours(argv: list[str], name: str) -> bool:
     """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
     return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv
+
+
+def name_of(argv: list[str]) -> str:
+    """The name of another etcd, for a message: where a host was renamed in the inventory, it is this member's."""
+    flags = (item.split("=", 1)[1] for item in argv if item.startswith("--name="))
+    return next((f", member {name}" for name in flags), "")
 
 
 def host_warnings(facts: Facts) -> list[str]:

@@ -162,6 +162,34 @@ def metrics_of(process: Process, default: str) -> str:
     return f"{urls.split(',')[0].rstrip('/')}/readyz" if urls else default
 
 
+def is_ready(url: str) -> bool:
+    """Whether a running member can serve a linearizable read. Asked again for some seconds: it may be an election."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        if probe(url, ANSWER)[0]:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1.0)
+
+
+def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/proc") -> str:
+    """Why a running etcd no longer sees its certificates: their directory was removed and made again; empty where it does.
+
+    A container holds the directory that was there when it was made (a bind mount), whatever becomes of its name.
+    """
+    path = os.path.join(pki_dir, "etcd")
+    if process is None:
+        return ""
+    try:
+        seen, there = os.stat(f"{proc_root}/{process.pid}/root{path}"), os.stat(path)
+    except OSError:
+        return ""
+    if os.path.samestat(seen, there):
+        return ""
+    return f"etcd: runs with a former {path}, which was removed or replaced; it is restarted to see the files that are there"
+
+
 # --- Before ----------------------------------------------------------------------------------------------------------
 
 
@@ -202,21 +230,45 @@ def ask_health(url: str, target: Target) -> str | None:
     return None if code == 200 else brief(said) or f"it answers {code}"
 
 
-def look_at_others(target: Target, first: str | None) -> tuple[list[Other], str | None]:
-    """The other members of the running cluster, or why nobody could be asked for them. first: where to ask first."""
+def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient, list[Member]]:
+    """The membership as a quorum knows it, and who told it. EtcdError where nobody does.
+
+    process: the member as it runs, which is asked first, and where it listens now.
+    """
     answers: list[str] = []
+    first = (value_of_flag(process.argv, "advertise-client-urls") or "").split(",")[0] if process else ""
     for url in dict.fromkeys([*([first] if first else []), *target.urls]):
         try:
-            members = EtcdClient(url, *target.credentials, timeout=ANSWER).members(linearizable=True)
+            client = EtcdClient(url, *target.credentials, timeout=ANSWER)
+            return client, client.members(linearizable=True)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
-            continue
-        others = [member for member in members if member.name != target.name]
-        return (
-            [describe_other(m, ask_health(m.client_urls[0], target) if m.started else None) for m in others],
-            None,
-        )
-    return [], "no member tells the membership: " + "; ".join(answers)
+    raise EtcdError(f"no member tells the membership: {'; '.join(answers)}.")
+
+
+def look_at_others(target: Target, process: Process) -> tuple[list[Other], str | None]:
+    """The other members of the running cluster, or why nobody could be asked for them."""
+    try:
+        _client, members = ask_membership(target, process)
+    except EtcdError as exc:
+        return [], str(exc).rstrip(".")
+    others = [member for member in members if member.name != target.name]
+    return [describe_other(m, ask_health(m.client_urls[0], target) if m.started else None) for m in others], None
+
+
+def announce_peer_urls(target: Target, process: Process | None, wanted: list[str], check: bool) -> list[str]:
+    """Tell the cluster where a member's peers reach it from now on; the URLs that it knew, empty where they are wanted.
+
+    etcd reads --initial-advertise-peer-urls while it has no data only; after that the URLs are data of the cluster
+    (cluster API, MemberUpdate). check: only look. EtcdError where there is no quorum.
+    """
+    client, members = ask_membership(target, process)
+    entry = next((item for item in members if item.name == target.name), None)
+    if entry is None or sorted(entry.peer_urls) == sorted(wanted):
+        return []
+    if not check:
+        client.update_member(entry.id, wanted)
+    return entry.peer_urls
 
 
 def check_gate(target: Target) -> None:
@@ -232,8 +284,7 @@ def check_gate(target: Target) -> None:
         down = not probe(metrics_of(process, target.metrics), ANSWER)[0]
         problems: list[str] = []
         if not down:
-            first = (value_of_flag(process.argv, "advertise-client-urls") or "").split(",")[0]
-            others, silence = look_at_others(target, first or None)
+            others, silence = look_at_others(target, process)
             problems = [silence] if silence else gate_problems(target.name, others)
             if not problems:
                 return
@@ -326,6 +377,13 @@ def restarts_of(path: str | None) -> int:
     return int(name) if name.isdigit() else 0
 
 
+def restarts_since(before: str | None, path: str | None) -> int:
+    """Restarts of a container since its log was `before`. A new manifest is a new pod, with logs in a directory of its own."""
+    same_pod = before and path and os.path.dirname(before) == os.path.dirname(path)
+    # The process that was stopped on purpose is no crash.
+    return restarts_of(path) - (restarts_of(before) + 1 if same_pod else 0)
+
+
 def wait_for_member(
     target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
 ) -> float:
@@ -337,6 +395,7 @@ def wait_for_member(
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
+    last_log = newest_log_path(0.0)
     while True:
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
@@ -357,8 +416,8 @@ def wait_for_member(
             return time.monotonic() - start
         waited = time.monotonic() - start
         path = newest_log_path(started_at)
-        # A new manifest is a new pod, whose restarts are counted from 0. Without an old process the pod may be an old one.
-        crashed = restarts_of(path) if old else 0
+        # What was down before may have its time, and may need the other members to come up.
+        crashed = restarts_since(last_log, path) if old else 0
         if waited > timeout or crashed >= CRASHES:
             count = max(len(seen), crashed)
             times = f" etcd was started {count} times." if count > 1 else ""

@@ -86,6 +86,10 @@ quorum:
   description: Whether enough members are healthy for writes.
   returned: always
   type: bool
+lasting:
+  description: Whether nothing but alarms is wrong, which stay until a person disarms them. They are not waited for.
+  returned: always
+  type: bool
 members:
   description: Each member as it was seen. Sizes in bytes, ids hexadecimal.
   returned: always
@@ -172,7 +176,7 @@ def main() -> None:
         report = _health.evaluate(seen, time.time(), params["certificate_warning"])
         reached = report.quorum if params["wait_for"] == "quorum" else report.healthy
         waited = time.monotonic() - begin
-        if reached or params["wait_for"] == "none" or module.check_mode or waited > params["timeout"]:
+        if reached or report.lasting or params["wait_for"] == "none" or module.check_mode or waited > params["timeout"]:
             break
         time.sleep(POLL)
     table = _health.render_table(report)

@@ -14,6 +14,10 @@ description:
   - The order of arguments means nothing, and neither do C(initial-cluster) and C(initial-cluster-state) once the member
     has data. That alone restarts nobody; it goes in with the next change that is due.
   - A wrong mode or owner is repaired without a restart.
+  - The manifest before the last change is kept as C(etcd.yaml.previous) in O(work_dir). With O(rolling=true) it is put back
+    where a member that ran does not come up with the new one; the module fails, and says so.
+  - With O(rolling=true) a member that gets another address or peer port is announced to the cluster before it restarts, and
+    one whose certificate directory was removed and made again is restarted, because its container holds the former one.
   - With O(rolling=true) the member of a running cluster is changed only where the cluster can do without it, and waited
     for afterwards.
 author:
@@ -129,6 +133,7 @@ waited:
 """
 
 import os
+import signal
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -164,14 +169,22 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     reasons = content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
 
-    target = None
+    target = process = None
+    stale = ""
+    former: list[str] = []
     if params["rolling"]:
         members = [(item["name"], item["address"]) for item in params["members"]]
         target = _rollout.make_target(
             params["member"], members, params["client_port"], params["metrics_port"], params["pki_dir"]
         )
-        if content and not params["allow_interruption"]:
+        process = _rollout.find_etcd_process(target.name)
+        stale = _rollout.stale_directory(process, params["pki_dir"])
+        reasons += [stale] if stale else []
+        if (content or stale) and not params["allow_interruption"]:
             _rollout.check_gate(target)
+        if content and peer_urls(before) != peer_urls(wanted):
+            former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)
+            reasons += [f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"] if former else []
     waited = 0.0
     if not check_mode:
         for item in (manifests_dir, data_dir, params["work_dir"]):
@@ -179,11 +192,14 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
             if modes[item]:
                 set_mode(item, mode)
-        old = _rollout.find_etcd_process(target.name) if target and content else None
+        old = process if content or stale else None
         if content:
             if before:
                 replace_file(os.path.join(params["work_dir"], PREVIOUS), before.encode(), FILE_MODE)
             replace_file(path, wanted.encode(), FILE_MODE, staging_dir=params["work_dir"])
+        elif stale and process:
+            # The kubelet makes a new container at once.
+            os.kill(process.pid, signal.SIGTERM)
         if target:
             try:
                 waited = wait(target, path, old, params["timeout"])
@@ -191,7 +207,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 # Only what ran before is worth having back. What was down already may come up with either.
                 if not (content and before and old):
                     raise EtcdError(f"{exc} {_rollout.WHERE_TO_LOOK}") from exc
-                raise EtcdError(f"{exc} {put_back(target, path, before, params)}") from exc
+                raise EtcdError(f"{exc} {put_back(target, path, before, former, params)}") from exc
     return {
         "changed": bool(reasons),
         "manifest": path,
@@ -206,17 +222,25 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     }
 
 
+def peer_urls(manifest: str | None) -> list[str]:
+    """Where the other members reach the member of a manifest."""
+    arguments = _kubeadm.manifest_arguments(manifest or "")
+    return (_rollout.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")
+
+
 def wait(target: _rollout.Target, path: str, old: _rollout.Process | None, timeout: float) -> float:
     """Wait until the member runs with the manifest that is installed; seconds."""
     command = _kubeadm.manifest_arguments(read_text(path) or "")
     return _rollout.wait_for_member(target, command, old, timeout, _rollout.younger_than(path))
 
 
-def put_back(target: _rollout.Target, path: str, previous: str, params: dict[str, Any]) -> str:
-    """Install the manifest that the member ran with before, and say what became of it."""
+def put_back(target: _rollout.Target, path: str, previous: str, urls: list[str], params: dict[str, Any]) -> str:
+    """Install the manifest that the member ran with before, and say what became of it. urls: peer URLs to announce again."""
     old = _rollout.find_etcd_process(target.name)
     replace_file(path, previous.encode(), FILE_MODE, staging_dir=params["work_dir"])
     try:
+        if urls:
+            _rollout.announce_peer_urls(target, old, urls, check=False)
         wait(target, path, old, params["timeout"])
     except EtcdError as exc:
         return f"The previous manifest was put back, and the member does not come up with it either: {exc} {_rollout.WHERE_TO_LOOK}"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PKI, STEPS, X509, FILES, PLAN = (
-    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan")
+PKI, STEPS, X509, FILES, PLAN, ROLLOUT = (
+    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout")
 )
 
 
@@ -113,6 +113,22 @@ BUGS = [
         "        or any(item[\"authority_key_id\"] == wanted",
         "test_plan.py"),
     Bug("last ca.key removed", PLAN, "if not signer or not signer[\"pki\"].get(\"ca_key\") or", "if not signer or", "test_plan.py"),
+    # What a plan may never do.
+    Bug("the leader first", PLAN, "key=lambda v: v.leader", "key=lambda v: not v.leader", "test_plan.py"),
+    Bug("who works before who is down", PLAN, "order += differing", "order = differing + order", "test_plan.py"),
+    Bug("all restart at once without quorum", PLAN, "if not item.running and item.has_data is not None", "if item.has_data",
+        "test_plan.py"),
+    Bug("founded beside data", PLAN, "if not any(item.formed for item in views):", "if not all(item.formed for item in views):",
+        "test_plan.py"),
+    Bug("founded without looking at all", PLAN, "        if absent:", "        if False:", "test_plan.py"),
+    Bug("lost data starts empty", PLAN, "elif item.has_data is False and item.published:", "elif False:", "test_plan.py"),
+    Bug("small clusters are interrupted", PLAN, "if differing and small and not allow_interruption:", "if False:", "test_plan.py"),
+    Bug("no gate", PLAN, "gated=not small", "gated=False", "test_plan.py"),
+    Bug("a first run that was killed is a cluster", PLAN, "if listed is None or unborn:", "if listed is None:", "test_plan.py"),
+    Bug("corruption is ignored", PLAN, '== kind)', '== "x")', "test_plan.py"),
+    # Gates around one member.
+    Bug("an unhealthy one is counted", ROLLOUT, "if not problems and left < size // 2 + 1:", "if left < 0:", "test_rollout.py"),
+    Bug("the old process is the new one", ROLLOUT, "restarts_of(before) + 1 if same_pod else 0", "0", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
 ]  # fmt: skip
 

@@ -71,6 +71,20 @@ def test_problems(views: list[_health.Seen], quorum: bool, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("views", "lasting"),
+    [
+        ([seen(0), seen(1), seen(2)], False),
+        ([seen(0, alarms=[Alarm(IDS[1], "NOSPACE")]), seen(1), seen(2)], True),
+        ([seen(0, alarms=[Alarm(IDS[1], "NOSPACE")]), seen(1, healthy=False, reason="ALARM NOSPACE"), seen(2)], True),
+        ([seen(0, alarms=[Alarm(IDS[1], "NOSPACE")]), seen(1, healthy=False, reason="RAFT NO LEADER"), seen(2)], False),
+        ([seen(0, alarms=[Alarm(IDS[1], "NOSPACE")]), seen(1), silent(2)], False),
+    ],
+)
+def test_alarms_are_not_waited_for(views: list[_health.Seen], lasting: bool) -> None:
+    assert _health.evaluate(views, NOW, 30).lasting is lasting
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"certificate_end": NOW + 10 * 86400}, "ends in 10 days"),

@@ -68,3 +68,9 @@ def test_file_reasons() -> None:
 def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     spec = _kubelet.KubeletSpec("systemd", "s", "m", "c", extra={field: "x"})
     assert field in _kubelet.config_problems(spec)[0]
+
+
+def test_a_masked_unit_is_not_unmasked() -> None:
+    assert _kubelet.unit_problems(RUNNING) == []
+    masked = _kubelet.Unit("masked", False, False, False, [], 0.0)
+    assert "systemctl unmask kubelet" in _kubelet.unit_problems(masked)[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -53,6 +55,8 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(BORN, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(BORN, BORN, FRESH), "bootstrap", HOSTS),
         (observed(BORN, BORN, BORN), "bootstrap", HOSTS),
+        # One that waits for the others tells the list it was started with.
+        (observed({**BORN, "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(DOWN, DOWN, DOWN), "start", HOSTS),
         (observed(up(leader=True), up(), up()), "nothing", []),
         (observed(up(leader=True), up(), up(), differs="012"), "rolling", ["infra1", "infra2", "infra0"]),
@@ -103,20 +107,175 @@ def test_unknown_member_is_reported_and_left_alone() -> None:
 
 def test_address_that_begins_like_another_is_another_member() -> None:
     entry = {"name": "", "peer_urls": ["https://10.0.0.71:2380"]}
-    assert not _plan._is_entry_of(entry, Member("infra1", "infra1", "10.0.0.7"))
+    assert _plan.entry_of(Member("infra1", "infra1", "10.0.0.7"), [entry]) is None
 
 
-def test_never_new_where_anything_has_been_led() -> None:
-    """Whatever the combination: `new` is never written beside data that ever had a leader, nor over lost data."""
-    for states in itertools.product([FRESH, BORN, DOWN, up(), up(listing("01")), None], repeat=3):
-        if not any(states):
+@dataclass(frozen=True)
+class Seen:
+    """One member as it may be found. data: None (not part of the run), fresh, born (never led), down, hung (runs, not
+    ready) or up. listed: not in the membership, listed but never started, or published."""
+
+    data: str | None
+    listed: str
+    differs: bool = False
+    leader: bool = False
+
+
+STATES = [
+    *[Seen(data, listed) for data in (None, "fresh", "born") for listed in ("no", "unstarted", "published")],
+    *[Seen(data, "published", differs) for data in ("down", "hung", "up") for differs in (False, True)],
+    Seen("down", "no", True),
+    Seen("up", "no", True),
+    Seen("up", "published", True, leader=True),
+    Seen("up", "published", False, leader=True),
+]
+
+
+def cluster_of(size: int) -> Cluster:
+    return Cluster("etcd", [Member(f"infra{i}", f"infra{i}", f"10.0.0.{6 + i}") for i in range(size)], "infra0")
+
+
+def observe(states: tuple[Seen, ...], answers: bool) -> dict[str, Any]:
+    """Observations of a cluster. answers: whether anybody can be asked for the membership."""
+    members = [
+        {
+            "id": f"{i}",
+            "name": f"infra{i}" if state.listed == "published" else "",
+            "peer_urls": [f"https://10.0.0.{6 + i}:2380"],
+            "client_urls": ["https://x:2379"] if state.listed == "published" else [],
+        }
+        for i, state in enumerate(states)
+        if state.listed != "no"
+    ]
+    return {
+        f"infra{i}": {
+            "etcd": {
+                "has_data": state.data != "fresh",
+                "formed": state.data in ("down", "hung", "up"),
+                "running": state.data in ("hung", "up"),
+                "ready": state.data == "up",
+                "leader": state.leader,
+                "members": members if answers else None,
+                "alarms": [],
+                "cluster_id": None,
+            },
+            "reasons": {"kubelet": [], "manifest": ["x"] if state.differs else [], "certificates": [], "ca": []},
+            "pki": {},
+        }
+        for i, state in enumerate(states)
+        if state.data is not None
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_every_combination(size: int) -> None:
+    """Whatever is found, in any order of hosts that matters: what a plan may never do, and what it has to do.
+
+    Hosts are alike but for the order in which they are written, so combinations stand for all arrangements.
+    """
+    cluster = cluster_of(size)
+    actions: Counter[str] = Counter()
+    for states in itertools.combinations_with_replacement(STATES, size):
+        if all(state.data is None for state in states) or sum(state.leader for state in states) > 1:
             continue
-        plan = _plan.decide(CLUSTER, observed(*states))
-        if any(state and state["formed"] for state in states):
-            assert plan.state == "existing", states
-            assert plan.action != "bootstrap"
-        if plan.action == "rolling":
-            assert len(plan.order) == len(set(plan.order))
+        for answers, allowed in itertools.product((True, False), repeat=2):
+            plan = _plan.decide(cluster, observe(states, answers), allow_interruption=allowed)
+            actions[plan.action] += 1
+            check_invariants(states, answers, allowed, plan)
+    assert set(actions) == {"bootstrap", "nothing", "rolling", "start", "refuse"}, actions
+
+
+def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, plan: _plan.Plan) -> None:
+    case = (states, answers, allowed, plan)
+    by_host = {f"infra{i}": state for i, state in enumerate(states)}
+    touched = plan.order + plan.start
+    ready = [host for host, state in by_host.items() if state.data == "up"]
+    listed = [host for host, state in by_host.items() if state.listed != "no"]
+    # A refusal says why and touches nobody; nothing else has problems.
+    assert bool(plan.problems) == (plan.action == "refuse"), case
+    assert not (touched and plan.action in ("refuse", "nothing")), case
+    # One after the other, each once, and only hosts that were looked at.
+    assert len(touched) == len(set(touched)), case
+    assert all(by_host[host].data is not None for host in touched), case
+    assert not (plan.order and plan.start), case
+    # A cluster is founded only where all were looked at and nobody has data that ever had a leader.
+    assert (plan.state == "new") == (plan.action == "bootstrap"), case
+    if plan.action == "bootstrap":
+        assert all(state.data in ("fresh", "born") for state in states), case
+    # A member that is ready is never among those that are started all at once.
+    assert not set(plan.start) & set(ready), case
+    # Nobody who has published starts empty, and nobody who is not in the membership of a cluster that answers.
+    for host in touched if plan.action != "bootstrap" else []:
+        state = by_host[host]
+        if answers and listed:
+            assert state.listed != "no" and not (state.data == "fresh" and state.listed == "published"), case
+    if plan.action != "rolling":
+        return
+    # What is down is repaired before anything that works is touched, and the leader is the last of those.
+    working = [host for host in plan.order if host in ready]
+    assert plan.order[len(plan.order) - len(working) :] == working, case
+    assert all(by_host[host].differs for host in working), case
+    assert not [host for host in working[:-1] if by_host[host].leader], case
+    # All that differ are seen to in the same run.
+    assert set(working) == {host for host in ready if by_host[host].differs}, case
+    # With those repaired, the others are a quorum while one is away. Members that were not looked at are for the gate.
+    unknown = [host for host in listed if by_host[host].data is None]
+    up = set(ready) | set(plan.order)
+    for host in working:
+        left = len(up - {host}) + len(unknown)
+        assert left >= len(listed) // 2 + 1 or (allowed and not plan.gated), case
+    # Without gates only where no cluster of that size could have any.
+    assert plan.gated or len(listed) <= 2, case
+
+
+def test_a_member_keeps_its_name() -> None:
+    """A host that is called otherwise in the inventory is told which name the cluster knows."""
+    members = listing()
+    members[2]["name"] = "old2"
+    plan = _plan.decide(CLUSTER, observed(up(members), up(members), DOWN))
+    assert plan.action == "refuse" and "set etcd_member_name: old2" in plan.problems[0]
+
+
+def test_alarms() -> None:
+    """CORRUPT stops every change; NOSPACE is said, and the run that may mend it goes on."""
+    for kind, action in (("CORRUPT", "refuse"), ("NOSPACE", "rolling")):
+        state = {**up(leader=True), "alarms": [{"kind": kind, "member": "infra1"}]}
+        observations = observed(state, up(), up(), differs="1")
+        plan = _plan.decide(CLUSTER, observations)
+        assert plan.action == action
+        said = plan.problems + _plan.alarm_warnings(CLUSTER, observations)
+        assert len(said) == 1 and said[0].startswith(f"infra1: alarm {kind}")
+        assert "etcdctl alarm disarm" in said[0]
+
+
+def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
+    alone = {**DOWN, "running": True, "members": listing()}
+    plan = _plan.decide(CLUSTER, observed(alone, DOWN, DOWN))
+    assert (plan.action, plan.start) == ("start", ["infra1", "infra2"])
+    # An election while all run is no reason to start anybody.
+    plan = _plan.decide(CLUSTER, observed(alone, alone, alone))
+    assert (plan.action, plan.order) == ("rolling", HOSTS)
+
+
+def test_plan_for_people() -> None:
+    observations = observed(up(leader=True), up(), up(), differs="01")
+    observations["infra2"]["reasons"]["certificates"] = ["peer.crt: 61 days left"]
+    lines = _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, observations), observations)
+    assert lines == [
+        "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
+        "infra2: certificates: peer.crt: 61 days left",
+        "infra0: manifest: x",
+        "infra1: manifest: x",
+    ]
+    quiet = observed(up(leader=True), up(), up())
+    assert _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
+    fresh = observed(FRESH, FRESH, FRESH)
+    assert "a new cluster of 3 members" in _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
+
+
+def test_hosts_that_failed_end_the_run() -> None:
+    assert _plan.lost_problems([]) == []
+    assert "--limit 'all:!infra1:!infra2'" in _plan.lost_problems(["infra1", "infra2"])[0]
 
 
 @pytest.mark.parametrize(

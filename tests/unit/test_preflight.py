@@ -47,7 +47,7 @@ def test_a_good_host() -> None:
         ({"cryptography_problem": "Install the package python3-cryptography"}, "python3-cryptography"),
         ({"addresses": ["127.0.0.1", "10.9.9.9"]}, "10.0.0.6 is no address of this host. It has 10.9.9.9."),
         (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)"),
-        (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd"),
+        (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd (pid 7, member other)"),
         ({"swaps": ["/dev/sda2"]}, "swapoff"),
         ({"leftovers": ["/etc/kubernetes/admin.conf"]}, "kubeadm reset"),
         ({"disk_free": 1 << 20}, "1 MiB are free"),

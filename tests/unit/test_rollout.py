@@ -246,3 +246,46 @@ def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_member_that_does_not_run_may_be_touched() -> None:
     # No certificates and no network are needed for that: this is how a member is repaired.
     _rollout.check_gate(_rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/none"))
+
+
+POD = "/var/log/pods/kube-system_etcd-infra0_"
+
+
+@pytest.mark.parametrize(
+    ("before", "path", "count"),
+    [
+        (None, None, 0),
+        (None, POD + "a/etcd/0.log", 0),
+        (POD + "a/etcd/3.log", POD + "b/etcd/0.log", 0),
+        (POD + "a/etcd/3.log", POD + "b/etcd/2.log", 2),
+        (POD + "a/etcd/3.log", POD + "a/etcd/4.log", 0),
+        (POD + "a/etcd/3.log", POD + "a/etcd/6.log", 2),
+        (POD + "a/etcd/3.log", POD + "b/etcd/2.log.gz", 2),
+    ],
+)
+def test_crashes_are_counted_from_the_new_manifest_on(before: str | None, path: str | None, count: int) -> None:
+    assert _rollout.restarts_since(before, path) == count
+
+
+def test_last_lines_of_a_log() -> None:
+    log = "".join(f"2026-11-23T00:00:00.0Z stderr F line {i}\n" for i in range(9))
+    said = _rollout.last_lines(log)
+    assert "line 3" not in said and said.endswith("  line 4\n  line 5\n  line 6\n  line 7\n  line 8\n")
+    assert _rollout.last_lines("") == ""
+
+
+def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
+    """The one that a process sees, through /proc/PID/root, is not the one of that name any more."""
+    process = _rollout.Process(7, 1, [])
+    pki = tmp_path / "pki"
+    (pki / "etcd").mkdir(parents=True)
+    seen = tmp_path / "proc" / "7" / f"root{pki}"
+    seen.mkdir(parents=True)
+    (seen / "etcd").symlink_to(pki / "etcd")
+    assert _rollout.stale_directory(process, str(pki), str(tmp_path / "proc")) == ""
+    assert _rollout.stale_directory(None, str(pki), str(tmp_path / "proc")) == ""
+    (pki / "etcd").rename(tmp_path / "former")
+    (pki / "etcd").mkdir()
+    (seen / "etcd").unlink()
+    (seen / "etcd").symlink_to(tmp_path / "former")
+    assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))

@@ -182,11 +182,16 @@ def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/pr
     if process is None:
         return ""
     try:
-        seen, there = os.stat(f"{proc_root}/{process.pid}/root{path}"), os.stat(path)
+        seen = os.stat(f"{proc_root}/{process.pid}/root{path}")
     except OSError:
+        # It has just ended, or is no container with that mount.
         return ""
-    if os.path.samestat(seen, there):
-        return ""
+    try:
+        if os.path.samestat(seen, os.stat(path)):
+            return ""
+    except OSError:
+        # Gone, and not made again yet.
+        pass
     return f"etcd: runs with a former {path}, which was removed or replaced; it is restarted to see the files that are there"
 
 

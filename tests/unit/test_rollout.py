@@ -285,7 +285,8 @@ def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     assert _rollout.stale_directory(process, str(pki), str(tmp_path / "proc")) == ""
     assert _rollout.stale_directory(None, str(pki), str(tmp_path / "proc")) == ""
     (pki / "etcd").rename(tmp_path / "former")
-    (pki / "etcd").mkdir()
     (seen / "etcd").unlink()
     (seen / "etcd").symlink_to(tmp_path / "former")
+    assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
+    (pki / "etcd").mkdir()
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))

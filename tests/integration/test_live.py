@@ -1,0 +1,299 @@
+"""A cluster that lives: every change and every bad state leaves it healthy, and the run says what it did or why it did not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import LAB, Lab, different
+
+PKI = "/etc/kubernetes/pki/etcd"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+WRITER = Path(__file__).with_name("writer.py")
+
+
+def flat(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def healthy(cluster: Lab) -> bool:
+    return all(member["health"] for member in cluster.health())
+
+
+@contextlib.contextmanager
+def writing(cluster: Lab, name: str) -> Iterator[dict[str, float]]:
+    """A client that writes through all members meanwhile; what it counted is there afterwards."""
+    cluster.sh("infra0", f"cat > /run/writer.py <<'EOF'\n{WRITER.read_text(encoding='utf-8')}\nEOF")
+    urls = cluster.endpoints().split(",")
+    argv = [str(LAB), "exec", "--name", cluster.name, "infra0", "--", "python3", "/run/writer.py", name, *urls]
+    counted: dict[str, float] = {}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            time.sleep(1.0)
+            assert process.poll() is None
+            yield counted
+        finally:
+            out, _err = process.communicate(timeout=60)
+            counted.update(json.loads(out.strip().splitlines()[-1]))
+            print(name, counted)
+    cluster.sh("infra0", "rm /run/writer.py")
+
+
+def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
+    """A flag changes on all members, then all certificates and keys: nothing acknowledged is lost, no write fails everywhere."""
+    before = cluster.containers()
+    with writing(cluster, "flag") as counted:
+        cluster.site("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
+    assert all(before[host] != container for host, container in cluster.containers().items())
+    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["acknowledged"] > 100, counted
+    # An election takes a second or two; a member that was stopped without handing over would cost more.
+    assert counted["gap"] < 5, counted
+    with writing(cluster, "certificates") as counted:
+        run = cluster.play("-e", '{"etcd_renew_keys": true}', playbook="playbooks/renew_certificates.yml")
+    assert run.code == 0 and set(run.changed()) == set(cluster.hosts), run.output[-3000:]
+    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+
+
+def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
+    """The first member does not come up: it gets its manifest back, its log is shown, the others are not touched."""
+    cluster.site()
+    before = cluster.containers()
+    run = cluster.play("-e", '{"etcd_extra_args": {"snapshot-count": "many"}}')
+    said = flat(run.output)
+    assert run.code != 0
+    assert "The previous manifest was put back, and the member is healthy with it" in said, run.output[-6000:]
+    assert "The last lines of its log" in said and "many" in said
+    touched = {host for host, container in cluster.containers().items() if container != before[host]}
+    assert len(touched) == 1 and healthy(cluster)
+    assert not [host for host in cluster.hosts if "many" in cluster.sh(host, f"cat {MANIFEST}")]
+    # Nobody has to be restarted to go on from here.
+    before = cluster.containers()
+    cluster.site()
+    assert cluster.containers() == before and cluster.site().changed() == {}
+
+
+def test_a_manifest_edited_by_hand(cluster: Lab) -> None:
+    """What is different is shown, in the plan and in the diff, and put right on that host only."""
+    cluster.site()
+    cluster.sh("infra1", f"sed -i 's/- --snapshot-count=.*/- --snapshot-count=4711/' {MANIFEST}")
+    time.sleep(20)
+    before = cluster.containers()
+    run = cluster.site("--diff")
+    assert "infra1: manifest: etcd.yaml: --snapshot-count: 4711 -> 10000" in flat(run.output), run.output[-6000:]
+    assert "--snapshot-count=4711" in run.output and set(run.changed()) == {"infra1"}
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if before[host] != after[host]} == {"infra1"} and healthy(cluster)
+
+
+def test_a_directory_of_certificates_that_is_gone(cluster: Lab) -> None:
+    """New certificates alone would not help: the container holds the directory that was. The member restarts, once."""
+    before = cluster.containers()
+    cluster.sh("infra1", f"rm -r {PKI}")
+    run = cluster.site()
+    assert "runs with a former /etc/kubernetes/pki/etcd" in flat(run.output), run.output[-6000:]
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if before[host] != after[host]} == {"infra1"}
+    assert healthy(cluster) and cluster.site().changed() == {}
+
+
+def test_another_peer_port(cluster: Lab) -> None:
+    """The cluster is told of each member's new address before that member restarts, and is whole all the time."""
+    with writing(cluster, "port") as counted:
+        cluster.site("-e", "etcd_peer_port=2390")
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
+    wanted = {f"https://{address}:2390" for address in cluster.addresses().values()}
+    assert {url for member in listed for url in member["peerURLs"]} == wanted and healthy(cluster)
+    assert cluster.site("-e", "etcd_peer_port=2390").changed() == {}
+    cluster.site()
+    assert healthy(cluster) and cluster.site().changed() == {}
+
+
+def test_a_host_may_be_called_otherwise(cluster: Lab) -> None:
+    """The name of the host itself is not the member's."""
+    cluster.sh("infra1", "hostname elsewhere")
+    try:
+        assert cluster.site().changed() == {}
+    finally:
+        cluster.sh("infra1", "hostname infra1")
+
+
+def alarm(cluster: Lab, kind: int, action: str) -> None:
+    """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
+    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
+    number = next(member["ID"] for member in listed if member["name"] == "infra1")
+    body = json.dumps({"action": action, "memberID": str(number), "alarm": kind})
+    cluster.sh(
+        "infra0",
+        f"curl -sSf --cacert {PKI}/ca.crt --cert {PKI}/healthcheck-client.crt --key {PKI}/healthcheck-client.key"
+        f" -d '{body}' https://127.0.0.1:2379/v3/maintenance/alarm",
+    )
+
+
+def on_infra1(script: str) -> Callable[[Lab], object]:
+    return lambda cluster: cluster.sh("infra1", script)
+
+
+# What is found: how to make it so, how to undo it, further arguments, and what the run has to say.
+STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[str], str]] = {
+    "kubelet masked": (
+        on_infra1("systemctl mask --now kubelet"),
+        on_infra1("systemctl unmask kubelet; systemctl start kubelet"),
+        [],
+        "infra1: kubelet.service is masked",
+    ),
+    "second manifest": (
+        # Not one that runs: the kubelet would start it.
+        on_infra1(f"printf 'spec: {{containers: [{{image: registry.k8s.io/etcd:1}}]}}' > {MANIFEST}.bak"),
+        on_infra1(f"rm {MANIFEST}.bak"),
+        [],
+        "infra1: /etc/kubernetes/manifests/etcd.yaml.bak is an etcd pod too",
+    ),
+    "runtime down": (
+        on_infra1("systemctl stop containerd"),
+        on_infra1("systemctl start containerd"),
+        [],
+        "infra1: the container runtime's socket",
+    ),
+    "disk full": (
+        on_infra1("mkdir -p /srv/small; mount -t tmpfs -o size=100m tmpfs /srv/small"),
+        on_infra1("umount /srv/small; rmdir /srv/small"),
+        ["-e", "etcd_data_dir=/srv/small"],
+        "infra1: 100 MiB are free for etcd's data",
+    ),
+    "corrupt": (
+        lambda cluster: alarm(cluster, 2, "ACTIVATE"),
+        lambda cluster: alarm(cluster, 2, "DEACTIVATE"),
+        ["-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}'],
+        "infra1: alarm CORRUPT in cluster 'etcd'",
+    ),
+    "renamed": (
+        lambda _cluster: None,
+        lambda _cluster: None,
+        ["-e", '{"etcd_member_name": "{{ inventory_hostname }}-new"}'],
+        "set etcd_member_name: infra1 for this host",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_bad_state_is_refused(cluster: Lab, case: str) -> None:
+    """The run says what is wrong and where, changes nothing, and the members that worked go on."""
+    make, undo, arguments, words = STATES[case]
+    make(cluster)
+    try:
+        before, containers = cluster.fingerprint(), cluster.containers()
+        run = cluster.play(*arguments)
+        assert run.code != 0 and words in flat(run.output), run.output[-6000:]
+        assert "Traceback" not in run.output and run.changed() == {}
+        assert different(before, cluster.fingerprint()) == {}
+        assert cluster.containers() == containers
+    finally:
+        undo(cluster)
+    # The member is not gone, but may be asked too early.
+    deadline = time.monotonic() + 60
+    while not healthy(cluster) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert cluster.site().changed() == {}
+
+
+def test_a_full_database(cluster: Lab) -> None:
+    """NOSPACE: the run that raises the quota goes on, says what is left to do, and does not wait for it in vain."""
+    alarm(cluster, 1, "ACTIVATE")
+    try:
+        run = cluster.play("-e", '{"etcd_extra_args": {"quota-backend-bytes": "4294967296"}}')
+        said = flat(run.output)
+        assert "infra1: alarm NOSPACE" in said and "PROBLEM: Alarm NOSPACE at infra1" in said, run.output[-6000:]
+        assert run.code != 0 and run.seconds < 200
+        assert set(run.changed()) == set(cluster.hosts)
+    finally:
+        alarm(cluster, 1, "DEACTIVATE")
+    cluster.site()
+
+
+def test_tags_and_limit(cluster: Lab) -> None:
+    """Tags run their stage; with --limit one member is changed, as a member of the whole cluster."""
+    cluster.site()
+    both = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_server_cert_sans": ["a.example.com"]}')
+    before = cluster.containers()
+    assert cluster.site("--tags", "health", *both).changed() == {}
+    assert "server.crt" in cluster.site("--tags", "certificates", "--diff", *both).output
+    assert cluster.containers() == before
+    for host in cluster.hosts:
+        assert "snapshot-count=10000" in cluster.sh(host, f"cat {MANIFEST}")
+        assert "a.example.com" in cluster.sh(host, f"openssl x509 -in {PKI}/server.crt -noout -ext subjectAltName")
+    assert set(cluster.site("--limit", "infra1", *both).changed()) == {"infra1"}
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if before[host] != after[host]} == {"infra1"} and healthy(cluster)
+    cluster.site()
+
+
+def test_check_mode_names_what_the_run_changes(cluster: Lab) -> None:
+    """The hosts and files of --check --diff are those of the run."""
+    change = (
+        "--diff",
+        "-e",
+        '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_peer_cert_sans": ["b.example.com"]}',
+    )
+
+    def said(output: str) -> tuple[list[str], list[str]]:
+        headers = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", output, flags=re.MULTILINE)))
+        return headers, sorted(set(re.findall(r"^changed: \[(\w+)", output, flags=re.MULTILINE)))
+
+    before = cluster.fingerprint()
+    check = cluster.site("--check", *change)
+    assert different(before, cluster.fingerprint()) == {}
+    real = cluster.site(*change)
+    assert said(check.output) == said(real.output) and said(real.output)[1] == cluster.hosts
+    assert check.changed() == real.changed()
+    changed = {
+        line.split()[-1]
+        for lines in different(before, cluster.fingerprint()).values()
+        for line in lines
+        if re.match(r"[0-9a-f]{64} ", line)
+    }
+    kept = "/etc/kubernetes/kubeadm-etcd/etcd.yaml.previous"
+    assert changed - {kept} == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}
+    cluster.site()
+
+
+def test_all_hosts_lose_power(cluster: Lab) -> None:
+    """The cluster comes back by itself."""
+    cluster.etcdctl("infra0", "put", "before", "power")
+    cluster("stop", *cluster.hosts)
+    cluster("start", *cluster.hosts)
+    deadline = time.monotonic() + 120
+    found = ""
+    while "power" not in found and time.monotonic() < deadline:
+        time.sleep(2)
+        found = cluster.etcdctl("infra2", "get", "before", check=False)
+    assert "power" in found
+    assert cluster.site().changed() == {}
+
+
+def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
+    """One is refused; the other is made all the same, and the run fails at its end."""
+    lab.fresh()
+    try:
+        path = tmp_path / "inventory.yml"
+        variables = re.search(r"^  vars:\n(?:    .*\n)+", Path(lab.inventory).read_text(encoding="utf-8"), re.MULTILINE)
+        hosts = "".join(
+            f"    {host}: {{ansible_host: {address}, etcd_cluster_name: {name}{more}}}\n"
+            for (host, address), name, more in zip(
+                lab.addresses().items(), ("one", "two", "two"), ("", "", ", etcd_address: 192.0.2.1")
+            )
+        )
+        path.write_text(f"etcd:\n  hosts:\n{hosts}{variables.group(0) if variables else ''}", encoding="utf-8")
+        run = lab.play(inventory=str(path))
+        assert run.code != 0 and set(run.changed()) == {"infra0"}, run.output[-6000:]
+        assert "192.0.2.1 is no address of this host" in flat(run.output)
+        assert "1 of 1 members healthy" in run.output
+    finally:
+        lab.fresh()

@@ -1,0 +1,66 @@
+"""Writes without a pause until its standard input ends: run on a host of the lab, with the URLs of all members.
+
+A request that fails, or takes longer than a second, goes to the next member; one that fails at all of them is counted.
+Prints, as JSON: acknowledged (how many writes), lost (acknowledged and not there afterwards), nowhere (requests that no
+member served) and gap (the longest time between two acknowledged writes, seconds). Standard library only.
+"""
+
+import base64
+import http.client
+import json
+import ssl
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+PKI = "/etc/kubernetes/pki/etcd/"
+
+
+def call(url, path, body):
+    """One request over a connection of its own, so that certificates are looked at each time. None where it fails."""
+    context = ssl.create_default_context(cafile=PKI + "ca.crt")
+    context.load_cert_chain(PKI + "healthcheck-client.crt", PKI + "healthcheck-client.key")
+    parts = urlsplit(url)
+    connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=1.0, context=context)
+    try:
+        connection.request("POST", "/v3/kv/" + path, json.dumps(body))
+        answer = connection.getresponse()
+        text = answer.read()
+        return json.loads(text) if answer.status == 200 else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def main():
+    urls = sys.argv[2:]
+    prefix = sys.argv[1]
+    done = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
+    number = nowhere = 0
+    gap, last = 0.0, time.monotonic()
+    while not done.is_set():
+        body = {"key": encoded(f"{prefix}/{number:08d}"), "value": encoded("x")}
+        for _attempt in urls:
+            if call(urls[0], "put", body):
+                number += 1
+                gap, last = max(gap, time.monotonic() - last), time.monotonic()
+                break
+            urls.append(urls.pop(0))
+        else:
+            nowhere += 1
+    question = {"key": encoded(prefix + "/"), "range_end": encoded(prefix + "0"), "keys_only": True}
+    found = next(filter(None, (call(url, "range", question) for url in urls * 5)))
+    keys = {base64.b64decode(item["key"]).decode() for item in found.get("kvs", [])}
+    lost = [n for n in range(number) if f"{prefix}/{n:08d}" not in keys]
+    print(json.dumps({"acknowledged": number, "lost": len(lost), "nowhere": nowhere, "gap": round(gap, 2)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain runs, whatever the shell has set.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
-.PHONY: help demo test setup lint unit mutations sanity package molecule integration bench format docs changelog venv venvs down clean
+.PHONY: help demo test setup lint unit mutations sanity package molecule integration test-long bench format docs changelog venv venvs down clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
 demo: venv ## three healthy members on this machine, from nothing; a minute the second time
 	@tests/tools/demo
@@ -46,7 +46,10 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule molecule test
 
 integration: venvs ## tests on hosts of the lab
-	pytest --durations=5 tests/integration
+	pytest --durations=5 -m "not long" tests/integration
+
+test-long: venvs ## further tests on hosts of the lab, which take their time: before a release
+	pytest --durations=5 -m long tests/integration
 
 bench: venv ## the page by hand against site.yml, and etcd_pki against kubeadm
 	bench/bench.py

@@ -1,0 +1,133 @@
+"""Runs that end in the middle: at every task, by a lost connection, by a host that reboots. The next run finishes the work.
+
+All of them take minutes: `make test-long`. KUBEADM_ETCD_SWEEP=5 tries every fifth task only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Lab, Run
+from .test_live import healthy, writing
+
+pytestmark = pytest.mark.long
+
+STEP = int(os.environ.get("KUBEADM_ETCD_SWEEP", "1"))
+
+# What an undisturbed run leaves: names, modes and owners of everything that is ours or kubeadm's.
+FILES = "find /etc/kubernetes /etc/systemd/system/kubelet.service.d -printf '%p %y %m %U:%G\\n' | LC_ALL=C sort"
+
+
+def files(lab: Lab) -> dict[str, str]:
+    """The end state of each host. The lock and the manifest before the last change may be there or not."""
+    found = {host: lab.sh(host, FILES).splitlines() for host in lab.hosts}
+    return {
+        host: "\n".join(line for line in lines if "/lock " not in line and ".previous " not in line)
+        for host, lines in found.items()
+    }
+
+
+def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str) -> tuple[Run, int]:
+    """A run that is killed at a task (0: never), and how many tasks had begun."""
+    count = tmp_path / "count"
+    run = lab.play(
+        *arguments,
+        KILL_AT=str(number),
+        # Between two tasks, and while one is at work on the hosts.
+        KILL_AFTER="0.7" if number % 2 else "0",
+        KILL_COUNT=str(count),
+        KILL_MARKER=f"kill-{os.getpid()}-{number}",
+        ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),
+        ANSIBLE_CALLBACKS_ENABLED="kill_at",
+    )
+    return run, int(count.read_text(encoding="utf-8"))
+
+
+def check_secrets(lab: Lab) -> None:
+    """No key where none belongs."""
+    for host in lab.hosts:
+        assert lab.sh(host, "grep -rlsI 'PRIVATE KEY' /tmp /root /home /var/tmp /run || true") == ""
+        assert lab.sh(host, "find /etc/kubernetes -name pending -o -name '.kubeadm-etcd*'") == ""
+        strays = lab.sh(host, "find /etc/kubernetes -name '*.key' ! -perm 600")
+        assert strays == "" and lab.sh(host, "ls /etc/kubernetes/pki/etcd").split().count("ca.key") == (
+            host == "infra0"
+        )
+
+
+def test_cold_run(lab: Lab, tmp_path: Path) -> None:
+    """At every task of a first run."""
+    lab.fresh()
+    run, total = killed_at(lab, tmp_path, 0)
+    assert run.code == 0 and total > 20, run.output[-3000:]
+    wanted = files(lab)
+    killed = 0
+    for number in range(1, total + 1, STEP):
+        lab.fresh()
+        run, _begun = killed_at(lab, tmp_path, number)
+        killed += run.code != 0
+        again = lab.play()
+        assert again.code == 0, f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
+        assert healthy(lab) and files(lab) == wanted, number
+        assert lab.site().changed() == {}, number
+        check_secrets(lab)
+    # The last tasks may end before their time.
+    assert killed >= total // STEP - 3
+    print(f"cold run: killed at {killed} of {total} tasks")
+
+
+def test_rolling_change(cluster: Lab, tmp_path: Path) -> None:
+    """At every task of a rolling change, while a client writes."""
+    cluster.site()
+    run, total = killed_at(cluster, tmp_path, 0, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
+    assert run.code == 0, run.output[-3000:]
+    worst = 0.0
+    for number in range(1, total + 1, STEP):
+        change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{30000 + number}"}}}}')
+        with writing(cluster, f"sweep{number}") as counted:
+            run, _begun = killed_at(cluster, tmp_path, number, *change)
+            again = cluster.play(*change)
+        assert again.code == 0, f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
+        assert counted["lost"] == 0 and counted["nowhere"] == 0, (number, counted)
+        worst = max(worst, counted["gap"])
+        for host in cluster.hosts:
+            assert f"snapshot-count={30000 + number}" in cluster.sh(host, "cat /etc/kubernetes/manifests/etcd.yaml")
+        assert healthy(cluster) and cluster.site(*change).changed() == {}, number
+        check_secrets(cluster)
+    print(f"rolling change: {total} tasks, longest gap between two writes {worst} s")
+    cluster.site()
+
+
+@pytest.mark.parametrize(
+    "accident",
+    [
+        lambda lab: lab.sh("infra1", "pkill -KILL -f 'sshd: root' || true"),
+        lambda lab: (lab("stop", "infra1"), lab("start", "infra1")),
+    ],
+    ids=["connection lost", "host reboots"],
+)
+@pytest.mark.parametrize("seconds", [4, 10, 20, 30])
+def test_accident(cluster: Lab, accident: Callable[[Lab], object], seconds: int) -> None:
+    """On one host, in the middle of a rolling change."""
+    change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{40000 + int(time.time()) % 9999}"}}}}')
+    with writing(cluster, f"accident{time.monotonic_ns()}") as counted:
+        runs: list[Run] = []
+        thread = threading.Thread(target=lambda: runs.append(cluster.play(*change)))
+        thread.start()
+        time.sleep(seconds)
+        accident(cluster)
+        thread.join()
+        # A host that boots needs its moment; until then a run says that it cannot be reached.
+        deadline = time.monotonic() + 180
+        again = cluster.play(*change)
+        while again.code != 0 and time.monotonic() < deadline:
+            again = cluster.play(*change)
+    assert again.code == 0, f"{runs[0].output[-3000:]}\nand again:\n{again.output[-6000:]}"
+    assert counted["lost"] == 0 and healthy(cluster), counted
+    assert cluster.site(*change).changed() == {}
+    cluster.site()

@@ -51,8 +51,9 @@ integration: venvs ## tests on hosts of the lab
 test-long: venvs ## further tests on hosts of the lab, which take their time: before a release
 	pytest --durations=5 -m long tests/integration
 
-bench: venv ## the page by hand against site.yml, and etcd_pki against kubeadm
+bench: venv ## the page by hand against site.yml, rolling changes, etcd_pki against kubeadm
 	bench/bench.py
+	bench/rolling.py
 	bench/pki.py
 
 format: venv ## formats Python, and mends what ruff can

@@ -118,15 +118,14 @@ def observe_etcd(params: Params) -> dict[str, Any]:
             endpoint = (value_of_flag(process.argv, "advertise-client-urls") or endpoint).split(",")[0]
         try:
             client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
-            listed = client.members()
-            result["members"] = [asdict(entry) for entry in listed]
+            listed, status = client.members(), client.status()
             called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
+            result["members"] = [asdict(entry) for entry in listed]
             result["alarms"] = [
                 {"kind": alarm.kind, "member": called.get(alarm.member_id, f"{alarm.member_id:x}")}
-                for alarm in client.alarms()
+                for alarm in status.alarms
             ]
             if itself:
-                status = client.status()
                 result["leader"] = status.leader == status.member_id
             break
         except EtcdError:

@@ -136,3 +136,16 @@ def test_failed_connections_are_explained(error: Exception, words: str) -> None:
 def test_missing_files_are_named(tmp_path: Any) -> None:
     with pytest.raises(_etcd_client.EtcdUnreachableError, match=r"ca\.crt is missing or cannot be read"):
         _etcd_client.EtcdClient("https://10.0.0.6:2379", str(tmp_path / "ca.crt"), "", "")
+
+
+@pytest.mark.parametrize(
+    ("errors", "alarms"),
+    [
+        ([], []),
+        (["etcdserver: no leader"], []),
+        (["memberID:17949158737846155715 alarm:CORRUPT "], [Alarm(17949158737846155715, "CORRUPT")]),
+        (["memberID:1  alarm:NOSPACE", "etcdserver: no leader"], [Alarm(1, "NOSPACE")]),
+    ],
+)
+def test_alarms_in_a_status(errors: list[str], alarms: list[Alarm]) -> None:
+    assert Status(0, 0, "", 0, 0, None, 0, 0, 0, 0, False, errors).alarms == alarms

@@ -382,11 +382,25 @@ def restarts_of(path: str | None) -> int:
     return int(name) if name.isdigit() else 0
 
 
-def restarts_since(before: str | None, path: str | None) -> int:
-    """Restarts of a container since its log was `before`. A new manifest is a new pod, with logs in a directory of its own."""
-    same_pod = before and path and os.path.dirname(before) == os.path.dirname(path)
-    # The process that was stopped on purpose is no crash.
-    return restarts_of(path) - (restarts_of(before) + 1 if same_pod else 0)
+class Restarts:
+    """How often a container has been restarted since we began to look, by the names of its logs.
+
+    The kubelet goes on counting where a manifest comes back that it has run before, so what counts is the difference.
+    """
+
+    def __init__(self, before: str | None) -> None:
+        """before: the newest log when we began. The process that wrote it is stopped on purpose, which is no crash."""
+        self.before = os.path.dirname(before or "")
+        self.first: dict[str, int] = {}
+
+    def seen(self, path: str | None) -> int:
+        """Restarts so far, with this log as the newest."""
+        if path is None:
+            return 0
+        # Each manifest is a pod of its own, with logs in a directory of its own.
+        pod = os.path.dirname(path)
+        count = restarts_of(path) - self.first.setdefault(pod, restarts_of(path))
+        return max(0, count - 1) if pod == self.before else count
 
 
 def wait_for_member(
@@ -400,7 +414,7 @@ def wait_for_member(
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
-    last_log = newest_log_path(0.0)
+    restarts = Restarts(newest_log_path(0.0))
     while True:
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
@@ -422,7 +436,7 @@ def wait_for_member(
         waited = time.monotonic() - start
         path = newest_log_path(started_at)
         # What was down before may have its time, and may need the other members to come up.
-        crashed = restarts_since(last_log, path) if old else 0
+        crashed = restarts.seen(path) if old else 0
         if waited > timeout or crashed >= CRASHES:
             count = max(len(seen), crashed)
             times = f" etcd was started {count} times." if count > 1 else ""

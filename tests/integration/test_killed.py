@@ -40,7 +40,7 @@ def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str) -> tuple[R
         *arguments,
         KILL_AT=str(number),
         # Between two tasks, and while one is at work on the hosts.
-        KILL_AFTER="0.7" if number % 2 else "0",
+        KILL_AFTER="0.7" if number // STEP % 2 else "0",
         KILL_COUNT=str(count),
         KILL_MARKER=f"kill-{os.getpid()}-{number}",
         ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),

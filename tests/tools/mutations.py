@@ -128,7 +128,7 @@ BUGS = [
     Bug("corruption is ignored", PLAN, '== kind)', '== "x")', "test_plan.py"),
     # Gates around one member.
     Bug("an unhealthy one is counted", ROLLOUT, "if not problems and left < size // 2 + 1:", "if left < 0:", "test_rollout.py"),
-    Bug("the old process is the new one", ROLLOUT, "restarts_of(before) + 1 if same_pod else 0", "0", "test_rollout.py"),
+    Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
 ]  # fmt: skip
 

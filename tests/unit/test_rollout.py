@@ -252,19 +252,26 @@ POD = "/var/log/pods/kube-system_etcd-infra0_"
 
 
 @pytest.mark.parametrize(
-    ("before", "path", "count"),
+    ("before", "logs", "count"),
     [
-        (None, None, 0),
-        (None, POD + "a/etcd/0.log", 0),
-        (POD + "a/etcd/3.log", POD + "b/etcd/0.log", 0),
-        (POD + "a/etcd/3.log", POD + "b/etcd/2.log", 2),
-        (POD + "a/etcd/3.log", POD + "a/etcd/4.log", 0),
-        (POD + "a/etcd/3.log", POD + "a/etcd/6.log", 2),
-        (POD + "a/etcd/3.log", POD + "b/etcd/2.log.gz", 2),
+        (None, [], 0),
+        (None, ["a/etcd/0.log"], 0),
+        # A new manifest is a new pod, counted from its first log on.
+        ("a/etcd/3.log", ["a/etcd/3.log", "b/etcd/0.log"], 0),
+        ("a/etcd/3.log", ["a/etcd/3.log", "b/etcd/0.log", "b/etcd/1.log", "b/etcd/2.log"], 2),
+        # A manifest that has run before: the kubelet counts on.
+        ("a/etcd/0.log", ["a/etcd/0.log", "b/etcd/5.log"], 0),
+        ("a/etcd/0.log", ["a/etcd/0.log", "b/etcd/5.log", "b/etcd/7.log"], 2),
+        # The same pod, whose process was stopped on purpose.
+        ("a/etcd/3.log", ["a/etcd/3.log", "a/etcd/4.log"], 0),
+        ("a/etcd/3.log", ["a/etcd/3.log", "a/etcd/4.log", "a/etcd/5.log", "a/etcd/6.log"], 2),
     ],
 )
-def test_crashes_are_counted_from_the_new_manifest_on(before: str | None, path: str | None, count: int) -> None:
-    assert _rollout.restarts_since(before, path) == count
+def test_crashes_are_counted_from_the_new_manifest_on(before: str | None, logs: list[str], count: int) -> None:
+    restarts = _rollout.Restarts(POD + before if before else None)
+    found = [restarts.seen(POD + log) for log in logs]
+    assert restarts.seen(None) == 0
+    assert max(found, default=0) == count
 
 
 def test_last_lines_of_a_log() -> None:

@@ -303,3 +303,5 @@ def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
         assert "1 of 1 members healthy" in run.output
     finally:
         lab.fresh()
+        # The cluster that other tests expect.
+        lab.site()

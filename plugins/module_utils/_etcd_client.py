@@ -3,17 +3,20 @@
 """etcd's JSON gateway over TLS, with Python's standard library only.
 
 The gateway is the HTTP face of etcd's gRPC API on the client port (etcd Documentation, "gRPC gateway"): all POST under
-/v3/, 64-bit numbers as decimal text, zero values left out.
+/v3/, 64-bit numbers as decimal text, zero values left out. Errors carry a gRPC code; the HTTP status beside it differs
+between etcd's versions and is not looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -26,12 +29,44 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 # X509_V_FLAG_PARTIAL_CHAIN; ssl.VERIFY_X509_PARTIAL_CHAIN exists from Python 3.10 on, and is the default from 3.13 on.
 PARTIAL_CHAIN = 0x80000
 
+# X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h).
+NO_CHECK_TIME = 0x200000
+
 # No answer that is asked for here is longer; a port of something else may send for ever.
 MOST_BYTES = 4 << 20
 
+# What certificate verification failed on (openssl/x509_vfy.h, X509_V_ERR_*).
+_NOT_YET_VALID, _EXPIRED, _HOSTNAME, _ADDRESS = 9, 10, 62, 64
+
+# Alerts by which a server refuses the certificate of its client (RFC 8446, 6.2), in OpenSSL's words. Go sends the first.
+_CLIENT_REFUSED = re.compile(
+    r"ALERT_(BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
+)
+
+# gRPC codes that etcd's gateway sends (google.golang.org/grpc/codes), as words that programs can compare.
+_GRPC = {
+    3: "invalid",
+    4: "grpc-deadline",
+    5: "not-found",
+    7: "denied",
+    8: "exhausted",
+    9: "precondition",
+    12: "unimplemented",
+    13: "internal",
+    14: "unavailable",
+    16: "unauthenticated",
+}
+
 
 class EtcdUnreachableError(EtcdError):
-    """A member did not give the answer. The text says why, as far as it can be known from here."""
+    """A member did not give the answer. The text says why, as far as it can be known from here.
+
+    code: the same in one word, see explain(), or the name of the gRPC code where the member answered with an error.
+    """
+
+    def __init__(self, text: str, code: str = "unreachable") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -85,146 +120,345 @@ class Member:
         return bool(self.client_urls)
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate as a server shows it. Times in Unix seconds; names: its SANs."""
+
+    subject: str
+    not_before: float
+    not_after: float
+    names: list[str]
+
+
+class _Socket(ssl.SSLSocket):
+    """A TLS socket with a deadline for all that is read from it: a timeout alone starts anew with each byte."""
+
+    deadline: float | None = None
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise socket.timeout("timed out")
+            self.settimeout(left)
+        return super().recv_into(*args, **kwargs)
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection that counts its time from the first packet to the last byte."""
+
+    tls: ssl.SSLContext
+    sock: Any
+
+    def __init__(self, host: str, port: int, timeout: float, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=timeout, context=context)
+        self.tls = context
+        self.handshake = 0.0
+
+    def connect(self) -> None:
+        begin = time.monotonic()
+        plain = socket.create_connection((self.host, self.port), timeout=self.timeout)
+        plain.settimeout(max(0.001, begin + (self.timeout or 0) - time.monotonic()))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self.sock = self.tls.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+        self.handshake = time.monotonic() - begin
+
+
 class EtcdClient:
-    """One endpoint. ca, cert and key are files; timeout in seconds holds for each request."""
+    """One endpoint. ca, cert and key are files; timeout in seconds holds for each request, from its beginning to its end.
+
+    Requests share one connection. Close it, or use the client as a context manager.
+    """
 
     def __init__(self, endpoint: str, ca: str, cert: str, key: str, timeout: float = 5.0) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
+        try:
+            url = urlsplit(endpoint)
+            self.host, self.port = url.hostname or "", url.port or 2379
+        except ValueError:
+            self.host = ""
+        if not self.host or url.scheme != "https":
+            raise EtcdUnreachableError(f"{endpoint!r} is no URL of an etcd: write https://ADDRESS:2379.", "endpoint")
         for path in (ca, cert, key):
             if not os.access(path, os.R_OK):
-                raise EtcdUnreachableError(f"{path} is missing or cannot be read: etcd at {endpoint} cannot be asked.")
+                raise EtcdUnreachableError(
+                    f"{path} is missing or cannot be read: etcd at {endpoint} cannot be asked.", "credentials"
+                )
+        self.files = (ca, cert, key)
         try:
-            self.context = ssl.create_default_context(cafile=ca)
-            # What stands in ca.crt is trusted as it is, root or not, as etcd and kube-apiserver do it.
-            self.context.verify_flags |= PARTIAL_CHAIN
-            self.context.load_cert_chain(cert, key)
+            self.context = self._make_context()
         except (ssl.SSLError, OSError) as exc:
             raise EtcdUnreachableError(
-                f"{cert} and {key} are no usable pair, or {ca} is no certificate: {exc}."
+                f"{cert} and {key} are no usable pair, or {ca} is no certificate: {exc}.", "credentials"
             ) from exc
+        self._connection: _Connection | None = None
 
-    def _connection(self) -> http.client.HTTPSConnection:
-        url = urlsplit(self.endpoint)
-        return http.client.HTTPSConnection(
-            url.hostname or "", url.port or 2379, timeout=self.timeout, context=self.context
-        )
+    def _make_context(self) -> ssl.SSLContext:
+        ca, cert, key = self.files
+        context = ssl.create_default_context(cafile=ca)
+        # What stands in ca.crt is trusted as it is, root or not, as etcd and kube-apiserver do it.
+        context.verify_flags |= PARTIAL_CHAIN
+        # The default from Python 3.13 on. It wants key identifiers that a CA of one's own may lack, and Go does not.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _Socket
+        context.load_cert_chain(cert, key)
+        return context
 
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, str]:
-        """Status code and text of one answer. EtcdUnreachableError where there is none."""
-        connection = self._connection()
+    def __enter__(self) -> EtcdClient:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    def connect(self) -> float:
+        """Connect, if that is not done yet. Returns the seconds that it took. EtcdUnreachableError where it fails."""
+        if self._connection is None or self._connection.sock is None:
+            self._connection = _Connection(self.host, self.port, self.timeout, self.context)
+            try:
+                self._connection.connect()
+            except (OSError, ValueError) as exc:
+                raise self._failure(exc) from exc
+        return self._connection.handshake
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> tuple[int, str]:
+        """Status code and text of one answer. EtcdUnreachableError where there is none.
+
+        timeout: seconds, instead of the client's.
+        """
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            reused = self._connection is not None
+            try:
+                return self._request(method, path, body, deadline)
+            except (OSError, http.client.HTTPException) as exc:
+                # A connection that etcd closed while nothing was asked is opened again.
+                if not (reused and isinstance(exc, (ConnectionError, ssl.SSLEOFError))):
+                    raise self._failure(exc) from exc
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> tuple[int, str]:
+        self.connect()
+        connection = self._connection
+        assert connection is not None
         try:
+            connection.sock.deadline = deadline
+            connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
-            return answer.status, answer.read(MOST_BYTES).decode("utf-8", errors="replace")
-        except (OSError, http.client.HTTPException) as exc:
-            raise EtcdUnreachableError(f"{self.endpoint} {explain(exc)}") from exc
-        finally:
-            connection.close()
+            data = answer.read(MOST_BYTES)
+            if answer.isclosed():
+                return answer.status, data.decode("utf-8", errors="replace")
+        except BaseException:
+            self.close()
+            raise
+        # The rest of an answer without end would be taken for the next one.
+        self.close()
+        return answer.status, data.decode("utf-8", errors="replace")
+
+    def _failure(self, exc: Exception) -> EtcdUnreachableError:
+        """What a failed request means; some failures tell more when they are looked at again."""
+        self.close()
+        code, words = explain(exc)
+        if code == "tls":
+            with contextlib.suppress(OSError):
+                if self._speaks_plain_http():
+                    code, words = "not-tls", "speaks plain HTTP, not TLS: the URL is that of something else."
+        elif code in ("tls-san", "tls-expired", "tls-not-yet-valid"):
+            with contextlib.suppress(OSError, ValueError):
+                shown = self._shown_anyway()
+                if code == "tls-san":
+                    words = f"shows a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]
+                else:
+                    moment = shown.not_before if code == "tls-not-yet-valid" else shown.not_after
+                    words = words.replace("DATE", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)))
+        return EtcdUnreachableError(f"{self.endpoint} {words.replace(' (DATE)', '')}", code)
+
+    def _speaks_plain_http(self) -> bool:
+        """Whether what listens there answers without TLS. OSError where it cannot be told."""
+        with socket.create_connection((self.host, self.port), timeout=1.0) as plain:
+            plain.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+            return plain.recv(5) == b"HTTP/"
+
+    def _shown_anyway(self) -> Certificate:
+        """The certificate of a server whose time or names are wrong, signed by our CA. Nothing else is asked there."""
+        context = self._make_context()
+        context.check_hostname = False
+        context.verify_flags |= NO_CHECK_TIME
+        with socket.create_connection((self.host, self.port), timeout=1.0) as plain, context.wrap_socket(
+            plain
+        ) as shown:
+            return certificate_of(shown.getpeercert() or {})
 
     def call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One call of the gateway: /v3/ + path."""
-        code, text = self.request("POST", "/v3/" + path, body or {})
+        status, text = self.request("POST", "/v3/" + path, body or {})
         try:
             data = json.loads(text)
         except ValueError:
             data = None
-        if code == 200 and isinstance(data, dict):
-            return data
-        if code == 404:
-            raise EtcdUnreachableError(
-                f"{self.endpoint} has no JSON gateway (--enable-grpc-gateway=false, or no etcd)."
-            )
+        if isinstance(data, dict):
+            # Of an answer without error etcd's messages have no field of this name.
+            if status == 200 and "code" not in data:
+                return data
+            if "code" in data:
+                raise self._refusal(data)
         if "CommonName of client" in text:
             raise EtcdUnreachableError(
                 f"{self.endpoint} has authentication enabled, and refuses certificates with a common name over the"
-                " gateway. kubeadm's clusters do not use it: run `etcdctl auth disable`."
+                " gateway. kubeadm's clusters do not use it: run `etcdctl auth disable`.",
+                "auth",
             )
-        said = data.get("message") if isinstance(data, dict) else text.strip()[:200]
-        raise EtcdUnreachableError(f"{self.endpoint} answers {code}: {said}")
+        if status == 404:
+            raise EtcdUnreachableError(
+                f"{self.endpoint} has no JSON gateway (--enable-grpc-gateway=false, or no etcd).", "no-gateway"
+            )
+        raise EtcdUnreachableError(
+            f"{self.endpoint} answers {status} and no JSON: no etcd? It begins: {brief(text)!r}", "garbage"
+        )
+
+    def _refusal(self, data: Mapping[str, Any]) -> EtcdUnreachableError:
+        """An error of etcd's, by its gRPC code."""
+        code = _GRPC.get(data["code"], "grpc") if isinstance(data["code"], int) else "grpc"
+        return EtcdUnreachableError(f"{self.endpoint} says: {data.get('message') or data.get('error')}", code)
 
     def status(self) -> Status:
         """What the member says of itself."""
         data = self.call("maintenance/status")
         header = data.get("header", {})
-        return Status(
-            cluster_id=int(header.get("cluster_id", 0)),
-            member_id=int(header.get("member_id", 0)),
-            version=str(data.get("version", "")),
-            db_size=int(data.get("dbSize", 0)),
-            db_size_in_use=int(data.get("dbSizeInUse", 0)),
-            quota=int(data["dbSizeQuota"]) if "dbSizeQuota" in data else None,
-            leader=int(data.get("leader", 0)),
-            raft_term=int(data.get("raftTerm", 0)),
-            raft_index=int(data.get("raftIndex", 0)),
-            raft_applied_index=int(data.get("raftAppliedIndex", 0)),
-            is_learner=bool(data.get("isLearner", False)),
-            errors=[str(text) for text in data.get("errors", [])],
-        )
+        try:
+            return Status(
+                cluster_id=int(header.get("cluster_id", 0)),
+                member_id=int(header.get("member_id", 0)),
+                version=str(data.get("version", "")),
+                db_size=int(data.get("dbSize", 0)),
+                db_size_in_use=int(data.get("dbSizeInUse", 0)),
+                quota=int(data["dbSizeQuota"]) if "dbSizeQuota" in data else None,
+                leader=int(data.get("leader", 0)),
+                raft_term=int(data.get("raftTerm", 0)),
+                raft_index=int(data.get("raftIndex", 0)),
+                raft_applied_index=int(data.get("raftAppliedIndex", 0)),
+                is_learner=bool(data.get("isLearner", False)),
+                errors=[str(text) for text in data.get("errors", [])],
+            )
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise self._no_etcd() from exc
 
     def members(self, linearizable: bool = False) -> list[Member]:
         """The membership as this member knows it; linearizable: as a quorum knows it."""
         data = self.call("cluster/member/list", {"linearizable": linearizable})
-        return [
-            Member(
-                id=int(item.get("ID", 0)),
-                name=str(item.get("name", "")),
-                peer_urls=list(item.get("peerURLs", [])),
-                client_urls=list(item.get("clientURLs", [])),
-                is_learner=bool(item.get("isLearner", False)),
-            )
-            for item in data.get("members", [])
-        ]
+        try:
+            return [
+                Member(
+                    id=int(item.get("ID", 0)),
+                    name=str(item.get("name", "")),
+                    peer_urls=list(item.get("peerURLs", [])),
+                    client_urls=list(item.get("clientURLs", [])),
+                    is_learner=bool(item.get("isLearner", False)),
+                )
+                for item in data.get("members", [])
+            ]
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise self._no_etcd() from exc
+
+    def _no_etcd(self) -> EtcdUnreachableError:
+        return EtcdUnreachableError(f"{self.endpoint} answers with JSON that is not etcd's.", "garbage")
 
     def update_member(self, member_id: int, peer_urls: list[str]) -> None:
         """Tell the cluster under which URLs a member's peers reach it from now on."""
         self.call("cluster/member/update", {"ID": str(member_id), "peerURLs": peer_urls})
 
-    def alarms(self) -> list[Alarm]:
-        """Alarms of all members."""
-        data = self.call("maintenance/alarm", {"action": "GET"})
-        return [Alarm(int(item.get("memberID", 0)), str(item.get("alarm", ""))) for item in data.get("alarms", [])]
+    def cluster_version(self) -> str:
+        """The version on which the cluster has agreed: the lowest minor of its members. Empty before there is one."""
+        _status, text = self.request("GET", "/version")
+        try:
+            return str(json.loads(text).get("etcdcluster", ""))
+        except (AttributeError, ValueError):
+            raise self._no_etcd() from None
 
-    def health(self, serializable: bool = False) -> tuple[bool, str]:
-        """Whether the member can commit (serializable: only read what it has), and what it says."""
-        code, text = self.request("GET", "/health" + ("?serializable=true" if serializable else ""))
+    def health(self, timeout: float | None = None) -> tuple[bool, str]:
+        """Whether the member can read through the log, alarms aside (status() tells them), and what it says."""
+        status, text = self.request("GET", "/health?exclude=NOSPACE&exclude=CORRUPT", timeout=timeout)
         try:
             reason = str(json.loads(text).get("reason", ""))
-        except (ValueError, AttributeError):
-            reason = text.strip()[:200]
-        return code == 200, reason
+        except (AttributeError, ValueError):
+            reason = brief(text)
+        return status == 200, reason
 
-    def certificate_end(self) -> float:
-        """When the server's certificate ends, in Unix seconds, as seen on the wire."""
-        url = urlsplit(self.endpoint)
-        try:
-            plain = socket.create_connection((url.hostname or "", url.port or 2379), timeout=self.timeout)
-            with self.context.wrap_socket(plain, server_hostname=url.hostname) as wrapped:
-                certificate = wrapped.getpeercert() or {}
-        except OSError as exc:
-            raise EtcdUnreachableError(f"{self.endpoint} {explain(exc)}") from exc
-        return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+    def certificate(self) -> Certificate:
+        """The server's certificate, as seen on the wire."""
+        self.connect()
+        connection = self._connection
+        assert connection is not None
+        return certificate_of(connection.sock.getpeercert() or {})
 
 
-def explain(exc: Exception) -> str:
-    """What a failed connection means for a person."""
-    text = str(exc)
+def certificate_of(shown: Mapping[str, Any]) -> Certificate:
+    """A certificate from Python's form of it. ValueError where that is empty."""
+    if "notAfter" not in shown:
+        raise ValueError("no certificate")
+    subject = {key: value for part in shown.get("subject", ()) for key, value in part}
+    return Certificate(
+        subject=str(subject.get("commonName", "")),
+        not_before=float(ssl.cert_time_to_seconds(str(shown["notBefore"]))),
+        not_after=float(ssl.cert_time_to_seconds(str(shown["notAfter"]))),
+        names=[str(value) for _kind, value in shown.get("subjectAltName", ())],
+    )
+
+
+def brief(text: str) -> str:
+    """The beginning of an answer, on one line."""
+    return " ".join(text[:400].split())[:200]
+
+
+def explain(exc: Exception) -> tuple[str, str]:
+    """What a failed connection means: a word for programs, and a sentence for people that begins with a verb."""
     if isinstance(exc, ssl.SSLCertVerificationError):
-        if "IP address mismatch" in text or "Hostname mismatch" in text:
-            return (
-                "shows a certificate without this address in it (SAN). Add it to etcd_server_cert_sans and run again."
+        number = exc.verify_code
+        if number in (_HOSTNAME, _ADDRESS):
+            return "tls-san", (
+                "shows a certificate without this address in it (SAN); add it to etcd_server_cert_sans and run site.yml."
             )
-        if "expired" in text:
-            return "shows a certificate that has expired. A run of site.yml renews it."
-        return f"shows a certificate that our ca.crt did not sign ({exc.verify_message})."
+        if number == _EXPIRED:
+            return "tls-expired", "shows a certificate that has expired (DATE). A run of site.yml renews it."
+        if number == _NOT_YET_VALID:
+            return "tls-not-yet-valid", "shows a certificate that is not valid yet (DATE): compare the clocks."
+        return "tls-unknown-ca", f"shows a certificate that our ca.crt did not sign ({exc.verify_message})."
     if isinstance(exc, (socket.timeout, TimeoutError)):
-        return "does not answer in time (a firewall that drops, a network or host that is down, or no quorum)."
+        return "timeout", "does not answer in time (a firewall that drops, or a network, host or process that hangs)."
     if isinstance(exc, ConnectionRefusedError):
-        return "refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."
-    if isinstance(exc, ssl.SSLError) or "Connection reset" in text:
-        # With TLS 1.3 the refusal of a client certificate shows at the first read, not in the handshake.
-        return f"ends the connection: it does not accept our client certificate, or does not speak TLS ({text})."
-    return f"cannot be asked: {getattr(exc, 'strerror', None) or text or type(exc).__name__}."
+        return "refused", "refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."
+    if isinstance(exc, socket.gaierror):
+        return "name", f"has a name that cannot be resolved ({exc.strerror})."
+    # With TLS 1.3 the refusal of a client certificate shows at the first read, not in the handshake.
+    if isinstance(exc, ssl.SSLError) and _CLIENT_REFUSED.search(str(exc)):
+        return "tls-client-refused", (
+            f"does not accept our client certificate: another CA's, or expired ({getattr(exc, 'reason', None) or exc})."
+        )
+    if isinstance(exc, ssl.SSLError) and "ALERT_INTERNAL_ERROR" in str(exc):
+        return "tls-server", "cannot use its own certificate and key (TLS internal error): see the log of etcd."
+    if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)):
+        return (
+            "closed",
+            "closes the connection: no etcd, one that just ends, or one that does not take our certificate.",
+        )
+    if isinstance(exc, ssl.SSLError):
+        return "tls", f"does not speak TLS as it should ({getattr(exc, 'reason', None) or exc})."
+    if isinstance(exc, http.client.HTTPException):
+        return "garbage", f"answers with something that is not HTTP ({type(exc).__name__}): no etcd?"
+    return "unreachable", f"cannot be reached: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}."
 
 
 def probe(url: str, timeout: float) -> tuple[bool, str]:

@@ -4,198 +4,484 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Alarm, EtcdClient, Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import (
+    Certificate,
+    EtcdClient,
+    EtcdUnreachableError,
+    Member,
+    Status,
+)
+
+HEALTHY = "healthy"
+DEGRADED = "degraded"
+DOWN = "down"
+UNKNOWN = "unknown"
+
+# From the best to the worst.
+VERDICTS = (HEALTHY, DEGRADED, UNKNOWN, DOWN)
 
 # etcd stops writing at its quota (2 GiB where nothing is set, server/storage/quota.go).
 DEFAULT_QUOTA = 2 << 30
 QUOTA_WARNING = 0.8
 
+# Defragmentation stops a member for a while: not worth it for less than this, in bytes and as a part of the file.
+FRAGMENTED_BYTES = 256 << 20
+FRAGMENTED_PART = 0.5
+
 # Entries that a member may be behind without a word: a busy leader is always some ahead.
 LAG_WARNING = 1000
 
+# The first patch of each branch without known holes: GHSA-6vch-q96h-7gc3, published on 2026-07-23.
+SECURITY_FLOOR = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
+ADVISORY = "GHSA-6vch-q96h-7gc3"
+
 DAY = 86400.0
+
+# What an alarm means, and what to do.
+ALARMS = {
+    "NOSPACE": "the database has reached its quota, and writes are refused. Compact, defragment, `etcdctl alarm disarm`",
+    "CORRUPT": "its data is not that of the others. Remove that member, add it again empty, `etcdctl alarm disarm`",
+}
 
 
 @dataclass
 class Seen:
-    """What one endpoint said. error: why it said nothing, or not all."""
+    """What one endpoint said. error: why it said nothing, or not all; code: the same in one word.
+
+    commits: whether it could read through the log, which takes a quorum; reason: what it says where not.
+    round_trip: seconds for connection and handshake.
+    """
 
     endpoint: str
     name: str = ""
     status: Status | None = None
-    healthy: bool = False
+    commits: bool = False
     reason: str = ""
     members: list[Member] = field(default_factory=list)
-    alarms: list[Alarm] = field(default_factory=list)
-    certificate_end: float | None = None
+    cluster_version: str = ""
+    certificate: Certificate | None = None
+    round_trip: float | None = None
     error: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not make a cluster unhealthy today. member: empty where it is the cluster's."""
+
+    code: str
+    member: str
+    text: str
+    remedy: str
 
 
 @dataclass
 class Report:
-    """The judgement. problems: the cluster is not as it should be; warnings: it soon may not be.
+    """The judgement. reasons: why the verdict is not better; findings: what else deserves attention.
 
-    lasting: the only problems are alarms, which stay until a person disarms them: nothing to wait for."""
+    lasting: the only reasons are alarms, which stay until a person disarms them: nothing to wait for.
+    """
 
+    verdict: str
+    reasons: list[str]
+    findings: list[Finding]
     members: list[dict[str, Any]]
-    healthy: bool
-    quorum: bool
     lasting: bool
     leader: str
     cluster_id: str
     version: str
-    problems: list[str]
-    warnings: list[str]
+    cluster_version: str
+    quorum_size: int
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict == HEALTHY
+
+    @property
+    def quorum(self) -> bool:
+        """Whether writes go through."""
+        return self.verdict in (HEALTHY, DEGRADED)
+
+    def at_least(self, verdict: str) -> bool:
+        """Whether the verdict is this one or a better one."""
+        return VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)
+
+
+# --- Looking -----------------------------------------------------------------------------------------------------------
 
 
 def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) -> Seen:
-    """Ask one endpoint everything. Never raises: what went wrong is in the answer."""
+    """Ask one endpoint everything, in `timeout` seconds. Never raises: what went wrong is in the answer."""
     seen = Seen(endpoint, name)
+    deadline = time.monotonic() + timeout
     try:
-        client = EtcdClient(endpoint, *paths, timeout=timeout)
-        seen.healthy, seen.reason = client.health()
-        seen.status = client.status()
-        seen.members = client.members()
-        seen.alarms = client.alarms()
-        seen.certificate_end = client.certificate_end()
+        with EtcdClient(endpoint, *paths, timeout=timeout) as client:
+            seen.round_trip = client.connect()
+            seen.certificate = client.certificate()
+            seen.status = client.status()
+            client.timeout = max(0.1, deadline - time.monotonic())
+            seen.cluster_version = client.cluster_version()
+            try:
+                seen.members = client.members()
+            except EtcdUnreachableError as exc:
+                # A learner does not answer this one (server/etcdserver/api/v3rpc/interceptor.go).
+                if not seen.status.is_learner:
+                    raise
+                seen.reason = str(exc)
+            ask_health(client, seen, max(0.1, deadline - time.monotonic()))
     except EtcdError as exc:
         seen.error = str(exc)
-        seen.healthy = False
+        seen.code = getattr(exc, "code", "")
     return seen
 
 
+def ask_health(client: EtcdClient, seen: Seen, timeout: float) -> None:
+    """Ask for what takes a quorum. Without one the answer may not come: that is an answer too."""
+    try:
+        seen.commits, seen.reason = client.health(timeout)
+    except EtcdUnreachableError as exc:
+        if exc.code != "timeout":
+            raise
+        seen.reason = f"no read went through the log within {timeout:.1f} s"
+
+
 def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], timeout: float) -> list[Seen]:
-    """Ask all endpoints (name, URL) at once."""
-    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
-        return list(pool.map(lambda target: look(target[0], target[1], paths, timeout), targets))
+    """Ask all endpoints (name, URL) side by side; in `timeout` seconds all is over, whatever is at the other end."""
+    found: list[Seen | None] = [None] * len(targets)
+
+    def ask(number: int, name: str, endpoint: str) -> None:
+        found[number] = look(name, endpoint, paths, timeout)
+
+    # Not a pool: that waits for its threads, and a name server that is silent holds one for half a minute.
+    threads = [
+        threading.Thread(target=ask, args=(number, *target), daemon=True) for number, target in enumerate(targets)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout + 0.5
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [
+        item
+        or Seen(
+            endpoint, name, error=f"{endpoint} gave no answer within {timeout:.1f} s (name server?).", code="timeout"
+        )
+        for item, (name, endpoint) in zip(found, targets)
+    ]
 
 
-def evaluate(seen: list[Seen], now: float, certificate_warning: float) -> Report:
-    """Judge what was seen. now: Unix seconds; certificate_warning: days. Names are expected where they are given."""
+# --- Judging -----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(seen: list[Seen], now: float, renewal_window: float) -> Report:
+    """Judge what was seen. now: Unix seconds; renewal_window: seconds. Names are expected where they are given."""
     answered = [item for item in seen if item.status]
-    problems, warnings = [], []
-    for item in seen:
-        label = item.name or item.endpoint
-        if item.error:
-            problems.append(f"{label}: {item.error}")
-        elif not item.healthy:
-            problems.append(f"{label} is not healthy: {item.reason or 'it cannot commit'}.")
-    clusters = {f"{item.status.cluster_id:x}" for item in answered if item.status}
-    if len(clusters) > 1:
-        listed = ", ".join(f"{i.name or i.endpoint} {i.status.cluster_id:x}" for i in answered if i.status)
-        problems.append(f"The endpoints are different clusters ({listed}).")
-    leaders = {item.status.leader for item in answered if item.status and item.status.leader}
-    if answered and not leaders:
-        problems.append("No member knows a leader: quorum is lost.")
-    elif len(leaders) > 1:
-        problems.append("The members name different leaders: an election is under way, or the network is split.")
-    versions = {item.status.version for item in answered if item.status}
-    if len(versions) > 1:
-        warnings.append(f"The members run different versions: {', '.join(sorted(versions))}.")
-    listed_members = next((item.members for item in answered if item.members), [])
-    problems += membership_problems([item.name for item in seen if item.name], listed_members)
-    if len({tuple(sorted(m.id for m in item.members)) for item in answered if item.members}) > 1:
-        problems.append("The members do not agree on the membership.")
-    names = {member.id: member.name or f"{member.id:x}" for member in listed_members}
-    alarms = {alarm for item in answered for alarm in item.alarms}
-    raised = [f"Alarm {alarm.kind} at {names.get(alarm.member_id, format(alarm.member_id, 'x'))}." for alarm in alarms]
-    # A member with an alarm says that it is not healthy for that reason.
-    lasting = bool(raised) and all(" is not healthy: ALARM " in text for text in problems)
-    problems += raised
-    highest = max((item.status.raft_index for item in answered if item.status), default=0)
-    rows = [row(item, names, highest, alarms, now) for item in seen]
-    for line in rows:
-        warnings += row_warnings(line, certificate_warning)
-    healthy_count = sum(item.healthy for item in answered)
-    voters = len([member for member in listed_members if not member.is_learner]) or len(seen)
-    leader = names.get(next(iter(leaders)), "") if len(leaders) == 1 else ""
+    statuses = [item.status for item in seen if item.status]
+    listed = next((item.members for item in answered if item.members), [])
+    names = {member.id: member.name or f"{member.id:x}" for member in listed}
+    alarms = {(alarm.member_id, alarm.kind) for status in statuses for alarm in status.alarms}
+    rows = [row(item, names, statuses, alarms, now) for item in seen]
+    trouble = [
+        *cluster_reasons(answered),
+        *membership_reasons([item.name for item in seen if item.name], listed),
+        *[text for item, line in zip(seen, rows) for text in member_reasons(item, line)],
+    ]
+    raised = [
+        f"Alarm {kind} at {names.get(member, f'{member:x}')}: {ALARMS.get(kind, 'see the log of etcd')}."
+        for member, kind in sorted(alarms)
+    ]
+    voters = [member for member in listed if not member.is_learner]
+    quorum_size = (len(voters) or len(seen)) // 2 + 1
+    leaders = {status.leader for status in statuses if status.leader}
+    versions = sorted({status.version for status in statuses}, key=version_key)
+    cluster_versions = sorted({item.cluster_version for item in answered if item.cluster_version}, key=version_key)
     return Report(
+        verdict=verdict_of(seen, quorum_size, trouble + raised),
+        reasons=trouble + raised,
+        findings=[
+            *cluster_findings(versions, voters),
+            *[f for line in rows for f in member_findings(line, renewal_window)],
+        ],
         members=rows,
-        healthy=not problems,
-        lasting=lasting,
-        quorum=healthy_count >= voters // 2 + 1,
-        leader=leader,
-        cluster_id=next(iter(clusters), ""),
-        version=next(iter(sorted(versions)), ""),
-        problems=problems,
-        warnings=warnings,
+        lasting=bool(raised) and not trouble,
+        leader=names.get(next(iter(leaders)), "") if len(leaders) == 1 else "",
+        cluster_id=f"{statuses[0].cluster_id:x}" if statuses else "",
+        version=versions[0] if versions else "",
+        cluster_version=cluster_versions[0] if cluster_versions else "",
+        quorum_size=quorum_size,
     )
 
 
-def membership_problems(expected: list[str], listed: list[Member]) -> list[str]:
+def verdict_of(seen: list[Seen], quorum_size: int, reasons: list[str]) -> str:
+    """The verdict.
+
+    One read through the log proves a quorum. Where none went through there is none, unless nobody could be asked at all:
+    then it is known only of members that refuse connections that they do not run.
+    """
+    if any(item.commits for item in seen):
+        return DEGRADED if reasons else HEALTHY
+    if any(item.status for item in seen):
+        return DOWN
+    stopped = sum(item.code == "refused" for item in seen)
+    return DOWN if len(seen) - stopped < quorum_size else UNKNOWN
+
+
+def cluster_reasons(answered: list[Seen]) -> list[str]:
+    """Where the members do not say the same."""
+    statuses = [(item.name or item.endpoint, item.status) for item in answered if item.status]
+    reasons = []
+    if len({status.cluster_id for _name, status in statuses}) > 1:
+        told = ", ".join(f"{name} {status.cluster_id:x}" for name, status in statuses)
+        reasons.append(f"The endpoints are different clusters ({told}).")
+    leaders = {status.leader for _name, status in statuses if status.leader}
+    if statuses and not leaders:
+        reasons.append("No member knows a leader: quorum is lost, or an election is under way.")
+    elif len(leaders) > 1:
+        reasons.append("The members name different leaders: an election is under way, or the network is split.")
+    if len({tuple(sorted(member.id for member in item.members)) for item in answered if item.members}) > 1:
+        reasons.append("The members do not agree on the membership.")
+    return reasons
+
+
+def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
     """Where the membership is not the expected one. Nothing where nobody expected, or told, any."""
     if not expected or not listed:
         return []
     found = [member.name for member in listed]
-    problems = [f"{name} is not in the membership." for name in expected if name not in found]
-    problems += [
+    reasons = [f"{name} is not in the membership." for name in expected if name not in found]
+    reasons += [
         f"{member.name or format(member.id, 'x')} is in the membership, but not expected. It is left alone."
         for member in listed
         if member.name not in expected
     ]
-    return problems
+    return reasons
 
 
-def row(item: Seen, names: Mapping[int, str], highest: int, alarms: set[Alarm], now: float) -> dict[str, Any]:
-    """One member for people and programs. Sizes in bytes, certificate in days."""
-    status = item.status
-    days = None if item.certificate_end is None else int((item.certificate_end - now) // DAY)
-    if status is None:
-        return {"name": item.name, "endpoint": item.endpoint, "healthy": False, "reachable": False, "error": item.error}
-    role = "learner" if status.is_learner else "leader" if status.leader == status.member_id else "follower"
-    return {
-        "name": names.get(status.member_id, item.name),
+def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one member."""
+    label = line["name"] or item.endpoint
+    if item.error:
+        return [f"{label}: {item.error}"]
+    if item.status and item.status.is_learner:
+        return [f"{label} is a learner: it has no vote yet. Promote it once it is in sync (`etcdctl member promote`)."]
+    if not item.commits:
+        return [f"{label} is not healthy: {item.reason or 'it cannot commit'}."]
+    if item.status and not item.status.leader:
+        return [f"{label} knows no leader."]
+    return []
+
+
+def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]:
+    """What is worth a word about the cluster as a whole. versions: of the members, oldest first."""
+    found = []
+    if len(versions) > 1:
+        found.append(
+            Finding(
+                "mixed-versions",
+                "",
+                f"The members run different versions: {', '.join(versions)}.",
+                "Finish the upgrade: a run of site.yml brings all members to the same image.",
+            )
+        )
+    if voters and len(voters) % 2 == 0:
+        found.append(
+            Finding(
+                "even-members",
+                "",
+                f"{len(voters)} voting members survive the loss of no more than {len(voters) - 1} would"
+                f" ({(len(voters) - 1) // 2}).",
+                "Use an odd number of members.",
+            )
+        )
+    return found
+
+
+def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Finding]:
+    """What is worth a word about one member, from its row."""
+    if not line["reachable"]:
+        return []
+    name = line["name"] or line["endpoint"]
+    found = []
+    floor = security_problem(line["version"])
+    if floor:
+        found.append(Finding("security", name, f"{name} runs etcd {line['version']}, {floor[0]}.", floor[1]))
+    if line["raft_lag"] > LAG_WARNING:
+        found.append(
+            Finding(
+                "lag",
+                name,
+                f"{name} is {line['raft_lag']} log entries behind.",
+                "Look at its disk and network; it is no help to the quorum while it lags.",
+            )
+        )
+    if line["db_size"] > QUOTA_WARNING * line["quota"]:
+        found.append(
+            Finding(
+                "quota",
+                name,
+                f"The database of {name} has reached {100 * line['db_size'] // line['quota']} % of its quota.",
+                "Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args (docs/operations.md).",
+            )
+        )
+    if line["db_size"] >= FRAGMENTED_BYTES and line["fragmentation"] >= FRAGMENTED_PART:
+        found.append(
+            Finding(
+                "fragmentation",
+                name,
+                f"{100 * line['fragmentation']:.0f} % of the database file of {name} is unused.",
+                "`etcdctl defrag`, one member after the other, the leader last.",
+            )
+        )
+    certificate = line["certificate"]
+    if certificate and certificate["seconds_left"] < renewal_window:
+        found.append(
+            Finding(
+                "certificate",
+                name,
+                f"The server certificate of {name} ends in {certificate['days_left']} days.",
+                "A run of site.yml renews it.",
+            )
+        )
+    return found
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """A version for sorting."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def security_problem(version: str) -> tuple[str, str] | None:
+    """Why a version of etcd should not be run any more, and what to do; None where nothing is known against it."""
+    numbers = version_key(version)
+    if len(numbers) < 3:
+        return None
+    branch = (numbers[0], numbers[1])
+    if branch < min(SECURITY_FLOOR):
+        return "which gets no fixes any more", "Upgrade to a supported branch, one minor version at a time."
+    floor = SECURITY_FLOOR.get(branch)
+    if floor is None or numbers[2] >= floor:
+        return None
+    wanted = f"{branch[0]}.{branch[1]}.{floor}"
+    return (
+        f"which can be brought down by anyone who reaches its port ({ADVISORY})",
+        f"Set etcd_image_tag to {wanted}-0 or later and run site.yml; kubeadm's own choice is older.",
+    )
+
+
+def row(
+    item: Seen, names: Mapping[int, str], statuses: list[Status], alarms: set[tuple[int, str]], now: float
+) -> dict[str, Any]:
+    """One member for people and programs. Sizes in bytes, times in milliseconds and days."""
+    status, shown = item.status, item.certificate
+    # Without alarms of its own, and able to read through the log.
+    own_alarms = sorted(kind for member, kind in alarms if status and member == status.member_id)
+    line: dict[str, Any] = {
+        "name": item.name,
         "endpoint": item.endpoint,
+        "reachable": status is not None,
+        "healthy": bool(item.commits and not own_alarms and not item.error),
+        "reason": item.reason,
+        "error": item.error,
+        "error_code": item.code,
+        "round_trip": None if item.round_trip is None else round(1000 * item.round_trip, 1),
+        "certificate": None,
+    }
+    if shown is not None:
+        line["certificate"] = {
+            **asdict(shown),
+            "not_before": moment(shown.not_before),
+            "not_after": moment(shown.not_after),
+            "seconds_left": int(shown.not_after - now),
+            "days_left": int((shown.not_after - now) // DAY),
+        }
+    if status is None:
+        return line
+    highest = max(other.raft_index for other in statuses)
+    used = status.db_size_in_use / status.db_size if status.db_size else 1.0
+    return {
+        **line,
+        "name": names.get(status.member_id, item.name),
         "id": f"{status.member_id:x}",
-        "healthy": item.healthy,
-        "reachable": True,
-        "role": role,
+        "role": "learner" if status.is_learner else "leader" if status.leader == status.member_id else "follower",
         "version": status.version,
+        "cluster_version": item.cluster_version,
+        "leader": names.get(status.leader, f"{status.leader:x}") if status.leader else "",
         "raft_term": status.raft_term,
         "raft_index": status.raft_index,
         "raft_applied_index": status.raft_applied_index,
         "raft_lag": max(0, highest - status.raft_applied_index),
         "db_size": status.db_size,
         "db_size_in_use": status.db_size_in_use,
+        "fragmentation": round(max(0.0, 1.0 - used), 3),
         "quota": status.quota or DEFAULT_QUOTA,
-        "alarms": sorted(alarm.kind for alarm in alarms if alarm.member_id == status.member_id),
-        "certificate_days": days,
-        "error": item.error,
+        "alarms": own_alarms,
+        "membership": sorted(member.name or f"{member.id:x}" for member in item.members),
     }
 
 
-def row_warnings(line: Mapping[str, Any], certificate_warning: float) -> list[str]:
-    """What may soon be a problem with one member."""
-    warnings = []
-    name = line.get("name") or line["endpoint"]
-    if line.get("role") == "learner":
-        warnings.append(f"{name} is a learner: it has no vote yet.")
-    if line.get("raft_lag", 0) > LAG_WARNING:
-        warnings.append(f"{name} is {line['raft_lag']} entries behind.")
-    if line.get("quota") and line["db_size"] > QUOTA_WARNING * line["quota"]:
-        used = 100 * line["db_size"] // line["quota"]
-        warnings.append(f"The database of {name} has reached {used} % of its quota: compact and defragment it.")
-    if line.get("certificate_days") is not None and line["certificate_days"] < certificate_warning:
-        warnings.append(
-            f"The certificate of {name} ends in {line['certificate_days']} days: a run of site.yml renews it."
-        )
-    return warnings
+def moment(seconds: float) -> str:
+    """A time as ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+# --- Waiting -----------------------------------------------------------------------------------------------------------
+
+POLL = 0.3
+
+# Lines of progress that are kept.
+MOST_PROGRESS = 50
+
+
+def wait_for(
+    verdict: str | None,
+    timeout: float,
+    request_timeout: float,
+    ask: Callable[[float], Report],
+    tell: Callable[[str], object],
+) -> tuple[Report, list[str], float]:
+    """Ask until the verdict is this one or better, or time is over. None: ask once.
+
+    ask: takes the seconds it may take. tell: gets each line of progress. Returns the last report, a line for each time something changed, and the seconds.
+    """
+    begin = time.monotonic()
+    progress: list[str] = []
+    said = ""
+    while True:
+        left = timeout - (time.monotonic() - begin)
+        report = ask(request_timeout if not progress else max(0.5, min(request_timeout, left)))
+        waited = time.monotonic() - begin
+        words = "; ".join([report.verdict, *report.reasons])
+        if words != said and len(progress) < MOST_PROGRESS:
+            progress.append(f"after {waited:.0f} s: {words}")
+            tell(progress[-1])
+            said = words
+        if verdict is None or report.at_least(verdict) or report.lasting or waited + POLL > timeout:
+            return report, progress, waited
+        time.sleep(POLL)
+
+
+# --- Showing -----------------------------------------------------------------------------------------------------------
 
 
 def render_table(report: Report) -> list[str]:
-    """The table, a line of summary, and every problem on a line of its own."""
+    """The table, a line of summary, and every reason and finding on a line of its own."""
     # Narrower than 80 columns with IPv4: Ansible's YAML output folds longer lines.
     header = ["MEMBER", "ENDPOINT", "HEALTH", "ROLE", "ETCD", "TERM", "LAG", "DB", "ALARMS", "CERT"]
     lines = [header]
     for line in report.members:
+        days = f"{line['certificate']['days_left']}d" if line["certificate"] else "-"
         if not line["reachable"]:
-            lines.append([line["name"] or "-", _short(line["endpoint"]), "no answer", *["-"] * 7])
+            lines.append([line["name"] or "-", _short(line["endpoint"]), "no answer", *["-"] * 6, days])
             continue
         lines.append(
             [
@@ -208,18 +494,18 @@ def render_table(report: Report) -> list[str]:
                 str(line["raft_lag"]),
                 f"{100 * line['db_size'] / line['quota']:.1f}%",
                 ",".join(line["alarms"]) or "-",
-                "-" if line["certificate_days"] is None else f"{line['certificate_days']}d",
+                days,
             ]
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     count = sum(bool(line["healthy"]) for line in report.members)
-    total = len(report.members)
     table.append(
-        f"{count} of {total} members healthy, quorum {total // 2 + 1}, leader {report.leader or 'unknown'},"
-        f" etcd {report.version or 'unknown'}, cluster id {report.cluster_id or 'unknown'}"
+        f"{report.verdict}: {count} of {len(report.members)} members healthy, quorum {report.quorum_size}, leader"
+        f" {report.leader or 'unknown'}, etcd {report.version or 'unknown'}, cluster id {report.cluster_id or 'unknown'}"
     )
-    return table + [f"PROBLEM: {text}" for text in report.problems] + [f"WARNING: {text}" for text in report.warnings]
+    table += [f"PROBLEM: {text}" for text in report.reasons]
+    return table + [f"FINDING: {finding.text} {finding.remedy}" for finding in report.findings]
 
 
 def _short(endpoint: str) -> str:

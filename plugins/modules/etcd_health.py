@@ -9,9 +9,13 @@ module: etcd_health
 short_description: What is true of an etcd cluster now
 version_added: 0.1.0
 description:
-  - Asks every member over TLS and judges the answers - health, leader, term, lag, learners, alarms, database size,
-    membership as expected, certificates. Can wait until all is well. Changes nothing.
-  - Does not fail because a member is down, unless O(fail) says so.
+  - Asks every member side by side over TLS, with a client certificate of the CA, and judges the answers - health, leader,
+    term, lag, learners, alarms, database size, membership as each member tells it against the expected one, versions,
+    server certificates.
+  - Changes nothing, and never fails by itself; O(fail) and C(failed_when) make it fail.
+  - Is over in O(request_timeout) seconds (with O(wait_for) in O(timeout)), whatever is at the other end.
+  - Runs on a member as well as on the controller, where that reaches the members and has a certificate and its key.
+    Such a certificate may do everything with the data, since etcd knows no less than that.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -28,34 +32,43 @@ options:
         type: str
         required: true
       address:
-        description: IP address of the member.
+        description: IP address of the member, version 4 or 6.
         type: str
         required: true
   endpoints:
-    description: Client URLs to be asked, where the membership is not to be judged.
+    description: Client URLs (C(https://ADDRESS:PORT)) to be asked, where the membership is not to be judged.
     type: list
     elements: str
   wait_for:
-    description: What to wait for. V(quorum) - enough members are healthy; V(healthy) - nothing is wrong.
+    description:
+      - The verdict to wait for. A better one will do.
+      - V(degraded) waits for a quorum, V(healthy) until nothing is wrong, V(none) does not wait.
+      - Alarms are not waited for, since they stay until a person disarms them (RV(lasting)).
+      - In check mode nothing is waited for.
     type: str
-    choices: [none, quorum, healthy]
+    choices: [none, degraded, healthy]
     default: none
   timeout:
     description: How many seconds to wait at most.
     type: int
     default: 120
   request_timeout:
-    description: How many seconds one answer may take.
+    description: How many seconds one member has for all of its answers.
     type: int
-    default: 2
-  certificate_warning:
-    description: Warn of server certificates that end within this number of days.
-    type: int
-    default: 30
+    default: 3
+  renewal_window:
+    description: Server certificates that end sooner than this are a finding. A duration such as V(720h).
+    type: str
+    default: 2160h
   fail:
-    description: Fail where what was waited for (without waiting, V(healthy)) is not true.
+    description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
     type: bool
     default: false
+seealso:
+  - module: kubeadm.etcd.etcd_host_info
+  - name: The gateway that is asked
+    description: etcd's documentation of its JSON gateway.
+    link: https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/
 """
 
 EXAMPLES = r"""
@@ -69,21 +82,74 @@ EXAMPLES = r"""
       - name: infra2
         address: 10.0.0.8
     wait_for: healthy
+    timeout: 60
     fail: true
   register: health
 
 - name: Show them
   ansible.builtin.debug:
     msg: "{{ health.table }}"
+
+- name: Go on as long as writes go through, and no certificate is about to end
+  kubeadm.etcd.etcd_health:
+    endpoints:
+      - https://10.0.0.6:2379
+      - https://10.0.0.7:2379
+    renewal_window: 168h
+  register: health
+  failed_when: not health.quorum or 'certificate' in health.findings | map(attribute='code')
+
+- name: Ask from the controller, with a certificate that lies there
+  kubeadm.etcd.etcd_health:
+    endpoints:
+      - https://10.0.0.6:2379
+    ca: /srv/etcd-client/ca.crt
+    cert: /srv/etcd-client/client.crt
+    key: /srv/etcd-client/client.key
+  delegate_to: localhost
+  become: false
 """
 
 RETURN = r"""
+verdict:
+  description:
+    - V(healthy) - nothing is wrong.
+    - V(degraded) - writes go through, but something is wrong.
+    - V(down) - no read went through the log of any member, or so many refuse connections that there can be no quorum.
+    - V(unknown) - nobody could be asked, for reasons that say nothing of the members (network, names, certificates).
+  returned: always
+  type: str
+  sample: degraded
+reasons:
+  description: Why the verdict is not V(healthy), one sentence each, with what to do where that is known.
+  returned: always
+  type: list
+  elements: str
+  sample: ["infra2: https://10.0.0.8:2379 refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."]
+findings:
+  description: What deserves attention although it makes nothing unhealthy today.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: One of V(security), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
+      type: str
+    member:
+      description: Name of the member. Empty where it is about the cluster.
+      type: str
+    text:
+      description: What was found.
+      type: str
+    remedy:
+      description: What to do.
+      type: str
 healthy:
-  description: Whether nothing is wrong.
+  description: Whether RV(verdict) is V(healthy).
   returned: always
   type: bool
 quorum:
-  description: Whether enough members are healthy for writes.
+  description: Whether writes go through, which is so where RV(verdict) is V(healthy) or V(degraded).
   returned: always
   type: bool
 lasting:
@@ -91,12 +157,111 @@ lasting:
   returned: always
   type: bool
 members:
-  description: Each member as it was seen. Sizes in bytes, ids hexadecimal.
+  description: Each endpoint that was asked.
   returned: always
   type: list
   elements: dict
+  contains:
+    name:
+      description: Name of the member as the membership has it, else as expected.
+      type: str
+    endpoint:
+      description: Client URL.
+      type: str
+    reachable:
+      description: Whether it told its status.
+      type: bool
+    healthy:
+      description: Whether it can read through the log and has no alarm.
+      type: bool
+    reason:
+      description: What it says where it is not healthy.
+      type: str
+    error:
+      description: Why it did not answer, or not all, and what to do.
+      type: str
+    error_code:
+      description:
+        - RV(members[].error) in one word. Empty where all was answered.
+        - C(refused), C(timeout), C(unreachable), C(name), C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired),
+          C(tls-not-yet-valid), C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
+          C(endpoint), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
+      type: str
+    round_trip:
+      description: Milliseconds for connection and TLS handshake. None where there was none.
+      type: float
+    certificate:
+      description: The server certificate as shown. None where none was accepted.
+      type: dict
+      contains:
+        subject:
+          description: Common name.
+          type: str
+        names:
+          description: SANs.
+          type: list
+          elements: str
+        not_before:
+          description: Begin, ISO 8601.
+          type: str
+        not_after:
+          description: End, ISO 8601.
+          type: str
+        seconds_left:
+          description: Seconds until its end.
+          type: int
+        days_left:
+          description: Whole days until its end.
+          type: int
+    id:
+      description: Id of the member, hexadecimal. This and the following are there where RV(members[].reachable) is true.
+      type: str
+    role:
+      description: V(leader), V(follower) or V(learner).
+      type: str
+    version:
+      description: Version of etcd that it runs.
+      type: str
+    cluster_version:
+      description: The version on which it says that the cluster agreed.
+      type: str
+    leader:
+      description: Name of the leader that it knows. Empty where it knows none.
+      type: str
+    raft_term:
+      description: Its term.
+      type: int
+    raft_index:
+      description: The last entry of its log.
+      type: int
+    raft_applied_index:
+      description: The last entry that it has applied.
+      type: int
+    raft_lag:
+      description: Entries that it has not applied of the longest log seen.
+      type: int
+    db_size:
+      description: Size of the database file in bytes.
+      type: int
+    db_size_in_use:
+      description: Bytes of it that are in use.
+      type: int
+    fragmentation:
+      description: The part of the file that is not in use, 0 to 1. Defragmentation gives it back.
+      type: float
+    quota:
+      description: Bytes at which writes are refused. Before etcd 3.6, which does not tell it, the default.
+      type: int
+    alarms:
+      description: Its alarms, V(NOSPACE) and V(CORRUPT).
+      type: list
+      elements: str
+    membership:
+      description: Names of the members as it knows them. A learner does not tell.
+      type: list
+      elements: str
 leader:
-  description: Name of the leader on which the members agree.
+  description: Name of the leader on which the members agree. Empty where they do not.
   returned: always
   type: str
 cluster_id:
@@ -107,21 +272,26 @@ version:
   description: Version of etcd, the oldest where there are several.
   returned: always
   type: str
-problems:
-  description: What is wrong.
+cluster_version:
+  description: The version on which the cluster agreed.
   returned: always
-  type: list
-  elements: str
-warnings_found:
-  description: What may soon be wrong.
+  type: str
+quorum_size:
+  description: How many voting members make a quorum.
   returned: always
-  type: list
-  elements: str
+  type: int
 table:
   description: All of it for a person, line by line.
   returned: always
   type: list
   elements: str
+progress:
+  description:
+    - One line for each time that verdict or reasons changed while it waited. On the host they go to the system log meanwhile.
+  returned: always
+  type: list
+  elements: str
+  sample: ["after 0 s: down; No member knows a leader: quorum is lost, or an election is under way.", "after 4 s: healthy"]
 waited:
   description: Seconds that were waited.
   returned: always
@@ -133,9 +303,11 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
-
-POLL = 0.3
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
+    bracketed,
+    duration_problems,
+    duration_seconds,
+)
 
 
 def main() -> None:
@@ -154,10 +326,10 @@ def main() -> None:
             "ca": {"type": "path", "default": "/etc/kubernetes/pki/etcd/ca.crt"},
             "cert": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.crt"},
             "key": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.key"},
-            "wait_for": {"type": "str", "choices": ["none", "quorum", "healthy"], "default": "none"},
+            "wait_for": {"type": "str", "choices": ["none", "degraded", "healthy"], "default": "none"},
             "timeout": {"type": "int", "default": 120},
-            "request_timeout": {"type": "int", "default": 2},
-            "certificate_warning": {"type": "int", "default": 30},
+            "request_timeout": {"type": "int", "default": 3},
+            "renewal_window": {"type": "str", "default": "2160h"},
             "fail": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("members", "endpoints")],
@@ -165,26 +337,34 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    problems = duration_problems("renewal_window", params["renewal_window"])
+    if problems:
+        module.fail_json(msg=" ".join(problems))
+    window = duration_seconds(params["renewal_window"]) or 0.0
     targets = [
         (member["name"], f"https://{bracketed(member['address'])}:{params['client_port']}")
         for member in params["members"] or []
     ] or [("", endpoint) for endpoint in params["endpoints"] or []]
     paths = (params["ca"], params["cert"], params["key"])
-    begin = time.monotonic()
-    while True:
-        seen = _health.look_at_all(targets, paths, params["request_timeout"])
-        report = _health.evaluate(seen, time.time(), params["certificate_warning"])
-        reached = report.quorum if params["wait_for"] == "quorum" else report.healthy
-        waited = time.monotonic() - begin
-        if reached or report.lasting or params["wait_for"] == "none" or module.check_mode or waited > params["timeout"]:
-            break
-        time.sleep(POLL)
+
+    def ask(seconds: float) -> _health.Report:
+        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window)
+
+    wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
+    report, progress, waited = _health.wait_for(wanted, params["timeout"], params["request_timeout"], ask, module.log)
     table = _health.render_table(report)
-    result = {**asdict(report), "table": table, "waited": round(waited, 1)}
-    result["warnings_found"] = result.pop("warnings")
-    if params["fail"] and not reached:
-        waiting = f" after {waited:.0f} s" if params["wait_for"] != "none" else ""
-        module.fail_json(msg="\n".join([f"The cluster is not well{waiting}.", *table]), **result)
+    result = {
+        **asdict(report),
+        "healthy": report.healthy,
+        "quorum": report.quorum,
+        "table": table,
+        "progress": progress,
+        "waited": round(waited, 1),
+    }
+    asked_for = "healthy" if params["wait_for"] == "none" else params["wait_for"]
+    if params["fail"] and not report.at_least(asked_for):
+        waiting = f" after {waited:.0f} s" if wanted else ""
+        module.fail_json(msg="\n".join([f"The cluster is {report.verdict}{waiting}.", *table]), **result)
     module.exit_json(changed=False, **result)
 
 

@@ -1,0 +1,356 @@
+"""The client of the gateway against servers that no etcd is: whatever is at the other end, it ends in time with clear words."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("cryptography")
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _etcd_client, _health, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Alarm, EtcdUnreachableError, Status
+
+NOW = datetime.now(timezone.utc).replace(microsecond=0)
+TIMEOUT = 0.8
+# What a person may notice beyond that.
+SLACK = 1.5
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate it.
+    Talk = Callable[[Any], None]
+
+
+def pair(where: Path, name: str, sans: list[str], signer: Any = None, days: tuple[int, int] = (-1, 30)) -> Any:
+    """A key with certificate in files of this name; returns what signs with it. signer: (name, key), else its own."""
+    key, subject = _x509.make_key("ECDSA-P256"), _x509.subject_name(name)
+    issuer, issuing_key = signer or (subject, key)
+    extensions = _x509.extensions(signer is None, () if signer is None else ("serverAuth", "clientAuth"), sans)
+    period = (NOW + timedelta(days=days[0]), NOW + timedelta(days=days[1]))
+    certificate = _x509.make_certificate(subject, issuer, key.public_key(), issuing_key, period, extensions)
+    (where / f"{name}.crt").write_text(_x509.certificate_pem(certificate), encoding="ascii")
+    (where / f"{name}.key").write_bytes(_x509.key_pem(key))
+    return subject, key
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of our CA, good and bad, and of another CA."""
+    where = tmp_path_factory.mktemp("pki")
+    ours, other = pair(where, "ca", ["ca"]), pair(where, "other-ca", ["other-ca"])
+    pair(where, "server", ["127.0.0.1"], ours)
+    pair(where, "client", ["client"], ours)
+    pair(where, "elsewhere", ["10.9.8.7", "etcd.example.com"], ours)
+    pair(where, "expired", ["127.0.0.1"], ours, (-20, -10))
+    pair(where, "future", ["127.0.0.1"], ours, (10, 20))
+    pair(where, "foreign", ["127.0.0.1"], other)
+    return where
+
+
+@contextmanager
+def server(talk: Talk) -> Iterator[int]:
+    """A port on which each connection is given to `talk`, in a thread of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: Any) -> None:
+        with connection, suppress(OSError):
+            talk(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        # A thread that waits in accept would keep the port open.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def over_tls(pki: Path, talk: Talk, name: str = "server", clients_of: str = "ca") -> Talk:
+    """The same over TLS, with a certificate of this name, for clients of this CA."""
+
+    def wrapped(connection: Any) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(str(pki / f"{name}.crt"), str(pki / f"{name}.key"))
+        context.load_verify_locations(str(pki / f"{clients_of}.crt"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        with context.wrap_socket(connection, server_side=True) as tls:
+            talk(tls)
+
+    return wrapped
+
+
+def hold(connection: Any) -> None:
+    """Say nothing until the other end gives up."""
+    while connection.recv(4096):
+        pass
+
+
+def drip(connection: Any) -> None:
+    """An answer that goes on and on, a byte at a time, each of them in time."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        connection.sendall(b" ")
+        time.sleep(TIMEOUT / 10)
+
+
+def flood(connection: Any) -> None:
+    """An answer without end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+def slow_headers(connection: Any) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"X-More: 1\r\n")
+        time.sleep(TIMEOUT / 10)
+
+
+def http(*answers: tuple[int, str]) -> Talk:
+    """A server that gives these answers, one after the other, over one connection."""
+
+    def talk(connection: Any) -> None:
+        for status, text in answers:
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                got = connection.recv(4096)
+                if not got:
+                    return
+                asked += got
+            body = text.encode()
+            head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            time.sleep(0.05)
+
+    return talk
+
+
+def plain_http(connection: Any) -> None:
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.")
+
+
+def mail(connection: Any) -> None:
+    connection.sendall(b"220 mail.example.com ESMTP\r\n")
+    hold(connection)
+
+
+def client(pki: Path, port: int) -> _etcd_client.EtcdClient:
+    files = [str(pki / name) for name in ("ca.crt", "client.crt", "client.key")]
+    return _etcd_client.EtcdClient(f"https://127.0.0.1:{port}", *files, timeout=TIMEOUT)
+
+
+# Who is there: how it talks, the code of the error, and what has to be said.
+STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
+    "says nothing": (lambda _pki: hold, "timeout", "does not answer in time"),
+    "closes at once": (lambda _pki: lambda _connection: None, "closed", "closes the connection"),
+    "plain HTTP": (lambda _pki: plain_http, "not-tls", "speaks plain HTTP, not TLS"),
+    "garbage": (
+        lambda _pki: lambda connection: connection.sendall(b"\0\1\2" * 400),
+        "tls",
+        "does not speak TLS as it should",
+    ),
+    "silent over TLS": (lambda pki: over_tls(pki, hold), "timeout", "does not answer in time"),
+    "slow body": (lambda pki: over_tls(pki, drip), "timeout", "does not answer in time"),
+    "slow headers": (lambda pki: over_tls(pki, slow_headers), "timeout", "does not answer in time"),
+    "endless body": (lambda pki: over_tls(pki, flood), "garbage", "no JSON"),
+    "no HTTP": (lambda pki: over_tls(pki, mail), "garbage", "is not HTTP"),
+    "other JSON": (lambda pki: over_tls(pki, http((200, '{"header": []}'))), "garbage", "JSON that is not etcd's"),
+    "a list": (lambda pki: over_tls(pki, http((200, "[1]"))), "garbage", "no JSON"),
+    "a page": (lambda pki: over_tls(pki, http((200, "<html>hello"))), "garbage", "It begins: '<html>hello'"),
+    "no gateway": (lambda pki: over_tls(pki, http((404, "404 page not found"))), "no-gateway", "--enable-grpc-gateway"),
+    "authentication": (
+        lambda pki: over_tls(
+            pki, http((400, "CommonName of client sending a request against gateway will be ignored"))
+        ),
+        "auth",
+        "etcdctl auth disable",
+    ),
+    "expired": (
+        lambda pki: over_tls(pki, hold, "expired"),
+        "tls-expired",
+        f"expired ({NOW - timedelta(days=10):%Y-%m-%d %H:%M} UTC). A run of site.yml renews it",
+    ),
+    "not yet valid": (lambda pki: over_tls(pki, hold, "future"), "tls-not-yet-valid", "is not valid yet ("),
+    "other names": (
+        lambda pki: over_tls(pki, hold, "elsewhere"),
+        "tls-san",
+        "shows a certificate for 10.9.8.7, etcd.example.com only; add it to etcd_server_cert_sans",
+    ),
+    "another CA": (lambda pki: over_tls(pki, hold, "foreign"), "tls-unknown-ca", "our ca.crt did not sign"),
+    "clients of another CA": (
+        lambda pki: over_tls(pki, hold, clients_of="other-ca"),
+        "tls-client-refused",
+        "does not accept our client certificate",
+    ),
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_strangers(pki: Path, who: str) -> None:
+    talk, code, words = STRANGERS[who]
+    with server(talk(pki)) as port, client(pki, port) as asking:
+        begin = time.monotonic()
+        with pytest.raises(EtcdUnreachableError) as caught:
+            asking.status()
+        assert time.monotonic() - begin < TIMEOUT + SLACK
+    assert (caught.value.code, words in str(caught.value)) == (code, True), str(caught.value)
+    assert str(caught.value).startswith(f"https://127.0.0.1:{port} ")
+
+
+def test_nobody_listens(pki: Path) -> None:
+    with server(hold) as port:
+        pass
+    with pytest.raises(EtcdUnreachableError, match="refuses connections") as caught:
+        client(pki, port).status()
+    assert caught.value.code == "refused"
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_looking_never_raises_and_ends(pki: Path, who: str) -> None:
+    with server(STRANGERS[who][0](pki)) as port:
+        begin = time.monotonic()
+        paths = (str(pki / "ca.crt"), str(pki / "client.crt"), str(pki / "client.key"))
+        seen = _health.look_at_all([("infra0", f"https://127.0.0.1:{port}")] * 3, paths, TIMEOUT)
+        assert time.monotonic() - begin < TIMEOUT + SLACK
+    assert [item.code for item in seen] == [STRANGERS[who][1]] * 3
+    report = _health.evaluate(seen, time.time(), 0)
+    assert report.verdict == "unknown" and len(report.reasons) == 3
+
+
+def test_a_name_server_that_is_silent(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a name up takes no timeout: all ends in time nevertheless."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: time.sleep(5))
+    begin = time.monotonic()
+    paths = (str(pki / "ca.crt"), str(pki / "client.crt"), str(pki / "client.key"))
+    seen = _health.look_at_all([("infra0", "https://etcd.example.com:2379")], paths, TIMEOUT)
+    assert seen[0].code == "timeout" and time.monotonic() - begin < TIMEOUT + SLACK
+
+
+@pytest.mark.parametrize(
+    "url", ["10.0.0.6:2379", "http://10.0.0.6:2379", "https://", "https://10.0.0.6:x", "https://[::1"]
+)
+def test_what_is_no_endpoint(pki: Path, url: str) -> None:
+    seen = _health.look("infra0", url, ("", "", ""), TIMEOUT)
+    assert seen.code == "endpoint" and "write https://ADDRESS:2379" in seen.error
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "client.crt", "client.key"])
+def test_missing_files_are_named(pki: Path, missing: str) -> None:
+    files = [str(pki / name) + ("-gone" if name == missing else "") for name in ("ca.crt", "client.crt", "client.key")]
+    with pytest.raises(EtcdUnreachableError, match="is missing or cannot be read") as caught:
+        _etcd_client.EtcdClient("https://127.0.0.1:2379", *files)
+    assert caught.value.code == "credentials" and missing in str(caught.value)
+
+
+def test_files_that_are_no_pair(pki: Path) -> None:
+    with pytest.raises(EtcdUnreachableError, match="no usable pair"):
+        _etcd_client.EtcdClient(
+            "https://127.0.0.1:2379", *[str(pki / name) for name in ("ca.crt", "client.crt", "server.key")]
+        )
+
+
+STATUS = json.dumps(
+    {
+        "header": {"cluster_id": "17237436991929493444", "member_id": "9372538179322589801", "raft_term": "2"},
+        "version": "3.6.14",
+        "dbSize": "20480",
+        "leader": "9372538179322589801",
+        "raftIndex": "8",
+        "raftTerm": "2",
+        "raftAppliedIndex": "8",
+        "dbSizeInUse": "16384",
+        "errors": ["memberID:9372538179322589801 alarm:NOSPACE "],
+    }
+)
+
+
+def test_a_member(pki: Path) -> None:
+    """All answers over one connection; numbers beyond 2^53 as they are; zero values are left out by etcd."""
+    listing = {"members": [{"ID": "9372538179322589801", "name": "infra0", "peerURLs": ["x"], "clientURLs": ["y"]}]}
+    answers = (
+        (200, STATUS),
+        (200, '{"etcdserver": "3.6.14", "etcdcluster": "3.6.0"}'),
+        (200, json.dumps(listing)),
+        (503, '{"health": "false", "reason": "RAFT NO LEADER"}'),
+    )
+    with server(over_tls(pki, http(*answers))) as port:
+        paths = (str(pki / "ca.crt"), str(pki / "client.crt"), str(pki / "client.key"))
+        seen = _health.look("infra0", f"https://127.0.0.1:{port}", paths, 5)
+    assert seen.status and seen.error == "", seen.error
+    assert (seen.status.member_id, seen.status.is_learner, seen.status.quota) == (9372538179322589801, False, None)
+    assert seen.status.alarms == [Alarm(9372538179322589801, "NOSPACE")]
+    assert (seen.cluster_version, seen.members[0].name, seen.commits) == ("3.6.0", "infra0", False)
+    assert seen.reason == "RAFT NO LEADER" and seen.round_trip and seen.certificate
+    assert (seen.certificate.subject, seen.certificate.names) == ("server", ["127.0.0.1"])
+    assert seen.certificate.not_after == (NOW + timedelta(days=30)).timestamp()
+
+
+def test_a_member_that_cannot_commit_is_not_waited_for_longer(pki: Path) -> None:
+    """Without a quorum the read through the log blocks: the rest of what the member says is kept."""
+    paths = (str(pki / "ca.crt"), str(pki / "client.crt"), str(pki / "client.key"))
+
+    def talk(connection: Any) -> None:
+        http((200, STATUS), (200, "{}"), (200, "{}"))(connection)
+        hold(connection)
+
+    with server(over_tls(pki, talk)) as port:
+        begin = time.monotonic()
+        seen = _health.look("infra0", f"https://127.0.0.1:{port}", paths, TIMEOUT)
+        assert time.monotonic() - begin < TIMEOUT + SLACK
+    assert seen.status and not seen.error and not seen.commits and "no read went through the log" in seen.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "words"),
+    [
+        (404, {"code": 5, "message": "etcdserver: member not found"}, "not-found", "member not found"),
+        (412, {"code": 9, "message": "etcdserver: too many learner members"}, "precondition", "too many learner"),
+        (400, {"code": 9, "message": "etcdserver: too many learner members"}, "precondition", "too many learner"),
+        (429, {"code": 8, "message": "mvcc: database space exceeded"}, "exhausted", "space exceeded"),
+        (503, {"code": 14, "error": "etcdserver: no leader"}, "unavailable", "no leader"),
+        (200, {"code": 14, "message": "etcdserver: request timed out"}, "unavailable", "timed out"),
+        (500, {"code": 99, "message": "?"}, "grpc", "says: ?"),
+        (500, {"code": "x", "message": "?"}, "grpc", "says: ?"),
+    ],
+)
+def test_errors_of_etcd_by_their_grpc_code(pki: Path, status: int, body: dict[str, Any], code: str, words: str) -> None:
+    with server(over_tls(pki, http((status, json.dumps(body))))) as port, client(pki, port) as asking, pytest.raises(
+        EtcdUnreachableError, match=words
+    ) as caught:
+        asking.members()
+    assert caught.value.code == code
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_again(pki: Path) -> None:
+    with server(over_tls(pki, http((200, STATUS)))) as port, client(pki, port) as asking:
+        assert asking.status() == asking.status()
+
+
+@pytest.mark.parametrize(
+    ("errors", "alarms"),
+    [
+        ([], []),
+        (["etcdserver: no leader"], []),
+        (["memberID:17949158737846155715 alarm:CORRUPT "], [Alarm(17949158737846155715, "CORRUPT")]),
+        (["memberID:1  alarm:NOSPACE", "etcdserver: no leader"], [Alarm(1, "NOSPACE")]),
+    ],
+)
+def test_alarms_in_a_status(errors: list[str], alarms: list[Alarm]) -> None:
+    assert Status(0, 0, "", 0, 0, None, 0, 0, 0, 0, False, errors).alarms == alarms

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from . import network
 from .image import VersionSet
 from .inventory import render_inventory, render_known_hosts, ssh_options
-from .process import LabError, attempt, locked, run, step
+from .process import LabError, attempt, locked, run, say, step
 from .settings import check_name, parse_version
 
 LABEL = "kubeadm-etcd-lab"
@@ -29,8 +29,13 @@ _PARALLEL = 4
 _SSH_PORT = 22
 # Overlay on overlay does not work: these need volumes of their own.
 _VOLUMES = ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet")
+# What the host image runs.
+_INIT = "/sbin/init"
 # podman's words for a container that was made, but whose making was interrupted before it ran.
 _NEVER_STARTED = ("created", "configured", "initialized")
+# Our word for one whose processes were killed together with podman's own, as when a session or a machine's sandbox ends: podman
+# goes on calling it running, and can neither stop nor start it.
+_KILLED = "killed"
 # What systemd says when a boot has ended.
 _SETTLED = (["running"], ["degraded"])
 # What a fresh host must say once it has booted: "running", "active", "active".
@@ -138,14 +143,14 @@ class Lab:
         return network.address(self.facts().subnet, int(host[len("infra") :]))
 
     def container_states(self) -> dict[str, str]:
-        """Host name to podman's word for its state, for those that have a container."""
+        """Host name to podman's word for its state (or ours, if podman is wrong), for those that have a container."""
         out = run(["podman", "ps", "-a", "--filter", f"label={LABEL}={self.name}", "--format", "json"])
         containers: list[dict[str, Any]] = json.loads(out or "[]")
         for container in containers:
             owner = container["Labels"].get(f"{LABEL}.directory")
             if owner != str(self.state):
                 raise LabError(f"a lab {self.name!r} is kept by another directory, {owner}: choose another --name")
-        return {c["Names"][0][len(self.name) + 1 :]: c["State"] for c in containers}
+        return {c["Names"][0][len(self.name) + 1 :]: _state(c["State"], c["Pid"]) for c in containers}
 
     def _storage_only(self) -> list[str]:
         """Containers that podman began to make when it was killed: it lists their storage only, without labels."""
@@ -192,11 +197,14 @@ class Lab:
         """Make the hosts that have no container, start those that are stopped, and wait until all are ready."""
         names = self.host_names() if only is None else only
         states = self.container_states()
-        half_made = [n for n in names if states.get(n) in _NEVER_STARTED]
-        rubbish = [self.container(host) for host in half_made] + self._storage_only()
+        killed = [n for n in names if states.get(n) == _KILLED]
+        if killed:
+            say(f"{', '.join(killed)}: killed from outside; podman cannot start them again, so they are made anew")
+        unusable = [n for n in names if states.get(n) in _NEVER_STARTED] + killed
+        rubbish = [self.container(host) for host in unusable] + self._storage_only()
         if rubbish:
-            run(["podman", "rm", "-f", "-v", *rubbish])
-        fresh = [n for n in names if n not in states or n in half_made]
+            _remove(rubbish)
+        fresh = [n for n in names if n not in states or n in unusable]
         stopped = [n for n in names if n not in fresh and states[n] != "running"]
         running = [n for n in names if n not in fresh and n not in stopped]
         self._write_files()
@@ -316,7 +324,7 @@ class Lab:
         names = [self.container(host) for host in self.container_states()] + self._storage_only()
         if names:
             with step(f"removing {len(names)} hosts of the lab {self.name}"):
-                run(["podman", "rm", "-f", "-v", "-t", "0", *names])
+                _remove(names)
         if attempt(["podman", "network", "exists", self.network])[0] == 0:
             existed = True
             run(["podman", "network", "rm", "-f", self.network])
@@ -342,7 +350,7 @@ class Lab:
         tag = image()
         if existing:
             with step(f"removing {', '.join(hosts)}"):
-                run(["podman", "rm", "-f", "-v", "-t", "0", *existing])
+                _remove(existing)
         self.start(lambda: tag, hosts)
 
     def _cut_mark(self, host: str) -> Path:
@@ -422,6 +430,26 @@ for chain in "INPUT" "OUTPUT ! -o lo" "FORWARD"; do {iptables} -D $chain -j LAB_
 {iptables} -F LAB_CUT
 {iptables} -X LAB_CUT
 """
+
+
+def _remove(containers: list[str]) -> None:
+    """Remove containers with their volumes, whatever they do now."""
+    command = ["podman", "rm", "-f", "-v", "-t", "0", *containers]
+    # For one that was killed together with its monitor, podman waits in vain the first time, and knows better the second.
+    if attempt(command)[0] != 0:
+        run(command)
+
+
+def _state(told: str, pid: int, proc: Path = Path("/proc")) -> str:
+    """The state of a container: what podman tells, unless its process is gone although podman calls it running."""
+    if told not in ("running", "stopping"):
+        return told
+    try:
+        command = (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        command = b""
+    # Nothing, too, for a process that nobody has waited for; and the number may be another's by now.
+    return told if command.startswith(_INIT.encode()) else _KILLED
 
 
 def labs(state: Path) -> list[str]:

@@ -148,6 +148,22 @@ def different(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict
     return {host: lines for host, lines in found.items() if lines}
 
 
+def set_alarm(cluster: Lab, kind: int, action: str) -> None:
+    """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
+    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
+    number = next(member["ID"] for member in listed if member["name"] == "infra1")
+    body = json.dumps({"action": action, "memberID": str(number), "alarm": kind})
+    cluster.sh(
+        "infra0",
+        "python3 - <<'EOF'\n"
+        "import ssl, urllib.request\n"
+        f"context = ssl.create_default_context(cafile='/etc/kubernetes/pki/etcd/ca.crt')\n"
+        f"context.load_cert_chain('/etc/kubernetes/pki/etcd/healthcheck-client.crt', '/etc/kubernetes/pki/etcd/healthcheck-client.key')\n"
+        f"url, body = 'https://127.0.0.1:2379/v3/maintenance/alarm', b'{body}'\n"
+        "urllib.request.urlopen(url, body, timeout=10, context=context).read()\nEOF",
+    )
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """Three hosts without any Kubernetes state."""

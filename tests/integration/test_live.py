@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, Lab, different
+from .conftest import LAB, Lab, different, set_alarm
 
 PKI = "/etc/kubernetes/pki/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -126,22 +126,6 @@ def test_a_host_may_be_called_otherwise(cluster: Lab) -> None:
         cluster.sh("infra1", "hostname infra1")
 
 
-def alarm(cluster: Lab, kind: int, action: str) -> None:
-    """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    number = next(member["ID"] for member in listed if member["name"] == "infra1")
-    body = json.dumps({"action": action, "memberID": str(number), "alarm": kind})
-    cluster.sh(
-        "infra0",
-        "python3 - <<'EOF'\n"
-        "import ssl, urllib.request\n"
-        f"context = ssl.create_default_context(cafile='{PKI}/ca.crt')\n"
-        f"context.load_cert_chain('{PKI}/healthcheck-client.crt', '{PKI}/healthcheck-client.key')\n"
-        f"url, body = 'https://127.0.0.1:2379/v3/maintenance/alarm', b'{body}'\n"
-        "urllib.request.urlopen(url, body, timeout=10, context=context).read()\nEOF",
-    )
-
-
 def on_infra1(script: str) -> Callable[[Lab], object]:
     return lambda cluster: cluster.sh("infra1", script)
 
@@ -174,8 +158,8 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         "infra1: 100 MiB are free for etcd's data",
     ),
     "corrupt": (
-        lambda cluster: alarm(cluster, 2, "ACTIVATE"),
-        lambda cluster: alarm(cluster, 2, "DEACTIVATE"),
+        lambda cluster: set_alarm(cluster, 2, "ACTIVATE"),
+        lambda cluster: set_alarm(cluster, 2, "DEACTIVATE"),
         ["-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}'],
         "infra1: alarm CORRUPT in cluster 'etcd'",
     ),
@@ -212,7 +196,7 @@ def test_bad_state_is_refused(cluster: Lab, case: str) -> None:
 @pytest.mark.long
 def test_a_full_database(cluster: Lab) -> None:
     """NOSPACE: the run that raises the quota goes on, says what is left to do, and does not wait for it in vain."""
-    alarm(cluster, 1, "ACTIVATE")
+    set_alarm(cluster, 1, "ACTIVATE")
     try:
         run = cluster.play("-e", '{"etcd_extra_args": {"quota-backend-bytes": "4294967296"}}')
         said = flat(run.output)
@@ -220,7 +204,7 @@ def test_a_full_database(cluster: Lab) -> None:
         assert run.code != 0 and run.seconds < 200
         assert set(run.changed()) == set(cluster.hosts)
     finally:
-        alarm(cluster, 1, "DEACTIVATE")
+        set_alarm(cluster, 1, "DEACTIVATE")
     cluster.site()
 
 

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from labkit import archive, image, inventory, network, pins, programs, settings
+from labkit import archive, hosts, image, inventory, network, pins, programs, settings
 from labkit.cli import main
 from labkit.process import LabError
 from labkit.settings import Version
@@ -130,8 +130,8 @@ def test_a_full_subnet_is_told() -> None:
 
 
 def test_inventory_is_yaml_that_ansible_understands() -> None:
-    hosts = [("infra0", "10.89.36.10"), ("infra1", "fd00:36::b")]
-    text = inventory.render_inventory("probe", hosts, Path("/a b/key"), Path("/labs/known_hosts"))
+    two = [("infra0", "10.89.36.10"), ("infra1", "fd00:36::b")]
+    text = inventory.render_inventory("probe", two, Path("/a b/key"), Path("/labs/known_hosts"))
     read = yaml.safe_load(text)["etcd"]
     assert read["hosts"] == {"infra0": {"ansible_host": "10.89.36.10"}, "infra1": {"ansible_host": "fd00:36::b"}}
     assert read["vars"]["ansible_user"] == "root"
@@ -322,3 +322,23 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["up"]) == 1
     assert "needs root" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "command", "state"),
+    [
+        ("running", b"/sbin/init\0", "running"),
+        ("running", b"", "killed"),
+        ("running", None, "killed"),
+        ("running", b"/usr/bin/other\0", "killed"),
+        ("stopping", None, "killed"),
+        ("exited", None, "exited"),
+        ("created", None, "created"),
+    ],
+)
+def test_a_host_that_was_killed_with_podman(tmp_path: Path, told: str, command: bytes | None, state: str) -> None:
+    """podman goes on calling it running: its process tells."""
+    if command is not None:
+        (tmp_path / "17").mkdir()
+        (tmp_path / "17" / "cmdline").write_bytes(command)
+    assert hosts._state(told, 17, tmp_path) == state

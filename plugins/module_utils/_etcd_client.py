@@ -276,9 +276,24 @@ class EtcdClient:
             with contextlib.suppress(OSError):
                 if self._speaks_plain_http():
                     code, words = "not-tls", "speaks plain HTTP, not TLS: the URL is that of something else."
+        elif code == "closed":
+            # With TLS 1.3 a server may be gone before its refusal is read: with 1.2 it is part of the handshake.
+            context = self._make_context()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            try:
+                self._shake_hands(context)
+            except ssl.SSLError as again:
+                found = explain(again)
+                code, words = found if found[0] == "tls-client-refused" else (code, words)
+            except OSError:
+                pass
         elif code in ("tls-san", "tls-expired", "tls-not-yet-valid"):
+            # Its time or names are wrong, but our CA has signed it. Nothing else is asked there.
+            context = self._make_context()
+            context.check_hostname = False
+            context.verify_flags |= NO_CHECK_TIME
             with contextlib.suppress(OSError, ValueError):
-                shown = self._shown_anyway()
+                shown = certificate_of(self._shake_hands(context))
                 if code == "tls-san":
                     words = f"shows a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]
                 else:
@@ -292,15 +307,12 @@ class EtcdClient:
             plain.sendall(b"GET /version HTTP/1.0\r\n\r\n")
             return plain.recv(5) == b"HTTP/"
 
-    def _shown_anyway(self) -> Certificate:
-        """The certificate of a server whose time or names are wrong, signed by our CA. Nothing else is asked there."""
-        context = self._make_context()
-        context.check_hostname = False
-        context.verify_flags |= NO_CHECK_TIME
+    def _shake_hands(self, context: ssl.SSLContext) -> Mapping[str, Any]:
+        """Connect once more, otherwise, and return the certificate that is shown."""
         with socket.create_connection((self.host, self.port), timeout=1.0) as plain, context.wrap_socket(
-            plain
+            plain, server_hostname=self.host
         ) as shown:
-            return certificate_of(shown.getpeercert() or {})
+            return shown.getpeercert() or {}
 
     def call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One call of the gateway: /v3/ + path."""

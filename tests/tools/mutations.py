@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PKI, STEPS, X509, FILES, PLAN, ROLLOUT = (
-    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout")
+PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH = (
+    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health")
 )
 
 
@@ -130,6 +130,16 @@ BUGS = [
     Bug("an unhealthy one is counted", ROLLOUT, "if not problems and left < size // 2 + 1:", "if left < 0:", "test_rollout.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
+    # The verdict.
+    Bug("one healthy member is no quorum", HEALTH, "if any(item.commits for item in seen):", "if all(item.commits for item in seen):", "test_health.py"),
+    Bug("reasons do not count", HEALTH, "return DEGRADED if reasons else HEALTHY", "return HEALTHY", "test_health.py"),
+    Bug("silence is down", HEALTH, "stopped = sum(item.code == \"refused\" for item in seen)", "stopped = len(seen)", "test_health.py"),
+    Bug("alarms are waited for", HEALTH, "lasting=bool(raised) and not trouble", "lasting=False", "test_health.py"),
+    Bug("never mind the others' alarms", HEALTH, "if status and member == status.member_id)", "if status)", "test_health.py"),
+    Bug("a learner is a member", HEALTH, "if item.status and item.status.is_learner:", "if False:", "test_health.py"),
+    Bug("versions as texts", HEALTH, "return tuple(int(number) for", "return tuple(number for", "test_health.py"),
+    Bug("the floor itself is too low", HEALTH, "numbers[2] >= floor", "numbers[2] > floor", "test_health.py"),
+    Bug("any verdict will do", HEALTH, "VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)", "True", "test_health.py"),
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,16 @@ def over_tls(pki: Path, talk: Talk, name: str = "server", clients_of: str = "ca"
             talk(tls)
 
     return wrapped
+
+
+def refuse(pki: Path) -> Talk:
+    """A server that refuses our certificate, and is gone before that is read; with TLS 1.2 that cannot be."""
+
+    def talk(connection: Any) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        over_tls(pki, hold, clients_of="other-ca")(connection)
+
+    return talk
 
 
 def hold(connection: Any) -> None:
@@ -194,6 +205,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
         "shows a certificate for 10.9.8.7, etcd.example.com only; add it to etcd_server_cert_sans",
     ),
     "another CA": (lambda pki: over_tls(pki, hold, "foreign"), "tls-unknown-ca", "our ca.crt did not sign"),
+    "gone before it is read": (refuse, "tls-client-refused", "does not accept our client certificate"),
     "clients of another CA": (
         lambda pki: over_tls(pki, hold, clients_of="other-ca"),
         "tls-client-refused",

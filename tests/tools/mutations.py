@@ -18,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH = (
-    f"plugins/module_utils/{name}.py" for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health")
+    f"plugins/module_utils/{name}.py"
+    for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health")
 )
 
 

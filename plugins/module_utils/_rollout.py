@@ -363,17 +363,21 @@ def last_lines(log: str, count: int = 5) -> str:
     return "".join(["\nThe last lines of its log:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
 
 
-def newest_log_path(since: float) -> str | None:
-    """The log of the etcd container that wrote last; None where none did after `since` (Unix seconds)."""
+def log_paths(since: float, root: str = "/var/log/pods") -> list[str]:
+    """Logs of etcd containers, those that wrote last first; without those that wrote nothing after `since` (Unix seconds)."""
     found = []
-    for path in glob.glob("/var/log/pods/kube-system_etcd-*/etcd/*.log"):
+    for path in glob.glob(f"{root}/kube-system_etcd-*/etcd/*.log"):
         try:
             found.append((os.stat(path).st_mtime, path))
         except OSError:
             # The kubelet removes it with its pod.
             continue
-    written, path = max(found, default=(0.0, ""))
-    return path if found and written >= since else None
+    return [path for written, path in sorted(found, reverse=True) if written >= since]
+
+
+def last_words(paths: list[str]) -> str:
+    """The log that wrote last and has something in it: that of a container that has just been made is still empty."""
+    return next((text for text in map(read_text, paths) if text), "")
 
 
 def restarts_of(path: str | None) -> int:
@@ -414,7 +418,7 @@ def wait_for_member(
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
-    restarts = Restarts(newest_log_path(0.0))
+    restarts = Restarts(next(iter(log_paths(0.0)), None))
     while True:
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
@@ -434,13 +438,13 @@ def wait_for_member(
         if not problem and find_etcd_process(target.name) == process:
             return time.monotonic() - start
         waited = time.monotonic() - start
-        path = newest_log_path(started_at)
+        logs = log_paths(started_at)
         # What was down before may have its time, and may need the other members to come up.
-        crashed = restarts.seen(path) if old else 0
+        crashed = restarts.seen(next(iter(logs), None)) if old else 0
         if waited > timeout or crashed >= CRASHES:
             count = max(len(seen), crashed)
             times = f" etcd was started {count} times." if count > 1 else ""
-            log = (read_text(path) or "") if path else ""
+            log = last_words(logs)
             cause = cause_of_death(log)
             said = f" Its log says: {cause}." if cause else ""
             raise EtcdError(

@@ -297,3 +297,16 @@ def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
     (pki / "etcd").mkdir()
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
+
+
+def test_the_log_of_a_container_that_has_just_been_made_is_empty(tmp_path: Path) -> None:
+    """What is shown is the log before it; logs that are older than the change are none of its."""
+    place = tmp_path / "kube-system_etcd-infra0_1" / "etcd"
+    place.mkdir(parents=True)
+    for number, (name, text) in enumerate((("0.log", "old"), ("1.log", "why"), ("2.log", ""))):
+        (place / name).write_text(text, encoding="utf-8")
+        os.utime(place / name, (1000 + number, 1000 + number))
+    paths = _rollout.log_paths(1001, str(tmp_path))
+    assert [os.path.basename(path) for path in paths] == ["2.log", "1.log"]
+    assert _rollout.last_words(paths) == "why"
+    assert _rollout.last_words([*paths[:1], str(place / "gone.log")]) == ""

@@ -1,0 +1,482 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The report on all clusters of a run: what `etcd_health` and `etcd_host_info` saw, put together for people and programs.
+
+Runs on the controller. `assemble` makes the report as plain data, which is the JSON file; `page` makes of it what the HTML page
+shows, as texts and percentages: the template only lays them out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed, duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import PARTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+    cluster_warnings,
+    host_warnings,
+    merge_hosts,
+)
+
+if TYPE_CHECKING:
+    Data = Mapping[str, Any]
+
+DAY = 86400.0
+
+# From the best to the worst. Nobody could be asked is worse than degraded, and says less than down.
+VERDICTS = ("healthy", "degraded", "unknown", "down")
+
+# A CA cannot be renewed by a run: whoever has to plan its replacement wants to know early.
+CA_WARNING = 365
+
+_UNITS = ("B", "KiB", "MiB", "GiB")
+
+KINDS = ("server", "peer", "healthcheck-client", "apiserver-etcd-client")
+
+RENEW = "Run site.yml: it issues them again, and nothing restarts."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the inventory says of one host, as far as the report needs it."""
+
+    client_port: int = 2379
+    metrics_port: int = 2381
+    metrics_exposed: bool = False
+    window: float = 2160 * 3600.0
+    validity: float = 8760 * 3600.0
+
+    @classmethod
+    def from_variables(cls, variables: Data, options: Data) -> Settings:
+        """From inventory variables, and the defaults that the role's argument specs have for the rest."""
+
+        def value(name: str) -> str:
+            default = options.get(name, {}).get("default", "")
+            return str(variables.get(name, default))
+
+        known = cls()
+        return cls(
+            client_port=_number(value("etcd_client_port"), known.client_port),
+            metrics_port=_number(value("etcd_metrics_port"), known.metrics_port),
+            metrics_exposed=value("etcd_metrics_exposed").lower() in ("true", "yes", "on", "1"),
+            window=duration_seconds(value("etcd_certificate_renewal_window")) or known.window,
+            validity=duration_seconds(value("etcd_certificate_validity_period")) or known.validity,
+        )
+
+
+def _number(text: str, default: int) -> int:
+    """A number written in an inventory; another text is somebody else's to complain about."""
+    return int(text) if re.fullmatch(r"[0-9]+", text) else default
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a run knows of one cluster.
+
+    speaker: the host that asked ('' where none could). health: what etcd_health returned there, or None. observations:
+    what etcd_host_info returned, by host. lost: hosts that the run could not reach. settings: by host.
+    """
+
+    cluster: Cluster
+    speaker: str = ""
+    health: Data | None = None
+    observations: Mapping[str, Data] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+
+    def of(self, host: str) -> Settings:
+        """The settings of a host."""
+        return self.settings.get(host, Settings())
+
+
+# --- The report ------------------------------------------------------------------------------------------------------
+
+
+def assemble(looked: list[Looked], now: datetime) -> dict[str, Any]:
+    """The report on all clusters, as plain data."""
+    clusters = [cluster_report(item, now) for item in looked]
+    verdict = max((item["verdict"] for item in clusters), key=VERDICTS.index, default="unknown")
+    return {"at": now.astimezone(timezone.utc).isoformat(timespec="seconds"), "verdict": verdict, "clusters": clusters}
+
+
+def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
+    """The report on one cluster."""
+    health = looked.health or {}
+    verdict, reasons = judged(looked)
+    rows = [dict(row) for row in health.get("members", [])] or [silent_row(looked, m) for m in looked.cluster.members]
+    hosts = {member.name: member.host for member in looked.cluster.members}
+    for row in rows:
+        row["host"] = hosts.get(row["name"], "")
+    certificates = [*authority(looked, now), *leaves(looked, rows, now)]
+    findings = [dict(item) for item in health.get("findings", [])]
+    own = [*ssh_findings(looked), *certificate_findings(certificates, rows), *host_findings(looked)]
+    return {
+        "name": looked.cluster.name,
+        "verdict": verdict,
+        "reasons": reasons,
+        "asked_on": looked.speaker,
+        "unreachable": looked.lost,
+        "leader": health.get("leader", ""),
+        "cluster_id": health.get("cluster_id", ""),
+        "version": health.get("version", ""),
+        "cluster_version": health.get("cluster_version", ""),
+        "quorum": bool(health.get("quorum", False)),
+        "members": rows,
+        "certificates": certificates,
+        "findings": [*findings, *own],
+        "metrics": metrics(looked),
+        "lines": [*health.get("table", []), *own_lines(verdict, reasons, looked, own)],
+    }
+
+
+def judged(looked: Looked) -> tuple[str, list[str]]:
+    """The verdict and why it is not healthy. Nobody is asked where the inventory does not say rightly who they are."""
+    if looked.cluster.problems:
+        return "unknown", ["The members were not asked: the inventory is wrong.", *looked.cluster.problems]
+    if not looked.health or "verdict" not in looked.health:
+        if not looked.speaker:
+            return "unknown", ["None of its hosts can be reached by ssh, so nobody could be asked."]
+        said = (looked.health or {}).get("msg")
+        return "unknown", [f"{looked.speaker} could not ask the members{f': {said}' if said else '.'}"]
+    unnamed = [member.host for member in looked.cluster.members if not member.address]
+    reasons = [
+        f"{host} was not asked: its address is not known. Set etcd_address or ansible_host to it." for host in unnamed
+    ]
+    verdict = str(looked.health["verdict"])
+    if reasons and verdict == "healthy":
+        verdict = "degraded"
+    return verdict if verdict in VERDICTS else "unknown", [*looked.health.get("reasons", []), *reasons]
+
+
+def silent_row(looked: Looked, member: Member) -> dict[str, Any]:
+    """A member that nobody could ask, in the form in which etcd_health tells of members."""
+    url = f"https://{bracketed(member.address)}:{looked.of(member.host).client_port}" if member.address else ""
+    return {
+        "name": member.name,
+        "endpoint": url,
+        "reachable": False,
+        "healthy": False,
+        "error": "not asked",
+        "error_code": "",
+    }
+
+
+def metrics(looked: Looked) -> dict[str, Any]:
+    """Where the members tell their metrics, and whether that is open."""
+    exposed = [member for member in looked.cluster.members if looked.of(member.host).metrics_exposed]
+    return {
+        "exposed": [
+            f"http://{bracketed(member.address)}:{looked.of(member.host).metrics_port}"
+            for member in exposed
+            if member.address
+        ]
+    }
+
+
+# --- Certificates ----------------------------------------------------------------------------------------------------
+
+
+def certificate(member: str, kind: str, begin: str, end: str, now: datetime, settings: Settings) -> dict[str, Any]:
+    """One certificate: how long it was made for, how long it lasts, and whether a run would issue it again. Days."""
+    left = (moment(end) - now).total_seconds()
+    whole = (moment(end) - moment(begin)).total_seconds() if begin else settings.validity
+    window = CA_WARNING * DAY if kind == "ca" else settings.window
+    return {
+        "member": member,
+        "kind": kind,
+        "not_before": begin,
+        "not_after": end,
+        "days_left": int(left // DAY),
+        "days_whole": max(1, round(whole / DAY)),
+        "days_window": round(window / DAY),
+        "state": "ended" if left <= 0 else "window" if left <= window else "good",
+    }
+
+
+def moment(text: str) -> datetime:
+    """A time in ISO 8601, of UTC where it does not say."""
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+
+
+def authority(looked: Looked, now: datetime) -> list[dict[str, Any]]:
+    """The CA, as the CA host has it, or else the first host that has one."""
+    order = [looked.cluster.ca_host, *looked.observations]
+    for host in order:
+        pki = looked.observations.get(host, {}).get("pki", {})
+        if pki.get("ca_not_after"):
+            begin = pki.get("ca_not_before") or ""
+            return [certificate("", "ca", begin, pki["ca_not_after"], now, looked.of(host))]
+    return []
+
+
+def leaves(looked: Looked, rows: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """The certificates of the members: from their files, and of one that ssh does not reach from what it shows its clients."""
+    found = []
+    told = {row["name"]: row.get("certificate") or {} for row in rows}
+    for member in looked.cluster.members:
+        settings = looked.of(member.host)
+        on_disk = {
+            item["kind"]: item
+            for item in looked.observations.get(member.host, {}).get("pki", {}).get("certificates", [])
+        }
+        for kind in KINDS:
+            item = on_disk.get(kind) or (told.get(member.name, {}) if kind == "server" else {})
+            if item.get("not_after"):
+                begin = item.get("not_before", "")
+                found.append(certificate(member.name, kind, begin, item["not_after"], now, settings))
+    return found
+
+
+def certificate_findings(certificates: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Certificates that end soon. What a member shows its clients is judged by etcd_health already."""
+    judged_there = {row["name"] for row in rows if row.get("certificate")}
+    findings = []
+    by_member: dict[str, list[dict[str, Any]]] = {}
+    for item in certificates:
+        if item["state"] == "good" or (item["kind"] == "server" and item["member"] in judged_there):
+            continue
+        if item["kind"] == "ca":
+            findings.append(
+                finding(
+                    "ca-ends",
+                    "",
+                    f"The CA {ends(item)}: no certificate of this cluster can last longer.",
+                    "A run does not replace the CA. Plan a new one while there is time: docs/certificates.md.",
+                )
+            )
+            continue
+        by_member.setdefault(item["member"], []).append(item)
+    for name, items in by_member.items():
+        first = min(items, key=lambda item: int(item["days_left"]))
+        kinds = ", ".join(item["kind"] for item in items)
+        code = "certificate-ended" if first["state"] == "ended" else "certificate-window"
+        noun = "certificate" if len(items) == 1 else "certificates"
+        findings.append(finding(code, name, f"{kinds}: {noun} of {name}: the first {ends(first)}.", RENEW))
+    return findings
+
+
+def ends(item: Data) -> str:
+    """When a certificate ends, in words."""
+    days = int(item["days_left"])
+    date = str(item["not_after"])[:10]
+    if item["state"] == "ended":
+        return f"ended on {date}"
+    return f"ends in {days} day{'' if days == 1 else 's'} ({date})"
+
+
+# --- Findings on hosts -----------------------------------------------------------------------------------------------
+
+
+def finding(code: str, member: str, text: str, remedy: str = "") -> dict[str, str]:
+    """One finding, as etcd_health has them."""
+    return {"code": code, "member": member, "text": text, "remedy": remedy}
+
+
+def ssh_findings(looked: Looked) -> list[dict[str, str]]:
+    """Hosts that ssh does not reach: their members may be well, but their files were not looked at."""
+    if not looked.lost:
+        return []
+    names = ", ".join(looked.lost)
+    return [
+        finding(
+            "ssh",
+            "",
+            f"{names}: not reached, or not observed, by this run. What it says of them comes from the other members.",
+            "Repair ssh to them (the run says what is wrong), then look again.",
+        )
+    ]
+
+
+def host_findings(looked: Looked) -> list[dict[str, str]]:
+    """What is worth a word on the hosts, and what a run of site.yml would change there."""
+    seen = looked.observations
+    said = [
+        f"{host}: {text}"
+        for host, observation in seen.items()
+        for text in [*host_warnings(observation["facts"]), *observation["pki"].get("warnings", [])]
+    ]
+    said += cluster_warnings({host: observation["facts"] for host, observation in seen.items()})
+    differs = [
+        f"{host}: {PARTS[part]}: {reason}"
+        for part in PARTS
+        for host, observation in seen.items()
+        for reason in observation["reasons"].get(part, [])
+    ]
+    problems = [f"{host}: {text}" for host, observation in seen.items() for text in observation.get("problems", [])]
+    hosts = list(seen)
+    return [
+        *(finding("host", "", text) for text in merge_hosts(said, hosts)),
+        *(
+            finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
+            for text in merge_hosts(differs, hosts)
+        ),
+        *(finding("refused", "", text, "site.yml refuses to run before this is put right.") for text in merge_hosts(problems, hosts)),
+    ]
+
+
+def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[str, str]]) -> list[str]:
+    """What a terminal shows below the table of etcd_health, or instead of it."""
+    lines = []
+    if not (looked.health or {}).get("table"):
+        lines = [f"cluster {looked.cluster.name}: {verdict}", *(f"PROBLEM: {text}" for text in reasons)]
+    for item in own:
+        text = f"NOTE: {item['text']}"
+        lines.append(f"{text} {item['remedy']}" if item["remedy"] else text)
+    return lines
+
+
+# --- The page --------------------------------------------------------------------------------------------------------
+
+WORDS = {
+    "healthy": ("Healthy", "Every member answers, they agree, and nothing is wrong."),
+    "degraded": ("Degraded", "There is a quorum, so clients are served, but something is wrong."),
+    "down": ("Down", "There is no quorum: nothing can be written, or read linearizably."),
+    "unknown": ("Unknown", "Nobody could be asked."),
+}
+
+
+def page(report: Data) -> dict[str, Any]:
+    """What the HTML page shows, as texts and percentages."""
+    clusters = [cluster_page(item, number) for number, item in enumerate(report["clusters"], 1)]
+    count = len(clusters)
+    well = sum(item["verdict"] == "healthy" for item in report["clusters"])
+    if not count:
+        summary = "No clusters"
+    elif well == count:
+        summary = "The cluster is healthy" if count == 1 else f"All {count} clusters are healthy"
+    elif count == 1:
+        summary = f"The cluster is {report['verdict']}"
+    else:
+        summary = f"{count - well} of {count} clusters {'is' if count - well == 1 else 'are'} not healthy"
+    return {
+        "summary": summary,
+        "verdict": report["verdict"],
+        "at": report["at"][:19].replace("T", " ") + " UTC",
+        "clusters": clusters,
+    }
+
+
+def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
+    """One cluster as it is shown."""
+    members = cluster["members"]
+    well = sum(bool(row["healthy"]) for row in members)
+    word, meaning = WORDS[cluster["verdict"]]
+    voters = sum(row.get("role") != "learner" for row in members)
+    facts = [
+        ("Members", f"{well} of {len(members)} healthy"),
+        ("Quorum", f"{voters // 2 + 1} of {voters}, {'kept' if cluster['quorum'] else 'not kept'}"),
+        ("Leader", cluster["leader"] or "unknown"),
+        ("etcd", versions(members) or cluster["version"] or "unknown"),
+        ("Cluster version", cluster["cluster_version"] or "unknown"),
+        ("Cluster id", cluster["cluster_id"] or "unknown"),
+    ]
+    return {
+        "anchor": f"cluster-{number}",
+        "name": cluster["name"],
+        "verdict": cluster["verdict"],
+        "word": word,
+        "meaning": meaning,
+        "reasons": cluster["reasons"],
+        "facts": facts,
+        "members": [member_page(row) for row in members],
+        "ca": next((certificate_page(item) for item in cluster["certificates"] if item["kind"] == "ca"), None),
+        "certificates": certificate_rows(cluster),
+        "kinds": KINDS,
+        "findings": [
+            {"about": item.get("member") or "", "text": item["text"], "remedy": item.get("remedy") or ""}
+            for item in cluster["findings"]
+        ],
+        "exposed": cluster["metrics"]["exposed"],
+        "asked_on": cluster["asked_on"],
+        "unreachable": cluster["unreachable"],
+    }
+
+
+def versions(members: list[Data]) -> str:
+    """The versions of etcd that run."""
+    return ", ".join(sorted({str(row["version"]) for row in members if row.get("version")}))
+
+
+def member_page(row: Data) -> dict[str, Any]:
+    """One member as it is shown."""
+    answered = bool(row["reachable"])
+    state = "healthy" if row["healthy"] else "unhealthy" if answered else "no answer"
+    why = row.get("error") or row.get("reason") or ""
+    shown: dict[str, Any] = {
+        "name": row["name"] or "?",
+        "endpoint": str(row["endpoint"]).replace("https://", ""),
+        "state": state,
+        "good": bool(row["healthy"]),
+        "why": "" if row["healthy"] else why,
+        "role": row.get("role") or "",
+        "version": row.get("version") or "",
+        "raft": "",
+        "alarms": row.get("alarms") or [],
+        "database": None,
+        "round_trip": "",
+    }
+    if row.get("raft_term") is not None:
+        lag = int(row.get("raft_lag") or 0)
+        shown["raft"] = f"term {row['raft_term']}, " + (f"{lag} behind" if lag else "in step")
+    if row.get("round_trip") is not None:
+        shown["round_trip"] = f"{float(row['round_trip']):.0f} ms"
+    if row.get("db_size") is not None and row.get("quota"):
+        shown["database"] = database_page(row)
+    return shown
+
+
+def database_page(row: Data) -> dict[str, Any]:
+    """Size of a database, what of it is in use, and its quota."""
+    size, quota = int(row["db_size"]), int(row["quota"])
+    used = int(row.get("db_size_in_use") or 0)
+    share = 100.0 * size / quota
+    return {
+        "percent": share_text(size, quota),
+        "in_use_percent": share_text(used, quota),
+        "level": "bad" if share >= 95 else "warn" if share >= 80 else "good",
+        "label": f"{amount(size)} of {amount(quota)}, {share:.1f} %",
+        "detail": f"{amount(used)} in use",
+    }
+
+
+def share_text(part: float, whole: float) -> str:
+    """A percentage for a style attribute, within 0 and 100."""
+    return f"{min(100.0, max(0.0, 100.0 * part / whole)):.1f}"
+
+
+def amount(size: int) -> str:
+    """A size with a unit that fits."""
+    power = min(max(size, 1).bit_length() // 10, len(_UNITS) - 1)
+    value = size / 1024**power
+    return f"{value:.0f} {_UNITS[power]}" if value >= 100 or value.is_integer() else f"{value:.1f} {_UNITS[power]}"
+
+
+def certificate_page(item: Data) -> dict[str, Any]:
+    """One certificate as a bar: what is left of its whole life, with a mark where a run issues it again."""
+    days = int(item["days_left"])
+    label = "ended" if item["state"] == "ended" else f"{days} day{'' if days == 1 else 's'}"
+    return {
+        "kind": item["kind"],
+        "label": label,
+        "detail": f"of {item['days_whole']}, until {str(item['not_after'])[:10]}",
+        "level": {"good": "good", "window": "warn", "ended": "bad"}[item["state"]],
+        "percent": share_text(days, item["days_whole"]),
+        # Where the window is longer than the whole life there is nothing to mark.
+        "mark": share_text(item["days_window"], item["days_whole"]) if item["days_window"] < item["days_whole"] else "",
+        "window": item["days_window"],
+    }
+
+
+def certificate_rows(cluster: Data) -> list[dict[str, Any]]:
+    """Certificates by member, one cell for each kind; None where nothing was seen."""
+    rows: dict[str, dict[str, Any]] = {}
+    for item in cluster["certificates"]:
+        if item["kind"] != "ca":
+            rows.setdefault(item["member"], {})[item["kind"]] = certificate_page(item)
+    return [{"member": name, "cells": [found.get(kind) for kind in KINDS]} for name, found in rows.items()]

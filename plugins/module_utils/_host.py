@@ -116,11 +116,11 @@ def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
         if match and match.group(1) in inodes:
             pid = int(link.split("/")[2])
             argv = process_argv(pid)
-            found[str(inodes[match.group(1)])] = {
-                "pid": pid,
-                "program": os.path.basename(argv[0]) if argv else "unknown",
-                "argv": argv,
-            }
+            program = os.path.basename(argv[0]) if argv else "unknown"
+            port = str(inodes[match.group(1)])
+            # Of several, at different addresses, a stranger beside a member is the one to be told of.
+            if program != "etcd" or not found[port]["pid"]:
+                found[port] = {"pid": pid, "program": program, "argv": argv}
     return found
 
 

@@ -64,6 +64,7 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "client_port": {"type": "int", "default": 2379},
     "peer_port": {"type": "int", "default": 2380},
     "metrics_port": {"type": "int", "default": 2381},
+    "metrics_exposed": {"type": "bool", "default": False},
     "kubeadm": {"type": "str", "default": "kubeadm"},
 }
 
@@ -80,6 +81,7 @@ _FLAG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 _ENVIRONMENT = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
 _DNS_SAN = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _DURATION = re.compile(r"^([0-9]+(\.[0-9]+)?(h|m|s))+$")
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 # A Go duration is a signed number of 64 bits, in nanoseconds.
 _LONGEST = float(1 << 63) / 1e9
@@ -99,7 +101,7 @@ OWNED_FLAGS = {
     "advertise-client-urls": _CLIENT_URLS,
     "listen-peer-urls": _PEER_URLS,
     "initial-advertise-peer-urls": _PEER_URLS,
-    "listen-metrics-urls": "Set etcd_metrics_port",
+    "listen-metrics-urls": "Set etcd_metrics_port and etcd_metrics_exposed",
     "cert-file": _CERTIFICATES,
     "key-file": _CERTIFICATES,
     "trusted-ca-file": _CERTIFICATES,
@@ -219,6 +221,7 @@ class ConfigSpec:
     client_port: int
     peer_port: int
     metrics_port: int
+    metrics_exposed: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> ConfigSpec:
@@ -242,6 +245,11 @@ class ConfigSpec:
                 if not re.fullmatch(r"[0-9]+", str(value)):
                     raise EtcdError(f"etcd_{key} is {value!r}. Write a whole number.")
                 value = int(str(value))
+            elif argument["type"] == "bool":
+                # A value inside a mapping has not been converted by Ansible.
+                if str(value).lower() not in _TRUTH:
+                    raise EtcdError(f"etcd_{key} is {value!r}. Write true or false.")
+                value = _TRUTH[str(value).lower()]
             elif argument["type"] in ("str", "path"):
                 value = str(value)
             values[key] = value
@@ -577,8 +585,10 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
         ("advertise-client-urls", client),
         ("initial-advertise-peer-urls", peer),
     ]
-    if spec.metrics_port != CONFIG_ARGUMENTS["metrics_port"]["default"]:
-        own.append(("listen-metrics-urls", f"http://{loopback}:{spec.metrics_port}"))
+    if spec.metrics_exposed or spec.metrics_port != CONFIG_ARGUMENTS["metrics_port"]["default"]:
+        metrics = f"http://{loopback}:{spec.metrics_port}"
+        # Loopback first: kubeadm makes the probes of the first URL, and our own gates ask it too.
+        own.append(("listen-metrics-urls", f"{metrics},http://{address}:{spec.metrics_port}" if spec.metrics_exposed else metrics))
     extra = [
         (str(name), scalar_text(value))
         for name in sorted(spec.extra_args)

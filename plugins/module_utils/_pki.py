@@ -179,6 +179,7 @@ class PkiState:
     ca_public_key: str | None = None
     ca_fingerprint: str | None = None
     ca_key_id: str | None = None
+    ca_not_before: str | None = None
     ca_not_after: str | None = None
     ca_problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -431,6 +432,7 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         state.ca_cert = stored.decode("ascii", errors="replace")
         state.ca_fingerprint = fingerprint(state.ca_cert)
         state.ca_key_id = _x509.key_identifier_of(authority)
+        state.ca_not_before = not_before(authority).isoformat()
         state.ca_not_after = not_after(authority).isoformat()
     if len(authorities) > 1:
         others = ", ".join(common_name(item.subject) for item in authorities[1:])

@@ -167,14 +167,21 @@ def silent_row(looked: Looked, member: Member) -> dict[str, Any]:
 
 
 def metrics(looked: Looked) -> dict[str, Any]:
-    """Where the members tell their metrics, and whether that is open."""
-    exposed = [member for member in looked.cluster.members if looked.of(member.host).metrics_exposed]
+    """Where Prometheus asks the members: over TLS at the client port, or at the metrics port where that is open (exposed).
+
+    directory: where the scrape configuration looks for the certificate files of this cluster, beside itself.
+    """
+    targets = []
+    for member in looked.cluster.members:
+        settings = looked.of(member.host)
+        port = settings.metrics_port if settings.metrics_exposed else settings.client_port
+        if member.address:
+            target = f"{bracketed(member.address)}:{port}"
+            targets.append({"member": member.name, "target": target, "tls": not settings.metrics_exposed})
     return {
-        "exposed": [
-            f"http://{bracketed(member.address)}:{looked.of(member.host).metrics_port}"
-            for member in exposed
-            if member.address
-        ]
+        "directory": re.sub(r"[^A-Za-z0-9._-]|^[.]+", "-", looked.cluster.name),
+        "targets": targets,
+        "exposed": [f"http://{item['target']}" for item in targets if not item["tls"]],
     }
 
 
@@ -191,6 +198,7 @@ def certificate(member: str, kind: str, begin: str, end: str, now: datetime, set
         "kind": kind,
         "not_before": begin,
         "not_after": end,
+        "end": int(moment(end).timestamp()),
         "days_left": int(left // DAY),
         "days_whole": max(1, round(whole / DAY)),
         "days_window": round(window / DAY),
@@ -333,11 +341,12 @@ def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[s
 
 # --- The page --------------------------------------------------------------------------------------------------------
 
+# Sign, word and meaning of each verdict: never only a colour.
 WORDS = {
-    "healthy": ("Healthy", "Every member answers, they agree, and nothing is wrong."),
-    "degraded": ("Degraded", "There is a quorum, so clients are served, but something is wrong."),
-    "down": ("Down", "There is no quorum: nothing can be written, or read linearizably."),
-    "unknown": ("Unknown", "Nobody could be asked."),
+    "healthy": ("✓", "Healthy", "Every member answers, they agree, and nothing is wrong."),
+    "degraded": ("!", "Degraded", "There is a quorum, so clients are served, but something is wrong."),
+    "down": ("×", "Down", "There is no quorum: nothing can be written, or read linearizably."),
+    "unknown": ("?", "Unknown", "Nobody could be asked."),
 }
 
 
@@ -366,7 +375,7 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
     """One cluster as it is shown."""
     members = cluster["members"]
     well = sum(bool(row["healthy"]) for row in members)
-    word, meaning = WORDS[cluster["verdict"]]
+    sign, word, meaning = WORDS[cluster["verdict"]]
     voters = sum(row.get("role") != "learner" for row in members)
     facts = [
         ("Members", f"{well} of {len(members)} healthy"),
@@ -380,6 +389,7 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
         "anchor": f"cluster-{number}",
         "name": cluster["name"],
         "verdict": cluster["verdict"],
+        "sign": sign,
         "word": word,
         "meaning": meaning,
         "reasons": cluster["reasons"],
@@ -393,9 +403,14 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
             for item in cluster["findings"]
         ],
         "exposed": cluster["metrics"]["exposed"],
-        "asked_on": cluster["asked_on"],
-        "unreachable": cluster["unreachable"],
+        "asked": asked(cluster),
     }
+
+
+def asked(cluster: Data) -> str:
+    """From where the cluster was looked at, and who could not be reached."""
+    where = f"asked on {cluster['asked_on']}" if cluster["asked_on"] else "nobody could be asked"
+    return f"{where}, not reached: {', '.join(cluster['unreachable'])}" if cluster["unreachable"] else where
 
 
 def versions(members: list[Data]) -> str:
@@ -412,7 +427,7 @@ def member_page(row: Data) -> dict[str, Any]:
         "name": row["name"] or "?",
         "endpoint": str(row["endpoint"]).replace("https://", ""),
         "state": state,
-        "good": bool(row["healthy"]),
+        "level": "good" if row["healthy"] else "bad",
         "why": "" if row["healthy"] else why,
         "role": row.get("role") or "",
         "version": row.get("version") or "",

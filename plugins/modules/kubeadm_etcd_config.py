@@ -117,6 +117,10 @@ options:
     description: Port on the loopback address for metrics and probes.
     type: int
     default: 2381
+  metrics_exposed:
+    description: Whether etcd also listens on O(address) at O(metrics_port), without TLS, for metrics.
+    type: bool
+    default: false
   kubeadm:
     description: The program.
     type: str

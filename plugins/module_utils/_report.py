@@ -426,15 +426,16 @@ def member_page(row: Data) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": row["name"] or "?",
         "endpoint": str(row["endpoint"]).replace("https://", ""),
+        "answered": answered,
         "state": state,
         "level": "good" if row["healthy"] else "bad",
         "why": "" if row["healthy"] else why,
-        "role": row.get("role") or "",
-        "version": row.get("version") or "",
-        "raft": "",
+        "role": row.get("role") or "not told",
+        "version": row.get("version") or "not told",
+        "raft": "not told",
         "alarms": row.get("alarms") or [],
         "database": None,
-        "round_trip": "",
+        "round_trip": "not told",
     }
     if row.get("raft_term") is not None:
         lag = int(row.get("raft_lag") or 0)

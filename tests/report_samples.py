@@ -46,7 +46,7 @@ def row(number: int, member: Member, **changes: Any) -> dict[str, Any]:
         "quota": 2 * GIB,
         "alarms": [],
         "membership": [],
-        "certificate": {"subject": member.name, "not_after": end(364), "days_left": 364},
+        "certificate": {"subject": member.name, "not_before": begin(364), "not_after": end(364), "days_left": 364},
         "round_trip": 3.2,
         **changes,
     }
@@ -60,6 +60,9 @@ def silent(member: Member, error: str = "refuses connections", code: str = "refu
         "healthy": False,
         "error": error,
         "error_code": code,
+        "reason": "",
+        "round_trip": None,
+        "certificate": None,
     }
 
 
@@ -83,6 +86,7 @@ def health(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "cluster_id": "56da77eaac975d91",
         "version": "3.6.14",
         "cluster_version": "3.6.0",
+        "quorum_size": len(rows) // 2 + 1,
         "members": rows,
         "progress": [],
         "waited": 0.0,
@@ -132,7 +136,11 @@ def hard() -> list[Looked]:
     rows = [row(i, m) for i, m in enumerate(seven[:-1])]
     rows[1].update(db_size=GIB * 17 // 10, db_size_in_use=GIB // 3, alarms=[], raft_lag=123456789, raft_term=4711)
     rows[2].update(
-        db_size=2 * GIB, alarms=["NOSPACE", "CORRUPT"], healthy=False, reason="ALARM NOSPACE; " + "x" * 90, role="learner"
+        db_size=2 * GIB,
+        alarms=["NOSPACE", "CORRUPT"],
+        healthy=False,
+        reason="ALARM NOSPACE; " + "x" * 90,
+        role="learner",
     )
     rows[3].update(version="3.5.35", round_trip=12345.6)
     long_error = (
@@ -146,28 +154,57 @@ def hard() -> list[Looked]:
         health=health(
             rows,
             verdict="degraded",
-            reasons=[f"dead {long_error}.", f"Alarm NOSPACE at {seven[2].name}.", "The members run different versions."],
+            reasons=[
+                f"dead {long_error}.",
+                f"Alarm NOSPACE at {seven[2].name}.",
+                "The members run different versions.",
+            ],
             findings=[
-                {"code": "quota", "member": seven[1].name, "text": f"The database of {seven[1].name} is at 85 % of its quota.", "remedy": "Compact and defragment it: docs/operations.md."},
-                {"code": "x", "member": "", "text": "W" * 200, "remedy": "https://example.com/" + "a/very/long/path/" * 8},
+                {
+                    "code": "quota",
+                    "member": seven[1].name,
+                    "text": f"The database of {seven[1].name} is at 85 % of its quota.",
+                    "remedy": "Compact and defragment it: docs/operations.md.",
+                },
+                {
+                    "code": "x",
+                    "member": "",
+                    "text": "W" * 200,
+                    "remedy": "https://example.com/" + "a/very/long/path/" * 8,
+                },
             ],
             healthy=False,
         ),
         observations={
-            m.host: observation({"server": 40, "peer": -3, "healthcheck-client": 1} if i == 1 else None) for i, m in enumerate(seven[:-1])
+            m.host: observation({"server": 40, "peer": -3, "healthcheck-client": 1} if i == 1 else None)
+            for i, m in enumerate(seven[:-1])
         },
         lost=["dead-host"],
         settings={m.host: Settings(metrics_exposed=True) for m in seven},
     )
-    hostile = Cluster("<script>alert(1)</script>", [Member("h&<b>", '"><img src=x onerror=alert(1)>', "10.0.0.9")], "h&<b>")
+    hostile = Cluster(
+        "<script>alert(1)</script>", [Member("h&<b>", '"><img src=x onerror=alert(1)>', "10.0.0.9")], "h&<b>"
+    )
     evil = Looked(
         cluster=hostile,
         speaker="h&<b>",
         health=health(
-            [row(0, hostile.members[0], alarms=["<i>"], version="<u>", healthy=False, reason="</style><script>x</script>", endpoint="https://'\"<x>")],
+            [
+                row(
+                    0,
+                    hostile.members[0],
+                    alarms=["<i>"],
+                    version="<u>",
+                    healthy=False,
+                    reason="</style><script>x</script>",
+                    endpoint="https://'\"<x>",
+                )
+            ],
             verdict="down",
             reasons=["</li><script>alert(2)</script>"],
-            findings=[{"code": "<", "member": "<", "text": "<b>bold</b>", "remedy": "{{ 7 * 6 }} <a href='javascript:x'>"}],
+            findings=[
+                {"code": "<", "member": "<", "text": "<b>bold</b>", "remedy": "{{ 7 * 6 }} <a href='javascript:x'>"}
+            ],
             quorum=False,
             leader="<leader>",
             cluster_id="<id>",

@@ -117,10 +117,10 @@ def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
             pid = int(link.split("/")[2])
             argv = process_argv(pid)
             program = os.path.basename(argv[0]) if argv else "unknown"
-            port = str(inodes[match.group(1)])
+            taken = str(inodes[match.group(1)])
             # Of several, at different addresses, a stranger beside a member is the one to be told of.
-            if program != "etcd" or not found[port]["pid"]:
-                found[port] = {"pid": pid, "program": program, "argv": argv}
+            if program != "etcd" or not found[taken]["pid"]:
+                found[taken] = {"pid": pid, "program": program, "argv": argv}
     return found
 
 

@@ -588,7 +588,12 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     if spec.metrics_exposed or spec.metrics_port != CONFIG_ARGUMENTS["metrics_port"]["default"]:
         metrics = f"http://{loopback}:{spec.metrics_port}"
         # Loopback first: kubeadm makes the probes of the first URL, and our own gates ask it too.
-        own.append(("listen-metrics-urls", f"{metrics},http://{address}:{spec.metrics_port}" if spec.metrics_exposed else metrics))
+        own.append(
+            (
+                "listen-metrics-urls",
+                f"{metrics},http://{address}:{spec.metrics_port}" if spec.metrics_exposed else metrics,
+            )
+        )
     extra = [
         (str(name), scalar_text(value))
         for name in sorted(spec.extra_args)

@@ -126,6 +126,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         "version": health.get("version", ""),
         "cluster_version": health.get("cluster_version", ""),
         "quorum": bool(health.get("quorum", False)),
+        "quorum_size": health.get("quorum_size") or len(looked.cluster.members) // 2 + 1,
         "members": rows,
         "certificates": certificates,
         "findings": [*findings, *own],
@@ -324,7 +325,10 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
             finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
             for text in merge_hosts(differs, hosts)
         ),
-        *(finding("refused", "", text, "site.yml refuses to run before this is put right.") for text in merge_hosts(problems, hosts)),
+        *(
+            finding("refused", "", text, "site.yml refuses to run before this is put right.")
+            for text in merge_hosts(problems, hosts)
+        ),
     ]
 
 
@@ -334,7 +338,7 @@ def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[s
     if not (looked.health or {}).get("table"):
         lines = [f"cluster {looked.cluster.name}: {verdict}", *(f"PROBLEM: {text}" for text in reasons)]
     for item in own:
-        text = f"NOTE: {item['text']}"
+        text = f"FINDING: {item['text']}"
         lines.append(f"{text} {item['remedy']}" if item["remedy"] else text)
     return lines
 
@@ -345,7 +349,7 @@ def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[s
 WORDS = {
     "healthy": ("✓", "Healthy", "Every member answers, they agree, and nothing is wrong."),
     "degraded": ("!", "Degraded", "There is a quorum, so clients are served, but something is wrong."),
-    "down": ("×", "Down", "There is no quorum: nothing can be written, or read linearizably."),
+    "down": ("\u00d7", "Down", "There is no quorum: nothing can be written, or read linearizably."),
     "unknown": ("?", "Unknown", "Nobody could be asked."),
 }
 
@@ -376,10 +380,9 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
     members = cluster["members"]
     well = sum(bool(row["healthy"]) for row in members)
     sign, word, meaning = WORDS[cluster["verdict"]]
-    voters = sum(row.get("role") != "learner" for row in members)
     facts = [
         ("Members", f"{well} of {len(members)} healthy"),
-        ("Quorum", f"{voters // 2 + 1} of {voters}, {'kept' if cluster['quorum'] else 'not kept'}"),
+        ("Quorum", f"{cluster['quorum_size']}, {'kept' if cluster['quorum'] else 'not kept'}"),
         ("Leader", cluster["leader"] or "unknown"),
         ("etcd", versions(members) or cluster["version"] or "unknown"),
         ("Cluster version", cluster["cluster_version"] or "unknown"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -80,9 +81,7 @@ class Browser:
     def look(self, page: Path, width: int, scheme: str = "light", media: str = "screen", height: int = 800) -> None:
         """Open a page as a device of this width shows it."""
         mobile = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self.call("Page.navigate", url=page.resolve().as_uri())
@@ -128,28 +127,31 @@ def browser() -> Iterator[Browser]:
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
 
-    def take_pipes() -> None:
-        # The browser reads commands from file 3 and answers on file 4. Out of each other's way first.
-        reading, writing = os.dup2(to_browser, 20, False), os.dup2(from_browser, 21, False)
-        os.dup2(reading, 3, True)
-        os.dup2(writing, 4, True)
-
+    # The browser reads commands from file 3 and answers on file 4: far away from both, so that neither is in the other's way.
+    reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_browser, from_browser))
+    os.close(to_browser)
+    os.close(from_browser)
+    start = ["bash", "-c", f'exec "$0" "$@" 3<&{reading} 4>&{writing}', path]
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
         # Root has no sandbox. It opens nothing but our own pages.
         options += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-        options += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"]
+        options += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-proxy-server",
+        ]
         process = subprocess.Popen(
-            [path, *options, "about:blank"],
+            [*start, *options, "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=take_pipes,
+            pass_fds=(reading, writing),
             env={**os.environ, "HOME": profile},
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        os.close(reading)
+        os.close(writing)
         try:
             yield Browser(process, from_us, to_us)
         finally:

@@ -471,7 +471,7 @@ def share_text(part: float, whole: float) -> str:
 
 def amount(size: int) -> str:
     """A size with a unit that fits."""
-    power = min(max(size, 1).bit_length() // 10, len(_UNITS) - 1)
+    power = min((max(size, 1).bit_length() - 1) // 10, len(_UNITS) - 1)
     value = size / 1024**power
     return f"{value:.0f} {_UNITS[power]}" if value >= 100 or value.is_integer() else f"{value:.1f} {_UNITS[power]}"
 

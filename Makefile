@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain runs, whatever the shell has set.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
-.PHONY: help demo test setup lint unit mutations sanity package molecule integration test-long bench format docs changelog venv venvs down clean
+.PHONY: help demo test setup lint unit report mutations sanity package molecule integration test-long bench format docs pictures changelog venv venvs down clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -14,10 +14,11 @@ demo: venv ## three healthy members on this machine, from nothing; a minute the 
 	@tests/tools/demo
 
 test: ## every check, from formatting to real hosts (about 25 minutes); the first that fails ends it
-	@MAKE="$(MAKE)" tests/tools/stages setup lint unit mutations sanity package molecule integration
+	@MAKE="$(MAKE)" tests/tools/stages setup lint unit report mutations sanity package molecule integration
 
-setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab
+setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests
 	lab/lab setup
+	tests/tools/packages
 
 lint: venv ## ruff, mypy, yamllint, ansible-lint, antsibull-changelog
 	ruff format --check .
@@ -31,6 +32,10 @@ unit: venvs ## unit tests, with the newest Python and with the oldest that a hos
 	pytest tests/unit
 	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, as on an old host: Python %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
 	.venv-hosts/bin/python -m pytest tests/unit
+
+report: venv ## the HTML report in a browser at several widths, light, dark and printed; the alert rules
+	@tests/tools/packages
+	pytest tests/report
 
 mutations: venv ## bugs made on purpose, each of which has to make a unit test fail
 	python tests/tools/mutations.py
@@ -62,6 +67,10 @@ format: venv ## formats Python, and mends what ruff can
 
 docs: venv ## writes docs/variables.md from the roles' argument specs
 	python tests/tools/variables_doc.py >docs/variables.md
+
+pictures: venv ## takes the pictures of the report in docs/, of the demo's cluster
+	@tests/tools/packages
+	tests/tools/pictures
 
 changelog: venv ## writes the changelog of a release from its fragments
 	antsibull-changelog release

@@ -256,7 +256,7 @@ def certificate_findings(certificates: list[dict[str, Any]], rows: list[dict[str
                     "ca-ends",
                     "",
                     f"The CA {ends(item)}: no certificate of this cluster can last longer.",
-                    "A run does not replace the CA. Plan a new one while there is time: docs/certificates.md.",
+                    "A run does not replace a CA: old and new have to be trusted side by side for a while. Plan that while there is time.",
                 )
             )
             continue

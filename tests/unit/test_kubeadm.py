@@ -135,7 +135,7 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
         ("v1.36.3", {"extra_args": {"initial-cluster": "x"}}, ["made from the members of the inventory"]),
         ("v1.36.3", {"extra_args": {"listen-client-urls": "x"}}, ["Set etcd_address and etcd_client_port"]),
         ("v1.36.3", {"extra_args": {"initial-advertise-peer-urls": "x"}}, ["Set etcd_address and etcd_peer_port"]),
-        ("v1.36.3", {"extra_args": {"listen-metrics-urls": "x"}}, ["Set etcd_metrics_port"]),
+        ("v1.36.3", {"extra_args": {"listen-metrics-urls": "x"}}, ["Set etcd_metrics_port and etcd_metrics_exposed"]),
         ("v1.36.3", {"extra_args": {"peer-client-cert-auth": False}}, ["makes the certificates"]),
         ("v1.36.3", {"extra_args": {"wal-dir": "/x"}}, ["inside the container"]),
         ("v1.36.3", {"extra_args": {"force-new-cluster": True}}, ["cluster of one member"]),
@@ -248,6 +248,7 @@ def test_all_problems_at_once() -> None:
         ({"extra_args": ["a"]}, r"etcd_extra_args is \['a'\]. Write a mapping."),
         ({"server_cert_sans": "a"}, "etcd_server_cert_sans is 'a'. Write a list."),
         ({"client_port": "x"}, "etcd_client_port is 'x'. Write a whole number."),
+        ({"metrics_exposed": "maybe"}, "etcd_metrics_exposed is 'maybe'. Write true or false."),
         ({"name": None}, "name is missing"),
     ],
 )
@@ -344,6 +345,25 @@ def test_ipv6_and_ports() -> None:
     assert values["listen-metrics-urls"] == "http://[::1]:12381"
     assert values["initial-cluster"].startswith("infra0=https://[fd00::6]:12380,infra1=https://[fd00::7]:12380,")
     assert local["serverCertSANs"] == ["fd00::6"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "urls"),
+    [
+        ({}, None),
+        ({"metrics_exposed": False}, None),
+        # Loopback first: kubeadm makes the probes of the first URL.
+        ({"metrics_exposed": True}, "http://127.0.0.1:2381,http://10.0.0.6:2381"),
+        ({"metrics_exposed": "yes", "metrics_port": 9381}, "http://127.0.0.1:9381,http://10.0.0.6:9381"),
+        (
+            {"metrics_exposed": "True", "address": "FD00::0006", "members": V6},
+            "http://[::1]:2381,http://[fd00::6]:2381",
+        ),
+    ],
+)
+def test_metrics_on_the_member_s_address(changed: dict[str, Any], urls: str | None) -> None:
+    arguments = dict(_kubeadm.arguments(spec(**changed)))
+    assert arguments.get("listen-metrics-urls") == urls
 
 
 def test_everything_else_that_can_be_set() -> None:

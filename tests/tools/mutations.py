@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH = (
+PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
-    for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health")
+    for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+PAGE = "roles/report/templates/report.html.j2"
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,38 @@ BUGS = [
     Bug("versions as texts", HEALTH, "return tuple(int(number) for", "return tuple(number for", "test_health.py"),
     Bug("the floor itself is too low", HEALTH, "numbers[2] >= floor", "numbers[2] > floor", "test_health.py"),
     Bug("any verdict will do", HEALTH, "VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)", "True", "test_health.py"),
+    # The report.
+    Bug("a reason is not escaped", PAGE, "<li>{{ reason | e }}</li>", "<li>{{ reason }}</li>", "test_report.py"),
+    Bug("half of a value is escaped", PAGE, "aria-label=\"{{ words | e }}\"", "aria-label=\"{{ words ~ '' | e }}\"", "test_report.py"),
+    Bug("scripts may run", PAGE, "default-src 'none'", "default-src *", "test_report.py"),
+    Bug("the best verdict counts", REPORT, "verdict = max((item", "verdict = min((item", "test_report.py"),
+    Bug("an unknown verdict is passed on", REPORT, 'verdict if verdict in VERDICTS else "unknown"', "verdict", "test_report.py"),
+    Bug("a wrong inventory is judged", REPORT, "if looked.cluster.problems:", "if False:", "test_report.py"),
+    Bug("unasked is healthy", REPORT, 'if reasons and verdict == "healthy":', "if False:", "test_report.py"),
+    Bug("an ended certificate is in the window", REPORT, '"ended" if left <= 0', '"ended" if left <= -DAY', "test_report.py"),
+    Bug("a window of a second less", REPORT, '"window" if left <= window', '"window" if left < window', "test_report.py"),
+    Bug("judged twice", REPORT, 'or (item["kind"] == "server" and item["member"] in judged_there)', "", "test_report.py"),
+    Bug("hosts that are lost are forgotten", REPORT, "    if not looked.lost:\n", "    if looked:\n", "test_report.py"),
+    Bug("a bar beyond its end", REPORT, "min(100.0, max(0.0, 100.0 * part / whole))", "100.0 * part / whole", "test_report.py"),
+    Bug("plain where it is not open", REPORT, '"tls": not settings.metrics_exposed', '"tls": False', "test_report.py"),
+    Bug("names lead out of the directory", REPORT, 'r"[^A-Za-z0-9._-]|^[.]+"', 'r"[^A-Za-z0-9._/-]"', "test_report.py"),
 ]  # fmt: skip
 
 
 def noticed(bug: Bug, where: Path) -> str:
     """What is wrong: empty where a test fails because of this bug."""
     copy = where / bug.name.replace(" ", "_")
-    for part in ("plugins", "tests/unit", "tests/tools", "roles", "inventory.example", "lab", "playbooks", "docs"):
+    for part in (
+        "plugins",
+        "tests/unit",
+        "tests/tools",
+        "tests/report",
+        "roles",
+        "inventory.example",
+        "lab",
+        "playbooks",
+        "docs",
+    ):
         shutil.copytree(ROOT / part, copy / part, symlinks=True)
     for name in ("pyproject.toml", "galaxy.yml"):
         shutil.copy(ROOT / name, copy / name)

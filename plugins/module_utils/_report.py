@@ -382,7 +382,7 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
     sign, word, meaning = WORDS[cluster["verdict"]]
     facts = [
         ("Members", f"{well} of {len(members)} healthy"),
-        ("Quorum", f"{cluster['quorum_size']}, {'kept' if cluster['quorum'] else 'not kept'}"),
+        ("Quorum", f"{'kept' if cluster['quorum'] else 'not kept'}, {cluster['quorum_size']} needed"),
         ("Leader", cluster["leader"] or "unknown"),
         ("etcd", versions(members) or cluster["version"] or "unknown"),
         ("Cluster version", cluster["cluster_version"] or "unknown"),
@@ -457,9 +457,10 @@ def database_page(row: Data) -> dict[str, Any]:
     share = 100.0 * size / quota
     return {
         "percent": share_text(size, quota),
-        "in_use_percent": share_text(used, quota),
+        # Within a bar that is but a dot nothing can be seen.
+        "in_use_percent": share_text(used, quota) if share > 3 else "",
         "level": "bad" if share >= 95 else "warn" if share >= 80 else "good",
-        "label": f"{amount(size)} of {amount(quota)}, {share:.1f} %",
+        "label": f"{amount(size)} of {amount(quota)}, {f'{share:.1f}' if share >= 0.1 else 'below 0.1'} %",
         "detail": f"{amount(used)} in use",
     }
 

@@ -198,7 +198,6 @@ def test_metrics_are_opened_and_closed(cluster: Lab, tmp_path: Path) -> None:
         for address in addresses:
             with urllib.request.urlopen(f"http://{address}:2381/metrics", timeout=5) as answer:
                 assert b"etcd_server_has_leader" in answer.read()
-        assert not cluster.site("-e", "etcd_metrics_exposed=true").changed()
         run = report(cluster, tmp_path, "-e", "etcd_metrics_exposed=true")
         assert run.code == 0, run.output[-4000:]
         page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@
 
 The window of a browser cannot be made as narrow as a telephone; the viewport of the DevTools protocol can.
 
-usage: python tests/tools/browser.py PAGE.html PICTURE.png [WIDTH] [light|dark]
+usage: python tests/tools/browser.py PAGE.html PICTURE.png [WIDTH] [light|dark] [HEIGHT]
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class Browser:
                 raise RuntimeError(f"{page} was not loaded in time")
             time.sleep(0.05)
 
-    def picture(self, path: Path, scale: float = 1.0) -> None:
-        """Write the whole page that is looked at as a PNG file."""
+    def picture(self, path: Path, height: int = 0) -> None:
+        """Write the page that is looked at as a PNG file: all of it, or its beginning."""
         size = self.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": scale}
+        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], height or size[1]), "scale": 1}
         shot = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
@@ -172,7 +172,7 @@ def main() -> None:
     scheme = sys.argv[4] if len(sys.argv) > 4 else "light"
     with browser() as it:
         it.look(page, width, scheme)
-        it.picture(target)
+        it.picture(target, int(sys.argv[5]) if len(sys.argv) > 5 else 0)
 
 
 if __name__ == "__main__":

@@ -268,6 +268,8 @@ def test_amounts(size: int, words: str) -> None:
 def test_a_database_against_its_quota(size: int, level: str, percent: str) -> None:
     shown = _report.database_page({"db_size": size, "quota": 100, "db_size_in_use": 10})
     assert (shown["level"], shown["percent"], shown["in_use_percent"]) == (level, percent, "10.0")
+    tiny = _report.database_page({"db_size": 1, "quota": 2048, "db_size_in_use": 1})
+    assert (tiny["label"], tiny["in_use_percent"]) == ("1 B of 2 KiB, below 0.1 %", "")
 
 
 def test_bars_of_certificates() -> None:

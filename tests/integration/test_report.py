@@ -62,9 +62,15 @@ def test_a_healthy_cluster(cluster: Lab, tmp_path: Path) -> None:
     files = contents(tmp_path / "prometheus")
     assert report(cluster, tmp_path).changed() == {"infra0": 2}, "page and JSON have a time in them, the others do not"
     assert contents(tmp_path / "prometheus") == files
-    # Without files nothing is written, and a cluster can be looked at from any of its hosts.
+    # A cluster can be looked at from any of its hosts. A relative path is one of the directory where the command was given.
+    options = ("--limit", "infra1", "-e", "etcd_report_json=here.json")
+    environment = {"CWD": str(tmp_path), "PWD": str(tmp_path), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    run = cluster.play(*options, playbook=str(ROOT / "playbooks" / "health.yml"), **environment)
+    assert run.code == 0 and run.changed() == {"infra1": 1} and "infra2" in run.output, run.output[-4000:]
+    assert json.loads((tmp_path / "here.json").read_text(encoding="utf-8"))["verdict"] == "healthy"
+    # Nothing is written unasked.
     run = cluster.play("--limit", "infra1", playbook="playbooks/health.yml")
-    assert run.code == 0 and run.changed() == {} and "infra2" in run.output, run.output[-4000:]
+    assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
 
 def test_a_member_down_and_a_cluster_that_nobody_reaches(cluster: Lab, tmp_path: Path) -> None:

@@ -222,15 +222,15 @@ class EtcdClient:
             self._connection.close()
         self._connection = None
 
-    def connect(self) -> float:
-        """Connect, if that is not done yet. Returns the seconds that it took. EtcdUnreachableError where it fails."""
+    def connect(self) -> _Connection:
+        """The connection, made if that is not done yet. EtcdUnreachableError where it fails."""
         if self._connection is None or self._connection.sock is None:
             self._connection = _Connection(self.host, self.port, self.timeout, self.context)
             try:
                 self._connection.connect()
             except (OSError, ValueError) as exc:
                 raise self._failure(exc) from exc
-        return self._connection.handshake
+        return self._connection
 
     def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -250,9 +250,7 @@ class EtcdClient:
                     raise self._failure(exc) from exc
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> tuple[int, str]:
-        self.connect()
-        connection = self._connection
-        assert connection is not None
+        connection = self.connect()
         try:
             connection.sock.deadline = deadline
             connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
@@ -411,10 +409,7 @@ class EtcdClient:
 
     def certificate(self) -> Certificate:
         """The server's certificate, as seen on the wire."""
-        self.connect()
-        connection = self._connection
-        assert connection is not None
-        return certificate_of(connection.sock.getpeercert() or {})
+        return certificate_of(self.connect().sock.getpeercert() or {})
 
 
 def certificate_of(shown: Mapping[str, Any]) -> Certificate:

@@ -126,7 +126,7 @@ def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) 
     deadline = time.monotonic() + timeout
     try:
         with EtcdClient(endpoint, *paths, timeout=timeout) as client:
-            seen.round_trip = client.connect()
+            seen.round_trip = client.connect().handshake
             seen.certificate = client.certificate()
             seen.status = client.status()
             client.timeout = max(0.1, deadline - time.monotonic())

@@ -47,6 +47,9 @@ def observe(params: Params) -> dict[str, Any]:
     )
     facts["cryptography"] = CRYPTOGRAPHY_VERSION
     facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
+    if not params["member"]:
+        pki, pki_reasons = observe_pki(params, kubeadm, problems)
+        return {"facts": facts, "pki": pki, "reasons": {"certificates": pki_reasons}, "problems": problems}
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)

@@ -75,12 +75,13 @@ def observe(params: Params) -> dict[str, Any]:
 
 
 def peer_targets(params: Params) -> list[tuple[str, int]]:
-    """Addresses and ports of the other members."""
+    """Addresses and ports of the other members. Who is no member has no business on their peer ports."""
+    ports = ("client_port", "peer_port") if params["member"] else ("client_port",)
     return [
-        (member["address"], port)
+        (member["address"], params[port])
         for member in params["members"]
         if member["address"] != params["address"]
-        for port in (params["client_port"], params["peer_port"])
+        for port in ports
     ]
 
 

@@ -124,9 +124,9 @@ def plane_problems(
     """What is wrong with how a control plane host is written in the inventory."""
     if host in members:
         return [
-            f"{host} is a member of cluster {cluster.name!r} and a control plane host. One host has one kubelet, and that of a"
-            " member runs etcd alone, without an API server, under a service file that kubeadm's would not get past. Use"
-            " another host for one of them."
+            f"{host} is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet, and a member's runs"
+            " on its own, with a configuration of ours: as a node of Kubernetes it would need kubeadm's. Use another host for one"
+            " of the two."
         ]
     problems = variable_problems(host, inventory[host], options)
     theirs = inventory.get(cluster.ca_host, {})

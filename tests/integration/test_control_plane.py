@@ -154,7 +154,7 @@ class Plane:
 
     def break_connections(self) -> int:
         """Break every connection to etcd from this host, so that each has to be made anew; how many there were."""
-        return self.sh("ss -K dst :2379 dport = :2379").count(":2379")
+        return self.sh("ss -tK 'dport = :2379'").count(":2379")
 
     def serial(self) -> str:
         return self.sh(f"openssl x509 -in {PKI}/apiserver-etcd-client.crt -noout -serial")

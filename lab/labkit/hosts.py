@@ -365,7 +365,7 @@ class Lab:
         states = self.container_states()
         existing = [self.container(host) for host in going if host in states]
         if existing:
-            run(["podman", "rm", "-f", "-v", "-t", "0", *existing])
+            _remove(existing)
         self._save(Facts(**{**asdict(self.facts()), "hosts": len(names) - count}))
         for host in going:
             shutil.rmtree(self.directory / "hosts" / host, ignore_errors=True)

@@ -275,6 +275,11 @@ def test_a_member_that_is_down_is_no_firewall(from_here: str, from_there: str) -
     assert decide(infra0=signer(facts=there), control0=plane(*FRESH, facts=here)).problems == []
 
 
+def test_a_ca_host_that_cannot_look_says_that_alone() -> None:
+    blind = {**signer(facts={"cryptography_problem": "Install the package x"}), "pki": {}}
+    assert decide(infra0=blind, control0=plane(*FRESH)).problems == ["infra0: Install the package x"]
+
+
 def test_ca_that_signs_elsewhere() -> None:
     own = {"fingerprint": "f1", "public_key": "p1", "key": False, "problems": []}
     found = decide(own, infra0=signer(ca_key=False, ca_public_key=None), control0=plane(*FRESH))

@@ -146,6 +146,25 @@ def cmd_add(options: argparse.Namespace) -> None:
     _print_status(lab)
 
 
+def cmd_remove(options: argparse.Namespace) -> None:
+    """Remove the hosts that were added last."""
+    lab = _lab(options)
+    with lab.lock():
+        say(f"removed {', '.join(lab.remove(options.count))}")
+    _print_status(lab)
+
+
+def cmd_apiserver(options: argparse.Namespace) -> None:
+    """Give hosts kubectl and the image of kube-apiserver, which are built where they are not cached."""
+    lab, store = _lab(options), _store(options)
+    versions = lab.facts().versions
+    archive = Images(store.state, store).apiserver(versions)
+    program = store.get(KUBERNETES, versions.kubernetes, ["kubectl"])["kubectl"]
+    with lab.lock():
+        for host in options.host:
+            lab.bring(host, archive, program)
+
+
 def cmd_stop(options: argparse.Namespace) -> None:
     """Stop hosts."""
     lab = _lab(options)
@@ -299,6 +318,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-images", action="store_true", help="hosts without the etcd image, as without a registry")
     sub = add("add", "add hosts", named, programs)
     sub.add_argument("count", type=int, metavar="N")
+    sub = add("remove", "remove the hosts that were added last", named)
+    sub.add_argument("count", type=int, metavar="N")
+    sub = add("apiserver", "give hosts the image of kube-apiserver, and kubectl", named, programs)
+    sub.add_argument("host", nargs="+", metavar="HOST")
     sub = add("stop", "end hosts like a power cut", named)
     sub.add_argument("host", nargs="+", metavar="HOST")
     sub.add_argument("--gently", action="store_true", help="an orderly shutdown instead")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import socket
 import tarfile
@@ -352,6 +353,34 @@ class Lab:
             with step(f"removing {', '.join(hosts)}"):
                 _remove(existing)
         self.start(lambda: tag, hosts)
+
+    def remove(self, count: int) -> list[str]:
+        """Take the last hosts away for good, the opposite of `grow`; their names."""
+        names = self.host_names()
+        if not 0 < count < len(names):
+            raise LabError(
+                f"the lab {self.name!r} has {len(names)} hosts: {count} cannot be removed (`lab down` ends it)"
+            )
+        going = names[-count:]
+        states = self.container_states()
+        existing = [self.container(host) for host in going if host in states]
+        if existing:
+            _remove(existing)
+        self._save(Facts(**{**asdict(self.facts()), "hosts": len(names) - count}))
+        for host in going:
+            shutil.rmtree(self.directory / "hosts" / host, ignore_errors=True)
+        self._write_files()
+        return going
+
+    def bring(self, host: str, archive: Path, program: Path) -> None:
+        """Import an image archive into the containerd of a host, and put a program beside the others."""
+        container = self.container(self.check_host(host))
+        if self.container_states().get(host) != "running":
+            raise LabError(f"{host} does not run: `lab start {host}` first")
+        run(["podman", "cp", str(program), f"{container}:/usr/bin/{program.name}"])
+        # A pipe: /tmp of a host is memory.
+        command = f"podman exec -i {container} ctr -n k8s.io images import - <{shlex.quote(str(archive))}"
+        run(["sh", "-c", command])
 
     def _cut_mark(self, host: str) -> Path:
         return self.directory / "hosts" / host / "cut"

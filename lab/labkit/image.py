@@ -46,18 +46,19 @@ class ImageNames:
 
     etcd: str
     pause: str
+    apiserver: str
 
 
 def parse_image_list(text: str) -> ImageNames:
-    """Read the etcd and pause image out of what `kubeadm config images list` prints."""
+    """Read the images of the lab out of what `kubeadm config images list` prints."""
     names = {}
     for line in text.split():
-        match = re.fullmatch(r"\S+/(etcd|pause):\S+", line)
+        match = re.fullmatch(r"\S+/(etcd|pause|kube-apiserver):\S+", line)
         if match:
             names[match[1]] = line
-    if set(names) != {"etcd", "pause"}:
-        raise LabError(f"`kubeadm config images list` names no etcd or no pause image: {text.strip()!r}")
-    return ImageNames(names["etcd"], names["pause"])
+    if set(names) != {"etcd", "pause", "kube-apiserver"}:
+        raise LabError(f"`kubeadm config images list` names no etcd, pause or kube-apiserver: {text.strip()!r}")
+    return ImageNames(names["etcd"], names["pause"], names["kube-apiserver"])
 
 
 def image_names(kubeadm: Path, version: Version) -> ImageNames:
@@ -115,29 +116,37 @@ class Images:
         """The etcd and pause archives for a version set, written if need be: {"etcd": path, "pause": path}."""
         kubernetes = self.store.get(KUBERNETES, versions.kubernetes, ["kubeadm"])
         etcd = self.store.get(ETCD, versions.etcd)
-        for path in etcd.values():
+        names = image_names(kubernetes["kubeadm"], versions.kubernetes)
+        tags = etcd_tags(names.etcd, versions.etcd)
+        return {
+            "etcd": self._archive("etcd", {f"usr/local/bin/{n}": p for n, p in etcd.items()}, tags, []),
+            "pause": self._archive("pause", {"pause": build_pause(self.state)}, [names.pause], ["/pause"]),
+        }
+
+    def apiserver(self, versions: VersionSet) -> Path:
+        """The archive of the kube-apiserver image, under the tag that kubeadm expects. Not part of any host image."""
+        programs = self.store.get(KUBERNETES, versions.kubernetes, ["kubeadm", "kube-apiserver"])
+        tag = image_names(programs["kubeadm"], versions.kubernetes).apiserver
+        # The manifest calls it by its name alone, as in the official image.
+        return self._archive(
+            "kube-apiserver", {"usr/local/bin/kube-apiserver": programs["kube-apiserver"]}, [tag], ["kube-apiserver"]
+        )
+
+    def _archive(self, name: str, files: dict[str, Path], tags: list[str], entrypoint: list[str]) -> Path:
+        """An image of these files (path in the image to path here) as an archive, written if it is not there."""
+        for path in files.values():
             if not is_static(path):
                 raise LabError(f"{path} is dynamically linked: it cannot run in an image made from scratch")
-        names = image_names(kubernetes["kubeadm"], versions.kubernetes)
-        pause = build_pause(self.state)
-        tags = etcd_tags(names.etcd, versions.etcd)
-        folder = self.state / "images"
-        folder.mkdir(parents=True, exist_ok=True)
-        made = {}
-        for name, files, image_tags, entrypoint in (
-            ("etcd", {f"usr/local/bin/{n}": p for n, p in etcd.items()}, tags, []),
-            ("pause", {"pause": pause}, [names.pause], ["/pause"]),
-        ):
-            parts = [(place, _file_hash(path)) for place, path in files.items()]
-            digest = content_hash([*parts, ("tags", json.dumps([_ARCHIVE_FORMAT, image_tags, entrypoint]).encode())])
-            version = image_tags[-1].rsplit(":", 1)[1]
-            target = folder / f"{name}-{version}-{digest}.tar"
-            if not target.exists():
-                with locked(self.state / "images.lock", "makes images"):
-                    if not target.exists():
-                        write_archive(target, files, image_tags, entrypoint)
-            made[name] = target
-        return made
+        parts = [(place, _file_hash(path)) for place, path in files.items()]
+        digest = content_hash([*parts, ("tags", json.dumps([_ARCHIVE_FORMAT, tags, entrypoint]).encode())])
+        version = tags[-1].rsplit(":", 1)[1]
+        target = self.state / "images" / f"{name}-{version}-{digest}.tar"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with locked(self.state / "images.lock", "makes images"):
+                if not target.exists():
+                    write_archive(target, files, tags, entrypoint)
+        return target
 
     def host(self, versions: VersionSet) -> str:
         """The podman image of a host for a version set, built if need be."""

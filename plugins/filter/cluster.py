@@ -58,14 +58,16 @@ def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
     return {key: variables[key] for key in wanted}
 
 
+def observed_addresses(hostvars: Any, hosts: list[str]) -> dict[str, str]:
+    """Default addresses of the hosts that this run has looked at."""
+    facts = {host: (hostvars[host].get("__etcd_host") or {}).get("facts", {}) for host in hosts}
+    return {host: str(seen["default_address"]) for host, seen in facts.items() if seen.get("default_address")}
+
+
 def cluster(hostvars: Any, host: str, group: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """See DOCUMENTATION."""
-    observed = {}
     known = list(dict.fromkeys([*group, host]))
-    for item in known:
-        facts = hostvars[item].get("__etcd_host", {}).get("facts", {})
-        if facts.get("default_address"):
-            observed[item] = str(facts["default_address"])
+    observed = observed_addresses(hostvars, known)
     found = resolve(host, group, {item: inventory_variables(hostvars, item) for item in known}, observed, options)
     return {**asdict(found), "known": found.known}
 

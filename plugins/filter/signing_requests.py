@@ -13,17 +13,23 @@ author:
 description:
   - Puts the requests that M(kubeadm.etcd.etcd_pki) made on the members beside the names and addresses that the inventory
     gives them, so that the CA host can refuse a request for another member's name.
-positional: members
+positional: members, variable
 options:
   _input:
-    description: The variable C(hostvars). Members have their requests in C(__certificates_requests).
+    description: The variable C(hostvars).
     type: dict
     required: true
   members:
-    description: Members as P(kubeadm.etcd.cluster#filter) returns them.
+    description: >-
+      Members as P(kubeadm.etcd.cluster#filter) returns them, or control plane hosts as P(kubeadm.etcd.control_plane#filter)
+      returns them.
     type: list
     elements: dict
     required: true
+  variable:
+    description: In which variable each of them has what step C(request) returned.
+    type: str
+    default: __certificates_requests
 """
 
 EXAMPLES = r"""
@@ -42,9 +48,11 @@ _value:
 from typing import Any
 
 
-def signing_requests(hostvars: Any, members: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def signing_requests(
+    hostvars: Any, members: list[dict[str, Any]], variable: str = "__certificates_requests"
+) -> list[dict[str, Any]]:
     """See DOCUMENTATION."""
-    asked = [(member, hostvars[member["host"]].get("__certificates_requests") or {}) for member in members]
+    asked = [(member, hostvars[member["host"]].get(variable) or {}) for member in members]
     return [
         {**member, "csrs": result["csrs"], "serials": serials_in_use(hostvars[member["host"]])}
         for member, result in asked

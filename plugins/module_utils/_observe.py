@@ -47,6 +47,9 @@ def observe(params: Params) -> dict[str, Any]:
     )
     facts["cryptography"] = CRYPTOGRAPHY_VERSION
     facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
+    if not params["member"]:
+        pki, pki_reasons = observe_pki(params, kubeadm, problems)
+        return {"facts": facts, "pki": pki, "reasons": {"certificates": pki_reasons}, "problems": problems}
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
@@ -72,12 +75,13 @@ def observe(params: Params) -> dict[str, Any]:
 
 
 def peer_targets(params: Params) -> list[tuple[str, int]]:
-    """Addresses and ports of the other members."""
+    """Addresses and ports of the other members. Who is no member has no business on their peer ports."""
+    ports = ("client_port", "peer_port") if params["member"] else ("client_port",)
     return [
-        (member["address"], port)
+        (member["address"], params[port])
         for member in params["members"]
         if member["address"] != params["address"]
-        for port in (params["client_port"], params["peer_port"])
+        for port in ports
     ]
 
 

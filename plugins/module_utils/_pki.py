@@ -52,10 +52,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **{
         key: CONFIG_ARGUMENTS[key]
         for key in (
-            *("name", "address", "server_cert_sans", "peer_cert_sans", "encryption_algorithm", "kubernetes_version"),
+            *("name", "server_cert_sans", "peer_cert_sans", "encryption_algorithm", "kubernetes_version"),
             *("certificate_validity_period", "ca_certificate_validity_period"),
         )
     },
+    "address": {"type": "str", "default": ""},
+    # A control plane host has one of them only.
+    "kinds": {"type": "list", "elements": "str", "default": list(LEAF_NAMES), "choices": list(LEAF_NAMES)},
     "renewal_window": {"type": "str", "default": "2160h"},
     "ca_host": {"type": "bool", "default": False},
     "renew": {"type": "list", "elements": "str", "default": [], "choices": ["all", *LEAF_NAMES]},
@@ -102,13 +105,18 @@ class PkiSpec:
     ca_host: bool = False
     renew: tuple[str, ...] = ()
     renew_keys: bool = False
+    kinds: tuple[str, ...] = LEAF_NAMES
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> PkiSpec:
         """From options of the module; missing ones get their default. EtcdError names what is wrong."""
         value = {key: params.get(key, argument.get("default")) for key, argument in ARGUMENTS.items()}
         value = {key: ARGUMENTS[key].get("default") if item is None else item for key, item in value.items()}
-        problems = [] if is_address(value["address"]) else [f"etcd_address {value['address']!r} is no IP address."]
+        kinds = tuple(kind for kind in LEAF_NAMES if kind in value["kinds"])
+        problems = []
+        # Only what serves is called by an address.
+        if any(LEAVES[kind][2] for kind in kinds) and not is_address(value["address"]):
+            problems.append(f"etcd_address {value['address']!r} is no IP address.")
         periods = ("certificate_validity_period", "ca_certificate_validity_period", "renewal_window")
         for key in periods:
             variable = "etcd_certificate_renewal_window" if key == "renewal_window" else f"etcd_{key}"
@@ -129,7 +137,7 @@ class PkiSpec:
             pki_dir=value["pki_dir"],
             work_dir=value["work_dir"],
             name=value["name"],
-            address=str(ipaddress.ip_address(value["address"])),
+            address=str(ipaddress.ip_address(value["address"])) if is_address(value["address"]) else "",
             sans={kind: split_sans(list(value[f"{kind}_cert_sans"])) for kind in ("server", "peer")},
             algorithm=value["encryption_algorithm"],
             validity=validity,
@@ -139,6 +147,7 @@ class PkiSpec:
             ca_host=bool(value["ca_host"]),
             renew=tuple(value["renew"]),
             renew_keys=bool(value["renew_keys"]),
+            kinds=kinds,
         )
 
     def path(self, name: str) -> str:
@@ -308,14 +317,14 @@ def in_words(kind: str, reasons: list[Reason]) -> str:
 
 
 def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Reason]]]:
-    """Every leaf of the host, and why it is not kept."""
-    leaves = {kind: read_leaf(spec, kind) for kind in LEAVES}
+    """Every leaf that the host is to have, and why it is not kept."""
+    leaves = {kind: read_leaf(spec, kind) for kind in spec.kinds}
     return {kind: (leaf, leaf_reasons(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
 
 
-def file_modes() -> dict[str, int]:
-    """Every file that a member has, below pki_dir, and its mode (kubeadm, pki_helpers.go)."""
-    leaves = [(f"{place}{end}", mode) for place, *_rest in LEAVES.values() for end, mode in _MODES.items()]
+def file_modes(spec: PkiSpec) -> dict[str, int]:
+    """Every file that a host has, below pki_dir, and its mode (kubeadm, pki_helpers.go)."""
+    leaves = [(f"{LEAVES[kind][0]}{end}", mode) for kind in spec.kinds for end, mode in _MODES.items()]
     return {**dict(leaves), "etcd/ca.crt": 0o644}
 
 
@@ -323,7 +332,7 @@ def mode_reasons(spec: PkiSpec) -> list[str]:
     """Files whose mode or owner is not kubeadm's. Repaired without being written again."""
     found = [
         (name, mode_problem(spec.path(name), mode))
-        for name, mode in file_modes().items()
+        for name, mode in file_modes(spec).items()
         if not os.path.isdir(spec.path(name))
     ]
     return [f"{name}: {problem}" for name, problem in found if problem]

@@ -278,6 +278,11 @@ def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[
             }
         )
         for kind, pem in entry["csrs"].items():
+            if kind not in member.kinds:
+                problems.append(
+                    f"{entry['host']}: the request for {kind} is refused: this host gets {', '.join(member.kinds)} only."
+                )
+                continue
             request = _x509.load_request(pem.encode())
             found = ["it cannot be read"] if request is None else request_problems(member, kind, request)
             problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
@@ -360,7 +365,7 @@ def step_install(
         authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
         due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}
         known = {item["kind"]: item for item in before.certificates}
-        after = [_planned(spec, kind) if kind in due else known[kind] for kind in LEAVES]
+        after = [_planned(spec, kind) if kind in due else known[kind] for kind in spec.kinds]
         return _installed(reasons, before.certificates, diff_before, _shown(*after))
     pem = ca_cert or before.ca_cert
     authority = load_certificate(pem.encode() if pem else None)
@@ -378,7 +383,7 @@ def step_install(
         files += _pair(spec, kind, text, authority, now)
     _make_directories(spec)
     replace_files(files)
-    for name, mode in file_modes().items():
+    for name, mode in file_modes(spec).items():
         if mode_problem(spec.path(name), mode):
             set_mode(spec.path(name), mode)
     if stray:

@@ -75,20 +75,30 @@ def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool)
 def program_problems(facts: Facts) -> list[str]:
     """kubeadm and kubelet: there, supported, and of one minor version."""
     kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
-    problems = [
-        f"{name} is not installed, or does not run. Install the package {name} 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}."
-        for name, version in (("kubeadm", kubeadm), ("kubelet", kubelet))
-        if not version
-    ]
-    minor = minor_of(kubeadm)
-    if kubeadm and (minor is None or not OLDEST_MINOR <= minor <= NEWEST_MINOR):
-        problems.append(
-            f"kubeadm {kubeadm} is not supported. Use 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: older ones render other"
-            " files, newer ones have not been tried."
-        )
-    if kubeadm and kubelet and minor_of(kubelet) != minor:
+    problems = kubeadm_problems(facts)
+    if not kubelet:
+        problems.append(_missing("kubelet"))
+    if kubeadm and kubelet and minor_of(kubelet) != minor_of(kubeadm):
         problems.append(f"kubelet {kubelet} and kubeadm {kubeadm} are of different minors. Install the same version.")
     return problems
+
+
+def kubeadm_problems(facts: Facts) -> list[str]:
+    """kubeadm: there, and supported."""
+    kubeadm = facts["kubeadm_version"]
+    minor = minor_of(kubeadm)
+    if not kubeadm:
+        return [_missing("kubeadm")]
+    if minor is None or not OLDEST_MINOR <= minor <= NEWEST_MINOR:
+        return [
+            f"kubeadm {kubeadm} is not supported. Use 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: older ones render other"
+            " files, newer ones have not been tried."
+        ]
+    return []
+
+
+def _missing(program: str) -> str:
+    return f"{program} is not installed, or does not run. Install the package {program} 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}."
 
 
 def is_ours(argv: list[str], name: str) -> bool:

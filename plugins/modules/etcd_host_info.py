@@ -25,6 +25,10 @@ options:
     description: IP address of the member. Empty where it is not known yet; then only the host itself is looked at.
     type: str
     default: ""
+  member:
+    description: Whether this host is, or is to be, a member. Of another one RV(facts) and RV(pki) are returned only.
+    type: bool
+    default: true
   members:
     description: All expected members of the cluster.
     type: list
@@ -115,7 +119,7 @@ etcd:
   description:
     - The member on this host - whether it has data (C(has_data)) that ever had a leader (C(formed)), runs and is C(ready), leads
       (C(leader)), its C(cluster_id), and the membership as it, or else one of the other members, tells it (C(members)).
-  returned: always
+  returned: for members
   type: dict
 pki:
   description: Certificates as they are. Certificates only, never a key.
@@ -123,15 +127,15 @@ pki:
   type: dict
 kubelet:
   description: Files of the kubelet override with their wanted content (C(files)), and why it has to be restarted (C(restart)).
-  returned: always
+  returned: for members
   type: dict
 config:
   description: The text of the kubeadm configuration as it is to be, and the version written to it.
-  returned: always
+  returned: for members
   type: dict
 images:
   description: Images that the runtime has. None where it cannot be asked.
-  returned: always
+  returned: for members
   type: list
   elements: str
 reasons:
@@ -154,6 +158,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "address": {"type": "str", "default": ""},
+            "member": {"type": "bool", "default": True},
             "members": {
                 "type": "list",
                 "elements": "dict",

@@ -45,9 +45,17 @@ options:
     type: str
     required: true
   address:
-    description: IP address of the member.
+    description: IP address of the member. Needed for V(server) and V(peer) only.
     type: str
-    required: true
+    default: ""
+  kinds:
+    description:
+      - Certificates that the host is to have. A member has all of them, a control plane host V(apiserver-etcd-client).
+      - With V(request) and V(install). What is there of the others is not looked at.
+    type: list
+    elements: str
+    choices: [server, peer, healthcheck-client, apiserver-etcd-client]
+    default: [server, peer, healthcheck-client, apiserver-etcd-client]
   server_cert_sans:
     description: Further names and addresses in the server certificate.
     type: list
@@ -125,7 +133,13 @@ options:
       address:
         description: IP address of the member.
         type: str
-        required: true
+        default: ""
+      kinds:
+        description: Certificates that this host may have. A request for another one is refused.
+        type: list
+        elements: str
+        choices: [server, peer, healthcheck-client, apiserver-etcd-client]
+        default: [server, peer, healthcheck-client, apiserver-etcd-client]
       server_cert_sans:
         description: Further names and addresses that the server certificate may have.
         type: list
@@ -222,6 +236,14 @@ EXAMPLES = r"""
     address: 10.0.0.6
     renew: [peer]
   register: again
+
+- name: Make a key and a request for a kube-apiserver, on its host
+  kubeadm.etcd.etcd_pki:
+    step: request
+    name: control0
+    kinds: [apiserver-etcd-client]
+    ca_cert: "{{ authority.ca_cert }}"
+  check_mode: true
 
 - name: Collect what a CA that is elsewhere has signed
   kubeadm.etcd.etcd_pki:
@@ -376,7 +398,7 @@ def main() -> None:
         "host": {"type": "str", "required": True},
         "csrs": {"type": "dict", "required": True},
         "serials": {"type": "dict", "default": {}},
-        **{key: _pki.ARGUMENTS[key] for key in ("name", "address", "server_cert_sans", "peer_cert_sans")},
+        **{key: _pki.ARGUMENTS[key] for key in ("name", "address", "kinds", "server_cert_sans", "peer_cert_sans")},
     }
     module = AnsibleModule(
         argument_spec={

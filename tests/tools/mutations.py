@@ -21,6 +21,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+PLANES = "plugins/module_utils/_control_plane.py"
 PAGE = "roles/report/templates/report.html.j2"
 
 
@@ -115,6 +116,17 @@ BUGS = [
         "        or any(item[\"authority_key_id\"] == wanted",
         "test_plan.py"),
     Bug("last ca.key removed", PLAN, "if not signer or not signer[\"pki\"].get(\"ca_key\") or", "if not signer or", "test_plan.py"),
+    # What is handed over.
+    Bug("whatever a host asks for", STEPS, "if kind not in member.kinds:", "if kind not in LEAVES:", "test_pki.py"),
+    Bug("address of a server", PKI, "if any(LEAVES[kind][2] for kind in kinds) and", "if False and", "test_pki.py"),
+    Bug("another CA's ca.crt replaced", PLANES, 'pki.get("ca_fingerprint") not in (None, wanted)', "False", "test_control_plane.py"),
+    Bug("another CA's client replaced", PLANES, '("other-ca" in item["reasons"] or other)', "False", "test_control_plane.py"),
+    Bug("member and control plane", PLANES, "    if host in members:\n        return [\n", "    if False:\n        return [\n",
+        "test_control_plane.py"),
+    Bug("the first of several clusters", PLANES, "if len(names) > 1:", "if False:", "test_control_plane.py"),
+    Bug("copied key stays", PLANES, "copied[host] = owners", "_ = owners", "test_control_plane.py"),
+    Bug("handed over before it exists", PLANES, 'if not signer["etcd"].get("formed") and', "if False and", "test_control_plane.py"),
+    Bug("overruled in silence", PLANES, "for variable in _OF_CLUSTER:", "for variable in ():", "test_control_plane.py"),
     # What a plan may never do.
     Bug("the leader first", PLAN, "key=lambda v: v.leader", "key=lambda v: not v.leader", "test_plan.py"),
     Bug("who works before who is down", PLAN, "order += differing", "order = differing + order", "test_plan.py"),

@@ -151,9 +151,52 @@ def test_image_names_are_those_kubeadm_prints() -> None:
     printed = "registry.example/kube-apiserver:v1.36.3\nregistry.example/coredns/coredns:v1.14.1\n"
     printed += "registry.example/pause:3.10.2\nregistry.example/etcd:3.6.8-0\n"
     names = image.parse_image_list(printed)
-    assert names == image.ImageNames("registry.example/etcd:3.6.8-0", "registry.example/pause:3.10.2")
-    with pytest.raises(LabError, match="no etcd or no pause"):
+    assert names == image.ImageNames(
+        "registry.example/etcd:3.6.8-0", "registry.example/pause:3.10.2", "registry.example/kube-apiserver:v1.36.3"
+    )
+    with pytest.raises(LabError, match="no etcd, pause or kube-apiserver"):
         image.parse_image_list("registry.example/pause:3.10.2\n")
+
+
+class Kept(programs.Store):
+    """A store that has every program."""
+
+    def get(self, project: programs.Project, version: Version, only: list[str] | None = None) -> dict[str, Path]:
+        folder = self.directory(project, version)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in only or project.standard:
+            (folder / name).write_bytes(b"\x7fELF")
+        return {name: folder / name for name in only or project.standard}
+
+
+def test_apiserver_image_has_kubeadms_tag_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "is_static", lambda _path: True)
+    names = image.ImageNames("r/etcd:3", "r/pause:3", "r/kube-apiserver:v1.36.3")
+    monkeypatch.setattr(image, "image_names", lambda _kubeadm, _version: names)
+    images = image.Images(tmp_path, Kept(tmp_path))
+    versions = image.VersionSet(Version(1, 36, 3), Version(3, 6, 14))
+    target = images.apiserver(versions)
+    assert re.fullmatch(r"kube-apiserver-v1\.36\.3-[0-9a-f]{12}\.tar", target.name)
+    with tarfile.open(target) as outer:
+        manifest = json.load(outer.extractfile("manifest.json") or io.BytesIO())
+    assert manifest[0]["RepoTags"] == ["r/kube-apiserver:v1.36.3"]
+    written = target.stat().st_mtime_ns
+    assert images.apiserver(versions) == target and target.stat().st_mtime_ns == written
+
+
+def test_hosts_that_were_added_last_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[list[str]] = []
+    monkeypatch.setattr(hosts, "_remove", removed.append)
+    monkeypatch.setattr(hosts.Lab, "container_states", lambda _lab: {"infra0": "running", "infra3": "running"})
+    lab = hosts.Lab(tmp_path, "probe")
+    monkeypatch.setattr(lab, "_write_files", lambda: None)
+    lab.directory.mkdir(parents=True)
+    lab._save(hosts.Facts("probe", "10.89.36.0/24", "1.36.3", "3.6.14", 4))
+    for count in (0, -1, 4):
+        with pytest.raises(LabError, match="cannot be removed"):
+            lab.remove(count)
+    assert lab.remove(1) == ["infra3"] and lab.host_names() == ["infra0", "infra1", "infra2"]
+    assert removed == [["probe-infra3"]]
 
 
 @pytest.mark.parametrize(

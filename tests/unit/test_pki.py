@@ -601,3 +601,61 @@ def test_key_identifier_of_the_ca(tmp_path: Path, version: str, sha256: bool) ->
     sha1 = _x509.x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     found = certificate.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
     assert (found != sha1) is sha256 and len(found.digest) == 20
+
+
+PLANE = {"name": "control0", "address": "", "kinds": ["apiserver-etcd-client"]}
+
+
+def test_a_control_plane_host_gets_one_certificate(tmp_path: Path) -> None:
+    """Its own key, the certificate, ca.crt and nothing else; nothing else of the directory is looked at."""
+    it = spec(tmp_path / "ca", ca_host=True)
+    ca_cert = _pki_steps.step_ca(it, None, None, "", False, NOW)["ca_cert"]
+    plane = spec(tmp_path / "plane", **PLANE)
+    (tmp_path / "plane/pki/etcd").mkdir(parents=True)
+    (tmp_path / "plane/pki/etcd/server.crt").write_text("garbage")
+    assert _pki.observe(plane, NOW).reasons == [
+        "etcd/ca.crt: missing",
+        "apiserver-etcd-client.crt: issued, missing, key: missing",
+    ]
+    asked = _pki_steps.step_request(plane, ca_cert, False, NOW)
+    assert list(asked["csrs"]) == ["apiserver-etcd-client"]
+    planned = _pki_steps.step_install(plane, ca_cert, {}, True, NOW)
+    assert planned["changed"] and "server:" not in planned["diff"]["after"]
+    signed = _pki_steps.step_sign(it, [{**PLANE, "host": "control0", "csrs": asked["csrs"]}], False, NOW)["signed"]
+    installed = _pki_steps.step_install(plane, ca_cert, signed["control0"], False, NOW)
+    assert [item["kind"] for item in installed["certificates"]] == ["apiserver-etcd-client"]
+    assert sorted(files(tmp_path / "plane/pki")) == [
+        "apiserver-etcd-client.crt",
+        "apiserver-etcd-client.key",
+        "etcd/ca.crt",
+        "etcd/server.crt",
+    ]
+    assert _pki.observe(plane, NOW).reasons == []
+    certificate = str(tmp_path / "plane/pki/apiserver-etcd-client.crt")
+    assert ": OK" in openssl(
+        "verify", "-CAfile", str(tmp_path / "ca/pki/etcd/ca.crt"), "-purpose", "sslclient", certificate
+    )
+    assert "CN = kube-apiserver-etcd-client" in openssl("x509", "-in", certificate, "-noout", "-subject")
+
+
+def test_a_control_plane_host_cannot_become_a_member(tmp_path: Path) -> None:
+    """The CA host signs what the inventory gives a host, whatever that asks for."""
+    it = spec(tmp_path / "ca", ca_host=True)
+    _pki_steps.step_ca(it, None, None, "", False, NOW)
+    greedy = spec(tmp_path / "plane", name="control0", address="10.0.0.9")
+    csrs = _pki_steps.step_request(greedy, None, False, NOW)["csrs"]
+    with pytest.raises(EtcdError) as error:
+        _pki_steps.step_sign(
+            it, [{**PLANE, "address": "10.0.0.9", "host": "control0", "csrs": {**csrs, "x": "y"}}], False, NOW
+        )
+    for kind in ("server", "peer", "healthcheck-client", "x"):
+        assert f"control0: the request for {kind} is refused: this host gets apiserver-etcd-client only." in str(
+            error.value
+        )
+
+
+def test_what_serves_needs_an_address(tmp_path: Path) -> None:
+    for kinds in (["server"], ["peer", "apiserver-etcd-client"]):
+        with pytest.raises(EtcdError, match="is no IP address"):
+            spec(tmp_path, address="", kinds=kinds)
+    assert spec(tmp_path, address="", kinds=["healthcheck-client"]).wanted_sans("healthcheck-client") == []

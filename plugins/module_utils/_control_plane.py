@@ -1,0 +1,311 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The control plane hosts that use a cluster: which ones, what they still need, and why they do not get it.
+
+Runs on the controller. A control plane host has one certificate of the cluster's CA, and nothing else of a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, resolve, variable_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import ca_problems, entry_of, signs_elsewhere
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+    CLOCK_PROBLEM,
+    clock_spread,
+    kubeadm_problems,
+)
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate them.
+    Observation = Mapping[str, Any]
+    Inventory = Mapping[str, Mapping[str, Any]]
+
+KIND = "apiserver-etcd-client"
+
+# Variables that are the cluster's. A control plane host that says something else would be overruled in silence.
+_OF_CLUSTER = (
+    "etcd_ca_cert",
+    "etcd_ca_host",
+    "etcd_certificate_renewal_window",
+    "etcd_certificate_validity_period",
+    "etcd_client_port",
+    "etcd_encryption_algorithm",
+    "etcd_signing_dir",
+)
+
+
+@dataclass(frozen=True)
+class Client:
+    """A control plane host, as the CA host is told of it: the certificates that it may have."""
+
+    host: str
+    name: str
+    kinds: list[str] = field(default_factory=lambda: [KIND])
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """What is still to be done for the control plane hosts of a cluster. problems: why nothing is done.
+
+    due: hosts that need a certificate. copied: those among them whose key another host has too.
+    """
+
+    due: list[str]
+    copied: list[str]
+    elsewhere: bool
+    problems: list[str]
+    warnings: list[str]
+    lines: list[str]
+
+
+# --- Who -------------------------------------------------------------------------------------------------------------
+
+
+def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tuple[str | None, str]:
+    """The cluster that a host of either group belongs to, or None and why that is not known."""
+    names = list(dict.fromkeys(str(inventory[item].get("etcd_cluster_name", "etcd")) for item in members))
+    given = inventory[host].get("etcd_cluster_name")
+    if host in members:
+        return str(given or "etcd"), ""
+    if given and str(given) in names:
+        return str(given), ""
+    if not names:
+        return None, f"{host}: the inventory has no members. Add them to the group etcd, or set etcd_group."
+    if given:
+        return (
+            None,
+            f"{host}: etcd_cluster_name {str(given)!r} is no cluster of the inventory. It has {', '.join(names)}.",
+        )
+    if len(names) > 1:
+        return None, (
+            f"{host}: the inventory has several clusters ({', '.join(names)}). Say which one its kube-apiserver uses:"
+            " etcd_cluster_name, a variable of this host or its group."
+        )
+    return names[0], ""
+
+
+def resolve_control_plane(
+    host: str,
+    planes: Iterable[str],
+    group: Iterable[str],
+    inventory: Inventory,
+    observed: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
+) -> tuple[Cluster, list[Client]]:
+    """The cluster of a member or of a control plane host, and all control plane hosts that use it.
+
+    planes, group: hosts of the two groups, in inventory order. The rest as for `resolve`.
+    """
+    members, planes = list(group), list(planes)
+    name, problem = name_of_cluster(host, members, inventory)
+    if name is None:
+        return Cluster("", [], "", [problem]), [Client(host, host.lower())]
+    first = next(item for item in members if str(inventory[item].get("etcd_cluster_name", "etcd")) == name)
+    cluster = resolve(first, members, inventory, observed, options)
+    clients = [
+        Client(item, item.lower()) for item in planes if name_of_cluster(item, members, inventory)[0] == cluster.name
+    ]
+    if host in planes:
+        cluster.problems.extend(plane_problems(host, cluster, members, inventory, options))
+    return cluster, clients
+
+
+def plane_problems(
+    host: str,
+    cluster: Cluster,
+    members: list[str],
+    inventory: Inventory,
+    options: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """What is wrong with how a control plane host is written in the inventory."""
+    if host in members:
+        return [
+            f"{host} is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet, and a member's runs"
+            " on its own, with a configuration of ours: as a node of Kubernetes it would need kubeadm's. Use another host for one"
+            " of the two."
+        ]
+    problems = variable_problems(host, inventory[host], options)
+    theirs = inventory.get(cluster.ca_host, {})
+    for variable in _OF_CLUSTER:
+        default = (options.get(variable) or {}).get("default")
+        wanted = theirs.get(variable, default)
+        # A default that is computed is not known here.
+        if variable not in inventory[host] or "{{" in str(wanted) or str(inventory[host][variable]) == str(wanted):
+            continue
+        problems.append(
+            f"{host}: {variable} is {str(inventory[host][variable])!r} here and {str(wanted)!r} for cluster {cluster.name!r}."
+            " It is the cluster's: set it for the members, or for all hosts, and leave it out here."
+        )
+    return problems
+
+
+# --- What ------------------------------------------------------------------------------------------------------------
+
+
+def hand_over(
+    cluster: Cluster,
+    clients: list[Client],
+    observations: Mapping[str, Observation],
+    own_ca: Mapping[str, Any],
+    lost: list[str],
+    signing_dir: str = "",
+) -> HandOver:
+    """What is to be done for the control plane hosts of this run.
+
+    observations: by host, of them and of the CA host. own_ca: the CA that the inventory brings along. lost: hosts that the
+    run began with and that have failed.
+    """
+    hosts = [client.host for client in clients if client.host in observations]
+    signer = observations.get(cluster.ca_host)
+    copied = copied_keys(hosts, cluster.ca_host, observations)
+    reasons = {host: list(observations[host]["reasons"]["certificates"]) for host in hosts}
+    for host, other in copied.items():
+        reasons[host].append(f"{KIND}.crt: issued again with a key of its own, since {other} has the same one")
+    due = [host for host in hosts if reasons[host]]
+    problems = [*cluster.problems, *own_ca.get("problems", [])]
+    warnings: list[str] = []
+    elsewhere = False
+    for member in cluster.members:
+        if not member.address:
+            problems.append(
+                f"{member.host}: its address is not known, and it is not part of this run. Set etcd_address, or run without"
+                " --limit."
+            )
+    for host in hosts:
+        problems += [f"{host}: {text}" for text in host_problems(observations[host])]
+        warnings += [f"{host}: {text}" for text in observations[host]["pki"].get("warnings", [])]
+    if signer is not None:
+        problems += signer_problems(cluster, signer)
+        for host in hosts:
+            problems += [
+                f"{host}: {text}" for text in foreign_problems(cluster, observations[host]["pki"], signer["pki"])
+            ]
+            problems += [f"{host}: {text}" for text in way_problems(cluster, observations[host], signer)]
+        warnings += member_warnings(cluster, signer)
+        elsewhere = signs_elsewhere(cluster, observations, own_ca)
+    facts = {host: observation["facts"] for host, observation in observations.items()}
+    spread, fastest, slowest = clock_spread(facts)
+    if spread > CLOCK_PROBLEM:
+        problems.append(
+            f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
+            " them: set up time synchronisation (chrony, systemd-timesyncd)."
+        )
+    if cluster.ca_host in lost and due:
+        problems.append(
+            f"{', '.join(due)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, or could not be"
+            " observed (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
+        )
+    elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
+        problems += ca_problems(cluster, as_members(cluster, reasons, observations), own_ca)
+    if elsewhere and due:
+        warnings.append(
+            f"{', '.join(due)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
+            f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+        )
+    details = [f"{host}: certificates: {reason}" for host in hosts for reason in reasons[host]]
+    words = "a certificate is issued" if due else "every certificate is as it should be"
+    lines = [f"cluster {cluster.name}: handed over to {', '.join(hosts)}; {words}", *details]
+    return HandOver(due, list(copied), elsewhere, list(dict.fromkeys(problems)), warnings, lines)
+
+
+def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Observation]) -> dict[str, str]:
+    """Control plane hosts whose certificate, and so its key, is that of a host before: by host, that other host.
+
+    It was copied there by hand, as the page has it. The CA host is the one member that is looked at.
+    """
+    owners: dict[str, str] = {}
+    copied = {}
+    for host in [ca_host, *hosts]:
+        for item in observations.get(host, {"pki": {}})["pki"].get("certificates", []):
+            if item["kind"] == KIND and owners.setdefault(item["serial"], host) != host:
+                copied[host] = owners[item["serial"]]
+    return copied
+
+
+def as_members(
+    cluster: Cluster, reasons: Mapping[str, list[str]], observations: Mapping[str, Observation]
+) -> dict[str, Observation]:
+    """Observations as `ca_problems` reads them: what members need is left out, and so is what control planes trust."""
+    found: dict[str, Observation] = {
+        host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_fingerprint": None}}
+        for host in reasons
+    }
+    for host, wanted in reasons.items():
+        found[host] = {**found[host], "reasons": {"certificates": wanted}}
+    if cluster.ca_host in observations:
+        signer = observations[cluster.ca_host]
+        found[cluster.ca_host] = {**signer, "reasons": {**signer["reasons"], "certificates": []}}
+    return found
+
+
+def host_problems(observation: Observation) -> list[str]:
+    """What is wrong with a control plane host on its own."""
+    facts = observation["facts"]
+    problems = kubeadm_problems(facts)
+    if facts["cryptography_problem"]:
+        problems.append(facts["cryptography_problem"])
+    return [*problems, *observation["problems"]]
+
+
+def signer_problems(cluster: Cluster, signer: Observation) -> list[str]:
+    """Why there is nothing to hand over yet."""
+    if signer["facts"]["cryptography_problem"]:
+        return [f"{cluster.ca_host}: {signer['facts']['cryptography_problem']}"]
+    if not signer["etcd"].get("formed") and not signer["etcd"].get("members"):
+        return [
+            f"Cluster {cluster.name!r} does not exist yet ({cluster.ca_host} has no data of it). Run site.yml first."
+        ]
+    return []
+
+
+def foreign_problems(cluster: Cluster, pki: Mapping[str, Any], signer: Mapping[str, Any]) -> list[str]:
+    """Files of another etcd in the places that kubeadm looks at: whoever uses them would lose it. None is replaced."""
+    wanted = signer.get("ca_fingerprint")
+    way_out = (
+        "It is not replaced, since a kube-apiserver here may be using another etcd with it (a stacked one, another cluster)."
+        " Move it away if nothing does, or correct etcd_cluster_name."
+    )
+    if wanted and pki.get("ca_fingerprint") not in (None, wanted):
+        return [f"/etc/kubernetes/pki/etcd/ca.crt is another CA than that of cluster {cluster.name!r}. {way_out}"]
+    for item in pki.get("certificates", []):
+        other = item.get("authority_key_id") and signer.get("ca_key_id") not in (None, item["authority_key_id"])
+        if item["kind"] == KIND and ("other-ca" in item["reasons"] or other):
+            return [
+                f"/etc/kubernetes/pki/{KIND}.crt is signed by another CA ({item['issuer']}) than that of cluster"
+                f" {cluster.name!r}. {way_out}"
+            ]
+    return []
+
+
+def way_problems(cluster: Cluster, observation: Observation, signer: Observation) -> list[str]:
+    """Members that the CA host reaches and this host does not: something between them drops packets."""
+    tried, theirs = observation["facts"]["peers"], signer["facts"]["peers"]
+    addresses = {member.address: member for member in cluster.members}
+    problems = []
+    for target in sorted(target for target, state in tried.items() if state == "silent"):
+        address, port = target.split()
+        member = addresses.get(address)
+        alive = theirs.get(target) == "open" or (
+            member and member.host == cluster.ca_host and signer["etcd"].get("ready")
+        )
+        if member and alive:
+            problems.append(
+                f"{member.name} ({address}) does not answer on TCP port {port}, and runs. Open it for this host (a firewall"
+                " that drops, a wrong etcd_address)."
+            )
+    return problems
+
+
+def member_warnings(cluster: Cluster, signer: Observation) -> list[str]:
+    """Where the membership is not that of the inventory, whose addresses are handed over."""
+    listed = signer["etcd"].get("members") or []
+    missing = [member.name for member in cluster.members if listed and entry_of(member, listed) is None]
+    if not missing:
+        return []
+    return [
+        f"{', '.join(missing)} is handed over as an endpoint, and is not in the membership of {cluster.name!r}. Run site.yml."
+    ]

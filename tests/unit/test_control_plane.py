@@ -1,0 +1,299 @@
+"""The hand-over to control plane hosts: who, what, and why not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _control_plane as cp
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+
+OPTIONS: dict[str, Any] = {
+    "etcd_cluster_name": {"type": "str", "default": "etcd"},
+    "etcd_address": {"type": "str", "default": ""},
+    "etcd_ca_host": {"type": "str", "default": ""},
+    "etcd_client_port": {"type": "int", "default": 2379},
+    "etcd_encryption_algorithm": {"type": "str", "default": "RSA-2048"},
+    "etcd_signing_dir": {"type": "path", "default": "{{ inventory_dir }}/etcd-signing"},
+    "etcd_extra_args": {"type": "dict", "default": {}},
+}
+MEMBERS = ["infra0", "infra1", "infra2"]
+PLANES = ["control0", "control1"]
+
+
+def inventory(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    hosts = {name: {"ansible_host": f"10.0.0.{6 + i}"} for i, name in enumerate([*MEMBERS, *PLANES])}
+    for host, variables in changes.items():
+        hosts[host].update(variables)
+    return hosts
+
+
+def resolve(host: str, planes: list[str] | None = None, **changes: Any) -> tuple[Cluster, list[cp.Client]]:
+    return cp.resolve_control_plane(
+        host, PLANES if planes is None else planes, MEMBERS, inventory(**changes), {}, OPTIONS
+    )
+
+
+# --- Who -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["control1", "infra2"])
+def test_one_cluster_needs_no_name(host: str) -> None:
+    cluster, clients = resolve(host)
+    assert (cluster.name, cluster.ca_host, cluster.problems) == ("etcd", "infra0", [])
+    assert [member.address for member in cluster.members] == ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
+    assert clients == [cp.Client("control0", "control0"), cp.Client("control1", "control1")]
+    assert clients[0].kinds == ["apiserver-etcd-client"]
+
+
+def test_the_only_cluster_may_have_any_name() -> None:
+    """Its name is a variable of the members, which control plane hosts do not have."""
+    named = {host: {"etcd_cluster_name": "prod"} for host in MEMBERS}
+    cluster, clients = resolve("control0", **named)
+    assert (cluster.name, len(cluster.members), len(clients), cluster.problems) == ("prod", 3, 2, [])
+
+
+def test_several_clusters() -> None:
+    """Each control plane host has its own; one that does not say which stops alone."""
+    changes = {"infra2": {"etcd_cluster_name": "events"}, "control1": {"etcd_cluster_name": "events"}}
+    cluster, clients = resolve("control1", **changes)
+    assert (cluster.name, [member.host for member in cluster.members]) == ("events", ["infra2"])
+    assert [client.host for client in clients] == ["control1"] and cluster.problems == []
+    cluster, clients = resolve("control0", **changes)
+    assert (cluster.name, cluster.members, [client.host for client in clients]) == ("", [], ["control0"])
+    assert "several clusters (etcd, events)" in cluster.problems[0] and "etcd_cluster_name" in cluster.problems[0]
+    assert resolve("infra0", **changes)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"control0": {"etcd_cluster_name": "no"}},
+            "control0: etcd_cluster_name 'no' is no cluster of the inventory. It",
+        ),
+        (
+            {"control0": {"etcd_clientport": 1}},
+            "control0: unknown variable etcd_clientport. Did you mean etcd_client_port?",
+        ),
+        ({"control0": {"etcd_client_port": 2479}}, "etcd_client_port is '2479' here and '2379' for cluster 'etcd'"),
+        (
+            {
+                "control0": {"etcd_encryption_algorithm": "RSA-4096"},
+                "infra0": {"etcd_encryption_algorithm": "RSA-3072"},
+            },
+            "etcd_encryption_algorithm is 'RSA-4096' here and 'RSA-3072' for cluster",
+        ),
+        ({"infra0": {"etcd_address": "nowhere"}}, "'nowhere' is no IP address"),
+    ],
+)
+def test_problems_of_the_inventory(changes: dict[str, Any], words: str) -> None:
+    assert words in " ".join(resolve("control0", **changes)[0].problems)
+
+
+def test_variables_of_all_hosts_are_no_problem() -> None:
+    everywhere = {host: {"etcd_client_port": 2479, "etcd_signing_dir": "/srv"} for host in [*MEMBERS, *PLANES]}
+    assert resolve("control0", **everywhere)[0].problems == []
+    assert resolve("control0", control0={"etcd_signing_dir": "/srv"})[0].problems == []
+
+
+def test_a_member_is_no_control_plane_host() -> None:
+    problems = resolve("infra1", ["infra1", "control0"])[0].problems
+    assert len(problems) == 1 and "infra1 is a member of cluster 'etcd' and a control plane host" in problems[0]
+    assert "one kubelet" in problems[0] and "Use another host" in problems[0]
+    assert resolve("control0", ["infra1", "control0"])[0].problems == []
+
+
+def test_no_members_at_all() -> None:
+    found = cp.resolve_control_plane("control0", PLANES, [], inventory(), {}, OPTIONS)
+    assert "the inventory has no members" in found[0].problems[0]
+
+
+# --- What ------------------------------------------------------------------------------------------------------------
+
+CLUSTER = Cluster("etcd", [Member(h, h, f"10.0.0.{6 + i}") for i, h in enumerate(MEMBERS)], "infra0")
+CLIENTS = [cp.Client(host, host) for host in PLANES]
+LISTED = [
+    {"id": h, "name": h, "peer_urls": [f"https://10.0.0.{6 + i}:2380"], "client_urls": ["x"]}
+    for i, h in enumerate(MEMBERS)
+]
+OPEN = {f"10.0.0.{i}": "open" for i in (6, 7, 8)}
+
+
+def leaf(serial: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "apiserver-etcd-client",
+        "serial": serial,
+        "reasons": [],
+        "authority_key_id": "ours",
+        "issuer": "etcd-ca",
+        **changes,
+    }
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    peers = {f"{address} 2379": state for address, state in OPEN.items()}
+    return {
+        "kubeadm_version": "v1.36.3",
+        "kubelet_version": None,
+        "cryptography_problem": None,
+        "time": 1000.0,
+        "peers": peers,
+        **changes,
+    }
+
+
+def signer(**changes: Any) -> dict[str, Any]:
+    pki = {"ca_fingerprint": "f1", "ca_key_id": "ours", "ca_key": True, "ca_public_key": "p1", "ca_problems": []}
+    return {
+        "facts": facts(**changes.pop("facts", {})),
+        "etcd": {"formed": True, "ready": True, "members": LISTED, **changes.pop("etcd", {})},
+        "pki": {**pki, "certificates": [leaf("s0")], **changes},
+        "reasons": {"certificates": ["etcd/server.crt: renewed, 9 days left of 365"], "ca": []},
+        "problems": [],
+    }
+
+
+def plane(*reasons: str, serial: str | None = None, **changes: Any) -> dict[str, Any]:
+    pki = {"ca_fingerprint": "f1" if serial else None, "ca_problems": [], "warnings": []}
+    return {
+        "facts": facts(**changes.pop("facts", {})),
+        "pki": {**pki, "certificates": [leaf(serial)] if serial else [], **changes},
+        "reasons": {"certificates": list(reasons)},
+        "problems": [],
+    }
+
+
+FRESH = ("etcd/ca.crt: missing", "apiserver-etcd-client.crt: issued, missing")
+
+
+def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, **seen: Any) -> cp.HandOver:
+    return cp.hand_over(CLUSTER, CLIENTS, seen, own_ca or {}, lost or [], "/srv/signing")
+
+
+def test_fresh_hosts_get_a_certificate() -> None:
+    """What the CA host itself needs is not this playbook's business."""
+    found = decide(infra0=signer(), control0=plane(*FRESH), control1=plane(serial="s1"))
+    assert (found.due, found.copied, found.elsewhere) == (["control0"], [], False)
+    assert (found.problems, found.warnings) == ([], [])
+    assert found.lines == [
+        "cluster etcd: handed over to control0, control1; a certificate is issued",
+        *[f"control0: certificates: {reason}" for reason in FRESH],
+    ]
+
+
+def test_nothing_to_do() -> None:
+    found = decide(infra0=signer(), control0=plane(serial="s1"), control1=plane(serial="s2"))
+    assert found.due == [] and found.problems == []
+    assert found.lines == ["cluster etcd: handed over to control0, control1; every certificate is as it should be"]
+
+
+@pytest.mark.parametrize(
+    ("serials", "copied"), [(("s0", "s1"), ["control0"]), (("s1", "s1"), ["control1"]), (("s0", "s0"), PLANES)]
+)
+def test_a_copied_key_is_replaced(serials: tuple[str, str], copied: list[str]) -> None:
+    seen = {host: plane(serial=serial) for host, serial in zip(PLANES, serials)}
+    found = decide(infra0=signer(), **seen)
+    assert found.copied == found.due == copied and found.problems == []
+    assert "has the same one" in found.lines[1]
+
+
+def test_without_the_ca_host() -> None:
+    """--limit: nothing has to be signed, or it is said what the run lacks."""
+    assert decide(control0=plane(serial="s1")).problems == []
+    found = decide(control0=plane(*FRESH))
+    assert "the CA host infra0 is not part of this run" in found.problems[0]
+    found = decide(lost=["infra0"], control0=plane(*FRESH))
+    assert (
+        len(found.problems) == 1
+        and "control0 need a certificate, and the CA host infra0 cannot be reached" in found.problems[0]
+    )
+    assert decide(lost=["infra0"], control0=plane(serial="s1")).problems == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (
+            {"control0": plane(*FRESH, facts={"cryptography_problem": "Install the package x"})},
+            "control0: Install the package x",
+        ),
+        ({"control0": plane(*FRESH, facts={"kubeadm_version": None})}, "control0: kubeadm is not installed"),
+        (
+            {"control0": plane(*FRESH, facts={"kubeadm_version": "v1.30.1"})},
+            "control0: kubeadm v1.30.1 is not supported",
+        ),
+        ({"control0": plane(*FRESH, facts={"time": 1200.0})}, "the clocks of infra0 and control0 are 200 s apart"),
+        (
+            {"control0": plane(*FRESH, facts={"peers": {"10.0.0.7 2379": "silent"}})},
+            "control0: infra1 (10.0.0.7) does not answer on TCP port 2379, and runs",
+        ),
+        (
+            {"control0": plane(*FRESH, facts={"peers": {"10.0.0.6 2379": "silent"}})},
+            "control0: infra0 (10.0.0.6) does not answer",
+        ),
+        (
+            {"control0": plane(*FRESH, ca_problems=["x.crt is a directory that is not empty"])},
+            "control0: x.crt is a directory",
+        ),
+        (
+            {"control0": plane(*FRESH, ca_fingerprint="other")},
+            "control0: /etc/kubernetes/pki/etcd/ca.crt is another CA",
+        ),
+        ({"control0": plane("x", serial="s1", ca_fingerprint="other")}, "a stacked one, another cluster"),
+        (
+            {"control0": plane("x", certificates=[leaf("s1", reasons=["other-ca"], issuer="mine")])},
+            "is signed by another CA (mine)",
+        ),
+        (
+            {"control0": plane(*FRESH, certificates=[leaf("s1", authority_key_id="theirs")])},
+            "is signed by another CA (etcd-ca)",
+        ),
+        (
+            {"infra0": signer(etcd={"formed": False, "members": None})},
+            "Cluster 'etcd' does not exist yet (infra0 has no data of it). Run site.yml first.",
+        ),
+        (
+            {"infra0": signer(ca_fingerprint=None, ca_key=False)},
+            "infra0: ca.crt is missing, and cluster 'etcd' has data",
+        ),
+        ({"infra0": signer(ca_key=False)}, "infra0: control0 need certificates, and ca.key is not in"),
+        ({"infra0": signer(ca_problems=["etcd/ca.key is empty"])}, "infra0: etcd/ca.key is empty"),
+        ({"infra0": signer(facts={"cryptography_problem": "Install the package x"})}, "infra0: Install the package x"),
+    ],
+)
+def test_problems_of_hosts(seen: dict[str, Any], words: str) -> None:
+    found = decide(**{"infra0": signer(), "control0": plane(*FRESH), **seen})
+    assert words in " ".join(found.problems), found.problems
+    assert all(len(re.findall(re.escape(text), "\n".join(found.problems))) == 1 for text in found.problems)
+
+
+@pytest.mark.parametrize(("from_here", "from_there"), [("silent", "silent"), ("closed", "open"), ("silent", "closed")])
+def test_a_member_that_is_down_is_no_firewall(from_here: str, from_there: str) -> None:
+    here, there = ({"peers": {"10.0.0.8 2379": state}} for state in (from_here, from_there))
+    assert decide(infra0=signer(facts=there), control0=plane(*FRESH, facts=here)).problems == []
+
+
+def test_a_ca_host_that_cannot_look_says_that_alone() -> None:
+    blind = {**signer(facts={"cryptography_problem": "Install the package x"}), "pki": {}}
+    assert decide(infra0=blind, control0=plane(*FRESH)).problems == ["infra0: Install the package x"]
+
+
+def test_ca_that_signs_elsewhere() -> None:
+    own = {"fingerprint": "f1", "public_key": "p1", "key": False, "problems": []}
+    found = decide(own, infra0=signer(ca_key=False, ca_public_key=None), control0=plane(*FRESH))
+    assert found.elsewhere and found.problems == [] and "/srv/signing" in found.warnings[0]
+    assert decide({"problems": ["etcd_ca_cert: no"]}, infra0=signer(), control0=plane(*FRESH)).problems == [
+        "etcd_ca_cert: no"
+    ]
+
+
+def test_members_without_an_address_or_a_place_in_the_membership() -> None:
+    unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
+    found = cp.hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
+    assert found.problems == [
+        "infra2: its address is not known, and it is not part of this run. Set etcd_address, or run without --limit."
+    ]
+    found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
+    assert found.problems == [] and "infra2 is handed over as an endpoint" in found.warnings[0]

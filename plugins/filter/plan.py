@@ -70,8 +70,8 @@ _value:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
       one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
       the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose ca.key is
-      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), lines (the plan for
-      people), problems and warnings.
+      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), asker (host that can
+      tell most of it), lines (the plan for people), problems and warnings.
   type: dict
 """
 
@@ -132,6 +132,14 @@ def judge(
     return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
 
 
+def asker(members: list[str], observations: Mapping[str, Any]) -> str | None:
+    """The host that can tell most of the cluster: the first whose member is ready, else that could ask any, else the first."""
+    etcd = {host: observations.get(host, {}).get("etcd", {}) for host in members}
+    # One without usable certificates, or cut off from the others, would take its own trouble for that of all.
+    able = [host for host in members if etcd[host].get("members")]
+    return next(iter([*(host for host in able if etcd[host].get("ready")), *able, *members]), None)
+
+
 def plan(
     hostvars: Any,
     cluster: Mapping[str, Any],
@@ -185,6 +193,7 @@ def plan(
         "elsewhere": elsewhere,
         "lines": merge_hosts(plan_lines(found, decision, observations), members),
         "speaker": members[0] if members else None,
+        "asker": asker(members, observations),
         "problems": merge_hosts([*problems, *decision.problems], members),
         "warnings": merge_hosts([*warnings, *decision.warnings], members),
     }

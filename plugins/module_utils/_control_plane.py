@@ -172,8 +172,8 @@ def hand_over(
     for member in cluster.members:
         if not member.address:
             problems.append(
-                f"{member.host}: its address is not known, and it is not part of this run. Set etcd_address, or run without"
-                " --limit."
+                f"{member.host}: its address is not known, and it was not looked at in this run. Set etcd_address, or run with"
+                " all members."
             )
     for host in hosts:
         problems += [f"{host}: {text}" for text in host_problems(observations[host])]

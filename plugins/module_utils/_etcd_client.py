@@ -276,9 +276,9 @@ class EtcdClient:
                     code, words = "not-tls", "speaks plain HTTP, not TLS: the URL is that of something else."
         elif code == "closed":
             # With TLS 1.3 a server may be gone before its refusal is read: with 1.2 it is part of the handshake.
-            context = self._make_context()
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
             try:
+                context = self._make_context()
+                context.maximum_version = ssl.TLSVersion.TLSv1_2
                 self._shake_hands(context)
             except ssl.SSLError as again:
                 found = explain(again)
@@ -287,10 +287,10 @@ class EtcdClient:
                 pass
         elif code in ("tls-san", "tls-expired", "tls-not-yet-valid"):
             # Its time or names are wrong, but our CA has signed it. Nothing else is asked there.
-            context = self._make_context()
-            context.check_hostname = False
-            context.verify_flags |= NO_CHECK_TIME
             with contextlib.suppress(OSError, ValueError):
+                context = self._make_context()
+                context.check_hostname = False
+                context.verify_flags |= NO_CHECK_TIME
                 shown = certificate_of(self._shake_hands(context))
                 if code == "tls-san":
                     words = f"shows a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]

@@ -123,6 +123,10 @@ class Report:
 def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) -> Seen:
     """Ask one endpoint everything, in `timeout` seconds. Never raises: what went wrong is in the answer."""
     seen = Seen(endpoint, name)
+    if not endpoint:
+        # A member of an inventory of names, whose host could not be looked at.
+        seen.error, seen.code = "its address is not known; set etcd_address or ansible_host to it.", "address"
+        return seen
     deadline = time.monotonic() + timeout
     try:
         with EtcdClient(endpoint, *paths, timeout=timeout) as client:
@@ -183,14 +187,17 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
 # --- Judging -----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(seen: list[Seen], now: float, renewal_window: float) -> Report:
-    """Judge what was seen. now: Unix seconds; renewal_window: seconds. Names are expected where they are given."""
+def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = DEFAULT_QUOTA) -> Report:
+    """Judge what was seen. now: Unix seconds; renewal_window: seconds. Names are expected where they are given.
+
+    quota: bytes, of members that do not tell theirs.
+    """
     answered = [item for item in seen if item.status]
     statuses = [item.status for item in seen if item.status]
     listed = next((item.members for item in answered if item.members), [])
     names = {member.id: member.name or f"{member.id:x}" for member in listed}
     alarms = {(alarm.member_id, alarm.kind) for status in statuses for alarm in status.alarms}
-    rows = [row(item, names, statuses, alarms, now) for item in seen]
+    rows = [row(item, names, statuses, alarms, now, quota) for item in seen]
     trouble = [
         *cluster_reasons(answered),
         *membership_reasons([item.name for item in seen if item.name], listed),
@@ -232,8 +239,9 @@ def verdict_of(seen: list[Seen], quorum_size: int, reasons: list[str]) -> str:
         return DEGRADED if reasons else HEALTHY
     if any(item.status for item in seen):
         return DOWN
-    stopped = sum(item.code == "refused" for item in seen)
-    return DOWN if len(seen) - stopped < quorum_size else UNKNOWN
+    # Of endpoints without names there may be more than are asked.
+    stopped = sum(item.code == "refused" for item in seen if item.name)
+    return DOWN if stopped and len(seen) - stopped < quorum_size else UNKNOWN
 
 
 def cluster_reasons(answered: list[Seen]) -> list[str]:
@@ -324,7 +332,7 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "Look at its disk and network; it is no help to the quorum while it lags.",
             )
         )
-    if line["db_size"] > QUOTA_WARNING * line["quota"]:
+    if line["quota"] and line["db_size"] > QUOTA_WARNING * line["quota"]:
         found.append(
             Finding(
                 "quota",
@@ -379,7 +387,12 @@ def security_problem(version: str) -> tuple[str, str] | None:
 
 
 def row(
-    item: Seen, names: Mapping[int, str], statuses: list[Status], alarms: set[tuple[int, str]], now: float
+    item: Seen,
+    names: Mapping[int, str],
+    statuses: list[Status],
+    alarms: set[tuple[int, str]],
+    now: float,
+    quota: int,
 ) -> dict[str, Any]:
     """One member for people and programs. Sizes in bytes, times in milliseconds and days."""
     status, shown = item.status, item.certificate
@@ -423,7 +436,8 @@ def row(
         "db_size": status.db_size,
         "db_size_in_use": status.db_size_in_use,
         "fragmentation": round(max(0.0, 1.0 - used), 3),
-        "quota": status.quota or DEFAULT_QUOTA,
+        # A negative one, in etcd's configuration, is none.
+        "quota": max(0, quota if status.quota is None else status.quota),
         "alarms": own_alarms,
         "membership": sorted(member.name or f"{member.id:x}" for member in item.members),
     }
@@ -481,7 +495,7 @@ def render_table(report: Report) -> list[str]:
     for line in report.members:
         days = f"{line['certificate']['days_left']}d" if line["certificate"] else "-"
         if not line["reachable"]:
-            lines.append([line["name"] or "-", _short(line["endpoint"]), "no answer", *["-"] * 6, days])
+            lines.append([line["name"] or "-", _short(line["endpoint"]) or "-", "no answer", *["-"] * 6, days])
             continue
         lines.append(
             [
@@ -492,7 +506,7 @@ def render_table(report: Report) -> list[str]:
                 line["version"],
                 str(line["raft_term"]),
                 str(line["raft_lag"]),
-                f"{100 * line['db_size'] / line['quota']:.1f}%",
+                f"{100 * line['db_size'] / line['quota']:.1f}%" if line["quota"] else f"{line['db_size'] >> 20}MiB",
                 ",".join(line["alarms"]) or "-",
                 days,
             ]

@@ -484,8 +484,12 @@ def _observe_authority(
         # A broken or foreign ca.crt of a member is replaced; a key that does not belong here is somebody's decision.
         if state.ca_key:
             state.warnings.append(
-                "etcd/ca.key is here, although this is not the CA host. Who reads it may sign for everybody: remove it (a"
-                " run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
+                "etcd/ca.key is here, although this is not the CA host. Who reads it may sign for everybody: remove it"
+                + (
+                    " (a run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
+                    if spec.kinds == LEAF_NAMES
+                    else " by hand, if no etcd runs here that has to sign."
+                )
             )
         return
     key = _x509.load_key(key_data)

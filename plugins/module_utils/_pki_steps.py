@@ -398,10 +398,13 @@ def step_install(
 def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) -> list[Replacement]:
     """The files of one leaf: its key where that is new, and its certificate. EtcdError where it is not what it should be."""
     place = spec.path(LEAVES[kind][0])
-    waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
-    key_data = waiting or read_or_say(place + ".key")[0]
     certificate = load_certificate(text.encode())
-    key = _x509.load_key(key_data)
+    waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
+    key = _x509.load_key(waiting)
+    # One may wait there from a run that wanted a new key and was stopped, while this one was to keep the old.
+    if key is None or (certificate and not _x509.same_key(key.public_key(), certificate.public_key())):
+        waiting = None
+        key = _x509.load_key(read_or_say(place + ".key")[0])
     leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
     found = [r.text for r in leaf_reasons(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
     if found:

@@ -144,14 +144,8 @@ def judged(looked: Looked) -> tuple[str, list[str]]:
             return "unknown", ["None of its hosts can be reached by ssh, so nobody could be asked."]
         said = (looked.health or {}).get("msg")
         return "unknown", [f"{looked.speaker} could not ask the members{f': {said}' if said else '.'}"]
-    unnamed = [member.host for member in looked.cluster.members if not member.address]
-    reasons = [
-        f"{host} was not asked: its address is not known. Set etcd_address or ansible_host to it." for host in unnamed
-    ]
     verdict = str(looked.health["verdict"])
-    if reasons and verdict == "healthy":
-        verdict = "degraded"
-    return verdict if verdict in VERDICTS else "unknown", [*looked.health.get("reasons", []), *reasons]
+    return verdict if verdict in VERDICTS else "unknown", [*looked.health.get("reasons", [])]
 
 
 def silent_row(looked: Looked, member: Member) -> dict[str, Any]:

@@ -32,9 +32,11 @@ options:
         type: str
         required: true
       address:
-        description: IP address of the member, version 4 or 6.
+        description:
+          - IP address of the member, version 4 or 6. A member without one is not asked; that is a reason for the verdict to be
+            worse than V(healthy).
         type: str
-        required: true
+        default: ""
   endpoints:
     description: Client URLs (C(https://ADDRESS:PORT)) to be asked, where the membership is not to be judged.
     type: list
@@ -60,6 +62,12 @@ options:
     description: Server certificates that end sooner than this are a finding. A duration such as V(720h).
     type: str
     default: 2160h
+  quota:
+    description:
+      - How large the database may get, in bytes, on members that do not tell it (etcd before 3.6).
+      - Give the value of their flag C(--quota-backend-bytes) where it is set.
+    type: int
+    default: 2147483648
   fail:
     description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
     type: bool
@@ -185,7 +193,7 @@ members:
         - RV(members[].error) in one word. Empty where all was answered.
         - C(refused), C(timeout), C(unreachable), C(name), C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired),
           C(tls-not-yet-valid), C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
-          C(endpoint), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
+          C(endpoint), C(address), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
       type: str
     round_trip:
       description: Milliseconds for connection and TLS handshake. None where there was none.
@@ -250,7 +258,7 @@ members:
       description: The part of the file that is not in use, 0 to 1. Defragmentation gives it back.
       type: float
     quota:
-      description: Bytes at which writes are refused. Before etcd 3.6, which does not tell it, the default.
+      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 where there is no limit.
       type: int
     alarms:
       description: Its alarms, V(NOSPACE) and V(CORRUPT).
@@ -318,7 +326,7 @@ def main() -> None:
                 "elements": "dict",
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "address": {"type": "str", "required": True},
+                    "address": {"type": "str", "default": ""},
                 },
             },
             "endpoints": {"type": "list", "elements": "str"},
@@ -330,6 +338,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
+            "quota": {"type": "int", "default": _health.DEFAULT_QUOTA},
             "fail": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("members", "endpoints")],
@@ -342,13 +351,15 @@ def main() -> None:
         module.fail_json(msg=" ".join(problems))
     window = duration_seconds(params["renewal_window"]) or 0.0
     targets = [
-        (member["name"], f"https://{bracketed(member['address'])}:{params['client_port']}")
+        (member["name"], f"https://{bracketed(member['address'])}:{params['client_port']}" if member["address"] else "")
         for member in params["members"] or []
     ] or [("", endpoint) for endpoint in params["endpoints"] or []]
+    if not targets:
+        module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
     paths = (params["ca"], params["cert"], params["key"])
 
     def ask(seconds: float) -> _health.Report:
-        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window)
+        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, params["quota"])
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(wanted, params["timeout"], params["request_timeout"], ask, module.log)

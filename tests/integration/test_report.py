@@ -175,7 +175,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
     directory = tmp_path / "prometheus"
     copy_credentials(cluster, directory / "etcd")
     names = metrics_in_rules()
-    assert len(names) == 6, names
+    assert len(names) == 7, names
     with prometheus(directory) as url:
         wait_for_members(url, 3)
         for name in names:

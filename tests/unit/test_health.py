@@ -107,6 +107,7 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
         "degraded",
         "infra2 is a learner: it has no vote yet",
     ),
+    "no address": ([seen(0), seen(1), silent(2, "address")], "degraded", "infra2: refuses"),
     "half an answer": ([seen(0), seen(1), seen(2, error="infra2 hangs", commits=False)], "degraded", "infra2 hangs"),
 }
 
@@ -120,6 +121,37 @@ def test_verdicts(case: str) -> None:
     assert report.quorum == (verdict == "degraded") and not report.healthy
     table = _health.render_table(report)
     assert table[len(views) + 1].startswith(f"{verdict}: ") and any(line.startswith("PROBLEM: ") for line in table)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_of_endpoints_without_names_there_may_be_more(count: int) -> None:
+    assert judge(*(replace(silent(i), name="") for i in range(count))).verdict == "unknown"
+
+
+def test_a_member_without_an_address_is_not_asked() -> None:
+    seen_it = _health.look_at_all([("infra2", "")], ("", "", ""), 1)
+    assert seen_it[0].code == "address"
+    report = judge(seen(0), seen(1), *seen_it)
+    assert report.reasons == ["infra2: its address is not known; set etcd_address or ansible_host to it."]
+    assert _health.render_table(report)[3].split()[:4] == ["infra2", "-", "no", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("told", "given", "size", "found"),
+    [
+        (None, 8 << 30, 3 << 30, False),
+        (None, 2 << 30, 3 << 30, True),
+        (4 << 30, 2 << 30, 3 << 30, False),
+        (-1, 2 << 30, 3 << 30, False),
+        (None, -1, 3 << 30, False),
+    ],
+)
+def test_the_quota_that_counts(told: int | None, given: int, size: int, found: bool) -> None:
+    """What the member tells, else what its flag says; a negative one is none."""
+    views = [seen(i, quota=told, db_size=size, db_size_in_use=size) for i in range(3)]
+    report = _health.evaluate(views, NOW, WINDOW, given)
+    assert ("quota" in [finding.code for finding in report.findings]) is found
+    assert all("-" not in line.split()[7] for line in _health.render_table(report)[1:4])
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,17 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
     assert os.listdir(tmp_path / "work") == []
 
 
+def test_new_keys_that_were_not_wanted_in_the_end(tmp_path: Path) -> None:
+    """A run that asked for new keys was stopped; the next one asks for none, and is not in the way of those."""
+    issue(tmp_path)
+    before = (tmp_path / "pki/etcd/peer.key").read_bytes()
+    _pki_steps.step_request(spec(tmp_path, renew=["all"], renew_keys=True), None, False, NOW)
+    assert (tmp_path / "work/pending/peer.key").exists()
+    issue(tmp_path, renew=["all"])
+    assert (tmp_path / "pki/etcd/peer.key").read_bytes() == before
+    assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == [] and os.listdir(tmp_path / "work") == []
+
+
 FORGED = [
     ({"name": "infra1"}, "it asks for the name infra1, not infra0"),
     ({"address": "10.0.0.7"}, "it asks for infra0, localhost, 10.0.0.7"),

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible_collections.kubeadm.etcd.plugins.filter import plan as plan_filter
 from ansible_collections.kubeadm.etcd.plugins.filter import report as report_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _report
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
@@ -82,15 +83,6 @@ def test_verdicts(looked: Looked, verdict: str, words: list[str]) -> None:
         "members are shown in any case"
     )
     assert _report.page(_report.assemble([looked], samples.NOW))["clusters"][0]["word"].lower() == verdict
-
-
-def test_a_member_whose_address_is_not_known() -> None:
-    it = samples.well()
-    members = [*it.cluster.members[:2], Member("infra2", "infra2", "")]
-    looked = replace(it, cluster=Cluster("etcd", members, "infra0"))
-    assert one(looked)["verdict"] == "degraded" and "infra2 was not asked" in one(looked)["reasons"][0]
-    assert [item["member"] for item in one(looked)["metrics"]["targets"]] == ["infra0", "infra1"]
-    assert one(replace(looked, health={**(it.health or {}), "verdict": "down"}))["verdict"] == "down"
 
 
 @pytest.mark.parametrize(
@@ -464,12 +456,17 @@ def test_ends_of_certificates_are_constants() -> None:
     text = prometheus("etcd-certificates.yml.j2", [samples.well()])
     assert text == prometheus("etcd-certificates.yml.j2", [samples.well()])
     rules = yaml.safe_load(text)["groups"][0]["rules"]
-    assert len(rules) == 1 + 3 * 4
+    assert len(rules) == 1 + 3 * 4 * 2
     end = int((samples.NOW + timedelta(days=364, hours=1)).timestamp())
     assert rules[1] == {
         "record": "kubeadm_etcd_certificate_end_timestamp_seconds",
         "expr": f"vector({end})",
         "labels": {"cluster": "etcd", "member": "infra0", "certificate": "server"},
+    }
+    assert rules[2] == {
+        "record": "kubeadm_etcd_certificate_window_seconds",
+        "expr": f"vector({90 * 86400})",
+        "labels": rules[1]["labels"],
     }
     assert rules[0]["labels"] == {"cluster": "etcd", "certificate": "ca"}
 
@@ -477,3 +474,22 @@ def test_ends_of_certificates_are_constants() -> None:
 def test_files_of_nothing() -> None:
     assert yaml.safe_load(prometheus("etcd-scrape.yml.j2", [])) == {"scrape_configs": []}
     assert yaml.safe_load(prometheus("etcd-certificates.yml.j2", []))["groups"][0]["rules"] == []
+
+
+@pytest.mark.parametrize(
+    ("etcd", "host"),
+    [
+        ([{"members": [1], "ready": True}, {"members": [1], "ready": True}], "infra0"),
+        # Without a certificate of its own, and cut off from the others.
+        ([{"members": None, "ready": True}, {"members": [1], "ready": True}], "infra1"),
+        ([{"members": [1], "ready": False}, {"members": [1], "ready": True}], "infra1"),
+        ([{"members": None}, {"members": [1], "ready": False}], "infra1"),
+        ([{"members": None}, {"members": None}], "infra0"),
+        ([{}, {}], "infra0"),
+    ],
+)
+def test_who_asks(etcd: list[dict[str, Any]], host: str) -> None:
+    """The first host that can tell of the whole cluster."""
+    observations = {f"infra{number}": {"etcd": item} for number, item in enumerate(etcd)}
+    assert plan_filter.asker(["infra0", "infra1"], observations) == host
+    assert plan_filter.asker(["infra0", "infra1"], {}) == "infra0" and plan_filter.asker([], {}) is None

@@ -493,3 +493,10 @@ def test_who_asks(etcd: list[dict[str, Any]], host: str) -> None:
     observations = {f"infra{number}": {"etcd": item} for number, item in enumerate(etcd)}
     assert plan_filter.asker(["infra0", "infra1"], observations) == host
     assert plan_filter.asker(["infra0", "infra1"], {}) == "infra0" and plan_filter.asker([], {}) is None
+
+
+def test_a_member_whose_address_is_not_known_is_no_target() -> None:
+    it = samples.well()
+    members = [*it.cluster.members[:2], Member("infra2", "infra2", "")]
+    looked = replace(it, cluster=Cluster("etcd", members, "infra0"))
+    assert [item["member"] for item in one(looked)["metrics"]["targets"]] == ["infra0", "infra1"]

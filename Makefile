@@ -13,7 +13,7 @@ help: ## this list
 demo: venv ## three healthy members on this machine, from nothing; a minute the second time
 	@tests/tools/demo
 
-test: ## every check, from formatting to real hosts (about 25 minutes); the first that fails ends it
+test: ## every check, from formatting to real hosts (about 35 minutes); the first that fails ends it
 	@MAKE="$(MAKE)" tests/tools/stages setup lint unit report mutations sanity package molecule integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests

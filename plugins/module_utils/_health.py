@@ -26,7 +26,7 @@ DEGRADED = "degraded"
 DOWN = "down"
 UNKNOWN = "unknown"
 
-# From the best to the worst.
+# From the best to the worst. Nobody could be asked is worse than degraded, and says less than down.
 VERDICTS = (HEALTHY, DEGRADED, UNKNOWN, DOWN)
 
 # etcd stops writing at its quota (2 GiB where nothing is set, server/storage/quota.go).

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._health import DAY, VERDICTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed, duration_seconds
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import PARTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
@@ -25,11 +26,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
-
-DAY = 86400.0
-
-# From the best to the worst. Nobody could be asked is worse than degraded, and says less than down.
-VERDICTS = ("healthy", "degraded", "unknown", "down")
 
 # A CA cannot be renewed by a run: whoever has to plan its replacement wants to know early.
 CA_WARNING = 365
@@ -145,7 +141,7 @@ def judged(looked: Looked) -> tuple[str, list[str]]:
         said = (looked.health or {}).get("msg")
         return "unknown", [f"{looked.speaker} could not ask the members{f': {said}' if said else '.'}"]
     verdict = str(looked.health["verdict"])
-    return verdict if verdict in VERDICTS else "unknown", [*looked.health.get("reasons", [])]
+    return verdict if verdict in VERDICTS else "unknown", list(looked.health.get("reasons", []))
 
 
 def silent_row(looked: Looked, member: Member) -> dict[str, Any]:

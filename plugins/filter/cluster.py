@@ -50,6 +50,9 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resolve
 
+# Ansible loads all filters of a collection for any one of them, from source, in each worker of each task that uses one. So
+# filters that not every run needs import what they work with when they are called.
+
 
 def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
     """What the inventory says of a host, as far as it matters here."""

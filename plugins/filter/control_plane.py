@@ -57,13 +57,15 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables, observed_addresses
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import resolve_control_plane
 
 
 def control_plane(
     hostvars: Any, host: str, planes: list[str], group: list[str], options: dict[str, Any]
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
+    # When it is called: see cluster.py.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import resolve_control_plane
+
     known = list(dict.fromkeys([*group, *planes, host]))
     inventory = {item: inventory_variables(hostvars, item) for item in known}
     found, clients = resolve_control_plane(host, planes, group, inventory, observed_addresses(hostvars, known), options)

@@ -61,8 +61,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import Client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import hand_over as decide
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import merge_hosts
 
 
@@ -75,6 +73,10 @@ def hand_over(
     signing_dir: str = "",
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
+    # When it is called: see cluster.py.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import Client
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import hand_over as decide
+
     found = as_cluster(cluster)
     # Problems that one host found in its own variables are those of all that are served in this run.
     for host in hosts:

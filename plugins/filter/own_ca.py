@@ -48,13 +48,6 @@ import os
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
-    fingerprint,
-    load_certificate,
-    public_fingerprint,
-)
-
 
 def read(variable: str, path: str, problems: list[str]) -> str:
     """Text of a file named by a variable; a problem where it cannot be read."""
@@ -77,6 +70,9 @@ def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
                 "etcd_ca_key is set and etcd_ca_cert is not. Set both, or neither to have a CA made on the CA host."
             )
         return nothing
+    # Where there is something to look at: see cluster.py.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _x509
+
     cert_pem = read("etcd_ca_cert", cert, problems)
     key_pem = read("etcd_ca_key", key, problems) if key else None
     if not problems:
@@ -84,8 +80,8 @@ def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
     if problems:
         return nothing
     pem = _pki.signing_certificate(cert_pem)
-    public = public_fingerprint(load_certificate(pem.encode()).public_key())
-    return {"cert": pem, "fingerprint": fingerprint(pem), "public_key": public, "key": bool(key), "problems": []}
+    public = _x509.public_fingerprint(_x509.load_certificate(pem.encode()).public_key())
+    return {"cert": pem, "fingerprint": _x509.fingerprint(pem), "public_key": public, "key": bool(key), "problems": []}
 
 
 class FilterModule:

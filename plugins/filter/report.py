@@ -55,18 +55,23 @@ _value:
 """
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import cluster as cluster_of
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings, assemble
+
+if TYPE_CHECKING:
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked
 
 
 def look(
     hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str], options: dict[str, Any]
 ) -> list[Looked]:
     """What the run knows of each cluster that it began with, in inventory order."""
+    # When it is called: see cluster.py.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
+
     found: dict[str, Looked] = {}
     for host in [item for item in [*group, *all_hosts] if item in all_hosts]:
         resolved = as_cluster(cluster_of(hostvars, host, group, options))
@@ -99,6 +104,8 @@ def report(
     hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str], options: dict[str, Any]
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import assemble
+
     return assemble(look(hostvars, group, hosts, all_hosts, options), datetime.now(timezone.utc))
 
 

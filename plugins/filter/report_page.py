@@ -33,11 +33,17 @@ _value:
 
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._report import page
+
+def report_page(report: dict[str, Any]) -> dict[str, Any]:
+    """See DOCUMENTATION."""
+    # When it is called: see cluster.py.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import page
+
+    return page(report)
 
 
 class FilterModule:
     """Filters of the collection."""
 
     def filters(self) -> dict[str, Any]:
-        return {"report_page": page}
+        return {"report_page": report_page}

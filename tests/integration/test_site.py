@@ -111,6 +111,7 @@ def test_second_run_changes_nothing(cluster: Lab) -> None:
     before, containers = cluster.fingerprint(), cluster.containers()
     run = cluster.site()
     assert run.changed() == {}, run.output
+    assert run.output.count("cluster etcd: nothing to do") == 1
     assert cluster.containers() == containers
     assert different(before, cluster.fingerprint()) == {}
 

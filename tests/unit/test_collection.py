@@ -202,3 +202,20 @@ def test_the_collection_holds_what_it_should(tmp_path: Path) -> None:
         "playbooks/site.yml",
         "docs/variables.md",
     } <= files
+
+
+def test_filters_load_what_every_run_needs() -> None:
+    """And no more: Ansible loads all of them in each worker of each task that uses one."""
+    names = [path.stem for path in sorted((ROOT / "plugins" / "filter").glob("*.py"))]
+    code = "import sys\n" + "".join(
+        f"import ansible_collections.kubeadm.etcd.plugins.filter.{name}\n" for name in names
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}print([name for name in sys.modules if '.module_utils._' in name])"],
+        env={"PYTHONPATH": str(ROOT / ".collections")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    package = "ansible_collections.kubeadm.etcd.plugins.module_utils"
+    assert set(ast.literal_eval(done.stdout)) == {f"{package}.{name}" for name in ("_cluster", "_plan", "_preflight")}

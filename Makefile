@@ -50,8 +50,9 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 	@mkdir -p build/molecule && touch build/molecule/lab.yml
 	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule molecule test
 
+# Half of the time is waiting for kubelets and elections: two labs, side by side. Tests of a file follow each other.
 integration: venvs ## tests on hosts of the lab
-	pytest --durations=5 -m "not long" tests/integration
+	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
 test-long: venvs ## further tests on hosts of the lab, which take their time: before a release
 	pytest --durations=5 -m long tests/integration

@@ -1,7 +1,7 @@
 """Real hosts for the tests: one lab for the session, and what the tests ask of it.
 
-The lab is named by the environment variable KUBEADM_ETCD_TEST_LAB (default: itest). It is taken down at the end unless
-KUBEADM_ETCD_KEEP_LAB is set.
+The lab is named by the environment variable KUBEADM_ETCD_TEST_LAB (default: itest), and by the worker where there are several.
+It is taken down at the end unless KUBEADM_ETCD_KEEP_LAB is set.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "lab" / "lab"
+LAB_NAME = os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest") + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 # What no run may change unasked: content, mode, owner and time of everything under /etc, the names under the data
 # directory, and the state of the units that matter.
@@ -167,7 +168,7 @@ def set_alarm(cluster: Lab, kind: int, action: str) -> None:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """Three hosts without any Kubernetes state."""
-    it = Lab(os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest"), ["infra0", "infra1", "infra2"])
+    it = Lab(LAB_NAME, ["infra0", "infra1", "infra2"])
     it("up", "--hosts", "3")
     it.fresh()
     yield it

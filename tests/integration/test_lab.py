@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import Lab
+from .conftest import LAB_NAME, Lab
 
 
 @pytest.fixture
 def one_host() -> Iterator[Lab]:
     """A lab of its own, of one host."""
-    it = Lab(os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest") + "-killed", ["infra0"])
+    it = Lab(f"{LAB_NAME}-killed", ["infra0"])
     it("up", "--hosts", "1", "--no-images")
     yield it
     it("down")

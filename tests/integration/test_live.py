@@ -47,14 +47,39 @@ def writing(cluster: Lab, name: str) -> Iterator[dict[str, float]]:
 
 
 def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
-    """A flag changes on all members, then all certificates and keys: nothing acknowledged is lost, no write fails everywhere."""
-    before = cluster.containers()
-    with writing(cluster, "flag") as counted:
-        cluster.site("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
-    assert all(before[host] != container for host, container in cluster.containers().items())
+    """Manifests change on all members, then all certificates and keys: nothing acknowledged is lost, no write fails everywhere.
+
+    The hosts and files that --check --diff named are those that the run changes.
+    """
+    variables = {
+        "etcd_extra_args": {"snapshot-count": "20000"},
+        "etcd_metrics_exposed": True,
+        "etcd_peer_cert_sans": ["b.example.com"],
+    }
+    change = ("--diff", "-e", json.dumps(variables))
+
+    def said(output: str) -> tuple[list[str], list[str]]:
+        headers = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", output, flags=re.MULTILINE)))
+        return headers, sorted(set(re.findall(r"^changed: \[(\w+)", output, flags=re.MULTILINE)))
+
+    before, containers = cluster.fingerprint(), cluster.containers()
+    check = cluster.site("--check", *change)
+    assert different(before, cluster.fingerprint()) == {} and cluster.containers() == containers
+    with writing(cluster, "manifests") as counted:
+        real = cluster.site(*change)
+    assert all(containers[host] != container for host, container in cluster.containers().items())
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["acknowledged"] > 100, counted
     # An election takes a second or two; a member that was stopped without handing over would cost more.
     assert counted["gap"] < 5, counted
+    assert said(check.output) == said(real.output) and said(real.output)[1] == cluster.hosts
+    changed = {
+        line.split()[-1]
+        for lines in different(before, cluster.fingerprint()).values()
+        for line in lines
+        if re.match(r"[0-9a-f]{64} ", line)
+    }
+    kept = "/etc/kubernetes/kubeadm-etcd/etcd.yaml.previous"
+    assert changed - {kept} == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}
     with writing(cluster, "certificates") as counted:
         run = cluster.play("-e", '{"etcd_renew_keys": true}', playbook="playbooks/renew_certificates.yml")
     assert run.code == 0 and set(run.changed()) == set(cluster.hosts), run.output[-3000:]
@@ -222,34 +247,6 @@ def test_tags_and_limit(cluster: Lab) -> None:
     assert set(cluster.site("--limit", "infra1", *both).changed()) == {"infra1"}
     after = cluster.containers()
     assert {host for host in cluster.hosts if before[host] != after[host]} == {"infra1"} and healthy(cluster)
-    cluster.site()
-
-
-def test_check_mode_names_what_the_run_changes(cluster: Lab) -> None:
-    """The hosts and files of --check --diff are those of the run."""
-    change = (
-        "--diff",
-        "-e",
-        '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_peer_cert_sans": ["b.example.com"]}',
-    )
-
-    def said(output: str) -> tuple[list[str], list[str]]:
-        headers = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", output, flags=re.MULTILINE)))
-        return headers, sorted(set(re.findall(r"^changed: \[(\w+)", output, flags=re.MULTILINE)))
-
-    before = cluster.fingerprint()
-    check = cluster.site("--check", *change)
-    assert different(before, cluster.fingerprint()) == {}
-    real = cluster.site(*change)
-    assert said(check.output) == said(real.output) and said(real.output)[1] == cluster.hosts
-    changed = {
-        line.split()[-1]
-        for lines in different(before, cluster.fingerprint()).values()
-        for line in lines
-        if re.match(r"[0-9a-f]{64} ", line)
-    }
-    kept = "/etc/kubernetes/kubeadm-etcd/etcd.yaml.previous"
-    assert changed - {kept} == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}
     cluster.site()
 
 

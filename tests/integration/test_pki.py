@@ -54,18 +54,21 @@ while not os.path.exists("/run/test-is-over"):
 print(json.dumps([good, failed]))
 """
 
-# Looks for a text, which it is given backwards so as not to find itself, in all that processes are called with.
+# Looks for a text, which it is given backwards so as not to find itself, and for any key, in all that processes of this host
+# are called with. On the controller, those of the lab's hosts can be seen too; there may be another lab, where other tests run.
 PROCESSES = """
 import glob, json, os, sys, time
 text, looks, found = sys.argv[1][::-1].encode(), 0, set()
 while not os.path.exists(sys.argv[2]):
     for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
         try:
+            if os.readlink(os.path.dirname(path) + "/ns/pid") != os.readlink("/proc/self/ns/pid"):
+                continue
             with open(path, "rb") as handle:
                 data = handle.read()
         except OSError:
             continue
-        if text in data or b"PRIVATE " + b"KEY" in data:
+        if text in data or b"PRIVATE " + b"KEY-----" in data:
             found.add(data[:300].decode(errors="replace"))
     looks += 1
     time.sleep(0.02)

@@ -191,6 +191,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
         assert len(ratio) == 3 and all(0 < float(item["value"][1]) < 0.5 for item in ratio)
 
 
+@pytest.mark.long
 def test_metrics_are_opened_and_closed(cluster: Lab, tmp_path: Path) -> None:
     """A change like any other: one member after the other. The open port is told of, and needs no certificate."""
     before = cluster.containers()

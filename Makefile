@@ -29,9 +29,9 @@ lint: venv ## ruff, mypy, yamllint, ansible-lint, antsibull-changelog
 	antsibull-changelog lint
 
 unit: venvs ## unit tests, with the newest Python and with the oldest that a host may have
-	pytest tests/unit
+	pytest --numprocesses=2 tests/unit
 	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, as on an old host: Python %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
-	.venv-hosts/bin/python -m pytest tests/unit
+	.venv-hosts/bin/python -m pytest --numprocesses=2 tests/unit
 
 report: venv ## the HTML report in a browser at several widths, light, dark and printed; the alert rules
 	@tests/tools/packages

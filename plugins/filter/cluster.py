@@ -12,7 +12,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
   - Resolves the members of a cluster from the variables of the inventory, and says what is wrong with them.
-positional: host, group, options
+positional: host, group, options, play, names
 options:
   _input:
     description: The variable C(hostvars).
@@ -31,6 +31,15 @@ options:
     description: The etcd_* variables that exist, as in the argument_specs of the role P(kubeadm.etcd.etcd#role).
     type: dict
     required: true
+  play:
+    description: Values as the play has them, of variables that the members read from the inventory. Other values are problems.
+    type: dict
+    default: {}
+  names:
+    description: Names of all etcd_* variables that the play has. Unknown ones are problems.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -67,11 +76,19 @@ def observed_addresses(hostvars: Any, hosts: list[str]) -> dict[str, str]:
     return {host: str(seen["default_address"]) for host, seen in facts.items() if seen.get("default_address")}
 
 
-def cluster(hostvars: Any, host: str, group: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def cluster(
+    hostvars: Any,
+    host: str,
+    group: list[str],
+    options: dict[str, Any],
+    play: dict[str, Any] | None = None,
+    names: list[str] | None = None,
+) -> dict[str, Any]:
     """See DOCUMENTATION."""
     known = list(dict.fromkeys([*group, host]))
     observed = observed_addresses(hostvars, known)
-    found = resolve(host, group, {item: inventory_variables(hostvars, item) for item in known}, observed, options)
+    inventory = {item: inventory_variables(hostvars, item) for item in known}
+    found = resolve(host, group, inventory, observed, options, play, names or ())
     return {**asdict(found), "known": found.known}
 
 

@@ -36,9 +36,13 @@ options:
     type: dict
     default: {}
   image_archive:
-    description: Whether an image archive is to be imported.
-    type: bool
-    default: false
+    description: Image archive on the controller that is to be imported.
+    type: path
+    default: ""
+  external_file:
+    description: File on the controller that is to get the etcd.external stanza of this cluster.
+    type: path
+    default: ""
   allow_interruption:
     description: Whether members of a cluster of one or two may be restarted.
     type: bool
@@ -95,8 +99,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     stray_ca_keys,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+    archive_problems,
     cluster_problems,
     cluster_warnings,
+    external_problems,
     host_problems,
     host_warnings,
     merge_hosts,
@@ -110,17 +116,17 @@ def as_cluster(data: Mapping[str, Any]) -> Cluster:
 
 
 def judge(
-    found: Cluster, observations: Mapping[str, Any], runtime_endpoint: str, own_ca: Mapping[str, Any], archive: bool
+    found: Cluster, observations: Mapping[str, Any], runtime_endpoint: str, own_ca: Mapping[str, Any], archive: str
 ) -> tuple[list[str], list[str]]:
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
-    problems = [*found.problems, *own_ca.get("problems", [])]
+    problems = [*found.problems, *own_ca.get("problems", []), *archive_problems(archive)]
     warnings = [*found.warnings]
     for member in found.members:
         if member.host not in observations:
             continue
         observation = observations[member.host]
-        own = host_problems(member, facts[member.host], runtime_endpoint, pki_needed=True)
+        own = host_problems(member, facts[member.host], runtime_endpoint, observation["kubelet"]["allows_swap"])
         own += observation["problems"]
         if archive and observation["images"] is None:
             own.append(
@@ -146,7 +152,8 @@ def plan(
     hosts: list[str],
     runtime_endpoint: str = "",
     own_ca: Mapping[str, Any] | None = None,
-    image_archive: bool = False,
+    image_archive: str = "",
+    external_file: str = "",
     allow_interruption: bool = False,
     remove_stray_ca_keys: bool = False,
     signing_dir: str = "",
@@ -167,6 +174,16 @@ def plan(
     missing = [member.host for member in found.members if member.host in (lost or [])]
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
     problems += lost_problems(missing)
+    # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
+    inventory = "etcd_external_config_file" in hostvars[members[0]] if members else False
+    others = {
+        host: hostvars[host].get("etcd_external_config_file", "" if inventory else external_file) for host in hosts
+    }
+    problems += external_problems(
+        found.name,
+        external_file,
+        {(hostvars[host].get("__etcd_cluster") or {}).get("name", ""): path for host, path in others.items()},
+    )
     if found.problems or missing:
         decision = Plan(REFUSE)
     else:

@@ -19,6 +19,9 @@ from typing import Any
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
+# A value that Ansible has not converted yet: of an INI inventory, or given with -e name=value.
+TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
 _WORDS: dict[type, str] = {
     str: "text",
@@ -96,11 +99,14 @@ def resolve(
     inventory: Mapping[str, Mapping[str, Any]],
     observed: Mapping[str, str],
     options: Mapping[str, Mapping[str, Any]],
+    play: Mapping[str, Any] | None = None,
+    names: Iterable[str] = (),
 ) -> Cluster:
     """The cluster of `host`.
 
     group: hosts of the etcd group, in inventory order. inventory: variables by host. observed: default addresses seen
-    in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them.
+    in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them. play: values as the play
+    has them for this host, of variables that are read from the inventory. names: of all etcd_* variables that the play has.
     """
     name = str(inventory[host].get("etcd_cluster_name", "etcd"))
     hosts = [item for item in group if str(inventory[item].get("etcd_cluster_name", "etcd")) == name]
@@ -115,8 +121,9 @@ def resolve(
     ca_host = str(inventory[host].get("etcd_ca_host") or hosts[0])
     problems += [
         *membership_problems(members),
-        *variable_problems(host, inventory[host], options),
-        *agreement_problems(name, hosts, inventory),
+        *variable_problems(host, inventory[host], options, names),
+        *play_problems(host, inventory[host], play or {}, options),
+        *agreement_problems(name, hosts, inventory, options),
     ]
     if ca_host not in hosts:
         problems.append(
@@ -185,31 +192,73 @@ def address_problems(address: str) -> list[str]:
     return []
 
 
-def variable_problems(host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Unknown etcd_* variables (with the likely spelling) and values of the wrong shape."""
+# Variables of the roles, which are the same for everybody.
+_FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
+
+
+def variable_problems(
+    host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], names: Iterable[str] = ()
+) -> list[str]:
+    """Unknown etcd_* variables (with the likely spelling) and values of the wrong shape.
+
+    variables: of the inventory. names: of what the play has besides, and the roles.
+    """
     problems = []
-    for name in sorted(key for key in variables if str(key).startswith("etcd_")):
+    given = {str(key) for key in variables if str(key).startswith("etcd_")}
+    for name in sorted(given | set(names).difference(_FIXED)):
         if name not in options:
             close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
             problems.append(f"{host}: unknown variable {name}. {hint}")
-            continue
-        kind = str(options[name].get("type", "str"))
-        value = variables[name]
-        if kind in _TYPES and not isinstance(value, _TYPES[kind]):
-            example = _EXAMPLES.get(name, f"a {kind}")
-            # Ansible's values are of types derived from Python's.
-            word = next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
-            problems.append(f"{host}: {name} is the {word} {str(value)!r}. Write {example}.")
-        elif kind == "int" and not re.match(r"^[0-9]+$", str(value)):
-            problems.append(f"{host}: {name} is {value!r}. Write a whole number.")
-        choices = options[name].get("choices")
-        # Of a list each item is chosen.
-        chosen = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        if choices and not set(chosen) <= {str(choice) for choice in choices}:
-            wanted = "only" if isinstance(value, list) else "one of"
-            problems.append(f"{host}: {name} is {value!r}. Write {wanted} {', '.join(map(str, choices))}.")
+        elif name in given:
+            problems += [f"{host}: {text}" for text in shape_problems(name, variables[name], options[name])]
     problems.extend(f"{host}: {text}" for text in port_problems(variables))
+    return problems
+
+
+def shape_problems(name: str, value: Any, option: Mapping[str, Any]) -> list[str]:
+    """Why a value has the wrong shape for its variable. option: its entry of argument_specs.yml."""
+    kind = str(option.get("type", "str"))
+    if kind in _TYPES and not isinstance(value, _TYPES[kind]):
+        example = _EXAMPLES.get(name, f"a {kind}")
+        return [f"{name} is the {_word(value)} {str(value)!r}. Write {example}."]
+    if kind == "int" and not re.match(r"^[0-9]+$", str(value)):
+        return [f"{name} is {value!r}. Write a whole number."]
+    if kind == "bool" and str(value).lower() not in TRUTH:
+        return [f"{name} is {value!r}. Write true or false."]
+    if kind in ("str", "path") and isinstance(value, (Mapping, list, tuple)):
+        return [f"{name} is the {_word(value)} {str(value)!r}. Write a text."]
+    # A colon and a blank in an entry make it a mapping, a dash without anything makes it null.
+    wrong = (
+        [item for item in value if item is None or isinstance(item, (Mapping, list, tuple))] if kind == "list" else []
+    )
+    problems = [f"{name} has the entry {item!r}. Write a text, in quotes where it holds a colon." for item in wrong]
+    choices = option.get("choices")
+    # Of a list each item is chosen.
+    chosen = [str(item) for item in value] if kind == "list" else [str(value)]
+    if choices and not set(chosen) <= {str(choice) for choice in choices}:
+        wanted = "only" if kind == "list" else "one of"
+        problems.append(f"{name} is {value!r}. Write {wanted} {', '.join(map(str, choices))}.")
+    return problems
+
+
+def _word(value: Any) -> str:
+    # Ansible's values are of types derived from Python's.
+    return next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
+
+
+def play_problems(
+    host: str, variables: Mapping[str, Any], play: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Values of the play (its vars, those of import_playbook or of a role) that the other members cannot see."""
+    problems = []
+    for name, value in play.items():
+        default = host.lower() if name == "etcd_member_name" else options[name].get("default")
+        if value != variables.get(name, default):
+            problems.append(
+                f"{host}: {name} is {value!r} in this play only, and the members read each other's from the inventory. Set it"
+                " there (host_vars, group_vars), or with -e."
+            )
     return problems
 
 
@@ -231,11 +280,17 @@ def port_problems(variables: Mapping[str, Any]) -> list[str]:
 _SHARED = ("etcd_ca_host", "etcd_client_port", "etcd_peer_port", "etcd_encryption_algorithm", "etcd_kubernetes_version")
 
 
-def agreement_problems(name: str, hosts: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Variables that have to be the same on all members and are not."""
+def agreement_problems(
+    name: str,
+    hosts: list[str],
+    inventory: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Variables that have to be the same on all members and are not. Where one is not set, its default counts."""
     problems = []
     for variable in _SHARED:
-        values = {host: str(inventory[host][variable]) for host in hosts if inventory[host].get(variable)}
+        default = hosts[0] if variable == "etcd_ca_host" else options.get(variable, {}).get("default")
+        values = {host: str(inventory[host].get(variable) or default or "(not set)") for host in hosts}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{host} {value}" for host, value in values.items())
             problems.append(f"{variable} differs within cluster {name!r} ({listed}). Set it once, for the group.")

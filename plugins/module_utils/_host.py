@@ -7,6 +7,7 @@ Each function reads one thing and returns plain data; `_preflight` judges it on 
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
@@ -16,7 +17,7 @@ import shutil
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
@@ -56,9 +57,9 @@ def cgroup_version() -> int:
 
 
 def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
-    """None where a gRPC server answers on a unix socket, else what is wrong, in words.
+    """None where a container runtime answers on a unix socket, else what is wrong, in words.
 
-    Sends the HTTP/2 preface with empty settings and waits for the server's settings frame (RFC 9113, section 3.4).
+    Asks for its version as the kubelet does: CRI v1 (k8s.io/cri-api, runtime/v1), over gRPC and HTTP/2 (RFC 9113).
     """
     path = endpoint[len("unix://") :] if endpoint.startswith("unix://") else endpoint
     if not os.path.exists(path):
@@ -67,31 +68,91 @@ def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
         connection.settimeout(timeout)
         try:
             connection.connect(path)
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-            header = connection.recv(9)
+            connection.sendall(_CRI_VERSION)
+            with connection.makefile("rb") as stream:
+                return _cri_answer(stream)
         except socket.timeout:
             return f"takes connections but did not answer within {timeout:.0f} s"
         except OSError as exc:
             return f"does not answer: {exc.strerror or exc}"
-    return None if len(header) >= 4 and header[3] == 4 else "is no gRPC server"
+
+
+# Types and flags of HTTP/2 frames (RFC 9113, section 6).
+_DATA, _HEADERS, _SETTINGS = 0, 1, 4
+_END_STREAM, _END_HEADERS = 1, 4
+
+# Frames that a server may send before the answer: settings, acknowledgement, window, ping, headers. More is no runtime.
+_MOST_FRAMES = 20
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def _field(name: str, value: str) -> bytes:
+    """A header that is not to be indexed, without Huffman coding (RFC 7541, section 6.2.2)."""
+    return b"\0" + b"".join(bytes((len(text),)) + text.encode("ascii") for text in (name, value))
+
+
+# RuntimeService.Version with an empty message, which gRPC precedes by five bytes.
+_CRI_VERSION = b"".join(
+    (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        _frame(_SETTINGS, 0, 0),
+        _frame(
+            _HEADERS,
+            _END_HEADERS,
+            1,
+            b"".join(
+                _field(name, value)
+                for name, value in (
+                    (":method", "POST"),
+                    (":scheme", "http"),
+                    (":path", "/runtime.v1.RuntimeService/Version"),
+                    (":authority", "localhost"),
+                    ("content-type", "application/grpc"),
+                    ("te", "trailers"),
+                )
+            ),
+        ),
+        _frame(_DATA, _END_STREAM, 1, bytes(5)),
+    )
+)
+
+
+def _cri_answer(stream: BinaryIO) -> str | None:
+    """What follows from the frames of a server: None where there is a message, else what is wrong."""
+    for number in range(_MOST_FRAMES):
+        header = stream.read(9)
+        if len(header) < 9 or (number == 0 and header[3] != _SETTINGS):
+            break
+        length, kind, flags = int.from_bytes(header[:3], "big"), header[3], header[4]
+        if kind == _DATA and length:
+            return None
+        if kind == _HEADERS and flags & _END_STREAM:
+            # A status and no message. Others than "unimplemented" come from a runtime that is about to start.
+            return (
+                "answers, but not as a runtime of the kubelet (CRI v1). With containerd: take cri out of disabled_plugins in"
+                " /etc/containerd/config.toml and restart it; it takes 1.6 or later"
+            )
+        stream.read(length)
+    return "is no gRPC server"
 
 
 def addresses() -> list[str]:
     """All addresses of the host's interfaces."""
     text = output(["ip", "-o", "addr", "show"])
-    return re.findall(r"\binet6? ([0-9a-fA-F.:]+)/", text)
+    return re.findall(r"\binet6? ([0-9a-fA-F.:]+)(?:/| peer )", text)
 
 
 def default_address() -> str | None:
     """The source address of the default route (IPv4 first), as kubeadm would choose it; None without a route."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                # Connecting a datagram socket sends nothing: the kernel only chooses a route.
-                probe.connect((target, 9))
-                return str(probe.getsockname()[0])
-            except OSError:
-                continue
+        # No route, or no IPv6 at all.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Connecting a datagram socket sends nothing: the kernel only chooses a route.
+            probe.connect((target, 9))
+            return str(probe.getsockname()[0])
     return None
 
 
@@ -171,6 +232,8 @@ def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> dict[str, str
 
 def free_bytes(path: str) -> int:
     """Free space on the filesystem that holds a path, or would hold it."""
+    # One that is not absolute is refused, after everything has been looked at.
+    path = os.path.abspath(path or os.sep)
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free

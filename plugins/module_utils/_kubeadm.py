@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
+    TRUTH,
     Member,
     is_address,
     membership_problems,
@@ -81,7 +82,6 @@ _FLAG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 _ENVIRONMENT = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
 _DNS_SAN = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _DURATION = re.compile(r"^([0-9]+(\.[0-9]+)?(h|m|s))+$")
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 # A Go duration is a signed number of 64 bits, in nanoseconds.
 _LONGEST = float(1 << 63) / 1e9
@@ -247,9 +247,9 @@ class ConfigSpec:
                 value = int(str(value))
             elif argument["type"] == "bool":
                 # A value inside a mapping has not been converted by Ansible.
-                if str(value).lower() not in _TRUTH:
+                if str(value).lower() not in TRUTH:
                     raise EtcdError(f"etcd_{key} is {value!r}. Write true or false.")
-                value = _TRUTH[str(value).lower()]
+                value = TRUTH[str(value).lower()]
             elif argument["type"] in ("str", "path"):
                 value = str(value)
             values[key] = value

@@ -118,11 +118,16 @@ def restart_reasons(unit: Unit, spec: KubeletSpec, newest_file: float) -> list[s
 
 def unit_problems(unit: Unit) -> list[str]:
     """Why the kubelet could not be started, in words."""
-    if unit.load_state != "masked":
-        return []
-    return [
-        "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again."
-    ]
+    if unit.load_state == "masked":
+        return [
+            "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again."
+        ]
+    if unit.load_state != "loaded":
+        return [
+            f"systemd has no usable kubelet.service ({unit.load_state}). Install the package kubelet, or the unit beside the"
+            " program."
+        ]
+    return []
 
 
 def config_problems(spec: KubeletSpec) -> list[str]:
@@ -134,4 +139,10 @@ def config_problems(spec: KubeletSpec) -> list[str]:
             problems.append(f"etcd_kubelet_config.{key} cannot be set there; set {hint}.")
     if "cgroupDriver" in spec.extra:
         problems.append("etcd_kubelet_config.cgroupDriver cannot be set there; set etcd_cgroup_driver.")
+    # Where a rolling change asks whether the kubelet is back.
+    problems += [
+        f"etcd_kubelet_config.{key} cannot be set there; set nothing: 127.0.0.1:10248 is asked."
+        for key in ("healthzPort", "healthzBindAddress")
+        if key in spec.extra
+    ]
     return problems

@@ -175,7 +175,8 @@ def observe_config(
     params: Params, kubeadm: str | None, formed: bool, problems: list[str]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
-    if not params["config"] or not kubeadm:
+    # A kubeadm that is not supported is told of by preflight.
+    if not params["config"] or not kubeadm or _kubeadm.kubeadm_problems(_kubeadm.parse_version(kubeadm)):
         return {}, [], []
     try:
         spec = _kubeadm.ConfigSpec.from_params(
@@ -219,7 +220,9 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
     )
     problems.extend(_kubelet.config_problems(spec))
     unit = _host.kubelet_unit()
-    problems.extend(_kubelet.unit_problems(unit))
+    # Without systemd, or without the kubelet, that is said already.
+    if facts["systemd"] and facts["kubelet_version"]:
+        problems.extend(_kubelet.unit_problems(unit))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
     reasons = _kubelet.file_reasons(files, {path: read_text(path) for path in files})
@@ -229,4 +232,9 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
         reasons.append(f"{params['manifests_dir']}: missing")
         # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
         restart.append("kubelet.service: started without the manifests directory")
-    return {"files": files, "restart": restart, "reasons": [*reasons, *restart]}
+    return {
+        "files": files,
+        "restart": restart,
+        "reasons": [*reasons, *restart],
+        "allows_swap": config.get("failSwapOn") is False,
+    }

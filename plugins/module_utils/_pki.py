@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import TRUTH, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     make_way,
@@ -112,6 +112,10 @@ class PkiSpec:
         """From options of the module; missing ones get their default. EtcdError names what is wrong."""
         value = {key: params.get(key, argument.get("default")) for key, argument in ARGUMENTS.items()}
         value = {key: ARGUMENTS[key].get("default") if item is None else item for key, item in value.items()}
+        # Values inside a mapping have not been converted by Ansible.
+        value["kubernetes_version"] = str(value["kubernetes_version"] or "")
+        for key in ("server_cert_sans", "peer_cert_sans"):
+            value[key] = [str(san) for san in value[key]]
         kinds = tuple(kind for kind in LEAF_NAMES if kind in value["kinds"])
         problems = []
         # Only what serves is called by an address.
@@ -122,7 +126,7 @@ class PkiSpec:
             variable = "etcd_certificate_renewal_window" if key == "renewal_window" else f"etcd_{key}"
             problems += duration_problems(variable, str(value[key]))
         for key in ("server_cert_sans", "peer_cert_sans"):
-            problems += san_problems(f"etcd_{key}", list(value[key]))
+            problems += san_problems(f"etcd_{key}", value[key])
         if problems:
             raise EtcdError("\n".join(problems))
         validity, ca_validity, window = (timedelta(seconds=duration_seconds(value[key]) or 0) for key in periods)
@@ -132,21 +136,21 @@ class PkiSpec:
                 f" etcd_certificate_validity_period ({value['certificate_validity_period']}): every run would re-issue"
                 " every certificate. Make it shorter."
             )
-        minor = re.match(r"v?1\.(\d+)", value["kubernetes_version"] or "")
+        minor = re.match(r"v?1\.(\d+)", value["kubernetes_version"])
         return cls(
             pki_dir=value["pki_dir"],
             work_dir=value["work_dir"],
             name=value["name"],
             address=str(ipaddress.ip_address(value["address"])) if is_address(value["address"]) else "",
-            sans={kind: split_sans(list(value[f"{kind}_cert_sans"])) for kind in ("server", "peer")},
+            sans={kind: split_sans(value[f"{kind}_cert_sans"]) for kind in ("server", "peer")},
             algorithm=value["encryption_algorithm"],
             validity=validity,
             ca_validity=ca_validity,
             renewal_window=window,
             sha256_ski=bool(minor and int(minor.group(1)) >= SHA256_SKI_MINOR),
-            ca_host=bool(value["ca_host"]),
+            ca_host=TRUTH.get(str(value["ca_host"]).lower(), False),
             renew=tuple(value["renew"]),
-            renew_keys=bool(value["renew_keys"]),
+            renew_keys=TRUTH.get(str(value["renew_keys"]).lower(), False),
             kinds=kinds,
         )
 

@@ -7,6 +7,7 @@ Every sentence says what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ def minor_of(version: str | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool) -> list[str]:
-    """What is wrong with one host on its own."""
+def host_problems(member: Member, facts: Facts, endpoint: str, swap: bool = False) -> list[str]:
+    """What is wrong with one host on its own. swap: whether its kubelet is to put up with swap."""
     problems = program_problems(facts)
     if not facts["systemd"]:
         problems.append("systemd does not run here. The kubelet is managed as a systemd service: use such a host.")
@@ -44,7 +45,7 @@ def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool)
             f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
             " set etcd_container_runtime_endpoint."
         )
-    if pki_needed and facts["cryptography_problem"]:
+    if facts["cryptography_problem"]:
         problems.append(facts["cryptography_problem"])
     if member.address and member.address not in facts["addresses"]:
         problems.append(
@@ -57,7 +58,7 @@ def host_problems(member: Member, facts: Facts, endpoint: str, pki_needed: bool)
                 f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}). Stop it, or set"
                 " etcd_client_port, etcd_peer_port or etcd_metrics_port."
             )
-    if facts["swaps"]:
+    if facts["swaps"] and not swap:
         problems.append(
             f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Run `swapoff -a` and take it"
             " out of /etc/fstab, or set etcd_kubelet_config: {failSwapOn: false}."
@@ -151,6 +152,24 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
                     " etcd_address, a network that is down)."
                 )
     return problems
+
+
+def archive_problems(path: str) -> list[str]:
+    """Why the image archive, a file on the controller, cannot be imported. Empty: there is none."""
+    if not path or os.path.isfile(path):
+        return []
+    return [f"etcd_image_archive: {path} is no file on the controller. Name one, as `ctr images export` writes it."]
+
+
+def external_problems(name: str, path: str, others: Mapping[str, str]) -> list[str]:
+    """Whether clusters would write the same file. path: that of this cluster ('': none). others: the paths by cluster."""
+    same = sorted(other for other, where in others.items() if path and where == path and other != name)
+    if not same:
+        return []
+    return [
+        f"etcd_external_config_file is {path} for the clusters {', '.join([name, *same])}: each would overwrite what the"
+        " other has written. Give each cluster one of its own, in the variables of its hosts."
+    ]
 
 
 def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:

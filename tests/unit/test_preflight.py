@@ -34,7 +34,7 @@ def listener(argv: list[str]) -> dict[str, Any]:
 
 
 def test_a_good_host() -> None:
-    assert _preflight.host_problems(MEMBERS[0], GOOD, "unix:///run/c.sock", True) == []
+    assert _preflight.host_problems(MEMBERS[0], GOOD, "unix:///run/c.sock") == []
     assert _preflight.host_warnings(GOOD) == []
     assert _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": GOOD}) == []
 
@@ -59,13 +59,13 @@ def test_a_good_host() -> None:
     ],
 )
 def test_host_problems(change: dict[str, Any], words: str) -> None:
-    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock", True)
+    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock")
     assert len(problems) == 1 and words in problems[0], problems
 
 
 def test_our_own_etcd_may_listen() -> None:
     facts = {**GOOD, **listener(["etcd", "--name=infra0"])}
-    assert _preflight.host_problems(MEMBERS[0], facts, "", True) == []
+    assert _preflight.host_problems(MEMBERS[0], facts, "") == []
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import E
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
+    Process,
     find_etcd_process,
     is_ready,
     metrics_of,
+    missing_arguments,
     stale_directory,
     value_of_flag,
 )
@@ -53,8 +55,10 @@ def observe(params: Params) -> dict[str, Any]:
     etcd = observe_etcd(params)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
-    if etcd["stale"]:
-        manifest_reasons.append(etcd["stale"])
+    restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
+    manifest_reasons += [reason for reason in (etcd["stale"], etcd["pending"]) if reason]
+    if not etcd["has_data"]:
+        problems += other_data_dir_problems(params)
     kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
@@ -63,6 +67,7 @@ def observe(params: Params) -> dict[str, Any]:
         "kubelet": kubelet,
         "config": config,
         "images": _host.images(params["runtime_endpoint"]),
+        "restarts": restarts,
         "reasons": {
             "kubelet": kubelet.pop("reasons"),
             "ca": ca_reasons(params, pki),
@@ -89,23 +94,27 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     """The member on this host: its data, whether it is ready, and the membership that it (or another one) tells."""
     wal = read_wal(params["data_dir"])
     process = find_etcd_process(params["name"])
+    installed = os.path.join(params["manifests_dir"], "etcd.yaml")
     local = "[::1]" if ":" in params["address"] else "127.0.0.1"
     # A running member is asked where it listens, which may be what is to be changed.
     default = f"http://{local}:{params['metrics_port']}/readyz"
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     stale = stale_directory(process, pki_dir)
-    # One that has no files any more cannot be counted on, whatever it says.
-    ready = process is not None and not stale and is_ready(metrics_of(process, default))
+    pending = pending_manifest(process, installed)
+    # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
+    ready = process is not None and not stale and not pending and is_ready(metrics_of(process, default))
     result: dict[str, Any] = {
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
-        "cluster_id": wal.cluster_id if wal else None,
-        "member_id": wal.member_id if wal else None,
+        "cluster_id": (wal.cluster_id or None) if wal else None,
+        "member_id": (wal.member_id or None) if wal else None,
         "running": process is not None,
         "stale": stale,
+        "pending": pending,
         "ready": ready,
         "leader": False,
         "members": None,
+        "members_of": None,
         "alarms": [],
     }
     names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
@@ -125,6 +134,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
             listed, status = client.members(), client.status()
             called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
             result["members"] = [asdict(entry) for entry in listed]
+            result["members_of"] = f"{status.cluster_id:x}"
             result["alarms"] = [
                 {"kind": alarm.kind, "member": called.get(alarm.member_id, f"{alarm.member_id:x}")}
                 for alarm in status.alarms
@@ -138,6 +148,32 @@ def observe_etcd(params: Params) -> dict[str, Any]:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
     return result
+
+
+def pending_manifest(process: Process | None, path: str) -> str:
+    """Why a member is about to restart: its manifest has been replaced, and the kubelet has not seen to it yet; empty where not."""
+    command = _kubeadm.manifest_arguments(read_text(path) or "") if os.path.isfile(path) else []
+    lacking = missing_arguments(command, process.argv) if process else []
+    return f"etcd: runs without {' '.join(lacking)}, which is in {path}; waited for" if lacking else ""
+
+
+def other_data_dir_problems(params: Params) -> list[str]:
+    """Whether the member has data elsewhere, by what was installed before: it would start empty beside it."""
+    work_dir = os.path.dirname(params["kubelet"]["config_path"])
+    manifests = (os.path.join(params["manifests_dir"], "etcd.yaml"), os.path.join(work_dir, "etcd.yaml.previous"))
+    found = [
+        value_of_flag(_kubeadm.manifest_arguments(read_text(path) or ""), "data-dir")
+        for path in manifests
+        if os.path.isfile(path)
+    ]
+    wanted = os.path.normpath(params["data_dir"])
+    return [
+        f"the member's data is in {path}, and etcd_data_dir is {wanted}, where there is none: it would start empty. Stop the"
+        f" member (move {manifests[0]} to another directory), move {path}/member to {wanted}, and run again; one member after the other, each"
+        " with --limit."
+        for path in dict.fromkeys(found)
+        if path and os.path.normpath(path) != wanted and read_wal(path)
+    ]
 
 
 def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -376,6 +376,14 @@ def step_install(
             f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
             " different CAs do not talk to each other. Set replace_ca only where no cluster has data."
         )
+    lacking = [
+        kind for kind, (_leaf, found) in judge(spec, authority, now).items() if found and kind not in certificates
+    ]
+    if lacking:
+        raise EtcdError(
+            f"{', '.join(lacking)}: no certificate was given for what this host needs. Requests are signed on the CA host: it has to"
+            " be part of the same run."
+        )
     files = []
     if before.ca_fingerprint != fingerprint(pem):
         files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))

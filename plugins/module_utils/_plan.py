@@ -26,7 +26,7 @@ REFUSE = "refuse"
 # Clusters of up to this many members stop when one of them does.
 SURVIVES_NONE = 2
 
-# Parts whose change touches a running member. Certificates are not among them: etcd reads them at each handshake.
+# Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
 _RESTARTING = ("kubelet", "manifest")
 
 
@@ -61,6 +61,7 @@ class MemberView:
     published: bool
     leader: bool
     differs: bool
+    restarts: bool
 
 
 def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
@@ -86,6 +87,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         published=bool(entry and entry.get("client_urls")),
         leader=bool(etcd.get("leader")),
         differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
+        restarts=bool(observation and observation["restarts"]),
     )
 
 
@@ -119,11 +121,13 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     """
     listed = membership(observations)
     views = [view(member, observations.get(member.host), listed) for member in cluster.members]
+    # A first run that was killed: members that tell the list they were started with, and never had a leader. With one, they
+    # would have published where clients reach them.
+    unborn = not any(item.has_data is None or item.formed or item.ready or item.published for item in views)
     problems = foreign_data_problems(cluster, observations) + corruption_problems(cluster, observations)
+    problems += identity_problems(cluster, observations, [] if unborn else listed or [])
     if problems:
         return Plan(REFUSE, problems=problems)
-    # A first run that was killed: members that tell the list they were started with, and never had a leader.
-    unborn = not any(item.has_data is None or item.formed or item.ready for item in views)
     if listed is None or unborn:
         return decide_without_cluster(cluster, views)
     return decide_with_cluster(cluster, views, listed, allow_interruption)
@@ -202,18 +206,20 @@ def decide_with_cluster(
     down = [item for item in views if item.has_data and not item.ready]
     order = [item.member.host for item in down]
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
-    stopped = [item.member.host for item in views if not item.running and item.has_data is not None]
-    if stopped and not any(item.ready for item in views):
+    stopped = [item.member.host for item in views if not item.running]
+    seen = not any(item.has_data is None for item in views)
+    if stopped and seen and not any(item.ready for item in views):
         return Plan(START, start=stopped, warnings=warnings)
     # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
     differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
     order += differing
     small = len(listed) <= SURVIVES_NONE
-    if differing and small and not allow_interruption:
+    interrupting = [item.member.host for item in views if item.member.host in differing and item.restarts]
+    if interrupting and small and not allow_interruption:
         return Plan(
             REFUSE,
             problems=[
-                f"{', '.join(differing)} would have to be restarted, and cluster {cluster.name!r} of {len(listed)} member(s)"
+                f"{', '.join(interrupting)} would have to be restarted, and cluster {cluster.name!r} of {len(listed)} member(s)"
                 " does not go on without one. Set etcd_allow_interruption: true for this run to accept that, or add members."
             ],
             warnings=warnings,
@@ -258,9 +264,9 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
     ]
     words = {
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
-        START: f"no member is ready; what does not run is started: {', '.join(plan.start)}"
+        START: f"no member can be asked; those that are not ready are started: {', '.join(plan.start)}"
         if plan.start
-        else "all are ready",
+        else "all are ready, and none can be asked: only certificates are seen to. Run again for the rest",
         ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
         NOTHING: "no member is restarted" if details else "nothing to do",
         REFUSE: "nothing is changed",
@@ -269,17 +275,50 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
 
 
 def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts whose data directory belongs to another cluster than that of the other members, or to another member."""
+    """Hosts whose data directory belongs to another cluster than that of the other members."""
     ids: dict[str, list[str]] = {}
     for host, observation in observations.items():
-        if observation["etcd"].get("cluster_id"):
-            ids.setdefault(str(observation["etcd"]["cluster_id"]), []).append(host)
+        etcd = observation["etcd"]
+        if etcd.get("cluster_id"):
+            ids.setdefault(str(etcd["cluster_id"]), []).append(host)
+        # With --limit, those who answer may be seen by nobody else.
+        if etcd.get("members_of") and etcd["members_of"] not in ids:
+            ids.setdefault(str(etcd["members_of"]), []).append("the members that answer")
     if len(ids) < 2:
         return []
     listed = "; ".join(f"{', '.join(hosts)}: cluster id {cluster_id}" for cluster_id, hosts in ids.items())
     return [
         f"The data directories of {cluster.name!r} belong to different clusters ({listed}). Move away the one that does"
         " not belong here (nothing is deleted by this playbook), or correct the inventory."
+    ]
+
+
+def identity_problems(
+    cluster: Cluster, observations: Mapping[str, Observation], listed: list[Mapping[str, Any]]
+) -> list[str]:
+    """Hosts whose data directory belongs to another member: two that are one member to raft would break its promises.
+
+    listed: the membership; empty where it is not known, or is only what the members were started with.
+    """
+    own = {host: str(observation["etcd"].get("member_id") or "") for host, observation in observations.items()}
+    problems = []
+    for member in cluster.members:
+        entry = entry_of(member, listed)
+        found = own.get(member.host)
+        if found and entry and str(entry["id"]) != found:
+            problems.append(
+                f"{member.host}: the data directory is that of member {found}, and {member.name} is member {entry['id']} in the"
+                f" running cluster {cluster.name!r}: it was copied from another host, or is of before {member.name} was removed and"
+                " added again. Move it away (nothing is deleted by this playbook)."
+            )
+    if problems:
+        return problems
+    return [
+        f"{' and '.join(hosts)} have the data directory of one member, {found}. Find out which of them is a copy, and move that"
+        " away (nothing is deleted by this playbook)."
+        for found in dict.fromkeys(own.values())
+        for hosts in [[host for host, item in own.items() if item == found]]
+        if found and len(hosts) > 1
     ]
 
 

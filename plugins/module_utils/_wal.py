@@ -29,7 +29,7 @@ READ_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class Wal:
-    """Head of a write-ahead log: ids as hexadecimal text, formed = its cluster has had a leader."""
+    """Head of a write-ahead log: ids as hexadecimal text ('' where it cannot be read), formed = its cluster has had a leader."""
 
     member_id: str
     cluster_id: str
@@ -111,12 +111,18 @@ def parse_wal(data: bytes, later_segments: bool) -> Wal | None:
 
 
 def read_wal(data_dir: str) -> Wal | None:
-    """The write-ahead log under a data directory; None where there is none."""
-    segments = sorted(glob.glob(os.path.join(data_dir, "member", "wal", "*.wal")))
+    """The write-ahead log under a data directory; None where there is none. One that cannot be read is somebody's data."""
+    segments = sorted(glob.glob(os.path.join(glob.escape(data_dir), "member", "wal", "*.wal")))
     if not segments:
         return None
-    with open(segments[0], "rb") as handle:
-        data = handle.read(READ_LIMIT)
+    try:
+        with open(segments[0], "rb") as handle:
+            data = handle.read(READ_LIMIT)
+    except OSError:
+        data = b""
     # The first segment is number 0; where it has been purged or a second one exists, the cluster has long lived.
     later = len(segments) > 1 or not os.path.basename(segments[0]).startswith("0000000000000000-")
-    return parse_wal(data, later)
+    # What `etcdutl snapshot restore` writes looks like a new member, of term 1, but for the snapshot of raft in it. A member
+    # that is new has none before its first 10,000 writes.
+    restored = bool(glob.glob(os.path.join(glob.escape(data_dir), "member", "snap", "*.snap")))
+    return parse_wal(data, later or restored) or Wal("", "", formed=True)

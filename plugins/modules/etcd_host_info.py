@@ -118,7 +118,9 @@ facts:
 etcd:
   description:
     - The member on this host - whether it has data (C(has_data)) that ever had a leader (C(formed)), runs and is C(ready), leads
-      (C(leader)), its C(cluster_id), and the membership as it, or else one of the other members, tells it (C(members)).
+      (C(leader)), its C(cluster_id) and C(member_id), and the membership as it, or else one of the other members, tells it
+      (C(members), of the cluster C(members_of)).
+    - Why it has to restart, or is about to (C(stale), C(pending)).
   returned: for members
   type: dict
 pki:
@@ -138,6 +140,10 @@ images:
   returned: for members
   type: list
   elements: str
+restarts:
+  description: Whether what is to be changed restarts etcd.
+  returned: for members
+  type: bool
 reasons:
   description: For each part (kubelet, ca, certificates, config, manifest) why it differs from what is wanted. Empty lists where it does not.
   returned: always

@@ -99,6 +99,60 @@ def test_size(count: int, words: str | None) -> None:
     assert (not warnings) if words is None else words in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"infra1": {"etcd_ca_host": "infra1"}},
+            "etcd_ca_host differs within cluster 'etcd' (infra0 infra0, infra1 infra1,",
+        ),
+        ({"infra1": {"etcd_peer_port": 12380}}, "etcd_peer_port differs"),
+        ({"infra2": {"etcd_encryption_algorithm": "ECDSA-P256"}}, "etcd_encryption_algorithm differs"),
+        # What everybody has anyway.
+        ({"infra1": {"etcd_ca_host": "infra0", "etcd_peer_port": "2380"}}, None),
+    ],
+)
+def test_what_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
+    options = {**OPTIONS, "etcd_peer_port": {"type": "int", "default": 2380}}
+    hosts = three(**changes)
+    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, options).problems
+    assert (not problems) if words is None else words in problems[0], problems
+
+
+def test_what_the_play_says() -> None:
+    """Vars of a play are not in the inventory, where the members look for each other's."""
+    hosts = three(infra0={"etcd_server_cert_sans": ["a.example.com"]})
+    play = {"etcd_member_name": "infra0", "etcd_ca_host": None, "etcd_server_cert_sans": ["a.example.com"]}
+    assert (
+        _cluster.resolve("infra0", list(hosts), hosts, {}, OPTIONS, play, ["etcd_pki_dir", "etcd_ca_host"]).problems
+        == []
+    )
+    play = {"etcd_ca_host": "infra1", "etcd_server_cert_sans": ["b.example.com"]}
+    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, OPTIONS, play, ["etcd_clientport"]).problems
+    assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in problems[0]
+    assert "etcd_ca_host is 'infra1' in this play only" in problems[1]
+    assert "etcd_server_cert_sans is ['b.example.com'] in this play only" in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ({"type": "bool"}, "maybe", "Write true or false"),
+        ({"type": "bool"}, "No", None),
+        ({"type": "bool"}, True, None),
+        ({"type": "list"}, ["a", {"b": None}], "has the entry {'b': None}"),
+        ({"type": "list"}, [None], "has the entry None"),
+        ({"type": "list"}, ["a", 10], None),
+        ({"type": "str"}, ["a"], "is the list \"['a']\""),
+        ({"type": "str"}, 1.36, None),
+        ({"type": "path"}, {"a": 1}, "Write a text"),
+    ],
+)
+def test_shapes(option: dict[str, Any], value: object, words: str | None) -> None:
+    problems = _cluster.shape_problems("etcd_x", value, option)
+    assert (not problems) if words is None else words in problems[0], problems
+
+
 def test_several_clusters_in_one_group() -> None:
     hosts = three(other={"ansible_host": "10.0.0.6", "etcd_cluster_name": "events"})
     assert [m.host for m in resolve(hosts).members] == ["infra0", "infra1", "infra2"]

@@ -219,3 +219,10 @@ def test_filters_load_what_every_run_needs() -> None:
     )
     package = "ansible_collections.kubeadm.etcd.plugins.module_utils"
     assert set(ast.literal_eval(done.stdout)) == {f"{package}.{name}" for name in ("_cluster", "_plan", "_preflight")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=name)
+def test_plays_are_run_in_lockstep(path: Path) -> None:
+    """Members would not take turns with another strategy, which the user may have set for all playbooks."""
+    plays = [play for play in read(path) if "roles" in play]
+    assert plays and all(play.get("strategy") == "ansible.builtin.linear" for play in plays)

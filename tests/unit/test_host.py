@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,3 +34,67 @@ def test_of_two_listeners_on_one_port_the_stranger_is_told(order: list[str], mon
     assert _host.listeners([2379]) == {}
     programs[22] = ["/usr/local/bin/etcd", "--name=infra0"]
     assert _host.listeners([2381])["2381"]["program"] == "etcd"
+
+
+@pytest.mark.parametrize("path", ["nowhere/lib/etcd", "", "/nowhere/lib/etcd", "/"])
+def test_free_space_of_any_path(path: str) -> None:
+    """One that is refused later is looked at first."""
+    assert _host.free_bytes(path) <= shutil.disk_usage("/").total
+
+
+def test_addresses_of_every_kind_of_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = (
+        "1: lo    inet 127.0.0.1/8 scope host lo\n"
+        "2: tun0    inet 10.8.0.6 peer 10.8.0.5/32 scope global tun0\n"
+        "3: eth0    inet6 fd00::6/64 scope global\n"
+    )
+    monkeypatch.setattr(_host, "output", lambda _argv: shown)
+    assert _host.addresses() == ["127.0.0.1", "10.8.0.6", "fd00::6"]
+
+
+def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(_host.socket, "socket", refuse)
+    assert _host.default_address() is None
+
+
+def frame(kind: int, flags: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + (1).to_bytes(4, "big") + payload
+
+
+SETTINGS, HEADERS = frame(4, 0), frame(1, 4, b"x" * 20)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (SETTINGS + frame(4, 1) + HEADERS + frame(0, 0, b"version") + frame(1, 5, b"x"), None),
+        (SETTINGS + frame(1, 5, b"unimplemented"), "take cri out of disabled_plugins"),
+        (SETTINGS + HEADERS + frame(1, 5, b"unavailable"), "take cri out of disabled_plugins"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no gRPC server"),
+        (SETTINGS, "is no gRPC server"),
+        (SETTINGS * 30, "is no gRPC server"),
+        (b"", "is no gRPC server"),
+    ],
+)
+def test_what_a_runtime_answers(said: bytes, words: str | None, tmp_path: Path) -> None:
+    """Frames as containerd sends them with and without its plugin cri (the real one: tests/integration)."""
+    path = str(tmp_path / "c.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(path)
+        server.listen()
+
+        def serve() -> None:
+            connection, _address = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        problem = _host.runtime_answers(f"unix://{path}")
+        thread.join()
+    assert (problem is None) if words is None else words in str(problem)
+    assert _host.runtime_answers("unix:///nowhere/c.sock") == "does not exist"

@@ -64,7 +64,9 @@ def test_file_reasons() -> None:
     assert _kubelet.file_reasons(wanted, {"/a": "1", "/b": "x", "/c": None}) == ["/b: content differs", "/c: missing"]
 
 
-@pytest.mark.parametrize("field", ["staticPodPath", "containerRuntimeEndpoint", "cgroupDriver"])
+@pytest.mark.parametrize(
+    "field", ["staticPodPath", "containerRuntimeEndpoint", "cgroupDriver", "healthzPort", "healthzBindAddress"]
+)
 def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     spec = _kubelet.KubeletSpec("systemd", "s", "m", "c", extra={field: "x"})
     assert field in _kubelet.config_problems(spec)[0]
@@ -74,3 +76,8 @@ def test_a_masked_unit_is_not_unmasked() -> None:
     assert _kubelet.unit_problems(RUNNING) == []
     masked = _kubelet.Unit("masked", False, False, False, [], 0.0)
     assert "systemctl unmask kubelet" in _kubelet.unit_problems(masked)[0]
+
+
+def test_a_program_without_a_unit() -> None:
+    unit = _kubelet.Unit("not-found", False, False, False, [], 0.0)
+    assert "no usable kubelet.service (not-found)" in _kubelet.unit_problems(unit)[0]

@@ -42,6 +42,7 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
             "etcd": state,
             "reasons": {"kubelet": [], "manifest": ["x"] if str(i) in differs else [], "certificates": [], "ca": []},
             "pki": {"ca_fingerprint": None, "ca_key": False, "ca_problems": []},
+            "restarts": str(i) in differs,
         }
         for i, state in enumerate(states)
         if state is not None
@@ -66,6 +67,10 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(up(listing("01")), up(listing("01")), FRESH), "rolling", ["infra2"]),
         # A run with --limit on a running cluster.
         (observed(up(), None, None), "nothing", []),
+        # There, one that is stopped is repaired like any other: the others may well run.
+        (observed(None, {**DOWN, "members": listing()}, None), "rolling", ["infra1"]),
+        # Nobody is ready or has been led by what was looked at, but members have published: the data is elsewhere.
+        (observed(*[{**BORN, "running": True, "members": listing()}] * 3), "rolling", HOSTS),
     ],
 )
 def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
@@ -83,6 +88,24 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         (observed(DOWN, FRESH, FRESH), "infra1, infra2 have none"),
         (observed(FRESH, FRESH, None), "infra2 are not part of this run"),
         (observed(DOWN, {**DOWN, "cluster_id": "c2"}, DOWN), "belong to different clusters"),
+        (
+            observed({**up(), "members_of": "c1"}, {**DOWN, "cluster_id": "c2"}, up()),
+            "the members that answer: cluster id c1",
+        ),
+        # With --limit only the stranger itself is looked at.
+        (
+            observed(None, {**DOWN, "cluster_id": "c2", "members": listing(), "members_of": "c1"}, None),
+            "different clusters",
+        ),
+        (
+            observed(up(), {**DOWN, "member_id": "0"}, up()),
+            "infra1: the data directory is that of member 0, and infra1 is member 1",
+        ),
+        (
+            observed(DOWN, {**DOWN, "member_id": "a"}, {**DOWN, "member_id": "a"}),
+            "infra1 and infra2 have the data directory of one",
+        ),
+        (observed(FRESH, FRESH, {**FRESH, **BORN, "members": listing()}), "infra0 has lost its data"),
     ],
 )
 def test_refusal(observations: dict[str, Any], words: str) -> None:
@@ -98,6 +121,10 @@ def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> 
     assert plan.action == "refuse" and "etcd_allow_interruption" in plan.problems[0]
     plan = _plan.decide(pair, observations, allow_interruption=True)
     assert (plan.action, plan.order, plan.gated) == ("rolling", ["infra1", "infra0"], False)
+    # A change of the kubelet, or of a mode, restarts nobody.
+    for observation in observations.values():
+        observation["restarts"] = False
+    assert _plan.decide(pair, observations).order == ["infra1", "infra0"]
 
 
 def test_unknown_member_is_reported_and_left_alone() -> None:
@@ -161,6 +188,7 @@ def observe(states: tuple[Seen, ...], answers: bool) -> dict[str, Any]:
             },
             "reasons": {"kubelet": [], "manifest": ["x"] if state.differs else [], "certificates": [], "ca": []},
             "pki": {},
+            "restarts": state.differs,
         }
         for i, state in enumerate(states)
         if state.data is not None
@@ -202,6 +230,7 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
     assert (plan.state == "new") == (plan.action == "bootstrap"), case
     if plan.action == "bootstrap":
         assert all(state.data in ("fresh", "born") for state in states), case
+        assert not (answers and any(state.listed == "published" for state in states)), case
     # A member that is ready is never among those that are started all at once.
     assert not set(plan.start) & set(ready), case
     # Nobody who has published starts empty, and nobody who is not in the membership of a cluster that answers.

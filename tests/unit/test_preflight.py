@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,21 @@ def test_a_good_host() -> None:
 def test_host_problems(change: dict[str, Any], words: str) -> None:
     problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock")
     assert len(problems) == 1 and words in problems[0], problems
+
+
+def test_swap_that_the_kubelet_is_to_put_up_with() -> None:
+    facts = {**GOOD, "swaps": ["/dev/sda2"]}
+    assert _preflight.host_problems(MEMBERS[0], facts, "unix:///run/c.sock", swap=True) == []
+
+
+def test_files_on_the_controller(tmp_path: Path) -> None:
+    there = tmp_path / "etcd.tar"
+    there.touch()
+    assert _preflight.archive_problems("") == _preflight.archive_problems(str(there)) == []
+    assert "is no file" in _preflight.archive_problems(str(tmp_path / "none"))[0]
+    assert _preflight.external_problems("a", "", {"a": "", "b": ""}) == []
+    assert _preflight.external_problems("a", "/x", {"a": "/x", "b": "/y"}) == []
+    assert "for the clusters a, b" in _preflight.external_problems("a", "/x", {"a": "/x", "b": "/x"})[0]
 
 
 def test_our_own_etcd_may_listen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,24 @@ def test_directory(tmp_path: Path) -> None:
     assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", False)
     (folder / "0000000000000001-0000000000000400.wal").write_bytes(b"")
     assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True)
+
+
+def test_a_restored_snapshot_is_data(tmp_path: Path) -> None:
+    """etcdutl writes a log of term 1, as a new member does, and a snapshot of raft beside it."""
+    folder = tmp_path / "member" / "wal"
+    folder.mkdir(parents=True)
+    (folder / "0000000000000000-0000000000000000.wal").write_bytes(metadata(1, 2) + state(1))
+    snapshots = tmp_path / "member" / "snap"
+    snapshots.mkdir()
+    (snapshots / "db").write_bytes(b"x")
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", False)
+    (snapshots / "0000000000000001-0000000000000003.snap").write_bytes(b"x")
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\0" * 64), lambda path: path.mkdir()])
+def test_a_log_that_cannot_be_read_is_data(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    folder = tmp_path / "member" / "wal"
+    folder.mkdir(parents=True)
+    make(folder / "0000000000000000-0000000000000000.wal")
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("", "", True)

@@ -32,6 +32,9 @@ find /var/lib/etcd -printf '%p %y %m %U:%G\n' | LC_ALL=C sort
 find /root /tmp /run/kubeadm* -maxdepth 2 -not -path '*/.ansible*' -not -path '/tmp/systemd*' -printf '%p\n' 2>/dev/null | LC_ALL=C sort
 systemctl show kubelet containerd ssh -p Id,UnitFileState,LoadState,ExecStart --no-pager | sed 's/start_time=.*//'
 systemctl is-enabled kubelet
+# A kubelet without configuration starts again and again.
+[ ! -e /etc/kubernetes/kubeadm-etcd/kubelet.yaml ] || systemctl show kubelet -p Id,ActiveState,MainPID --no-pager
+systemctl show containerd ssh -p Id,ActiveState,MainPID --no-pager
 """
 
 

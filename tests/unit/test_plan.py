@@ -89,7 +89,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         (observed(FRESH, FRESH, None), "infra2 are not part of this run"),
         (observed(DOWN, {**DOWN, "cluster_id": "c2"}, DOWN), "belong to different clusters"),
         (
-            observed({**up(), "members_of": "c1"}, {**DOWN, "cluster_id": "c2"}, up()),
+            observed({**up(), "cluster_id": None, "members_of": "c1"}, {**DOWN, "cluster_id": "c2"}, None),
             "the members that answer: cluster id c1",
         ),
         # With --limit only the stranger itself is looked at.

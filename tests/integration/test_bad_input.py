@@ -81,6 +81,14 @@ VARIABLES = [
     ('{"etcd_client_port": 2380}', ["two ports are the same"]),
     ('{"etcd_kubelet_config": {"staticPodPath": "/x"}}', ["staticPodPath"]),
     ('{"etcd_container_runtime_endpoint": "unix:///run/none.sock"}', ["unix:///run/none.sock does not exist"]),
+    ('{"etcd_data_dir": "var/lib/etcd"}', ["etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path"]),
+    # YAML makes a number of it.
+    ('{"etcd_kubernetes_version": 1.36}', ["1.36", "Write"]),
+    # A colon too many makes a mapping, a dash too many makes null.
+    ('{"etcd_server_cert_sans": ["a.example.com", {"b.example.com": null}]}', ["etcd_server_cert_sans has the entry"]),
+    ('{"etcd_peer_cert_sans": ["a.example.com", null]}', ["etcd_peer_cert_sans has the entry None"]),
+    ('{"etcd_renew_keys": "maybe"}', ["etcd_renew_keys"]),
+    ('{"etcd_image_archive": "/nowhere/etcd.tar"}', ["etcd_image_archive: /nowhere/etcd.tar is no file"]),
 ]
 
 
@@ -149,6 +157,55 @@ def test_size_is_a_warning_only(fresh: Lab, untouched: Fingerprint, tmp_path: Pa
     assert different(untouched, fresh.fingerprint()) == {}
 
 
+def test_what_hosts_set_alone(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """One host with another port or CA host is at odds with those that have the default."""
+    extra = {"infra1": ", etcd_ca_host: infra1, etcd_peer_port: 12380"}
+    hosts = {host: f"ansible_host: {address}{extra.get(host, '')}" for host, address in fresh.addresses().items()}
+    words = [
+        "etcd_ca_host differs within cluster 'etcd'",
+        "etcd_peer_port differs within cluster 'etcd' (infra0 2380, infra1 12380",
+    ]
+    refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts))
+
+
+def test_clusters_that_would_write_one_file(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    hosts = {
+        host: f"ansible_host: {address}, etcd_cluster_name: c{number}"
+        for number, (host, address) in enumerate(fresh.addresses().items())
+    }
+    words = ["etcd_external_config_file is /x/external.yaml for the clusters c0, c1, c2"]
+    refused(
+        fresh,
+        untouched,
+        words,
+        "-e",
+        "etcd_external_config_file=/x/external.yaml",
+        path=inventory(fresh, tmp_path, hosts),
+    )
+
+
+def test_vars_of_a_play(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """What the members read from the inventory is not looked for in the play: said, not ignored. So are typos there."""
+    playbook = tmp_path / "mine.yml"
+    play = {
+        "ansible.builtin.import_playbook": "kubeadm.etcd.site",
+        "vars": {"etcd_ca_host": "infra1", "etcd_clientport": 1},
+    }
+    playbook.write_text(json.dumps([play]), encoding="utf-8")
+    run = fresh.play(playbook=str(playbook))
+    said = re.sub(r"\s+", " ", run.output)
+    assert run.code != 0 and "etcd_ca_host is 'infra1' in this play only" in said, run.output[-3000:]
+    assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in said
+    assert run.changed() == {} and different(untouched, fresh.fingerprint()) == {}
+
+
+def test_truth_as_text(fresh: Lab, untouched: Fingerprint) -> None:
+    """-e NAME=false is the text false, which is not true."""
+    run = fresh.play("--check", "-e", "etcd_install_dependencies=false", "-e", "etcd_allow_interruption=no")
+    assert run.code == 0, run.output[-3000:]
+    assert different(untouched, fresh.fingerprint()) == {}
+
+
 def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
     """An empty group is no silent success."""
     path = tmp_path / "empty.yml"
@@ -180,10 +237,27 @@ HOSTS = {
         "systemctl start containerd",
         ["infra1: the container runtime's socket"],
     ),
-    "port taken": (
-        "systemd-run -q --unit porttaker python3 -m http.server 2380; sleep 1",
-        "systemctl stop porttaker",
-        ["infra1: port 2380 is taken by python3"],
+    "ports taken": (
+        "for port in 2379 2380; do systemd-run -q --unit porttaker$port python3 -m http.server $port; done; sleep 1",
+        "systemctl stop porttaker2379 porttaker2380",
+        ["infra1: port 2379 is taken by python3", "infra1: port 2380 is taken by python3"],
+    ),
+    "kubeadm too old": (
+        "for p in kubeadm kubelet; do mv /usr/bin/$p /root/$p; printf '#!/bin/sh\necho v1.31.14\n' > /usr/bin/$p; chmod +x /usr/bin/$p; done",
+        "mv -f /root/kubeadm /root/kubelet /usr/bin/",
+        ["infra1: kubeadm v1.31.14 is not supported"],
+    ),
+    "kubelet without a unit": (
+        "mv /lib/systemd/system/kubelet.service /root/; systemctl daemon-reload; systemctl stop kubelet",
+        "mv /root/kubelet.service /lib/systemd/system/; systemctl daemon-reload; systemctl start kubelet",
+        ["infra1: systemd has no usable kubelet.service"],
+    ),
+    # As Docker's package brings it.
+    "containerd without cri": (
+        "cp /etc/containerd/config.toml /root/; sed -i 's/^disabled_plugins.*/disabled_plugins = [\"cri\"]/' /etc/containerd/config.toml;"
+        " systemctl restart containerd",
+        "mv -f /root/config.toml /etc/containerd/; systemctl restart containerd",
+        ["infra1: the container runtime's socket", "take cri out of disabled_plugins"],
     ),
     "former control plane": (
         "mkdir -p /etc/kubernetes; touch /etc/kubernetes/admin.conf",

@@ -1,4 +1,4 @@
-# make demo: a cluster on three hosts of this machine. make test: every check. make help: the rest.
+# make demo: a cluster on three hosts of this machine. make test: the checks. make help: the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -13,7 +13,7 @@ help: ## this list
 demo: venv ## three healthy members on this machine, from nothing; a minute the second time
 	@tests/tools/demo
 
-test: ## every check, from formatting to real hosts (about 35 minutes); the first that fails ends it
+test: ## the checks but those of test-long, from formatting to real hosts (half an hour); the first that fails ends it
 	@MAKE="$(MAKE)" tests/tools/stages setup lint unit report mutations sanity package molecule integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests
@@ -54,10 +54,10 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
-test-long: venvs ## further tests on hosts of the lab, which take their time: before a release
+test-long: venvs ## further tests on hosts of the lab, which take their time and are not in test: before a release
 	pytest --durations=5 -m long tests/integration
 
-bench: venv ## the page by hand against site.yml, rolling changes, etcd_pki against kubeadm
+bench: venv ## the page by hand against site.yml, rolling changes and their limits, etcd_pki against kubeadm
 	bench/bench.py
 	bench/rolling.py
 	bench/pki.py

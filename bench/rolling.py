@@ -4,8 +4,10 @@
 usage: bench/rolling.py [--sizes 1x3,1x5,1x7,3x3,6x3] [--output bench/results/rolling.json]
 
 Sizes are CLUSTERSxMEMBERS. For the first of them: seconds of a rolling change of all members by site.yml (the run included)
-against as many times the seconds that one member takes to come back when its manifest is edited by hand. For each of them:
-seconds of a run with nothing to do, as a ratio to the first. Ratios taken in one run can be compared between machines.
+against as many times the seconds that one member takes to come back when its manifest is edited by hand; and the longest
+gap between two writes in another rolling change against that of as many seconds without one (no limit: mostly noise). For
+each of them: seconds of a run with nothing to do, as a ratio to the first. Ratios taken in one run can be compared between
+machines. Ends with status 1 where a limit is broken.
 """
 
 from __future__ import annotations
@@ -13,12 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT, lab, say, site
+from bench import LAB, ROOT, lab, say, site
+
+NAME = "bench"
+WRITER = ROOT / "tests" / "integration" / "writer.py"
 
 HAND = r"""
 set -eu
@@ -32,53 +41,95 @@ urllib.request.urlopen('http://127.0.0.1:2381/readyz', timeout=2)" 2>/dev/null; 
 """
 
 
-def inventory(name: str, members: int, folder: Path) -> tuple[str, list[str]]:
-    """The lab's inventory with its hosts in clusters of so many members, and its hosts."""
-    text = Path(lab("inventory", "--name", name, "--path").strip()).read_text(encoding="utf-8")
-    lines: list[str] = []
-    hosts: list[str] = []
-    for line in text.splitlines():
-        lines.append(line)
-        if line.startswith("    ") and line[4] != " " and line.rstrip().endswith(":"):
-            hosts.append(line.strip().rstrip(":"))
-            lines.append(f"      etcd_cluster_name: c{(len(hosts) - 1) // members}")
-    path = folder / "inventory.yml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path), hosts
+def inventory(members: int, path: Path, more: str = "") -> dict[str, str]:
+    """Write the lab's inventory with its hosts in clusters of so many members, and `more` variables. Address by host."""
+    text = Path(lab("inventory", "--name", NAME, "--path").strip()).read_text(encoding="utf-8")
+    hosts = dict(re.findall(r'^    (\S+):\n      ansible_host: "(.+)"$', text, flags=re.MULTILINE))
+    for number, host in enumerate(hosts):
+        text = text.replace(f"    {host}:\n", f"    {host}:\n      etcd_cluster_name: c{number // members}\n")
+    # It ends with the variables of all hosts.
+    path.write_text(text + more, encoding="utf-8")
+    return hosts
 
 
-def measure(clusters: int, members: int, roll: bool, folder: Path) -> dict[str, Any]:
+def longest_gap(hosts: dict[str, str], prefix: str, meanwhile: Callable[[], object]) -> float:
+    """The longest time between two acknowledged writes to a cluster, in seconds, while something else is done."""
+    urls = [f"https://{address}:2379" for address in hosts.values()]
+    writer = ["python3", "-c", WRITER.read_text(encoding="utf-8"), prefix, *urls]
+    argv = [str(LAB), "exec", "--name", NAME, next(iter(hosts)), "--", *writer]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            meanwhile()
+        finally:
+            # It writes until its input ends.
+            out, _ = process.communicate(timeout=60)
+    if process.returncode != 0:
+        sys.exit(f"bench: the writer ended with {process.returncode}")
+    return float(json.loads(out.splitlines()[-1])["gap"])
+
+
+def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
+    """Rolling changes: one against changes by hand, and one that a client writes through. Everything runs on one machine."""
+    hand = []
+    for number, host in enumerate(hosts):
+        begin = time.monotonic()
+        lab("exec", "--name", NAME, host, "--", "bash", "-c", HAND % (20000 + number))
+        hand.append(time.monotonic() - begin)
+    # All differ now: the run puts them right, one after the other.
+    time.sleep(10)
+    rolling = site(str(path), path.parent, "rolling")["seconds"]
+    # Another change, since a client that writes takes time from the machine.
+    inventory(members, path, '    etcd_extra_args: {snapshot-count: "30000"}\n')
+    first = dict(list(hosts.items())[:members])
+    changing = longest_gap(first, "changing", lambda: site(str(path), path.parent, "written"))
+    quiet = longest_gap(first, "quiet", lambda: time.sleep(rolling))
+    say(f"    longest write gap: {quiet} s, in a rolling change {changing} s")
+    return {
+        "by_hand_seconds": [round(item, 2) for item in hand],
+        "rolling_seconds": rolling,
+        "ratio_rolling_to_by_hand": round(rolling / sum(hand), 3),
+        "write_gap_quiet_seconds": quiet,
+        "write_gap_rolling_seconds": changing,
+        "ratio_write_gap_rolling_to_quiet": round(changing / max(quiet, 0.01), 1),
+    }
+
+
+def measure(clusters: int, members: int, rolling: bool, folder: Path) -> dict[str, Any]:
     """One size, on fresh hosts that are taken down afterwards."""
-    name = "bench"
     say(f"{clusters} cluster(s) of {members} members")
+    path = folder / "inventory.yml"
     try:
-        lab("up", "--name", name, "--hosts", str(clusters * members))
-        path, hosts = inventory(name, members, folder)
-        cold, again = site(path, folder, "cold"), site(path, folder, "again")
-        result = {
+        lab("up", "--name", NAME, "--hosts", str(clusters * members))
+        hosts = inventory(members, path)
+        cold, again = site(str(path), folder, "cold"), site(str(path), folder, "again")
+        say(f"    cold {cold['seconds']} s, again {again['seconds']} s")
+        return {
             "clusters": clusters,
             "members": members,
             "cold_seconds": cold["seconds"],
             "again_seconds": again["seconds"],
+            "ratio_again_to_cold": round(again["seconds"] / cold["seconds"], 3),
             "again_module_runs": max(again["module_runs"].values()),
             "again_changed": again["changed"],
+            **(roll(members, hosts, path) if rolling else {}),
         }
-        say(f"    cold {cold['seconds']} s, again {again['seconds']} s")
-        if roll:
-            hand = []
-            for number, host in enumerate(hosts):
-                begin = time.monotonic()
-                lab("exec", "--name", name, host, "--", "bash", "-c", HAND % (20000 + number))
-                hand.append(time.monotonic() - begin)
-            # All differ now: the run puts them right, one after the other.
-            time.sleep(10)
-            rolling = site(path, folder, "rolling")
-            result["by_hand_seconds"] = [round(item, 2) for item in hand]
-            result["rolling_seconds"] = rolling["seconds"]
-            result["ratio_rolling_to_by_hand"] = round(rolling["seconds"] / sum(hand), 3)
-        return result
     finally:
-        lab("down", "--name", name)
+        lab("down", "--name", NAME)
+
+
+def limits(found: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """What is judged: its name, what was measured, and the most that it may be."""
+    first = found[0]
+    judged = [
+        ("rolling : by hand", first["ratio_rolling_to_by_hand"], 1.25),
+        ("again : cold", first["ratio_again_to_cold"], 0.3),
+    ]
+    for item in found:
+        size = f"{item['clusters']}x{item['members']}"
+        judged.append((f"module runs per host again, {size}", item["again_module_runs"], 8))
+        if (first["clusters"], item["clusters"]) == (1, 6) and first["members"] == item["members"] == 3:
+            judged.append((f"again {size} : again 1x3", item["ratio_again_to_first"], 3))
+    return judged
 
 
 def main() -> None:
@@ -96,7 +147,13 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
-    say(f"rolling : by hand = {found[0]['ratio_rolling_to_by_hand']} (expected at most 1.25)")
+    say(f"longest write gap, rolling : quiet = {found[0]['ratio_write_gap_rolling_to_quiet']} (no limit)")
+    judged = limits(found)
+    for name, value, most in judged:
+        say(f"{name} = {value} (at most {most})")
+    broken = [name for name, value, most in judged if value > most]
+    if broken:
+        sys.exit(f"bench: limits are broken: {'; '.join(broken)}")
 
 
 if __name__ == "__main__":

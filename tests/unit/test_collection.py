@@ -153,6 +153,20 @@ def test_rules_for_tasks(path: Path) -> None:
     assert not facts, f"{name(path)}: write ansible_facts['...'] instead of {facts}"
 
 
+def test_every_refusal_that_is_explained_is_one() -> None:
+    """What the first columns quote stands in the code. An ellipsis is for what differs; short words say nothing."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.split("\n## When a run refuses, or stops\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if re.match(r"\| (?!it says|---)", line)]
+    files = [path for folder in ("plugins", "roles", "playbooks") for path in (ROOT / folder).rglob("*")]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yml"))
+    for row in rows:
+        parts = [part.strip() for quoted in re.findall(r"\*([^*]+)\*", row) for part in quoted.split("…")]
+        telling = [part for part in parts if len(part) > 8]
+        assert telling and not [part for part in telling if part not in sources], row
+    assert len(rows) > 80
+
+
 def test_fragments_can_be_read() -> None:
     sections = {section for section, _title in read(ROOT / "changelogs" / "config.yaml")["sections"]}
     sections |= {"release_summary", "trivial"}

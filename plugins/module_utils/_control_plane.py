@@ -15,6 +15,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Clust
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import ca_problems, entry_of, signs_elsewhere
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
+    address_problems,
     clock_spread,
     kubeadm_problems,
 )
@@ -166,15 +167,9 @@ def hand_over(
     for host, other in copied.items():
         reasons[host].append(f"{KIND}.crt: issued again with a key of its own, since {other} has the same one")
     due = [host for host in hosts if reasons[host]]
-    problems = [*cluster.problems, *own_ca.get("problems", [])]
+    problems = [*cluster.problems, *own_ca.get("problems", []), *address_problems(cluster)]
     warnings: list[str] = []
     elsewhere = False
-    for member in cluster.members:
-        if not member.address:
-            problems.append(
-                f"{member.host}: its address is not known, and it was not looked at in this run. Set etcd_address, or run with"
-                " all members."
-            )
     for host in hosts:
         problems += [f"{host}: {text}" for text in host_problems(observations[host])]
         warnings += [f"{host}: {text}" for text in observations[host]["pki"].get("warnings", [])]

@@ -437,6 +437,11 @@ def ca_problems(
             f"etcd_ca_cert is another CA than the one in use on {', '.join(other)}. Changing the CA of a cluster with"
             " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert."
         )
+    elif own_ca and authority not in (None, own_ca):
+        problems.append(
+            f"{cluster.ca_host}: etcd/ca.crt is another CA than etcd_ca_cert. It is not replaced: move it and ca.key away if no"
+            " member uses them, or leave out etcd_ca_cert."
+        )
     if authority and not own_ca and formed:
         other = [host for host in holders if found[host] != authority and host not in repaired]
         if other:

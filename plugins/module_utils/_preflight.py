@@ -154,6 +154,16 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
     return problems
 
 
+def address_problems(cluster: Cluster) -> list[str]:
+    """Members whose address is not known once all hosts of the run have been looked at."""
+    return [
+        f"{member.host}: its address is not known, and it was not looked at in this run, or has no default route. Set"
+        " etcd_address, or run with all members."
+        for member in cluster.members
+        if not member.address
+    ]
+
+
 def archive_problems(path: str) -> list[str]:
     """Why the image archive, a file on the controller, cannot be imported. Empty: there is none."""
     if not path or os.path.isfile(path):

@@ -254,7 +254,7 @@ HOSTS = {
     ),
     # As Docker's package brings it.
     "containerd without cri": (
-        "cp /etc/containerd/config.toml /root/; sed -i 's/^disabled_plugins.*/disabled_plugins = [\"cri\"]/' /etc/containerd/config.toml;"
+        "cp /etc/containerd/config.toml /root/; sed -i 's/^disabled_plugins.*/disabled_plugins = [\"io.containerd.grpc.v1.cri\"]/' /etc/containerd/config.toml;"
         " systemctl restart containerd",
         "mv -f /root/config.toml /etc/containerd/; systemctl restart containerd",
         ["infra1: the container runtime's socket", "take cri out of disabled_plugins"],

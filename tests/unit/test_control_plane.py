@@ -293,7 +293,8 @@ def test_members_without_an_address_or_a_place_in_the_membership() -> None:
     unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
     found = cp.hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
     assert found.problems == [
-        "infra2: its address is not known, and it was not looked at in this run. Set etcd_address, or run with all members."
+        "infra2: its address is not known, and it was not looked at in this run, or has no default route. Set etcd_address, or"
+        " run with all members."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
     assert found.problems == [] and "infra2 is handed over as an endpoint" in found.warnings[0]

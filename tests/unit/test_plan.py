@@ -320,6 +320,7 @@ def test_hosts_that_failed_end_the_run() -> None:
         ({"infra1": {"ca_fingerprint": "other"}}, None, "infra1 trust another CA"),
         ({"infra0": {"ca_key": False}}, None, "ca.key is not in"),
         ({}, "mine", "etcd_ca_cert is another CA"),
+        ({"infra0": {"ca_fingerprint": "left over"}}, "f", "another CA than the one in use on infra0"),
         ({"infra0": {"ca_problems": ["ca.crt is expired"]}}, None, "infra0: ca.crt is expired"),
     ],
 )
@@ -334,6 +335,14 @@ def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
         }
         observation["reasons"]["certificates"] = ["server.crt: ends soon"]
     assert any(words in text for text in _plan.ca_problems(CLUSTER, observations, {"fingerprint": own}))
+
+
+def test_a_ca_that_an_earlier_attempt_has_left() -> None:
+    """Nobody has data, but a ca.crt is never replaced."""
+    observations = observed(FRESH, FRESH, FRESH)
+    observations["infra0"]["pki"] = {"ca_fingerprint": "left over", "ca_key": False, "ca_problems": []}
+    problems = _plan.ca_problems(CLUSTER, observations, {"fingerprint": "mine"})
+    assert "infra0: etcd/ca.crt is another CA than etcd_ca_cert" in problems[0]
 
 
 def test_ca_of_a_good_cluster() -> None:

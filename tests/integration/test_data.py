@@ -1,0 +1,118 @@
+"""Data directories that are not what the inventory takes them for: refused, and nothing is changed or lost."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import LAB, Lab, different
+from .test_live import flat, healthy
+
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+# The member stops when its manifest goes away. Its data is kept beside the directory.
+STOP = (
+    f"mv {MANIFEST} /root/etcd.yaml; for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done;"
+    " ! pgrep -x etcd"
+)
+PUT_BACK = f"rm -rf /var/lib/etcd/member; mv /var/lib/etcd-kept /var/lib/etcd/member; mv /root/etcd.yaml {MANIFEST}"
+
+
+def stop(cluster: Lab, hosts: list[str]) -> None:
+    for host in hosts:
+        cluster.sh(host, f"{STOP} && mv /var/lib/etcd/member /var/lib/etcd-kept")
+
+
+def put_back(cluster: Lab, hosts: list[str]) -> None:
+    for host in hosts:
+        cluster.sh(host, PUT_BACK)
+    deadline = time.monotonic() + 120
+    while not (all(cluster.containers().values()) and healthy(cluster)) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert cluster.site().changed() == {}
+
+
+@pytest.fixture
+def value(cluster: Lab) -> Iterator[None]:
+    """Something that must be there afterwards."""
+    cluster.etcdctl("infra0", "put", "precious", "data")
+    yield
+    assert "data" in cluster.etcdctl("infra2", "get", "precious")
+
+
+def refused(cluster: Lab, words: str, *arguments: str) -> None:
+    before = cluster.fingerprint()
+    run = cluster.play(*arguments)
+    assert run.code != 0 and words in flat(run.output), run.output[-6000:]
+    assert "Traceback" not in run.output and run.changed() == {}
+    assert different(before, cluster.fingerprint()) == {}
+
+
+@pytest.mark.usefixtures("value")
+def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
+    """To etcd it looks like a new member: with two empty ones it would found a cluster that has half of the data."""
+    addresses = cluster.addresses()
+    everybody = ",".join(f"{host}=https://{address}:2380" for host, address in addresses.items())
+    cluster.etcdctl("infra0", "snapshot", "save", "/var/lib/etcd/snapshot.db")
+    container = cluster.containers()["infra0"]
+    cluster.sh(
+        "infra0",
+        f"ctr -n k8s.io tasks exec --exec-id restore {container} etcdutl snapshot restore /var/lib/etcd/snapshot.db"
+        f" --data-dir /var/lib/etcd/restored --name infra0 --initial-cluster {everybody}"
+        f" --initial-advertise-peer-urls https://{addresses['infra0']}:2380 2>&1",
+    )
+    stop(cluster, cluster.hosts)
+    try:
+        cluster.sh("infra0", "mv /var/lib/etcd/restored/member /var/lib/etcd/member")
+        refused(cluster, "infra1, infra2 have none")
+    finally:
+        cluster.sh("infra0", "rm -rf /var/lib/etcd/restored /var/lib/etcd/snapshot.db")
+        put_back(cluster, cluster.hosts)
+
+
+@pytest.mark.usefixtures("value")
+def test_the_data_directory_of_another_member(cluster: Lab) -> None:
+    """Two processes that are one member to raft: refused with all hosts, and with --limit to the copy."""
+    stop(cluster, ["infra1"])
+    try:
+        source = [
+            str(LAB),
+            "exec",
+            "--name",
+            cluster.name,
+            "infra0",
+            "--",
+            "tar",
+            "-C",
+            "/var/lib/etcd",
+            "-c",
+            "member",
+        ]
+        target = [str(LAB), "exec", "--name", cluster.name, "infra1", "--", "tar", "-C", "/var/lib/etcd", "-x"]
+        with subprocess.Popen(source, stdout=subprocess.PIPE) as sender:
+            subprocess.run(target, stdin=sender.stdout, check=True, timeout=60)
+        refused(cluster, "infra1: the data directory is that of member")
+        refused(cluster, "infra1: the data directory is that of member", "--limit", "infra1")
+    finally:
+        put_back(cluster, ["infra1"])
+
+
+@pytest.mark.usefixtures("value")
+def test_a_member_that_was_removed(cluster: Lab) -> None:
+    """docs/operations.md, "A member has lost its data", step by step."""
+    before = cluster.containers()
+    cluster.sh("infra2", STOP)
+    cluster.sh("infra2", "mv /var/lib/etcd/member /var/lib/etcd-gone")
+    refused(cluster, "infra2: infra2 has lost its data")
+    listed = cluster.etcdctl("infra0", "member", "list")
+    number = next(line.split(",")[0] for line in listed.splitlines() if ", infra2," in line)
+    cluster.etcdctl("infra0", "member", "remove", number)
+    url = f"https://{cluster.addresses()['infra2']}:2380"
+    cluster.etcdctl("infra0", "member", "add", "infra2", f"--peer-urls={url}")
+    assert set(cluster.site().changed()) == {"infra2"}
+    after = cluster.containers()
+    assert healthy(cluster) and {h for h in cluster.hosts if before[h] != after[h]} == {"infra2"}
+    cluster.sh("infra2", "rm -r /var/lib/etcd-gone /root/etcd.yaml")
+    assert cluster.site().changed() == {}

@@ -198,19 +198,22 @@ def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/pr
 # --- Before ----------------------------------------------------------------------------------------------------------
 
 
-def gate_problems(name: str, others: list[Other]) -> list[str]:
-    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum."""
+def gate_problems(name: str, others: list[Other], ready: bool = True) -> list[str]:
+    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum.
+
+    One that is not ready (a slow disk) may vote all the same. To repair it a quorum of the others is enough.
+    """
     problems = [f"{other.name} {other.problem}" for other in others if other.problem]
     voters = [other for other in others if other.voter]
     size = len(voters) + 1
     left = len([other for other in voters if not other.problem])
-    if not problems and left < size // 2 + 1:
-        problems.append(
-            f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
-            " members, or install the manifest by hand in an agreed interruption"
-            " (`kubeadm init phase etcd local --config FILE`)"
-        )
-    return problems
+    if left >= size // 2 + 1 and not (ready and problems):
+        return []
+    return problems or [
+        f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
+        " members, or install the manifest by hand in an agreed interruption"
+        " (`kubeadm init phase etcd local --config FILE`)"
+    ]
 
 
 def describe_other(member: Member, answer: str | None) -> Other:
@@ -279,27 +282,30 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
 def check_gate(target: Target) -> None:
     """Return where the member may be stopped; EtcdError where it may not.
 
-    A member that is down already may always be touched: that is how it is repaired.
+    One whose process does not run may always be touched: to start it can take no quorum away.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
         process = find_etcd_process(target.name)
         if process is None:
             return
-        down = not probe(metrics_of(process, target.metrics), ANSWER)[0]
-        problems: list[str] = []
-        if not down:
-            others, silence = look_at_others(target, process)
-            problems = [silence] if silence else gate_problems(target.name, others)
-            if not problems:
-                return
-        if time.monotonic() > deadline:
-            break
+        late = time.monotonic() > deadline
+        ready = probe(metrics_of(process, target.metrics), ANSWER)[0]
+        others, silence = look_at_others(target, process)
+        # Not being ready counts when it lasts: it may be an election.
+        problems = [silence] if silence else gate_problems(target.name, others, ready or not late)
+        if not problems:
+            return
+        if late:
+            way_out = (
+                " It is not ready itself, but it runs, and may be one that the quorum needs. To change it all the same,"
+                " move its etcd.yaml out of the directory of manifests, which stops it, and run again."
+            )
+            raise EtcdError(
+                f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."
+                + ("" if ready else way_out)
+            )
         time.sleep(1.0)
-    if not down:
-        raise EtcdError(
-            f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."
-        )
 
 
 # --- After -----------------------------------------------------------------------------------------------------------

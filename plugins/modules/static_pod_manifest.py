@@ -52,7 +52,8 @@ options:
   rolling:
     description:
       - Whether a cluster runs. Then all other members have to be healthy and to be a quorum without this one, before
-        anything is changed, and this one has to be a healthy member again afterwards. A member that is down already may
+        anything is changed, and this one has to be a healthy member again afterwards.
+      - For a member that runs and is not ready, a quorum of healthy others is enough. One whose process does not run may
         always be changed.
       - Where nothing differs, the member is waited for all the same, so that a run that was killed in between is
         finished by the next one.

@@ -141,7 +141,9 @@ BUGS = [
     Bug("a first run that was killed is a cluster", PLAN, "if listed is None or unborn:", "if listed is None:", "test_plan.py"),
     Bug("corruption is ignored", PLAN, '== kind)', '== "x")', "test_plan.py"),
     # Gates around one member.
-    Bug("an unhealthy one is counted", ROLLOUT, "if not problems and left < size // 2 + 1:", "if left < 0:", "test_rollout.py"),
+    Bug("an unhealthy one is counted", ROLLOUT, "if left >= size // 2 + 1 and not", "if left >= 0 and not", "test_rollout.py"),
+    Bug("who is not ready does not vote", ROLLOUT, "        if not problems:\n            return\n",
+        "        if not problems or not ready:\n            return\n", "test_rollout.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
     # The verdict.

@@ -49,6 +49,68 @@ def test_the_gate(state: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("hh", []),
+        ("hhhd", []),
+        ("hhl", []),
+        # It may be the one that the quorum needs, ready or not.
+        ("hd", ["infra2 is not healthy"]),
+        ("hhdd", ["infra3 is not healthy", "infra4 is not healthy"]),
+        ("h", ["2 voting members and no quorum while infra0 restarts"]),
+        ("hl", ["infra2 is not healthy"]),
+    ],
+)
+def test_the_gate_of_one_that_runs_and_is_not_ready(state: str, words: list[str]) -> None:
+    problems = _rollout.gate_problems("infra0", others(state), ready=False)
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems))
+
+
+@pytest.mark.parametrize(
+    ("ready", "state", "words"),
+    [
+        (True, "hh", None),
+        (True, "hd", "infra2 is not healthy"),
+        (True, "hhhd", "infra4 is not healthy"),
+        # A slow disk: it votes, and infra2 is down.
+        (False, "hd", "infra2 is not healthy.* move its etcd.yaml out"),
+        (False, "hhhd", None),
+        (False, "hh", None),
+        (False, "", "nobody answers.* move its etcd.yaml out"),
+        (None, "hd", None),
+        (None, "dd", None),
+    ],
+)
+def test_who_may_be_stopped(ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ready: None where no process runs."""
+    process = None if ready is None else Process(7, 100, WANTED)
+    monkeypatch.setattr(_rollout, "PATIENCE", -1.0)
+    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: process)
+    monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (ready, ""))
+    seen = (others(state), None if state else "nobody answers")
+    monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: seen)
+    target = _rollout.make_target("infra0", MEMBERS, 2379, 2381, "/pki")
+    if words is None:
+        _rollout.check_gate(target)
+    else:
+        with pytest.raises(EtcdError, match=f"infra0 is not touched, .*{words}"):
+            _rollout.check_gate(target)
+
+
+def test_not_being_ready_for_a_moment_opens_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of five is down, which a ready member has to wait for; this one only holds an election."""
+    answers = iter([False, True])
+    monkeypatch.setattr(_rollout, "PATIENCE", 0.05)
+    monkeypatch.setattr(_rollout.time, "sleep", lambda _seconds, _sleep=time.sleep: _sleep(0.1))
+    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: Process(7, 100, WANTED))
+    monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (next(answers), ""))
+    monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: (others("hhhd"), None))
+    with pytest.raises(EtcdError, match="infra4 is not healthy"):
+        _rollout.check_gate(_rollout.make_target("infra0", MEMBERS, 2379, 2381, "/pki"))
+
+
+@pytest.mark.parametrize(
     ("member", "answer", "name", "voter", "problem"),
     [
         (Member(1, "infra1", ["p"], ["c"], False), None, "infra1", True, None),

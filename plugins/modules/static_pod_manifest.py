@@ -134,7 +134,6 @@ waited:
 """
 
 import os
-import signal
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -199,8 +198,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 replace_file(os.path.join(params["work_dir"], PREVIOUS), before.encode(), FILE_MODE)
             replace_file(path, wanted.encode(), FILE_MODE, staging_dir=params["work_dir"])
         elif stale and process:
-            # The kubelet makes a new container at once.
-            os.kill(process.pid, signal.SIGTERM)
+            _rollout.stop(process)
         if target:
             try:
                 waited = wait(target, path, old, params["timeout"])

@@ -305,6 +305,14 @@ def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
 
 
+def test_what_is_just_gone(tmp_path: Path) -> None:
+    """A process that ended, a manifest that was removed: neither is a defect."""
+    # No pid is as high (PID_MAX_LIMIT).
+    _rollout.stop(Process(2**22 + 1, 1, []))
+    with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be looked at: No such file or directory"):
+        _rollout.younger_than(str(tmp_path / "etcd.yaml"))
+
+
 def test_a_member_that_does_not_run_may_be_touched() -> None:
     # No certificates and no network are needed for that: this is how a member is repaired.
     _rollout.check_gate(_rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/none"))

@@ -13,6 +13,7 @@ import contextlib
 import glob
 import json
 import os
+import select
 import signal
 import time
 from collections import Counter
@@ -49,6 +50,10 @@ WHERE_TO_LOOK = (
     "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
     " /var/log/pods/kube-system_etcd-*/etcd/. No further member has been touched; mend it and run again."
 )
+
+
+class AbandonedError(EtcdError):
+    """Nobody waits for this run any more. It ends at once and undoes nothing."""
 
 
 @dataclass(frozen=True)
@@ -421,6 +426,20 @@ class Restarts:
         return max(0, count - 1) if pod == self.before else count
 
 
+def check_controller(output: int = 1) -> None:
+    """AbandonedError where nobody is left to read what a module prints: the controller or the connection has ended.
+
+    That ends no module on a host, which would wait on and put a manifest back under the hands of the next run. Parents
+    are no sign of it, since sudo or a shell may outlive their sshd. The output is: a pipe that nobody reads any more
+    reports POLLERR, a socket or a terminal without its other end POLLHUP. What the host cannot see, such as a network
+    that was cut, is left to the lock of the module.
+    """
+    poll = select.poll()
+    poll.register(output, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _output, event in poll.poll(0)):
+        raise AbandonedError("The controller, or the connection to it, has ended. All is left as it is; run again.")
+
+
 def wait_for_member(
     target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
 ) -> float:
@@ -428,12 +447,13 @@ def wait_for_member(
 
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
     be the new manifest's. EtcdError after `timeout` seconds, or as soon as the process of a new manifest has died
-    several times: which stage was not reached, and what was seen.
+    several times: which stage was not reached, and what was seen. AbandonedError where nobody waits for us any more.
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
     restarts = Restarts(next(iter(log_paths(0.0)), None))
     while True:
+        check_controller()
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
         problem = process_problem(process, old, wanted)

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -303,6 +306,59 @@ def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(_rollout, "POLL", 0.01)
     with pytest.raises(EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\."):
         _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
+
+
+def test_a_controller_that_is_there(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    one, other = socket.socketpair()
+    # The end of its input is no end of the connection: a pipelined module has been read to its end.
+    other.shutdown(socket.SHUT_WR)
+    with open(os.devnull, "wb") as null, tempfile.TemporaryFile() as plain, one, other:
+        for output in (writer, one.fileno(), null.fileno(), plain.fileno()):
+            _rollout.check_controller(output)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_controller_that_is_gone() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    one, other = socket.socketpair()
+    other.close()
+    master, slave = os.openpty()
+    os.close(master)
+    for output in (writer, one.fileno(), slave):
+        with pytest.raises(_rollout.AbandonedError, match="has ended"):
+            _rollout.check_controller(output)
+    one.close()
+    os.close(writer)
+    os.close(slave)
+
+
+WAITS = """
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _rollout
+target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
+print("waits", flush=True)
+_rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True)
+"""
+
+
+def test_nobody_waits_for_a_run_that_waits() -> None:
+    """As when ssh ends: who reads its output is gone, its parent (sudo, a shell) is not."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as child:
+        assert child.stdout and child.stderr
+        try:
+            assert child.stdout.readline() == b"waits\n"
+            time.sleep(0.5)
+            assert child.poll() is None
+            child.stdout.close()
+            assert child.wait(10) == 1
+            assert b"AbandonedError" in child.stderr.read()
+        finally:
+            child.kill()
 
 
 def test_what_is_just_gone(tmp_path: Path) -> None:

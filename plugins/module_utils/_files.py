@@ -178,10 +178,11 @@ def _keep_context(source: str, target: str, attribute: str = "security.selinux")
 
 
 @contextlib.contextmanager
-def locked(path: str, seconds: float = 20.0) -> Iterator[None]:
+def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[None]:
     """Keep other runs from changing the same host meanwhile. EtcdError where another has the lock for longer than that.
 
-    The lock is the kernel's (flock): it ends with the process that holds it, however that ends.
+    The lock is the kernel's (flock): it ends with the process that holds it, however that ends. lasts: seconds that we
+    may hold it, where that is long, for the message to those who wait in vain.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -195,11 +196,17 @@ def locked(path: str, seconds: float = 20.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
+                    holder = os.pread(handle, 200, 0).decode("utf-8", errors="replace") or "it"
                     raise EtcdError(
-                        f"Another run is changing this host (it has held {path} for more than {seconds:.0f} s)."
-                        " Let it end, then run again."
+                        f"Another run is changing this host ({holder} has held {path} for more than {seconds:.0f} s)."
+                        " Let it end, or end it, then run again."
                     ) from None
                 time.sleep(0.05)
+        end = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + lasts))
+        # On a full disk the lock goes without words.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()}{f', which may need until {end},' if lasts else ''}".encode(), 0)
         yield
     finally:
         os.close(handle)

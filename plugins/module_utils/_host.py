@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Any, BinaryIO
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
@@ -193,7 +194,11 @@ def process_argv(pid: int) -> list[str]:
 
 def process_started(pid: int) -> float:
     """When a process started, Unix seconds; 0 where it is gone (proc(5): field 22 of stat, ticks since boot)."""
-    text = read_text(f"/proc/{pid}/stat") if os.path.exists(f"/proc/{pid}") else None
+    try:
+        text = read_text(f"/proc/{pid}/stat")
+    except EtcdError:
+        # It ended between opening and reading.
+        text = None
     if not text:
         return 0.0
     ticks = int(text.rsplit(")", 1)[1].split()[19])

@@ -203,7 +203,8 @@ def decide_with_cluster(
         return Plan(REFUSE, problems=problems, warnings=warnings)
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
     unstarted = [item.member.host for item in views if item.has_data is False]
-    down = [item for item in views if item.has_data and not item.ready]
+    # Those that do not run first: with them back, others that run without being ready may be restarted.
+    down = sorted((item for item in views if item.has_data and not item.ready), key=lambda v: v.running)
     order = [item.member.host for item in down]
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
     stopped = [item.member.host for item in views if not item.running]

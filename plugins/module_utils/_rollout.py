@@ -9,9 +9,12 @@ with kubelet 1.36). So a new process is waited for first, and only then its read
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
+import select
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +50,10 @@ WHERE_TO_LOOK = (
     "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
     " /var/log/pods/kube-system_etcd-*/etcd/. No further member has been touched; mend it and run again."
 )
+
+
+class AbandonedError(EtcdError):
+    """Nobody waits for this run any more. It ends at once and undoes nothing."""
 
 
 @dataclass(frozen=True)
@@ -198,19 +205,22 @@ def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/pr
 # --- Before ----------------------------------------------------------------------------------------------------------
 
 
-def gate_problems(name: str, others: list[Other]) -> list[str]:
-    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum."""
+def gate_problems(name: str, others: list[Other], ready: bool = True) -> list[str]:
+    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum.
+
+    One that is not ready (a slow disk) may vote all the same. To repair it a quorum of the others is enough.
+    """
     problems = [f"{other.name} {other.problem}" for other in others if other.problem]
     voters = [other for other in others if other.voter]
     size = len(voters) + 1
     left = len([other for other in voters if not other.problem])
-    if not problems and left < size // 2 + 1:
-        problems.append(
-            f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
-            " members, or install the manifest by hand in an agreed interruption"
-            " (`kubeadm init phase etcd local --config FILE`)"
-        )
-    return problems
+    if left >= size // 2 + 1 and not (ready and problems):
+        return []
+    return problems or [
+        f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
+        " members, or install the manifest by hand in an agreed interruption"
+        " (`kubeadm init phase etcd local --config FILE`)"
+    ]
 
 
 def describe_other(member: Member, answer: str | None) -> Other:
@@ -279,27 +289,36 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
 def check_gate(target: Target) -> None:
     """Return where the member may be stopped; EtcdError where it may not.
 
-    A member that is down already may always be touched: that is how it is repaired.
+    One whose process does not run may always be touched: to start it can take no quorum away.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
         process = find_etcd_process(target.name)
         if process is None:
             return
-        down = not probe(metrics_of(process, target.metrics), ANSWER)[0]
-        problems: list[str] = []
-        if not down:
-            others, silence = look_at_others(target, process)
-            problems = [silence] if silence else gate_problems(target.name, others)
-            if not problems:
-                return
-        if time.monotonic() > deadline:
-            break
+        late = time.monotonic() > deadline
+        ready = probe(metrics_of(process, target.metrics), ANSWER)[0]
+        others, silence = look_at_others(target, process)
+        # Not being ready counts when it lasts: it may be an election.
+        problems = [silence] if silence else gate_problems(target.name, others, ready or not late)
+        if not problems:
+            return
+        if late:
+            way_out = (
+                " It is not ready itself, but it runs, and may be one that the quorum needs. To change it all the same,"
+                " move its etcd.yaml out of the directory of manifests, which stops it, and run again."
+            )
+            raise EtcdError(
+                f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."
+                + ("" if ready else way_out)
+            )
         time.sleep(1.0)
-    if not down:
-        raise EtcdError(
-            f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."
-        )
+
+
+def stop(process: Process) -> None:
+    """End an etcd: the kubelet makes a new container at once, as it does where it has just ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
 
 
 # --- After -----------------------------------------------------------------------------------------------------------
@@ -407,6 +426,20 @@ class Restarts:
         return max(0, count - 1) if pod == self.before else count
 
 
+def check_controller(output: int = 1) -> None:
+    """AbandonedError where nobody is left to read what a module prints: the controller or the connection has ended.
+
+    That ends no module on a host, which would wait on and put a manifest back under the hands of the next run. Parents
+    are no sign of it, since sudo or a shell may outlive their sshd. The output is: a pipe that nobody reads any more
+    reports POLLERR, a socket or a terminal without its other end POLLHUP. What the host cannot see, such as a network
+    that was cut, is left to the lock of the module.
+    """
+    poll = select.poll()
+    poll.register(output, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _output, event in poll.poll(0)):
+        raise AbandonedError("The controller, or the connection to it, has ended. All is left as it is; run again.")
+
+
 def wait_for_member(
     target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
 ) -> float:
@@ -414,12 +447,13 @@ def wait_for_member(
 
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
     be the new manifest's. EtcdError after `timeout` seconds, or as soon as the process of a new manifest has died
-    several times: which stage was not reached, and what was seen.
+    several times: which stage was not reached, and what was seen. AbandonedError where nobody waits for us any more.
     """
     start, started_at = time.monotonic(), time.time()
     seen: set[tuple[int, int]] = set()
     restarts = Restarts(next(iter(log_paths(0.0)), None))
     while True:
+        check_controller()
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
         problem = process_problem(process, old, wanted)
@@ -458,7 +492,10 @@ def younger_than(path: str) -> Callable[[Process], bool]:
     """Whether a process can be that of a manifest that an earlier run may have replaced a moment ago.
 
     A manifest older than a minute has been taken up, or is no news: kubeadm rewrites it with the same content, and
-    that starts no process.
+    that starts no process. EtcdError where it has just been removed.
     """
-    written = os.stat(path).st_mtime
+    try:
+        written = os.stat(path).st_mtime
+    except OSError as exc:
+        raise EtcdError(f"{path} cannot be looked at: {exc.strerror}. Somebody else changes it.") from exc
     return lambda process: process_started(process.pid) >= written or abs(time.time() - written) > SETTLED_AFTER

@@ -15,11 +15,14 @@ description:
     has data. That alone restarts nobody; it goes in with the next change that is due.
   - A wrong mode or owner is repaired without a restart.
   - The manifest before the last change is kept as C(etcd.yaml.previous) in O(work_dir). With O(rolling=true) it is put back
-    where a member that ran does not come up with the new one; the module fails, and says so.
+    where a member that ran does not come up with the new one; the module fails, and says so. A manifest that somebody
+    else has changed meanwhile stays.
   - With O(rolling=true) a member that gets another address or peer port is announced to the cluster before it restarts, and
     one whose certificate directory was removed and made again is restarted, because its container holds the former one.
   - With O(rolling=true) the member of a running cluster is changed only where the cluster can do without it, and waited
     for afterwards.
+  - One run at a time changes the manifest of a host, and waits for its member. A second one waits up to two minutes for it,
+    and fails then. A run whose controller or connection has ended gives up by itself, and leaves the manifest as it is.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -52,8 +55,11 @@ options:
   rolling:
     description:
       - Whether a cluster runs. Then all other members have to be healthy and to be a quorum without this one, before
-        anything is changed, and this one has to be a healthy member again afterwards. A member that is down already may
+        anything is changed, and this one has to be a healthy member again afterwards.
+      - For a member that runs and is not ready, a quorum of healthy others is enough. One whose process does not run may
         always be changed.
+      - Where no cluster was seen to run, a member that has data and another manifest gets a minute to come back with that one,
+        as after a power cut. If it does, nothing is replaced, and the module fails.
       - Where nothing differs, the member is waited for all the same, so that a run that was killed in between is
         finished by the next one.
     type: bool
@@ -132,15 +138,18 @@ waited:
   sample: 14.2
 """
 
+import contextlib
 import os
-import signal
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
+    locked,
     mode_problem,
     read_text,
     replace_file,
@@ -153,6 +162,27 @@ DIRECTORY_MODE = 0o700
 
 # In the work directory: the manifest before the last change. The kubelet would read it in its own directory.
 PREVIOUS = "etcd.yaml.previous"
+
+# Another one than that of the PKI: who renews certificates need not wait for a member.
+LOCK = "lock-manifest"
+
+# Long enough for most that goes on unseen, as where a network was cut: a member comes up in half a minute, or has its
+# previous manifest back in little more than one.
+LOCK_PATIENCE = 120.0
+
+# How long a member is waited for that has a manifest and data and is not ready: a host that has just booted needs half of it.
+BACK_AGAIN = 60.0
+
+
+def apply_alone(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """The same as apply, while no other run changes or waits for the member of this host."""
+    with contextlib.ExitStack() as stack:
+        if not check_mode:
+            ensure_directory(params["work_dir"], DIRECTORY_MODE)
+            # It waits again where the previous manifest is put back.
+            lasts = 2 * params["timeout"] if params["rolling"] else 0
+            stack.enter_context(locked(os.path.join(params["work_dir"], LOCK), LOCK_PATIENCE, lasts))
+        return apply(params, check_mode)
 
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -182,12 +212,17 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         reasons += [stale] if stale else []
         if (content or stale) and not params["allow_interruption"]:
             _rollout.check_gate(target)
-        if content and peer_urls(before) != peer_urls(wanted):
-            former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)
-            reasons += [f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"] if former else []
+    if not check_mode:
+        _rollout.check_controller()
+        if content and before and wal and wal.formed and params["member"] and not params["rolling"]:
+            wait_for_old(params["member"], params["metrics_port"])
+    if target and content and peer_urls(before) != peer_urls(wanted):
+        former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)
+        reasons += [f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"] if former else []
+    installed = wanted if content else before or ""
     waited = 0.0
     if not check_mode:
-        for item in (manifests_dir, data_dir, params["work_dir"]):
+        for item in (manifests_dir, data_dir):
             ensure_directory(item, DIRECTORY_MODE)
         for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
             if modes[item]:
@@ -198,16 +233,15 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 replace_file(os.path.join(params["work_dir"], PREVIOUS), before.encode(), FILE_MODE)
             replace_file(path, wanted.encode(), FILE_MODE, staging_dir=params["work_dir"])
         elif stale and process:
-            # The kubelet makes a new container at once.
-            os.kill(process.pid, signal.SIGTERM)
+            _rollout.stop(process)
         if target:
             try:
-                waited = wait(target, path, old, params["timeout"])
+                waited = wait(target, path, installed, old, params["timeout"])
             except EtcdError as exc:
                 # Only what ran before is worth having back. What was down already may come up with either.
-                if not (content and before and old):
+                if isinstance(exc, _rollout.AbandonedError) or not (content and before and old):
                     raise EtcdError(f"{exc} {_rollout.WHERE_TO_LOOK}") from exc
-                raise EtcdError(f"{exc} {put_back(target, path, before, former, params)}") from exc
+                raise EtcdError(f"{exc} {put_back(target, path, wanted, before, former, params)}") from exc
     return {
         "changed": bool(reasons),
         "manifest": path,
@@ -217,7 +251,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             "before_header": path,
             "after_header": path,
             "before": before or "",
-            "after": wanted if content else before or "",
+            "after": installed,
         },
     }
 
@@ -228,20 +262,49 @@ def peer_urls(manifest: str | None) -> list[str]:
     return (_rollout.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")
 
 
-def wait(target: _rollout.Target, path: str, old: _rollout.Process | None, timeout: float) -> float:
-    """Wait until the member runs with the manifest that is installed; seconds."""
-    command = _kubeadm.manifest_arguments(read_text(path) or "")
+def wait_for_old(name: str, metrics_port: int) -> None:
+    """Give a member whose cluster did not answer a moment to come back as it was. EtcdError where it does.
+
+    After a power cut, all of them may be about to: a change is then made member by member, by a run that sees the cluster.
+    """
+    deadline = time.monotonic() + BACK_AGAIN
+    while time.monotonic() < deadline:
+        process = _rollout.find_etcd_process(name)
+        metrics = _rollout.metrics_of(process, f"http://127.0.0.1:{metrics_port}/readyz") if process else ""
+        if metrics and probe(metrics, 2.0)[0]:
+            raise EtcdError(
+                f"{name} is ready again with its former manifest, which was not replaced: the cluster did not answer when this run"
+                " began. Run again: the change is then made one member after the other."
+            )
+        _rollout.check_controller()
+        time.sleep(1.0)
+
+
+def wait(target: _rollout.Target, path: str, installed: str, old: _rollout.Process | None, timeout: float) -> float:
+    """Wait until the member runs with the manifest that we have installed; seconds."""
+    command = _kubeadm.manifest_arguments(installed)
     return _rollout.wait_for_member(target, command, old, timeout, _rollout.younger_than(path))
 
 
-def put_back(target: _rollout.Target, path: str, previous: str, urls: list[str], params: dict[str, Any]) -> str:
-    """Install the manifest that the member ran with before, and say what became of it. urls: peer URLs to announce again."""
+def put_back(
+    target: _rollout.Target, path: str, installed: str, previous: str, urls: list[str], params: dict[str, Any]
+) -> str:
+    """Install the manifest that the member ran with before, and say what became of it. urls: peer URLs to announce again.
+
+    Where the manifest is not the one that we have installed, somebody else has gone on from here, and nothing is undone.
+    """
+    _rollout.check_controller()
+    if read_text(path) != installed:
+        return (
+            f"{path} is not what this run has installed: another one, or somebody by hand, has changed it since."
+            " Nothing was put back; run again."
+        )
     old = _rollout.find_etcd_process(target.name)
     replace_file(path, previous.encode(), FILE_MODE, staging_dir=params["work_dir"])
     try:
         if urls:
             _rollout.announce_peer_urls(target, old, urls, check=False)
-        wait(target, path, old, params["timeout"])
+        wait(target, path, previous, old, params["timeout"])
     except EtcdError as exc:
         return f"The previous manifest was put back, and the member does not come up with it either: {exc} {_rollout.WHERE_TO_LOOK}"
     return (
@@ -278,7 +341,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result = apply(module.params, module.check_mode)
+        result = apply_alone(module.params, module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

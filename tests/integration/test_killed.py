@@ -25,10 +25,10 @@ FILES = "find /etc/kubernetes /etc/systemd/system/kubelet.service.d -printf '%p 
 
 
 def files(lab: Lab) -> dict[str, str]:
-    """The end state of each host. The lock and the manifest before the last change may be there or not."""
+    """The end state of each host. Locks and the manifest before the last change may be there or not."""
     found = {host: lab.sh(host, FILES).splitlines() for host in lab.hosts}
     return {
-        host: "\n".join(line for line in lines if "/lock " not in line and ".previous " not in line)
+        host: "\n".join(line for line in lines if "/lock" not in line and ".previous " not in line)
         for host, lines in found.items()
     }
 

@@ -21,6 +21,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+MANIFEST = "plugins/modules/static_pod_manifest.py"
 PLANES = "plugins/module_utils/_control_plane.py"
 PAGE = "roles/report/templates/report.html.j2"
 
@@ -149,7 +150,12 @@ BUGS = [
     Bug("what is not set differs from nothing", "plugins/module_utils/_cluster.py",
         'or default or "(not set)") for host in hosts}', 'or "(not set)") for host in hosts if inventory[host].get(variable)}', "test_cluster.py"),
     # Gates around one member.
-    Bug("an unhealthy one is counted", ROLLOUT, "if not problems and left < size // 2 + 1:", "if left < 0:", "test_rollout.py"),
+    Bug("an unhealthy one is counted", ROLLOUT, "if left >= size // 2 + 1 and not", "if left >= 0 and not", "test_rollout.py"),
+    Bug("who is not ready does not vote", ROLLOUT, "        if not problems:\n            return\n",
+        "        if not problems or not ready:\n            return\n", "test_rollout.py"),
+    Bug("waits for nobody", ROLLOUT, "        check_controller()\n", "", "test_rollout.py"),
+    Bug("the next run's manifest is undone", MANIFEST, "if read_text(path) != installed:", "if False:", "test_static_pod_manifest.py"),
+    Bug("certificates wait for a member", MANIFEST, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_static_pod_manifest.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
     # The verdict.

@@ -169,7 +169,7 @@ def test_staging_directory_of_the_same_filesystem(tmp_path: Path, monkeypatch: p
 
 
 def hold(path: str, ready: Any) -> None:
-    with _files.locked(path):
+    with _files.locked(path, lasts=60):
         ready.set()
         time.sleep(60)
 
@@ -184,13 +184,16 @@ def test_lock(tmp_path: Path) -> None:
     try:
         assert ready.wait(10)
         with pytest.raises(
-            EtcdError, match=r"Another run is changing this host .*lock for more than 0 s"
+            EtcdError,
+            match=rf"Another run is changing this host \(process {holder.pid}, which may need until ..:..:.. UTC,"
+            r" has held .*lock for more than 0 s",
         ), _files.locked(path, seconds=0.2):
             pytest.fail("two have the lock")
     finally:
         holder.kill()
         holder.join(10)
     with _files.locked(path, seconds=5):
+        assert Path(path).read_text() == f"process {os.getpid()}"
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 

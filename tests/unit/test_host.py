@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
 TABLE = "header\n 0: 0100007F:094D 00000000:0000 0A 0 0 0 0 0 11\n 1: 0600000A:094D 00000000:0000 0A 0 0 0 0 0 22\n"
 
@@ -98,3 +100,13 @@ def test_what_a_runtime_answers(said: bytes, words: str | None, tmp_path: Path) 
         thread.join()
     assert (problem is None) if words is None else words in str(problem)
     assert _host.runtime_answers("unix:///nowhere/c.sock") == "does not exist"
+
+
+def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading its stat says ESRCH, if it was there to be opened."""
+
+    def read_text(path: str) -> str:
+        raise EtcdError(f"{path} cannot be read: No such process.")
+
+    monkeypatch.setattr(_host, "read_text", read_text)
+    assert _host.process_started(os.getpid()) == 0.0

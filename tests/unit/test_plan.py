@@ -69,6 +69,12 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(up(), None, None), "nothing", []),
         # There, one that is stopped is repaired like any other: the others may well run.
         (observed(None, {**DOWN, "members": listing()}, None), "rolling", ["infra1"]),
+        # The gate of one that runs without being ready waits for the one that is stopped.
+        (
+            observed(up(leader=True), {**DOWN, "running": True}, DOWN, differs="012"),
+            "rolling",
+            ["infra2", "infra1", "infra0"],
+        ),
         # Nobody is ready or has been led by what was looked at, but members have published: the data is elsewhere.
         (observed(*[{**BORN, "running": True, "members": listing()}] * 3), "rolling", HOSTS),
     ],

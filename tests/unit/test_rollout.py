@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,6 +49,68 @@ def test_the_gate(state: str, words: list[str]) -> None:
     problems = _rollout.gate_problems("infra0", others(state))
     assert len(problems) == len(words)
     assert all(word in problem for word, problem in zip(words, problems))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("hh", []),
+        ("hhhd", []),
+        ("hhl", []),
+        # It may be the one that the quorum needs, ready or not.
+        ("hd", ["infra2 is not healthy"]),
+        ("hhdd", ["infra3 is not healthy", "infra4 is not healthy"]),
+        ("h", ["2 voting members and no quorum while infra0 restarts"]),
+        ("hl", ["infra2 is not healthy"]),
+    ],
+)
+def test_the_gate_of_one_that_runs_and_is_not_ready(state: str, words: list[str]) -> None:
+    problems = _rollout.gate_problems("infra0", others(state), ready=False)
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems))
+
+
+@pytest.mark.parametrize(
+    ("ready", "state", "words"),
+    [
+        (True, "hh", None),
+        (True, "hd", "infra2 is not healthy"),
+        (True, "hhhd", "infra4 is not healthy"),
+        # A slow disk: it votes, and infra2 is down.
+        (False, "hd", "infra2 is not healthy.* move its etcd.yaml out"),
+        (False, "hhhd", None),
+        (False, "hh", None),
+        (False, "", "nobody answers.* move its etcd.yaml out"),
+        (None, "hd", None),
+        (None, "dd", None),
+    ],
+)
+def test_who_may_be_stopped(ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ready: None where no process runs."""
+    process = None if ready is None else Process(7, 100, WANTED)
+    monkeypatch.setattr(_rollout, "PATIENCE", -1.0)
+    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: process)
+    monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (ready, ""))
+    seen = (others(state), None if state else "nobody answers")
+    monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: seen)
+    target = _rollout.make_target("infra0", MEMBERS, 2379, 2381, "/pki")
+    if words is None:
+        _rollout.check_gate(target)
+    else:
+        with pytest.raises(EtcdError, match=f"infra0 is not touched, .*{words}"):
+            _rollout.check_gate(target)
+
+
+def test_not_being_ready_for_a_moment_opens_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of five is down, which a ready member has to wait for; this one only holds an election."""
+    answers = iter([False, True])
+    monkeypatch.setattr(_rollout, "PATIENCE", 0.05)
+    monkeypatch.setattr(_rollout.time, "sleep", lambda _seconds, _sleep=time.sleep: _sleep(0.1))
+    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: Process(7, 100, WANTED))
+    monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (next(answers), ""))
+    monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: (others("hhhd"), None))
+    with pytest.raises(EtcdError, match="infra4 is not healthy"):
+        _rollout.check_gate(_rollout.make_target("infra0", MEMBERS, 2379, 2381, "/pki"))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +306,67 @@ def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(_rollout, "POLL", 0.01)
     with pytest.raises(EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\."):
         _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
+
+
+def test_a_controller_that_is_there(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    one, other = socket.socketpair()
+    # The end of its input is no end of the connection: a pipelined module has been read to its end.
+    other.shutdown(socket.SHUT_WR)
+    with open(os.devnull, "wb") as null, tempfile.TemporaryFile() as plain, one, other:
+        for output in (writer, one.fileno(), null.fileno(), plain.fileno()):
+            _rollout.check_controller(output)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_controller_that_is_gone() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    one, other = socket.socketpair()
+    other.close()
+    master, slave = os.openpty()
+    os.close(master)
+    for output in (writer, one.fileno(), slave):
+        with pytest.raises(_rollout.AbandonedError, match="has ended"):
+            _rollout.check_controller(output)
+    one.close()
+    os.close(writer)
+    os.close(slave)
+
+
+WAITS = """
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _rollout
+target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
+print("waits", flush=True)
+_rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True)
+"""
+
+
+def test_nobody_waits_for_a_run_that_waits() -> None:
+    """As when ssh ends: who reads its output is gone, its parent (sudo, a shell) is not."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as child:
+        assert child.stdout and child.stderr
+        try:
+            assert child.stdout.readline() == b"waits\n"
+            time.sleep(0.5)
+            assert child.poll() is None
+            child.stdout.close()
+            assert child.wait(10) == 1
+            assert b"AbandonedError" in child.stderr.read()
+        finally:
+            child.kill()
+
+
+def test_what_is_just_gone(tmp_path: Path) -> None:
+    """A process that ended, a manifest that was removed: neither is a defect."""
+    # No pid is as high (PID_MAX_LIMIT).
+    _rollout.stop(Process(2**22 + 1, 1, []))
+    with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be looked at: No such file or directory"):
+        _rollout.younger_than(str(tmp_path / "etcd.yaml"))
 
 
 def test_a_member_that_does_not_run_may_be_touched() -> None:

@@ -206,6 +206,23 @@ def process_started(pid: int) -> float:
     return time.time() - uptime + ticks / float(os.sysconf("SC_CLK_TCK"))
 
 
+def runs_replaced_program(pid: int, program: str) -> bool:
+    """Whether a process runs another file than `program` is now: a new package removes the old one, or a link leads elsewhere.
+
+    A script that starts the program is no such file: nothing is known then but whether what runs was removed.
+    """
+    try:
+        if os.readlink(f"/proc/{pid}/exe").endswith(" (deleted)"):
+            return True
+        with open(program, "rb") as handle:
+            script = handle.read(2) == b"#!"
+        # The link leads to the file that runs, whatever has become of its name.
+        return not script and not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(program))
+    except OSError:
+        # It has just ended, or there is no such program, which is said elsewhere.
+        return False
+
+
 def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> dict[str, str]:
     """Whether TCP connections come through, all at once: 'open', 'closed' (the host refuses) or 'silent'."""
     result = {f"{address} {port}": "silent" for address, port in targets}
@@ -262,6 +279,7 @@ def kubelet_unit() -> Unit:
         need_reload=shown.get("NeedDaemonReload") == "yes",
         argv=process_argv(pid) if pid else [],
         started=process_started(pid) if pid else 0.0,
+        replaced=bool(pid) and runs_replaced_program(pid, shutil.which("kubelet") or ""),
     )
 
 

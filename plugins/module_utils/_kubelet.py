@@ -29,7 +29,10 @@ class KubeletSpec:
 
 @dataclass(frozen=True)
 class Unit:
-    """kubelet.service as systemd and /proc tell. `started` is the start of its process in Unix seconds."""
+    """kubelet.service as systemd and /proc tell.
+
+    started: the start of its process in Unix seconds. replaced: whether that runs another program than a new one would.
+    """
 
     load_state: str
     active: bool
@@ -37,6 +40,7 @@ class Unit:
     need_reload: bool
     argv: list[str]
     started: float
+    replaced: bool = False
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +117,8 @@ def restart_reasons(unit: Unit, spec: KubeletSpec, newest_file: float) -> list[s
         reasons.append("kubelet.service: runs with an older configuration")
     elif unit.need_reload:
         reasons.append("kubelet.service: unit files changed since systemd read them")
+    if unit.replaced:
+        reasons.append("kubelet.service: runs a program that was replaced since")
     return reasons
 
 

@@ -261,7 +261,8 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
         problems.extend(_kubelet.unit_problems(unit))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
-    reasons = _kubelet.file_reasons(files, {path: read_text(path) for path in files})
+    found = {path: read_text(path) for path in files}
+    reasons = _kubelet.file_reasons(files, found)
     newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
     restart = _kubelet.restart_reasons(unit, spec, newest)
     if not os.path.isdir(params["manifests_dir"]):
@@ -270,6 +271,12 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
         restart.append("kubelet.service: started without the manifests directory")
     return {
         "files": files,
+        # What is put back where the kubelet does not come up.
+        "previous": {
+            path: None if text is None else {"text": text, "mode": f"{os.stat(path).st_mode & 0o7777:04o}"}
+            for path, text in found.items()
+            if text != files[path]
+        },
         "restart": restart,
         "reasons": [*reasons, *restart],
         "allows_swap": config.get("failSwapOn") is False,

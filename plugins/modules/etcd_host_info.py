@@ -128,7 +128,9 @@ pki:
   returned: always
   type: dict
 kubelet:
-  description: Files of the kubelet override with their wanted content (C(files)), and why it has to be restarted (C(restart)).
+  description:
+    - Files of the kubelet override with their wanted content (C(files)), what those that differ have now (C(previous)), and why the
+      kubelet has to be restarted (C(restart)).
   returned: for members
   type: dict
 config:

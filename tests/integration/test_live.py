@@ -79,8 +79,9 @@ def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
         for line in lines
         if re.match(r"[0-9a-f]{64} ", line)
     }
-    kept = "/etc/kubernetes/kubeadm-etcd/etcd.yaml.previous"
-    assert changed - {kept} == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}
+    work_dir = "/etc/kubernetes/kubeadm-etcd"
+    ours = {f"{work_dir}/{name}" for name in ("etcd.yaml.previous", "lock", "lock-manifest")}
+    assert changed - ours == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}
     with writing(cluster, "certificates") as counted:
         run = cluster.play("-e", '{"etcd_renew_keys": true}', playbook="playbooks/renew_certificates.yml")
     assert run.code == 0 and set(run.changed()) == set(cluster.hosts), run.output[-3000:]

@@ -23,6 +23,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
 )
 MANIFEST = "plugins/modules/static_pod_manifest.py"
 PLANES = "plugins/module_utils/_control_plane.py"
+KUBELET, HOST, OBSERVE = (f"plugins/module_utils/{name}.py" for name in ("_kubelet", "_host", "_observe"))
 PAGE = "roles/report/templates/report.html.j2"
 
 
@@ -158,6 +159,11 @@ BUGS = [
     Bug("certificates wait for a member", MANIFEST, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_static_pod_manifest.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
+    # The kubelet.
+    Bug("an old program goes on", KUBELET, "if unit.replaced:", "if False:", "test_kubelet.py"),
+    Bug("a script is a program", HOST, "not script and not os.path.samestat", "not os.path.samestat", "test_kubelet.py"),
+    Bug("a removed program is the same", HOST, '.endswith(" (deleted)")', '.endswith(" (gone)")', "test_kubelet.py"),
+    Bug("files come back open", OBSERVE, "& 0o7777:04o}", "| 0o7777:04o}", "test_kubelet.py"),
     # The verdict.
     Bug("one healthy member is no quorum", HEALTH, "if any(item.commits for item in seen):", "if all(item.commits for item in seen):", "test_health.py"),
     Bug("reasons do not count", HEALTH, "return DEGRADED if reasons else HEALTHY", "return HEALTHY", "test_health.py"),

@@ -1,0 +1,149 @@
+"""The kubelets of a live cluster: changed host by host, each proven before the next one is touched, and etcd goes on."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .conftest import Lab, Run, different
+from .test_live import MANIFEST, flat, healthy, writing
+
+KUBELET = "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"
+MORE_PODS = ("-e", '{"etcd_kubelet_config": {"maxPods": 20}}')
+
+
+def said(run: Run) -> tuple[list[str], list[str]]:
+    """Files and hosts that a run with --diff names as changed."""
+    files = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", run.output, flags=re.MULTILINE)))
+    return files, sorted(set(re.findall(r"^changed: \[(\w+)", run.output, flags=re.MULTILINE)))
+
+
+def kubelets(cluster: Lab) -> dict[str, str]:
+    """Process ids of the kubelets by host: a restart makes a new one."""
+    return {host: cluster.sh(host, "systemctl show kubelet -p MainPID --value").strip() for host in cluster.hosts}
+
+
+def with_more_pods(cluster: Lab) -> list[str]:
+    """Hosts whose kubelet has the changed configuration."""
+    return [host for host in cluster.hosts if "maxPods: 20" in cluster.sh(host, f"cat {KUBELET}")]
+
+
+def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
+    """--check --diff names what the run does; no etcd restarts; a second run changes nothing."""
+    cluster.site()
+    before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
+    check = cluster.site("--check", "--diff", *MORE_PODS)
+    assert different(before, cluster.fingerprint()) == {} and kubelets(cluster) == running
+    real = cluster.site("--diff", *MORE_PODS)
+    assert said(check) == said(real) == ([KUBELET], cluster.hosts), real.output[-6000:]
+    changed = {
+        line.split()[-1]
+        for lines in different(before, cluster.fingerprint()).values()
+        for line in lines
+        if re.match(r"[0-9a-f]{64} ", line)
+    }
+    assert changed == {KUBELET} and with_more_pods(cluster) == cluster.hosts
+    assert all(running[host] != pid for host, pid in kubelets(cluster).items())
+    since = 'date +%s -d "$(systemctl show kubelet -p ExecMainStartTimestamp --value)"'
+    started = sorted(int(cluster.sh(host, since)) for host in cluster.hosts)
+    # Each is watched for ten seconds before the next one.
+    assert all(late - early >= 10 for early, late in zip(started, started[1:])), started
+    assert cluster.site(*MORE_PODS).changed() == {}
+    cluster.site()
+    assert cluster.containers() == containers and healthy(cluster)
+
+
+@pytest.mark.parametrize(
+    ("config", "log"),
+    [
+        ('{"typo": 1}', "unknown field"),
+        # One that starts, says that it is well, and ends.
+        (
+            '{"enforceNodeAllocatable": ["pods", "system-reserved"], "systemReservedCgroup": "/none"}',
+            "Failed to start ContainerManager",
+        ),
+    ],
+    ids=["does not start", "does not stay"],
+)
+def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, log: str) -> None:
+    """The first host gets its files back and its kubelet runs with them; the others are not touched."""
+    cluster.site()
+    before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
+    run = cluster.play("-e", f'{{"etcd_kubelet_config": {config}}}')
+    words = flat(run.output)
+    assert run.code != 0 and "Traceback" not in words
+    assert "The previous configuration was put back, and the kubelet runs with it" in words, run.output[-6000:]
+    assert "From `journalctl -u kubelet`" in words and log in words
+    touched = different(before, cluster.fingerprint())
+    assert len(touched) == 1 and set(run.changed()) == set(touched), touched
+    # Times alone.
+    lines = [line for found in touched.values() for line in found]
+    assert not [line for line in lines if re.match(r"[0-9a-f]{64} ", line)], lines
+    assert {host for host, pid in kubelets(cluster).items() if running[host] != pid} == set(touched)
+    for host in touched:
+        assert cluster.sh(host, f"stat -c '%a %U:%G' {KUBELET}").strip() == "644 root:root"
+        assert cluster.sh(host, "systemctl is-active kubelet").strip() == "active"
+    running = kubelets(cluster)
+    assert cluster.site().changed() == {}
+    assert cluster.containers() == containers and kubelets(cluster) == running and healthy(cluster)
+
+
+def test_not_while_another_member_is_down(cluster: Lab) -> None:
+    """A kubelet is left alone where the cluster could not do without its member; the run that repairs the other goes on."""
+    cluster.site()
+    containers = cluster.containers()
+    cluster.sh("infra1", "systemctl stop kubelet; pkill -x etcd; sleep 2")
+    before = cluster.fingerprint()
+    run = cluster.play("--limit", "infra0", *MORE_PODS)
+    assert run.code != 0 and "could not do without infra0 now" in flat(run.output), run.output[-6000:]
+    assert run.changed() == {} and different(before, cluster.fingerprint()) == {}
+    # Down because of its kubelet: that one first, and the others once it is back.
+    run = cluster.site(*MORE_PODS)
+    assert set(run.changed()) == set(cluster.hosts) and with_more_pods(cluster) == cluster.hosts
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if containers[host] != after[host]} == {"infra1"} and healthy(cluster)
+    cluster.site()
+    assert cluster.site().changed() == {}
+
+
+@pytest.mark.long
+def test_a_member_is_repaired_before_other_kubelets_change(cluster: Lab) -> None:
+    """Where a later stage repairs it, their change is left to another run, and the run says so."""
+    cluster.site()
+    cluster.sh("infra1", f"rm {MANIFEST}; sleep 10")
+    run = cluster.site(*MORE_PODS)
+    assert "This run goes on to repair infra1; run again after it" in flat(run.output), run.output[-6000:]
+    assert set(run.changed()) == {"infra1"} and with_more_pods(cluster) == ["infra1"] and healthy(cluster)
+    assert set(cluster.site(*MORE_PODS).changed()) == {"infra0", "infra2"}
+    cluster.site()
+    assert cluster.site().changed() == {} and healthy(cluster)
+
+
+def test_manifests_that_change_with_their_kubelet(cluster: Lab) -> None:
+    """Edited while the kubelet did not run: its restart restarts etcd. Never two at once: a client that writes goes on."""
+    cluster.site()
+    before = cluster.containers()
+    for host in ("infra1", "infra2"):
+        edit = f"sed -i 's/- --snapshot-count=.*/- --snapshot-count=4711/' {MANIFEST}"
+        cluster.sh(host, f"systemctl stop kubelet; {edit}")
+    assert cluster.containers() == before
+    with writing(cluster, "edited") as counted:
+        run = cluster.site()
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert set(run.changed()) == {"infra1", "infra2"}, run.output[-6000:]
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if before[host] != after[host]} == {"infra1", "infra2"}
+    assert cluster.site().changed() == {} and healthy(cluster)
+
+
+def test_a_newer_kubelet(cluster: Lab) -> None:
+    """Another file in the program's place, as a package upgrade leaves it: that kubelet restarts, and etcd goes on."""
+    cluster.site()
+    containers, running = cluster.containers(), kubelets(cluster)
+    cluster.sh("infra1", "cp -p /usr/bin/kubelet /usr/bin/kubelet.new; mv /usr/bin/kubelet.new /usr/bin/kubelet")
+    run = cluster.site()
+    words = "infra1: kubelet: kubelet.service: runs a program that was replaced since"
+    assert words in flat(run.output) and set(run.changed()) == {"infra1"}, run.output[-6000:]
+    assert {host for host, pid in kubelets(cluster).items() if running[host] != pid} == {"infra1"}
+    assert cluster.site().changed() == {} and cluster.containers() == containers

@@ -313,7 +313,7 @@ def test_a_controller_that_is_there(tmp_path: Path) -> None:
     one, other = socket.socketpair()
     # The end of its input is no end of the connection: a pipelined module has been read to its end.
     other.shutdown(socket.SHUT_WR)
-    with open(os.devnull, "wb") as null, tempfile.TemporaryFile() as plain, one, other:
+    with one, other, open(os.devnull, "wb") as null, tempfile.TemporaryFile() as plain:
         for output in (writer, one.fileno(), null.fileno(), plain.fileno()):
             _rollout.check_controller(output)
     os.close(reader)

@@ -55,7 +55,7 @@ integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
 test-long: venvs ## further tests on hosts of the lab, which take their time and are not in test: before a release
-	pytest --numprocesses=2 --dist=worksteal --durations=5 -m long tests/integration
+	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long tests/integration
 
 bench: venv ## the page by hand against site.yml, rolling changes and their limits, etcd_pki against kubeadm
 	bench/bench.py

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ class Lab:
 
     def fingerprint(self) -> dict[str, list[str]]:
         """What must stay the same on each host when nothing is to be changed."""
-        return {host: self.sh(host, FINGERPRINT, check=False).splitlines() for host in self.hosts}
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda host: self.sh(host, FINGERPRINT, check=False).splitlines(), self.hosts)
+            return dict(zip(self.hosts, found))
 
     def containers(self) -> dict[str, str]:
         """Container ids of etcd by host: a restart makes a new one."""

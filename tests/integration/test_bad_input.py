@@ -57,44 +57,89 @@ def refused(lab: Lab, before: Fingerprint, words: list[str], *arguments: str, pa
     return flat
 
 
-# Variables that are wrong for every host: what is given, and what the error has to say.
-VARIABLES = [
-    ('{"etcd_clientport": 2379}', ["unknown variable etcd_clientport. Did you mean etcd_client_port?"]),
-    ('{"etcd_extra_args": "--foo"}', ["etcd_extra_args", "dict"]),
-    ('{"etcd_extra_args": "foo=bar"}', ["etcd_extra_args is the text 'foo=bar'. Write a mapping"]),
-    ('{"etcd_server_cert_sans": {"a": 1}}', ["etcd_server_cert_sans"]),
-    ('{"etcd_extra_args": {"data-dir": "/srv/etcd"}}', ["data-dir", "etcd_data_dir"]),
-    ('{"etcd_extra_args": {"name": "x"}}', ["name", "etcd_member_name"]),
-    ('{"etcd_extra_args": {"initial-cluster": "x"}}', ["initial-cluster"]),
-    ('{"etcd_extra_args": {"cert-file": "/x"}}', ["cert-file"]),
-    ('{"etcd_extra_args": {"--quota-backend-bytes": "1"}}', ["quota-backend-bytes", "dashes"]),
-    ('{"etcd_extra_args": {"quota-backend-bytes": ""}}', ["quota-backend-bytes has no value"]),
-    ('{"etcd_extra_envs": {"ETCD_NAME": "x"}}', ["ETCD_NAME"]),
-    ('{"etcd_server_cert_sans": ["Not_A_Name"]}', ["Not_A_Name"]),
-    ('{"etcd_certificate_validity_period": "365d"}', ["etcd_certificate_validity_period", "365d", "8760h"]),
-    ('{"etcd_certificate_renewal_window": "soon"}', ["etcd_certificate_renewal_window", "soon"]),
-    ('{"etcd_encryption_algorithm": "RSA"}', ["etcd_encryption_algorithm", "RSA-2048"]),
-    ('{"etcd_kubernetes_version": "v1.30.0"}', ["etcd_kubernetes_version", "v1.30.0"]),
-    ('{"etcd_kubernetes_version": "latest"}', ["etcd_kubernetes_version", "latest"]),
-    ('{"etcd_image_tag": "bad tag!"}', ["etcd_image_tag", "bad tag!"]),
-    ('{"etcd_ca_host": "nowhere"}', ["nowhere is no host of cluster 'etcd'"]),
-    ('{"etcd_client_port": 2380}', ["two ports are the same"]),
-    ('{"etcd_kubelet_config": {"staticPodPath": "/x"}}', ["staticPodPath"]),
-    ('{"etcd_container_runtime_endpoint": "unix:///run/none.sock"}', ["unix:///run/none.sock does not exist"]),
-    ('{"etcd_data_dir": "var/lib/etcd"}', ["etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path"]),
+# Variables that are wrong for every host, and what the error has to say. Those that are found at the same time are given
+# together: all of them have to be in the one failure.
+VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    # Ansible's own validation comes first.
+    "types": (
+        {
+            "etcd_extra_args": "--foo",
+            "etcd_server_cert_sans": {"a": 1},
+            "etcd_encryption_algorithm": "RSA",
+            "etcd_renew_keys": "maybe",
+            "etcd_client_port": "many",
+        },
+        ["etcd_extra_args", "etcd_server_cert_sans", "RSA-2048", "etcd_renew_keys", "etcd_client_port"],
+    ),
+    "inventory": (
+        {
+            "etcd_clientport": 2379,
+            # Ansible would make a mapping of it.
+            "etcd_extra_args": "foo=bar",
+            # A colon too many makes a mapping, a dash too many makes null.
+            "etcd_server_cert_sans": ["a.example.com", {"b.example.com": None}],
+            "etcd_peer_cert_sans": ["a.example.com", None],
+            "etcd_ca_host": "nowhere",
+            "etcd_client_port": 2380,
+            "etcd_container_runtime_endpoint": "unix:///run/none.sock",
+            "etcd_image_archive": "/nowhere/etcd.tar",
+        },
+        [
+            "unknown variable etcd_clientport. Did you mean etcd_client_port?",
+            "etcd_extra_args is the text 'foo=bar'. Write a mapping",
+            "etcd_server_cert_sans has the entry {'b.example.com': None}",
+            "etcd_peer_cert_sans has the entry None",
+            "nowhere is no host of cluster 'etcd'",
+            "two ports are the same",
+            "unix:///run/none.sock does not exist",
+            "etcd_image_archive: /nowhere/etcd.tar is no file",
+        ],
+    ),
+    "configuration": (
+        {
+            "etcd_extra_args": {
+                "data-dir": "/srv/etcd",
+                "name": "x",
+                "initial-cluster": "x",
+                "cert-file": "/x",
+                "--quota-backend-bytes": "1",
+                "quota-backend-bytes": "",
+            },
+            "etcd_extra_envs": {"ETCD_NAME": "x"},
+            "etcd_server_cert_sans": ["Not_A_Name"],
+            "etcd_certificate_validity_period": "365d",
+            "etcd_certificate_renewal_window": "soon",
+            "etcd_image_tag": "bad tag!",
+            "etcd_kubelet_config": {"staticPodPath": "/x"},
+            "etcd_data_dir": "var/lib/etcd",
+        },
+        [
+            "etcd_extra_args.data-dir cannot be set there. Set etcd_data_dir",
+            "etcd_extra_args.name cannot be set there. Set etcd_member_name",
+            "etcd_extra_args.initial-cluster cannot be set there",
+            "etcd_extra_args.cert-file cannot be set there",
+            "etcd_extra_args.--quota-backend-bytes: write quota-backend-bytes, without dashes",
+            "etcd_extra_args.quota-backend-bytes has no value",
+            "etcd_extra_envs.ETCD_NAME stands for the flag --name",
+            "etcd_server_cert_sans: 'Not_A_Name' is neither an IP address nor a DNS name",
+            "etcd_certificate_validity_period '365d' is no period. Write hours, for example 8760h",
+            "etcd_certificate_renewal_window 'soon' is no period",
+            "etcd_image_tag 'bad tag!' is no image tag",
+            "etcd_kubelet_config.staticPodPath cannot be set there",
+            "etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path",
+        ],
+    ),
+    "an older version": ({"etcd_kubernetes_version": "v1.30.0"}, ["etcd_kubernetes_version", "v1.30.0"]),
+    "no version": ({"etcd_kubernetes_version": "latest"}, ["etcd_kubernetes_version", "latest"]),
     # YAML makes a number of it.
-    ('{"etcd_kubernetes_version": 1.36}', ["1.36", "Write"]),
-    # A colon too many makes a mapping, a dash too many makes null.
-    ('{"etcd_server_cert_sans": ["a.example.com", {"b.example.com": null}]}', ["etcd_server_cert_sans has the entry"]),
-    ('{"etcd_peer_cert_sans": ["a.example.com", null]}', ["etcd_peer_cert_sans has the entry None"]),
-    ('{"etcd_renew_keys": "maybe"}', ["etcd_renew_keys"]),
-    ('{"etcd_image_archive": "/nowhere/etcd.tar"}', ["etcd_image_archive: /nowhere/etcd.tar is no file"]),
-]
+    "half a version": ({"etcd_kubernetes_version": 1.36}, ["1.36", "Write"]),
+}
 
 
-@pytest.mark.parametrize(("variables", "words"), VARIABLES, ids=[case[0] for case in VARIABLES])
-def test_variables(fresh: Lab, untouched: Fingerprint, variables: str, words: list[str]) -> None:
-    refused(fresh, untouched, words, "-e", variables)
+@pytest.mark.parametrize("case", VARIABLES)
+def test_variables(fresh: Lab, untouched: Fingerprint, case: str) -> None:
+    variables, words = VARIABLES[case]
+    refused(fresh, untouched, words, "-e", json.dumps(variables))
 
 
 def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerprint) -> None:

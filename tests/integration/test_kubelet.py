@@ -55,6 +55,7 @@ def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
     assert cluster.containers() == containers and healthy(cluster)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "log"),
     [
@@ -64,7 +65,6 @@ def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
             '{"enforceNodeAllocatable": ["pods", "system-reserved"], "systemReservedCgroup": "/none"}',
             "Failed to start ContainerManager",
             id="does not stay",
-            marks=pytest.mark.long,
         ),
     ],
 )

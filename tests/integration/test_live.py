@@ -290,6 +290,7 @@ def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
     assert healthy(cluster) and cluster.site().changed() == {}
 
 
+@pytest.mark.long
 def test_serial(cluster: Lab, tmp_path: Path) -> None:
     """Each batch is like a run with --limit: the members have their turns, and one of the batch speaks."""
     playbook = tmp_path / "serial.yml"

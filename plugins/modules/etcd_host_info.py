@@ -158,6 +158,7 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._observe import observe
 
 
@@ -197,7 +198,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **observe(module.params))
+    try:
+        result = observe(module.params)
+    except EtcdError as exc:
+        # A directory in the place of a file, for example: the run goes no further, and says which.
+        module.fail_json(msg=str(exc))
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -182,8 +182,8 @@ def lab() -> Iterator[Lab]:
         it("down")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Lab:
-    """The lab with a cluster on it, made by site.yml."""
+    """The lab with a cluster on it, made by site.yml. Which file was run before on this lab is not known."""
     lab.site()
     return lab

@@ -99,7 +99,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     stray_ca_keys,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
-    address_problems,
     archive_problems,
     cluster_problems,
     cluster_warnings,
@@ -107,6 +106,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     host_problems,
     host_warnings,
     merge_hosts,
+    unknown_address_problems,
 )
 
 
@@ -121,7 +121,12 @@ def judge(
 ) -> tuple[list[str], list[str]]:
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
-    problems = [*found.problems, *own_ca.get("problems", []), *archive_problems(archive), *address_problems(found)]
+    problems = [
+        *found.problems,
+        *own_ca.get("problems", []),
+        *archive_problems(archive),
+        *unknown_address_problems(found),
+    ]
     warnings = [*found.warnings]
     for member in found.members:
         if member.host not in observations:

@@ -15,9 +15,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Clust
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import ca_problems, entry_of, signs_elsewhere
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
-    address_problems,
     clock_spread,
     kubeadm_problems,
+    unknown_address_problems,
 )
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def hand_over(
     for host, other in copied.items():
         reasons[host].append(f"{KIND}.crt: issued again with a key of its own, since {other} has the same one")
     due = [host for host in hosts if reasons[host]]
-    problems = [*cluster.problems, *own_ca.get("problems", []), *address_problems(cluster)]
+    problems = [*cluster.problems, *own_ca.get("problems", []), *unknown_address_problems(cluster)]
     warnings: list[str] = []
     elsewhere = False
     for host in hosts:

@@ -154,7 +154,7 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
     return problems
 
 
-def address_problems(cluster: Cluster) -> list[str]:
+def unknown_address_problems(cluster: Cluster) -> list[str]:
     """Members whose address is not known once all hosts of the run have been looked at."""
     return [
         f"{member.host}: its address is not known, and it was not looked at in this run, or has no default route. Set"

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import LAB, Lab, different
-from .test_live import flat, healthy
+from .test_live import MANIFEST, flat, healthy
 
-MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 # The member stops when its manifest goes away. Its data is kept beside the directory.
 STOP = (
     f"mv {MANIFEST} /root/etcd.yaml; for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done;"

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from .conftest import Lab, Run, different
-from .test_live import MANIFEST, flat, healthy, writing
+from .conftest import Lab, different
+from .test_live import MANIFEST, flat, healthy, rewritten, said, writing
 
 KUBELET = "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"
 MORE_PODS = ("-e", '{"etcd_kubelet_config": {"maxPods": 20}}')
-
-
-def said(run: Run) -> tuple[list[str], list[str]]:
-    """Files and hosts that a run with --diff names as changed."""
-    files = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", run.output, flags=re.MULTILINE)))
-    return files, sorted(set(re.findall(r"^changed: \[(\w+)", run.output, flags=re.MULTILINE)))
 
 
 def kubelets(cluster: Lab) -> dict[str, str]:
@@ -37,12 +29,7 @@ def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
     assert different(before, cluster.fingerprint()) == {} and kubelets(cluster) == running
     real = cluster.site("--diff", *MORE_PODS)
     assert said(check) == said(real) == ([KUBELET], cluster.hosts), real.output[-6000:]
-    changed = {
-        line.split()[-1]
-        for lines in different(before, cluster.fingerprint()).values()
-        for line in lines
-        if re.match(r"[0-9a-f]{64} ", line)
-    }
+    changed = rewritten(before, cluster.fingerprint())
     # The turns of the members wrote their locks, and nothing else.
     assert {path for path in changed if "/lock" not in path} == {KUBELET} and with_more_pods(cluster) == cluster.hosts
     assert all(running[host] != pid for host, pid in kubelets(cluster).items())
@@ -77,11 +64,11 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, lo
     assert run.code != 0 and "Traceback" not in words
     assert "The previous configuration was put back, and the kubelet runs with it" in words, run.output[-6000:]
     assert "From `journalctl -u kubelet`" in words and log in words
-    touched = different(before, cluster.fingerprint())
+    after = cluster.fingerprint()
+    touched = different(before, after)
     assert len(touched) == 1 and set(run.changed()) == set(touched), touched
     # Times alone.
-    lines = [line for found in touched.values() for line in found]
-    assert not [line for line in lines if re.match(r"[0-9a-f]{64} ", line)], lines
+    assert rewritten(before, after) == set(), touched
     assert {host for host, pid in kubelets(cluster).items() if running[host] != pid} == set(touched)
     for host in touched:
         assert cluster.sh(host, f"stat -c '%a %U:%G' {KUBELET}").strip() == "644 root:root"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, Lab, different, set_alarm
+from .conftest import LAB, Lab, Run, different, set_alarm
 
 PKI = "/etc/kubernetes/pki/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -25,6 +25,18 @@ def flat(text: str) -> str:
 
 def healthy(cluster: Lab) -> bool:
     return all(member["health"] for member in cluster.health())
+
+
+def said(run: Run) -> tuple[list[str], list[str]]:
+    """Files and hosts that a run with --diff names as changed."""
+    files = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", run.output, flags=re.MULTILINE)))
+    return files, sorted(set(re.findall(r"^changed: \[(\w+)", run.output, flags=re.MULTILINE)))
+
+
+def rewritten(before: dict[str, list[str]], after: dict[str, list[str]]) -> set[str]:
+    """Files under /etc whose content is not the same in two fingerprints."""
+    lines = [line for found in different(before, after).values() for line in found]
+    return {line.split()[-1] for line in lines if re.match(r"[0-9a-f]{64} ", line)}
 
 
 @contextlib.contextmanager
@@ -59,10 +71,6 @@ def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
     }
     change = ("--diff", "-e", json.dumps(variables))
 
-    def said(output: str) -> tuple[list[str], list[str]]:
-        headers = sorted(set(re.findall(r"^\s*\+\+\+ after: (\S+)", output, flags=re.MULTILINE)))
-        return headers, sorted(set(re.findall(r"^changed: \[(\w+)", output, flags=re.MULTILINE)))
-
     before, containers = cluster.fingerprint(), cluster.containers()
     check = cluster.site("--check", *change)
     assert different(before, cluster.fingerprint()) == {} and cluster.containers() == containers
@@ -72,13 +80,8 @@ def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["acknowledged"] > 100, counted
     # An election takes a second or two; a member that was stopped without handing over would cost more.
     assert counted["gap"] < 5, counted
-    assert said(check.output) == said(real.output) and said(real.output)[1] == cluster.hosts
-    changed = {
-        line.split()[-1]
-        for lines in different(before, cluster.fingerprint()).values()
-        for line in lines
-        if re.match(r"[0-9a-f]{64} ", line)
-    }
+    assert said(check) == said(real) and said(real)[1] == cluster.hosts
+    changed = rewritten(before, cluster.fingerprint())
     work_dir = "/etc/kubernetes/kubeadm-etcd"
     ours = {f"{work_dir}/{name}" for name in ("etcd.yaml.previous", "lock", "lock-manifest")}
     assert changed - ours == {MANIFEST, f"{PKI}/peer.crt", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"}

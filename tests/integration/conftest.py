@@ -155,6 +155,19 @@ def different(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict
     return {host: lines for host, lines in found.items() if lines}
 
 
+def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> str:
+    """An inventory of its own: hosts with variables as text, and the lab's connection variables."""
+    text = Path(lab.inventory).read_text(encoding="utf-8")
+    variables = re.findall(r"^    (ansible_(?:user|ssh\w*|python\w*): .*)$", text, flags=re.MULTILINE)
+    lines = ["etcd:", "  hosts:"]
+    for host, values in hosts.items():
+        lines.append(f"    {host}: {{{values}}}")
+    lines += ["  vars:", *[f"    {line}" for line in variables], extra]
+    target = path / "inventory.yml"
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(target)
+
+
 def set_alarm(cluster: Lab, kind: int, action: str) -> None:
     """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
     listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Lab, different
+from .conftest import Lab, different, inventory
 
 Fingerprint = dict[str, list[str]]
 
@@ -29,19 +29,6 @@ def fresh(lab: Lab) -> Lab:
 def untouched(fresh: Lab) -> Fingerprint:
     """The fingerprint of the hosts before a test."""
     return fresh.fingerprint()
-
-
-def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> str:
-    """An inventory of its own: hosts with variables as text, and the lab's connection variables."""
-    text = Path(lab.inventory).read_text(encoding="utf-8")
-    variables = re.findall(r"^    (ansible_(?:user|ssh\w*|python\w*): .*)$", text, flags=re.MULTILINE)
-    lines = ["etcd:", "  hosts:"]
-    for host, values in hosts.items():
-        lines.append(f"    {host}: {{{values}}}")
-    lines += ["  vars:", *[f"    {line}" for line in variables], extra]
-    target = path / "inventory.yml"
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(target)
 
 
 def refused(lab: Lab, before: Fingerprint, words: list[str], *arguments: str, path: str = "") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, Lab, Run, different, set_alarm
+from .conftest import LAB, Lab, Run, different, inventory, set_alarm
 
 PKI = "/etc/kubernetes/pki/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -37,6 +37,12 @@ def rewritten(before: dict[str, list[str]], after: dict[str, list[str]]) -> set[
     """Files under /etc whose content is not the same in two fingerprints."""
     lines = [line for found in different(before, after).values() for line in found]
     return {line.split()[-1] for line in lines if re.match(r"[0-9a-f]{64} ", line)}
+
+
+def peer_urls(cluster: Lab) -> set[str]:
+    """Where the cluster believes its members to be."""
+    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
+    return {url for member in listed for url in member["peerURLs"]}
 
 
 @contextlib.contextmanager
@@ -140,11 +146,39 @@ def test_another_peer_port(cluster: Lab) -> None:
     with writing(cluster, "port") as counted:
         cluster.site("-e", "etcd_peer_port=2390")
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    wanted = {f"https://{address}:2390" for address in cluster.addresses().values()}
-    assert {url for member in listed for url in member["peerURLs"]} == wanted and healthy(cluster)
-    assert cluster.site("-e", "etcd_peer_port=2390").changed() == {}
+    assert peer_urls(cluster) == {f"https://{address}:2390" for address in cluster.addresses().values()}
+    assert healthy(cluster) and cluster.site("-e", "etcd_peer_port=2390").changed() == {}
     cluster.site()
+    assert healthy(cluster) and cluster.site().changed() == {}
+
+
+@pytest.mark.long
+def test_another_address(cluster: Lab, tmp_path: Path) -> None:
+    """One that the host has got, and then one that it has lost: the member with it, which nobody reaches any more."""
+    addresses = cluster.addresses()
+    old, new = addresses["infra1"], re.sub(r"\d+$", "201", addresses["infra1"])
+    device = cluster.sh("infra1", f"ip -o address show to {old} | awk '{{print $2}}'").strip()
+    hosts = {host: f"ansible_host: {address}" for host, address in addresses.items()}
+    hosts["infra1"] += f", etcd_address: {new}"
+    path = inventory(cluster, tmp_path, hosts)
+    cluster.sh("infra1", f"ip address add {new}/24 dev {device}")
+    try:
+        with writing(cluster, "address") as counted:
+            cluster.site(inventory=path)
+        assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+        assert peer_urls(cluster) == {f"https://{a}:2380" for a in {**addresses, "infra1": new}.values()}
+        assert cluster.etcdctl("infra0", "endpoint", "health", "--cluster", "2>&1").count("is healthy") == 3
+        assert cluster.site(inventory=path).changed() == {}
+    finally:
+        cluster.sh("infra1", f"ip address del {new}/24 dev {device}")
+    before = cluster.containers()
+    run = cluster.play(inventory=path)
+    assert run.code != 0 and f"{new} is no address of this host" in flat(run.output), run.output[-6000:]
+    assert run.changed() == {} and cluster.containers() == before
+    with writing(cluster, "address lost") as counted:
+        cluster.site()
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert peer_urls(cluster) == {f"https://{address}:2380" for address in addresses.values()}
     assert healthy(cluster) and cluster.site().changed() == {}
 
 
@@ -320,16 +354,13 @@ def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
     """One is refused; the other is made all the same, and the run fails at its end."""
     lab.fresh()
     try:
-        path = tmp_path / "inventory.yml"
-        variables = re.search(r"^  vars:\n(?:    .*\n)+", Path(lab.inventory).read_text(encoding="utf-8"), re.MULTILINE)
-        hosts = "".join(
-            f"    {host}: {{ansible_host: {address}, etcd_cluster_name: {name}{more}}}\n"
+        hosts = {
+            host: f"ansible_host: {address}, etcd_cluster_name: {name}{more}"
             for (host, address), name, more in zip(
                 lab.addresses().items(), ("one", "two", "two"), ("", "", ", etcd_address: 192.0.2.1")
             )
-        )
-        path.write_text(f"etcd:\n  hosts:\n{hosts}{variables.group(0) if variables else ''}", encoding="utf-8")
-        run = lab.play(inventory=str(path))
+        }
+        run = lab.play(inventory=inventory(lab, tmp_path, hosts))
         assert run.code != 0 and set(run.changed()) == {"infra0"}, run.output[-6000:]
         assert "192.0.2.1 is no address of this host" in flat(run.output)
         assert "1 of 1 members healthy" in run.output

@@ -368,3 +368,46 @@ def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
         lab.fresh()
         # The cluster that other tests expect.
         lab.site()
+
+
+@pytest.mark.long
+def test_two_clusters_roll_side_by_side(lab: Lab, tmp_path: Path) -> None:
+    """Turns are taken at the same time. What does not work in one is put back there, and the other one has its change."""
+    lab("add", "3")
+    both = Lab(lab.name, [f"infra{number}" for number in range(6)])
+    try:
+        both.fresh()
+        counts = {"one": ["20000", "30000"], "two": ["20000", "many"]}
+        paths = []
+        for number in range(2):
+            hosts = {
+                host: f"ansible_host: {address}, etcd_cluster_name: {name},"
+                f" etcd_extra_args: {{snapshot-count: '{counts[name][number]}'}}"
+                for (host, address), name in zip(both.addresses().items(), ["one"] * 3 + ["two"] * 3)
+            }
+            (tmp_path / str(number)).mkdir()
+            paths.append(inventory(both, tmp_path / str(number), hosts))
+        both.site("-e", "etcd_metrics_exposed=true", inventory=paths[0])
+        before = both.containers()
+        run = both.site(inventory=paths[0])
+        # Which hosts had their turns together.
+        turns = [
+            re.findall(r"^changed: \[infra(\d)\]", part, flags=re.MULTILINE)
+            for part in run.output.split("\nTASK [")
+            if "install the manifest]" in part
+        ]
+        turns = [found for found in turns if found]
+        assert len(turns) == 3 and all(len({int(n) // 3 for n in found}) == len(found) == 2 for found in turns), turns
+        assert all(before[host] != container for host, container in both.containers().items())
+        before = both.containers()
+        run = both.play(inventory=paths[1])
+        touched = [host for host, container in both.containers().items() if container != before[host]]
+        assert run.code != 0 and touched[:3] == ["infra0", "infra1", "infra2"] and len(touched) == 4, run.output[-6000:]
+        assert "The previous manifest was put back, and the member is healthy with it" in flat(run.output)
+        for host in ("infra0", "infra3"):
+            assert both.etcdctl(host, "endpoint", "health", "--cluster", "2>&1").count("is healthy") == 3
+    finally:
+        lab("remove", "3")
+        lab.fresh()
+        # The cluster that other tests expect.
+        lab.site()

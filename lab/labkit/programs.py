@@ -218,9 +218,11 @@ def build_pause(state: Path) -> Path:
     """The static pause program of the sandbox image, from lab/pause.c."""
     target = state / "programs" / "pause"
     source = LAB_DIRECTORY / "pause.c"
-    if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_suffix(".new")
-        run(["gcc", "-Os", "-static", "-s", "-Wall", "-o", str(fresh), str(source)])
-        fresh.replace(target)
+    # A checkout that is newer than the cache builds it again, and may start two labs at once.
+    with locked(state / "pause.lock", "builds the pause program"):
+        if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh = target.with_suffix(".new")
+            run(["gcc", "-Os", "-static", "-s", "-Wall", "-o", str(fresh), str(source)])
+            fresh.replace(target)
     return target

@@ -7,6 +7,8 @@ import json
 import re
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -385,3 +387,17 @@ def test_a_host_that_was_killed_with_podman(tmp_path: Path, told: str, command: 
         (tmp_path / "17").mkdir()
         (tmp_path / "17" / "cmdline").write_bytes(command)
     assert hosts._state(told, 17, tmp_path) == state
+
+
+def test_labs_that_start_at_once_build_pause_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def build(command: list[str]) -> None:
+        built.append(command[0])
+        time.sleep(0.1)
+        Path(command[command.index("-o") + 1]).touch()
+
+    monkeypatch.setattr(programs, "run", build)
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(programs.build_pause, [tmp_path] * 3)) == {tmp_path / "programs" / "pause"}
+    assert built == ["gcc"]

@@ -6,8 +6,8 @@ usage: bench/rolling.py [--sizes 1x3,1x5,1x7,3x3,6x3] [--output bench/results/ro
 Sizes are CLUSTERSxMEMBERS. For the first of them: seconds of a rolling change of all members by site.yml (the run included)
 against as many times the seconds that one member takes to come back when its manifest is edited by hand; and the longest
 gap between two writes in another rolling change against that of as many seconds without one (no limit: mostly noise). For
-each of them: seconds of a run with nothing to do, as a ratio to the first. Ratios taken in one run can be compared between
-machines. Ends with status 1 where a limit is broken.
+each of them: seconds of a run with nothing to do, and of a rolling change of all members, as ratios to the first. Ratios
+taken in one run can be compared between machines. Ends with status 1 where a limit is broken.
 """
 
 from __future__ import annotations
@@ -68,6 +68,12 @@ def longest_gap(hosts: dict[str, str], prefix: str, meanwhile: Callable[[], obje
     return float(json.loads(out.splitlines()[-1])["gap"])
 
 
+def change(members: int, path: Path) -> float:
+    """Seconds of a run that changes the manifests of all members."""
+    inventory(members, path, '    etcd_extra_args: {snapshot-count: "30000"}\n')
+    return float(site(str(path), path.parent, "changed")["seconds"])
+
+
 def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
     """Rolling changes: one against changes by hand, and one that a client writes through. Everything runs on one machine."""
     hand = []
@@ -79,9 +85,8 @@ def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
     time.sleep(10)
     rolling = site(str(path), path.parent, "rolling")["seconds"]
     # Another change, since a client that writes takes time from the machine.
-    inventory(members, path, '    etcd_extra_args: {snapshot-count: "30000"}\n')
     first = dict(list(hosts.items())[:members])
-    changing = longest_gap(first, "changing", lambda: site(str(path), path.parent, "written"))
+    changing = longest_gap(first, "changing", lambda: change(members, path))
     quiet = longest_gap(first, "quiet", lambda: time.sleep(rolling))
     say(f"    longest write gap: {quiet} s, in a rolling change {changing} s")
     return {
@@ -94,7 +99,7 @@ def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
     }
 
 
-def measure(clusters: int, members: int, rolling: bool, folder: Path) -> dict[str, Any]:
+def measure(clusters: int, members: int, first: bool, folder: Path) -> dict[str, Any]:
     """One size, on fresh hosts that are taken down afterwards."""
     say(f"{clusters} cluster(s) of {members} members")
     path = folder / "inventory.yml"
@@ -113,7 +118,7 @@ def measure(clusters: int, members: int, rolling: bool, folder: Path) -> dict[st
             "ratio_again_to_cold": round(again["seconds"] / cold["seconds"], 3),
             "again_module_runs": max(again["module_runs"].values()),
             "again_changed": again["changed"],
-            **(roll(members, hosts, path) if rolling else {}),
+            **(roll(members, hosts, path) if first else {"rolling_seconds": change(members, path)}),
         }
     finally:
         lab("down", "--name", NAME)
@@ -145,7 +150,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         found = [measure(clusters, members, not number, Path(text)) for number, (clusters, members) in enumerate(sizes)]
     for item in found:
-        item["ratio_again_to_first"] = round(item["again_seconds"] / found[0]["again_seconds"], 2)
+        for what in ("again", "rolling"):
+            item[f"ratio_{what}_to_first"] = round(item[f"{what}_seconds"] / found[0][f"{what}_seconds"], 2)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))

@@ -56,6 +56,10 @@ options:
     type: list
     elements: str
     default: []
+  limit:
+    description: What the run is limited to, for messages.
+    type: str
+    default: ""
   remove_stray_ca_keys:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
@@ -164,6 +168,7 @@ def plan(
     remove_stray_ca_keys: bool = False,
     signing_dir: str = "",
     lost: list[str] | None = None,
+    limit: str = "",
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -179,7 +184,7 @@ def plan(
     }
     missing = [member.host for member in found.members if member.host in (lost or [])]
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
-    problems += lost_problems(missing)
+    problems += lost_problems(missing, limit)
     # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
     inventory = "etcd_external_config_file" in hostvars[members[0]] if members else False
     others = {

@@ -121,6 +121,7 @@ def resolve(
     ca_host = str(inventory[host].get("etcd_ca_host") or hosts[0])
     problems += [
         *membership_problems(members),
+        *machine_problems(hosts, [item for item in group if item not in hosts], inventory),
         *variable_problems(host, inventory[host], options, names),
         *play_problems(host, inventory[host], play or {}, options),
         *agreement_problems(name, hosts, inventory, options),
@@ -174,6 +175,23 @@ def membership_problems(members: list[Member]) -> list[str]:
         listed = ", ".join(f"{m.host} {m.address}" for m in members)
         problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
     return problems
+
+
+def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Hosts that are reached as a host of another cluster is. Addresses alone do not tell: networks of theirs may overlap."""
+
+    def way(host: str) -> tuple[str, ...]:
+        keys = ("ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")
+        variables = inventory[host]
+        return (str(variables.get("ansible_host") or host), *(str(variables.get(key) or "") for key in keys))
+
+    return [
+        f"{host} and {other} of cluster {inventory[other].get('etcd_cluster_name', 'etcd')!r} are one machine, {way(host)[0]}: it"
+        " would get the files of both. Correct ansible_host, or leave one of them out."
+        for host in hosts
+        for other in others
+        if way(host) == way(other)
+    ]
 
 
 def address_problems(address: str) -> list[str]:

@@ -191,8 +191,8 @@ def hand_over(
         )
     if cluster.ca_host in lost and due:
         problems.append(
-            f"{', '.join(due)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, or could not be"
-            " observed (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
+            f"{', '.join(due)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
+            " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
         )
     elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
         problems += ca_problems(cluster, as_members(cluster, reasons, observations), own_ca)

@@ -325,10 +325,20 @@ def cryptography_problem(version: str | None, release: str | None = None, python
 
 
 def host_facts(
-    data_dir: str, ports: list[int], peers: list[tuple[str, int]], runtime_endpoint: str, kubeadm: str | None
+    data_dir: str,
+    ports: list[int],
+    peers: list[tuple[str, int]],
+    runtime_endpoint: str,
+    kubeadm: str | None,
+    asked_at: float | None,
 ) -> dict[str, Any]:
-    """Everything that preflight judges, in one go. kubeadm: its version where that is already known."""
+    """Everything that preflight judges, in one go.
+
+    kubeadm: its version where that is already known. asked_at: when the controller asked, seconds since the epoch by its clock.
+    """
     return {
+        # First of all: what follows takes its time.
+        "clock_offset": None if asked_at is None else time.time() - asked_at,
         "addresses": addresses(),
         "cgroup_version": cgroup_version(),
         "default_address": default_address(),
@@ -342,5 +352,4 @@ def host_facts(
         "runtime_problem": runtime_answers(runtime_endpoint),
         "swaps": swaps(),
         "systemd": os.path.isdir("/run/systemd/system"),
-        "time": time.time(),
     }

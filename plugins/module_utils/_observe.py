@@ -46,6 +46,7 @@ def observe(params: Params) -> dict[str, Any]:
         peer_targets(params),
         params["runtime_endpoint"],
         kubeadm,
+        params["asked_at"],
     )
     facts["cryptography"] = CRYPTOGRAPHY_VERSION
     facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
@@ -113,6 +114,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
         "pending": pending,
         "ready": ready,
         "leader": False,
+        "answers": False,
         "members": None,
         "members_of": None,
         "alarms": [],
@@ -140,6 +142,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
                 for alarm in status.alarms
             ]
             if itself:
+                result["answers"] = True
                 result["leader"] = status.leader == status.member_id
             break
         except EtcdError:

@@ -207,9 +207,10 @@ def decide_with_cluster(
     down = sorted((item for item in views if item.has_data and not item.ready), key=lambda v: v.running)
     order = [item.member.host for item in down]
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
-    stopped = [item.member.host for item in views if not item.running]
-    seen = not any(item.has_data is None for item in views)
-    if stopped and seen and not any(item.ready for item in views):
+    stopped = [item.member.host for item in views if item.has_data is not None and not item.running]
+    unseen = [item for item in views if item.has_data is None]
+    rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
+    if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
         return Plan(START, start=stopped, warnings=warnings)
     # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
     differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
@@ -230,13 +231,15 @@ def decide_with_cluster(
     return Plan(NOTHING, warnings=warnings)
 
 
-def lost_problems(lost: list[str]) -> list[str]:
-    """Why a run goes no further without hosts that it began with."""
+def lost_problems(lost: list[str], limit: str = "") -> list[str]:
+    """Why a run goes no further without hosts that it began with. limit: what the run was limited to."""
     if not lost:
         return []
+    # What the run was kept from stays so.
+    separator = "," if "," in limit else ":"
     return [
         f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and what is right for a cluster depends"
-        f" on all of its members. Repair that, or leave them out on purpose: --limit 'all:{':'.join('!' + h for h in lost)}'."
+        f" on all of its members. Repair that, or leave them out on purpose: --limit '{separator.join([limit or 'all', *('!' + h for h in lost)])}'."
     ]
 
 

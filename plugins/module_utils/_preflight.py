@@ -184,8 +184,8 @@ def external_problems(name: str, path: str, others: Mapping[str, str]) -> list[s
 
 def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:
     """Seconds between the clocks that differ most, the fastest host and the slowest."""
-    # Hosts are observed within a second or two of each other, far below what is judged here.
-    clocks = {host: float(item["time"]) for host, item in facts.items()}
+    # Late by as long as it takes to reach a host, far below what is judged here.
+    clocks = {host: float(item["clock_offset"]) for host, item in facts.items() if item["clock_offset"] is not None}
     if not clocks:
         return 0.0, "", ""
     fastest, slowest = max(clocks, key=lambda host: clocks[host]), min(clocks, key=lambda host: clocks[host])

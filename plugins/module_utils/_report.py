@@ -137,7 +137,9 @@ def judged(looked: Looked) -> tuple[str, list[str]]:
         return "unknown", ["The members were not asked: the inventory is wrong.", *looked.cluster.problems]
     if not looked.health or "verdict" not in looked.health:
         if not looked.speaker:
-            return "unknown", ["None of its hosts can be reached by ssh, so nobody could be asked."]
+            return "unknown", [
+                "None of its hosts can be reached by ssh, or all have failed earlier in this run, so nobody could be asked."
+            ]
         said = (looked.health or {}).get("msg")
         return "unknown", [f"{looked.speaker} could not ask the members{f': {said}' if said else '.'}"]
     verdict = str(looked.health["verdict"])

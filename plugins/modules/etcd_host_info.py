@@ -21,6 +21,11 @@ options:
     description: Name of the member that this host is, or is to be.
     type: str
     required: true
+  asked_at:
+    description:
+      - When the controller asked, in seconds since the epoch by its own clock. The facts then have C(clock_offset), which is how far
+        the host is ahead. It can be compared between hosts that were not asked at the same time.
+    type: float
   address:
     description: IP address of the member. Empty where it is not known yet; then only the host itself is looked at.
     type: str
@@ -118,7 +123,7 @@ facts:
 etcd:
   description:
     - The member on this host - whether it has data (C(has_data)) that ever had a leader (C(formed)), runs and is C(ready), leads
-      (C(leader)), its C(cluster_id) and C(member_id), and the membership as it, or else one of the other members, tells it
+      (C(leader)), C(answers) clients, its C(cluster_id) and C(member_id), and the membership as it, or else one of the other members, tells it
       (C(members), of the cluster C(members_of)).
     - Why it has to restart, or is about to (C(stale), C(pending)).
   returned: for members
@@ -166,6 +171,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
+            "asked_at": {"type": "float"},
             "address": {"type": "str", "default": ""},
             "member": {"type": "bool", "default": True},
             "members": {

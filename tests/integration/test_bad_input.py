@@ -156,6 +156,13 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
         lambda a: {h: f"ansible_host: {x}, etcd_member_name: infra0" for h, x in a.items()},
         ["etcd_member_name 'infra0' is that of"],
     ),
+    "one machine in two clusters": (
+        lambda a: {
+            "infra0": f"ansible_host: {a['infra0']}",
+            "other": f"ansible_host: {a['infra0']}, etcd_cluster_name: b",
+        },
+        ["infra0 and other of cluster 'b' are one machine", "other and infra0 of cluster 'etcd' are one machine"],
+    ),
     "no RFC 1123 name": (
         lambda a: {h: f"ansible_host: {x}, etcd_member_name: {h}_x" for h, x in a.items()},
         ["'infra0_x' is no RFC 1123 name"],

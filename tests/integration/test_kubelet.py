@@ -111,6 +111,35 @@ def test_a_member_is_repaired_before_other_kubelets_change(cluster: Lab) -> None
 
 
 @pytest.mark.long
+def test_not_while_nobody_can_be_asked(cluster: Lab) -> None:
+    """All are ready, and none can be asked: as the plan says, certificates alone are seen to. No kubelet is touched."""
+    cluster.site()
+    containers, running = cluster.containers(), kubelets(cluster)
+    for host in cluster.hosts:
+        cluster.sh(host, "rm /etc/kubernetes/pki/etcd/healthcheck-client.*")
+    run = cluster.site(*MORE_PODS)
+    assert "only certificates are seen to. Run again for the rest" in flat(run.output), run.output[-6000:]
+    assert with_more_pods(cluster) == [] and kubelets(cluster) == running and healthy(cluster)
+    assert set(cluster.site(*MORE_PODS).changed()) == set(cluster.hosts) and with_more_pods(cluster) == cluster.hosts
+    cluster.site()
+    assert cluster.containers() == containers and cluster.site().changed() == {}
+
+
+@pytest.mark.long
+def test_a_certificate_is_repaired_before_other_kubelets_change(cluster: Lab) -> None:
+    """Its member is ready and no client can talk to it, which is not the fault of its kubelet."""
+    cluster.site()
+    containers = cluster.containers()
+    cluster.sh("infra1", "echo broken > /etc/kubernetes/pki/etcd/server.crt")
+    run = cluster.site(*MORE_PODS)
+    assert "This run goes on to repair infra1; run again after it" in flat(run.output), run.output[-6000:]
+    assert with_more_pods(cluster) == ["infra1"] and healthy(cluster)
+    assert set(cluster.site(*MORE_PODS).changed()) == {"infra0", "infra2"}
+    cluster.site()
+    assert cluster.containers() == containers and cluster.site().changed() == {} and healthy(cluster)
+
+
+@pytest.mark.long
 def test_manifests_that_change_with_their_kubelet(cluster: Lab) -> None:
     """Edited while the kubelet did not run: its restart restarts etcd. Never two at once: a client that writes goes on."""
     cluster.site()

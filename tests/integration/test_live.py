@@ -182,6 +182,20 @@ def test_another_address(cluster: Lab, tmp_path: Path) -> None:
     assert healthy(cluster) and cluster.site().changed() == {}
 
 
+@pytest.mark.long
+def test_check_mode_with_a_member_down(cluster: Lab) -> None:
+    """It is not repaired then, which keeps the other members from being changed in a real run only."""
+    change = ("--diff", "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
+    cluster.sh("infra1", f"rm {MANIFEST}; sleep 10")
+    before = cluster.fingerprint()
+    check = cluster.site("--check", *change)
+    assert different(before, cluster.fingerprint()) == {}
+    real = cluster.site(*change)
+    assert said(check) == said(real) and said(real)[1] == cluster.hosts and healthy(cluster)
+    cluster.site()
+    assert cluster.site().changed() == {}
+
+
 def test_a_host_may_be_called_otherwise(cluster: Lab) -> None:
     """The name of the host itself is not the member's."""
     cluster.sh("infra1", "hostname elsewhere")

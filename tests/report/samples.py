@@ -103,7 +103,7 @@ def observation(days: dict[str, float] | None = None, **changes: Any) -> dict[st
         for kind, left in lasting.items()
     ]
     return {
-        "facts": {"time": NOW.timestamp(), "cgroup_version": 2, "kubelet_version": "v1.36.3", "disk_free": 100 * GIB},
+        "facts": {"clock_offset": 0.5, "cgroup_version": 2, "kubelet_version": "v1.36.3", "disk_free": 100 * GIB},
         "pki": {
             "certificates": certificates,
             "warnings": [],

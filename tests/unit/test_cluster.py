@@ -159,6 +159,17 @@ def test_several_clusters_in_one_group() -> None:
     assert [m.host for m in _cluster.resolve("other", list(hosts), hosts, {}, OPTIONS).members] == ["other"]
 
 
+def test_a_machine_in_two_clusters() -> None:
+    hosts = three(other={"ansible_host": "10.0.0.7", "etcd_cluster_name": "b"})
+    words = "infra1 and other of cluster 'b' are one machine, 10.0.0.7"
+    assert [text for text in resolve(hosts).problems if words in text]
+    other = _cluster.resolve("other", list(hosts), hosts, {}, OPTIONS)
+    assert "other and infra1 of cluster 'etcd' are one machine" in other.problems[0]
+    # Behind another gateway it is another one.
+    for way in ({"ansible_port": 2222}, {"ansible_ssh_common_args": "-J gateway"}):
+        assert resolve(three(other={**hosts["other"], **way})).problems == []
+
+
 def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
     hosts = three()
     cluster = _cluster.resolve("infra0", [], hosts, {}, OPTIONS)

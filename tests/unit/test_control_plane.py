@@ -138,7 +138,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "kubeadm_version": "v1.36.3",
         "kubelet_version": None,
         "cryptography_problem": None,
-        "time": 1000.0,
+        "clock_offset": 0.5,
         "peers": peers,
         **changes,
     }
@@ -224,7 +224,10 @@ def test_without_the_ca_host() -> None:
             {"control0": plane(*FRESH, facts={"kubeadm_version": "v1.30.1"})},
             "control0: kubeadm v1.30.1 is not supported",
         ),
-        ({"control0": plane(*FRESH, facts={"time": 1200.0})}, "the clocks of infra0 and control0 are 200 s apart"),
+        (
+            {"control0": plane(*FRESH, facts={"clock_offset": 200.5})},
+            "the clocks of infra0 and control0 are 200 s apart",
+        ),
         (
             {"control0": plane(*FRESH, facts={"peers": {"10.0.0.7 2379": "silent"}})},
             "control0: infra1 (10.0.0.7) does not answer on TCP port 2379, and runs",

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,11 @@ def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(_host, "read_text", read_text)
     assert _host.process_started(os.getpid()) == 0.0
+
+
+def test_a_clock_is_compared_with_that_of_the_controller(tmp_path: Path) -> None:
+    """Hosts are observed in turns where there are more of them than forks."""
+    now = time.time()
+    for asked_at, offset in ((now, 0.0), (now - 100.0, 100.0), (None, None)):
+        found = _host.host_facts(str(tmp_path), [], [], "unix:///nowhere", "v1.36.3", asked_at)["clock_offset"]
+        assert found == (offset if offset is None else pytest.approx(offset, abs=5.0))

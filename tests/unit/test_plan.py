@@ -244,6 +244,9 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
         state = by_host[host]
         if answers and listed:
             assert state.listed != "no" and not (state.data == "fresh" and state.listed == "published"), case
+    # All at once only where the rest cannot be a quorum that is told nothing, or all were looked at.
+    if plan.action == "start" and answers and listed and None in [state.data for state in states]:
+        assert len(listed) - len(plan.start) <= len(listed) // 2, case
     if plan.action != "rolling":
         return
     # What is down is repaired before anything that works is touched, and the leader is the last of those.
@@ -287,6 +290,13 @@ def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
     alone = {**DOWN, "running": True, "members": listing()}
     plan = _plan.decide(CLUSTER, observed(alone, DOWN, DOWN))
     assert (plan.action, plan.start) == ("start", ["infra1", "infra2"])
+    # One that is not looked at, on purpose, cannot be the quorum that the others wait for. Two could.
+    five = cluster_of(5)
+    members = [{"id": f"{i}", "name": f"infra{i}", "client_urls": ["https://x:2379"]} for i in range(5)]
+    for stopped, action in ((3, "start"), (2, "rolling")):
+        states = [{**DOWN, "members": members, "running": i >= stopped} for i in range(4)]
+        looked_at = {f"infra{i}": {**observed(DOWN)["infra0"], "etcd": state} for i, state in enumerate(states)}
+        assert _plan.decide(five, looked_at).action == action
     # An election while all run is no reason to start anybody.
     plan = _plan.decide(CLUSTER, observed(alone, alone, alone))
     assert (plan.action, plan.order) == ("rolling", HOSTS)
@@ -311,6 +321,9 @@ def test_plan_for_people() -> None:
 def test_hosts_that_failed_end_the_run() -> None:
     assert _plan.lost_problems([]) == []
     assert "--limit 'all:!infra1:!infra2'" in _plan.lost_problems(["infra1", "infra2"])[0]
+    # A run that was kept from other clusters stays so.
+    assert "--limit 'one:!infra1'" in _plan.lost_problems(["infra1"], "one")[0]
+    assert "--limit 'infra0,infra1,!infra1'" in _plan.lost_problems(["infra1"], "infra0,infra1")[0]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ GOOD: dict[str, Any] = {
     "runtime_problem": None,
     "swaps": [],
     "systemd": True,
-    "time": 1000.0,
+    "clock_offset": 0.5,
 }
 
 
@@ -88,7 +88,7 @@ def test_our_own_etcd_may_listen() -> None:
     ("change", "words"),
     [
         ({"kubeadm_version": "v1.36.2"}, "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)"),
-        ({"time": 1500.0}, "the clocks of infra0 and infra1 are 500 s apart"),
+        ({"clock_offset": 500.5}, "the clocks of infra0 and infra1 are 500 s apart"),
         ({"peers": {"10.0.0.6 2380": "silent"}}, "infra1: infra0 (10.0.0.6) does not answer on TCP port 2380"),
     ],
 )
@@ -115,7 +115,7 @@ def test_cgroup_v1_is_fine_before_1_35() -> None:
 
 
 def test_clock_warning() -> None:
-    assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "time": 1020.0}})[0]
+    assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "clock_offset": 20.5}})[0]
 
 
 def test_what_several_hosts_have_in_common_is_said_once() -> None:

@@ -67,7 +67,7 @@ def changed(**health: Any) -> Looked:
         (
             replace(samples.well(), health=None, speaker=""),
             "unknown",
-            ["None of its hosts can be reached by ssh, so nobody could be asked."],
+            ["None of its hosts can be reached by ssh, or all have failed earlier in this run, so nobody could be asked."],
         ),
         (
             replace(samples.well(), cluster=Cluster("etcd", samples.members(3), "infra0", ["infra0: unknown variable etcd_x."])),

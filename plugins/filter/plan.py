@@ -60,6 +60,10 @@ options:
     description: What the run is limited to, for messages.
     type: str
     default: ""
+  certificates_only:
+    description: Whether the run issues certificates and leaves all else alone.
+    type: bool
+    default: false
   remove_stray_ca_keys:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
@@ -98,9 +102,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     decide,
     elsewhere_warnings,
     lost_problems,
+    only_certificates,
     plan_lines,
     signs_elsewhere,
     stray_ca_keys,
+    without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     archive_problems,
@@ -169,6 +175,7 @@ def plan(
     signing_dir: str = "",
     lost: list[str] | None = None,
     limit: str = "",
+    certificates_only: bool = False,
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
@@ -182,6 +189,8 @@ def plan(
     observations = {
         host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})
     }
+    if certificates_only:
+        observations = only_certificates(observations)
     missing = [member.host for member in found.members if member.host in (lost or [])]
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
     problems += lost_problems(missing, limit)
@@ -200,6 +209,8 @@ def plan(
     else:
         problems += ca_problems(found, observations, own_ca)
         decision = decide(found, observations, allow_interruption)
+        if certificates_only:
+            decision = without_restarts(found, decision)
         warnings += alarm_warnings(found, observations)
     signer = observations.get(found.ca_host)
     bring_in = bool(

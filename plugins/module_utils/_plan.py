@@ -9,7 +9,7 @@ with --limit some members have none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
@@ -231,6 +231,26 @@ def decide_with_cluster(
     return Plan(NOTHING, warnings=warnings)
 
 
+def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+    """Observations without what a run that issues certificates leaves alone, whatever it is like."""
+    parts = ("ca", "certificates")
+    return {
+        host: {
+            **item,
+            "reasons": {part: reasons if part in parts else [] for part, reasons in item["reasons"].items()},
+            "restarts": False,
+        }
+        for host, item in observations.items()
+    }
+
+
+def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
+    """A plan as a run has it that starts nobody."""
+    if plan.action == BOOTSTRAP:
+        return Plan(REFUSE, problems=[f"Cluster {cluster.name!r} has not been founded yet. Run site.yml first."])
+    return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
+
+
 def lost_problems(lost: list[str], limit: str = "") -> list[str]:
     """Why a run goes no further without hosts that it began with. limit: what the run was limited to."""
     if not lost:
@@ -270,7 +290,7 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
         START: f"no member can be asked; those that are not ready are started: {', '.join(plan.start)}"
         if plan.start
-        else "all are ready, and none can be asked: only certificates are seen to. Run again for the rest",
+        else "no member can be asked: only certificates are seen to. Run again for the rest",
         ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
         NOTHING: "no member is restarted" if details else "nothing to do",
         REFUSE: "nothing is changed",

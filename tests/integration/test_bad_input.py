@@ -31,9 +31,11 @@ def untouched(fresh: Lab) -> Fingerprint:
     return fresh.fingerprint()
 
 
-def refused(lab: Lab, before: Fingerprint, words: list[str], *arguments: str, path: str = "") -> str:
+def refused(
+    lab: Lab, before: Fingerprint, words: list[str], *arguments: str, path: str = "", playbook: str = "site.yml"
+) -> str:
     """The run fails with these words, in one failure, without a traceback, and no host has changed."""
-    run = lab.play(*arguments, inventory=path)
+    run = lab.play(*arguments, inventory=path, playbook=playbook)
     assert run.code != 0, run.output[-3000:]
     flat = re.sub(r"\s+", " ", run.output)
     for text in words:
@@ -243,6 +245,10 @@ def test_truth_as_text(fresh: Lab, untouched: Fingerprint) -> None:
     run = fresh.play("--check", "-e", "etcd_install_dependencies=false", "-e", "etcd_allow_interruption=no")
     assert run.code == 0, run.output[-3000:]
     assert different(untouched, fresh.fingerprint()) == {}
+
+
+def test_renewal_where_no_cluster_is(fresh: Lab, untouched: Fingerprint) -> None:
+    refused(fresh, untouched, ["has not been founded yet. Run site.yml"], playbook="playbooks/renew_certificates.yml")
 
 
 def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:

@@ -318,6 +318,29 @@ def test_plan_for_people() -> None:
     assert "a new cluster of 3 members" in _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
 
 
+def test_a_run_that_issues_certificates_only() -> None:
+    """What it does not see to is not in its plan, and no reason to refuse."""
+    one = cluster_of(1)
+    observations = observed(up(listing("0", "0"), leader=True), differs="0")
+    observations["infra0"]["reasons"]["certificates"] = ["peer.crt: renewal is asked for"]
+    assert _plan.decide(one, observations).action == "refuse"
+    found = _plan.only_certificates(observations)
+    plan = _plan.without_restarts(one, _plan.decide(one, found))
+    assert _plan.plan_lines(one, plan, found) == [
+        "cluster etcd: no member is restarted",
+        "infra0: certificates: peer.crt: renewal is asked for",
+    ]
+    for states, action, words in (
+        ((FRESH, FRESH, FRESH), "refuse", "Run site.yml first"),
+        ((DOWN, DOWN, DOWN), "start", "only certificates are seen to"),
+        ((up(leader=True), DOWN, up()), "nothing", "nothing to do"),
+    ):
+        found = _plan.only_certificates(observed(*states, differs="012"))
+        plan = _plan.without_restarts(CLUSTER, _plan.decide(CLUSTER, found))
+        assert (plan.action, plan.order, plan.start) == (action, [], [])
+        assert words in " ".join([*plan.problems, *_plan.plan_lines(CLUSTER, plan, found)])
+
+
 def test_hosts_that_failed_end_the_run() -> None:
     assert _plan.lost_problems([]) == []
     assert "--limit 'all:!infra1:!infra2'" in _plan.lost_problems(["infra1", "infra2"])[0]

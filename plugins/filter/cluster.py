@@ -57,7 +57,7 @@ _value:
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resolve
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import CONNECTION, resolve
 
 # Ansible loads all filters of a collection for any one of them, from source, in each worker of each task that uses one. So
 # filters that not every run needs import what they work with when they are called.
@@ -66,7 +66,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import resol
 def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
     """What the inventory says of a host, as far as it matters here."""
     variables = hostvars[host]
-    wanted = [key for key in variables if key.startswith("etcd_") or key == "ansible_host"]
+    wanted = [key for key in variables if key.startswith("etcd_") or key in CONNECTION]
     return {key: variables[key] for key in wanted}
 
 

@@ -68,6 +68,10 @@ class Cluster:
         return all(member.address for member in self.members)
 
 
+# Variables of Ansible's that tell how a host is reached.
+CONNECTION = ("ansible_host", "ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")
+
+
 def is_address(text: object) -> bool:
     """Whether a text is an IPv4 or IPv6 address."""
     try:
@@ -93,6 +97,11 @@ def member_of(host: str, variables: Mapping[str, Any], observed: str | None) -> 
     return Member(host, name, address, *([str(san) for san in item] if isinstance(item, list) else [] for item in sans))
 
 
+def cluster_name(variables: Mapping[str, Any]) -> str:
+    """The cluster that a host with these variables belongs to."""
+    return str(variables.get("etcd_cluster_name", "etcd"))
+
+
 def resolve(
     host: str,
     group: Iterable[str],
@@ -108,8 +117,8 @@ def resolve(
     in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them. play: values as the play
     has them for this host, of variables that are read from the inventory. names: of all etcd_* variables that the play has.
     """
-    name = str(inventory[host].get("etcd_cluster_name", "etcd"))
-    hosts = [item for item in group if str(inventory[item].get("etcd_cluster_name", "etcd")) == name]
+    name = cluster_name(inventory[host])
+    hosts = [item for item in group if cluster_name(inventory[item]) == name]
     problems = []
     if host not in hosts:
         # Taken for a cluster of its own, each host of a misnamed group would found one (kubernetes/website#9563).
@@ -179,18 +188,16 @@ def membership_problems(members: list[Member]) -> list[str]:
 
 def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Hosts that are reached as a host of another cluster is. Addresses alone do not tell: networks of theirs may overlap."""
-
-    def way(host: str) -> tuple[str, ...]:
-        keys = ("ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")
-        variables = inventory[host]
-        return (str(variables.get("ansible_host") or host), *(str(variables.get(key) or "") for key in keys))
-
+    ways = {
+        item: [str(inventory[item].get(key) or (item if key == "ansible_host" else "")) for key in CONNECTION]
+        for item in [*hosts, *others]
+    }
     return [
-        f"{host} and {other} of cluster {inventory[other].get('etcd_cluster_name', 'etcd')!r} are one machine, {way(host)[0]}: it"
+        f"{host} and {other} of cluster {cluster_name(inventory[other])!r} are one machine, {ways[host][0]}: it"
         " would get the files of both. Correct ansible_host, or leave one of them out."
         for host in hosts
         for other in others
-        if way(host) == way(other)
+        if ways[host] == ways[other]
     ]
 
 

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, resolve, variable_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
+    Cluster,
+    cluster_name,
+    resolve,
+    variable_problems,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import ca_problems, entry_of, signs_elsewhere
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
@@ -68,7 +73,7 @@ class HandOver:
 
 def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tuple[str | None, str]:
     """The cluster that a host of either group belongs to, or None and why that is not known."""
-    names = list(dict.fromkeys(str(inventory[item].get("etcd_cluster_name", "etcd")) for item in members))
+    names = list(dict.fromkeys(cluster_name(inventory[item]) for item in members))
     given = inventory[host].get("etcd_cluster_name")
     if host in members:
         return str(given or "etcd"), ""
@@ -105,7 +110,7 @@ def resolve_control_plane(
     name, problem = name_of_cluster(host, members, inventory)
     if name is None:
         return Cluster("", [], "", [problem]), [Client(host, host.lower())]
-    first = next(item for item in members if str(inventory[item].get("etcd_cluster_name", "etcd")) == name)
+    first = next(item for item in members if cluster_name(inventory[item]) == name)
     cluster = resolve(first, members, inventory, observed, options)
     clients = [
         Client(item, item.lower()) for item in planes if name_of_cluster(item, members, inventory)[0] == cluster.name

@@ -146,7 +146,7 @@ BUGS = [
     Bug("two copies of one member", PLAN, "if found and len(hosts) > 1", "if False", "test_plan.py"),
     Bug("published and yet unborn", PLAN, "or item.ready or item.published for", "or item.ready for", "test_plan.py"),
     Bug("hosts that nobody looked at are down", PLAN, "if stopped and not (unseen and rest_may_be_quorum) and not", "if stopped and not", "test_plan.py"),
-    Bug("a machine in two clusters", "plugins/module_utils/_cluster.py", "if way(host) == way(other)", "if False", "test_cluster.py"),
+    Bug("a machine in two clusters", "plugins/module_utils/_cluster.py", "if ways[host] == ways[other]", "if False", "test_cluster.py"),
     Bug("clocks are read at one moment", "plugins/module_utils/_host.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", "plugins/module_utils/_wal.py", "later or restored)", "later)", "test_wal.py"),
     Bug("any text is a truth value", "plugins/module_utils/_cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.filter import cluster as cluster_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _cluster
 
 OPTIONS: dict[str, Any] = {
@@ -167,7 +168,10 @@ def test_a_machine_in_two_clusters() -> None:
     assert "other and infra1 of cluster 'etcd' are one machine" in other.problems[0]
     # Behind another gateway it is another one.
     for way in ({"ansible_port": 2222}, {"ansible_ssh_common_args": "-J gateway"}):
-        assert resolve(three(other={**hosts["other"], **way})).problems == []
+        apart = three(other={**hosts["other"], **way})
+        assert (
+            resolve(apart).problems == [] == cluster_filter.cluster(apart, "infra0", list(apart), OPTIONS)["problems"]
+        )
 
 
 def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:

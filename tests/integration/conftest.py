@@ -144,6 +144,11 @@ class Lab:
         )
         return found
 
+    def members(self) -> list[dict[str, Any]]:
+        """The membership, as etcdctl tells it."""
+        found: list[dict[str, Any]] = json.loads(self.etcdctl(self.hosts[0], "member", "list", "-w", "json"))["members"]
+        return found
+
     def fresh(self) -> None:
         """Make all hosts as new."""
         self("wipe", "--all")
@@ -170,8 +175,7 @@ def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> s
 
 def set_alarm(cluster: Lab, kind: int, action: str) -> None:
     """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    number = next(member["ID"] for member in listed if member["name"] == "infra1")
+    number = next(member["ID"] for member in cluster.members() if member["name"] == "infra1")
     body = json.dumps({"action": action, "memberID": str(number), "alarm": kind})
     cluster.sh(
         "infra0",

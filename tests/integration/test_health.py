@@ -304,8 +304,7 @@ def test_check_mode_does_not_wait(cluster: Lab) -> None:
 def test_a_learner(cluster: Lab) -> None:
     """infra2 leaves and comes back as a learner: it answers, has no vote, and does not tell the membership."""
     addresses = cluster.addresses()
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    number = next(member["ID"] for member in listed if member["name"] == "infra2")
+    number = next(member["ID"] for member in cluster.members() if member["name"] == "infra2")
     cluster.sh(
         "infra2",
         f"mv {MANIFEST} /root/etcd.yaml; for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done",
@@ -339,8 +338,7 @@ def test_a_learner(cluster: Lab) -> None:
     assert result["verdict"] == "degraded" and codes(result) == {}, result
     assert any("infra2 is a learner" in text and "promote" in text for text in result["reasons"]), result
     assert result["members"][2]["membership"] == []
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    number = next(member["ID"] for member in listed if member["name"] == "infra2")
+    number = next(member["ID"] for member in cluster.members() if member["name"] == "infra2")
     until(lambda: "promoted" in cluster.etcdctl("infra0", "member", "promote", f"{number:x}", check=False))
     wait_until_healthy(cluster)
     cluster.site()

@@ -41,8 +41,7 @@ def rewritten(before: dict[str, list[str]], after: dict[str, list[str]]) -> set[
 
 def peer_urls(cluster: Lab) -> set[str]:
     """Where the cluster believes its members to be."""
-    listed = json.loads(cluster.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
-    return {url for member in listed for url in member["peerURLs"]}
+    return {url for member in cluster.members() for url in member["peerURLs"]}
 
 
 @contextlib.contextmanager

@@ -63,6 +63,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import CONNE
 # filters that not every run needs import what they work with when they are called.
 
 
+def read_once(hostvars: Any, hosts: list[str]) -> dict[str, Any]:
+    """hostvars of some hosts. Ansible puts together all variables of a host anew each time that hostvars is asked for it."""
+    return {host: hostvars[host] for host in hosts}
+
+
 def inventory_variables(hostvars: Any, host: str) -> dict[str, Any]:
     """What the inventory says of a host, as far as it matters here."""
     variables = hostvars[host]
@@ -86,6 +91,7 @@ def cluster(
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     known = list(dict.fromkeys([*group, host]))
+    hostvars = read_once(hostvars, known)
     observed = observed_addresses(hostvars, known)
     inventory = {item: inventory_variables(hostvars, item) for item in known}
     found = resolve(host, group, inventory, observed, options, play, names or ())

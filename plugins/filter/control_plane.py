@@ -56,7 +56,7 @@ _value:
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables, observed_addresses
+from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables, observed_addresses, read_once
 
 
 def control_plane(
@@ -67,6 +67,7 @@ def control_plane(
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import resolve_control_plane
 
     known = list(dict.fromkeys([*group, *planes, host]))
+    hostvars = read_once(hostvars, known)
     inventory = {item: inventory_variables(hostvars, item) for item in known}
     found, clients = resolve_control_plane(host, planes, group, inventory, observed_addresses(hostvars, known), options)
     return {**asdict(found), "known": found.known, "clients": [asdict(client) for client in clients]}

@@ -60,6 +60,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import merge_hosts
 
@@ -78,6 +79,7 @@ def hand_over(
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import hand_over as decide
 
     found = as_cluster(cluster)
+    hostvars = read_once(hostvars, hosts)
     # Problems that one host found in its own variables are those of all that are served in this run.
     for host in hosts:
         other = hostvars[host].get("__etcd_cluster") or {}

@@ -80,10 +80,10 @@ RETURN = r"""
 _value:
   description:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
-      one after the other), start (hosts to be started all at once), certificates (whether any have to be made), ca (whether
-      the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose ca.key is
-      to be removed), elsewhere (whether certificates are signed elsewhere), speaker (host that speaks for the cluster), asker (host that can
-      tell most of it), lines (the plan for people), problems and warnings.
+      one after the other), start (hosts to be started all at once), settled (whether no stage has anything to do), certificates
+      (whether any have to be made), ca (whether the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be
+      replaced), remove_ca_key (hosts whose ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), speaker
+      (host that speaks for the cluster), asker (host that can tell most of it), lines (the plan for people), problems and warnings.
   type: dict
 """
 
@@ -91,6 +91,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     BOOTSTRAP,
@@ -101,6 +102,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     ca_problems,
     decide,
     elsewhere_warnings,
+    is_settled,
     lost_problems,
     only_certificates,
     plan_lines,
@@ -180,9 +182,10 @@ def plan(
     """See DOCUMENTATION."""
     own_ca = own_ca or {}
     found = as_cluster(cluster)
+    hostvars = read_once(hostvars, hosts)
+    clusters = {host: hostvars[host].get("__etcd_cluster") or {} for host in hosts}
     # Problems that one host found in its own variables are those of the cluster.
-    for host in hosts:
-        other = hostvars[host].get("__etcd_cluster") or {}
+    for other in clusters.values():
         if other.get("name") == found.name:
             found.problems.extend(text for text in other["problems"] if text not in found.problems)
     members = [member.host for member in found.members if member.host in hosts]
@@ -195,15 +198,9 @@ def plan(
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
     problems += lost_problems(missing, limit)
     # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
-    inventory = "etcd_external_config_file" in hostvars[members[0]] if members else False
-    others = {
-        host: hostvars[host].get("etcd_external_config_file", "" if inventory else external_file) for host in hosts
-    }
-    problems += external_problems(
-        found.name,
-        external_file,
-        {(hostvars[host].get("__etcd_cluster") or {}).get("name", ""): path for host, path in others.items()},
-    )
+    unset = "" if members and "etcd_external_config_file" in hostvars[members[0]] else external_file
+    others = {clusters[host].get("name", ""): hostvars[host].get("etcd_external_config_file", unset) for host in hosts}
+    problems += external_problems(found.name, external_file, others)
     if found.problems or missing:
         decision = Plan(REFUSE)
     else:
@@ -223,6 +220,7 @@ def plan(
     stray = stray_ca_keys(found, observations) if remove_stray_ca_keys else []
     return {
         **asdict(decision),
+        "settled": is_settled(decision, observations) and not (make_ca or stray or image_archive),
         "ca": make_ca,
         "certificates": bool(
             make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values())

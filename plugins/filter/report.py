@@ -58,7 +58,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import cluster as cluster_of
-from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables
+from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables, read_once
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def look(
     # When it is called: see cluster.py.
     from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
 
+    hostvars = read_once(hostvars, list(dict.fromkeys([*group, *all_hosts])))
     found: dict[str, Looked] = {}
     for host in [item for item in [*group, *all_hosts] if item in all_hosts]:
         resolved = as_cluster(cluster_of(hostvars, host, group, options))

@@ -217,6 +217,7 @@ def observe_config(
     # A kubeadm that is not supported is told of by preflight.
     if not params["config"] or not kubeadm or _kubeadm.kubeadm_problems(_kubeadm.parse_version(kubeadm)):
         return {}, [], []
+    path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
     try:
         spec = _kubeadm.ConfigSpec.from_params(
             {**params["config"], "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm}
@@ -226,13 +227,15 @@ def observe_config(
             problems.extend(found)
             return {}, [], []
         text = _kubeadm.render_config(spec)
-        _kubeadm.validate_config(text, "kubeadm")
+        config_reasons = _kubeadm.config_reasons(read_text(path), text)
+        # What is there was validated before it was written.
+        if config_reasons:
+            _kubeadm.validate_config(text, "kubeadm")
         manifest = _kubeadm.render_manifest(text, "kubeadm")
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
         problems.append(str(exc))
         return {}, [], []
-    path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
     reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, formed)
     for target, mode in ((installed, 0o600), (params["data_dir"], 0o700)):
@@ -241,7 +244,7 @@ def observe_config(
             reasons.append(f"{target}: {problem}")
     return (
         {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
-        _kubeadm.config_reasons(read_text(path), text),
+        config_reasons,
         reasons,
     )
 

@@ -251,6 +251,11 @@ def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
 
 
+def is_settled(plan: Plan, observations: Mapping[str, Observation]) -> bool:
+    """Whether no member is to be touched and no part of a host differs."""
+    return plan.action == NOTHING and not any(any(item["reasons"].values()) for item in observations.values())
+
+
 def lost_problems(lost: list[str], limit: str = "") -> list[str]:
     """Why a run goes no further without hosts that it began with. limit: what the run was limited to."""
     if not lost:
@@ -292,7 +297,7 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
         if plan.start
         else "no member can be asked: only certificates are seen to. Run again for the rest",
         ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
-        NOTHING: "no member is restarted" if details else "nothing to do",
+        NOTHING: "nothing to do" if is_settled(plan, observations) else "no member is restarted",
         REFUSE: "nothing is changed",
     }
     return [f"cluster {cluster.name}: {words[plan.action]}", *details]

@@ -139,6 +139,8 @@ BUGS = [
     Bug("founded without looking at all", PLAN, "        if absent:", "        if False:", "test_plan.py"),
     Bug("lost data starts empty", PLAN, "elif item.has_data is False and item.published:", "elif False:", "test_plan.py"),
     Bug("small clusters are interrupted", PLAN, "if interrupting and small and not allow_interruption:", "if False:", "test_plan.py"),
+    Bug("settled although files differ", PLAN, "plan.action == NOTHING and not any(", "plan.action == NOTHING or not any(", "test_plan.py"),
+    Bug("settled although a member is down", PLAN, "return plan.action == NOTHING and not any(", "return not any(", "test_plan.py"),
     Bug("no gate", PLAN, "gated=not small", "gated=False", "test_plan.py"),
     Bug("a first run that was killed is a cluster", PLAN, "if listed is None or unborn:", "if listed is None:", "test_plan.py"),
     Bug("corruption is ignored", PLAN, '== kind)', '== "x")', "test_plan.py"),

@@ -318,6 +318,16 @@ def test_plan_for_people() -> None:
     assert "a new cluster of 3 members" in _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
 
 
+@pytest.mark.parametrize("part", ["", *_plan.PARTS])
+def test_what_is_settled(part: str) -> None:
+    observations = observed(up(leader=True), up(), up())
+    if part:
+        observations["infra1"]["reasons"][part] = ["x"]
+    assert _plan.is_settled(_plan.decide(CLUSTER, observations), observations) is (not part)
+    # A member that is down has to be seen to, whether or not its files differ.
+    assert not _plan.is_settled(_plan.decide(CLUSTER, observed(up(leader=True), DOWN, up())), {})
+
+
 def test_a_run_that_issues_certificates_only() -> None:
     """What it does not see to is not in its plan, and no reason to refuse."""
     one = cluster_of(1)

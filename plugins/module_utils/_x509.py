@@ -21,7 +21,6 @@ CRYPTOGRAPHY_VERSION: str | None
 try:
     import cryptography
     from cryptography import x509
-    from cryptography.hazmat.backends.openssl.backend import backend
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -31,10 +30,11 @@ try:
     _QUICKLY: dict[str, Any] = (
         {"unsafe_skip_rsa_key_validation": True} if int(CRYPTOGRAPHY_VERSION.split(".", maxsplit=1)[0]) >= 39 else {}
     )
-    _backend: Any = backend
     if not _QUICKLY:
         # What 35 to 38 had in its place (Debian 12, RHEL 9). Older ones do not look at it.
-        _backend._rsa_skip_check_key = True
+        from cryptography.hazmat.backends.openssl.backend import backend
+
+        vars(backend)["_rsa_skip_check_key"] = True
     _RSASSA_PSS = x509.ObjectIdentifier("1.2.840.113549.1.1.10")
     _USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 except ImportError:

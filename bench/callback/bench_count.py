@@ -20,7 +20,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 # These never leave the controller.
-LOCAL = ("set_fact", "debug", "fail", "assert", "include_tasks", "import_tasks", "validate_argument_spec", "meta")
+LOCAL = ("set_fact", "debug", "fail", "assert", "include_tasks", "include_role", "validate_argument_spec", "meta")
 
 
 class CallbackModule(CallbackBase):

@@ -82,8 +82,9 @@ _value:
     - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
       one after the other), start (hosts to be started all at once), settled (whether no stage has anything to do), certificates
       (whether any have to be made), ca (whether the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be
-      replaced), remove_ca_key (hosts whose ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), speaker
-      (host that speaks for the cluster), asker (host that can tell most of it), lines (the plan for people), problems and warnings.
+      replaced), remove_ca_key (hosts whose ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), import_image
+      (hosts that are to get the image archive), speaker (host that speaks for the cluster), asker (host that can tell most of it),
+      lines (the plan for people), problems and warnings.
   type: dict
 """
 
@@ -102,6 +103,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     ca_problems,
     decide,
     elsewhere_warnings,
+    image_reasons,
     is_settled,
     lost_problems,
     only_certificates,
@@ -111,7 +113,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
-    archive_problems,
     cluster_problems,
     cluster_warnings,
     external_problems,
@@ -136,7 +137,6 @@ def judge(
     problems = [
         *found.problems,
         *own_ca.get("problems", []),
-        *archive_problems(archive),
         *unknown_address_problems(found),
     ]
     warnings = [*found.warnings]
@@ -189,13 +189,24 @@ def plan(
         if other.get("name") == found.name:
             found.problems.extend(text for text in other["problems"] if text not in found.problems)
     members = [member.host for member in found.members if member.host in hosts]
-    observations = {
+    observed = {
         host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})
+    }
+    # What is on the controller is seen by the controller alone.
+    observations: dict[str, Mapping[str, Any]] = {
+        host: {**item, "reasons": {**item["reasons"], "image": image_reasons(item, image_archive)}}
+        for host, item in observed.items()
     }
     if certificates_only:
         observations = only_certificates(observations)
+    lacking = [host for host, item in observations.items() if item["reasons"]["image"]]
     missing = [member.host for member in found.members if member.host in (lost or [])]
     problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
+    if image_archive:
+        # When it is needed: see cluster.py.
+        from ansible_collections.kubeadm.etcd.plugins.module_utils._archive import archive_problems
+
+        problems += archive_problems(image_archive, [observations[host]["config"]["image"] for host in lacking])
     problems += lost_problems(missing, limit)
     # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
     unset = "" if members and "etcd_external_config_file" in hostvars[members[0]] else external_file
@@ -220,7 +231,7 @@ def plan(
     stray = stray_ca_keys(found, observations) if remove_stray_ca_keys else []
     return {
         **asdict(decision),
-        "settled": is_settled(decision, observations) and not (make_ca or stray or image_archive),
+        "settled": is_settled(decision, observations) and not (make_ca or stray),
         "ca": make_ca,
         "certificates": bool(
             make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values())
@@ -228,6 +239,7 @@ def plan(
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(found, observations),
         "remove_ca_key": stray,
         "elsewhere": elsewhere,
+        "import_image": lacking,
         "lines": merge_hosts(plan_lines(found, decision, observations), members),
         "speaker": members[0] if members else None,
         "asker": asker(members, observations),

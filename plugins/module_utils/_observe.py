@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_pr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     Process,
+    client_url_of,
     find_etcd_process,
     is_ready,
     metrics_of,
@@ -58,8 +59,10 @@ def observe(params: Params) -> dict[str, Any]:
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
     restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
     manifest_reasons += [reason for reason in (etcd["stale"], etcd["pending"]) if reason]
-    if not etcd["has_data"]:
-        problems += other_data_dir_problems(params)
+    etcd["moved"] = any(
+        ": --initial-advertise-peer-urls: " in r or ": --initial-cluster: " in r for r in manifest_reasons
+    )
+    problems += other_data_dir_problems(params, etcd["has_data"])
     kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
@@ -101,12 +104,14 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     default = f"http://{local}:{params['metrics_port']}/readyz"
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     stale = stale_directory(process, pki_dir)
-    pending = pending_manifest(process, installed)
+    command = _kubeadm.manifest_arguments(read_text(installed) or "") if os.path.isfile(installed) else []
+    pending = pending_manifest(process, command, installed)
     # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
-    ready = process is not None and not stale and not pending and is_ready(metrics_of(process, default))
+    ready = process is not None and not stale and not pending and is_ready(metrics_of(process.argv, default))
     result: dict[str, Any] = {
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
+        "founded": value_of_flag(command, "initial-cluster-state") == "existing",
         "cluster_id": (wal.cluster_id or None) if wal else None,
         "member_id": (wal.member_id or None) if wal else None,
         "running": process is not None,
@@ -130,7 +135,7 @@ def observe_etcd(params: Params) -> dict[str, Any]:
             continue
         endpoint = f"https://{_kubeadm.bracketed(member['address'])}:{params['client_port']}"
         if itself and process:
-            endpoint = (value_of_flag(process.argv, "advertise-client-urls") or endpoint).split(",")[0]
+            endpoint = client_url_of(process.argv, endpoint)
         try:
             client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
             listed, status = client.members(), client.status()
@@ -153,27 +158,35 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     return result
 
 
-def pending_manifest(process: Process | None, path: str) -> str:
+def pending_manifest(process: Process | None, command: list[str], path: str) -> str:
     """Why a member is about to restart: its manifest has been replaced, and the kubelet has not seen to it yet; empty where not."""
-    command = _kubeadm.manifest_arguments(read_text(path) or "") if os.path.isfile(path) else []
     lacking = missing_arguments(command, process.argv) if process else []
     return f"etcd: runs without {' '.join(lacking)}, which is in {path}; waited for" if lacking else ""
 
 
-def other_data_dir_problems(params: Params) -> list[str]:
-    """Whether the member has data elsewhere, by what was installed before: it would start empty beside it."""
+def other_data_dir_problems(params: Params, has_data: bool) -> list[str]:
+    """Whether the member has data elsewhere, by what was installed before: it would start empty beside it, or with a copy.
+
+    has_data: whether there is data where it is wanted.
+    """
     work_dir = os.path.dirname(params["kubelet"]["config_path"])
-    manifests = (os.path.join(params["manifests_dir"], "etcd.yaml"), os.path.join(work_dir, "etcd.yaml.previous"))
+    manifests = [os.path.join(params["manifests_dir"], "etcd.yaml"), os.path.join(work_dir, "etcd.yaml.previous")]
+    # What was left behind by an earlier move is no news where the member runs with what is wanted.
     found = [
         value_of_flag(_kubeadm.manifest_arguments(read_text(path) or ""), "data-dir")
-        for path in manifests
+        for path in manifests[: 1 if has_data else None]
         if os.path.isfile(path)
     ]
     wanted = os.path.normpath(params["data_dir"])
+    there = (
+        "where there is data too: what was copied while it ran is older, and what it has promised since would be forgotten. Move that away,"
+        " stop"
+        if has_data
+        else "where there is none: it would start empty. Stop"
+    )
     return [
-        f"the member's data is in {path}, and etcd_data_dir is {wanted}, where there is none: it would start empty. Stop the"
-        f" member (move {manifests[0]} to another directory), move {path}/member to {wanted}, and run again; one member after the other, each"
-        " with --limit."
+        f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move {manifests[0]} to another"
+        f" directory), move {path}/member to {wanted}/member, and run again; one member after the other, each with --limit."
         for path in dict.fromkeys(found)
         if path and os.path.normpath(path) != wanted and read_wal(path)
     ]

@@ -50,10 +50,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class MemberView:
-    """One expected member as far as this run can tell. None: unknown, the host is not part of the run."""
+    """One expected member as far as this run can tell. None: unknown, the host is not part of the run.
+
+    founded: whether its manifest is that of a cluster that has been founded. stale: whether it runs with certificates that were
+    removed. moved: whether its peers would have to look for it elsewhere.
+    """
 
     member: Member
     has_data: bool | None
+    founded: bool
+    stale: bool
+    moved: bool
     formed: bool
     running: bool
     ready: bool
@@ -80,6 +87,9 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
     return MemberView(
         member=member,
         has_data=bool(etcd["has_data"]) if observation else None,
+        founded=bool(etcd.get("founded")),
+        stale=bool(etcd.get("stale")),
+        moved=bool(etcd.get("has_data") and etcd.get("moved")),
         formed=bool(etcd.get("formed")),
         running=bool(etcd.get("running")),
         ready=bool(etcd.get("ready")),
@@ -145,8 +155,19 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
                     " a new cluster may be founded can be seen on all hosts only. Run again without --limit and serial."
                 ],
             )
+        founded = [item.member.host for item in views if item.founded]
+        if founded:
+            return Plan(
+                REFUSE,
+                problems=[
+                    f"Cluster {cluster.name!r} was founded before (initial-cluster-state=existing in etcd.yaml on {', '.join(founded)}), and"
+                    " no host has its data in etcd_data_dir: is a volume not mounted, or the data in another directory? Bring it"
+                    " back. To found a new, empty cluster all the same, move /etc/kubernetes/manifests/etcd.yaml away there."
+                ],
+            )
         # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
-        return Plan(BOOTSTRAP, state="new", start=[item.member.host for item in views])
+        start = [item.member.host for item in views]
+        return start_at_once(cluster, views, Plan(BOOTSTRAP, state="new", start=start))
     lost = [item.member.host for item in views if item.has_data is False]
     if lost:
         return Plan(
@@ -157,7 +178,34 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
                 " `journalctl -u kubelet` there); where no quorum comes back, restore from a snapshot."
             ],
         )
-    return Plan(START, start=[item.member.host for item in views if item.has_data and not item.ready])
+    return start_at_once(
+        cluster, views, Plan(START, start=[item.member.host for item in views if item.has_data and not item.ready])
+    )
+
+
+def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan:
+    """The plan, or its refusal where the data of the members has them look for each other where they would not be any more.
+
+    A cluster that runs is told new addresses first (announce_peer_urls in _rollout.py).
+    """
+    moved = [item for item in views if item.moved and item.member.host in plan.start]
+    if not moved:
+        return plan
+    hosts = ", ".join(item.member.host for item in moved)
+    way_out = (
+        "Put etcd_address, etcd_peer_port and the members back to what they were, run, and change them when the cluster runs. Where"
+        " the former addresses are gone for good, restore a snapshot."
+        if any(item.formed for item in moved)
+        else "It never had a leader, so there is nothing in it to lose: move the data directories away, or put the variables back."
+    )
+    return Plan(
+        REFUSE,
+        problems=[
+            f"Cluster {cluster.name!r} does not answer, and in the data of {hosts} the members are elsewhere than in the inventory:"
+            f" they would not find each other, and nobody can be told. {way_out}"
+        ],
+        warnings=plan.warnings,
+    )
 
 
 def decide_with_cluster(
@@ -211,12 +259,14 @@ def decide_with_cluster(
     unseen = [item for item in views if item.has_data is None]
     rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
     if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
-        return Plan(START, start=stopped, warnings=warnings)
+        return start_at_once(cluster, views, Plan(START, start=stopped, warnings=warnings))
     # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
     differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
     order += differing
     small = len(listed) <= SURVIVES_NONE
-    interrupting = [item.member.host for item in views if item.member.host in differing and item.restarts]
+    # One that lost its certificates is not ready, and has a vote and clients all the same.
+    serving = [*differing, *(item.member.host for item in down if item.running and item.stale)]
+    interrupting = [item.member.host for item in views if item.member.host in serving and item.restarts]
     if interrupting and small and not allow_interruption:
         return Plan(
             REFUSE,
@@ -229,6 +279,14 @@ def decide_with_cluster(
     if unstarted or order:
         return Plan(ROLLING, order=unstarted + order, gated=not small, warnings=warnings)
     return Plan(NOTHING, warnings=warnings)
+
+
+def image_reasons(observation: Observation, archive: str) -> list[str]:
+    """Why the image archive has to be imported on a host: its runtime lacks the image that it is to run. archive: '' for none."""
+    image = observation["config"].get("image")
+    if not archive or not image or image in (observation["images"] or []):
+        return []
+    return [f"{image}: missing, imported from {archive}"]
 
 
 def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
@@ -274,6 +332,7 @@ PARTS = {
     "ca": "CA",
     "certificates": "certificates",
     "config": "kubeadmcfg.yaml",
+    "image": "image",
     "manifest": "manifest",
 }
 

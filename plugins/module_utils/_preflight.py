@@ -7,7 +7,6 @@ Every sentence says what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -162,13 +161,6 @@ def unknown_address_problems(cluster: Cluster) -> list[str]:
         for member in cluster.members
         if not member.address
     ]
-
-
-def archive_problems(path: str) -> list[str]:
-    """Why the image archive, a file on the controller, cannot be imported. Empty: there is none."""
-    if not path or os.path.isfile(path):
-        return []
-    return [f"etcd_image_archive: {path} is no file on the controller. Name one, as `ctr images export` writes it."]
 
 
 def external_problems(name: str, path: str, others: Mapping[str, str]) -> list[str]:

@@ -163,10 +163,15 @@ def brief(answer: str) -> str:
     return "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:200]
 
 
-def metrics_of(process: Process, default: str) -> str:
-    """/readyz of a running process: by its own command line, since the port may be what is being changed."""
-    urls = value_of_flag(process.argv, "listen-metrics-urls")
+def metrics_of(argv: list[str], default: str) -> str:
+    """/readyz of a process: by its own command line, since the port may be what is being changed."""
+    urls = value_of_flag(argv, "listen-metrics-urls")
     return f"{urls.split(',')[0].rstrip('/')}/readyz" if urls else default
+
+
+def client_url_of(argv: list[str], default: str) -> str:
+    """Where clients reach a process: by its own command line, since that may be what is being changed."""
+    return (value_of_flag(argv, "advertise-client-urls") or default).split(",")[0]
 
 
 def is_ready(url: str) -> bool:
@@ -251,8 +256,8 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
     process: the member as it runs, which is asked first, and where it listens now.
     """
     answers: list[str] = []
-    first = (value_of_flag(process.argv, "advertise-client-urls") or "").split(",")[0] if process else ""
-    for url in dict.fromkeys([*([first] if first else []), *target.urls]):
+    first = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
+    for url in dict.fromkeys([first, *target.urls]):
         try:
             client = EtcdClient(url, *target.credentials, timeout=ANSWER)
             return client, client.members(linearizable=True)
@@ -297,7 +302,7 @@ def check_gate(target: Target) -> None:
         if process is None:
             return
         late = time.monotonic() > deadline
-        ready = probe(metrics_of(process, target.metrics), ANSWER)[0]
+        ready = probe(metrics_of(process.argv, target.metrics), ANSWER)[0]
         others, silence = look_at_others(target, process)
         # Not being ready counts when it lasts: it may be an election.
         problems = [silence] if silence else gate_problems(target.name, others, ready or not late)

@@ -141,6 +141,7 @@ waited:
 import contextlib
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -270,7 +271,7 @@ def wait_for_old(name: str, metrics_port: int) -> None:
     deadline = time.monotonic() + BACK_AGAIN
     while time.monotonic() < deadline:
         process = _rollout.find_etcd_process(name)
-        metrics = _rollout.metrics_of(process, f"http://127.0.0.1:{metrics_port}/readyz") if process else ""
+        metrics = _rollout.metrics_of(process.argv, f"http://127.0.0.1:{metrics_port}/readyz") if process else ""
         if metrics and probe(metrics, 2.0)[0]:
             raise EtcdError(
                 f"{name} is ready again with its former manifest, which was not replaced: the cluster did not answer when this run"
@@ -283,6 +284,9 @@ def wait_for_old(name: str, metrics_port: int) -> None:
 def wait(target: _rollout.Target, path: str, installed: str, old: _rollout.Process | None, timeout: float) -> float:
     """Wait until the member runs with the manifest that we have installed; seconds."""
     command = _kubeadm.manifest_arguments(installed)
+    # One that was put back may listen elsewhere.
+    urls = [_rollout.client_url_of(command, target.urls[0]), *target.urls[1:]]
+    target = replace(target, urls=urls, metrics=_rollout.metrics_of(command, target.metrics))
     return _rollout.wait_for_member(target, command, old, timeout, _rollout.younger_than(path))
 
 
@@ -300,7 +304,13 @@ def put_back(
             " Nothing was put back; run again."
         )
     old = _rollout.find_etcd_process(target.name)
-    replace_file(path, previous.encode(), FILE_MODE, staging_dir=params["work_dir"])
+    kept = os.path.join(params["work_dir"], PREVIOUS)
+    try:
+        # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
+        os.utime(kept)
+        os.replace(kept, path)
+    except OSError as exc:
+        return f"The previous manifest could not be put back ({exc.strerror}). It is {kept}: move it to {path}."
     try:
         if urls:
             _rollout.announce_peer_urls(target, old, urls, check=False)

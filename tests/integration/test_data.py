@@ -49,6 +49,29 @@ def refused(cluster: Lab, words: str, *arguments: str) -> None:
     assert different(before, cluster.fingerprint()) == {}
 
 
+def test_an_image_archive(cluster: Lab) -> None:
+    """Imported where the image is missing, and shown in the plan; refused where it has another one."""
+    cluster.site()
+    containers = cluster.containers()
+    printed = subprocess.run([str(LAB), "images"], check=True, text=True, stdout=subprocess.PIPE, timeout=600).stdout
+    files = dict(line.split("\t") for line in printed.splitlines())
+    tag = files["etcd"].rsplit("/etcd-", 1)[1].rsplit("-", 1)[0]
+    image, listed = f"registry.k8s.io/etcd:{tag}", "ctr -n k8s.io images ls -q"
+    cluster.sh("infra1", f"ctr -n k8s.io images rm {image}")
+    refused(cluster, f"and not {image}, which hosts of this cluster lack", "-e", f"etcd_image_archive={files['pause']}")
+    archive = ("-e", f"etcd_image_archive={files['etcd']}")
+    before = cluster.fingerprint()
+    for arguments in (("--check", *archive), archive):
+        assert image not in cluster.sh("infra1", listed).split()
+        run = cluster.site(*arguments)
+        assert f"infra1: image: {image}: missing, imported from {files['etcd']}" in flat(run.output), run.output[-6000:]
+        assert set(run.changed()) == {"infra1"}
+    assert image in cluster.sh("infra1", listed).split()
+    assert cluster.site(*archive).changed() == {} and cluster.containers() == containers
+    # No copy is left.
+    assert different(before, cluster.fingerprint()) == {}
+
+
 @pytest.mark.usefixtures("value")
 def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
     """To etcd it looks like a new member: with two empty ones it would found a cluster that has half of the data."""

@@ -158,6 +158,27 @@ def test_manifests_that_change_with_their_kubelet(cluster: Lab) -> None:
 
 
 @pytest.mark.long
+def test_manifests_that_do_not_work_while_kubelets_are_down(cluster: Lab) -> None:
+    """The first one's restart takes its member down. The second one's waits for another run, and so keeps the quorum."""
+    cluster.site()
+    before = cluster.containers()
+    for host in ("infra1", "infra2"):
+        cluster.sh(
+            host, f"systemctl stop kubelet; sed -i 's/- --snapshot-count=.*/- --snapshot-count=many/' {MANIFEST}"
+        )
+    with writing(cluster, "broken") as counted:
+        run = cluster.play()
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert "This run goes on to repair infra1, infra2; run again after it" in flat(run.output), run.output[-6000:]
+    touched = {host for host, container in cluster.containers().items() if container != before[host]}
+    assert touched == {"infra1"}
+    with writing(cluster, "mended") as counted:
+        cluster.site()
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert cluster.site().changed() == {} and healthy(cluster)
+
+
+@pytest.mark.long
 def test_a_newer_kubelet(cluster: Lab) -> None:
     """Another file in the program's place, as a package upgrade leaves it: that kubelet restarts, and etcd goes on."""
     cluster.site()

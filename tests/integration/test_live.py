@@ -208,6 +208,13 @@ def on_infra1(script: str) -> Callable[[Lab], object]:
     return lambda cluster: cluster.sh("infra1", script)
 
 
+def on_all(script: str) -> Callable[[Lab], object]:
+    return lambda cluster: [cluster.sh(host, script) for host in cluster.hosts]
+
+
+# Without its kubelet, etcd stays down.
+DOWN = "systemctl stop kubelet; pkill -x etcd; for i in $(seq 30); do pgrep -x etcd || break; sleep 1; done"
+
 # What is found: how to make it so, how to undo it, further arguments, and what the run has to say.
 STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[str], str]] = {
     "kubelet masked": (
@@ -240,6 +247,26 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         lambda _cluster: None,
         ["-e", "etcd_data_dir=/srv/etcd"],
         "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, where there is none",
+    ),
+    "data copied": (
+        on_infra1("cp -a /var/lib/etcd /srv/etcd"),
+        on_infra1("rm -r /srv/etcd"),
+        ["-e", "etcd_data_dir=/srv/etcd"],
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, where there is data too",
+    ),
+    "not mounted": (
+        on_all(
+            f"{DOWN}; sed -i s/initial-cluster-state=new/initial-cluster-state=existing/ {MANIFEST}; mv /var/lib/etcd /srv/away"
+        ),
+        on_all("rm -rf /var/lib/etcd; mv /srv/away /var/lib/etcd; systemctl start kubelet"),
+        [],
+        "Cluster 'etcd' was founded before (initial-cluster-state=existing in etcd.yaml on infra0, infra1, infra2)",
+    ),
+    "moved while down": (
+        on_all(DOWN),
+        on_all("systemctl start kubelet"),
+        ["-e", "etcd_peer_port=2390"],
+        "in the data of infra0, infra1, infra2 the members are elsewhere than in the inventory",
     ),
     "corrupt": (
         lambda cluster: set_alarm(cluster, 2, "ACTIVATE"),
@@ -329,9 +356,7 @@ def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "many"}}')
     cluster.site()
     for host in cluster.hosts:
-        cluster.sh(
-            host, "systemctl stop kubelet; pkill -x etcd; for i in $(seq 30); do pgrep -x etcd || break; sleep 1; done"
-        )
+        cluster.sh(host, DOWN)
     run = cluster.play(*change)
     assert run.code != 0 and "is ready again with its former manifest" in flat(run.output), run.output[-6000:]
     assert not [host for host in cluster.hosts if "many" in cluster.sh(host, f"cat {MANIFEST}")]

@@ -112,6 +112,15 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             "infra1 and infra2 have the data directory of one",
         ),
         (observed(FRESH, FRESH, {**FRESH, **BORN, "members": listing()}), "infra0 has lost its data"),
+        # A volume that is not mounted.
+        (observed(FRESH, {**FRESH, "founded": True}, FRESH), "was founded before (initial-cluster-state=existing"),
+        # Members that listen elsewhere than their peers look for them.
+        (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
+        (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),
+        (
+            observed({**DOWN, "running": True, "members": listing()}, {**DOWN, "moved": True}, DOWN),
+            "infra1 the members are elsewhere",
+        ),
     ],
 )
 def test_refusal(observations: dict[str, Any], words: str) -> None:
@@ -127,10 +136,26 @@ def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> 
     assert plan.action == "refuse" and "etcd_allow_interruption" in plan.problems[0]
     plan = _plan.decide(pair, observations, allow_interruption=True)
     assert (plan.action, plan.order, plan.gated) == ("rolling", ["infra1", "infra0"], False)
+    # One that lost its certificates has a vote all the same.
+    stale = {**DOWN, "running": True, "stale": "etcd: runs with a former directory"}
+    without = observed(up(listing(names="01"), leader=True), stale, differs="1")
+    assert _plan.decide(pair, without).action == "refuse"
+    assert _plan.decide(pair, without, allow_interruption=True).order == ["infra1"]
+    # One that does not run, or does not work, has nothing to interrupt.
+    for state in (DOWN, {**DOWN, "running": True}):
+        assert _plan.decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
     # A change of the kubelet, or of a mode, restarts nobody.
     for observation in observations.values():
         observation["restarts"] = False
     assert _plan.decide(pair, observations).order == ["infra1", "infra0"]
+
+
+def test_what_is_elsewhere_is_said_where_it_can_be_told() -> None:
+    """A cluster that runs is told new addresses; one without data has none to forget."""
+    assert _plan.decide(CLUSTER, observed(*[{**up(), "moved": True}] * 3, differs="012")).action == "rolling"
+    assert _plan.decide(CLUSTER, observed(*[{**FRESH, "moved": True}] * 3)).action == "bootstrap"
+    for state, words in ((DOWN, "restore a snapshot"), (BORN, "move the data directories away")):
+        assert words in _plan.decide(CLUSTER, observed(*[{**state, "moved": True}] * 3)).problems[0]
 
 
 def test_unknown_member_is_reported_and_left_alone() -> None:
@@ -326,6 +351,22 @@ def test_what_is_settled(part: str) -> None:
     assert _plan.is_settled(_plan.decide(CLUSTER, observations), observations) is (not part)
     # A member that is down has to be seen to, whether or not its files differ.
     assert not _plan.is_settled(_plan.decide(CLUSTER, observed(up(leader=True), DOWN, up())), {})
+
+
+@pytest.mark.parametrize(
+    ("image", "images", "archive", "lacking"),
+    [
+        ("x/etcd:1", ["a"], "/x.tar", True),
+        ("x/etcd:1", None, "/x.tar", True),
+        ("x/etcd:1", ["a", "x/etcd:1"], "/x.tar", False),
+        ("x/etcd:1", ["a"], "", False),
+        (None, ["a"], "/x.tar", False),
+    ],
+)
+def test_who_lacks_it(image: str | None, images: list[str] | None, archive: str, lacking: bool) -> None:
+    observation = {"config": {"image": image} if image else {}, "images": images}
+    reasons = ["x/etcd:1: missing, imported from /x.tar"] if lacking else []
+    assert _plan.image_reasons(observation, archive) == reasons
 
 
 def test_a_run_that_issues_certificates_only() -> None:

@@ -247,7 +247,7 @@ def test_where_a_member_is_asked() -> None:
     ],
 )
 def test_a_running_process_is_asked_on_its_own_port(argv: list[str], url: str) -> None:
-    assert _rollout.metrics_of(Process(1, 1, argv), "default") == url
+    assert _rollout.metrics_of(argv, "default") == url
 
 
 def fake_process(root: Path, pid: int, started: int, argv: list[str], name: str = "etcd") -> None:

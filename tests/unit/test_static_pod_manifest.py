@@ -19,6 +19,7 @@ pytest.importorskip("ansible.module_utils.basic")
 from ansible_collections.kubeadm.etcd.plugins.modules import static_pod_manifest as module
 
 OLD, NEW, OTHER = (f"    - etcd\n    - --initial-advertise-peer-urls={url}\n" for url in ("old", "new", "other"))
+OLD += "    - --listen-metrics-urls=http://127.0.0.1:2400\n"
 
 
 class Host:
@@ -49,8 +50,11 @@ class Host:
     def run(self, check_mode: bool = False) -> dict[str, Any]:
         return module.apply_alone(self.params, check_mode)
 
-    def wait(self, _target: object, wanted: list[str], *_rest: object) -> float:
+    def wait(self, target: _rollout.Target, wanted: list[str], *_rest: object) -> float:
         self.waits.pop(0)()
+        # It is asked where it listens with the manifest that it has now.
+        port = 2400 if wanted == module._kubeadm.manifest_arguments(OLD) else 2381
+        assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
         assert wanted[1] == f"--initial-advertise-peer-urls={self.announced[-1][0]}"
         return 1.0
 

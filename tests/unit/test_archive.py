@@ -1,0 +1,66 @@
+"""Archives of images, as docker, containerd and others write them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _archive
+
+IMAGE = "registry.k8s.io/etcd:3.6.14-0"
+
+
+def write(path: Path, mode: str = "w", prefix: str = "", **files: Any) -> str:
+    with tarfile.open(str(path), mode) as archive:
+        for name, content in files.items():
+            data = json.dumps(content).encode()
+            info = tarfile.TarInfo(f"{prefix}{name}.json")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def oci(**annotations: str) -> dict[str, Any]:
+    return {"schemaVersion": 2, "manifests": [{"digest": "sha256:0", "annotations": annotations}]}
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        ({"manifest": [{"RepoTags": [IMAGE, "registry.k8s.io/etcd:3.6.8-0"]}]}, ["registry.k8s.io/etcd:3.6.14-0"]),
+        ({"index": oci(**{"io.containerd.image.name": IMAGE})}, [IMAGE]),
+        ({"index": oci(**{"org.opencontainers.image.ref.name": IMAGE})}, [IMAGE]),
+        # A tag alone does not tell the image, and neither does nothing.
+        ({"index": oci(**{"org.opencontainers.image.ref.name": "3.6.14-0"})}, []),
+        ({"index": {"manifests": [{"digest": "sha256:0"}]}, "manifest": [{"RepoTags": None}]}, []),
+        ({"other": {}}, []),
+        # docker leaves out its own registry, containerd does not.
+        ({"manifest": [{"RepoTags": ["etcd:1"]}]}, ["docker.io/library/etcd:1"]),
+        ({"manifest": [{"RepoTags": ["me/etcd:1"]}]}, ["docker.io/me/etcd:1"]),
+        (
+            {"manifest": [{"RepoTags": ["localhost/etcd:1", "box:5000/etcd:1"]}]},
+            ["box:5000/etcd:1", "localhost/etcd:1"],
+        ),
+    ],
+)
+def test_names(tmp_path: Path, files: dict[str, Any], names: list[str]) -> None:
+    assert _archive.image_names(write(tmp_path / "a.tar", **files))[: len(names) or None] == names
+    assert _archive.image_names(write(tmp_path / "a.tgz", "w:gz", "./", **files))[: len(names) or None] == names
+
+
+def test_problems(tmp_path: Path) -> None:
+    other = write(tmp_path / "other.tar", manifest=[{"RepoTags": ["registry.k8s.io/pause:3.10"]}])
+    unnamed = write(tmp_path / "unnamed.tar", index=oci())
+    text, compressed = tmp_path / "text.tar", tmp_path / "etcd.tar.zst"
+    text.write_text("no archive", encoding="utf-8")
+    compressed.write_bytes(b"\x28\xb5\x2f\xfd...")
+    assert "is no file" in _archive.archive_problems(str(tmp_path / "none"), [])[0]
+    assert f"has registry.k8s.io/pause:3.10, and not {IMAGE}" in _archive.archive_problems(other, [IMAGE, IMAGE])[0]
+    assert "cannot be read as an image archive" in _archive.archive_problems(str(text), [IMAGE])[0]
+    # Nobody lacks it, or what is in it cannot be told: the import is tried.
+    for path, wanted in (("", [IMAGE]), (other, []), (str(text), []), (unnamed, [IMAGE]), (str(compressed), [IMAGE])):
+        assert _archive.archive_problems(path, wanted) == [], path

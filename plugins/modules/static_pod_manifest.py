@@ -195,27 +195,31 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
     before = read_text(path)
     wal = read_wal(data_dir)
-    content = _kubeadm.manifest_reasons(before, wanted, has_data=bool(wal and wal.formed))
+    process = _rollout.find_etcd_process(params["member"]) if params["member"] else None
+    stale = _rollout.stale_directory(process, params["pki_dir"])
+    formed = bool(wal and wal.formed)
+    content = _kubeadm.manifest_reasons(before, wanted, has_data=formed)
+    if stale and formed and not params["rolling"]:
+        # A cluster that no client can talk to is restarted as it is. What else differs is for a run that sees it.
+        content = []
     modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE))}
     reasons = content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
 
-    target = process = None
-    stale = ""
+    reasons += [stale] if stale else []
+
+    target = None
     former: list[str] = []
     if params["rolling"]:
         members = [(item["name"], item["address"]) for item in params["members"]]
         target = _rollout.make_target(
             params["member"], members, params["client_port"], params["metrics_port"], params["pki_dir"]
         )
-        process = _rollout.find_etcd_process(target.name)
-        stale = _rollout.stale_directory(process, params["pki_dir"])
-        reasons += [stale] if stale else []
         if (content or stale) and not params["allow_interruption"]:
             _rollout.check_gate(target)
     if not check_mode:
         _rollout.check_controller()
-        if content and before and wal and wal.formed and params["member"] and not params["rolling"]:
+        if content and before and formed and params["member"] and not params["rolling"]:
             wait_for_old(params["member"], params["metrics_port"])
     if target and content and peer_urls(before) != peer_urls(wanted):
         former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)

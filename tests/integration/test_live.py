@@ -140,6 +140,23 @@ def test_a_directory_of_certificates_that_is_gone(cluster: Lab) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.long
+def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> None:
+    """No client can talk to any member any more. They are restarted as they are, and the next run does what else there is."""
+    change = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
+    cluster.site()
+    for host in cluster.hosts:
+        cluster.sh(host, f"cp -a {PKI} /root/kept; rm -r {PKI}; mv /root/kept {PKI}")
+    before = cluster.containers()
+    run = cluster.site(*change)
+    assert "runs with a former /etc/kubernetes/pki/etcd" in flat(run.output) and set(run.changed()) == set(
+        cluster.hosts
+    )
+    assert all(before[host] != container for host, container in cluster.containers().items()) and healthy(cluster)
+    assert "one member after the other" in flat(cluster.site(*change).output)
+    cluster.site()
+
+
 def test_another_peer_port(cluster: Lab) -> None:
     """The cluster is told of each member's new address before that member restarts, and is whole all the time."""
     with writing(cluster, "port") as counted:

@@ -156,6 +156,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     replace_file,
     set_mode,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet_unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
 FILE_MODE = 0o600
@@ -219,6 +220,11 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             _rollout.check_gate(target)
     if not check_mode:
         _rollout.check_controller()
+        if (content or stale) and (process or params["rolling"]) and not kubelet_unit().active:
+            raise EtcdError(
+                f"{path} is left as it is: kubelet.service does not run, and would not start etcd again. `journalctl -u kubelet` says"
+                " why; where this run has left it alone, run again."
+            )
         if content and before and formed and params["member"] and not params["rolling"]:
             wait_for_old(params["member"], params["metrics_port"])
     if target and content and peer_urls(before) != peer_urls(wanted):

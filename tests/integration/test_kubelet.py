@@ -169,7 +169,9 @@ def test_manifests_that_do_not_work_while_kubelets_are_down(cluster: Lab) -> Non
     with writing(cluster, "broken") as counted:
         run = cluster.play()
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
-    assert "This run goes on to repair infra1, infra2; run again after it" in flat(run.output), run.output[-6000:]
+    words = flat(run.output)
+    assert "This run goes on to repair infra1, infra2; run again after it" in words, run.output[-6000:]
+    assert run.code != 0 and "kubelet.service does not run, and would not start etcd again" in words, run.output[-6000:]
     touched = {host for host, container in cluster.containers().items() if container != before[host]}
     assert touched == {"infra1"}
     with writing(cluster, "mended") as counted:

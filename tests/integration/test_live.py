@@ -273,9 +273,9 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
     ),
     "not mounted": (
         on_all(
-            f"{DOWN}; sed -i s/initial-cluster-state=new/initial-cluster-state=existing/ {MANIFEST}; mv /var/lib/etcd /srv/away"
+            f"{DOWN}; sed -i s/initial-cluster-state=new/initial-cluster-state=existing/ {MANIFEST}; mv /var/lib/etcd/member /var/lib/away"
         ),
-        on_all("rm -rf /var/lib/etcd; mv /srv/away /var/lib/etcd; systemctl start kubelet"),
+        on_all("mv /var/lib/away /var/lib/etcd/member; systemctl start kubelet"),
         [],
         "Cluster 'etcd' was founded before (initial-cluster-state=existing in etcd.yaml on infra0, infra1, infra2)",
     ),

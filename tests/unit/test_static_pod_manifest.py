@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import Wal
 
 pytest.importorskip("ansible.module_utils.basic")
@@ -31,6 +33,7 @@ class Host:
             (root / name).mkdir()
         self.manifest.write_text(OLD)
         self.announced: list[list[str]] = []
+        self.kubelet = True
         # What happens while the member is waited for, each time.
         self.waits: list[Callable[[], None]] = []
         self.params: dict[str, Any] = {
@@ -77,6 +80,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(_rollout, "announce_peer_urls", result.announce)
     monkeypatch.setattr(_rollout, "wait_for_member", result.wait)
     monkeypatch.setattr(module, "LOCK_PATIENCE", 0.1)
+    unit = Unit("loaded", active=True, enabled=True, need_reload=False, argv=[], started=0.0)
+    monkeypatch.setattr(module, "kubelet_unit", lambda: replace(unit, active=result.kubelet))
     return result
 
 
@@ -89,6 +94,14 @@ def test_what_does_not_work_is_taken_back(host: Host) -> None:
     with pytest.raises(EtcdError, match=r"waited 300 s.* previous manifest was put back, and the member is healthy"):
         host.run()
     assert host.manifest.read_text() == OLD and host.announced == [["new"], ["old"]]
+
+
+def test_nothing_is_changed_where_no_kubelet_would_start_it_again(host: Host) -> None:
+    host.kubelet = False
+    assert host.run(check_mode=True)["changed"]
+    with pytest.raises(EtcdError, match=r"kubelet\.service does not run, and would not start etcd again"):
+        host.run()
+    assert host.manifest.read_text() == OLD and host.announced == [["new"]]
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_text(OTHER), Path.unlink])

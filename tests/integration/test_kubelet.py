@@ -176,7 +176,8 @@ def test_manifests_that_do_not_work_while_kubelets_are_down(cluster: Lab) -> Non
     assert touched == {"infra1"}
     with writing(cluster, "mended") as counted:
         cluster.site()
-    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    # The leader may be the one that crashes: an election, and no more.
+    assert counted["lost"] == 0 and counted["gap"] < 5, counted
     assert cluster.site().changed() == {} and healthy(cluster)
 
 

@@ -164,6 +164,7 @@ BUGS = [
         "        if not problems or not ready:\n            return\n", "test_rollout.py"),
     Bug("waits for nobody", ROLLOUT, "        check_controller()\n", "", "test_rollout.py"),
     Bug("the next run's manifest is undone", MANIFEST, "if read_text(path) != installed:", "if False:", "test_static_pod_manifest.py"),
+    Bug("stopped for good", MANIFEST, "not kubelet_unit().active", "False", "test_static_pod_manifest.py"),
     Bug("certificates wait for a member", MANIFEST, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_static_pod_manifest.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
     Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),

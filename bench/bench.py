@@ -57,7 +57,7 @@ def ssh_counter(folder: Path) -> Path:
     return wrapper
 
 
-def site(inventory: str, folder: Path, name: str) -> dict[str, Any]:
+def site(inventory: str, folder: Path, name: str, *arguments: str) -> dict[str, Any]:
     """One run of site.yml: seconds, ssh executions, module runs by host, changes by host, peak memory in MiB."""
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def site(inventory: str, folder: Path, name: str) -> dict[str, Any]:
         "BENCH_COUNT_FILE": str(counts),
     }
     playbook = str(Path(sys.executable).parent / "ansible-playbook")
-    seconds = timed([playbook, "site.yml", "-i", inventory], env, folder / f"{name}.log")
+    seconds = timed([playbook, "site.yml", "-i", inventory, *arguments], env, folder / f"{name}.log")
     found = json.loads(counts.read_text(encoding="utf-8"))
     return {
         "seconds": round(seconds, 2),

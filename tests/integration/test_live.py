@@ -140,7 +140,6 @@ def test_a_directory_of_certificates_that_is_gone(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> None:
     """No client can talk to any member any more. They are restarted as they are, and the next run does what else there is."""
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
@@ -157,6 +156,7 @@ def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> N
     cluster.site()
 
 
+@pytest.mark.long
 def test_another_peer_port(cluster: Lab) -> None:
     """The cluster is told of each member's new address before that member restarts, and is whole all the time."""
     with writing(cluster, "port") as counted:

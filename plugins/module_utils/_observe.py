@@ -54,7 +54,8 @@ def observe(params: Params) -> dict[str, Any]:
     if not params["member"]:
         pki, pki_reasons = observe_pki(params, kubeadm, problems)
         return {"facts": facts, "pki": pki, "reasons": {"certificates": pki_reasons}, "problems": problems}
-    etcd = observe_etcd(params)
+    command = arguments_in(os.path.join(params["manifests_dir"], "etcd.yaml"))
+    etcd = observe_etcd(params, command)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
     restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
@@ -62,7 +63,7 @@ def observe(params: Params) -> dict[str, Any]:
     etcd["moved"] = any(
         ": --initial-advertise-peer-urls: " in r or ": --initial-cluster: " in r for r in manifest_reasons
     )
-    problems += other_data_dir_problems(params, etcd["has_data"])
+    problems += other_data_dir_problems(params, command, etcd["has_data"])
     kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
@@ -94,8 +95,16 @@ def peer_targets(params: Params) -> list[tuple[str, int]]:
     ]
 
 
-def observe_etcd(params: Params) -> dict[str, Any]:
-    """The member on this host: its data, whether it is ready, and the membership that it (or another one) tells."""
+def arguments_in(path: str) -> list[str]:
+    """The command line that a manifest starts, program first; empty where there is no such file."""
+    return _kubeadm.manifest_arguments(read_text(path) or "") if os.path.isfile(path) else []
+
+
+def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
+    """The member on this host: its data, whether it is ready, and the membership that it (or another one) tells.
+
+    command: what its manifest starts.
+    """
     wal = read_wal(params["data_dir"])
     process = find_etcd_process(params["name"])
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
@@ -104,7 +113,6 @@ def observe_etcd(params: Params) -> dict[str, Any]:
     default = f"http://{local}:{params['metrics_port']}/readyz"
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     stale = stale_directory(process, pki_dir)
-    command = _kubeadm.manifest_arguments(read_text(installed) or "") if os.path.isfile(installed) else []
     pending = pending_manifest(process, command, installed)
     # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
     ready = process is not None and not stale and not pending and is_ready(metrics_of(process.argv, default))
@@ -164,19 +172,16 @@ def pending_manifest(process: Process | None, command: list[str], path: str) -> 
     return f"etcd: runs without {' '.join(lacking)}, which is in {path}; waited for" if lacking else ""
 
 
-def other_data_dir_problems(params: Params, has_data: bool) -> list[str]:
+def other_data_dir_problems(params: Params, command: list[str], has_data: bool) -> list[str]:
     """Whether the member has data elsewhere, by what was installed before: it would start empty beside it, or with a copy.
 
-    has_data: whether there is data where it is wanted.
+    command: what its manifest starts. has_data: whether there is data where it is wanted.
     """
-    work_dir = os.path.dirname(params["kubelet"]["config_path"])
-    manifests = [os.path.join(params["manifests_dir"], "etcd.yaml"), os.path.join(work_dir, "etcd.yaml.previous")]
-    # What was left behind by an earlier move is no news where the member runs with what is wanted.
-    found = [
-        value_of_flag(_kubeadm.manifest_arguments(read_text(path) or ""), "data-dir")
-        for path in manifests[: 1 if has_data else None]
-        if os.path.isfile(path)
-    ]
+    found = [value_of_flag(command, "data-dir")]
+    # What was left behind by an earlier move is no news where there is data.
+    if not has_data:
+        work_dir = os.path.dirname(params["kubelet"]["config_path"])
+        found.append(value_of_flag(arguments_in(os.path.join(work_dir, "etcd.yaml.previous")), "data-dir"))
     wanted = os.path.normpath(params["data_dir"])
     there = (
         "where there is data too: what was copied while it ran is older, and what it has promised since would be forgotten. Move that away,"
@@ -185,8 +190,9 @@ def other_data_dir_problems(params: Params, has_data: bool) -> list[str]:
         else "where there is none: it would start empty. Stop"
     )
     return [
-        f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move {manifests[0]} to another"
-        f" directory), move {path}/member to {wanted}/member, and run again; one member after the other, each with --limit."
+        f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move"
+        f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again; one member"
+        " after the other, each with --limit."
         for path in dict.fromkeys(found)
         if path and os.path.normpath(path) != wanted and read_wal(path)
     ]

@@ -125,7 +125,8 @@ etcd:
     - The member on this host - whether it has data (C(has_data)) that ever had a leader (C(formed)), runs and is C(ready), leads
       (C(leader)), C(answers) clients, its C(cluster_id) and C(member_id), and the membership as it, or else one of the other members, tells it
       (C(members), of the cluster C(members_of)).
-    - Why it has to restart, or is about to (C(stale), C(pending)).
+    - Why it has to restart, or is about to (C(stale), C(pending)). Whether its manifest is that of a cluster that has been founded
+      (C(founded)), and whether its peers would have to look for it elsewhere with the wanted manifest (C(moved)).
   returned: for members
   type: dict
 pki:

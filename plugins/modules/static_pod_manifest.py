@@ -208,6 +208,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
 
     reasons += [stale] if stale else []
+    restarts = bool(content or stale)
 
     target = None
     former: list[str] = []
@@ -216,11 +217,11 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         target = _rollout.make_target(
             params["member"], members, params["client_port"], params["metrics_port"], params["pki_dir"]
         )
-        if (content or stale) and not params["allow_interruption"]:
+        if restarts and not params["allow_interruption"]:
             _rollout.check_gate(target)
     if not check_mode:
         _rollout.check_controller()
-        if (content or stale) and (process or params["rolling"]) and not kubelet_unit().active:
+        if restarts and (process or params["rolling"]) and not kubelet_unit().active:
             raise EtcdError(
                 f"{path} is left as it is: kubelet.service does not run, and would not start etcd again. `journalctl -u kubelet` says"
                 " why; where this run has left it alone, run again."
@@ -238,7 +239,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
             if modes[item]:
                 set_mode(item, mode)
-        old = process if content or stale else None
+        old = process if restarts else None
         if content:
             if before:
                 replace_file(os.path.join(params["work_dir"], PREVIOUS), before.encode(), FILE_MODE)

@@ -93,23 +93,25 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
+from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+    broken_ca_hosts,
+    ca_problems,
+    elsewhere_warnings,
+    signs_elsewhere,
+    stray_ca_keys,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     BOOTSTRAP,
     REFUSE,
     Plan,
     alarm_warnings,
-    broken_ca_hosts,
-    ca_problems,
     decide,
-    elsewhere_warnings,
     image_reasons,
     is_settled,
     lost_problems,
     only_certificates,
     plan_lines,
-    signs_elsewhere,
-    stray_ca_keys,
     without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
@@ -121,6 +123,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     merge_hosts,
     unknown_address_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
 
 
 def as_cluster(data: Mapping[str, Any]) -> Cluster:
@@ -131,26 +134,20 @@ def as_cluster(data: Mapping[str, Any]) -> Cluster:
 
 def judge(
     found: Cluster, observations: Mapping[str, Any], runtime_endpoint: str, own_ca: Mapping[str, Any], archive: str
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[Problem], list[str]]:
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
-    problems = [
-        *found.problems,
-        *own_ca.get("problems", []),
-        *unknown_address_problems(found),
-    ]
+    problems = list(map(Problem, [*found.problems, *own_ca.get("problems", []), *unknown_address_problems(found)]))
     warnings = [*found.warnings]
     for member in found.members:
         if member.host not in observations:
             continue
         observation = observations[member.host]
-        own = host_problems(member, facts[member.host], runtime_endpoint, observation["kubelet"]["allows_swap"])
-        own += observation["problems"]
+        problems += host_problems(member, facts[member.host], runtime_endpoint, observation["kubelet"]["allows_swap"])
+        problems += [Problem.from_dict(item, member.host) for item in observation["problems"]]
         if archive and observation["images"] is None:
-            own.append(
-                "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
-            )
-        problems += [f"{member.host}: {text}" for text in own]
+            text = "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
+            problems.append(Problem(text, host=member.host))
         noticed = [*host_warnings(facts[member.host]), *observation["pki"].get("warnings", [])]
         warnings += [f"{member.host}: {text}" for text in noticed]
     return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
@@ -206,12 +203,14 @@ def plan(
         # When it is needed: see cluster.py.
         from ansible_collections.kubeadm.etcd.plugins.module_utils._archive import archive_problems
 
-        problems += archive_problems(image_archive, [observations[host]["config"]["image"] for host in lacking])
-    problems += lost_problems(missing, limit)
+        problems += map(
+            Problem, archive_problems(image_archive, [observations[host]["config"]["image"] for host in lacking])
+        )
+    problems += map(Problem, lost_problems(missing, limit))
     # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
     unset = "" if members and "etcd_external_config_file" in hostvars[members[0]] else external_file
     others = {clusters[host].get("name", ""): hostvars[host].get("etcd_external_config_file", unset) for host in hosts}
-    problems += external_problems(found.name, external_file, others)
+    problems += map(Problem, external_problems(found.name, external_file, others))
     if found.problems or missing:
         decision = Plan(REFUSE)
     else:
@@ -243,7 +242,7 @@ def plan(
         "lines": merge_hosts(plan_lines(found, decision, observations), members),
         "speaker": members[0] if members else None,
         "asker": asker(members, observations),
-        "problems": merge_hosts([*problems, *decision.problems], members),
+        "problems": [*merged(problems), *merge_hosts(decision.problems, members)],
         "warnings": merge_hosts([*warnings, *decision.warnings], members),
     }
 

@@ -11,19 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import ca_problems, signs_elsewhere
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
     Cluster,
     cluster_name,
     resolve,
     variable_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import ca_problems, entry_of, signs_elsewhere
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
     clock_spread,
     kubeadm_problems,
     unknown_address_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -176,7 +178,7 @@ def hand_over(
     warnings: list[str] = []
     elsewhere = False
     for host in hosts:
-        problems += [f"{host}: {text}" for text in host_problems(observations[host])]
+        problems += merged(host_problems(host, observations[host]))
         warnings += [f"{host}: {text}" for text in observations[host]["pki"].get("warnings", [])]
     if signer is not None:
         problems += signer_problems(cluster, signer)
@@ -200,7 +202,7 @@ def hand_over(
             " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
         )
     elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
-        problems += ca_problems(cluster, as_members(cluster, reasons, observations), own_ca)
+        problems += merged(ca_problems(cluster, as_members(cluster, reasons, observations), own_ca))
     if elsewhere and due:
         warnings.append(
             f"{', '.join(due)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
@@ -242,13 +244,13 @@ def as_members(
     return found
 
 
-def host_problems(observation: Observation) -> list[str]:
+def host_problems(host: str, observation: Observation) -> list[Problem]:
     """What is wrong with a control plane host on its own."""
     facts = observation["facts"]
-    problems = kubeadm_problems(facts)
+    problems = [Problem(text, host=host) for text in kubeadm_problems(facts)]
     if facts["cryptography_problem"]:
-        problems.append(facts["cryptography_problem"])
-    return [*problems, *observation["problems"]]
+        problems.append(Problem(facts["cryptography_problem"], host=host))
+    return [*problems, *(Problem.from_dict(item, host) for item in observation["problems"])]
 
 
 def signer_problems(cluster: Cluster, signer: Observation) -> list[str]:

@@ -15,6 +15,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     Process,
     client_url_of,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def observe(params: Params) -> dict[str, Any]:
     """Everything that C(etcd_host_info) returns, from its options."""
-    problems: list[str] = []
+    problems: list[Problem] = []
     kubeadm: str | None
     try:
         kubeadm = str(_kubeadm.find_kubeadm_version("kubeadm"))
@@ -53,7 +54,12 @@ def observe(params: Params) -> dict[str, Any]:
     facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
     if not params["member"]:
         pki, pki_reasons = observe_pki(params, kubeadm, problems)
-        return {"facts": facts, "pki": pki, "reasons": {"certificates": pki_reasons}, "problems": problems}
+        return {
+            "facts": facts,
+            "pki": pki,
+            "reasons": {"certificates": pki_reasons},
+            "problems": [problem.as_dict() for problem in problems],
+        }
     command = arguments_in(os.path.join(params["manifests_dir"], "etcd.yaml"))
     etcd = observe_etcd(params, command)
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
@@ -80,7 +86,7 @@ def observe(params: Params) -> dict[str, Any]:
             "config": config_reasons,
             "manifest": manifest_reasons,
         },
-        "problems": problems,
+        "problems": [problem.as_dict() for problem in problems],
     }
 
 
@@ -172,7 +178,7 @@ def pending_manifest(process: Process | None, command: list[str], path: str) -> 
     return f"etcd: runs without {' '.join(lacking)}, which is in {path}; waited for" if lacking else ""
 
 
-def other_data_dir_problems(params: Params, command: list[str], has_data: bool) -> list[str]:
+def other_data_dir_problems(params: Params, command: list[str], has_data: bool) -> list[Problem]:
     """Whether the member has data elsewhere, by what was installed before: it would start empty beside it, or with a copy.
 
     command: what its manifest starts. has_data: whether there is data where it is wanted.
@@ -190,15 +196,17 @@ def other_data_dir_problems(params: Params, command: list[str], has_data: bool) 
         else "where there is none: it would start empty. Stop"
     )
     return [
-        f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move"
-        f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again; one member"
-        " after the other, each with --limit."
+        Problem(
+            f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move"
+            f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again; one member"
+            " after the other, each with --limit."
+        )
         for path in dict.fromkeys(found)
         if path and os.path.normpath(path) != wanted and read_wal(path)
     ]
 
 
-def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tuple[dict[str, Any], list[str]]:
+def observe_pki(params: Params, kubeadm: str | None, problems: list[Problem]) -> tuple[dict[str, Any], list[str]]:
     """Certificates as they are, and why the leaves differ from what is wanted."""
     if not params["pki"] or not HAS_CRYPTOGRAPHY:
         return {}, []
@@ -206,7 +214,7 @@ def observe_pki(params: Params, kubeadm: str | None, problems: list[str]) -> tup
         wanted = {**params["pki"], "kubernetes_version": params["pki"].get("kubernetes_version") or kubeadm}
         state = _pki.observe(_pki.PkiSpec.from_params(wanted), datetime.now(timezone.utc))
     except EtcdError as exc:
-        problems.extend(str(exc).splitlines())
+        problems.extend(map(Problem, str(exc).splitlines()))
         return {}, []
     result = asdict(state)
     return result, result.pop("reasons")
@@ -230,7 +238,7 @@ def ca_reasons(params: Params, pki: dict[str, Any]) -> list[str]:
 
 
 def observe_config(
-    params: Params, kubeadm: str | None, formed: bool, problems: list[str]
+    params: Params, kubeadm: str | None, formed: bool, problems: list[Problem]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
     # A kubeadm that is not supported is told of by preflight.
@@ -243,7 +251,7 @@ def observe_config(
         )
         found = _kubeadm.config_problems(spec, _kubeadm.parse_version(kubeadm))
         if found:
-            problems.extend(found)
+            problems.extend(map(Problem, found))
             return {}, [], []
         text = _kubeadm.render_config(spec)
         config_reasons = _kubeadm.config_reasons(read_text(path), text)
@@ -253,7 +261,7 @@ def observe_config(
         manifest = _kubeadm.render_manifest(text, "kubeadm")
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
-        problems.append(str(exc))
+        problems.append(Problem(str(exc)))
         return {}, [], []
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
     reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, formed)
@@ -268,7 +276,7 @@ def observe_config(
     )
 
 
-def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """Files of the override, and why they or the running kubelet differ."""
     wanted = params["kubelet"]
     spec = _kubelet.KubeletSpec(
@@ -279,11 +287,11 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[str]) 
         extra=wanted["extra"],
         program=shutil.which("kubelet") or "/usr/bin/kubelet",
     )
-    problems.extend(_kubelet.config_problems(spec))
+    problems.extend(map(Problem, _kubelet.config_problems(spec)))
     unit = _host.kubelet_unit()
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
-        problems.extend(_kubelet.unit_problems(unit))
+        problems.extend(map(Problem, _kubelet.unit_problems(unit)))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
     found = {path: read_text(path) for path in files}

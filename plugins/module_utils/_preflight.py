@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, Problem
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -34,42 +36,46 @@ def minor_of(version: str | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def host_problems(member: Member, facts: Facts, endpoint: str, swap: bool = False) -> list[str]:
+def host_problems(member: Member, facts: Facts, endpoint: str, swap: bool = False) -> list[Problem]:
     """What is wrong with one host on its own. swap: whether its kubelet is to put up with swap."""
-    problems = program_problems(facts)
+    found: list[Problem] = [Problem(text) for text in program_problems(facts)]
+
+    def problem(text: str, *stops: str) -> None:
+        found.append(Problem(text, stops or EVERYTHING))
+
     if not facts["systemd"]:
-        problems.append("systemd does not run here. The kubelet is managed as a systemd service: use such a host.")
+        problem("systemd does not run here. The kubelet is managed as a systemd service: use such a host.")
     if facts["runtime_problem"]:
-        problems.append(
+        problem(
             f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
             " set etcd_container_runtime_endpoint."
         )
     if facts["cryptography_problem"]:
-        problems.append(facts["cryptography_problem"])
+        problem(facts["cryptography_problem"])
     if member.address and member.address not in facts["addresses"]:
-        problems.append(
+        problem(
             f"etcd_address {member.address} is no address of this host. It has"
             f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}."
         )
     for port, owner in sorted(facts["listeners"].items()):
         if not is_ours(owner["argv"], member.name):
-            problems.append(
+            problem(
                 f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}). Stop it, or set"
                 " etcd_client_port, etcd_peer_port or etcd_metrics_port."
             )
     if facts["swaps"] and not swap:
-        problems.append(
+        problem(
             f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Run `swapoff -a` and take it"
             " out of /etc/fstab, or set etcd_kubelet_config: {failSwapOn: false}."
         )
     if facts["leftovers"]:
-        problems.append(
+        problem(
             f"this host is, or was, part of a Kubernetes cluster: {', '.join(facts['leftovers'])}. Use another host,"
             " or run `kubeadm reset` on it and remove what that leaves."
         )
     if facts["disk_free"] < DISK_NEEDED:
-        problems.append(f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(DISK_NEEDED)} are needed.")
-    return problems
+        problem(f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(DISK_NEEDED)} are needed.")
+    return [replace(item, host=member.host) for item in found]
 
 
 def program_problems(facts: Facts) -> list[str]:
@@ -125,19 +131,23 @@ def host_warnings(facts: Facts) -> list[str]:
     return warnings
 
 
-def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
+def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
     """What is wrong between hosts: versions, clocks, connections."""
-    problems = []
+    problems: list[Problem] = []
     for name in ("kubeadm", "kubelet"):
         versions = {host: item[f"{name}_version"] for host, item in facts.items() if item[f"{name}_version"]}
         if len(set(versions.values())) > 1:
             listed = ", ".join(f"{host} {version}" for host, version in versions.items())
-            problems.append(f"{name} differs between the hosts ({listed}). Install one version on all of them.")
+            problems.append(
+                Problem(f"{name} differs between the hosts ({listed}). Install one version on all of them.")
+            )
     spread, fastest, slowest = clock_spread(facts)
     if spread > CLOCK_PROBLEM:
         problems.append(
-            f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on"
-            " one of them: set up time synchronisation (chrony, systemd-timesyncd)."
+            Problem(
+                f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on"
+                " one of them: set up time synchronisation (chrony, systemd-timesyncd)."
+            )
         )
     for host, item in facts.items():
         for member in cluster.members:
@@ -146,9 +156,12 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[str]:
             # A host that is not part of this run may well be down; etcd's own gates look at that.
             if silent and member.host in facts:
                 problems.append(
-                    f"{host}: {member.name} ({member.address}) does not answer on TCP port"
-                    f" {', '.join(silent)}. Open it between the members (a firewall that drops, a wrong"
-                    " etcd_address, a network that is down)."
+                    Problem(
+                        f"{member.name} ({member.address}) does not answer on TCP port"
+                        f" {', '.join(silent)}. Open it between the members (a firewall that drops, a wrong"
+                        " etcd_address, a network that is down).",
+                        host=host,
+                    )
                 )
     return problems
 

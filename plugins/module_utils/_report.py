@@ -23,6 +23,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     host_warnings,
     merge_hosts,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
@@ -309,7 +310,9 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
         for host, observation in seen.items()
         for reason in observation["reasons"].get(part, [])
     ]
-    problems = [f"{host}: {text}" for host, observation in seen.items() for text in observation.get("problems", [])]
+    problems = merged(
+        Problem.from_dict(item, host) for host, found in seen.items() for item in found.get("problems", [])
+    )
     hosts = list(seen)
     return [
         *(finding("host", "", text) for text in merge_hosts(said, hosts)),
@@ -317,10 +320,7 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
             finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
             for text in merge_hosts(differs, hosts)
         ),
-        *(
-            finding("refused", "", text, "site.yml refuses to run before this is put right.")
-            for text in merge_hosts(problems, hosts)
-        ),
+        *(finding("refused", "", text, "site.yml refuses to run before this is put right.") for text in problems),
     ]
 
 

@@ -157,10 +157,10 @@ reasons:
   returned: always
   type: dict
 problems:
-  description: What is wrong with the wanted values, as far as only this host can tell.
+  description: What is wrong, as far as this host alone can tell (C(text)), and the steps that it stops (C(stops), of found, start, restart and sign).
   returned: always
   type: list
-  elements: str
+  elements: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

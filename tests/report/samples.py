@@ -210,7 +210,9 @@ def hard() -> list[Looked]:
             cluster_id="<id>",
             cluster_version="<cv>",
         ),
-        observations={"h&<b>": observation(reasons={"manifest": ["<script>"]}, problems=["<p>"])},
+        observations={
+            "h&<b>": observation(reasons={"manifest": ["<script>"]}, problems=[{"text": "<p>", "stops": []}])
+        },
         lost=["<lost>"],
         settings={"h&<b>": Settings(metrics_exposed=True)},
     )

@@ -21,6 +21,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+AUTHORITY = "plugins/module_utils/_authority.py"
 MANIFEST = "plugins/modules/static_pod_manifest.py"
 PLANES = "plugins/module_utils/_control_plane.py"
 KUBELET, HOST, OBSERVE = (f"plugins/module_utils/{name}.py" for name in ("_kubelet", "_host", "_observe"))
@@ -113,11 +114,11 @@ BUGS = [
     Bug("context forgotten", FILES, "            _keep_context(target, temporary)\n", "", "test_files.py"),
     Bug("no lock", FILES, "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_files.py"),
     # What is decided of the CA.
-    Bug("any ca.crt is a broken one", PLAN,
+    Bug("any ca.crt is a broken one", AUTHORITY,
         "        and any(item[\"authority_key_id\"] == wanted",
         "        or any(item[\"authority_key_id\"] == wanted",
-        "test_plan.py"),
-    Bug("last ca.key removed", PLAN, "if not signer or not signer[\"pki\"].get(\"ca_key\") or", "if not signer or", "test_plan.py"),
+        "test_authority.py"),
+    Bug("last ca.key removed", AUTHORITY, "if not signer or not signer[\"pki\"].get(\"ca_key\") or", "if not signer or", "test_authority.py"),
     # What is handed over.
     Bug("whatever a host asks for", STEPS, "if kind not in member.kinds:", "if kind not in LEAVES:", "test_pki.py"),
     Bug("address of a server", PKI, "if any(LEAVES[kind][2] for kind in kinds) and", "if False and", "test_pki.py"),
@@ -167,7 +168,7 @@ BUGS = [
     Bug("stopped for good", MANIFEST, "not kubelet_unit().active", "False", "test_static_pod_manifest.py"),
     Bug("certificates wait for a member", MANIFEST, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_static_pod_manifest.py"),
     Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
-    Bug("key of another CA", PLAN, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_plan.py"),
+    Bug("key of another CA", AUTHORITY, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_authority.py"),
     # The kubelet.
     Bug("an old program goes on", KUBELET, "if unit.replaced:", "if False:", "test_kubelet.py"),
     Bug("a script is a program", HOST, "not script and not os.path.samestat", "not os.path.samestat", "test_kubelet.py"),

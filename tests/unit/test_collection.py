@@ -232,7 +232,9 @@ def test_filters_load_what_every_run_needs() -> None:
         text=True,
     )
     package = "ansible_collections.kubeadm.etcd.plugins.module_utils"
-    assert set(ast.literal_eval(done.stdout)) == {f"{package}.{name}" for name in ("_cluster", "_plan", "_preflight")}
+    assert set(ast.literal_eval(done.stdout)) == {
+        f"{package}.{name}" for name in ("_authority", "_cluster", "_plan", "_preflight", "_problem")
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=name)

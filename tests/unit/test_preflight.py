@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _preflight
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import merged
 
 MEMBERS = [Member("infra0", "infra0", "10.0.0.6"), Member("infra1", "infra1", "10.0.0.7")]
 CLUSTER = Cluster("etcd", MEMBERS, "infra0")
@@ -60,7 +61,7 @@ def test_a_good_host() -> None:
 )
 def test_host_problems(change: dict[str, Any], words: str) -> None:
     problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock")
-    assert len(problems) == 1 and words in problems[0], problems
+    assert len(problems) == 1 and words in merged(problems)[0], problems
 
 
 def test_swap_that_the_kubelet_is_to_put_up_with() -> None:
@@ -89,7 +90,7 @@ def test_our_own_etcd_may_listen() -> None:
 )
 def test_cluster_problems(change: dict[str, Any], words: str) -> None:
     problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}})
-    assert len(problems) == 1 and words in problems[0], problems
+    assert len(problems) == 1 and words in merged(problems)[0], problems
 
 
 def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:

@@ -1,0 +1,44 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A problem: what is wrong, on which host, and which steps it stops. Sentences are put together last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# What a problem can stop. FOUND: founding a cluster. START: starting a member or kubelet that does not run. RESTART: restarting
+# one that runs. SIGN: issuing certificates.
+FOUND, START, RESTART, SIGN = "found", "start", "restart", "sign"
+EVERYTHING = (FOUND, START, RESTART, SIGN)
+# All but certificates, which a running member reads at its next handshake.
+PROCESSES = (FOUND, START, RESTART)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong and what to do (text), the inventory host ('': the cluster), and the steps that must not be taken (stops)."""
+
+    text: str
+    stops: tuple[str, ...] = EVERYTHING
+    host: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, for the result of a module."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], host: str = "") -> Problem:
+        """From plain data, of this host."""
+        return cls(str(data["text"]), tuple(data["stops"]), host or str(data.get("host", "")))
+
+
+def merged(problems: Iterable[Problem]) -> list[str]:
+    """Sentences for people: each once, with the hosts that it is about before it."""
+    hosts: dict[str, list[str]] = {}
+    for problem in problems:
+        named = hosts.setdefault(problem.text, [])
+        if problem.host and problem.host not in named:
+            named.append(problem.host)
+    return [f"{', '.join(named)}: {text}" if named else text for text, named in hosts.items()]

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a run has to do, and why it must not. A thin layer over module_utils/_plan.py and _preflight.py."""
+"""What a run has to do, and why it must not. A thin layer over module_utils/_run.py."""
 
 from __future__ import annotations
 
@@ -79,51 +79,30 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), order (hosts to be touched
-      one after the other), start (hosts to be started all at once), settled (whether no stage has anything to do), certificates
-      (whether any have to be made), ca (whether the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be
-      replaced), remove_ca_key (hosts whose ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), import_image
-      (hosts that are to get the image archive), speaker (host that speaks for the cluster), asker (host that can tell most of it),
-      lines (the plan for people), problems and warnings.
+    - Action (bootstrap, nothing, rolling, start or refuse), state (value of initial-cluster-state), token (initial-cluster-token of a
+      cluster that is being founded), published (hosts whose member names itself only in initial-cluster), order (hosts to be touched one after
+      the other), start (hosts to be started all at once), settled (whether no stage has anything to do), certificates (whether any have to be
+      made), ca (whether the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose
+      ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), import_image (hosts that are to get the image archive),
+      record (hosts whose record is to be written), speaker (host that speaks for the cluster), asker (host that can tell most of it), lines (the
+      plan for people), problems (why nothing is done), held (why certificates are issued and nothing else), warnings, and observed (what tells
+      the observations apart that the plan was made of).
   type: dict
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
-from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
-    broken_ca_hosts,
-    ca_problems,
-    elsewhere_warnings,
-    signs_elsewhere,
-    stray_ca_keys,
-)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
-    BOOTSTRAP,
-    REFUSE,
-    Plan,
-    alarm_warnings,
-    decide,
-    image_reasons,
-    is_settled,
-    lost_problems,
-    only_certificates,
-    plan_lines,
-    without_restarts,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._run import (
+    Attendance,
+    Wish,
+    make_plan,
+    observed_together,
+    with_image,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
-    cluster_problems,
-    cluster_warnings,
-    external_problems,
-    host_problems,
-    host_warnings,
-    merge_hosts,
-    unknown_address_problems,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
 
 
 def as_cluster(data: Mapping[str, Any]) -> Cluster:
@@ -132,52 +111,10 @@ def as_cluster(data: Mapping[str, Any]) -> Cluster:
     return Cluster(members=[Member(**member) for member in data["members"]], **fields)
 
 
-def judge(
-    found: Cluster, observations: Mapping[str, Any], runtime_endpoint: str, own_ca: Mapping[str, Any], archive: str
-) -> tuple[list[Problem], list[str]]:
-    """Problems and warnings of the hosts and of what they have in common."""
-    facts = {host: observation["facts"] for host, observation in observations.items()}
-    problems = list(map(Problem, [*found.problems, *own_ca.get("problems", []), *unknown_address_problems(found)]))
-    warnings = [*found.warnings]
-    for member in found.members:
-        if member.host not in observations:
-            continue
-        observation = observations[member.host]
-        problems += host_problems(member, facts[member.host], runtime_endpoint, observation["kubelet"]["allows_swap"])
-        problems += [Problem.from_dict(item, member.host) for item in observation["problems"]]
-        if archive and observation["images"] is None:
-            text = "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
-            problems.append(Problem(text, host=member.host))
-        noticed = [*host_warnings(facts[member.host]), *observation["pki"].get("warnings", [])]
-        warnings += [f"{member.host}: {text}" for text in noticed]
-    return problems + cluster_problems(found, facts), warnings + cluster_warnings(facts)
-
-
-def asker(members: list[str], observations: Mapping[str, Any]) -> str | None:
-    """The host that can tell most of the cluster: the first whose member is ready, else that could ask any, else the first."""
-    etcd = {host: observations.get(host, {}).get("etcd", {}) for host in members}
-    # One without usable certificates, or cut off from the others, would take its own trouble for that of all.
-    able = [host for host in members if etcd[host].get("members")]
-    return next(iter([*(host for host in able if etcd[host].get("ready")), *able, *members]), None)
-
-
 def plan(
-    hostvars: Any,
-    cluster: Mapping[str, Any],
-    hosts: list[str],
-    runtime_endpoint: str = "",
-    own_ca: Mapping[str, Any] | None = None,
-    image_archive: str = "",
-    external_file: str = "",
-    allow_interruption: bool = False,
-    remove_stray_ca_keys: bool = False,
-    signing_dir: str = "",
-    lost: list[str] | None = None,
-    limit: str = "",
-    certificates_only: bool = False,
+    hostvars: Any, cluster: Mapping[str, Any], hosts: list[str], lost: list[str] | None = None, **wishes: Any
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
-    own_ca = own_ca or {}
     found = as_cluster(cluster)
     hostvars = read_once(hostvars, hosts)
     clusters = {host: hostvars[host].get("__etcd_cluster") or {} for host in hosts}
@@ -189,62 +126,26 @@ def plan(
     observed = {
         host: hostvars[host]["__etcd_host"] for host in members if "facts" in hostvars[host].get("__etcd_host", {})
     }
-    # What is on the controller is seen by the controller alone.
-    observations: dict[str, Mapping[str, Any]] = {
-        host: {**item, "reasons": {**item["reasons"], "image": image_reasons(item, image_archive)}}
-        for host, item in observed.items()
-    }
-    if certificates_only:
-        observations = only_certificates(observations)
-    lacking = [host for host, item in observations.items() if item["reasons"]["image"]]
-    missing = [member.host for member in found.members if member.host in (lost or [])]
-    problems, warnings = judge(found, observations, runtime_endpoint, own_ca, image_archive)
-    if image_archive:
+    wish = Wish(**{key: value for key, value in wishes.items() if value is not None})
+    observations = with_image(observed, wish.image_archive)
+    failed = [member.host for member in found.members if member.host in (lost or [])]
+    attendance = Attendance(
+        members,
+        failed,
+        [host for host in members if host not in observed and host not in failed],
+        observed_together(observed, {host: hostvars[host].get("__etcd_plan") or {} for host in observed}),
+    )
+    archive: list[str] = []
+    if wish.image_archive:
         # When it is needed: see cluster.py.
         from ansible_collections.kubeadm.etcd.plugins.module_utils._archive import archive_problems
 
-        problems += map(
-            Problem, archive_problems(image_archive, [observations[host]["config"]["image"] for host in lacking])
-        )
-    problems += map(Problem, lost_problems(missing, limit))
+        lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
+        archive = archive_problems(wish.image_archive, lacking)
     # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
-    unset = "" if members and "etcd_external_config_file" in hostvars[members[0]] else external_file
-    others = {clusters[host].get("name", ""): hostvars[host].get("etcd_external_config_file", unset) for host in hosts}
-    problems += map(Problem, external_problems(found.name, external_file, others))
-    if found.problems or missing:
-        decision = Plan(REFUSE)
-    else:
-        problems += ca_problems(found, observations, own_ca)
-        decision = decide(found, observations, allow_interruption)
-        if certificates_only:
-            decision = without_restarts(found, decision)
-        warnings += alarm_warnings(found, observations)
-    signer = observations.get(found.ca_host)
-    bring_in = bool(
-        signer and own_ca.get("fingerprint") and signer["pki"].get("ca_fingerprint") != own_ca["fingerprint"]
-    )
-    make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
-    elsewhere = signs_elsewhere(found, observations, own_ca)
-    if elsewhere:
-        warnings += elsewhere_warnings(observations, signing_dir)
-    stray = stray_ca_keys(found, observations) if remove_stray_ca_keys else []
-    return {
-        **asdict(decision),
-        "settled": is_settled(decision, observations) and not (make_ca or stray),
-        "ca": make_ca,
-        "certificates": bool(
-            make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values())
-        ),
-        "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(found, observations),
-        "remove_ca_key": stray,
-        "elsewhere": elsewhere,
-        "import_image": lacking,
-        "lines": merge_hosts(plan_lines(found, decision, observations), members),
-        "speaker": members[0] if members else None,
-        "asker": asker(members, observations),
-        "problems": [*merged(problems), *merge_hosts(decision.problems, members)],
-        "warnings": merge_hosts([*warnings, *decision.warnings], members),
-    }
+    unset = "" if members and "etcd_external_config_file" in hostvars[members[0]] else wish.external_file
+    files = {clusters[host].get("name", ""): hostvars[host].get("etcd_external_config_file", unset) for host in hosts}
+    return make_plan(found, observations, attendance, replace(wish, external_files=files), archive)
 
 
 class FilterModule:

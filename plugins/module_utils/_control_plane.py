@@ -18,7 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
     resolve,
     variable_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
     clock_spread,

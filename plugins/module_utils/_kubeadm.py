@@ -46,6 +46,8 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
         },
     },
     "initial_cluster_state": {"type": "str", "choices": ["new", "existing"], "default": "new"},
+    "initial_cluster_token": {"type": "str", "default": ""},
+    "published": {"type": "bool", "default": False},
     "kubernetes_version": {"type": "str", "default": ""},
     "image_repository": {"type": "str", "default": ""},
     "image_tag": {"type": "str", "default": ""},
@@ -206,6 +208,8 @@ class ConfigSpec:
     address: str
     members: list[Member]
     initial_cluster_state: str
+    initial_cluster_token: str
+    published: bool
     kubernetes_version: str
     image_repository: str
     image_tag: str
@@ -573,12 +577,22 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     """extraArgs: ours in the page's order, then the user's by name."""
     address = bracketed(spec.address)
     loopback = "[::1]" if ":" in spec.address else "127.0.0.1"
+    # It goes into the ids of a new cluster. One that runs has its ids.
+    token = spec.initial_cluster_state == "new" and spec.initial_cluster_token
     client, peer = f"https://{address}:{spec.client_port}", f"https://{address}:{spec.peer_port}"
-    cluster = ",".join(f"{m.name}=https://{bracketed(m.address)}:{spec.peer_port}" for m in spec.members)
+    # A member that has published names itself only: etcd then refuses to start without its data. With the full list it takes over its
+    # former id from a peer, joins empty, and may outvote the one member that has an acknowledged write (etcd 3.5 to 3.7, bootstrap.go).
+    alone = spec.published and spec.initial_cluster_state == "existing"
+    cluster = ",".join(
+        f"{m.name}=https://{bracketed(m.address)}:{spec.peer_port}"
+        for m in spec.members
+        if m.name == spec.name or not alone
+    )
     own = [
         ("name", spec.name),
         ("initial-cluster", cluster),
         ("initial-cluster-state", spec.initial_cluster_state),
+        *([("initial-cluster-token", spec.initial_cluster_token)] if token else []),
         ("listen-peer-urls", peer),
         # The page leaves out the loopback address; with it etcdctl on the host works as on a control plane.
         ("listen-client-urls", f"https://{loopback}:{spec.client_port},{client}"),
@@ -640,16 +654,23 @@ def render_config(spec: ConfigSpec) -> str:
     return "\n".join([*first, *yaml_lines(documents[0]), "---", *yaml_lines(documents[1])]) + "\n"
 
 
-def config_reasons(on_disk: str | None, wanted: str) -> list[str]:
-    """Why kubeadmcfg.yaml has to be written; empty where it need not be.
+def config_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[str]:
+    """Why kubeadmcfg.yaml has to be written; empty if it need not be.
 
-    The value of initial-cluster-state alone is no reason: etcd looks at it only while it has no data.
+    has_data: the member belongs to a cluster already, so that flags that etcd reads at its foundation only are no reason.
     """
     if on_disk is None:
         return ["kubeadmcfg.yaml: missing"]
-    state = re.compile(r'(?<=^    - \{name: "initial-cluster-state", value: ")(new|existing)(?="\}$)', re.MULTILINE)
-    before, after = state.sub("", on_disk), state.sub("", wanted)
-    return line_reasons("kubeadmcfg.yaml", before.splitlines(), after.splitlines())
+    before, after = on_disk.splitlines(), wanted.splitlines()
+    if has_data:
+        before, after = ([line for line in lines if not _BOOTSTRAP_LINE.match(line)] for lines in (before, after))
+    return line_reasons("kubeadmcfg.yaml", before, after)
+
+
+def data_dir_in(config_text: str) -> str | None:
+    """The data directory that kubeadmcfg.yaml names; None if it names none."""
+    match = re.search(r"^ +dataDir: (.+)$", config_text, re.MULTILINE)
+    return parse_scalar(match.group(1).strip()) if match else None
 
 
 def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
@@ -777,7 +798,8 @@ def manifest_image(text: str) -> str | None:
 
 
 # etcd looks at these only while it has no data (etcd server/etcdserver/bootstrap.go).
-_BOOTSTRAP_FLAGS = ("--initial-cluster", "--initial-cluster-state")
+_BOOTSTRAP_FLAGS = ("--initial-cluster", "--initial-cluster-state", "--initial-cluster-token")
+_BOOTSTRAP_LINE = re.compile(r'^    - \{name: "initial-cluster(-state|-token)?", value: ')
 
 
 def by_flag(command: list[str]) -> dict[str, list[str]]:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._record import (
+    Record,
+    current_record,
+    read_record,
+    record_reasons,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     Process,
     client_url_of,
@@ -25,6 +33,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     missing_arguments,
     stale_directory,
     value_of_flag,
+    younger_than,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
@@ -61,15 +70,18 @@ def observe(params: Params) -> dict[str, Any]:
             "problems": [problem.as_dict() for problem in problems],
         }
     command = arguments_in(os.path.join(params["manifests_dir"], "etcd.yaml"))
+    record = observe_record(params, problems)
     etcd = observe_etcd(params, command)
+    etcd["record"] = asdict(record) if record else None
     pki, pki_reasons = observe_pki(params, kubeadm, problems)
-    config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd["formed"], problems)
+    config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd, problems)
     restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
     manifest_reasons += [reason for reason in (etcd["stale"], etcd["pending"]) if reason]
     etcd["moved"] = any(
         ": --initial-advertise-peer-urls: " in r or ": --initial-cluster: " in r for r in manifest_reasons
     )
-    problems += other_data_dir_problems(params, command, etcd["has_data"])
+    problems += data_problems(params, etcd)
+    problems += other_data_dir_problems(params, command, record, etcd["has_data"])
     kubelet = observe_kubelet(params, facts, problems)
     return {
         "facts": facts,
@@ -85,6 +97,7 @@ def observe(params: Params) -> dict[str, Any]:
             "certificates": pki_reasons,
             "config": config_reasons,
             "manifest": manifest_reasons,
+            "record": member_record_reasons(params, etcd, record),
         },
         "problems": [problem.as_dict() for problem in problems],
     }
@@ -125,7 +138,12 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
+        "restored": bool(wal and wal.restored),
+        "data_problem": wal.problem if wal else "",
         "founded": value_of_flag(command, "initial-cluster-state") == "existing",
+        # What a killed first run has begun with is gone on with; a new cluster takes a token that all hosts have a part in.
+        "token": value_of_flag(command, "initial-cluster-token") or "",
+        "nonce": secrets.token_hex(16),
         "cluster_id": (wal.cluster_id or None) if wal else None,
         "member_id": (wal.member_id or None) if wal else None,
         "running": process is not None,
@@ -173,37 +191,115 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
 
 
 def pending_manifest(process: Process | None, command: list[str], path: str) -> str:
-    """Why a member is about to restart: its manifest has been replaced, and the kubelet has not seen to it yet; empty where not."""
-    lacking = missing_arguments(command, process.argv) if process else []
-    return f"etcd: runs without {' '.join(lacking)}, which is in {path}; waited for" if lacking else ""
+    """Why a member is about to restart: its manifest was replaced, and the kubelet has not acted on it yet; empty if it is not.
+
+    command: what the manifest starts. An image, a variable or a probe is in no command line: a process that is older than a manifest
+    of the last minute is about to restart as well.
+    """
+    if process is None or not command:
+        return ""
+    wanted, argv = command[1:], process.argv[1:]
+    lacking, surplus = missing_arguments(wanted, argv), missing_arguments(argv, wanted)
+    if lacking:
+        return f"etcd: runs without {' '.join(lacking)}, which is in {path}; the run waits for its restart"
+    # What the kubelet has expanded is not in the manifest as it runs.
+    if surplus and not any("$(" in item for item in wanted):
+        return f"etcd: runs with {' '.join(surplus)}, which is no longer in {path}; the run waits for its restart"
+    try:
+        settled = younger_than(path)
+    except EtcdError:
+        return ""
+    return (
+        ""
+        if settled(process)
+        else f"etcd: is older than {path}, which was just replaced; the run waits for its restart"
+    )
 
 
-def other_data_dir_problems(params: Params, command: list[str], has_data: bool) -> list[Problem]:
+def observe_record(params: Params, problems: list[Problem]) -> Record | None:
+    """The record of the member; None if there is none, or if it is damaged, which is a problem."""
+    try:
+        return read_record(work_dir_of(params))
+    except EtcdError as exc:
+        problems.append(Problem(str(exc), PROCESSES))
+        return None
+
+
+def work_dir_of(params: Params) -> str:
+    """Our directory on the host."""
+    return os.path.dirname(str(params["kubelet"]["config_path"]))
+
+
+def member_record_reasons(params: Params, etcd: Mapping[str, Any], record: Record | None) -> list[str]:
+    """Why the record has to be written. What runs proves it: the member answers, by this CA, for the data that lies there."""
+    listed = {entry["id"] for entry in etcd["members"] or []}
+    if not (
+        etcd["answers"] and etcd["formed"] and etcd["cluster_id"] == etcd["members_of"] and etcd["member_id"] in listed
+    ):
+        return []
+    pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
+    return record_reasons(record, current_record(params["name"], params["data_dir"], pki_dir))
+
+
+def data_problems(params: Params, etcd: Mapping[str, Any]) -> list[Problem]:
+    """Data of which nobody can tell whose it is."""
+    if not etcd["data_problem"]:
+        return []
+    return [
+        Problem(
+            f"etcd_data_dir {params['data_dir']} cannot be judged: {etcd['data_problem']}. Nothing is started on it. Mount the volume, or"
+            ' repair the filesystem, and run again. If the data is lost, docs/operations.md ("A member has lost its data") has the way out.',
+            PROCESSES,
+        )
+    ]
+
+
+def former_data_dirs(params: Params, command: list[str], record: Record | None, has_data: bool) -> list[str]:
+    """Where the member had its data before, by its manifest, the one before that, kubeadmcfg.yaml and the record. The newest first."""
+    found = [value_of_flag(command, "data-dir")]
+    # What an earlier move has left behind does not matter once there is data.
+    if not has_data:
+        work_dir = work_dir_of(params)
+        found.append(value_of_flag(arguments_in(os.path.join(work_dir, "etcd.yaml.previous")), "data-dir"))
+        found.append(_kubeadm.data_dir_in(read_text(os.path.join(work_dir, "kubeadmcfg.yaml")) or ""))
+        found.append(record.data_dir if record else None)
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def is_same_directory(one: str, other: str) -> bool:
+    """Whether two paths lead to one directory, links and spelling aside."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def other_data_dir_problems(params: Params, command: list[str], record: Record | None, has_data: bool) -> list[Problem]:
     """Whether the member has data elsewhere, by what was installed before: it would start empty beside it, or with a copy.
 
     command: what its manifest starts. has_data: whether there is data where it is wanted.
     """
-    found = [value_of_flag(command, "data-dir")]
-    # What was left behind by an earlier move is no news where there is data.
-    if not has_data:
-        work_dir = os.path.dirname(params["kubelet"]["config_path"])
-        found.append(value_of_flag(arguments_in(os.path.join(work_dir, "etcd.yaml.previous")), "data-dir"))
     wanted = os.path.normpath(params["data_dir"])
-    there = (
-        "where there is data too: what was copied while it ran is older, and what it has promised since would be forgotten. Move that away,"
-        " stop"
-        if has_data
-        else "where there is none: it would start empty. Stop"
-    )
-    return [
-        Problem(
-            f"the member's data is in {path}, and etcd_data_dir is {wanted}, {there} the member (move"
-            f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again; one member"
-            " after the other, each with --limit."
-        )
-        for path in dict.fromkeys(found)
-        if path and os.path.normpath(path) != wanted and read_wal(path)
+    former = [
+        path for path in former_data_dirs(params, command, record, has_data) if not is_same_directory(path, wanted)
     ]
+    problems = []
+    for path in (path for path in former if read_wal(path)):
+        why = (
+            "which holds data too. If it is a copy made while the member ran, it is older, and the member would forget what it has"
+            " promised since. Make sure that it is a copy, and move it away; then stop the member"
+            if has_data
+            else "which is empty: the member would start without its data. Stop the member"
+        )
+        problems.append(
+            Problem(
+                f"the member's data is in {path}, and etcd_data_dir is {wanted}, {why} (move"
+                f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again;"
+                " one member after the other, each with --limit. Or set etcd_data_dir to the directory that has the data.",
+                PROCESSES,
+            )
+        )
+    return problems
 
 
 def observe_pki(params: Params, kubeadm: str | None, problems: list[Problem]) -> tuple[dict[str, Any], list[str]]:
@@ -238,7 +334,7 @@ def ca_reasons(params: Params, pki: dict[str, Any]) -> list[str]:
 
 
 def observe_config(
-    params: Params, kubeadm: str | None, formed: bool, problems: list[Problem]
+    params: Params, kubeadm: str | None, etcd: Mapping[str, Any], problems: list[Problem]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
     # A kubeadm that is not supported is told of by preflight.
@@ -247,14 +343,18 @@ def observe_config(
     path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
     try:
         spec = _kubeadm.ConfigSpec.from_params(
-            {**params["config"], "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm}
+            {
+                **params["config"],
+                "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm,
+                "initial_cluster_token": etcd["token"],
+            }
         )
         found = _kubeadm.config_problems(spec, _kubeadm.parse_version(kubeadm))
         if found:
             problems.extend(map(Problem, found))
             return {}, [], []
         text = _kubeadm.render_config(spec)
-        config_reasons = _kubeadm.config_reasons(read_text(path), text)
+        config_reasons = _kubeadm.config_reasons(read_text(path), text, etcd["formed"])
         # What is there was validated before it was written.
         if config_reasons:
             _kubeadm.validate_config(text, "kubeadm")
@@ -264,7 +364,7 @@ def observe_config(
         problems.append(Problem(str(exc)))
         return {}, [], []
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
-    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, formed)
+    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, etcd["formed"])
     for target, mode in ((installed, 0o600), (params["data_dir"], 0o700)):
         problem = mode_problem(target, mode)
         if problem:

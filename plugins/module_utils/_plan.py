@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, identity_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, RESTART, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import etcdctl
 
 if TYPE_CHECKING:
     Observation = Mapping[str, Any]
@@ -34,9 +37,9 @@ _RESTARTING = ("kubelet", "manifest")
 class Plan:
     """What to do with a cluster.
 
-    action: one of the constants above. order: hosts to be touched one after the other. gated: whether each of them has
-    to pass the gates. start: hosts whose member has to be started, all at once. problems: why nothing may be done.
-    state: the value of initial-cluster-state.
+    action: one of the constants above. state: the value of initial-cluster-state. gated: whether each host of `order` has to pass the
+    gates. order: hosts to be touched one after the other. start: hosts whose member is started, all at once. published: hosts whose member
+    names itself only in initial-cluster. problems: why nothing is started or restarted.
     """
 
     action: str
@@ -44,35 +47,60 @@ class Plan:
     gated: bool = True
     order: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class MemberView:
-    """One expected member as far as this run can tell. None: unknown, the host is not part of the run.
+    """One expected member as far as this run can tell. has_data None: unknown, the host is not part of the run.
 
-    founded: whether its manifest is that of a cluster that has been founded. stale: whether it runs with certificates that were
-    removed. moved: whether its peers would have to look for it elsewhere.
+    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded. recorded: the host has a record. stale:
+    it runs with certificates that were removed. moved: its peers would have to look for it elsewhere.
     """
 
     member: Member
     has_data: bool | None
     founded: bool
+    recorded: bool
     stale: bool
     moved: bool
     formed: bool
     running: bool
     ready: bool
-    listed: bool
-    published: bool
+    entry: Mapping[str, Any] | None
     leader: bool
     differs: bool
     restarts: bool
 
+    @property
+    def host(self) -> str:
+        """The inventory host."""
+        return self.member.host
+
+    @property
+    def published(self) -> bool:
+        """Whether the membership remembers it as a member that has run."""
+        return bool(self.entry and self.entry.get("client_urls"))
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether it is a member without a vote."""
+        return bool(self.entry and self.entry.get("is_learner"))
+
+    @property
+    def has_lost_data(self) -> bool:
+        """Whether it has run as a member and has no log that tells of it.
+
+        A log that led to publication has seen a leader. One that has not was written after the data was lost: etcd takes over the former id
+        from a peer (bootstrap.go), and would join without what it has acknowledged.
+        """
+        return self.published and self.has_data is not None and not self.formed
+
 
 def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
-    """The members of the running cluster as the first host that could ask tells it; None where nobody answers."""
+    """The members of the running cluster as the first host that could ask tells it; None if nobody answers."""
     for observation in observations.values():
         listed = observation["etcd"].get("members")
         if listed:
@@ -82,41 +110,22 @@ def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any
 
 def view(member: Member, observation: Observation | None, listed: list[Mapping[str, Any]] | None) -> MemberView:
     """Put together what is known of one member."""
-    entry = entry_of(member, listed or [])
     etcd: Mapping[str, Any] = observation["etcd"] if observation else {}
     return MemberView(
         member=member,
         has_data=bool(etcd["has_data"]) if observation else None,
         founded=bool(etcd.get("founded")),
+        recorded=bool(etcd.get("record")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
         formed=bool(etcd.get("formed")),
         running=bool(etcd.get("running")),
         ready=bool(etcd.get("ready")),
-        listed=entry is not None,
-        published=bool(entry and entry.get("client_urls")),
+        entry=entry_of(member, listed or []),
         leader=bool(etcd.get("leader")),
         differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
         restarts=bool(observation and observation["restarts"]),
     )
-
-
-def entry_of(member: Member, listed: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """A member's line of the membership: by name, or by peer address where it has not started; None without one."""
-    return next(
-        (
-            entry
-            for entry in listed
-            if (entry["name"] == member.name if entry.get("name") else _has_address(entry, member.address))
-        ),
-        None,
-    )
-
-
-def _has_address(entry: Mapping[str, Any], address: str) -> bool:
-    """Whether a line of the membership has this address in a peer URL."""
-    host = f"[{address}]" if ":" in address else address
-    return any(str(url).rsplit("://", 1)[-1].rsplit(":", 1)[0] == host for url in entry.get("peer_urls", []))
 
 
 def _names_member(entry: Mapping[str, Any], members: list[Member]) -> bool:
@@ -133,9 +142,11 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     views = [view(member, observations.get(member.host), listed) for member in cluster.members]
     # A first run that was killed: members that tell the list they were started with, and never had a leader. With one, they
     # would have published where clients reach them.
-    unborn = not any(item.has_data is None or item.formed or item.ready or item.published for item in views)
-    problems = foreign_data_problems(cluster, observations) + corruption_problems(cluster, observations)
-    problems += identity_problems(cluster, observations, [] if unborn else listed or [])
+    unborn = not any(
+        item.has_data is None or item.formed or item.ready or item.published or item.recorded for item in views
+    )
+    known = [] if unborn else listed or []
+    problems = corruption_problems(cluster, observations) + identity_problems(cluster, observations, known)
     if problems:
         return Plan(REFUSE, problems=problems)
     if listed is None or unborn:
@@ -143,142 +154,188 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     return decide_with_cluster(cluster, views, listed, allow_interruption)
 
 
+def refused(text: str, host: str = "") -> Plan:
+    """A plan that starts and restarts nobody, for one reason."""
+    return Plan(REFUSE, problems=[Problem(text, PROCESSES, host)])
+
+
 def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
     """Nobody answers: a new cluster, or one that is down."""
-    if not any(item.formed for item in views):
-        absent = [item.member.host for item in views if item.has_data is None]
+    name = cluster.name
+    formed = [item.host for item in views if item.formed]
+    absent = [item.host for item in views if item.has_data is None]
+    if not formed:
         if absent:
-            return Plan(
-                REFUSE,
-                problems=[
-                    f"Cluster {cluster.name!r} does not run, and {', '.join(absent)} are not part of this run: whether"
-                    " a new cluster may be founded can be seen on all hosts only. Run again without --limit and serial."
-                ],
+            return refused(
+                f"cluster {name!r} does not run, and {', '.join(absent)} are not part of this run. Only all hosts together show whether a"
+                " new cluster may be founded. Run again without --limit and serial."
             )
-        founded = [item.member.host for item in views if item.founded]
+        founded = [item.host for item in views if item.founded]
         if founded:
-            return Plan(
-                REFUSE,
-                problems=[
-                    f"Cluster {cluster.name!r} was founded before (initial-cluster-state=existing in etcd.yaml on {', '.join(founded)}), and"
-                    " no host has its data in etcd_data_dir: is a volume not mounted, or the data in another directory? Bring it"
-                    " back. To found a new, empty cluster all the same, move /etc/kubernetes/manifests/etcd.yaml away there."
-                ],
+            return refused(
+                f"cluster {name!r} was founded before (initial-cluster-state=existing in etcd.yaml on {', '.join(founded)}), and no host has"
+                " its data in etcd_data_dir: is a volume not mounted, or the data in another directory? Bring it back. If the data is lost"
+                ' for good, docs/operations.md ("All data is lost") has the way out.'
             )
         # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
-        start = [item.member.host for item in views]
-        return start_at_once(cluster, views, Plan(BOOTSTRAP, state="new", start=start))
-    lost = [item.member.host for item in views if item.has_data is False]
+        return start_at_once(cluster, views, Plan(BOOTSTRAP, state="new", start=[item.host for item in views]))
+    lost = [item.host for item in views if item.has_data is False]
     if lost:
-        return Plan(
-            REFUSE,
-            problems=[
-                f"Cluster {cluster.name!r} has data but does not answer, and {', '.join(lost)} have none: a member that"
-                " starts empty would not be the one the others remember. Start the members that have data (look at"
-                " `journalctl -u kubelet` there); where no quorum comes back, restore from a snapshot."
-            ],
+        return refused(
+            f"cluster {name!r} has data but does not answer, and {', '.join(lost)} have none: a member that starts empty would not be the"
+            " one that the others remember. If a volume is not mounted there, mount it. Else start the members that have data"
+            " (`systemctl start kubelet`; `journalctl -u kubelet` says why etcd does not come up), and run again when they are a quorum."
         )
-    return start_at_once(
-        cluster, views, Plan(START, start=[item.member.host for item in views if item.has_data and not item.ready])
-    )
+    unled = [item.host for item in views if item.has_data and not item.formed]
+    if unled and len(formed) + len(absent) <= len(views) // 2:
+        return refused(
+            f"cluster {name!r} does not answer, and only {', '.join(formed)} have data that has seen a leader; the logs of {', '.join(unled)}"
+            " have not. They may have lost their data and been started empty, and would outvote what is left. If a volume is not mounted there,"
+            " mount it, and run again."
+        )
+    plan = Plan(START, start=[item.host for item in views if item.formed and not item.ready], published=formed)
+    return start_at_once(cluster, views, plan)
 
 
 def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan:
-    """The plan, or its refusal where the data of the members has them look for each other where they would not be any more.
+    """The plan, or its refusal if the data of the members has them look for each other where they would not be any more.
 
     A cluster that runs is told new addresses first (announce_peer_urls in _rollout.py).
     """
-    moved = [item for item in views if item.moved and item.member.host in plan.start]
+    moved = [item for item in views if item.moved and item.host in plan.start]
     if not moved:
         return plan
-    hosts = ", ".join(item.member.host for item in moved)
+    hosts = ", ".join(item.host for item in moved)
     way_out = (
-        "Put etcd_address, etcd_peer_port and the members back to what they were, run, and change them when the cluster runs. Where"
-        " the former addresses are gone for good, restore a snapshot."
+        "Put etcd_address, etcd_peer_port and the members back to what they were, run, and change them when the cluster runs. If the"
+        " former addresses are gone for good, restore a snapshot."
         if any(item.formed for item in moved)
-        else "It never had a leader, so there is nothing in it to lose: move the data directories away, or put the variables back."
+        else "It never had a leader, so it holds nothing yet: put the variables back, or stop etcd on these hosts and move the data directories"
+        " away."
     )
-    return Plan(
-        REFUSE,
-        problems=[
-            f"Cluster {cluster.name!r} does not answer, and in the data of {hosts} the members are elsewhere than in the inventory:"
-            f" they would not find each other, and nobody can be told. {way_out}"
-        ],
-        warnings=plan.warnings,
+    return refused(
+        f"cluster {cluster.name!r} does not answer, and in the data of {hosts} the members are elsewhere than in the inventory:"
+        f" they would not find each other, and nobody can be told. {way_out}"
     )
+
+
+def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
+    """Expected members that the running cluster does not know, knows by another name, or that have lost their data."""
+    problems = []
+    for item in views:
+        member = item.member
+        other = next(
+            (e for e in listed if e.get("name") not in (None, "", member.name) and has_address(e, member.address)), None
+        )
+        text = ""
+        if item.entry is None and other and not _names_member(other, [view.member for view in views]):
+            text = (
+                f"the member at {member.address} is called {other['name']} in the running cluster {cluster.name!r}, not {member.name}. A"
+                f" member keeps its name for life: set etcd_member_name: {other['name']} for this host. The host itself may be called"
+                " what you like."
+            )
+        elif item.entry is None:
+            text = (
+                f"the running cluster {cluster.name!r} has no member {member.name}. This playbook does not add members yet:"
+                f' docs/operations.md ("A member has lost its data") has the commands, or leave the host out.'
+            )
+        elif item.has_lost_data:
+            text = lost_data_text(cluster, item)
+        if text:
+            problems.append(Problem(text, PROCESSES, item.host))
+    return problems
+
+
+def lost_data_text(cluster: Cluster, item: MemberView) -> str:
+    """What has happened to a member that lost its data, and the commands that replace it."""
+    entry, member = item.entry or {}, item.member
+    urls = ",".join(map(str, entry.get("peer_urls", [])))
+    what = "it was started empty since" if item.has_data else "its data directory is empty"
+    return (
+        f"member {entry.get('id')} ({urls}) has lost its data: cluster {cluster.name!r} remembers it as a member that has run, and"
+        f" {what}. If a volume is not mounted, stop etcd (step 1), mount it, and run again. If the data is lost, replace the member:\n"
+        f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
+        " prints nothing; move the contents of the data directory away\n"
+        f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')))}\n"
+        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={urls}')}\n"
+        "  4. run this playbook again"
+    )
+
+
+def learner_problems(views: list[MemberView]) -> list[Problem]:
+    """Learners, beside which no member is restarted: whoever added one has not finished."""
+    return [
+        Problem(
+            f"its member is a learner: it has no vote yet, and no member is restarted before it has. When it has caught up, run on the"
+            f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')))}",
+            (RESTART,),
+            item.host,
+        )
+        for item in views
+        if item.is_learner
+    ]
 
 
 def decide_with_cluster(
     cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], allow_interruption: bool
 ) -> Plan:
     """A cluster answers: finish, repair, roll, or nothing."""
-    problems = []
-    for item in views:
-        host = item.member.host
-        other = next(
-            (
-                e
-                for e in listed
-                if e.get("name") not in (None, "", item.member.name) and _has_address(e, item.member.address)
-            ),
-            None,
-        )
-        if not item.listed and other and not _names_member(other, [view.member for view in views]):
-            problems.append(
-                f"{host}: the member at {item.member.address} is called {other['name']} in the running cluster"
-                f" {cluster.name!r}, not {item.member.name}. A member keeps its name for life: set etcd_member_name:"
-                f" {other['name']} for this host. The host itself may be called what you like."
-            )
-        elif not item.listed:
-            problems.append(
-                f"{host}: {item.member.name} is not in the membership of the running cluster {cluster.name!r}. Adding"
-                " or replacing a member is not part of this playbook; nothing has been changed."
-            )
-        elif item.has_data is False and item.published:
-            problems.append(
-                f"{host}: {item.member.name} has lost its data ({cluster.name!r} remembers it as a member that has run)."
-                " It must be removed and added again, not started empty: restore its data directory, or replace the"
-                " member; nothing has been changed."
-            )
     expected = [item.member for item in views]
     warnings = [
-        f"The running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
+        f"the running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
         " does not have. It is left alone."
         for entry in listed
         if not _names_member(entry, expected)
     ]
+    problems = membership_problems(cluster, views, listed)
     if problems:
         return Plan(REFUSE, problems=problems, warnings=warnings)
+    published = [item.host for item in views if item.published and item.formed]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
-    unstarted = [item.member.host for item in views if item.has_data is False]
-    # Those that do not run first: with them back, others that run without being ready may be restarted.
-    down = sorted((item for item in views if item.has_data and not item.ready), key=lambda v: v.running)
-    order = [item.member.host for item in down]
+    unstarted = [item.host for item in views if item.has_data is False]
+    # Those that do not run first: with them back, others that run without being ready may be restarted. A learner is never ready.
+    down = sorted(
+        (item for item in views if item.has_data and not item.ready and not (item.is_learner and item.running)),
+        key=lambda v: v.running,
+    )
+    order = [item.host for item in down]
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
-    stopped = [item.member.host for item in views if item.has_data is not None and not item.running]
+    stopped = [item.host for item in views if item.has_data is not None and not item.running]
     unseen = [item for item in views if item.has_data is None]
     rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
     if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
-        return start_at_once(cluster, views, Plan(START, start=stopped, warnings=warnings))
-    # The leader comes last: etcd hands leadership over by itself when it stops, once instead of several times.
-    differing = [item.member.host for item in sorted(views, key=lambda v: v.leader) if item.differs and item.ready]
+        return start_at_once(cluster, views, Plan(START, start=stopped, published=published, warnings=warnings))
+    # Members that move first: certificates name their former addresses until they have. The leader last: etcd hands leadership
+    # over by itself when it stops, once instead of several times.
+    differing = [
+        item.host
+        for item in sorted(views, key=lambda v: (v.leader, not v.moved))
+        if item.differs and item.ready and item.host not in unstarted
+    ]
     order += differing
     small = len(listed) <= SURVIVES_NONE
     # One that lost its certificates is not ready, and has a vote and clients all the same.
-    serving = [*differing, *(item.member.host for item in down if item.running and item.stale)]
-    interrupting = [item.member.host for item in views if item.member.host in serving and item.restarts]
+    serving = [*differing, *(item.host for item in down if item.running and item.stale)]
+    interrupting = [item.host for item in views if item.host in serving and item.restarts]
     if interrupting and small and not allow_interruption:
         return Plan(
             REFUSE,
             problems=[
-                f"{', '.join(interrupting)} would have to be restarted, and cluster {cluster.name!r} of {len(listed)} member(s)"
-                " does not go on without one. Set etcd_allow_interruption: true for this run to accept that, or add members."
+                Problem(
+                    f"restarting {', '.join(interrupting)} would interrupt cluster {cluster.name!r}: it has {len(listed)} member(s) and needs"
+                    " all of them for quorum. Set etcd_allow_interruption: true for this run to accept that, or add members.",
+                    (RESTART,),
+                )
             ],
             warnings=warnings,
         )
+    learners = learner_problems(views)
+    if learners and (unstarted or order):
+        return Plan(REFUSE, problems=learners, warnings=warnings)
+    warnings += [f"{problem.host}: {problem.text}" for problem in learners]
     if unstarted or order:
-        return Plan(ROLLING, order=unstarted + order, gated=not small, warnings=warnings)
-    return Plan(NOTHING, warnings=warnings)
+        return Plan(ROLLING, order=unstarted + order, gated=not small, published=published, warnings=warnings)
+    return Plan(NOTHING, published=published, warnings=warnings)
 
 
 def image_reasons(observation: Observation, archive: str) -> list[str]:
@@ -305,7 +362,9 @@ def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Obse
 def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
     """A plan as a run has it that starts nobody."""
     if plan.action == BOOTSTRAP:
-        return Plan(REFUSE, problems=[f"Cluster {cluster.name!r} has not been founded yet. Run site.yml first."])
+        return Plan(
+            REFUSE, problems=[Problem(f"cluster {cluster.name!r} has not been founded yet. Run site.yml first.")]
+        )
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
 
 
@@ -334,6 +393,7 @@ PARTS = {
     "config": "kubeadmcfg.yaml",
     "image": "image",
     "manifest": "manifest",
+    "record": "record",
 }
 
 
@@ -362,54 +422,6 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
     return [f"cluster {cluster.name}: {words[plan.action]}", *details]
 
 
-def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts whose data directory belongs to another cluster than that of the other members."""
-    ids: dict[str, list[str]] = {}
-    for host, observation in observations.items():
-        etcd = observation["etcd"]
-        if etcd.get("cluster_id"):
-            ids.setdefault(str(etcd["cluster_id"]), []).append(host)
-        # With --limit, those who answer may be seen by nobody else.
-        if etcd.get("members_of") and etcd["members_of"] not in ids:
-            ids.setdefault(str(etcd["members_of"]), []).append("the members that answer")
-    if len(ids) < 2:
-        return []
-    listed = "; ".join(f"{', '.join(hosts)}: cluster id {cluster_id}" for cluster_id, hosts in ids.items())
-    return [
-        f"The data directories of {cluster.name!r} belong to different clusters ({listed}). Move away the one that does"
-        " not belong here (nothing is deleted by this playbook), or correct the inventory."
-    ]
-
-
-def identity_problems(
-    cluster: Cluster, observations: Mapping[str, Observation], listed: list[Mapping[str, Any]]
-) -> list[str]:
-    """Hosts whose data directory belongs to another member: two that are one member to raft would break its promises.
-
-    listed: the membership; empty where it is not known, or is only what the members were started with.
-    """
-    own = {host: str(observation["etcd"].get("member_id") or "") for host, observation in observations.items()}
-    problems = []
-    for member in cluster.members:
-        entry = entry_of(member, listed)
-        found = own.get(member.host)
-        if found and entry and str(entry["id"]) != found:
-            problems.append(
-                f"{member.host}: the data directory is that of member {found}, and {member.name} is member {entry['id']} in the"
-                f" running cluster {cluster.name!r}: it was copied from another host, or is of before {member.name} was removed and"
-                " added again. Move it away (nothing is deleted by this playbook)."
-            )
-    if problems:
-        return problems
-    return [
-        f"{' and '.join(hosts)} have the data directory of one member, {found}. Find out which of them is a copy, and move that"
-        " away (nothing is deleted by this playbook)."
-        for found in dict.fromkeys(own.values())
-        for hosts in [[host for host, item in own.items() if item == found]]
-        if found and len(hosts) > 1
-    ]
-
-
 def alarmed(observations: Mapping[str, Observation], kind: str) -> list[str]:
     """Names of the members with an alarm, as the first host that could ask tells it."""
     alarms: list[Mapping[str, str]] = next(
@@ -418,15 +430,17 @@ def alarmed(observations: Mapping[str, Observation], kind: str) -> list[str]:
     return sorted(alarm["member"] for alarm in alarms if alarm["kind"] == kind)
 
 
-def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[Problem]:
     """Why a cluster whose data is in doubt is left as it is (etcd's CORRUPT alarm, server/etcdserver/corrupt.go)."""
     names = alarmed(observations, "CORRUPT")
     if not names:
         return []
     return [
-        f"{', '.join(names)}: alarm CORRUPT in cluster {cluster.name!r}: the data of this member is not that of the others. A"
-        " restart does not mend it. Find out which member is wrong (`etcdctl endpoint hashkv --cluster`), remove it, add it"
-        " again empty, and then `etcdctl alarm disarm`. Until then the cluster is left as it is."
+        Problem(
+            f"{', '.join(names)}: alarm CORRUPT in cluster {cluster.name!r}: the data of this member is not that of the others. A"
+            f" restart does not repair it. Find out which member is wrong ({etcdctl('endpoint hashkv --cluster')}), remove it, add it"
+            f" again empty (docs/operations.md), and then run {etcdctl('alarm disarm')}. Until then the cluster is left as it is."
+        )
     ]
 
 

@@ -12,7 +12,6 @@ raftpb.HardState. Only read, never written.
 
 from __future__ import annotations
 
-import glob
 import os
 import struct
 from dataclasses import dataclass
@@ -27,13 +26,27 @@ BOOTSTRAP_TERM = 1
 READ_LIMIT = 1 << 20
 
 
+# A backend of etcd that has never applied an entry is of this size at the most (bbolt allocates 16 MiB at once: seen with 3.6.14).
+NEW_DATABASE = 32 << 20
+
+# The key in the bucket `meta` that etcd writes with the first entry it applies (server/storage/schema/cindex.go). Zero is never written.
+APPLIED = b"consistent_index"
+
+
 @dataclass(frozen=True)
 class Wal:
-    """Head of a write-ahead log: ids as hexadecimal text ('' where it cannot be read), formed = its cluster has had a leader."""
+    """What a data directory says of its member.
+
+    member_id, cluster_id: hexadecimal ('' if unknown). formed: whether its cluster has had a leader; data that cannot be read counts as
+    such. restored: whether it is what `etcdutl snapshot restore` writes, and has had no leader since. problem: why it is not known whose data
+    it is ('': it is known).
+    """
 
     member_id: str
     cluster_id: str
     formed: bool
+    restored: bool = False
+    problem: str = ""
 
 
 def parse_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -88,8 +101,11 @@ def records(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def parse_wal(data: bytes, later_segments: bool) -> Wal | None:
-    """Head of the first segment kept; None where it holds no metadata record (an empty or foreign file)."""
+def parse_wal(data: bytes, later_segments: bool, has_snapshot: bool = False) -> Wal | None:
+    """Head of the first segment kept; None if it holds no metadata record (an empty or foreign file).
+
+    has_snapshot: whether a snapshot of raft lies beside the log.
+    """
     member_id = cluster_id = term = 0
     for kind, payload in records(data):
         if kind not in (RECORD_METADATA, RECORD_STATE):
@@ -107,22 +123,47 @@ def parse_wal(data: bytes, later_segments: bool) -> Wal | None:
             term = max(term, first)
     if not member_id:
         return None
-    return Wal(f"{member_id:x}", f"{cluster_id:x}", formed=later_segments or term > BOOTSTRAP_TERM)
+    led = later_segments or term > BOOTSTRAP_TERM
+    # A restored member has a log of term 1, as a new one has, and a snapshot of raft, which a new one has not before 10,000 writes.
+    return Wal(f"{member_id:x}", f"{cluster_id:x}", formed=led or has_snapshot, restored=has_snapshot and not led)
+
+
+def names_in(directory: str, ending: str) -> list[str]:
+    """Sorted names in a directory with this ending; none if the directory is not there. OSError if it cannot be listed."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(ending))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def has_applied(path: str) -> bool:
+    """Whether a database of etcd has ever applied an entry. False if it is not there. OSError if it cannot be read."""
+    try:
+        if os.stat(path).st_size > NEW_DATABASE:
+            return True
+        with open(path, "rb") as handle:
+            return APPLIED in handle.read(NEW_DATABASE)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def read_wal(data_dir: str) -> Wal | None:
-    """The write-ahead log under a data directory; None where there is none. One that cannot be read is somebody's data."""
-    segments = sorted(glob.glob(os.path.join(glob.escape(data_dir), "member", "wal", "*.wal")))
-    if not segments:
-        return None
+    """What a data directory says of its member; None if nothing was ever in it. Never raises.
+
+    Data of which the log is missing or cannot be read is somebody's data: formed, of unknown identity.
+    """
+    log_dir, snap_dir = (os.path.join(data_dir, "member", name) for name in ("wal", "snap"))
     try:
-        with open(segments[0], "rb") as handle:
+        segments = names_in(log_dir, ".wal")
+        if not segments:
+            database = os.path.join(snap_dir, "db")
+            problem = f"{database} holds data, and {log_dir} has no log: is a volume not mounted?"
+            return Wal("", "", formed=True, problem=problem) if has_applied(database) else None
+        with open(os.path.join(log_dir, segments[0]), "rb") as handle:
             data = handle.read(READ_LIMIT)
-    except OSError:
-        data = b""
-    # The first segment is number 0; where it has been purged or a second one exists, the cluster has long lived.
-    later = len(segments) > 1 or not os.path.basename(segments[0]).startswith("0000000000000000-")
-    # What `etcdutl snapshot restore` writes looks like a new member, of term 1, but for the snapshot of raft in it. A member
-    # that is new has none before its first 10,000 writes.
-    restored = bool(glob.glob(os.path.join(glob.escape(data_dir), "member", "snap", "*.snap")))
-    return parse_wal(data, later or restored) or Wal("", "", formed=True)
+        # The first segment is number 0; if it has been purged or a second one exists, the cluster has long lived.
+        later = len(segments) > 1 or not segments[0].startswith("0000000000000000-")
+        wal = parse_wal(data, later, bool(names_in(snap_dir, ".snap")))
+    except OSError as exc:
+        return Wal("", "", formed=True, problem=f"{exc.filename or data_dir} cannot be read: {exc.strerror}")
+    return wal or Wal("", "", formed=True, problem=f"{os.path.join(log_dir, segments[0])} is not a log of etcd")

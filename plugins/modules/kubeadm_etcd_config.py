@@ -12,8 +12,8 @@ description:
   - Writes C(kubeadmcfg.yaml) of one member, in kubeadm's API v1beta4, for kubeadm 1.32 to 1.37.
   - Everything is checked before anything is written, by this module and by C(kubeadm config validate).
     All problems come in one message.
-  - A file that differs only in the value of C(initial-cluster-state) is left as it is, because etcd looks at it only
-    while it has no data.
+  - Once the member has data, a file that differs in C(initial-cluster), C(initial-cluster-state) and C(initial-cluster-token) only is
+    left as it is, because etcd reads them only while it has no data.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -50,6 +50,16 @@ options:
     type: str
     choices: [new, existing]
     default: new
+  initial_cluster_token:
+    description: Token that goes into the ids of a cluster that is being founded. Not written with O(initial_cluster_state=existing).
+    type: str
+    default: ""
+  published:
+    description:
+      - Whether the member has been a started member of the running cluster. With O(initial_cluster_state=existing) its C(initial-cluster)
+        then names itself only, so that etcd refuses to start without its data.
+    type: bool
+    default: false
   kubernetes_version:
     description: Version to pin, such as V(v1.36.3). Empty means that of the kubeadm found.
     type: str
@@ -180,6 +190,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     replace_file,
     set_mode,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
 MODE = 0o600
 
@@ -195,7 +206,8 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     _kubeadm.validate_config(text, program)
 
     before = read_text(path)
-    content = _kubeadm.config_reasons(before, text)
+    wal = read_wal(spec.data_dir)
+    content = _kubeadm.config_reasons(before, text, bool(wal and wal.formed))
     mode = mode_problem(path, MODE)
     if not check_mode and content:
         ensure_directory(os.path.dirname(path), 0o700)

@@ -58,8 +58,8 @@ options:
         anything is changed, and this one has to be a healthy member again afterwards.
       - For a member that runs and is not ready, a quorum of healthy others is enough. One whose process does not run may
         always be changed.
-      - Where no cluster was seen to run, a member that has data and another manifest gets a minute to come back with that one,
-        as after a power cut. If it does, nothing is replaced, and the module fails.
+      - With V(false), the member of a cluster that exists is started with the manifest that is there, which stays (RV(left)). It is replaced
+        only if etcd does not come up with it within a minute, and not if that would bring another image to data that etcd has run on.
       - Where nothing differs, the member is waited for all the same, so that a run that was killed in between is
         finished by the next one.
     type: bool
@@ -131,6 +131,12 @@ reasons:
   type: list
   elements: str
   sample: ["etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"]
+left:
+  description: Differences that were left, because the member was started with the manifest that was there. Run again when the cluster is healthy.
+  returned: always
+  type: list
+  elements: str
+  sample: ["etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"]
 waited:
   description: Seconds until the member was healthy again. 0 without O(rolling=true) and in check mode.
   returned: always
@@ -147,16 +153,17 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
     locked,
     mode_problem,
     read_text,
+    remove_strays,
     replace_file,
     set_mode,
+    strays,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet_unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet_unit, process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
 FILE_MODE = 0o600
@@ -172,8 +179,11 @@ LOCK = "lock-manifest"
 # previous manifest back in little more than one.
 LOCK_PATIENCE = 120.0
 
-# How long a member is waited for that has a manifest and data and is not ready: a host that has just booted needs half of it.
+# How long a member may take to come up with the manifest that is there: a host that has just booted needs half of it.
 BACK_AGAIN = 60.0
+
+# A flag that etcd refuses, or data that it cannot read, ends its process within a second or two.
+LASTS = 10.0
 
 
 def apply_alone(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -200,11 +210,15 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     stale = _rollout.stale_directory(process, params["pki_dir"])
     formed = bool(wal and wal.formed)
     content = _kubeadm.manifest_reasons(before, wanted, has_data=formed)
-    if stale and formed and not params["rolling"]:
-        # A cluster that no client can talk to is restarted as it is. What else differs is for a run that sees it.
-        content = []
+    left: list[str] = []
+    if content and before and formed and not params["rolling"]:
+        # A cluster that is down is started as it was. What differs is for a run that sees it, member by member.
+        waits = bool(params["member"] and not check_mode)
+        if stale or not waits or starts(params["member"]) or runs_another_image(before, wanted):
+            content, left = [], content
     modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE))}
-    reasons = content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
+    reasons = [f"{item}: left behind by a run that was killed" for item in strays(manifests_dir)]
+    reasons += content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
 
     reasons += [stale] if stale else []
@@ -226,8 +240,6 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 f"{path} is left as it is: kubelet.service does not run, and would not start etcd again. `journalctl -u kubelet` says"
                 " why; where this run has left it alone, run again."
             )
-        if content and before and formed and params["member"] and not params["rolling"]:
-            wait_for_old(params["member"], params["metrics_port"])
     if target and content and peer_urls(before) != peer_urls(wanted):
         former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)
         reasons += [f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"] if former else []
@@ -236,6 +248,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if not check_mode:
         for item in (manifests_dir, data_dir):
             ensure_directory(item, DIRECTORY_MODE)
+        remove_strays(manifests_dir)
         for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
             if modes[item]:
                 set_mode(item, mode)
@@ -258,6 +271,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": bool(reasons),
         "manifest": path,
         "reasons": reasons,
+        "left": left,
         "waited": round(waited, 1),
         "diff": {
             "before_header": path,
@@ -274,22 +288,28 @@ def peer_urls(manifest: str | None) -> list[str]:
     return (_rollout.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")
 
 
-def wait_for_old(name: str, metrics_port: int) -> None:
-    """Give a member whose cluster did not answer a moment to come back as it was. EtcdError where it does.
+def starts(name: str) -> bool:
+    """Whether etcd comes up with the manifest that is there. It gets a minute; a process that lasts for ten seconds has come up.
 
-    After a power cut, all of them may be about to: a change is then made member by member, by a run that sees the cluster.
+    It need not be ready: that may take the others. EtcdError if the controller has ended meanwhile.
     """
     deadline = time.monotonic() + BACK_AGAIN
-    while time.monotonic() < deadline:
+    while True:
         process = _rollout.find_etcd_process(name)
-        metrics = _rollout.metrics_of(process.argv, f"http://127.0.0.1:{metrics_port}/readyz") if process else ""
-        if metrics and probe(metrics, 2.0)[0]:
-            raise EtcdError(
-                f"{name} is ready again with its former manifest, which was not replaced: the cluster did not answer when this run"
-                " began. Run again: the change is then made one member after the other."
-            )
+        if process and time.time() - process_started(process.pid) >= LASTS:
+            return True
+        if time.monotonic() > deadline:
+            return False
         _rollout.check_controller()
         time.sleep(1.0)
+
+
+def runs_another_image(before: str, wanted: str) -> bool:
+    """Whether a manifest would bring another image to data that etcd has run on with the manifest before: an upgrade, which is rolled.
+
+    An image that could not be pulled has never run: there is no log of it.
+    """
+    return _kubeadm.manifest_image(before) != _kubeadm.manifest_image(wanted) and bool(_rollout.log_paths(0.0))
 
 
 def wait(target: _rollout.Target, path: str, installed: str, old: _rollout.Process | None, timeout: float) -> float:

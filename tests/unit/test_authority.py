@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _authority
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import merged
-
 from test_plan import CLUSTER, FRESH, observed, up
 
 

@@ -401,19 +401,56 @@ def test_the_order_of_mappings_plays_no_part() -> None:
 
 
 def test_when_the_configuration_is_written() -> None:
-    new = _kubeadm.render_config(spec())
-    existing = _kubeadm.render_config(spec(initial_cluster_state="existing"))
+    new = _kubeadm.render_config(spec(initial_cluster_token="t"))
+    existing = _kubeadm.render_config(spec(initial_cluster_state="existing", published=True))
     quota = _kubeadm.render_config(spec(initial_cluster_state="existing", extra_args={"quota-backend-bytes": 1}))
-    assert _kubeadm.config_reasons(None, new) == ["kubeadmcfg.yaml: missing"]
-    assert _kubeadm.config_reasons(new, new) == []
-    assert _kubeadm.config_reasons(new, existing) == []
-    assert _kubeadm.config_reasons(existing, new) == []
-    assert _kubeadm.config_reasons(new, quota) == ['kubeadmcfg.yaml: - {name: "quota-backend-bytes", value: "1"} added']
-    assert _kubeadm.config_reasons(new, new.replace("10.0.0.8", "10.0.0.9")) != []
-    assert _kubeadm.config_reasons(new + "# by hand\n", new) == ["kubeadmcfg.yaml: # by hand removed"]
-    many = _kubeadm.config_reasons("\n".join(map(str, range(40))), new)
+    assert _kubeadm.config_reasons(None, new, True) == ["kubeadmcfg.yaml: missing"]
+    assert _kubeadm.config_reasons(new, new, False) == []
+    # What etcd reads at its foundation only is no reason once it has data, and one as long as it has none.
+    for before, after in ((new, existing), (existing, new)):
+        assert _kubeadm.config_reasons(before, after, True) == []
+        assert _kubeadm.config_reasons(before, after, False) != []
+    reasons = _kubeadm.config_reasons(new, quota, True)
+    assert reasons == ['kubeadmcfg.yaml: - {name: "quota-backend-bytes", value: "1"} added']
+    assert _kubeadm.config_reasons(new, new.replace("10.0.0.6", "10.0.0.9"), True) != []
+    assert _kubeadm.config_reasons(new + "# by hand\n", new, True) == ["kubeadmcfg.yaml: # by hand removed"]
+    many = _kubeadm.config_reasons("\n".join(map(str, range(40))), new, True)
     assert len(many) == 1
     assert many[0].endswith("lines differ")
+
+
+def test_who_stands_in_initial_cluster() -> None:
+    """All members while one is founded or joins; itself only once it has run, so that etcd refuses to start without its data."""
+
+    def flags(**changes: Any) -> dict[str, str]:
+        return {
+            name: value for name, value in _kubeadm.arguments(spec(**changes)) if name.startswith("initial-cluster")
+        }
+
+    everybody = "infra0=https://10.0.0.6:2380,infra1=https://10.0.0.7:2380,infra2=https://10.0.0.8:2380"
+    assert flags(initial_cluster_token="t") == {
+        "initial-cluster": everybody,
+        "initial-cluster-state": "new",
+        "initial-cluster-token": "t",
+    }
+    joining = {"initial-cluster": everybody, "initial-cluster-state": "existing"}
+    assert flags(initial_cluster_state="existing", initial_cluster_token="t") == joining
+    assert flags(initial_cluster_state="existing", published=True)["initial-cluster"] == "infra0=https://10.0.0.6:2380"
+    # A cluster that is being founded has nobody who has run.
+    assert flags(published=True)["initial-cluster"] == everybody
+
+
+@pytest.mark.parametrize(
+    ("text", "directory"),
+    [
+        (_kubeadm.render_config(spec(data_dir="/srv/etcd")), "/srv/etcd"),
+        ("etcd:\n  local:\n    dataDir: /var/lib/etcd\n", "/var/lib/etcd"),
+        ("", None),
+    ],
+    ids=["ours", "by hand", "none"],
+)
+def test_the_data_directory_of_a_configuration(text: str, directory: str | None) -> None:
+    assert _kubeadm.data_dir_in(text) == directory
 
 
 def program(tmp_path: Path, script: str) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.filter import plan as plan_filter
 from ansible_collections.kubeadm.etcd.plugins.filter import report as report_filter
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _report
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _report, _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
 from jinja2 import nodes
@@ -491,8 +490,8 @@ def test_files_of_nothing() -> None:
 def test_who_asks(etcd: list[dict[str, Any]], host: str) -> None:
     """The first host that can tell of the whole cluster."""
     observations = {f"infra{number}": {"etcd": item} for number, item in enumerate(etcd)}
-    assert plan_filter.asker(["infra0", "infra1"], observations) == host
-    assert plan_filter.asker(["infra0", "infra1"], {}) == "infra0" and plan_filter.asker([], {}) is None
+    assert _run.asker(["infra0", "infra1"], observations) == host
+    assert _run.asker(["infra0", "infra1"], {}) == "infra0" and _run.asker([], {}) is None
 
 
 def test_a_member_whose_address_is_not_known_is_no_target() -> None:

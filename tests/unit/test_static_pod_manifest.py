@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,18 +174,43 @@ def test_check_mode_writes_nothing_and_waits_for_nobody(host: Host) -> None:
         assert host.run(check_mode=True)["changed"]
 
 
-@pytest.mark.parametrize("ready", [True, False])
-def test_a_cluster_that_comes_back_by_itself(host: Host, monkeypatch: pytest.MonkeyPatch, ready: bool) -> None:
-    """The plan saw nobody: what comes back meanwhile is not replaced on all hosts at once."""
-    process = _rollout.Process(7, 1, ["etcd", "--name=infra0"])
-    monkeypatch.setattr(module, "BACK_AGAIN", 0.5)
+IMAGE = "    image: registry/etcd:3.5\n"
+
+
+@pytest.mark.parametrize(
+    ("lasts", "image", "logs", "replaced"),
+    [
+        (True, "", [], False),
+        # A flag that etcd refuses, on all hosts: nothing else would bring the cluster back.
+        (False, "", ["0.log"], True),
+        # Another image on data that etcd has run on is an upgrade of all members at once; one that could not be pulled has never run.
+        (False, IMAGE, ["0.log"], False),
+        (False, IMAGE, [], True),
+    ],
+    ids=["comes up", "crashes", "crashes, and another image is wanted", "its image cannot be pulled"],
+)
+def test_a_cluster_that_is_down_is_started_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, lasts: bool, image: str, logs: list[str], replaced: bool
+) -> None:
+    host.manifest.write_text(OLD + image)
+    monkeypatch.setattr(module, "BACK_AGAIN", 0.1)
     monkeypatch.setattr(module, "read_wal", lambda _directory: Wal("1", "2", formed=True))
-    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: process)
-    monkeypatch.setattr(module, "probe", lambda _url, _timeout: (ready, ""))
+    monkeypatch.setattr(module, "process_started", lambda _pid: 0.0 if lasts else time.time())
+    monkeypatch.setattr(_rollout, "log_paths", lambda _since: logs)
     host.params["rolling"] = False
-    if ready:
-        with pytest.raises(EtcdError, match="is ready again with its former manifest"):
-            host.run()
-        assert host.manifest.read_text() == OLD
-    else:
-        assert host.run()["changed"] and host.manifest.read_text() == NEW
+    result = host.run()
+    assert host.manifest.read_text() == (NEW if replaced else OLD + image)
+    assert bool(result["left"]) != replaced and result["changed"] == replaced
+    # A member whose data is not led yet is founded with what is wanted.
+    monkeypatch.setattr(module, "read_wal", lambda _directory: None)
+    assert host.run()["left"] == [] and host.manifest.read_text() == NEW
+
+
+def test_what_a_killed_run_has_left_in_the_directory_of_manifests_is_removed(host: Host) -> None:
+    stray = host.manifest.parent / ".kubeadm-etcd-0123"
+    stray.write_text("half a manifest")
+    host.waits = [lambda: None]
+    assert any("left behind" in reason for reason in host.run(check_mode=True)["reasons"]) and stray.exists()
+    host.announced.clear()
+    host.run()
+    assert not stray.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +79,9 @@ def test_a_restored_snapshot_is_data(tmp_path: Path) -> None:
     (snapshots / "db").write_bytes(b"x")
     assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", False)
     (snapshots / "0000000000000001-0000000000000003.snap").write_bytes(b"x")
+    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True, restored=True)
+    # With its first leader it is data like any other.
+    (folder / "0000000000000000-0000000000000000.wal").write_bytes(metadata(1, 2) + state(1) + state(2))
     assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True)
 
 
@@ -85,4 +90,37 @@ def test_a_log_that_cannot_be_read_is_data(tmp_path: Path, make: Callable[[Path]
     folder = tmp_path / "member" / "wal"
     folder.mkdir(parents=True)
     make(folder / "0000000000000000-0000000000000000.wal")
-    assert _wal.read_wal(str(tmp_path)) == _wal.Wal("", "", True)
+    wal = _wal.read_wal(str(tmp_path))
+    assert wal is not None and (wal.member_id, wal.formed) == ("", True)
+    assert "0000000000000000-0000000000000000.wal" in wal.problem
+
+
+@pytest.mark.parametrize(
+    ("database", "is_data"),
+    [(b"", False), (b"\0" * 4096, False), (b"\0" * 4000 + b"consistent_index" + b"\0" * 80, True)],
+)
+def test_a_database_without_its_log(tmp_path: Path, database: bytes, is_data: bool) -> None:
+    """The log lies on a volume of its own that is not mounted. A start that failed leaves a database, too: an empty one."""
+    (tmp_path / "member" / "snap").mkdir(parents=True)
+    (tmp_path / "member" / "wal").mkdir()
+    (tmp_path / "member" / "snap" / "db").write_bytes(database)
+    wal = _wal.read_wal(str(tmp_path))
+    assert (wal is not None) == is_data
+    assert wal is None or (wal.formed and "is a volume not mounted?" in wal.problem)
+
+
+def test_a_large_database_is_data(tmp_path: Path) -> None:
+    (tmp_path / "member" / "snap").mkdir(parents=True)
+    with open(tmp_path / "member" / "snap" / "db", "wb") as handle:
+        handle.truncate(_wal.NEW_DATABASE + 1)
+    assert _wal.read_wal(str(tmp_path)) is not None
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_directory_that_cannot_be_listed_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def fails(path: str) -> list[str]:
+        raise OSError(error, os.strerror(error), path)
+
+    monkeypatch.setattr(_wal.os, "listdir", fails)
+    wal = _wal.read_wal(str(tmp_path))
+    assert wal is not None and wal.formed and os.strerror(error) in wal.problem

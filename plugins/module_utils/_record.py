@@ -1,0 +1,99 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The record of a member: what a host must not forget even if its data directory is gone.
+
+It lies outside the data directory, so that a volume that is not mounted, a copied or restored data directory and a CA that was
+exchanged by hand can be told from a fresh host. It never decides what comes next. Standard library only, but for the CA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_or_say
+from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+
+RECORD = "member.json"
+MODE = 0o600
+
+
+@dataclass(frozen=True)
+class Record:
+    """A member as its log knew it when it had a leader.
+
+    name: of the member. cluster_id, member_id: hexadecimal. data_dir: absolute path. ca: fingerprint of the public key of the CA, so
+    that a CA certificate renewed over the same key is the same CA; '' if it could not be read.
+    """
+
+    name: str
+    cluster_id: str
+    member_id: str
+    data_dir: str
+    ca: str = ""
+
+    def as_text(self) -> str:
+        """As it stands in the file."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> Record:
+        """From the text of the file; fields of later versions are ignored. ValueError if it is damaged."""
+        data = json.loads(text)
+        if not isinstance(data, Mapping):
+            raise ValueError("it is not a mapping")
+        known = {field.name: data.get(field.name, "") for field in fields(cls)}
+        lacking = [name for name, value in known.items() if not isinstance(value, str) or (not value and name != "ca")]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return cls(**known)
+
+
+def record_path(work_dir: str) -> str:
+    """Where the record of a host lies."""
+    return os.path.join(work_dir, RECORD)
+
+
+def read_record(work_dir: str) -> Record | None:
+    """The record of a host; None if there is none. EtcdError if it is damaged."""
+    path = record_path(work_dir)
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return Record.from_text(data.decode("utf-8"))
+    except ValueError as exc:
+        raise EtcdError(
+            f"{path} is damaged ({exc}): it says which cluster this host belongs to. If the member runs, move the file away,"
+            " and the next run writes it again. If it does not run, put the file back from a backup, or make sure that the data"
+            " in its data directory is that of this member before you move the file away."
+        ) from exc
+
+
+def ca_of(pki_dir: str) -> str:
+    """Fingerprint of the public key of the CA in ca.crt; '' if it cannot be read."""
+    data = read_or_say(os.path.join(pki_dir, "etcd", "ca.crt"))[0]
+    certificate = _x509.load_certificate(data) if _x509.HAS_CRYPTOGRAPHY else None
+    return _x509.public_fingerprint(certificate.public_key()) if certificate is not None else ""
+
+
+def current_record(name: str, data_dir: str, pki_dir: str) -> Record | None:
+    """The record that the data and the CA of a host give; None if its log never had a leader, or was restored and had none since."""
+    wal = read_wal(data_dir)
+    if wal is None or not wal.formed or wal.restored or wal.problem:
+        return None
+    return Record(name, wal.cluster_id, wal.member_id, os.path.normpath(data_dir), ca_of(pki_dir))
+
+
+def record_reasons(on_disk: Record | None, current: Record | None) -> list[str]:
+    """Why the record has to be written; empty if it need not be, or if there is nothing to record yet."""
+    if current is None or on_disk == current:
+        return []
+    if on_disk is None:
+        return [f"{RECORD}: missing"]
+    before, after = asdict(on_disk), asdict(current)
+    return [f"{RECORD}: {key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]

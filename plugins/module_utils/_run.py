@@ -1,0 +1,313 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What one run does to one cluster: observations, inventory and wishes in, the plan out. Runs on the controller, pure.
+
+The filter `plan` calls `make_plan` and nothing else, and so do the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+    broken_ca_hosts,
+    ca_problems,
+    elsewhere_warnings,
+    signs_elsewhere,
+    stray_ca_keys,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
+    BOOTSTRAP,
+    NOTHING,
+    REFUSE,
+    Plan,
+    alarm_warnings,
+    decide,
+    image_reasons,
+    is_settled,
+    lost_problems,
+    only_certificates,
+    plan_lines,
+    without_restarts,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+    cluster_problems,
+    cluster_warnings,
+    external_problems,
+    host_problems,
+    host_warnings,
+    merge_hosts,
+    unknown_address_problems,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+    EVERYTHING,
+    PROCESSES,
+    RESTART,
+    SIGN,
+    START,
+    Problem,
+    merged,
+)
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate it.
+    Observation = Mapping[str, Any]
+    Observations = Mapping[str, Observation]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run is asked for, beside what each host is to be. Fields are the options of the filter `plan`.
+
+    external_files: by cluster, the file that is to get its etcd.external stanza.
+    """
+
+    runtime_endpoint: str = ""
+    own_ca: Mapping[str, Any] = field(default_factory=dict)
+    image_archive: str = ""
+    external_file: str = ""
+    external_files: Mapping[str, str] = field(default_factory=dict)
+    allow_interruption: bool = False
+    remove_stray_ca_keys: bool = False
+    signing_dir: str = ""
+    limit: str = ""
+    certificates_only: bool = False
+
+
+@dataclass(frozen=True)
+class Attendance:
+    """Who takes part in a run. members: hosts of the cluster, in inventory order. lost: those among them that have failed.
+
+    unobserved: those that have not failed and have no observation. strayed: those that have made their plan before all others were observed.
+    """
+
+    members: list[str]
+    lost: list[str] = field(default_factory=list)
+    unobserved: list[str] = field(default_factory=list)
+    strayed: list[str] = field(default_factory=list)
+
+
+def lockstep_problems(attendance: Attendance) -> list[Problem]:
+    """Whether all hosts are observed before the first one is changed. `strategy: free` and `host_pinned` do not wait for that."""
+    apart = [*attendance.unobserved, *attendance.strayed]
+    if not apart:
+        return []
+    return [
+        Problem(
+            f"the hosts of this play do not wait for each other ({', '.join(apart)}): it runs with another strategy than linear, such as free or"
+            " host_pinned. Each host would decide for itself, and members would restart at the same time. Set `strategy:"
+            " ansible.builtin.linear` in the play; ANSIBLE_STRATEGY or `strategy` in ansible.cfg may have set another one."
+        )
+    ]
+
+
+def observed_together(observations: Observations, plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Hosts that have made their plan of this run without having seen all others.
+
+    plans: by host, the plan that it has, of this run or an earlier one. In lockstep all plans of a run are made from the same observations.
+    """
+    seen = {host: observation["etcd"].get("nonce") for host, observation in observations.items()}
+    return [
+        host
+        for host, plan in plans.items()
+        if host in seen and plan.get("observed", {}).get(host) == seen[host] and plan["observed"] != seen
+    ]
+
+
+def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[list[Problem], list[str]]:
+    """Problems and warnings of the hosts and of what they have in common."""
+    facts = {host: observation["facts"] for host, observation in observations.items()}
+    problems = list(
+        map(Problem, [*cluster.problems, *wish.own_ca.get("problems", []), *unknown_address_problems(cluster)])
+    )
+    warnings = [*cluster.warnings]
+    for member in cluster.members:
+        if member.host not in observations:
+            continue
+        observation = observations[member.host]
+        problems += host_problems(
+            member, facts[member.host], wish.runtime_endpoint, observation["kubelet"]["allows_swap"]
+        )
+        problems += [Problem.from_dict(item, member.host) for item in observation["problems"]]
+        if wish.image_archive and observation["images"] is None:
+            text = "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
+            problems.append(Problem(text, PROCESSES, member.host))
+        noticed = [*host_warnings(facts[member.host]), *observation["pki"].get("warnings", [])]
+        warnings += [f"{member.host}: {text}" for text in noticed]
+    return problems + cluster_problems(cluster, facts), warnings + cluster_warnings(facts)
+
+
+def asker(members: list[str], observations: Observations) -> str | None:
+    """The host that can tell most of the cluster: the first whose member is ready, else that could ask any, else the first."""
+    etcd = {host: observations.get(host, {}).get("etcd", {}) for host in members}
+    # A host without usable certificates, or cut off from the others, would take its own trouble for that of all.
+    able = [host for host in members if etcd[host].get("members")]
+    return next(iter([*(host for host in able if etcd[host].get("ready")), *able, *members]), None)
+
+
+def exists(observations: Observations) -> bool:
+    """Whether there is a cluster already: a log that has seen a leader, or a membership with a member that has run."""
+    return any(
+        observation["etcd"].get("formed") or any(e.get("client_urls") for e in observation["etcd"].get("members") or [])
+        for observation in observations.values()
+    )
+
+
+def touched(decision: Plan, observations: Observations) -> dict[str, str]:
+    """What a plan does to the member of each host that it touches: START if it does not run or is not ready, else RESTART."""
+    hosts = [*decision.start, *decision.order]
+    return {
+        host: RESTART if observations[host]["etcd"].get("ready") else START for host in hosts if host in observations
+    }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails."""
+
+    plan: Plan
+    refusals: list[Problem] = field(default_factory=list)
+    held: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def weigh(decision: Plan, problems: list[Problem], observations: Observations, signs: bool, wish: Wish) -> Outcome:
+    """Which problems stop which part of a plan. signs: whether certificates of a cluster that exists are due.
+
+    A cluster that does not exist yet is founded without any problem, or not at all. One that exists gets its certificates whatever keeps its
+    processes from being restarted, and the other way round. What stops nothing that is due is a warning.
+    """
+    everything = [*problems, *decision.problems]
+    if not everything:
+        return Outcome(decision)
+    nothing = replace(decision, action=NOTHING, order=[], start=[], problems=[])
+    if not exists(observations):
+        return Outcome(replace(nothing, action=REFUSE), refusals=everything)
+    acts = touched(decision, observations)
+    if wish.certificates_only:
+        processes: list[Problem] = []
+    else:
+        processes = [
+            *(p for p in problems if any(act in p.stops and p.host in ("", host) for host, act in acts.items())),
+            *decision.problems,
+        ]
+    whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]
+    signing = [problem for problem in everything if SIGN in problem.stops] if signs else []
+    refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
+    if refusals:
+        refusals = list(dict.fromkeys([*refusals, *processes]))
+        return Outcome(replace(nothing, action=REFUSE), refusals, warnings=[p for p in everything if p not in refusals])
+    return Outcome(
+        nothing if processes else replace(decision, problems=[]) if decision.action != REFUSE else nothing,
+        held=processes,
+        warnings=[problem for problem in everything if problem not in processes],
+    )
+
+
+def token(observations: Observations) -> str:
+    """The initial-cluster-token of a cluster that is being founded, the same on all hosts.
+
+    What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
+    not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
+    """
+    begun = [
+        str(observation["etcd"]["token"]) for observation in observations.values() if observation["etcd"].get("token")
+    ]
+    if begun:
+        return begun[0]
+    nonces = "".join(sorted(str(observation["etcd"].get("nonce", "")) for observation in observations.values()))
+    return hashlib.sha256(nonces.encode()).hexdigest()[:32]
+
+
+def to_record(decision: Plan, observations: Observations) -> list[str]:
+    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member."""
+    return [
+        host
+        for host, observation in observations.items()
+        if observation["reasons"].get("record")
+        or (host in [*decision.start, *decision.order] and not observation["etcd"].get("record"))
+    ]
+
+
+def make_plan(
+    cluster: Cluster,
+    observations: Observations,
+    attendance: Attendance,
+    wish: Wish,
+    archive_problems: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The plan of a run as plain data: see RETURN of the filter `plan`.
+
+    archive_problems: what is wrong with the image archive, for the hosts that lack the image.
+    """
+    members = attendance.members
+    if wish.certificates_only:
+        observations = only_certificates(observations)
+    problems, warnings = judge(cluster, observations, wish)
+    problems += map(Problem, archive_problems)
+    problems += map(Problem, lost_problems(attendance.lost, wish.limit))
+    problems += map(Problem, external_problems(cluster.name, wish.external_file, wish.external_files))
+    apart = lockstep_problems(attendance)
+    problems += apart
+    if cluster.problems or attendance.lost or apart:
+        decision = Plan(REFUSE)
+    else:
+        problems += ca_problems(cluster, observations, wish.own_ca)
+        decision = decide(cluster, observations, wish.allow_interruption)
+        if wish.certificates_only:
+            decision = without_restarts(cluster, decision)
+        warnings += alarm_warnings(cluster, observations)
+    signer = observations.get(cluster.ca_host)
+    fingerprint = wish.own_ca.get("fingerprint")
+    bring_in = bool(signer and fingerprint and signer["pki"].get("ca_fingerprint") != fingerprint)
+    make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
+    stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
+    certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
+    of_members = [
+        item for item in observations.values() if item["etcd"].get("formed") and item["reasons"]["certificates"]
+    ]
+    outcome = weigh(
+        decision, problems, observations, bool(of_members or (certificates and wish.certificates_only)), wish
+    )
+    decision = outcome.plan
+    elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
+    if elsewhere:
+        warnings += elsewhere_warnings(observations, wish.signing_dir)
+    held = bool(outcome.held)
+    said = [*merge_hosts([*warnings, *decision.warnings], members), *merged(outcome.warnings)]
+    return {
+        "action": decision.action,
+        "state": decision.state,
+        "gated": decision.gated,
+        "order": decision.order,
+        "start": decision.start,
+        "published": decision.published,
+        "token": token(observations) if decision.action == BOOTSTRAP else "",
+        "settled": is_settled(decision, observations) and not (make_ca or stray or held),
+        "ca": make_ca,
+        "certificates": certificates,
+        "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
+        "remove_ca_key": stray,
+        "elsewhere": elsewhere,
+        "import_image": [] if held else [host for host, item in observations.items() if item["reasons"].get("image")],
+        "record": [] if wish.certificates_only else to_record(decision, observations),
+        "lines": merge_hosts(plan_lines(cluster, decision, observations), members),
+        "speaker": members[0] if members else None,
+        "asker": asker(members, observations),
+        "problems": merged(outcome.refusals),
+        "held": merged(outcome.held),
+        "warnings": said,
+        "observed": {host: item["etcd"].get("nonce") for host, item in observations.items()},
+    }
+
+
+def with_image(observations: Observations, archive: str) -> dict[str, Observation]:
+    """Observations with what only the controller can tell: which hosts lack the image that an archive on it holds."""
+    return {
+        host: {**item, "reasons": {**item["reasons"], "image": image_reasons(item, archive)}}
+        for host, item in observations.items()
+    }

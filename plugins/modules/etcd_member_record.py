@@ -1,0 +1,117 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: etcd_member_record
+short_description: Record which cluster a host's etcd member belongs to
+version_added: 0.1.0
+description:
+  - Writes C(member.json) outside the data directory, with the name and id of the member, the id of its cluster, its data directory and the
+    fingerprint of the public key of its CA, as they are read from the write-ahead log and C(ca.crt).
+  - With it, a volume that is not mounted, a copied or restored data directory and a CA that was exchanged by hand can be told from a fresh host.
+  - Writes nothing while the log has not seen a leader, or is that of a restored snapshot that has not seen one since.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+options:
+  name:
+    description: Name of the member.
+    type: str
+    required: true
+  data_dir:
+    description: Data directory of etcd.
+    type: path
+    default: /var/lib/etcd
+  pki_dir:
+    description: Directory of the certificates.
+    type: path
+    default: /etc/kubernetes/pki
+  work_dir:
+    description: Directory of the record. Made with mode 0700 if it is missing.
+    type: path
+    default: /etc/kubernetes/kubeadm-etcd
+"""
+
+EXAMPLES = r"""
+- name: Record the member of this host
+  kubeadm.etcd.etcd_member_record:
+    name: infra0
+"""
+
+RETURN = r"""
+path:
+  description: The file.
+  returned: always
+  type: str
+  sample: /etc/kubernetes/kubeadm-etcd/member.json
+record:
+  description: What it says. Empty while there is nothing to record.
+  returned: always
+  type: dict
+  sample: {name: infra0, cluster_id: cdf818194e3a8c32, member_id: f5e0c1e5dc2f1ba3, data_dir: /var/lib/etcd, ca: 5a1f}
+reasons:
+  description: Why the file was changed, one sentence each. Empty if it was not.
+  returned: always
+  type: list
+  elements: str
+  sample: ["member.json: missing"]
+"""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_directory, replace_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._record import (
+    MODE,
+    current_record,
+    read_record,
+    record_path,
+    record_reasons,
+)
+
+
+def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Write the record if it differs; the module's result."""
+    path = record_path(params["work_dir"])
+    current = current_record(params["name"], params["data_dir"], params["pki_dir"])
+    on_disk = read_record(params["work_dir"])
+    reasons = record_reasons(on_disk, current)
+    if current and reasons and not check_mode:
+        ensure_directory(os.path.dirname(path), 0o700)
+        replace_file(path, current.as_text().encode(), MODE)
+    before, after = on_disk.as_text() if on_disk else "", current.as_text() if current else ""
+    return {
+        "changed": bool(reasons),
+        "path": path,
+        "record": asdict(current) if current else {},
+        "reasons": reasons,
+        "diff": {"before_header": path, "after_header": path, "before": before, "after": after if reasons else before},
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+            "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
+            "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = apply(module.params, module.check_mode)
+    except EtcdError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

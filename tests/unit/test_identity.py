@@ -1,0 +1,126 @@
+"""Whose data a host holds: what contradicts each other is refused, and what is right is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _identity, _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import SIGN, merged
+from test_plan import BORN, CLUSTER, DOWN, FRESH, listing, observed, up
+
+
+def recorded(state: dict[str, Any], number: int, **changes: str) -> dict[str, Any]:
+    """A state of a member beside its record."""
+    record = {
+        "name": f"infra{number}",
+        "cluster_id": "c1",
+        "member_id": f"{number}",
+        "data_dir": "/var/lib/etcd",
+        "ca": "",
+    }
+    return {"member_id": f"{number}" if state["has_data"] else None, **state, "record": {**record, **changes}}
+
+
+RUNNING = {**up(), "members_of": "c1"}
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        # Volumes that are not mounted: on one host, on all, with and without members that answer.
+        (
+            [recorded(FRESH, 0), recorded(FRESH, 1), recorded(FRESH, 2)],
+            "infra0: the record (member.json) says that this host was member 0",
+        ),
+        ([recorded(FRESH, 0), FRESH, FRESH], "infra0: the record"),
+        ([recorded(DOWN, 0), recorded(DOWN, 1), recorded(FRESH, 2)], "infra2: the record"),
+        # Two of three were started empty by their kubelets, and found a cluster beside the first host, which has not come back.
+        (
+            [recorded(FRESH, 0), *[{**up(listing("12")), "cluster_id": "c2", "members_of": "c2"}] * 2],
+            "infra0: the record",
+        ),
+        # Another volume, and the data of another member.
+        (
+            [recorded({**DOWN, "cluster_id": "c2"}, 0), recorded(DOWN, 1), recorded(DOWN, 2)],
+            "belong to different clusters",
+        ),
+        (
+            [recorded({**DOWN, "cluster_id": "c2"}, n) for n in range(3)],
+            "infra0: the data directory is that of member 0 of cluster c2",
+        ),
+        (
+            [recorded(DOWN, 0, member_id="7"), recorded(DOWN, 1), recorded(DOWN, 2)],
+            "infra0: the data directory is that of member 0",
+        ),
+        # Restored snapshots beside data that goes on.
+        (
+            [{**DOWN, "restored": True}, DOWN, DOWN],
+            "infra0: the data directory is a restored snapshot, and infra1, infra2 would",
+        ),
+        (
+            [{**DOWN, "restored": True}, {**DOWN, "restored": True}, None],
+            "infra0, infra1: the data directory is a restored",
+        ),
+        (
+            [RUNNING, RUNNING, {**DOWN, "restored": True}],
+            "infra2: the data directory is a restored snapshot, and the members that answer",
+        ),
+    ],
+)
+def test_what_contradicts_is_refused(states: list[dict[str, Any] | None], words: str) -> None:
+    plan = _plan.decide(CLUSTER, observed(*states))
+    assert plan.action == "refuse" and words in " ".join(merged(plan.problems)), plan
+    # None of it keeps a certificate from being renewed.
+    assert not [problem for problem in plan.problems if SIGN in problem.stops]
+
+
+@pytest.mark.parametrize(
+    ("states", "action"),
+    [
+        ([recorded(RUNNING, n) for n in range(3)], "nothing"),
+        ([recorded(DOWN, n) for n in range(3)], "start"),
+        # What runs proves which data is right; the record is renewed.
+        ([recorded(RUNNING, 0, cluster_id="old", member_id="9"), RUNNING, RUNNING], "nothing"),
+        ([recorded(RUNNING, 0), RUNNING, recorded({**DOWN, "members": listing()}, 2, cluster_id="old")], "rolling"),
+        # Removed and added again: it has another id, and has not started yet.
+        (
+            [
+                {**up(listing("01")), "members_of": "c1"},
+                {**up(listing("01")), "members_of": "c1"},
+                recorded(FRESH, 2, member_id="former"),
+            ],
+            "rolling",
+        ),
+        # The same snapshot was restored on all of them: a new cluster, whatever the records say.
+        ([recorded({**DOWN, "restored": True, "cluster_id": "c9"}, n) for n in range(3)], "start"),
+    ],
+)
+def test_what_is_right_is_not(states: list[dict[str, Any]], action: str) -> None:
+    plan = _plan.decide(CLUSTER, observed(*states))
+    assert (plan.action, plan.problems) == (action, []), plan
+
+
+def test_who_names_itself_only() -> None:
+    """Members that have run. One that has not needs the list of all to join."""
+    one = {**up(listing("01")), "members_of": "c1"}
+    assert _plan.decide(CLUSTER, observed(one, one, FRESH)).published == ["infra0", "infra1"]
+    assert _plan.decide(CLUSTER, observed(DOWN, DOWN, DOWN)).published == ["infra0", "infra1", "infra2"]
+    assert _plan.decide(CLUSTER, observed(FRESH, FRESH, FRESH)).published == []
+    assert _plan.decide(CLUSTER, observed(BORN, BORN, BORN)).published == []
+
+
+def test_a_minority_of_logs_that_were_led_does_not_start() -> None:
+    """Two that may have been emptied would outvote the one that has the data."""
+    assert _plan.decide(CLUSTER, observed(DOWN, DOWN, BORN)).start == ["infra0", "infra1"]
+    assert _plan.decide(CLUSTER, observed(DOWN, BORN, BORN)).action == "refuse"
+    # The others may be led: this run does not see them.
+    assert _plan.decide(CLUSTER, observed(DOWN, BORN, None)).start == ["infra0"]
+
+
+@pytest.mark.parametrize("spelling", ["fd00::7", "fd00:0:0:0:0:0:0:7", "FD00::7"])
+def test_an_address_has_many_spellings(spelling: str) -> None:
+    entry = {"id": "1", "name": "", "peer_urls": [f"https://[{spelling}]:2380"]}
+    assert _identity.entry_of(Member("b", "b", "fd00::7"), [entry]) is entry
+    assert _identity.entry_of(Member("b", "b", "fd00::71"), [entry]) is None

@@ -1,0 +1,191 @@
+"""The plan of a run, by the function that the play calls."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, RESTART, SIGN, START
+from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
+from test_preflight import GOOD
+
+ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
+PKI = {"ca_fingerprint": "f", "ca_key": False, "ca_problems": [], "warnings": [], "certificates": []}
+ALL_UP = (up(leader=True), up(), up())
+
+
+def observations(*states: dict[str, Any] | None, differs: str = "", due: str = "", **problems: Any) -> dict[str, Any]:
+    """Observations as hosts return them. due: numbers of hosts with a certificate that ends soon. problems: by host, (text, stops)."""
+    found: dict[str, Any] = copy.deepcopy(observed(*states, differs=differs))
+    for host, item in found.items():
+        number = host[-1]
+        item["facts"] = {**GOOD, "addresses": ADDRESSES, "peers": {}}
+        item["kubelet"] = {"allows_swap": False}
+        item["config"], item["images"] = {"image": "x"}, ["x"]
+        item["pki"] = {**PKI, "ca_key": number == "0"}
+        item["reasons"]["certificates"] = ["etcd/server.crt: renewed, 2 days left of 365"] if number in due else []
+        item["etcd"] = {**item["etcd"], "nonce": f"n{number}"}
+        item["problems"] = [{"text": text, "stops": list(stops)} for text, stops in problems.get(host, [])]
+    return found
+
+
+def planned(found: dict[str, Any], **wishes: Any) -> dict[str, Any]:
+    attendance = wishes.pop("attendance", None) or _run.Attendance([host for host in HOSTS if host in found])
+    plan: dict[str, Any] = _run.make_plan(copy.deepcopy(CLUSTER), found, attendance, _run.Wish(**wishes))
+    return plan
+
+
+def acts(plan: dict[str, Any]) -> bool:
+    """Whether a plan has any host touched."""
+    return bool(plan["order"] or plan["start"] or plan["import_image"])
+
+
+def test_a_settled_cluster() -> None:
+    plan = planned(observations(*ALL_UP))
+    assert plan["settled"] and plan["action"] == "nothing" and plan["problems"] == plan["held"] == plan["record"] == []
+
+
+@pytest.mark.parametrize("part", ["kubelet", "ca", "certificates", "config", "manifest", "record"])
+def test_what_differs_is_not_settled(part: str) -> None:
+    found = observations(*ALL_UP)
+    # The CA is made on the CA host.
+    found["infra0"]["reasons"][part] = ["differs"]
+    plan = planned(found)
+    assert not plan["settled"] and plan["problems"] == []
+    # A member that is changed gets the record that it lacks.
+    assert plan["record"] == (["infra0"] if part in ("record", "kubelet", "manifest") else [])
+
+
+DISK = ("the disk is nearly full", (FOUND, START))
+SWAP = ("swap is on", PROCESSES)
+CLOCK = ("the clock is off", (SIGN, FOUND))
+WORSE = ("unknown", (FOUND, START, RESTART, SIGN))
+
+
+@pytest.mark.parametrize(
+    ("problem", "found", "outcome"),
+    [
+        # Nothing is due that it stops: a warning. What stops everything is refused even so.
+        (SWAP, {}, "warned"),
+        (CLOCK, {}, "warned"),
+        (WORSE, {}, "refused"),
+        # A restart is due on that host, or on another one.
+        (SWAP, {"differs": "1"}, "refused"),
+        (SWAP, {"differs": "0"}, "warned"),
+        (DISK, {"differs": "1"}, "warned"),
+        # A certificate ends in two days.
+        (SWAP, {"due": "1"}, "warned"),
+        (DISK, {"due": "12"}, "warned"),
+        (CLOCK, {"due": "1"}, "refused"),
+        # Both: certificates are issued, the restart is left out, and the run fails at its end.
+        (SWAP, {"due": "1", "differs": "1"}, "held"),
+        (SWAP, {"due": "0", "differs": "12"}, "held"),
+        (CLOCK, {"due": "0", "differs": "1"}, "refused"),
+    ],
+)
+def test_what_a_problem_stops(problem: tuple[str, Any], found: dict[str, str], outcome: str) -> None:
+    plan = planned(observations(*ALL_UP, **found, infra1=[problem]))
+    said = f"infra1: {problem[0]}"
+    assert (said in plan["problems"], said in plan["held"], said in plan["warnings"]) == (
+        outcome == "refused",
+        outcome == "held",
+        outcome == "warned",
+    ), plan
+    assert acts(plan) == (outcome == "warned" and "differs" in found)
+    if outcome == "held":
+        assert plan["certificates"] and not plan["settled"] and plan["action"] == "nothing"
+
+
+def test_any_problem_keeps_a_cluster_from_being_founded() -> None:
+    for stops in (PROCESSES, (SIGN,), (RESTART,), (FOUND,)):
+        plan = planned(observations(FRESH, FRESH, FRESH, due="012", infra2=[("x", stops)]))
+        assert plan["action"] == "refuse" and plan["problems"] == ["infra2: x"] and not plan["held"]
+
+
+@pytest.mark.parametrize("wishes", [{}, {"certificates_only": True}], ids=["site.yml", "renew_certificates.yml"])
+@pytest.mark.parametrize(
+    ("found", "left_out"),
+    [
+        (observations(up(leader=True), DOWN, up(), due="0", infra1=[SWAP]), True),
+        (observations(up(leader=True), up(), FRESH, due="01"), True),
+        (observations(up(leader=True), up(), {**DOWN, "member_id": "9"}, due="0"), True),
+        (observations(up(leader=True), DOWN, up(), due="0"), False),
+    ],
+    ids=[
+        "a member that must not be started",
+        "a member without data",
+        "the data of another member",
+        "a member that is down",
+    ],
+)
+def test_renewal_is_not_held_up(found: dict[str, Any], left_out: bool, wishes: dict[str, Any]) -> None:
+    """What keeps a member from being started does not keep a certificate from being renewed."""
+    plan = planned(found, **wishes)
+    assert plan["problems"] == [] and plan["certificates"], plan
+    assert bool(plan["held"]) == (left_out and not wishes)
+    assert not (wishes and acts(plan)) and not (left_out and acts(plan))
+
+
+def test_a_restart_that_nobody_has_allowed_does_not_hold_up_a_renewal() -> None:
+    single = copy.deepcopy(CLUSTER)
+    del single.members[1:]
+    found = observations(up(listing("0", "0"), leader=True), differs="0", due="0")
+    plan = _run.make_plan(single, found, _run.Attendance(["infra0"]), _run.Wish())
+    assert plan["problems"] == [] and plan["certificates"] and "etcd_allow_interruption" in plan["held"][0]
+    found = observations(up(listing("0", "0"), leader=True), differs="0")
+    plan = _run.make_plan(single, found, _run.Attendance(["infra0"]), _run.Wish())
+    assert "etcd_allow_interruption" in plan["problems"][0] and not plan["held"]
+
+
+def test_a_corrupt_cluster_is_left_alone() -> None:
+    state = {**up(leader=True), "alarms": [{"kind": "CORRUPT", "member": "infra1"}]}
+    plan = planned(observations(state, up(), up(), due="012", differs="0"))
+    assert plan["action"] == "refuse" and "CORRUPT" in plan["problems"][0] and not acts(plan)
+
+
+def test_hosts_that_do_not_wait_for_each_other() -> None:
+    """strategy: free, or host_pinned. Hosts that have failed are another matter, and are named as such."""
+    found = observations(*ALL_UP[:2], differs="0")
+    for attendance in (_run.Attendance(HOSTS, unobserved=["infra2"]), _run.Attendance(HOSTS, strayed=["infra2"])):
+        plan = planned(found, attendance=attendance)
+        assert (
+            plan["action"] == "refuse" and "(infra2): it runs with another strategy than linear" in plan["problems"][0]
+        )
+    plan = planned(found, attendance=_run.Attendance(HOSTS, lost=["infra2"]))
+    assert plan["action"] == "refuse" and "strategy" not in " ".join(plan["problems"])
+
+
+def test_a_plan_that_was_made_without_seeing_all() -> None:
+    found = observations(*ALL_UP)
+    together = {host: f"n{host[-1]}" for host in HOSTS}
+    assert _run.observed_together(found, {host: {"observed": together} for host in HOSTS}) == []
+    # A host that has decided before the last one was observed.
+    assert _run.observed_together(found, {"infra0": {"observed": {"infra0": "n0"}}}) == ["infra0"]
+    # The plan of an earlier play, and none at all.
+    assert _run.observed_together(found, {"infra0": {"observed": {"infra0": "earlier"}}, "infra1": {}}) == []
+
+
+def test_a_token_for_a_new_cluster() -> None:
+    found = observations(FRESH, FRESH, FRESH)
+    plan = planned(found)
+    assert plan["action"] == "bootstrap" and len(plan["token"]) == 32
+    # The same on all hosts, whose plans are made one by one, and another one for another cluster.
+    assert planned(dict(reversed(found.items())))["token"] == plan["token"]
+    found["infra1"]["etcd"]["nonce"] = "another"
+    assert planned(found)["token"] != plan["token"]
+    # A first run that was killed has begun with one.
+    found["infra2"]["etcd"]["token"] = "begun"
+    assert planned(found)["token"] == "begun"
+    assert planned(observations(*ALL_UP))["token"] == ""
+
+
+def test_who_is_recorded() -> None:
+    assert planned(observations(FRESH, FRESH, FRESH))["record"] == HOSTS
+    states = (DOWN, {**DOWN, "member_id": "1", "record": {"cluster_id": "c1", "member_id": "1"}}, DOWN)
+    assert planned(observations(*states))["record"] == ["infra0", "infra2"]
+    found = observations(*ALL_UP, due="0")
+    found["infra1"]["reasons"]["record"] = ["member.json: missing"]
+    assert planned(found)["record"] == ["infra1"]
+    assert planned(found, certificates_only=True)["record"] == []

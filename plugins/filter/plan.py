@@ -100,7 +100,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._run import (
     Attendance,
     Wish,
     make_plan,
-    observed_together,
     with_image,
 )
 
@@ -133,7 +132,6 @@ def plan(
         members,
         failed,
         [host for host in members if host not in observed and host not in failed],
-        observed_together(observed, {host: hostvars[host].get("__etcd_plan") or {} for host in observed}),
     )
     archive: list[str] = []
     if wish.image_archive:

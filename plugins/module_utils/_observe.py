@@ -286,8 +286,8 @@ def other_data_dir_problems(params: Params, command: list[str], record: Record |
     problems = []
     for path in (path for path in former if read_wal(path)):
         why = (
-            "which holds data too. If it is a copy made while the member ran, it is older, and the member would forget what it has"
-            " promised since. Make sure that it is a copy, and move it away; then stop the member"
+            "which holds data too. If it is a copy made while the member ran, it is older, and"
+            " the member would forget what it has promised since. Make sure that it is a copy, and move it away; then stop the member"
             if has_data
             else "which is empty: the member would start without its data. Stop the member"
         )

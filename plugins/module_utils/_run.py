@@ -82,40 +82,35 @@ class Wish:
 class Attendance:
     """Who takes part in a run. members: hosts of the cluster, in inventory order. lost: those among them that have failed.
 
-    unobserved: those that have not failed and have no observation. strayed: those that have made their plan before all others were observed.
+    unobserved: those that have not failed and have no observation.
     """
 
     members: list[str]
     lost: list[str] = field(default_factory=list)
     unobserved: list[str] = field(default_factory=list)
-    strayed: list[str] = field(default_factory=list)
+
+
+# Strategies whose hosts do not wait for each other. Those of other collections are named after them (mitogen_free).
+_APART = ("free", "host_pinned")
+
+
+def is_lockstep(strategy: str) -> bool:
+    """Whether all hosts of a play with this strategy have ended a task before the next one begins."""
+    return not strategy.rsplit(".", 1)[-1].endswith(_APART)
+
+
+def not_in_lockstep(strategy: str = "") -> str:
+    """Why a play whose hosts do not wait for each other is refused, and what to do. strategy: its name, if it is known."""
+    named = f"strategy {strategy}" if strategy else "another strategy than linear, such as free or host_pinned"
+    return (
+        f"The hosts of this play do not wait for each other: it runs with {named}. Each host would decide for itself, and members would restart at"
+        " the same time. Set `strategy: ansible.builtin.linear` in the play; if it sets none, ANSIBLE_STRATEGY or `strategy` in ansible.cfg does."
+    )
 
 
 def lockstep_problems(attendance: Attendance) -> list[Problem]:
-    """Whether all hosts are observed before the first one is changed. `strategy: free` and `host_pinned` do not wait for that."""
-    apart = [*attendance.unobserved, *attendance.strayed]
-    if not apart:
-        return []
-    return [
-        Problem(
-            f"the hosts of this play do not wait for each other ({', '.join(apart)}): it runs with another strategy than linear, such as free or"
-            " host_pinned. Each host would decide for itself, and members would restart at the same time. Set `strategy:"
-            " ansible.builtin.linear` in the play; ANSIBLE_STRATEGY or `strategy` in ansible.cfg may have set another one."
-        )
-    ]
-
-
-def observed_together(observations: Observations, plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Hosts that have made their plan of this run without having seen all others.
-
-    plans: by host, the plan that it has, of this run or an earlier one. In lockstep all plans of a run are made from the same observations.
-    """
-    seen = {host: observation["etcd"].get("nonce") for host, observation in observations.items()}
-    return [
-        host
-        for host, plan in plans.items()
-        if host in seen and plan.get("observed", {}).get(host) == seen[host] and plan["observed"] != seen
-    ]
+    """Whether all hosts were observed before the plan is made. The role preflight looks at the strategy as well."""
+    return [Problem(not_in_lockstep())] if attendance.unobserved else []
 
 
 def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[list[Problem], list[str]]:

@@ -148,23 +148,27 @@ def test_a_corrupt_cluster_is_left_alone() -> None:
 def test_hosts_that_do_not_wait_for_each_other() -> None:
     """strategy: free, or host_pinned. Hosts that have failed are another matter, and are named as such."""
     found = observations(*ALL_UP[:2], differs="0")
-    for attendance in (_run.Attendance(HOSTS, unobserved=["infra2"]), _run.Attendance(HOSTS, strayed=["infra2"])):
-        plan = planned(found, attendance=attendance)
-        assert (
-            plan["action"] == "refuse" and "(infra2): it runs with another strategy than linear" in plan["problems"][0]
-        )
+    plan = planned(found, attendance=_run.Attendance(HOSTS, unobserved=["infra2"]))
+    assert plan["action"] == "refuse" and "free or host_pinned" in plan["problems"][0]
     plan = planned(found, attendance=_run.Attendance(HOSTS, lost=["infra2"]))
     assert plan["action"] == "refuse" and "strategy" not in " ".join(plan["problems"])
 
 
-def test_a_plan_that_was_made_without_seeing_all() -> None:
-    found = observations(*ALL_UP)
-    together = {host: f"n{host[-1]}" for host in HOSTS}
-    assert _run.observed_together(found, {host: {"observed": together} for host in HOSTS}) == []
-    # A host that has decided before the last one was observed.
-    assert _run.observed_together(found, {"infra0": {"observed": {"infra0": "n0"}}}) == ["infra0"]
-    # The plan of an earlier play, and none at all.
-    assert _run.observed_together(found, {"infra0": {"observed": {"infra0": "earlier"}}, "infra1": {}}) == []
+@pytest.mark.parametrize(
+    ("strategy", "together"),
+    [
+        ("linear", True),
+        ("ansible.builtin.linear", True),
+        ("ansible.builtin.debug", True),
+        ("mitogen.mitogen_linear", True),
+        ("free", False),
+        ("ansible.builtin.host_pinned", False),
+        ("mitogen_free", False),
+    ],
+)
+def test_strategies(strategy: str, together: bool) -> None:
+    assert _run.is_lockstep(strategy) == together
+    assert f"runs with strategy {strategy}." in _run.not_in_lockstep(strategy)
 
 
 def test_a_token_for_a_new_cluster() -> None:

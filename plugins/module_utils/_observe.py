@@ -341,6 +341,8 @@ def observe_config(
     if not params["config"] or not kubeadm or _kubeadm.kubeadm_problems(_kubeadm.parse_version(kubeadm)):
         return {}, [], []
     path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
+    # What etcd reads at its foundation only is not known before the plan is made. It tells of a killed first run whose list was another one.
+    is_founded = etcd["formed"] or not etcd["has_data"]
     try:
         spec = _kubeadm.ConfigSpec.from_params(
             {
@@ -354,7 +356,7 @@ def observe_config(
             problems.extend(map(Problem, found))
             return {}, [], []
         text = _kubeadm.render_config(spec)
-        config_reasons = _kubeadm.config_reasons(read_text(path), text, etcd["formed"])
+        config_reasons = _kubeadm.config_reasons(read_text(path), text, is_founded)
         # What is there was validated before it was written.
         if config_reasons:
             _kubeadm.validate_config(text, "kubeadm")
@@ -364,7 +366,7 @@ def observe_config(
         problems.append(Problem(str(exc)))
         return {}, [], []
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
-    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, etcd["formed"])
+    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, is_founded)
     for target, mode in ((installed, 0o600), (params["data_dir"], 0o700)):
         problem = mode_problem(target, mode)
         if problem:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, identity_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, RESTART, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import etcdctl
+from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
     Observation = Mapping[str, Any]
@@ -240,13 +240,19 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
                 f' docs/operations.md ("A member has lost its data") has the commands, or leave the host out.'
             )
         elif item.has_lost_data:
-            text = lost_data_text(cluster, item)
+            text = lost_data_text(cluster, item, endpoint_of(listed, item))
         if text:
             problems.append(Problem(text, PROCESSES, item.host))
     return problems
 
 
-def lost_data_text(cluster: Cluster, item: MemberView) -> str:
+def endpoint_of(listed: list[Mapping[str, Any]], item: MemberView) -> str:
+    """A client URL of another member, for commands; etcd's usual one if none has started."""
+    urls = [url for entry in listed if entry is not item.entry for url in entry.get("client_urls", [])]
+    return str(next(iter(urls), ENDPOINT))
+
+
+def lost_data_text(cluster: Cluster, item: MemberView, endpoint: str) -> str:
     """What has happened to a member that lost its data, and the commands that replace it."""
     entry, member = item.entry or {}, item.member
     urls = ",".join(map(str, entry.get("peer_urls", [])))
@@ -256,18 +262,18 @@ def lost_data_text(cluster: Cluster, item: MemberView) -> str:
         f" {what}. If a volume is not mounted, stop etcd (step 1), mount it, and run again. If the data is lost, replace the member:\n"
         f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
         " prints nothing; move the contents of the data directory away\n"
-        f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')))}\n"
-        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={urls}')}\n"
+        f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')), endpoint)}\n"
+        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={urls}', endpoint)}\n"
         "  4. run this playbook again"
     )
 
 
-def learner_problems(views: list[MemberView]) -> list[Problem]:
+def learner_problems(views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
     """Learners, beside which no member is restarted: whoever added one has not finished."""
     return [
         Problem(
             f"its member is a learner: it has no vote yet, and no member is restarted before it has. When it has caught up, run on the"
-            f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')))}",
+            f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')), endpoint_of(listed, item))}",
             (RESTART,),
             item.host,
         )
@@ -329,7 +335,7 @@ def decide_with_cluster(
             ],
             warnings=warnings,
         )
-    learners = learner_problems(views)
+    learners = learner_problems(views, listed)
     if learners and (unstarted or order):
         return Plan(REFUSE, problems=learners, warnings=warnings)
     warnings += [f"{problem.host}: {problem.text}" for problem in learners]

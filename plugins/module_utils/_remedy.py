@@ -14,6 +14,6 @@ def etcdctl(arguments: str, endpoint: str = ENDPOINT) -> str:
     The hosts of the page have no etcdctl: it is run out of the image of the etcd that runs there (nsenter(1), any runtime).
     """
     return (
-        f"nsenter -mt $(pidof -s etcd) etcdctl --endpoints={endpoint} --cacert={_FILES}/ca.crt"
+        f"nsenter -t $(pidof -s etcd) -m etcdctl --endpoints={endpoint} --cacert={_FILES}/ca.crt"
         f" --cert={_FILES}/healthcheck-client.crt --key={_FILES}/healthcheck-client.key {arguments}"
     )

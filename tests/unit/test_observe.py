@@ -1,0 +1,130 @@
+"""The observation of a host: what it makes of files and processes, by the functions that etcd_host_info calls."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _observe, _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES
+from ansible_collections.kubeadm.etcd.plugins.module_utils._record import Record
+from test_record import write_log
+
+ARGV = ["etcd", "--name=infra1", "--snapshot-count=10000"]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "work").mkdir()
+    return {
+        "name": "infra1",
+        "data_dir": str(tmp_path / "data"),
+        "manifests_dir": str(tmp_path / "manifests"),
+        "kubelet": {"config_path": str(tmp_path / "work" / "kubelet.yaml")},
+        "pki": {"pki_dir": str(tmp_path / "pki")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "age", "pending"),
+    [
+        (ARGV, ARGV, 3600, False),
+        # Flags that it was not started with, and flags that are gone.
+        ([*ARGV, "--quota-backend-bytes=1"], ARGV, 3600, True),
+        (ARGV, [*ARGV, "--auto-compaction-retention=1"], 3600, True),
+        # What the kubelet expands is not in the manifest as it runs.
+        ([*ARGV, "--log-level=$(LEVEL)"], [*ARGV, "--log-level=info"], 3600, False),
+        # An image, a variable or a probe is in no command line.
+        (ARGV, ARGV, 5, True),
+        ([], ARGV, 3600, False),
+    ],
+    ids=["as it runs", "a flag more", "a flag less", "expanded", "just replaced", "no manifest"],
+)
+def test_a_member_that_is_about_to_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], argv: list[str], age: float, pending: bool
+) -> None:
+    path = tmp_path / "etcd.yaml"
+    path.write_text("x")
+    os.utime(path, (time.time() - age, time.time() - age))
+    # The process is older than the manifest.
+    monkeypatch.setattr(_rollout, "process_started", lambda _pid: 1.0)
+    process = _rollout.Process(7, 1, argv)
+    assert bool(_observe.pending_manifest(process, command, str(path))) == pending
+    assert _observe.pending_manifest(None, command, str(path)) == ""
+
+
+def test_a_younger_process_is_that_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "etcd.yaml"
+    path.write_text("x")
+    monkeypatch.setattr(_rollout, "process_started", lambda _pid: time.time() + 1)
+    assert _observe.pending_manifest(_rollout.Process(7, 1, ARGV), ARGV, str(path)) == ""
+
+
+@pytest.mark.parametrize("where", ["manifest", "previous", "configuration", "record"])
+def test_data_in_the_former_directory(params: dict[str, Any], tmp_path: Path, where: str) -> None:
+    """Manifests moved away, which stops a member, and etcd_data_dir changed: the other files still know."""
+    former = write_log(tmp_path / "former", led=True)
+    manifest = f"  - command:\n    - etcd\n    - --data-dir={former}\n"
+    if where == "previous":
+        (tmp_path / "work" / "etcd.yaml.previous").write_text(manifest)
+    if where == "configuration":
+        (tmp_path / "work" / "kubeadmcfg.yaml").write_text(f"etcd:\n  local:\n    dataDir: {former}\n")
+    command = ["etcd", f"--data-dir={former}"] if where == "manifest" else []
+    record = Record("infra1", "2", "1", str(former)) if where == "record" else None
+    problems = _observe.other_data_dir_problems(params, command, record, has_data=False)
+    assert len(problems) == 1 and f"data is in {former}" in problems[0].text and problems[0].stops == PROCESSES
+    # What an earlier move has left behind does not matter once there is data; a copy beside a manifest that is in force does.
+    assert bool(_observe.other_data_dir_problems(params, command, record, has_data=True)) == (where == "manifest")
+
+
+def test_a_link_to_the_data_directory_is_the_data_directory(params: dict[str, Any], tmp_path: Path) -> None:
+    former = write_log(tmp_path / "former", led=True)
+    (tmp_path / "data").symlink_to(former)
+    assert _observe.other_data_dir_problems(params, ["etcd", f"--data-dir={former}"], None, has_data=True) == []
+    assert _observe.other_data_dir_problems(params, ["etcd", f"--data-dir={former}/"], None, has_data=True) == []
+
+
+def test_data_that_cannot_be_judged_is_a_problem(params: dict[str, Any]) -> None:
+    problems = _observe.data_problems(params, {"data_problem": "db cannot be read: Input/output error"})
+    assert problems[0].stops == PROCESSES and "Input/output error" in problems[0].text
+    assert _observe.data_problems(params, {"data_problem": ""}) == []
+
+
+def test_a_damaged_record_stops_processes_only(params: dict[str, Any], tmp_path: Path) -> None:
+    problems: list[Any] = []
+    assert _observe.observe_record(params, problems) is None and problems == []
+    (tmp_path / "work" / "member.json").write_text("{")
+    assert _observe.observe_record(params, problems) is None
+    assert problems[0].stops == PROCESSES and "member.json is damaged" in problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "recorded"),
+    [
+        ({}, True),
+        # Nothing is recorded that what runs does not prove.
+        ({"answers": False}, False),
+        ({"formed": False}, False),
+        ({"members_of": "another"}, False),
+        ({"member_id": "9"}, False),
+        ({"members": None}, False),
+    ],
+)
+def test_what_runs_is_recorded(params: dict[str, Any], change: dict[str, Any], recorded: bool) -> None:
+    write_log(Path(params["data_dir"]), led=True)
+    etcd = {
+        "answers": True,
+        "formed": True,
+        "cluster_id": "2",
+        "members_of": "2",
+        "member_id": "1",
+        "members": [{"id": "1"}],
+    }
+    assert bool(_observe.member_record_reasons(params, {**etcd, **change}, None)) == recorded
+    if recorded:
+        current = Record("infra1", "2", "1", params["data_dir"])
+        assert _observe.member_record_reasons(params, etcd, current) == []

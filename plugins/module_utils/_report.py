@@ -122,6 +122,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         "cluster_id": health.get("cluster_id", ""),
         "version": health.get("version", ""),
         "cluster_version": health.get("cluster_version", ""),
+        "alarms": list(health.get("alarms", [])),
         "quorum": bool(health.get("quorum", False)),
         "quorum_size": health.get("quorum_size") or len(looked.cluster.members) // 2 + 1,
         "members": rows,

@@ -98,14 +98,14 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ health.table }}"
 
-- name: Go on as long as writes go through, and no certificate is about to end
+- name: Go on as long as writes go through, and no certificate is about to expire
   kubeadm.etcd.etcd_health:
     endpoints:
       - https://10.0.0.6:2379
       - https://10.0.0.7:2379
     renewal_window: 168h
   register: health
-  failed_when: not health.quorum or 'certificate' in health.findings | map(attribute='code')
+  failed_when: not health.quorum or health.alarms or 'certificate' in health.findings | map(attribute='code')
 
 - name: Ask from the controller, with a certificate that lies there
   kubeadm.etcd.etcd_health:
@@ -122,7 +122,7 @@ RETURN = r"""
 verdict:
   description:
     - V(healthy) - nothing is wrong.
-    - V(degraded) - writes go through, but something is wrong.
+    - V(degraded) - there is a quorum, but something is wrong. Writes go through unless RV(alarms) has an entry.
     - V(down) - no read went through the log of any member, or so many refuse connections that there can be no quorum.
     - V(unknown) - nobody could be asked, for reasons that say nothing of the members (network, names, certificates).
   returned: always
@@ -133,7 +133,7 @@ reasons:
   returned: always
   type: list
   elements: str
-  sample: ["infra2: https://10.0.0.8:2379 refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."]
+  sample: ["infra1 is not healthy: RAFT NO LEADER."]
 findings:
   description: What deserves attention although it makes nothing unhealthy today.
   returned: always
@@ -157,9 +157,23 @@ healthy:
   returned: always
   type: bool
 quorum:
-  description: Whether writes go through, which is so where RV(verdict) is V(healthy) or V(degraded).
+  description:
+    - Whether a quorum works together, that is whether RV(verdict) is V(healthy) or V(degraded).
+    - Writes may be refused all the same while RV(alarms) has an entry.
   returned: always
   type: bool
+alarms:
+  description: All alarms that any member reports.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: V(NOSPACE), V(CORRUPT), or the number of a kind that etcd has no name for.
+      type: str
+    member:
+      description: Name of the member. Empty if the alarm is raised for the whole cluster.
+      type: str
 lasting:
   description: Whether nothing but alarms is wrong, which stay until a person disarms them. They are not waited for.
   returned: always
@@ -261,7 +275,7 @@ members:
       description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 where there is no limit.
       type: int
     alarms:
-      description: Its alarms, V(NOSPACE) and V(CORRUPT).
+      description: The kinds of its alarms (RV(alarms)), with those of the whole cluster.
       type: list
       elements: str
     membership:

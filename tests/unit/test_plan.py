@@ -335,6 +335,22 @@ def test_alarms(kind: str, member: str, action: str) -> None:
         assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
 
 
+@pytest.mark.parametrize(
+    ("url", "address", "same"),
+    [
+        ("https://10.0.0.6:2380", "10.0.0.6", True),
+        ("https://[fd00::6]:2380", "fd00::6", True),
+        # As it was written by hand.
+        ("https://[fd00:0:0::6]:2380", "fd00::6", True),
+        ("https://10.0.0.60:2380", "10.0.0.6", False),
+        ("https://infra0.example:2380", "10.0.0.6", False),
+    ],
+)
+def test_a_member_that_has_not_started_is_known_by_its_address(url: str, address: str, same: bool) -> None:
+    entry = {"name": "", "peer_urls": [url]}
+    assert (_plan.entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
+
+
 def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
     alone = {**DOWN, "running": True, "members": listing()}
     plan = _plan.decide(CLUSTER, observed(alone, DOWN, DOWN))

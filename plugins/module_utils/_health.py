@@ -114,6 +114,23 @@ class Report:
         return VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)
 
 
+def quota_of(value: Any) -> int:
+    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or not a value that etcd takes.
+
+    A flag that is given several times (a list) has its last value. None and 0 are etcd's default, less than 0 is no limit.
+    """
+    if isinstance(value, (list, tuple)):
+        return quota_of(value[-1] if value else None)
+    if value is None:
+        return DEFAULT_QUOTA
+    try:
+        # As Go's flag.Int64: decimal, or with the prefix of another base.
+        number = int(str(value).strip(), 0)
+    except ValueError:
+        return 0
+    return max(0, number) if number else DEFAULT_QUOTA
+
+
 # --- Looking -----------------------------------------------------------------------------------------------------------
 
 

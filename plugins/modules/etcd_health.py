@@ -65,9 +65,10 @@ options:
   quota:
     description:
       - How large the database may get, in bytes, on members that do not tell it (etcd before 3.6).
-      - Give the value of their flag C(--quota-backend-bytes) where it is set.
-    type: int
-    default: 2147483648
+      - Give the value of their flag C(--quota-backend-bytes) if it is set, as it is. A value that etcd would not take counts as
+        unknown.
+      - Without it, etcd's default of 2147483648.
+    type: raw
   fail:
     description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
     type: bool
@@ -272,7 +273,7 @@ members:
       description: The part of the file that is not in use, 0 to 1. Defragmentation gives it back.
       type: float
     quota:
-      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 where there is no limit.
+      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 if there is no limit, or it is unknown.
       type: int
     alarms:
       description: The kinds of its alarms (RV(alarms)), with those of the whole cluster.
@@ -352,7 +353,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
-            "quota": {"type": "int", "default": _health.DEFAULT_QUOTA},
+            "quota": {"type": "raw"},
             "fail": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("members", "endpoints")],
@@ -370,10 +371,11 @@ def main() -> None:
     ] or [("", endpoint) for endpoint in params["endpoints"] or []]
     if not targets:
         module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
+    quota = _health.quota_of(params["quota"])
     paths = (params["ca"], params["cert"], params["key"])
 
     def ask(seconds: float) -> _health.Report:
-        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, params["quota"])
+        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, quota)
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(wanted, params["timeout"], params["request_timeout"], ask, module.log)

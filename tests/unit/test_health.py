@@ -182,6 +182,34 @@ def test_the_quota_that_counts(told: int | None, given: int, size: int, found: b
 
 
 @pytest.mark.parametrize(
+    ("value", "quota"),
+    [
+        (None, 2 << 30),
+        (8589934592, 8589934592),
+        ("8589934592", 8589934592),
+        ("0x200000000", 8589934592),
+        # A flag that is given twice.
+        (["1", "8589934592"], 8589934592),
+        ([], 2 << 30),
+        (0, 2 << 30),
+        ("-1", 0),
+        ("8G", 0),
+        ("8 GiB", 0),
+        ("8e9", 0),
+        (8.5, 0),
+        (True, 0),
+        ("", 0),
+        ({"a": 1}, 0),
+        (["8G"], 0),
+    ],
+)
+def test_a_quota_as_it_is_written_for_etcd(value: Any, quota: int) -> None:
+    assert _health.quota_of(value) == quota
+    assert judge(seen(0)).members[0]["quota"] == 2 << 30
+    assert _health.evaluate([seen(0)], NOW, WINDOW, quota).members[0]["quota"] == quota
+
+
+@pytest.mark.parametrize(
     ("verdict", "wanted", "enough"),
     [
         ("healthy", "healthy", True),

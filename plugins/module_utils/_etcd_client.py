@@ -482,7 +482,7 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
             return "timeout", (
                 "accepts connections but does not answer in time: etcd has not seen a leader since it started, or it hangs. See its log."
             )
-        return "timeout", "does not answer on TCP: the host is down, a firewall drops packets, or the address is wrong."
+        return "silent", "does not answer on TCP: the host is down, a firewall drops packets, or the address is wrong."
     if isinstance(exc, ConnectionRefusedError):
         return "refused", (
             "refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`), or a firewall rejects them."

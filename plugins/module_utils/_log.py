@@ -26,17 +26,20 @@ MOST = 3
 _LEVELS = ("warn", "error", "dpanic", "panic", "fatal")
 _ENDS = ("panic", "fatal")
 
-# What follows from a missing quorum, whatever its cause, and what is logged at every start.
+# What is logged at every start.
+_NOISE = (
+    "Running http and grpc server on single port. This is not recommended for production.",
+    "simple token is not cryptographically signed",
+)
+# What follows from a missing quorum, whatever its cause.
 _CONSEQUENCES = (
     "/health error",
     "Health check error",
-    "Running http and grpc server on single port. This is not recommended for production.",
     "apply request took too long",
     "failed to publish local member to cluster through raft",
     "serving /health false",
     "serving /health false due to an alarm",
     "serving /health false; no leader",
-    "simple token is not cryptographically signed",
     "timed out waiting for read index response (local node might have slow network)",
     "waiting for ReadIndex response took too long, retrying",
 )
@@ -115,8 +118,9 @@ def complaints(log: str) -> list[Message]:
 
 
 def is_noise(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is about a connection that was closed without a word, as by who only looks whether a port is open."""
-    return str(entry.get("msg", "")).startswith("rejected connection on") and entry.get("error") == "EOF"
+    """Whether an entry says nothing: of every start, or of a connection that only tried whether the port is open."""
+    said = str(entry.get("msg", ""))
+    return said in _NOISE or (said.startswith("rejected connection on") and entry.get("error") == "EOF")
 
 
 def last_lines(log: str, count: int = 5) -> str:
@@ -159,9 +163,9 @@ def explain_member(running: bool, listening: bool, log: str, error_code: str = "
     said = []
     if not listening:
         said.append("etcd runs, and does not listen on its client port yet.")
-    elif error_code in ("refused", "unreachable"):
+    elif error_code in ("refused", "silent", "unreachable"):
         said.append(
-            "etcd runs and listens on its client port, so something between the hosts rejects connections to it: a firewall."
+            "etcd runs and listens on its client port, and connections of other hosts do not get there: a firewall rejects or drops them."
         )
     said += [
         f"etcd's log says{f' ({message.count} times in the last minute)' if message.count > 1 else ''}: {message.text}"

@@ -22,7 +22,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdEr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, Member, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._log import cause_of_death, last_lines, last_words, log_paths
+from ansible_collections.kubeadm.etcd.plugins.module_utils._log import (
+    cause_of_death,
+    complaints,
+    last_lines,
+    last_words,
+    log_paths,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
 
 POLL = 0.2
@@ -440,7 +446,7 @@ def wait_for_member(
             count = max(len(seen), crashed)
             times = f" etcd was started {count} times." if count > 1 else ""
             log = last_words(logs)
-            cause = cause_of_death(log)
+            cause = cause_of_death(log) or next((message.text for message in complaints(log)), None)
             said = f" Its log says: {cause}." if cause else ""
             raise EtcdError(
                 f"{target.name}: waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"

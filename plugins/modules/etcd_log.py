@@ -53,6 +53,11 @@ reasons:
   type: list
   elements: str
   sample: ["etcd does not run. Its log says: discovery failed; error: member count is unequal."]
+lines:
+  description: RV(reasons) with the name of the member before each, as they are shown at the end of a run.
+  returned: always
+  type: list
+  elements: str
 running:
   description: Whether etcd of this member runs.
   returned: always
@@ -86,9 +91,11 @@ def main() -> None:
     listening = bool(listener and is_ours(listener["argv"], params["name"]))
     paths = _log.log_paths(0.0)
     log = _log.last_words(paths)
+    reasons = _log.explain_member(running, listening, log, params["error_code"])
     module.exit_json(
         changed=False,
-        reasons=_log.explain_member(running, listening, log, params["error_code"]),
+        reasons=reasons,
+        lines=[f"CAUSE: {params['name']}: {reason}" for reason in reasons],
         running=running,
         log=paths[0] if log else "",
     )

@@ -379,8 +379,8 @@ def verification(number: int) -> ssl.SSLCertVerificationError:
     ("error", "code", "words"),
     [
         (ConnectionRefusedError(111, "Connection refused"), "refused", "refuses connections"),
-        (socket.timeout("timed out"), "timeout", "does not answer on TCP: the host is down, a firewall drops"),
-        (TimeoutError("timed out"), "timeout", "does not answer on TCP"),
+        (socket.timeout("timed out"), "silent", "does not answer on TCP: the host is down, a firewall drops"),
+        (TimeoutError("timed out"), "silent", "does not answer on TCP"),
         (socket.gaierror(-2, "Name or service not known"), "name", "cannot be resolved (Name or service not known)"),
         (verification(62), "tls-san", "etcd_server_cert_sans"),
         (verification(64), "tls-san", "etcd_server_cert_sans"),

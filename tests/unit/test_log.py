@@ -105,8 +105,12 @@ FULL = {"msg": "failed to reach the peer URL", "error": "no space left on device
             [(0, "warn", REJECTED), (3000, "error", FULL)],
             [(1, "failed to reach the peer URL; error: no space left on device")],
         ),
-        # Our own look at the port is no news, and neither is plain text.
+        # Our own look at the port is no news, and neither is plain text, nor what is said at every start.
         ([(0, "warn", {**REJECTED, "error": "EOF"}), (1, "", "odd"), (2, "", "[1]")], []),
+        (
+            [(0, "warn", "simple token is not cryptographically signed"), (1, "warn", "serving /health false")],
+            [(1, "serving /health false")],
+        ),
         ([(0, level, level) for level in ("debug", "info", "warn", "error")], [(1, "warn"), (1, "error")]),
         ([(0, "warn", str(number)) for number in range(9)], [(1, "0"), (1, "1"), (1, "2")]),
     ],
@@ -143,14 +147,14 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
             True,
             log((0, "warn", FULL)),
             "refused",
-            ["something between the hosts rejects connections", "failed to reach"],
+            ["connections of other hosts do not get there: a firewall", "failed to reach"],
         ),
         (
             True,
             True,
             log((0, "warn", FULL)),
-            "unreachable",
-            ["something between the hosts rejects connections", "failed to reach"],
+            "silent",
+            ["connections of other hosts do not get there: a firewall", "failed to reach"],
         ),
         (True, True, log((0, "warn", FULL)), "", ["failed to reach"]),
     ],

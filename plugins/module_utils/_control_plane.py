@@ -21,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     CLOCK_PROBLEM,
+    NOT_REACHED,
     clock_spread,
     kubeadm_problems,
     unknown_address_problems,
@@ -288,7 +289,7 @@ def way_problems(cluster: Cluster, observation: Observation, signer: Observation
     tried, theirs = observation["facts"]["peers"], signer["facts"]["peers"]
     addresses = {member.address: member for member in cluster.members}
     problems = []
-    for target in sorted(target for target, state in tried.items() if state == "silent"):
+    for target in sorted(target for target, state in tried.items() if state in NOT_REACHED):
         address, port = target.split()
         member = addresses.get(address)
         alive = theirs.get(target) == "open" or (
@@ -297,7 +298,7 @@ def way_problems(cluster: Cluster, observation: Observation, signer: Observation
         if member and alive:
             problems.append(
                 f"{member.name} ({address}) does not answer on TCP port {port}, and runs. Open it for this host (a firewall"
-                " that drops, a wrong etcd_address)."
+                " that drops or rejects packets, a missing route, a wrong etcd_address)."
             )
     return problems
 

@@ -69,9 +69,20 @@ class EtcdUnreachableError(EtcdError):
         self.code = code
 
 
+# What our client offers with TLS 1.2: what Go's server takes by default, and RSA key exchange, which --cipher-suites may ask for.
+# Level 1 (keys from RSA-1024 on): whether a key is strong enough is decided by etcd and the CA, not by the host's OpenSSL.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:RSA+AESGCM:RSA+AES:!aNULL:!eNULL:@SECLEVEL=1"
+
+# What a status says if the member knows no leader (server/etcdserver/errors/errors.go). Status.leader is 0 then.
+_NO_LEADER = "etcdserver: no leader"
+
+
 @dataclass(frozen=True)
 class Alarm:
-    """An alarm (NOSPACE, CORRUPT) of one member."""
+    """An alarm (NOSPACE, CORRUPT, or the number of a kind that this etcd has no name for).
+
+    member_id 0: the whole cluster. etcd raises CORRUPT like that if it cannot tell which member is wrong (server/etcdserver/corrupt.go).
+    """
 
     member_id: int
     kind: str
@@ -96,12 +107,23 @@ class Status:
 
     @property
     def alarms(self) -> list[Alarm]:
-        """Alarms of all members that this one knows, without a request through the log (which C(alarm GET) is).
+        """All alarms that this member knows, without a request through the log (as C(alarm GET) would be).
 
-        Among the errors in the text form of protobuf: memberID:123 alarm:NOSPACE (server/etcdserver/api/v3rpc/maintenance.go).
+        They are among the errors in protobuf's text form, without fields that are 0: memberID:123 alarm:NOSPACE, or only
+        alarm:CORRUPT (server/etcdserver/api/v3rpc/maintenance.go).
         """
-        found = (re.match(r"memberID:(\d+)\s+alarm:(\w+)", text) for text in self.errors)
-        return [Alarm(int(match.group(1)), match.group(2)) for match in found if match]
+        found = []
+        for text in self.errors:
+            kind = re.search(r"\balarm:\s*(\w+)", text)
+            member = re.search(r"\bmemberID:\s*(\d+)", text)
+            if kind:
+                found.append(Alarm(int(member.group(1)) if member else 0, kind.group(1)))
+        return found
+
+    @property
+    def other_errors(self) -> list[str]:
+        """Errors that are neither an alarm nor a missing leader."""
+        return [text.strip() for text in self.errors if text.strip() != _NO_LEADER and "alarm:" not in text]
 
 
 @dataclass(frozen=True)
@@ -154,10 +176,13 @@ class _Connection(http.client.HTTPSConnection):
         super().__init__(host, port, timeout=timeout, context=context)
         self.tls = context
         self.handshake = 0.0
+        # Whether TCP came through.
+        self.connected = False
 
     def connect(self) -> None:
         begin = time.monotonic()
         plain = socket.create_connection((self.host, self.port), timeout=self.timeout)
+        self.connected = True
         plain.settimeout(max(0.001, begin + (self.timeout or 0) - time.monotonic()))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -200,12 +225,17 @@ class EtcdClient:
 
     def _make_context(self) -> ssl.SSLContext:
         ca, cert, key = self.files
-        context = ssl.create_default_context(cafile=ca)
+        # Not ssl.create_default_context: it writes TLS secrets to the file that SSLKEYLOGFILE names.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=ca)
         # What stands in ca.crt is trusted as it is, root or not, as etcd and kube-apiserver do it.
         context.verify_flags |= PARTIAL_CHAIN
-        # The default from Python 3.13 on. It wants key identifiers that a CA of one's own may lack, and Go does not.
+        # It wants key identifiers that a CA of one's own may lack, and Go does not.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        # The host's openssl.cnf (MinProtocol, MaxProtocol, CipherString) does not count: etcd's own policy does.
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+        context.set_ciphers(CIPHERS)
         context.sslsocket_class = _Socket
         context.load_cert_chain(cert, key)
         return context
@@ -229,7 +259,7 @@ class EtcdClient:
             try:
                 self._connection.connect()
             except (OSError, ValueError) as exc:
-                raise self._failure(exc) from exc
+                raise self._failure(exc, self._connection.connected) from exc
         return self._connection
 
     def request(
@@ -247,7 +277,7 @@ class EtcdClient:
             except (OSError, http.client.HTTPException) as exc:
                 # A connection that etcd closed while nothing was asked is opened again.
                 if not (reused and isinstance(exc, (ConnectionError, ssl.SSLEOFError))):
-                    raise self._failure(exc) from exc
+                    raise self._failure(exc, connected=True) from exc
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> tuple[int, str]:
         connection = self.connect()
@@ -266,10 +296,10 @@ class EtcdClient:
         self.close()
         return answer.status, data.decode("utf-8", errors="replace")
 
-    def _failure(self, exc: Exception) -> EtcdUnreachableError:
+    def _failure(self, exc: Exception, connected: bool) -> EtcdUnreachableError:
         """What a failed request means; some failures tell more when they are looked at again."""
         self.close()
-        code, words = explain(exc)
+        code, words = explain(exc, connected)
         if code == "tls":
             with contextlib.suppress(OSError):
                 if self._speaks_plain_http():
@@ -430,8 +460,11 @@ def brief(text: str) -> str:
     return " ".join(text[:400].split())[:200]
 
 
-def explain(exc: Exception) -> tuple[str, str]:
-    """What a failed connection means: a word for programs, and a sentence for people that begins with a verb."""
+def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
+    """What a failed connection means: a word for programs, and a sentence for people that begins with a verb.
+
+    connected: whether TCP came through before it failed.
+    """
     if isinstance(exc, ssl.SSLCertVerificationError):
         number = exc.verify_code
         if number in (_HOSTNAME, _ADDRESS):
@@ -444,9 +477,16 @@ def explain(exc: Exception) -> tuple[str, str]:
             return "tls-not-yet-valid", "shows a certificate that is not valid yet (DATE): compare the clocks."
         return "tls-unknown-ca", f"shows a certificate that our ca.crt did not sign ({exc.verify_message})."
     if isinstance(exc, (socket.timeout, TimeoutError)):
-        return "timeout", "does not answer in time (a firewall that drops, or a network, host or process that hangs)."
+        if connected:
+            # etcd opens its client port at once, and serves it once it has seen a leader (server/embed/serve.go, ReadyNotify).
+            return "timeout", (
+                "accepts connections but does not answer in time: etcd has not seen a leader since it started, or it hangs. See its log."
+            )
+        return "silent", "does not answer on TCP: the host is down, a firewall drops packets, or the address is wrong."
     if isinstance(exc, ConnectionRefusedError):
-        return "refused", "refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."
+        return "refused", (
+            "refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`), or a firewall rejects them."
+        )
     if isinstance(exc, socket.gaierror):
         return "name", f"has a name that cannot be resolved ({exc.strerror})."
     # With TLS 1.3 the refusal of a client certificate shows at the first read, not in the handshake.

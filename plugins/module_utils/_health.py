@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text, name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import (
     Certificate,
@@ -45,12 +46,6 @@ SECURITY_FLOOR = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
 ADVISORY = "GHSA-6vch-q96h-7gc3"
 
 DAY = 86400.0
-
-# What an alarm means, and what to do.
-ALARMS = {
-    "NOSPACE": "the database has reached its quota, and writes are refused. Compact, defragment, `etcdctl alarm disarm`",
-    "CORRUPT": "its data is not that of the others. Remove that member, add it again empty, `etcdctl alarm disarm`",
-}
 
 
 @dataclass
@@ -88,13 +83,15 @@ class Finding:
 class Report:
     """The judgement. reasons: why the verdict is not better; findings: what else deserves attention.
 
-    lasting: the only reasons are alarms, which stay until a person disarms them: nothing to wait for.
+    alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: they are the only reasons, and stay until a
+    person disarms them: nothing to wait for.
     """
 
     verdict: str
     reasons: list[str]
     findings: list[Finding]
     members: list[dict[str, Any]]
+    alarms: list[dict[str, str]]
     lasting: bool
     leader: str
     cluster_id: str
@@ -109,12 +106,29 @@ class Report:
 
     @property
     def quorum(self) -> bool:
-        """Whether writes go through."""
+        """Whether a quorum works together. An alarm may keep it from taking writes."""
         return self.verdict in (HEALTHY, DEGRADED)
 
     def at_least(self, verdict: str) -> bool:
         """Whether the verdict is this one or a better one."""
         return VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)
+
+
+def quota_of(value: Any) -> int:
+    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or not a value that etcd takes.
+
+    A flag that is given several times (a list) has its last value. None and 0 are etcd's default, less than 0 is no limit.
+    """
+    if isinstance(value, (list, tuple)):
+        return quota_of(value[-1] if value else None)
+    if value is None:
+        return DEFAULT_QUOTA
+    try:
+        # As Go's flag.Int64: decimal, or with the prefix of another base.
+        number = int(str(value).strip(), 0)
+    except ValueError:
+        return 0
+    return max(0, number) if number else DEFAULT_QUOTA
 
 
 # --- Looking -----------------------------------------------------------------------------------------------------------
@@ -196,17 +210,15 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
     statuses = [item.status for item in seen if item.status]
     listed = next((item.members for item in answered if item.members), [])
     names = {member.id: member.name or f"{member.id:x}" for member in listed}
-    alarms = {(alarm.member_id, alarm.kind) for status in statuses for alarm in status.alarms}
+    alarms = sorted({(alarm.member_id, alarm.kind) for status in statuses for alarm in status.alarms})
     rows = [row(item, names, statuses, alarms, now, quota) for item in seen]
     trouble = [
         *cluster_reasons(answered),
         *membership_reasons([item.name for item in seen if item.name], listed),
         *[text for item, line in zip(seen, rows) for text in member_reasons(item, line)],
     ]
-    raised = [
-        f"Alarm {kind} at {names.get(member, f'{member:x}')}: {ALARMS.get(kind, 'see the log of etcd')}."
-        for member, kind in sorted(alarms)
-    ]
+    named = [{"kind": kind, "member": name_of(member, names)} for member, kind in alarms]
+    raised = [f"Alarm {alarm_text(alarm['kind'], alarm['member'])}." for alarm in named]
     voters = [member for member in listed if not member.is_learner]
     quorum_size = (len(voters) or len(seen)) // 2 + 1
     leaders = {status.leader for status in statuses if status.leader}
@@ -220,6 +232,7 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
             *[f for line in rows for f in member_findings(line, renewal_window)],
         ],
         members=rows,
+        alarms=named,
         lasting=bool(raised) and not trouble,
         leader=names.get(next(iter(leaders)), "") if len(leaders) == 1 else "",
         cluster_id=f"{statuses[0].cluster_id:x}" if statuses else "",
@@ -281,12 +294,16 @@ def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
     if item.error:
         return [f"{label}: {item.error}"]
     if item.status and item.status.is_learner:
-        return [f"{label} is a learner: it has no vote yet. Promote it once it is in sync (`etcdctl member promote`)."]
+        return [
+            f"{label} is a learner: it has no vote and serves no clients. Once it has caught up, promote it with"
+            f" `etcdctl member promote {line['id']}` on another member. If it is not to be a voter, remove it with"
+            f" `etcdctl member remove {line['id']}`."
+        ]
     if not item.commits:
         return [f"{label} is not healthy: {item.reason or 'it cannot commit'}."]
     if item.status and not item.status.leader:
         return [f"{label} knows no leader."]
-    return []
+    return [f"{label} reports: {text}." for text in item.status.other_errors] if item.status else []
 
 
 def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]:
@@ -390,14 +407,14 @@ def row(
     item: Seen,
     names: Mapping[int, str],
     statuses: list[Status],
-    alarms: set[tuple[int, str]],
+    alarms: list[tuple[int, str]],
     now: float,
     quota: int,
 ) -> dict[str, Any]:
     """One member for people and programs. Sizes in bytes, times in milliseconds and days."""
     status, shown = item.status, item.certificate
-    # Without alarms of its own, and able to read through the log.
-    own_alarms = sorted(kind for member, kind in alarms if status and member == status.member_id)
+    # An alarm for the whole cluster is also one of each member.
+    own_alarms = sorted({kind for member, kind in alarms if status and member in (0, status.member_id)})
     line: dict[str, Any] = {
         "name": item.name,
         "endpoint": item.endpoint,

@@ -8,6 +8,7 @@ Each function reads one thing and returns plain data; `_preflight` judges it on 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import platform
@@ -142,8 +143,19 @@ def _cri_answer(stream: BinaryIO) -> str | None:
 
 def addresses() -> list[str]:
     """All addresses of the host's interfaces."""
+    return list(_addresses())
+
+
+def temporary_addresses() -> list[str]:
+    """IPv6 addresses that the kernel replaces from time to time (privacy extensions, use_tempaddr)."""
+    return [address for address, flags in _addresses().items() if "temporary" in flags]
+
+
+def _addresses() -> dict[str, list[str]]:
+    """What follows each address in the output of ip: its scope, flags and interface."""
     text = output(["ip", "-o", "addr", "show"])
-    return re.findall(r"\binet6? ([0-9a-fA-F.:]+)(?:/| peer )", text)
+    found = re.findall(r"\binet6? ([0-9a-fA-F.:]+)(?:/| peer )(.*)", text)
+    return {address: rest.split() for address, rest in found}
 
 
 def default_address() -> str | None:
@@ -157,17 +169,35 @@ def default_address() -> str | None:
     return None
 
 
+# How often, and after how many seconds, a listener without a process is looked at again: its process may just have ended.
+_LOOKS, _LOOK_AGAIN = 4, 0.25
+
+
 def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
-    """Who listens on ports: {port: {pid, program, argv}} for those that are in use; pid 0 where it cannot be seen."""
-    inodes: dict[str, int] = {}
+    """Who listens on ports: {port: {pid, program, argv, waiting}} for those that are in use.
+
+    waiting: connections that the process has not accepted. pid 0: the process cannot be seen (the kernel, another pid namespace).
+    """
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LOOK_AGAIN)
+        found = _listeners(ports)
+        if all(listener["argv"] for listener in found.values()):
+            break
+    return found
+
+
+def _listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
+    inodes: dict[str, tuple[int, int]] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in (read_text(table) or "").splitlines()[1:]:
             fields = line.split()
             port = int(fields[1].rsplit(":", 1)[1], 16)
             if fields[3] == "0A" and port in ports:
-                inodes[fields[9]] = port
+                # Of a listening socket, rx_queue is the number of connections to be accepted (net/ipv4/tcp_ipv4.c).
+                inodes[fields[9]] = (port, int(fields[4].rsplit(":", 1)[-1], 16))
     found: dict[str, dict[str, Any]] = {
-        str(port): {"pid": 0, "program": "unknown", "argv": []} for port in inodes.values()
+        str(port): {"pid": 0, "program": "unknown", "argv": [], "waiting": waiting} for port, waiting in inodes.values()
     }
     for link in glob.glob("/proc/[0-9]*/fd/*") if inodes else []:
         try:
@@ -179,10 +209,10 @@ def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
             pid = int(link.split("/")[2])
             argv = process_argv(pid)
             program = os.path.basename(argv[0]) if argv else "unknown"
-            taken = str(inodes[match.group(1)])
+            port, waiting = inodes[match.group(1)]
             # Of several, at different addresses, a stranger beside a member is the one to be told of.
-            if program != "etcd" or not found[taken]["pid"]:
-                found[taken] = {"pid": pid, "program": program, "argv": argv}
+            if program != "etcd" or not found[str(port)]["pid"]:
+                found[str(port)] = {"pid": pid, "program": program, "argv": argv, "waiting": waiting}
     return found
 
 
@@ -223,33 +253,47 @@ def runs_replaced_program(pid: int, program: str) -> bool:
         return False
 
 
-def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> dict[str, str]:
-    """Whether TCP connections come through, all at once: 'open', 'closed' (the host refuses) or 'silent'."""
-    result = {f"{address} {port}": "silent" for address, port in targets}
+# What a TCP connection meets: a listener; a host that refuses; no answer; no way to the host, or a refusal on that way.
+OPEN, CLOSED, SILENT, UNREACHABLE = "open", "closed", "silent", "unreachable"
+
+
+def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> tuple[dict[str, str], dict[str, str]]:
+    """Try TCP connections, all at once: by "ADDRESS PORT" what each met, and the source address that the kernel chose for it."""
+    states: dict[str, str] = {}
+    sources: dict[str, str] = {}
     pending: dict[socket.socket, str] = {}
-    with selectors.DefaultSelector() as selector:
+    with contextlib.ExitStack() as probes, selectors.DefaultSelector() as selector:
         for address, port in targets:
-            probe = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-            probe.setblocking(False)
+            target = f"{address} {port}"
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
             try:
-                probe.connect_ex((address, port))
+                probe = probes.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                probe.setblocking(False)
+                error = probe.connect_ex((address, port))
+            except OSError as exc:
+                error = exc.errno or errno.EHOSTUNREACH
+            states[target] = state_of(error)
+            if error in (0, errno.EINPROGRESS):
+                sources[target] = str(probe.getsockname()[0])
+            if error == errno.EINPROGRESS:
                 selector.register(probe, selectors.EVENT_WRITE)
-                pending[probe] = f"{address} {port}"
-            except OSError:
-                probe.close()
+                pending[probe] = target
         deadline = time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
             for key, _mask in selector.select(max(0.0, deadline - time.monotonic())):
                 probe = key.fileobj  # type: ignore[assignment]
-                error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                # Refused means that the host is there; anything else (no route, unreachable) that it is not.
-                state = {0: "open", 111: "closed"}.get(error, "silent")
-                result[pending.pop(probe)] = state
                 selector.unregister(probe)
-                probe.close()
-    for probe in pending:
-        probe.close()
-    return result
+                states[pending.pop(probe)] = state_of(probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    return states, sources
+
+
+def state_of(error: int) -> str:
+    """What a connection met, by its errno (connect(2)); one that has not met anything yet is silent."""
+    if error == 0:
+        return OPEN
+    if error == errno.ECONNREFUSED:
+        return CLOSED
+    return SILENT if error in (errno.EINPROGRESS, errno.ETIMEDOUT) else UNREACHABLE
 
 
 def free_bytes(path: str) -> int:
@@ -336,9 +380,11 @@ def host_facts(
 
     kubeadm: its version where that is already known. asked_at: when the controller asked, seconds since the epoch by its clock.
     """
+    # First of all: what follows takes its time.
+    clock_offset = None if asked_at is None else time.time() - asked_at
+    states, sources = reach(peers)
     return {
-        # First of all: what follows takes its time.
-        "clock_offset": None if asked_at is None else time.time() - asked_at,
+        "clock_offset": clock_offset,
         "addresses": addresses(),
         "cgroup_version": cgroup_version(),
         "default_address": default_address(),
@@ -347,8 +393,10 @@ def host_facts(
         "kubelet_version": program_version(["kubelet", "--version"]),
         "leftovers": [path for path in _LEFTOVERS if os.path.exists(path)],
         "listeners": listeners(ports),
-        "peers": reach(peers),
+        "peers": states,
         "python_version": platform.python_version(),
+        "sources": sources,
+        "temporary_addresses": temporary_addresses(),
         "runtime_problem": runtime_answers(runtime_endpoint),
         "swaps": swaps(),
         "systemd": os.path.isdir("/run/systemd/system"),

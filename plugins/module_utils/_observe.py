@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
@@ -169,21 +170,18 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         if itself and process:
             endpoint = client_url_of(process.argv, endpoint)
         try:
-            client = EtcdClient(endpoint, ca, cert, key, timeout=2.0)
-            listed, status = client.members(), client.status()
-            called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
-            result["members"] = [asdict(entry) for entry in listed]
-            result["members_of"] = f"{status.cluster_id:x}"
-            result["alarms"] = [
-                {"kind": alarm.kind, "member": called.get(alarm.member_id, f"{alarm.member_id:x}")}
-                for alarm in status.alarms
-            ]
-            if itself:
-                result["answers"] = True
-                result["leader"] = status.leader == status.member_id
-            break
+            with EtcdClient(endpoint, ca, cert, key, timeout=2.0) as client:
+                listed, status = client.members(), client.status()
         except EtcdError:
             continue
+        called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
+        result["members"] = [asdict(entry) for entry in listed]
+        result["members_of"] = f"{status.cluster_id:x}"
+        result["alarms"] = [{"kind": alarm.kind, "member": name_of(alarm.member_id, called)} for alarm in status.alarms]
+        if itself:
+            result["answers"] = True
+            result["leader"] = status.leader == status.member_id
+        break
     for entry in result["members"] or []:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, identity_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, RESTART, Problem
@@ -428,31 +429,30 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
     return [f"cluster {cluster.name}: {words[plan.action]}", *details]
 
 
-def alarmed(observations: Mapping[str, Observation], kind: str) -> list[str]:
-    """Names of the members with an alarm, as the first host that could ask tells it."""
-    alarms: list[Mapping[str, str]] = next(
-        (o["etcd"]["alarms"] for o in observations.values() if o["etcd"].get("alarms")), []
-    )
-    return sorted(alarm["member"] for alarm in alarms if alarm["kind"] == kind)
+def alarmed(observations: Mapping[str, Observation]) -> list[tuple[str, str]]:
+    """Kind and member ('': the whole cluster) of every alarm that any host was told of."""
+    found = {
+        (str(alarm["kind"]), str(alarm["member"]))
+        for observation in observations.values()
+        for alarm in observation["etcd"].get("alarms") or []
+    }
+    return sorted(found)
 
 
 def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[Problem]:
-    """Why a cluster whose data is in doubt is left as it is (etcd's CORRUPT alarm, server/etcdserver/corrupt.go)."""
-    names = alarmed(observations, "CORRUPT")
-    if not names:
-        return []
+    """Why a cluster whose data is in doubt is left as it is: any alarm but NOSPACE (server/etcdserver/corrupt.go)."""
     return [
         Problem(
-            f"{', '.join(names)}: alarm CORRUPT in cluster {cluster.name!r}: the data of this member is not that of the others. A"
-            f" restart does not repair it. Find out which member is wrong ({etcdctl('endpoint hashkv --cluster')}), remove it, add it"
-            f" again empty (docs/operations.md), and then run {etcdctl('alarm disarm')}. Until then the cluster is left as it is."
+            f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it."
         )
+        for kind, member in alarmed(observations)
+        if kind != "NOSPACE"
     ]
 
 
 def alarm_warnings(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
     """What a full database means for a run: it may be the very one that raises the quota, so it goes on."""
-    names = alarmed(observations, "NOSPACE")
+    names = [member or "the whole cluster" for kind, member in alarmed(observations) if kind == "NOSPACE"]
     if not names:
         return []
     return [

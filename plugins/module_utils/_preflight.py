@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, FOUND, PROCESSES, Problem
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -149,20 +150,91 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Probl
                 " one of them: set up time synchronisation (chrony, systemd-timesyncd)."
             )
         )
+    return [*problems, *connection_problems(cluster, facts), *source_problems(cluster, facts)]
+
+
+# States of `_host.reach` in which a connection did not get as far as the host.
+NOT_REACHED = ("silent", "unreachable")
+
+
+def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
+    """Members that another one does not reach. A closed port is none: before a cluster is founded nothing listens there."""
+    problems = []
     for host, item in facts.items():
         for member in cluster.members:
-            tried = (target.split() for target, state in item["peers"].items() if state == "silent")
-            silent = [port for address, port in tried if address == member.address]
             # A host that is not part of this run may well be down; etcd's own gates look at that.
-            if silent and member.host in facts:
+            if member.host not in facts:
+                continue
+            missed = [
+                target.split()[1]
+                for target, state in item["peers"].items()
+                if state in NOT_REACHED and same_address(target.split()[0], member.address)
+            ]
+            hung = [port for port in missed if is_hung(member, facts[member.host], port)]
+            cut = [port for port in missed if port not in hung]
+            if hung:
+                # To restart it is the way to repair it.
                 problems.append(
                     Problem(
-                        f"{member.name} ({member.address}) does not answer on TCP port"
-                        f" {', '.join(silent)}. Open it between the members (a firewall that drops, a wrong"
-                        " etcd_address, a network that is down).",
+                        f"etcd of {member.name} ({member.address}) listens on TCP port {', '.join(hung)} but does not accept connections: it hangs."
+                        " See its log under /var/log/pods, and the disk that holds its data.",
+                        stops=(FOUND,),
                         host=host,
                     )
                 )
+            if cut:
+                problems.append(
+                    Problem(
+                        f"{member.name} ({member.address}) does not answer on TCP port {', '.join(cut)}. Open it between the members"
+                        " (a firewall that drops or rejects packets, a wrong etcd_address, a missing route, a network that is down).",
+                        stops=PROCESSES,
+                        host=host,
+                    )
+                )
+    return problems
+
+
+def is_hung(member: Member, facts: Facts, port: str) -> bool:
+    """Whether this member's etcd listens on a port and leaves connections waiting, so that further ones get no answer."""
+    listener = facts["listeners"].get(port)
+    return bool(listener and listener["waiting"] and is_ours(listener["argv"], member.name))
+
+
+def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
+    """Hosts whose connections to other members leave from an address that is not in their peer certificate.
+
+    etcd compares the source address with the addresses in the certificate, then with what its DNS names resolve to
+    (client/pkg/transport/listener_tls.go, checkCertSAN). Names are not counted here: a quorum must not depend on DNS.
+    """
+    problems = []
+    for member in cluster.members:
+        if member.host not in facts or not member.address:
+            continue
+        item = facts[member.host]
+        accepted = [member.address, "127.0.0.1", "::1", *member.peer_cert_sans]
+        others = {other.address: other.name for other in cluster.members if other.address and other != member}
+        leaving: dict[str, list[str]] = {}
+        for target, source in item["sources"].items():
+            name = next((others[other] for other in others if same_address(target.split()[0], other)), "")
+            if name and not any(same_address(source, known) for known in accepted):
+                names = leaving.setdefault(source, [])
+                names.extend([name] if name not in names else [])
+        for source, names in leaving.items():
+            remedy = (
+                f"{source} is a temporary IPv6 address and will change: turn privacy extensions off on this host"
+                " (sysctl net.ipv6.conf.INTERFACE.use_tempaddr=0)."
+                if source in item["temporary_addresses"]
+                else f"Set etcd_peer_cert_sans: [{', '.join([*member.peer_cert_sans, source])}] for this host, or, before the cluster"
+                f" is founded, etcd_address: {source}."
+            )
+            problems.append(
+                Problem(
+                    f"connections to {', '.join(names)} leave this host from {source}, and etcd_address is {member.address}: etcd"
+                    f" rejects peers whose source address is not in their certificate. {remedy}",
+                    stops=(FOUND,),
+                    host=member.host,
+                )
+            )
     return problems
 
 

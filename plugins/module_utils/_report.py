@@ -23,7 +23,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     host_warnings,
     merge_hosts,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, RESTART, SIGN, START, Problem, merged
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
@@ -122,6 +122,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         "cluster_id": health.get("cluster_id", ""),
         "version": health.get("version", ""),
         "cluster_version": health.get("cluster_version", ""),
+        "alarms": list(health.get("alarms", [])),
         "quorum": bool(health.get("quorum", False)),
         "quorum_size": health.get("quorum_size") or len(looked.cluster.members) // 2 + 1,
         "members": rows,
@@ -310,9 +311,11 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
         for host, observation in seen.items()
         for reason in observation["reasons"].get(part, [])
     ]
-    problems = merged(
-        Problem.from_dict(item, host) for host, found in seen.items() for item in found.get("problems", [])
-    )
+    problems: dict[tuple[str, ...], list[Problem]] = {}
+    for host, found in seen.items():
+        for item in found.get("problems", []):
+            problem = Problem.from_dict(item, host)
+            problems.setdefault(problem.stops, []).append(problem)
     hosts = list(seen)
     return [
         *(finding("host", "", text) for text in merge_hosts(said, hosts)),
@@ -320,8 +323,24 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
             finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
             for text in merge_hosts(differs, hosts)
         ),
-        *(finding("refused", "", text, "site.yml refuses to run before this is put right.") for text in problems),
+        *(finding("refused", "", text, refusal(stops)) for stops, of in problems.items() for text in merged(of)),
     ]
+
+
+_STOPPED = {
+    FOUND: "found the cluster",
+    START: "start a member or kubelet that does not run",
+    RESTART: "restart one that runs",
+    SIGN: "issue certificates",
+}
+
+
+def refusal(stops: tuple[str, ...]) -> str:
+    """What site.yml does not do before a problem is fixed."""
+    words = [words for step, words in _STOPPED.items() if step in stops]
+    if not words:
+        return "A run of site.yml goes on, and warns of it."
+    return f"Until this is fixed, site.yml does not {', '.join(words[:-1])}{' or ' if words[1:] else ''}{words[-1]}."
 
 
 def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[str, str]]) -> list[str]:

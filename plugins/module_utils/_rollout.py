@@ -10,8 +10,6 @@ with kubelet 1.36). So a new process is waited for first, and only then its read
 from __future__ import annotations
 
 import contextlib
-import glob
-import json
 import os
 import select
 import signal
@@ -22,9 +20,15 @@ from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, Member, probe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._log import (
+    cause_of_death,
+    complaints,
+    last_lines,
+    last_words,
+    log_paths,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
 
 POLL = 0.2
@@ -362,48 +366,6 @@ def service_problem(target: Target) -> str | None:
     return lag_problem(ahead.raft_applied_index, own.raft_applied_index)
 
 
-def cause_of_death(log: str) -> str | None:
-    """Why etcd ended, from a log in the form of the kubelet (time, stream, F or P, text); None where it does not say.
-
-    etcd logs JSON; a panic of Go and a flag that it does not know are plain text, the latter followed by its usage.
-    """
-    lines = [(line.split(" ", 3) + [""] * 3)[3] for line in log.splitlines()]
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("level") in ("fatal", "panic"):
-            skipped = ("level", "ts", "caller", "stacktrace", "msg")
-            details = [f"{key}: {value}" for key, value in entry.items() if key not in skipped]
-            return "; ".join([str(entry.get("msg", "")), *details])[:400]
-    plain = [line for line in lines if line.strip() and not line.startswith("{")]
-    return next((line[:400] for line in plain if line.startswith("panic:")), plain[0][:400] if plain else None)
-
-
-def last_lines(log: str, count: int = 5) -> str:
-    """The last lines of a log of the kubelet, one below the other; empty where there are none."""
-    lines = [(line.split(" ", 3) + [""] * 3)[3][:300] for line in log.splitlines()[-count:]]
-    return "".join(["\nThe last lines of its log:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
-
-
-def log_paths(since: float, root: str = "/var/log/pods") -> list[str]:
-    """Logs of etcd containers, those that wrote last first; without those that wrote nothing after `since` (Unix seconds)."""
-    found = []
-    for path in glob.glob(f"{root}/kube-system_etcd-*/etcd/*.log"):
-        try:
-            found.append((os.stat(path).st_mtime, path))
-        except OSError:
-            # The kubelet removes it with its pod.
-            continue
-    return [path for written, path in sorted(found, reverse=True) if written >= since]
-
-
-def last_words(paths: list[str]) -> str:
-    """The log that wrote last and has something in it: that of a container that has just been made is still empty."""
-    return next((text for text in map(read_text, paths) if text), "")
-
-
 def restarts_of(path: str | None) -> int:
     """How often the kubelet has restarted a container, by the name of its log (.../etcd/2.log: twice)."""
     name = os.path.basename(path or "").split(".", maxsplit=1)[0]
@@ -484,7 +446,7 @@ def wait_for_member(
             count = max(len(seen), crashed)
             times = f" etcd was started {count} times." if count > 1 else ""
             log = last_words(logs)
-            cause = cause_of_death(log)
+            cause = cause_of_death(log) or next((message.text for message in complaints(log)), None)
             said = f" Its log says: {cause}." if cause else ""
             raise EtcdError(
                 f"{target.name}: waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"

@@ -65,9 +65,10 @@ options:
   quota:
     description:
       - How large the database may get, in bytes, on members that do not tell it (etcd before 3.6).
-      - Give the value of their flag C(--quota-backend-bytes) where it is set.
-    type: int
-    default: 2147483648
+      - Give the value of their flag C(--quota-backend-bytes) if it is set, as it is. A value that etcd would not take counts as
+        unknown.
+      - Without it, etcd's default of 2147483648.
+    type: raw
   fail:
     description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
     type: bool
@@ -98,14 +99,14 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ health.table }}"
 
-- name: Go on as long as writes go through, and no certificate is about to end
+- name: Go on as long as writes go through, and no certificate is about to expire
   kubeadm.etcd.etcd_health:
     endpoints:
       - https://10.0.0.6:2379
       - https://10.0.0.7:2379
     renewal_window: 168h
   register: health
-  failed_when: not health.quorum or 'certificate' in health.findings | map(attribute='code')
+  failed_when: not health.quorum or health.alarms or 'certificate' in health.findings | map(attribute='code')
 
 - name: Ask from the controller, with a certificate that lies there
   kubeadm.etcd.etcd_health:
@@ -122,7 +123,7 @@ RETURN = r"""
 verdict:
   description:
     - V(healthy) - nothing is wrong.
-    - V(degraded) - writes go through, but something is wrong.
+    - V(degraded) - there is a quorum, but something is wrong. Writes go through unless RV(alarms) has an entry.
     - V(down) - no read went through the log of any member, or so many refuse connections that there can be no quorum.
     - V(unknown) - nobody could be asked, for reasons that say nothing of the members (network, names, certificates).
   returned: always
@@ -133,7 +134,7 @@ reasons:
   returned: always
   type: list
   elements: str
-  sample: ["infra2: https://10.0.0.8:2379 refuses connections: etcd does not run there (`journalctl -u kubelet`, `crictl ps -a`)."]
+  sample: ["infra1 is not healthy: RAFT NO LEADER."]
 findings:
   description: What deserves attention although it makes nothing unhealthy today.
   returned: always
@@ -157,9 +158,23 @@ healthy:
   returned: always
   type: bool
 quorum:
-  description: Whether writes go through, which is so where RV(verdict) is V(healthy) or V(degraded).
+  description:
+    - Whether a quorum works together, that is whether RV(verdict) is V(healthy) or V(degraded).
+    - Writes may be refused all the same while RV(alarms) has an entry.
   returned: always
   type: bool
+alarms:
+  description: All alarms that any member reports.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: V(NOSPACE), V(CORRUPT), or the number of a kind that etcd has no name for.
+      type: str
+    member:
+      description: Name of the member. Empty if the alarm is raised for the whole cluster.
+      type: str
 lasting:
   description: Whether nothing but alarms is wrong, which stay until a person disarms them. They are not waited for.
   returned: always
@@ -191,7 +206,7 @@ members:
     error_code:
       description:
         - RV(members[].error) in one word. Empty where all was answered.
-        - C(refused), C(timeout), C(unreachable), C(name), C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired),
+        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name), C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired),
           C(tls-not-yet-valid), C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
           C(endpoint), C(address), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
       type: str
@@ -258,10 +273,10 @@ members:
       description: The part of the file that is not in use, 0 to 1. Defragmentation gives it back.
       type: float
     quota:
-      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 where there is no limit.
+      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 if there is no limit, or it is unknown.
       type: int
     alarms:
-      description: Its alarms, V(NOSPACE) and V(CORRUPT).
+      description: The kinds of its alarms (RV(alarms)), with those of the whole cluster.
       type: list
       elements: str
     membership:
@@ -338,7 +353,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
-            "quota": {"type": "int", "default": _health.DEFAULT_QUOTA},
+            "quota": {"type": "raw"},
             "fail": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("members", "endpoints")],
@@ -356,10 +371,11 @@ def main() -> None:
     ] or [("", endpoint) for endpoint in params["endpoints"] or []]
     if not targets:
         module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
+    quota = _health.quota_of(params["quota"])
     paths = (params["ca"], params["cert"], params["key"])
 
     def ask(seconds: float) -> _health.Report:
-        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, params["quota"])
+        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, quota)
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(wanted, params["timeout"], params["request_timeout"], ask, module.log)

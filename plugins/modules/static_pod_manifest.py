@@ -151,7 +151,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _log, _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
@@ -309,7 +309,7 @@ def runs_another_image(before: str, wanted: str) -> bool:
 
     An image that could not be pulled has never run: there is no log of it.
     """
-    return _kubeadm.manifest_image(before) != _kubeadm.manifest_image(wanted) and bool(_rollout.log_paths(0.0))
+    return _kubeadm.manifest_image(before) != _kubeadm.manifest_image(wanted) and bool(_log.log_paths(0.0))
 
 
 def wait(target: _rollout.Target, path: str, installed: str, old: _rollout.Process | None, timeout: float) -> float:

@@ -174,9 +174,9 @@ def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> s
     return str(target)
 
 
-def set_alarm(cluster: Lab, kind: int, action: str) -> None:
-    """Raise or disarm an alarm on infra1, through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2)."""
-    number = next(member["ID"] for member in cluster.members() if member["name"] == "infra1")
+def set_alarm(cluster: Lab, kind: int, action: str, member: str = "infra1") -> None:
+    """Raise or disarm an alarm through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2). member: '' for the whole cluster, id 0."""
+    number = next(item["ID"] for item in cluster.members() if item["name"] == member) if member else 0
     body = json.dumps({"action": action, "memberID": str(number), "alarm": kind})
     cluster.sh(
         "infra0",

@@ -289,7 +289,13 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         lambda cluster: set_alarm(cluster, 2, "ACTIVATE"),
         lambda cluster: set_alarm(cluster, 2, "DEACTIVATE"),
         ["-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}'],
-        "infra1: alarm CORRUPT in cluster 'etcd'",
+        "Alarm CORRUPT at infra1: its data differs from that of the other members",
+    ),
+    "corrupt, and etcd does not know where": (
+        lambda cluster: set_alarm(cluster, 2, "ACTIVATE", ""),
+        lambda cluster: set_alarm(cluster, 2, "DEACTIVATE", ""),
+        ["-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}'],
+        "Alarm CORRUPT for the whole cluster: the data of the members differs, etcd cannot tell which member is wrong",
     ),
     "renamed": (
         lambda _cluster: None,

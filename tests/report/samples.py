@@ -81,6 +81,7 @@ def health(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "findings": [],
         "healthy": True,
         "quorum": True,
+        "alarms": [],
         "lasting": False,
         "leader": rows[0]["name"],
         "cluster_id": "56da77eaac975d91",

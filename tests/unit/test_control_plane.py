@@ -233,7 +233,7 @@ def test_without_the_ca_host() -> None:
             "control0: infra1 (10.0.0.7) does not answer on TCP port 2379, and runs",
         ),
         (
-            {"control0": plane(*FRESH, facts={"peers": {"10.0.0.6 2379": "silent"}})},
+            {"control0": plane(*FRESH, facts={"peers": {"10.0.0.6 2379": "unreachable"}})},
             "control0: infra0 (10.0.0.6) does not answer",
         ),
         (

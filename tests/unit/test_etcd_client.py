@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +34,16 @@ if TYPE_CHECKING:
     Talk = Callable[[Any], None]
 
 
-def pair(where: Path, name: str, sans: list[str], signer: Any = None, days: tuple[int, int] = (-1, 30)) -> Any:
+def pair(
+    where: Path,
+    name: str,
+    sans: list[str],
+    signer: Any = None,
+    days: tuple[int, int] = (-1, 30),
+    algorithm: str = "ECDSA-P256",
+) -> Any:
     """A key with certificate in files of this name; returns what signs with it. signer: (name, key), else its own."""
-    key, subject = _x509.make_key("ECDSA-P256"), _x509.subject_name(name)
+    key, subject = _x509.make_key(algorithm), _x509.subject_name(name)
     issuer, issuing_key = signer or (subject, key)
     extensions = _x509.extensions(signer is None, () if signer is None else ("serverAuth", "clientAuth"), sans)
     period = (NOW + timedelta(days=days[0]), NOW + timedelta(days=days[1]))
@@ -81,14 +91,21 @@ def server(talk: Talk) -> Iterator[int]:
         listener.close()
 
 
-def over_tls(pki: Path, talk: Talk, name: str = "server", clients_of: str = "ca") -> Talk:
-    """The same over TLS, with a certificate of this name, for clients of this CA."""
+def over_tls(
+    pki: Path,
+    talk: Talk,
+    name: str = "server",
+    clients_of: str = "ca",
+    newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
+) -> Talk:
+    """The same over TLS, with a certificate of this name, for clients of this CA. newest: the latest version of TLS."""
 
     def wrapped(connection: Any) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(str(pki / f"{name}.crt"), str(pki / f"{name}.key"))
         context.load_verify_locations(str(pki / f"{clients_of}.crt"))
         context.verify_mode = ssl.CERT_REQUIRED
+        context.maximum_version = newest
         with context.wrap_socket(connection, server_side=True) as tls:
             talk(tls)
 
@@ -368,9 +385,123 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again(pki: Path) -> No
     [
         ([], []),
         (["etcdserver: no leader"], []),
+        # As etcd 3.5.35 and 3.6.14 write an alarm of member 0, which is the whole cluster; and as 3.7.3 does.
+        (["alarm:CORRUPT "], [Alarm(0, "CORRUPT")]),
+        (["alarm:CORRUPT"], [Alarm(0, "CORRUPT")]),
+        (["alarm:NOSPACE "], [Alarm(0, "NOSPACE")]),
+        # A kind that 3.6.14 and 3.7.3 have no name for.
+        (["memberID:7 alarm:9 ", "memberID:7  alarm:9"], [Alarm(7, "9"), Alarm(7, "9")]),
+        # Protobuf promises nothing about order and blanks.
+        (["alarm: CORRUPT memberID: 5"], [Alarm(5, "CORRUPT")]),
         (["memberID:17949158737846155715 alarm:CORRUPT "], [Alarm(17949158737846155715, "CORRUPT")]),
         (["memberID:1  alarm:NOSPACE", "etcdserver: no leader"], [Alarm(1, "NOSPACE")]),
     ],
 )
 def test_alarms_in_a_status(errors: list[str], alarms: list[Alarm]) -> None:
-    assert Status(0, 0, "", 0, 0, None, 0, 0, 0, 0, False, errors).alarms == alarms
+    status = Status(0, 0, "", 0, 0, None, 0, 0, 0, 0, False, errors)
+    assert (status.alarms, status.other_errors) == (alarms, [])
+
+
+def test_an_error_that_is_no_alarm_is_kept() -> None:
+    status = Status(
+        0, 0, "", 0, 0, None, 0, 0, 0, 0, False, ["etcdserver: no leader", " etcdserver: new trouble", "alarm:NOSPACE"]
+    )
+    assert status.other_errors == ["etcdserver: new trouble"]
+
+
+# What a host's openssl.cnf may say, stricter than any policy that is shipped (RHEL FUTURE and SECLEVEL=3 refuse RSA-2048).
+STRICT = """
+openssl_conf = default_conf
+[default_conf]
+ssl_conf = ssl_sect
+[ssl_sect]
+system_default = system_default_sect
+[system_default_sect]
+MinProtocol = TLSv1.3
+CipherString = DEFAULT:@SECLEVEL=5
+"""
+
+ASK = """
+import sys
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
+with EtcdClient(sys.argv[1], *sys.argv[2:5], timeout=5) as client:
+    print(client.status().version, client.connect().sock.version())
+"""
+
+
+# Pythons that distributions build take the level of openssl.cnf; others have one of their own from 3.10 on.
+PYTHONS = [sys.executable, *(path for path in ("/usr/bin/python3",) if os.access(path, os.X_OK))]
+
+
+def run_python(python: str, program: str, *arguments: str, **environment: str) -> str:
+    """What a program prints in a process of its own: OpenSSL reads its configuration once, when it is loaded."""
+    collections = str(Path(__file__).resolve().parents[2] / ".collections")
+    done = subprocess.run(
+        [python, "-c", program, *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": collections, **environment},
+    )
+    return done.stdout.strip()
+
+
+def ask(where: Path, port: int, python: str = sys.executable, **environment: str) -> str:
+    """Version of etcd and protocol, as the client sees them, or how it fails."""
+    files = [str(where / name) for name in ("ca.crt", "client.crt", "client.key")]
+    return run_python(python, ASK, f"https://127.0.0.1:{port}", *files, **environment)
+
+
+@pytest.mark.parametrize("protocol", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("algorithm", ["RSA-2048", "RSA-3072", "RSA-4096", "ECDSA-P256", "ECDSA-P384"])
+def test_the_policy_of_the_hosts_openssl_does_not_count(algorithm: str, protocol: str, tmp_path: Path) -> None:
+    """Every algorithm that is issued; and hosts that allow TLS 1.3 only, with an etcd that has --tls-max-version."""
+    ours = pair(tmp_path, "ca", ["ca"], algorithm=algorithm)
+    pair(tmp_path, "server", ["127.0.0.1"], ours, algorithm=algorithm)
+    pair(tmp_path, "client", ["client"], ours, algorithm=algorithm)
+    (tmp_path / "openssl.cnf").write_text(STRICT, encoding="ascii")
+    newest = ssl.TLSVersion.TLSv1_2 if protocol == "TLSv1.2" else ssl.TLSVersion.TLSv1_3
+    with server(over_tls(tmp_path, http((200, STATUS)), newest=newest)) as port:
+        for python in PYTHONS:
+            assert ask(tmp_path, port, python, OPENSSL_CONF=str(tmp_path / "openssl.cnf")) == f"3.6.14 {protocol}"
+
+
+def test_the_strict_policy_is_in_force(tmp_path: Path) -> None:
+    """Without what our client does about it, the test above would prove nothing."""
+    (tmp_path / "openssl.cnf").write_text(STRICT, encoding="ascii")
+    pair(tmp_path, "ca", ["ca"])
+    program = (
+        "import ssl, sys; ssl.create_default_context(cafile=sys.argv[1]).load_cert_chain(sys.argv[1], sys.argv[2])"
+    )
+    files = (str(tmp_path / "ca.crt"), str(tmp_path / "ca.key"))
+    said = [run_python(python, program, *files, OPENSSL_CONF=str(tmp_path / "openssl.cnf")) for python in PYTHONS]
+    assert any("KEY_TOO_SMALL" in text for text in said), said
+
+
+def test_the_environment_of_the_host_does_not_reach_the_client(pki: Path, tmp_path: Path) -> None:
+    """Proxies, other CAs, and a file for TLS secrets, with which whoever reads it could decrypt what was recorded."""
+    secrets = tmp_path / "secrets"
+    nowhere = "http://127.0.0.1:9"
+    with server(over_tls(pki, http((200, STATUS)))) as port:
+        said = ask(
+            pki,
+            port,
+            SSLKEYLOGFILE=str(secrets),
+            SSL_CERT_FILE=str(pki / "other-ca.crt"),
+            SSL_CERT_DIR=str(tmp_path),
+            HTTPS_PROXY=nowhere,
+            https_proxy=nowhere,
+            ALL_PROXY=nowhere,
+            LC_ALL="tr_TR.UTF-8",
+        )
+    assert said == "3.6.14 TLSv1.3" and not secrets.exists()
+
+
+def test_the_metrics_port_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with server(http((200, "[+]ping ok"))) as port:
+        assert _etcd_client.probe(f"http://127.0.0.1:{port}/readyz", 5) == (True, "[+]ping ok")

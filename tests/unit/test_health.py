@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _etcd_client, _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Certificate, Member, Status
 
 # Beyond 2^53: a float would change it.
@@ -42,9 +43,9 @@ def silent(number: int, code: str = "refused") -> _health.Seen:
     return _health.Seen(f"https://10.0.0.{6 + number}:2379", f"infra{number}", error="refuses connections", code=code)
 
 
-def alarm(number: int, kind: str) -> dict[str, Any]:
-    """What a member says while another one has an alarm."""
-    return {"errors": [f"memberID:{IDS[number]} alarm:{kind} "]}
+def alarm(number: int | None, kind: str, blanks: str = " ") -> dict[str, Any]:
+    """What a member says while another one (None: the whole cluster) has an alarm. blanks: etcd 3.7 writes two."""
+    return {"errors": [f"alarm:{kind}" if number is None else f"memberID:{IDS[number]}{blanks}alarm:{kind} "]}
 
 
 def judge(*views: _health.Seen) -> _health.Report:
@@ -102,10 +103,36 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
     "two memberships": ([seen(0), seen(1, members=MEMBERS[:2]), seen(2)], "degraded", "do not agree on the membership"),
     "full": ([seen(0), seen(1, **alarm(1, "NOSPACE")), seen(2)], "degraded", "Alarm NOSPACE at infra1: the database"),
     "corrupt": ([seen(0, **alarm(2, "CORRUPT")), seen(1), seen(2)], "degraded", "Alarm CORRUPT at infra2: its data"),
+    "corrupt, and etcd does not know where": (
+        [seen(i, **alarm(None, "CORRUPT")) for i in range(3)],
+        "degraded",
+        "Alarm CORRUPT for the whole cluster: the data of the members differs, etcd cannot tell which",
+    ),
+    "corrupt, told by one member only": (
+        [seen(0), seen(1), seen(2, **alarm(None, "CORRUPT"))],
+        "degraded",
+        "Alarm CORRUPT for the whole cluster",
+    ),
+    "full, all of it": (
+        [seen(0, **alarm(None, "NOSPACE")), seen(1)],
+        "degraded",
+        "Alarm NOSPACE for the whole cluster: the",
+    ),
+    "an alarm of a later etcd": (
+        [seen(0), seen(1, **alarm(2, "9", "  ")), seen(2)],
+        "degraded",
+        "Alarm 9 at infra2: see the log of etcd.",
+    ),
+    "an error of a later etcd": (
+        [seen(0), seen(1, errors=["disk is slow"]), seen(2)],
+        "degraded",
+        "infra1 reports: disk is slow.",
+    ),
     "learner": (
         [seen(0, members=LEARNER), seen(1, members=LEARNER), seen(2, members=[], is_learner=True, commits=False)],
         "degraded",
-        "infra2 is a learner: it has no vote yet",
+        "infra2 is a learner: it has no vote and serves no clients. Once it has caught up, promote it with"
+        " `etcdctl member promote f000000000000005` on another member.",
     ),
     "no address": ([seen(0), seen(1), silent(2, "address")], "degraded", "infra2: refuses"),
     "half an answer": ([seen(0), seen(1), seen(2, error="infra2 hangs", commits=False)], "degraded", "infra2 hangs"),
@@ -155,6 +182,34 @@ def test_the_quota_that_counts(told: int | None, given: int, size: int, found: b
 
 
 @pytest.mark.parametrize(
+    ("value", "quota"),
+    [
+        (None, 2 << 30),
+        (8589934592, 8589934592),
+        ("8589934592", 8589934592),
+        ("0x200000000", 8589934592),
+        # A flag that is given twice.
+        (["1", "8589934592"], 8589934592),
+        ([], 2 << 30),
+        (0, 2 << 30),
+        ("-1", 0),
+        ("8G", 0),
+        ("8 GiB", 0),
+        ("8e9", 0),
+        (8.5, 0),
+        (True, 0),
+        ("", 0),
+        ({"a": 1}, 0),
+        (["8G"], 0),
+    ],
+)
+def test_a_quota_as_it_is_written_for_etcd(value: Any, quota: int) -> None:
+    assert _health.quota_of(value) == quota
+    assert judge(seen(0)).members[0]["quota"] == 2 << 30
+    assert _health.evaluate([seen(0)], NOW, WINDOW, quota).members[0]["quota"] == quota
+
+
+@pytest.mark.parametrize(
     ("verdict", "wanted", "enough"),
     [
         ("healthy", "healthy", True),
@@ -186,6 +241,24 @@ def test_a_member_with_an_alarm_of_its_own_is_not_healthy() -> None:
     report = judge(*(seen(i, **alarm(1, "NOSPACE")) for i in range(3)))
     assert [line["healthy"] for line in report.members] == [True, False, True]
     assert [line["alarms"] for line in report.members] == [[], ["NOSPACE"], []]
+    assert report.alarms == [{"kind": "NOSPACE", "member": "infra1"}]
+
+
+@pytest.mark.parametrize("kind", ["CORRUPT", "NOSPACE", "9"])
+def test_an_alarm_of_the_whole_cluster_is_one_of_each_member(kind: str) -> None:
+    report = judge(seen(0, **alarm(None, kind)), seen(1), silent(2))
+    assert [line["healthy"] for line in report.members] == [False, False, False]
+    assert [line.get("alarms") for line in report.members] == [[kind], [kind], None]
+    assert report.alarms == [{"kind": kind, "member": ""}]
+    table = _health.render_table(report)
+    assert "UNHEALTHY" in table[1] and kind in table[1] and "degraded: 0 of 3 members healthy" in table[4]
+
+
+def test_of_the_whole_cluster_no_member_is_removed_before_the_data_is_compared() -> None:
+    for kind in ("CORRUPT", "NOSPACE"):
+        assert "alarm disarm" in alarm_text(kind, "") and "alarm disarm" in alarm_text(kind, "a")
+    words = alarm_text("CORRUPT", "")
+    assert words.index("snapshot") < words.index("hashkv") < words.index("remove") < words.index("disarm")
 
 
 # What one member says, and the finding: its code, words of its text, words of its remedy.
@@ -306,8 +379,8 @@ def verification(number: int) -> ssl.SSLCertVerificationError:
     ("error", "code", "words"),
     [
         (ConnectionRefusedError(111, "Connection refused"), "refused", "refuses connections"),
-        (socket.timeout("timed out"), "timeout", "does not answer in time"),
-        (TimeoutError("timed out"), "timeout", "does not answer in time"),
+        (socket.timeout("timed out"), "silent", "does not answer on TCP: the host is down, a firewall drops"),
+        (TimeoutError("timed out"), "silent", "does not answer on TCP"),
         (socket.gaierror(-2, "Name or service not known"), "name", "cannot be resolved (Name or service not known)"),
         (verification(62), "tls-san", "etcd_server_cert_sans"),
         (verification(64), "tls-san", "etcd_server_cert_sans"),
@@ -329,3 +402,9 @@ def verification(number: int) -> ssl.SSLCertVerificationError:
 def test_failed_connections_are_explained(error: Exception, code: str, words: str) -> None:
     found, text = _etcd_client.explain(error)
     assert (found, words in text) == (code, True), text
+
+
+def test_a_firewall_is_not_suspected_once_tcp_came_through() -> None:
+    for error in (socket.timeout("timed out"), TimeoutError("timed out")):
+        code, text = _etcd_client.explain(error, connected=True)
+        assert code == "timeout" and "firewall" not in text and "etcd has not seen a leader" in text

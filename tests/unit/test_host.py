@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -33,10 +37,115 @@ def test_of_two_listeners_on_one_port_the_stranger_is_told(order: list[str], mon
     monkeypatch.setattr(_host.glob, "glob", lambda *_pattern: list(links))
     monkeypatch.setattr(_host.os, "readlink", readlink)
     monkeypatch.setattr(_host, "process_argv", lambda pid: programs[pid])
-    assert _host.listeners([2381])["2381"] == {"pid": 22, "program": "haproxy", "argv": ["/usr/bin/haproxy"]}
+    stranger = {"pid": 22, "program": "haproxy", "argv": ["/usr/bin/haproxy"], "waiting": 0}
+    assert _host.listeners([2381])["2381"] == stranger
     assert _host.listeners([2379]) == {}
     programs[22] = ["/usr/local/bin/etcd", "--name=infra0"]
     assert _host.listeners([2381])["2381"]["program"] == "etcd"
+
+
+@pytest.mark.parametrize(
+    ("looks", "found"),
+    [
+        # The process ends, and with it the listener.
+        ([{"2379": 0}, {}], {}),
+        # It ends between its socket and its command line; another one takes its place.
+        ([{"2379": 7}, {"2379": 0}, {"2379": 11}], {"2379": 11}),
+        # The kernel's own listener stays without a process.
+        ([{"2379": 0}], {"2379": 0}),
+    ],
+)
+def test_a_listener_without_a_process_is_looked_at_again(
+    looks: list[dict[str, int]], found: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_ports: list[int]) -> dict[str, Any]:
+        seen = looks.pop(0) if len(looks) > 1 else looks[0]
+        return {port: {"pid": pid, "argv": ["etcd"] if pid == 11 else []} for port, pid in seen.items()}
+
+    monkeypatch.setattr(_host, "_listeners", look)
+    monkeypatch.setattr(_host.time, "sleep", lambda _seconds: None)
+    assert {port: listener["pid"] for port, listener in _host.listeners([2379]).items()} == found
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (0, "open"),
+        (errno.ECONNREFUSED, "closed"),
+        (errno.EINPROGRESS, "silent"),
+        (errno.ETIMEDOUT, "silent"),
+        (errno.ENETUNREACH, "unreachable"),
+        (errno.EHOSTUNREACH, "unreachable"),
+        # A rule of the host's own firewall; an address family that is switched off.
+        (errno.EPERM, "unreachable"),
+        (errno.EACCES, "unreachable"),
+        (errno.EAFNOSUPPORT, "unreachable"),
+    ],
+)
+def test_what_a_connection_meets(error: int, state: str) -> None:
+    assert _host.state_of(error) == state
+
+
+@pytest.mark.parametrize("error", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM, errno.ECONNREFUSED])
+def test_an_error_that_comes_at_once_is_not_open(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a route connect(2) fails at once, and the socket itself knows of no error afterwards."""
+
+    class Probe(socket.socket):
+        def connect_ex(self, _address: Any) -> int:
+            return error
+
+    monkeypatch.setattr(_host.socket, "socket", Probe)
+    states, sources = _host.reach([("10.0.0.7", 2379), ("fd00::7", 2380)], 0.5)
+    assert set(states.values()) == {_host.state_of(error)} and sources == {}
+
+
+def test_no_ipv6_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(_host.socket, "socket", refuse)
+    assert _host.reach([("fd00::7", 2379)], 0.5) == ({"fd00::7 2379": "unreachable"}, {})
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="takes a network namespace")
+def test_a_host_without_a_network() -> None:
+    root = Path(__file__).resolve().parents[2]
+    program = (
+        "from ansible_collections.kubeadm.etcd.plugins.module_utils._host import reach;"
+        "print(reach([('10.0.0.7', 2379), ('fd00::7', 2379)]))"
+    )
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root / ".collections"), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "({'10.0.0.7 2379': 'unreachable', 'fd00::7 2379': 'unreachable'}, {})"
+
+
+def test_ports_of_real_processes() -> None:
+    """Open, closed, and one whose process accepts nobody: the kernel drops what comes once its queue is full."""
+    with contextlib.ExitStack() as stack:
+        accepts, closed = (stack.enter_context(socket.socket()) for _number in range(2))
+        accepts.bind(("127.0.0.1", 0))
+        accepts.listen()
+        closed.bind(("127.0.0.1", 0))
+        hangs = stack.enter_context(socket.socket())
+        hangs.bind(("127.0.0.1", 0))
+        hangs.listen(0)
+        ports = [it.getsockname()[1] for it in (accepts, closed, hangs)]
+        for _number in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", ports[2]))
+        states, sources = _host.reach([("127.0.0.1", port) for port in ports], 0.5)
+        assert list(states.values()) == ["open", "closed", "silent"]
+        assert set(sources.values()) == {"127.0.0.1"} and len(sources) >= 2
+        found = _host.listeners(ports)
+        assert sorted(found) == sorted(str(ports[number]) for number in (0, 2))
+        assert {item["pid"] for item in found.values()} == {os.getpid()}
+        assert found[str(ports[2])]["waiting"] >= 1
 
 
 @pytest.mark.parametrize("path", ["nowhere/lib/etcd", "", "/nowhere/lib/etcd", "/"])
@@ -50,9 +159,12 @@ def test_addresses_of_every_kind_of_interface(monkeypatch: pytest.MonkeyPatch) -
         "1: lo    inet 127.0.0.1/8 scope host lo\n"
         "2: tun0    inet 10.8.0.6 peer 10.8.0.5/32 scope global tun0\n"
         "3: eth0    inet6 fd00::6/64 scope global\n"
+        "3: eth0    inet6 fd00::c5f:7/64 scope global temporary dynamic \\       valid_lft 600sec preferred_lft 60sec\n"
+        "3: eth0    inet6 fd00::1:6/64 scope global deprecated dynamic mngtmpaddr \\       valid_lft 600sec\n"
     )
     monkeypatch.setattr(_host, "output", lambda _argv: shown)
-    assert _host.addresses() == ["127.0.0.1", "10.8.0.6", "fd00::6"]
+    assert _host.addresses() == ["127.0.0.1", "10.8.0.6", "fd00::6", "fd00::c5f:7", "fd00::1:6"]
+    assert _host.temporary_addresses() == ["fd00::c5f:7"]
 
 
 def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,16 +312,43 @@ def test_a_member_keeps_its_name() -> None:
     assert plan.action == "refuse" and "set etcd_member_name: old2" in merged(plan.problems)[0]
 
 
-def test_alarms() -> None:
-    """CORRUPT stops every change; NOSPACE is said, and the run that may mend it goes on."""
-    for kind, action in (("CORRUPT", "refuse"), ("NOSPACE", "rolling")):
-        state = {**up(leader=True), "alarms": [{"kind": kind, "member": "infra1"}]}
-        observations = observed(state, up(), up(), differs="1")
+@pytest.mark.parametrize(
+    ("kind", "member", "action"),
+    [
+        ("CORRUPT", "infra1", "refuse"),
+        ("CORRUPT", "", "refuse"),
+        ("9", "", "refuse"),
+        ("NOSPACE", "infra1", "rolling"),
+        ("NOSPACE", "", "rolling"),
+    ],
+)
+def test_alarms(kind: str, member: str, action: str) -> None:
+    """Any alarm but NOSPACE stops every change, whoever of the hosts was told; with NOSPACE the run that may repair it goes on."""
+    state = {"alarms": [{"kind": kind, "member": member}]}
+    for observations in (
+        observed({**up(leader=True), **state}, up(), up(), differs="1"),
+        observed(up(leader=True), up(), {**up(), **state}, differs="1"),
+    ):
         plan = _plan.decide(CLUSTER, observations)
         assert plan.action == action
         said = merged(plan.problems) + _plan.alarm_warnings(CLUSTER, observations)
-        assert len(said) == 1 and said[0].startswith(f"infra1: alarm {kind}")
-        assert "alarm disarm" in said[0]
+        assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "same"),
+    [
+        ("https://10.0.0.6:2380", "10.0.0.6", True),
+        ("https://[fd00::6]:2380", "fd00::6", True),
+        # As it was written by hand.
+        ("https://[fd00:0:0::6]:2380", "fd00::6", True),
+        ("https://10.0.0.60:2380", "10.0.0.6", False),
+        ("https://infra0.example:2380", "10.0.0.6", False),
+    ],
+)
+def test_a_member_that_has_not_started_is_known_by_its_address(url: str, address: str, same: bool) -> None:
+    entry = {"name": "", "peer_urls": [url]}
+    assert (_plan.entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
 
 
 def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:

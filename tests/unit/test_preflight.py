@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _preflight
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, merged
 
 MEMBERS = [Member("infra0", "infra0", "10.0.0.6"), Member("infra1", "infra1", "10.0.0.7")]
 CLUSTER = Cluster("etcd", MEMBERS, "infra0")
@@ -23,6 +23,8 @@ GOOD: dict[str, Any] = {
     "listeners": {},
     "peers": {"10.0.0.7 2379": "closed", "10.0.0.7 2380": "open"},
     "python_version": "3.11.2",
+    "sources": {},
+    "temporary_addresses": [],
     "runtime_problem": None,
     "swaps": [],
     "systemd": True,
@@ -30,8 +32,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def listener(argv: list[str]) -> dict[str, Any]:
-    return {"listeners": {"2379": {"pid": 7, "program": argv[0].split("/")[-1], "argv": argv}}}
+def listener(argv: list[str], port: str = "2379", waiting: int = 0) -> dict[str, Any]:
+    return {"listeners": {port: {"pid": 7, "program": argv[0].split("/")[-1], "argv": argv, "waiting": waiting}}}
 
 
 def test_a_good_host() -> None:
@@ -86,11 +88,100 @@ def test_our_own_etcd_may_listen() -> None:
         ({"kubeadm_version": "v1.36.2"}, "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)"),
         ({"clock_offset": 500.5}, "the clocks of infra0 and infra1 are 500 s apart"),
         ({"peers": {"10.0.0.6 2380": "silent"}}, "infra1: infra0 (10.0.0.6) does not answer on TCP port 2380"),
+        (
+            {"peers": {"10.0.0.6 2379": "unreachable", "10.0.0.6 2380": "silent"}},
+            "infra1: infra0 (10.0.0.6) does not answer on TCP port 2379, 2380",
+        ),
+        ({"peers": {"10.0.0.6 2380": "unreachable"}}, "a missing route"),
     ],
 )
 def test_cluster_problems(change: dict[str, Any], words: str) -> None:
     problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}})
     assert len(problems) == 1 and words in merged(problems)[0], problems
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "stops"),
+    [
+        (listener(["etcd", "--name=infra0"], "2380", 4097), "hangs", ("found",)),
+        # It accepts: then something on the way drops packets.
+        (listener(["etcd", "--name=infra0"], "2380"), "does not answer on TCP port 2380", PROCESSES),
+        (listener(["etcd", "--name=infra0"], "2379", 4097), "does not answer on TCP port 2380", PROCESSES),
+        ({}, "does not answer on TCP port 2380", PROCESSES),
+    ],
+)
+def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
+    """And it may be restarted, which is what repairs it."""
+    silent = {**GOOD, "peers": {"10.0.0.6 2380": "silent"}}
+    problems = _preflight.cluster_problems(CLUSTER, {"infra0": {**GOOD, **facts}, "infra1": silent})
+    assert [(problem.host, problem.stops) for problem in problems] == [("infra1", stops)]
+    assert words in problems[0].text and ("firewall" in problems[0].text) is ("hangs" not in problems[0].text)
+
+
+SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::7", peer_cert_sans=["fd00:0:0::9"])]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "facts", "words"),
+    [
+        # A second address of the interface is etcd_address, and the kernel chooses the first one.
+        (
+            CLUSTER,
+            {"sources": {"10.0.0.7 2379": "10.0.0.5", "10.0.0.7 2380": "10.0.0.5"}},
+            [
+                "connections to infra1 leave this host from 10.0.0.5, and etcd_address is 10.0.0.6: etcd rejects peers whose source"
+                " address is not in their certificate. Set etcd_peer_cert_sans: [10.0.0.5] for this host, or, before the cluster is"
+                " founded, etcd_address: 10.0.0.5."
+            ],
+        ),
+        (CLUSTER, {"sources": {"10.0.0.7 2380": "10.0.0.6"}}, []),
+        # Clusters on one machine, in tests; and what is no member.
+        (CLUSTER, {"sources": {"10.0.0.7 2380": "127.0.0.1", "10.0.0.99 2380": "10.0.0.5"}}, []),
+        (CLUSTER, {"sources": {}}, []),
+        (Cluster("etcd", SIX, "infra0"), {"sources": {"fd00::7 2380": "fd00:0::6"}}, []),
+        (
+            Cluster("etcd", SIX, "infra0"),
+            {"sources": {"fd00::7 2380": "fd00::c5f:7"}, "temporary_addresses": ["fd00::c5f:7"]},
+            ["fd00::c5f:7 is a temporary IPv6 address and will change: turn privacy extensions off"],
+        ),
+        # SANs that are there stay; a name does not count.
+        (
+            Cluster(
+                "etcd",
+                [Member("infra0", "infra0", "10.0.0.6", peer_cert_sans=["a.example", "10.0.0.4"]), MEMBERS[1]],
+                "infra0",
+            ),
+            {"sources": {"10.0.0.7 2380": "10.0.0.5"}},
+            ["etcd_peer_cert_sans: [a.example, 10.0.0.4, 10.0.0.5]"],
+        ),
+        (
+            Cluster(
+                "etcd", [Member("infra0", "infra0", "10.0.0.6", peer_cert_sans=["10.0.0.5"]), MEMBERS[1]], "infra0"
+            ),
+            {"sources": {"10.0.0.7 2380": "10.0.0.5"}},
+            [],
+        ),
+        # Two networks, one of which is not the member's.
+        (
+            Cluster("etcd", [*MEMBERS, Member("infra2", "infra2", "192.0.2.8")], "infra0"),
+            {"sources": {"10.0.0.7 2380": "10.0.0.6", "192.0.2.8 2380": "192.0.2.6"}},
+            ["connections to infra2 leave this host from 192.0.2.6"],
+        ),
+    ],
+)
+def test_addresses_that_peers_would_reject(cluster: Cluster, facts: dict[str, Any], words: list[str]) -> None:
+    """They keep a cluster from being founded, and change nothing in one that runs."""
+    problems = _preflight.cluster_problems(cluster, {"infra0": {**GOOD, **facts}})
+    assert [(problem.host, problem.stops) for problem in problems] == [("infra0", ("found",))] * len(words)
+    assert all(text in problem.text for text, problem in zip(words, problems)), problems
+
+
+def test_a_member_without_an_address_yet() -> None:
+    """The first of two looks, before the addresses of the hosts are known."""
+    unknown = Cluster("etcd", [Member("infra0", "infra0", ""), Member("infra1", "infra1", "")], "infra0")
+    assert (
+        _preflight.cluster_problems(unknown, {"infra0": {**GOOD, "peers": {}}, "infra1": {**GOOD, "peers": {}}}) == []
+    )
 
 
 def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:

@@ -17,6 +17,7 @@ import yaml
 from ansible_collections.kubeadm.etcd.plugins.filter import report as report_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _report, _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING
 from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
 from jinja2 import nodes
 
@@ -167,13 +168,44 @@ def test_a_host_that_ssh_does_not_reach() -> None:
 def test_what_site_yml_would_change_or_refuse() -> None:
     it = samples.well()
     differs = samples.observation(reasons={"manifest": ["etcd.yaml: --x=1 added"], "kubelet": []})
-    refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is no image tag.", "stops": []}])
+    refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is no image tag.", "stops": ["restart"]}])
     looked = replace(it, observations={"infra0": differs, "infra1": differs, "infra2": refused})
     assert [(item["code"], item["text"]) for item in one(looked)["findings"]] == [
         ("differs", "infra0, infra1: manifest: etcd.yaml: --x=1 added"),
         ("refused", "infra2: etcd_image_tag 'x' is no image tag."),
     ]
     assert any(line.startswith("FINDING: infra0, infra1: manifest") for line in one(looked)["lines"])
+    assert one(looked)["findings"][1]["remedy"] == "Until this is fixed, site.yml does not restart one that runs."
+
+
+@pytest.mark.parametrize(
+    ("stops", "words"),
+    [
+        (
+            EVERYTHING,
+            "found the cluster, start a member or kubelet that does not run, restart one that runs or issue certificates.",
+        ),
+        (("start", "restart"), "does not start a member or kubelet that does not run or restart one that runs."),
+        (("sign",), "does not issue certificates."),
+        ((), "goes on, and warns"),
+    ],
+)
+def test_what_a_problem_stops(stops: tuple[str, ...], words: str) -> None:
+    assert words in _report.refusal(stops)
+
+
+def test_alarms_are_in_the_report() -> None:
+    """Of the whole cluster: for programs, among the reasons, and at each member of the page."""
+    it = samples.well()
+    rows = [{**row, "alarms": ["CORRUPT"], "healthy": False} for row in (it.health or {})["members"]]
+    health = {**(it.health or {}), "verdict": "degraded", "reasons": ["Alarm CORRUPT for the whole cluster: x."]}
+    looked = replace(it, health={**health, "members": rows, "alarms": [{"kind": "CORRUPT", "member": ""}]})
+    cluster = one(looked)
+    assert (cluster["verdict"], cluster["alarms"]) == ("degraded", [{"kind": "CORRUPT", "member": ""}])
+    shown = _report.cluster_page(cluster, 1)
+    assert shown["reasons"] == ["Alarm CORRUPT for the whole cluster: x."]
+    assert [member["alarms"] for member in shown["members"]] == [["CORRUPT"]] * 3
+    assert {member["state"] for member in shown["members"]} == {"unhealthy"}
 
 
 def test_settings_come_from_the_inventory_or_the_defaults() -> None:

@@ -198,31 +198,6 @@ def test_answers_on_one_line(answer: str, line: str) -> None:
     assert _rollout.brief(answer) == line
 
 
-@pytest.mark.parametrize(
-    ("lines", "cause"),
-    [
-        ([], None),
-        (['{"level":"info","msg":"ready"}', '{"level":"warn","msg":"slow"}'], None),
-        (
-            [
-                '{"level":"fatal","ts":"t","caller":"c","msg":"discovery failed","error":"x","stacktrace":"s"}',
-                '{"level":"info"}',
-            ],
-            "discovery failed; error: x",
-        ),
-        (
-            ["flag provided but not defined: -no-such-flag", "Usage:", "  etcd [flags]"],
-            "flag provided but not defined: -no-such-flag",
-        ),
-        (['{"level":"info"}', "odd", "panic: no", "", "goroutine 1 [running]:"], "panic: no"),
-    ],
-)
-def test_why_it_ended(lines: list[str], cause: str | None) -> None:
-    log = "".join(f"2026-11-23T18:29:19.706118707Z stderr F {line}\n" for line in lines)
-    assert _rollout.cause_of_death(log) == cause
-    assert _rollout.cause_of_death(log + "broken\n") == cause
-
-
 def test_where_a_member_is_asked() -> None:
     target = _rollout.make_target("infra1", MEMBERS, 12379, 12381, "/pki")
     assert target.urls == ["https://10.0.0.7:12379", "https://10.0.0.6:12379", "https://10.0.0.8:12379"]
@@ -400,13 +375,6 @@ def test_crashes_are_counted_from_the_new_manifest_on(before: str | None, logs: 
     assert max(found, default=0) == count
 
 
-def test_last_lines_of_a_log() -> None:
-    log = "".join(f"2026-11-23T00:00:00.0Z stderr F line {i}\n" for i in range(9))
-    said = _rollout.last_lines(log)
-    assert "line 3" not in said and said.endswith("  line 4\n  line 5\n  line 6\n  line 7\n  line 8\n")
-    assert _rollout.last_lines("") == ""
-
-
 def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     """The one that a process sees, through /proc/PID/root, is not the one of that name any more."""
     process = _rollout.Process(7, 1, [])
@@ -423,16 +391,3 @@ def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
     (pki / "etcd").mkdir()
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
-
-
-def test_the_log_of_a_container_that_has_just_been_made_is_empty(tmp_path: Path) -> None:
-    """What is shown is the log before it; logs that are older than the change are none of its."""
-    place = tmp_path / "kube-system_etcd-infra0_1" / "etcd"
-    place.mkdir(parents=True)
-    for number, (name, text) in enumerate((("0.log", "old"), ("1.log", "why"), ("2.log", ""))):
-        (place / name).write_text(text, encoding="utf-8")
-        os.utime(place / name, (1000 + number, 1000 + number))
-    paths = _rollout.log_paths(1001, str(tmp_path))
-    assert [os.path.basename(path) for path in paths] == ["2.log", "1.log"]
-    assert _rollout.last_words(paths) == "why"
-    assert _rollout.last_words([*paths[:1], str(place / "gone.log")]) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _log, _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import Wal
@@ -196,7 +196,7 @@ def test_a_cluster_that_is_down_is_started_as_it_was(
     monkeypatch.setattr(module, "BACK_AGAIN", 0.1)
     monkeypatch.setattr(module, "read_wal", lambda _directory: Wal("1", "2", formed=True))
     monkeypatch.setattr(module, "process_started", lambda _pid: 0.0 if lasts else time.time())
-    monkeypatch.setattr(_rollout, "log_paths", lambda _since: logs)
+    monkeypatch.setattr(_log, "log_paths", lambda _since: logs)
     host.params["rolling"] = False
     result = host.run()
     assert host.manifest.read_text() == (NEW if replaced else OLD + image)

@@ -1,0 +1,105 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: etcd_log
+short_description: Read in etcd's own log why a member is not healthy
+version_added: 0.1.0
+description:
+  - Looks whether the member of this host runs and listens, and reads the newest log of its container.
+  - Of an etcd that has ended it returns the reason, of one that runs the most frequent warnings and errors of the last minute.
+  - Changes nothing, and never fails.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+options:
+  name:
+    description: Name of the member.
+    type: str
+    required: true
+  client_port:
+    description: Client port of the member.
+    type: int
+    default: 2379
+  error_code:
+    description:
+      - How the connection of another host to the client port failed, as RV(kubeadm.etcd.etcd_health#module:members[].error_code). Empty if
+        it did not fail.
+    type: str
+    default: ""
+seealso:
+  - module: kubeadm.etcd.etcd_health
+"""
+
+EXAMPLES = r"""
+- name: Read why infra1 is not healthy
+  kubeadm.etcd.etcd_log:
+    name: infra1
+  register: log
+
+- name: Show it
+  ansible.builtin.debug:
+    msg: "{{ log.reasons }}"
+"""
+
+RETURN = r"""
+reasons:
+  description: What is known, one sentence each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["etcd does not run. Its log says: discovery failed; error: member count is unequal."]
+lines:
+  description: RV(reasons) with the name of the member before each, as they are shown at the end of a run.
+  returned: always
+  type: list
+  elements: str
+running:
+  description: Whether etcd of this member runs.
+  returned: always
+  type: bool
+log:
+  description: The log that was read. Empty if there is none.
+  returned: always
+  type: str
+  sample: /var/log/pods/kube-system_etcd-infra1_5e3f/etcd/0.log
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
+from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import find_etcd_process
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "client_port": {"type": "int", "default": 2379},
+            "error_code": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    port = params["client_port"]
+    running = find_etcd_process(params["name"]) is not None
+    listener = _host.listeners([port]).get(str(port))
+    listening = bool(listener and is_ours(listener["argv"], params["name"]))
+    paths = _log.log_paths(0.0)
+    log = _log.last_words(paths)
+    reasons = _log.explain_member(running, listening, log, params["error_code"])
+    module.exit_json(
+        changed=False,
+        reasons=reasons,
+        lines=[f"CAUSE: {params['name']}: {reason}" for reason in reasons],
+        running=running,
+        log=paths[0] if log else "",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -311,11 +311,8 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
-    bracketed,
-    duration_problems,
-    duration_seconds,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import duration_problems, duration_seconds
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def test_the_version_found(kubeadms: dict[str, str], version: str) -> None:
 def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name: str) -> None:
     program, spec = kubeadms[version], wanted(name, version)
     kubeadm = _kubeadm.parse_version(f"v{version}")
-    problems = _kubeadm.config_problems(spec, kubeadm)
+    problems = [problem.text for problem in _kubeadm.config_problems(spec, kubeadm)]
     if kubeadm.minor < NEEDS_MINOR.get(name, 0):
         assert problems
         with pytest.raises(EtcdError, match=name):

@@ -234,7 +234,17 @@ def test_filters_load_what_every_run_needs() -> None:
     package = "ansible_collections.kubeadm.etcd.plugins.module_utils"
     assert set(ast.literal_eval(done.stdout)) == {
         f"{package}.{name}"
-        for name in ("_authority", "_cluster", "_identity", "_plan", "_preflight", "_problem", "_remedy", "_run")
+        for name in (
+            "_authority",
+            "_cluster",
+            "_identity",
+            "_plan",
+            "_preflight",
+            "_problem",
+            "_remedy",
+            "_run",
+            "_values",
+        )
     }
 
 

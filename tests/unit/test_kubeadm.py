@@ -25,7 +25,7 @@ def spec(**changed: Any) -> ConfigSpec:
 def problems(kubeadm: str = "v1.36.3", **changed: Any) -> list[str]:
     if "kubernetes_version" not in changed:
         changed["kubernetes_version"] = kubeadm
-    return config_problems(spec(**changed), parse_version(kubeadm))
+    return [problem.text for problem in config_problems(spec(**changed), parse_version(kubeadm))]
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,11 @@ def test_what_means_nothing(on_disk: str, has_data: bool) -> None:
             "etcd:3.6.6-0",
             ["image: registry.k8s.io/etcd:3.6.6-0 -> image: registry.k8s.io/etcd:3.6.8-0"],
         ),
-        ("failureThreshold: 24", "failureThreshold: 60", ["failureThreshold: 60 -> failureThreshold: 24"]),
-        ('value: "2"', 'value: "3"', ['value: "3" -> value: "2"']),
+        ("failureThreshold: 8", "failureThreshold: 9", ["failureThreshold: 9 -> failureThreshold: 8"]),
+        # The value may be a secret.
+        ('value: "2"', 'value: "3"', ["variable GOMAXPROCS has another value"]),
+        ('      value: "2"\n', "", ["value: (hidden) added"]),
+        ("name: GOMAXPROCS", "name: OTHER", ["- name: OTHER -> - name: GOMAXPROCS"]),
         ("  hostNetwork: true\n", "", ["hostNetwork: true added"]),
         ("      path: /etc/kubernetes/pki/etcd\n", "      path: /x\n", ["path: /x -> path: /etc/kubernetes/pki/etcd"]),
         ("  hostNetwork: true\n", "  # by hand\n  hostNetwork: true\n", ["# by hand removed"]),

@@ -44,6 +44,7 @@ class Host:
             "manifests_dir": str(root / "manifests"),
             "rolling": True,
             "allow_interruption": False,
+            "startup_counts": False,
             "member": "infra0",
             "members": [{"name": "infra0", "address": "10.0.0.6"}],
             "client_port": 2379,

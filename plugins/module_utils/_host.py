@@ -20,7 +20,7 @@ import time
 from typing import Any, BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_bytes, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import DROP_IN, Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
 
@@ -282,11 +282,6 @@ def has_content(path: str) -> bool:
         return False
     except OSError:
         return True
-
-
-def data_dir_mode_problem(path: str, mode: int) -> str | None:
-    """What is wrong with mode or owner of a data directory; None also if others share it, who would be shut out."""
-    return None if foreign_entries(path) else mode_problem(path, mode)
 
 
 def filesystem_of(path: str, mounts: str | None = None) -> str:

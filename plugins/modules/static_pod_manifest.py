@@ -169,7 +169,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     strays,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import (
-    data_dir_mode_problem,
+    foreign_entries,
     kubelet_unit,
     process_started,
 )
@@ -226,7 +226,8 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         if stale or not waits or starts(params["member"]) or runs_another_image(before, wanted):
             content, left = [], content
     # A directory that others share is not taken from them.
-    modes = {path: mode_problem(path, FILE_MODE), data_dir: data_dir_mode_problem(data_dir, DIRECTORY_MODE)}
+    own = [] if foreign_entries(data_dir) else [(data_dir, DIRECTORY_MODE)]
+    modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), *own)}
     reasons = [f"{item}: left behind by a run that was killed" for item in strays(manifests_dir)]
     reasons += content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
@@ -259,7 +260,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         for item in (manifests_dir, data_dir):
             ensure_directory(item, DIRECTORY_MODE)
         remove_strays(manifests_dir)
-        for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
+        for item, mode in ((path, FILE_MODE), *own):
             if modes[item]:
                 set_mode(item, mode)
         old = process if restarts else None

@@ -21,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
     TRUTH,
     address_problems,
     is_address,
+    plain,
     port_problems,
     shown,
 )
@@ -135,7 +136,7 @@ def resolve(
     ]
     if ca_host not in hosts:
         problems.append(
-            f"etcd_ca_host: {ca_host} is no host of cluster {name!r}. Name one of {', '.join(hosts)}, or leave it out."
+            f"etcd_ca_host: {plain(ca_host)} is no host of cluster {shown(name)}. Name one of {', '.join(hosts)}, or leave it out."
         )
     invalid = list(invalid_values(inventory[host], options))
     return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
@@ -145,14 +146,16 @@ def size_warnings(name: str, members: list[Member]) -> list[str]:
     """What is allowed but worth a word: one member, an even number, more than seven."""
     count = len(members)
     if count == 1:
-        return [f"Cluster {name!r} has one member only: it survives the loss of none. Three are the usual number."]
+        return [f"Cluster {shown(name)} has one member only: it survives the loss of none. Three are the usual number."]
     if count % 2 == 0:
         return [
-            f"Cluster {name!r} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
+            f"Cluster {shown(name)} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
             f" than one of {count - 1}. Use an odd number."
         ]
     if count > 7:
-        return [f"Cluster {name!r} has {count} members. etcd advises at most seven: each write waits for a majority."]
+        return [
+            f"Cluster {shown(name)} has {count} members. etcd advises at most seven: each write waits for a majority."
+        ]
     return []
 
 
@@ -167,20 +170,20 @@ def membership_problems(members: list[Member]) -> list[str]:
             by_address.setdefault(member.address, []).append(member.host)
         if not NAME.fullmatch(member.name) or len(member.name) > 253:
             problems.append(
-                f"{member.host}: etcd_member_name {member.name!r} is no RFC 1123 name. Use lower-case letters, digits,"
+                f"{member.host}: etcd_member_name {shown(member.name)} is no RFC 1123 name. Use lower-case letters, digits,"
                 " '-' and '.', beginning and ending with a letter or digit, for example infra0."
             )
         if member.address:
             problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
     for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
         problems.extend(
-            f"{title} {value!r} is that of {' and '.join(hosts)}: every member needs its own."
+            f"{title} {shown(value)} is that of {' and '.join(hosts)}: every member needs its own."
             for value, hosts in table.items()
             if len(hosts) > 1
         )
     families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
     if len(families) > 1:
-        listed = ", ".join(f"{m.host} {m.address}" for m in members)
+        listed = ", ".join(f"{m.host} {plain(m.address)}" for m in members)
         problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
     return problems
 
@@ -195,7 +198,7 @@ def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str
         for item in [*hosts, *others]
     }
     problems = [
-        f"{host} and {other} of cluster {cluster_name(inventory[other])!r} are one machine, {ways[host][0]}: it"
+        f"{host} and {other} of cluster {shown(cluster_name(inventory[other]))} are one machine, {ways[host][0]}: it"
         " would get the files of both. Correct ansible_host, or leave one of them out."
         for host in hosts
         for other in others
@@ -217,8 +220,7 @@ _FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
 
 
 # What a value has to look like, by variable. Truth values and choices are judged by their entry of argument_specs.yml.
-Check = Callable[[str, Any], "list[str]"]
-VALUES: dict[str, Check] = {
+VALUES: dict[str, Callable[[str, Any], list[str]]] = {
     "etcd_group": _values.needed_text_problems,
     "etcd_control_plane_group": _values.needed_text_problems,
     "etcd_cluster_name": _values.cluster_name_problems,
@@ -368,6 +370,6 @@ def agreement_problems(
         default = hosts[0] if variable == "etcd_ca_host" else options.get(variable, {}).get("default")
         values = {host: str(inventory[host].get(variable) or default or "(not set)") for host in hosts}
         if len(set(values.values())) > 1:
-            listed = ", ".join(f"{host} {value}" for host, value in values.items())
-            problems.append(f"{variable} differs within cluster {name!r} ({listed}). Set it once, for the group.")
+            listed = ", ".join(f"{host} {plain(value)}" for host, value in values.items())
+            problems.append(f"{variable} differs within cluster {shown(name)} ({listed}). Set it once, for the group.")
     return problems

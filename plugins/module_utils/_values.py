@@ -59,6 +59,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
+def plain(value: Any) -> str:
+    """The same without quotes, if it can be read so."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 80 else shown(text)
+
+
 def is_address(text: object) -> bool:
     """Whether a text is an IPv4 or IPv6 address."""
     try:

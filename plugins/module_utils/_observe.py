@@ -28,6 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     Process,
     client_url_of,
     find_etcd_process,
+    is_expanded,
     is_ready,
     metrics_of,
     missing_arguments,
@@ -206,7 +207,7 @@ def pending_manifest(process: Process | None, command: list[str], path: str) -> 
     if lacking:
         return f"etcd: runs without {' '.join(lacking)}, which is in {path}; the run waits for its restart"
     # What the kubelet has expanded is not in the manifest as it runs.
-    if surplus and not any("$(" in item for item in wanted):
+    if surplus and not any(is_expanded(item) for item in wanted):
         return f"etcd: runs with {' '.join(surplus)}, which is no longer in {path}; the run waits for its restart"
     try:
         settled = younger_than(path)

@@ -133,9 +133,14 @@ def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
     return max(found, key=lambda process: process.started, default=None)
 
 
+def is_expanded(argument: str) -> bool:
+    """Whether the kubelet makes another text of an argument: $(NAME), and $$ for a single $ (third_party/forked/golang/expansion)."""
+    return "$(" in argument or "$$" in argument
+
+
 def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
-    """What of a manifest a process was not started with. Texts with $( may have been expanded by the kubelet."""
-    lacking = Counter(item for item in wanted if "$(" not in item) - Counter(argv)
+    """What of a manifest a process was not started with, without what the kubelet expands."""
+    lacking = Counter(item for item in wanted if not is_expanded(item)) - Counter(argv)
     return sorted(lacking.elements())
 
 

@@ -249,7 +249,7 @@ def make_plan(
         observations = only_certificates(observations)
     problems, warnings = judge(cluster, observations, wish)
     problems += map(Problem, archive_problems)
-    problems += map(Problem, lost_problems(attendance.lost, wish.limit))
+    problems += map(Problem, lost_problems(attendance.lost, wish.limit, exists(observations)))
     problems += map(Problem, external_problems(cluster.name, wish.external_file, wish.external_files))
     apart = lockstep_problems(attendance)
     problems += apart

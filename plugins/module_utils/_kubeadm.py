@@ -90,48 +90,6 @@ _MOST_REASONS = 20
 STARTUP_SECONDS = 240.0
 _PROBE_PERIOD = 10.0
 
-_MADE_FROM_MEMBERS = "It is made from the members of the inventory"
-_CLIENT_URLS = "Set etcd_address and etcd_client_port"
-_PEER_URLS = "Set etcd_address and etcd_peer_port"
-_CERTIFICATES = "This collection makes the certificates and keeps them where kubeadm has them"
-
-# Flags that are not the user's, and what to do instead.
-OWNED_FLAGS = {
-    "name": "Set etcd_member_name",
-    "data-dir": "Set etcd_data_dir",
-    "initial-cluster": _MADE_FROM_MEMBERS,
-    "initial-cluster-state": _MADE_FROM_MEMBERS,
-    "initial-cluster-token": "Leave it out: a new cluster gets a random one, and a running cluster keeps its ids without it",
-    "listen-client-urls": _CLIENT_URLS,
-    "advertise-client-urls": _CLIENT_URLS,
-    "listen-peer-urls": _PEER_URLS,
-    "initial-advertise-peer-urls": _PEER_URLS,
-    "listen-metrics-urls": "Set etcd_metrics_port and etcd_metrics_exposed",
-    "cert-file": _CERTIFICATES,
-    "key-file": _CERTIFICATES,
-    "trusted-ca-file": _CERTIFICATES,
-    "client-cert-auth": _CERTIFICATES,
-    "client-cert-file": _CERTIFICATES,
-    "client-key-file": _CERTIFICATES,
-    "auto-tls": _CERTIFICATES,
-    "peer-cert-file": _CERTIFICATES,
-    "peer-key-file": _CERTIFICATES,
-    "peer-trusted-ca-file": _CERTIFICATES,
-    "peer-client-cert-auth": _CERTIFICATES,
-    "peer-client-cert-file": _CERTIFICATES,
-    "peer-client-key-file": _CERTIFICATES,
-    "peer-auto-tls": _CERTIFICATES,
-    "config-file": "With it etcd ignores all other flags; set them one by one in etcd_extra_args",
-    "wal-dir": "The log would lie inside the container and be lost with it; set etcd_data_dir",
-    "force-new-cluster": "It makes a cluster of one member at each start",
-    "discovery": _MADE_FROM_MEMBERS,
-    "discovery-endpoints": _MADE_FROM_MEMBERS,
-    "discovery-srv": _MADE_FROM_MEMBERS,
-    # etcd is asked about its health by the JSON gateway on the client port; both would take it away from there.
-    "enable-grpc-gateway": "The health checks of this collection need the gateway on the client port",
-    "listen-client-http-urls": "The health checks of this collection need the gateway on the client port",
-}
-
 # What else stands in the manifest by kubeadm's own doing: an ETCD_* variable beside it is fatal for etcd.
 _BASE_FLAGS = ("snapshot-count",)
 _OLD_FLAGS = ("experimental-initial-corrupt-check", "experimental-watch-progress-notify-interval")
@@ -414,11 +372,7 @@ def argument_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     problems = _values.flags_problems("etcd_extra_args", spec.extra_args)
     for name, value in spec.extra_args.items():
         where = f"etcd_extra_args.{name}"
-        if _values.flag_name_problems(name):
-            continue
-        if name in OWNED_FLAGS:
-            problems.append(f"{where} cannot be set there. {OWNED_FLAGS[name]}.")
-        else:
+        if not _values.flag_name_problems(name):
             problems.extend(f"{where}: {text}" for text in flag_problems(str(name), value, spec, kubeadm))
     return problems
 
@@ -462,10 +416,10 @@ def environment_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     problems = _values.environment_problems("etcd_extra_envs", spec.extra_envs)
     for name, value in spec.extra_envs.items():
         where = f"etcd_extra_envs.{name}"
-        flag = str(name)[len("ETCD_") :].lower().replace("_", "-") if str(name).startswith("ETCD_") else ""
-        if flag in OWNED_FLAGS:
-            problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
-        elif flag in shadowing:
+        flag = _values.flag_of(name)
+        if flag in _values.OWNED_FLAGS:
+            continue
+        if flag in shadowing:
             problems.append(
                 f"{where}: etcd does not start with it, --{flag} is in the manifest. Use etcd_extra_args.{flag}."
             )

@@ -53,6 +53,49 @@ _VOLATILE = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/run", "/var/tmp")  #
 _TAKEN = ("/etc/kubernetes", "/var/lib/containerd", "/var/lib/kubelet")
 
 
+_MADE_FROM_MEMBERS = "It is made from the members of the inventory"
+_CLIENT_URLS = "Set etcd_address and etcd_client_port"
+_PEER_URLS = "Set etcd_address and etcd_peer_port"
+_CERTIFICATES = "This collection makes the certificates and keeps them where kubeadm has them"
+
+# Flags that are not the user's, and what to do instead.
+OWNED_FLAGS = {
+    "name": "Set etcd_member_name",
+    "data-dir": "Set etcd_data_dir",
+    "initial-cluster": _MADE_FROM_MEMBERS,
+    "initial-cluster-state": _MADE_FROM_MEMBERS,
+    "initial-cluster-token": "Leave it out: a new cluster gets a random one, and a running cluster keeps its ids without it",
+    "listen-client-urls": _CLIENT_URLS,
+    "advertise-client-urls": _CLIENT_URLS,
+    "listen-peer-urls": _PEER_URLS,
+    "initial-advertise-peer-urls": _PEER_URLS,
+    "listen-metrics-urls": "Set etcd_metrics_port and etcd_metrics_exposed",
+    "cert-file": _CERTIFICATES,
+    "key-file": _CERTIFICATES,
+    "trusted-ca-file": _CERTIFICATES,
+    "client-cert-auth": _CERTIFICATES,
+    "client-cert-file": _CERTIFICATES,
+    "client-key-file": _CERTIFICATES,
+    "auto-tls": _CERTIFICATES,
+    "peer-cert-file": _CERTIFICATES,
+    "peer-key-file": _CERTIFICATES,
+    "peer-trusted-ca-file": _CERTIFICATES,
+    "peer-client-cert-auth": _CERTIFICATES,
+    "peer-client-cert-file": _CERTIFICATES,
+    "peer-client-key-file": _CERTIFICATES,
+    "peer-auto-tls": _CERTIFICATES,
+    "config-file": "With it etcd ignores all other flags; set them one by one in etcd_extra_args",
+    "wal-dir": "The log would lie inside the container and be lost with it; set etcd_data_dir",
+    "force-new-cluster": "It makes a cluster of one member at each start",
+    "discovery": _MADE_FROM_MEMBERS,
+    "discovery-endpoints": _MADE_FROM_MEMBERS,
+    "discovery-srv": _MADE_FROM_MEMBERS,
+    # etcd is asked about its health by the JSON gateway on the client port; both would take it away from there.
+    "enable-grpc-gateway": "The health checks of this collection need the gateway on the client port",
+    "listen-client-http-urls": "The health checks of this collection need the gateway on the client port",
+}
+
+
 def shown(value: Any) -> str:
     """A value as it stands in a message, cut if it is long."""
     text = repr(value if isinstance(value, (int, float, list, tuple, Mapping)) or value is None else str(value))
@@ -227,7 +270,7 @@ def scalar_problems(where: str, values: list[Any], may_be_empty: bool) -> list[s
 
 
 def flag_name_problems(name: Any) -> list[str]:
-    """The name of a flag of etcd."""
+    """The name of a flag of etcd that may be set."""
     where, bare = f"etcd_extra_args.{name}", str(name).lstrip("-")
     if not bare:
         return ["etcd_extra_args has an entry without a name. Write flag: value."]
@@ -235,7 +278,15 @@ def flag_name_problems(name: Any) -> list[str]:
         return [f"{where}: write {bare}, without dashes."]
     if not _FLAG.fullmatch(bare):
         return [f"{where}: no flag of etcd is written like this. Use lower-case letters, digits and '-'."]
+    if bare in OWNED_FLAGS:
+        return [f"{where} cannot be set there. {OWNED_FLAGS[bare]}."]
     return []
+
+
+def flag_of(variable: Any) -> str:
+    """The flag that an environment variable of etcd stands for; empty if it stands for none."""
+    text = str(variable)
+    return text[len("ETCD_") :].lower().replace("_", "-") if text.startswith("ETCD_") else ""
 
 
 def flags_problems(variable: str, flags: Any) -> list[str]:
@@ -255,6 +306,9 @@ def environment_problems(variable: str, envs: Any) -> list[str]:
         where = f"{variable}.{name}"
         if not _ENVIRONMENT.fullmatch(str(name)):
             problems.append(f"{where}: {shown(str(name))} is no name of a variable. Write letters, digits and '_'.")
+        elif flag_of(name) in OWNED_FLAGS:
+            flag = flag_of(name)
+            problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
         elif value is not None and not isinstance(value, (str, int, float)):
             problems.append(f"{where} is the {type(value).__name__} of something. Write a text or a number.")
         elif value is None:

@@ -828,7 +828,13 @@ def check_other_pods(manifests_dir: str) -> None:
         if name.startswith(".") or name == "etcd.yaml" or not os.path.isfile(path):
             continue
         if _ETCD_POD.search(read_text(path) or ""):
+            only = not os.path.exists(os.path.join(manifests_dir, "etcd.yaml"))
             raise EtcdError(
-                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends"
-                " with. Move it out of that directory."
+                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends with. "
+                + (
+                    f"If the member runs from it, rename it etcd.yaml (`mv {path} {manifests_dir}/etcd.yaml`): the member restarts."
+                    if only
+                    else "Move the copy out of that directory. The member restarts if it runs from the copy."
+                )
+                + " Do so on one host after the other."
             )

@@ -94,8 +94,8 @@ def host_problems(
             )
     if facts["swaps"] and not swap:
         problem(
-            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Run `swapoff -a` and take it"
-            " out of /etc/fstab, or set etcd_kubelet_config: {failSwapOn: false}.",
+            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Set etcd_kubelet_config:"
+            " {failSwapOn: false}; or, with enough free memory, run `swapoff -a` on one host after the other and take it out of /etc/fstab.",
             *PROCESSES,
         )
     if facts["leftovers"] and not is_member(facts):

@@ -315,8 +315,9 @@ def check_gate(target: Target) -> None:
             return
         if late:
             way_out = (
-                " It is not ready itself, but it runs, and may be one that the quorum needs. To change it all the same,"
-                " move its etcd.yaml out of the directory of manifests, which stops it, and run again."
+                " It is not ready itself, but it runs, and may be one that the quorum needs: repair the others first. Only if the cluster"
+                " has no leader anyway, so that nothing is lost by stopping it,"
+                " move its etcd.yaml out of the directory of manifests, and run again."
             )
             raise EtcdError(
                 f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."

@@ -333,7 +333,8 @@ def play_problems(
     problems = []
     for name, value in play.items():
         default = host.lower() if name == "etcd_member_name" else options[name].get("default")
-        if value != variables.get(name, default):
+        # A name that is a number in the inventory is a text in the play.
+        if str(value) != str(variables.get(name, default)):
             problems.append(
                 f"{host}: {name} is {value!r} in this play only, and the members read each other's from the inventory. Set it"
                 " there (host_vars, group_vars), or with -e."

@@ -21,6 +21,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+PREFLIGHT, KUBEADM, VALUES = (f"plugins/module_utils/{name}.py" for name in ("_preflight", "_kubeadm", "_values"))
 AUTHORITY = "plugins/module_utils/_authority.py"
 MANIFEST = "plugins/modules/static_pod_manifest.py"
 PLANES = "plugins/module_utils/_control_plane.py"
@@ -154,6 +155,24 @@ BUGS = [
     Bug("published and yet unborn", PLAN, "or item.ready or item.published for", "or item.ready for", "test_plan.py"),
     Bug("hosts that nobody looked at are down", PLAN, "if stopped and not (unseen and rest_may_be_quorum) and not", "if stopped and not", "test_plan.py"),
     Bug("a machine in two clusters", "plugins/module_utils/_cluster.py", "if ways[host] == ways[other]", "if False", "test_cluster.py"),
+    Bug("a machine twice in one cluster", "plugins/module_utils/_cluster.py", "for same in twins", "for same in []", "test_cluster.py"),
+    Bug("invalid values reach the hosts", "plugins/module_utils/_cluster.py", "size_warnings(name, members), invalid)", "size_warnings(name, members), [])",
+        "test_cluster.py"),
+    Bug("any cluster name", VALUES, "if _CLUSTER_NAME.fullmatch(str(name)):", "if True:", "test_cluster.py"),
+    Bug("system directories for data", VALUES, "if real in _SHARED_DIRECTORIES or _is_in(real, _TAKEN):", "if False:", "test_cluster.py"),
+    Bug("data in memory", VALUES, "if _is_in(real, _VOLATILE):", "if False:", "test_cluster.py"),
+    Bug("values of variables are shown", KUBEADM, "return f\"{match.group(1)}(hidden", "return f\"{match.group(0)}(hidden", "test_manifest.py"),
+    Bug("a startup probe restarts members", KUBEADM, "if startup_counts and probes[0] != probes[1]:", "if probes[0] != probes[1]:", "test_manifest.py"),
+    Bug("a raised startup probe is taken back", KUBEADM, "max(needed, probe_seconds(installed))", "needed", "test_kubeadm.py"),
+    Bug("renewal needs a kubeadm", PREFLIGHT, "return [Problem(text, PROCESSES) for text in problems]", "return [Problem(text) for text in problems]",
+        "test_preflight.py"),
+    Bug("a copied kubeconfig stops a member", PREFLIGHT, 'if facts["leftovers"] and not is_member(facts):', 'if facts["leftovers"]:', "test_preflight.py"),
+    Bug("any data makes a member", PREFLIGHT, 'facts["kubelet_override"] and', "", "test_preflight.py"),
+    Bug("any newer kubeadm", PREFLIGHT, "if minor is not None and allow_untested:", "if minor is not None:", "test_preflight.py"),
+    Bug("the clock of one host is right", PREFLIGHT, "} if absent else {})", "} if False else {})", "test_preflight.py"),
+    Bug("two hosts with one address", PREFLIGHT, "member.host != host and member.address in item", "False and item", "test_preflight.py"),
+    Bug("shared directories are taken", MANIFEST, "[] if foreign_entries(data_dir) else", "[] if False else", "test_static_pod_manifest.py"),
+    Bug("a doubled dollar is waited for", ROLLOUT, 'or "$$" in argument', "", "test_rollout.py"),
     Bug("clocks are read at one moment", "plugins/module_utils/_host.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", "plugins/module_utils/_wal.py", "later or restored)", "later)", "test_wal.py"),
     Bug("any text is a truth value", "plugins/module_utils/_cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),

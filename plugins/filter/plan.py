@@ -64,6 +64,10 @@ options:
     description: Whether the run issues certificates and leaves all else alone.
     type: bool
     default: false
+  allow_untested_kubeadm:
+    description: Whether a kubeadm newer than those that this collection was tested with may be used.
+    type: bool
+    default: false
   remove_stray_ca_keys:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool

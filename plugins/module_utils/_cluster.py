@@ -11,16 +11,20 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# RFC 1123 subdomain, as kubeadm checks nodeRegistration.name (apimachinery validation.IsDNS1123Subdomain).
-_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-
-# A value that Ansible has not converted yet: of an INI inventory, or given with -e name=value.
-TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _values
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
+    NAME,
+    TRUTH,
+    address_problems,
+    is_address,
+    plain,
+    port_problems,
+    shown,
+)
 
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
 _WORDS: dict[type, str] = {
@@ -54,13 +58,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The cluster that a host belongs to. `problems` forbid a run, `warnings` are only said."""
+    """The cluster that a host belongs to. `problems` forbid a run, `warnings` do not.
+
+    invalid: variables of this host whose value must not reach a module.
+    """
 
     name: str
     members: list[Member]
     ca_host: str
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
 
     @property
     def known(self) -> bool:
@@ -70,15 +78,6 @@ class Cluster:
 
 # Variables of Ansible's that tell how a host is reached.
 CONNECTION = ("ansible_host", "ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")
-
-
-def is_address(text: object) -> bool:
-    """Whether a text is an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return False
-    return True
 
 
 def member_of(host: str, variables: Mapping[str, Any], observed: str | None) -> Member:
@@ -137,23 +136,26 @@ def resolve(
     ]
     if ca_host not in hosts:
         problems.append(
-            f"etcd_ca_host: {ca_host} is no host of cluster {name!r}. Name one of {', '.join(hosts)}, or leave it out."
+            f"etcd_ca_host: {plain(ca_host)} is no host of cluster {shown(name)}. Name one of {', '.join(hosts)}, or leave it out."
         )
-    return Cluster(name, members, ca_host, problems, size_warnings(name, members))
+    invalid = list(invalid_values(inventory[host], options))
+    return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
 
 
 def size_warnings(name: str, members: list[Member]) -> list[str]:
     """What is allowed but worth a word: one member, an even number, more than seven."""
     count = len(members)
     if count == 1:
-        return [f"Cluster {name!r} has one member only: it survives the loss of none. Three are the usual number."]
+        return [f"Cluster {shown(name)} has one member only: it survives the loss of none. Three are the usual number."]
     if count % 2 == 0:
         return [
-            f"Cluster {name!r} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
+            f"Cluster {shown(name)} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
             f" than one of {count - 1}. Use an odd number."
         ]
     if count > 7:
-        return [f"Cluster {name!r} has {count} members. etcd advises at most seven: each write waits for a majority."]
+        return [
+            f"Cluster {shown(name)} has {count} members. etcd advises at most seven: each write waits for a majority."
+        ]
     return []
 
 
@@ -168,63 +170,97 @@ def membership_problems(members: list[Member]) -> list[str]:
             by_address.setdefault(member.address, []).append(member.host)
         if not NAME.fullmatch(member.name) or len(member.name) > 253:
             problems.append(
-                f"{member.host}: etcd_member_name {member.name!r} is no RFC 1123 name. Use lower-case letters, digits,"
+                f"{member.host}: etcd_member_name {shown(member.name)} is no RFC 1123 name. Use lower-case letters, digits,"
                 " '-' and '.', beginning and ending with a letter or digit, for example infra0."
             )
         if member.address:
             problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
     for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
         problems.extend(
-            f"{title} {value!r} is that of {' and '.join(hosts)}: every member needs its own."
+            f"{title} {shown(value)} is that of {' and '.join(hosts)}: every member needs its own."
             for value, hosts in table.items()
             if len(hosts) > 1
         )
     families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
     if len(families) > 1:
-        listed = ", ".join(f"{m.host} {m.address}" for m in members)
+        listed = ", ".join(f"{m.host} {plain(m.address)}" for m in members)
         problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
     return problems
 
 
 def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Hosts that are reached as a host of another cluster is. Addresses alone do not tell: networks of theirs may overlap."""
+    """Hosts that are reached as another host is: of this cluster, or of another one (others).
+
+    Addresses alone do not tell: networks of several clusters may overlap.
+    """
     ways = {
         item: [str(inventory[item].get(key) or (item if key == "ansible_host" else "")) for key in CONNECTION]
         for item in [*hosts, *others]
     }
-    return [
-        f"{host} and {other} of cluster {cluster_name(inventory[other])!r} are one machine, {ways[host][0]}: it"
+    problems = [
+        f"{host} and {other} of cluster {shown(cluster_name(inventory[other]))} are one machine, {ways[host][0]}: it"
         " would get the files of both. Correct ansible_host, or leave one of them out."
         for host in hosts
         for other in others
         if ways[host] == ways[other]
     ]
-
-
-def address_problems(address: str) -> list[str]:
-    """Why an address cannot be a member's."""
-    if not is_address(address):
-        return [f"etcd_address {address!r} is no IP address. kubeadm takes no names here: write the address."]
-    parsed = ipaddress.ip_address(address)
-    for bad, words in (
-        (parsed.is_unspecified, "means every address"),
-        (parsed.is_loopback, "cannot be reached by the other members"),
-        (parsed.is_multicast, "is a multicast address"),
-        (parsed.is_link_local, "is link-local: other members cannot name it"),
-    ):
-        if bad:
-            return [f"etcd_address {address} {words}. Write the address under which the other members reach this host."]
-    return []
+    twins = [
+        [host for host in hosts if ways[host] == way] for way in {tuple(way): way for way in ways.values()}.values()
+    ]
+    return problems + [
+        f"{' and '.join(same)} are one machine, {ways[same[0]][0]}: it would get the files of all of them, and run one member. Correct"
+        " ansible_host, or leave all but one of them out."
+        for same in twins
+        if len(same) > 1
+    ]
 
 
 # Variables of the roles, which are the same for everybody.
 _FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
 
 
+# What a value has to look like, by variable. Truth values and choices are judged by their entry of argument_specs.yml.
+VALUES: dict[str, Callable[[str, Any], list[str]]] = {
+    "etcd_group": _values.needed_text_problems,
+    "etcd_control_plane_group": _values.needed_text_problems,
+    "etcd_cluster_name": _values.cluster_name_problems,
+    # Name and address of a member are judged with the membership, which knows their defaults.
+    "etcd_member_name": _values.text_problems,
+    "etcd_address": _values.text_problems,
+    "etcd_ca_host": _values.text_problems,
+    "etcd_ca_cert": _values.text_problems,
+    "etcd_ca_key": _values.text_problems,
+    "etcd_signing_dir": _values.needed_text_problems,
+    "etcd_kubernetes_version": _values.version_problems,
+    "etcd_image_repository": _values.repository_problems,
+    "etcd_image_tag": _values.tag_problems,
+    "etcd_image_archive": _values.text_problems,
+    "etcd_extra_args": _values.flags_problems,
+    "etcd_extra_envs": _values.environment_problems,
+    "etcd_server_cert_sans": _values.san_problems,
+    "etcd_peer_cert_sans": _values.san_problems,
+    "etcd_certificate_validity_period": _values.duration_problems,
+    "etcd_ca_certificate_validity_period": _values.duration_problems,
+    "etcd_certificate_renewal_window": _values.duration_problems,
+    "etcd_container_runtime_endpoint": _values.endpoint_problems,
+    "etcd_kubelet_config": _values.fields_problems,
+    "etcd_client_port": port_problems,
+    "etcd_peer_port": port_problems,
+    "etcd_metrics_port": port_problems,
+    "etcd_data_dir": _values.data_dir_problems,
+    "etcd_startup_timeout": _values.startup_problems,
+    "etcd_health_timeout": _values.timeout_problems,
+    "etcd_external_config_file": _values.text_problems,
+    "etcd_report_html": _values.text_problems,
+    "etcd_report_json": _values.text_problems,
+    "etcd_prometheus_dir": _values.text_problems,
+}
+
+
 def variable_problems(
     host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], names: Iterable[str] = ()
 ) -> list[str]:
-    """Unknown etcd_* variables (with the likely spelling) and values of the wrong shape.
+    """Unknown etcd_* variables (with the likely spelling) and invalid values.
 
     variables: of the inventory. names: of what the play has besides, and the roles.
     """
@@ -235,35 +271,53 @@ def variable_problems(
             close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
             problems.append(f"{host}: unknown variable {name}. {hint}")
-        elif name in given:
-            problems += [f"{host}: {text}" for text in shape_problems(name, variables[name], options[name])]
-    problems.extend(f"{host}: {text}" for text in port_problems(variables))
+    for texts in invalid_values(variables, options).values():
+        problems += [f"{host}: {text}" for text in texts]
+    problems.extend(f"{host}: {text}" for text in same_port_problems(variables))
     return problems
+
+
+def invalid_values(variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What is wrong with the values that the inventory gives, by variable: first their shape, then their format."""
+    found = {}
+    for name in sorted(set(options).intersection(map(str, variables))):
+        value = variables[name]
+        problems = shape_problems(name, value, options[name])
+        if not problems and name in VALUES:
+            problems = VALUES[name](name, value)
+        if problems:
+            found[name] = problems
+    return found
 
 
 def shape_problems(name: str, value: Any, option: Mapping[str, Any]) -> list[str]:
     """Why a value has the wrong shape for its variable. option: its entry of argument_specs.yml."""
     kind = str(option.get("type", "str"))
+    seen = "…" if option.get("no_log") else shown(str(value))
+    if value is None:
+        return [f"{name} has no value. Write one, or leave the variable out."]
     if kind in _TYPES and not isinstance(value, _TYPES[kind]):
         example = _EXAMPLES.get(name, f"a {kind}")
-        return [f"{name} is the {_word(value)} {str(value)!r}. Write {example}."]
-    if kind == "int" and not re.match(r"^[0-9]+$", str(value)):
-        return [f"{name} is {value!r}. Write a whole number."]
+        return [f"{name} is the {_word(value)} {seen}. Write {example}."]
+    if kind == "int" and (isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,18}", str(value).strip())):
+        return [f"{name} is {shown(value)}. Write a whole number."]
     if kind == "bool" and str(value).lower() not in TRUTH:
-        return [f"{name} is {value!r}. Write true or false."]
+        return [f"{name} is {shown(value)}. Write true or false."]
     if kind in ("str", "path") and isinstance(value, (Mapping, list, tuple)):
-        return [f"{name} is the {_word(value)} {str(value)!r}. Write a text."]
+        return [f"{name} is the {_word(value)} {seen}. Write a text."]
     # A colon and a blank in an entry make it a mapping, a dash without anything makes it null.
     wrong = (
         [item for item in value if item is None or isinstance(item, (Mapping, list, tuple))] if kind == "list" else []
     )
-    problems = [f"{name} has the entry {item!r}. Write a text, in quotes where it holds a colon." for item in wrong]
+    problems = [
+        f"{name} has the entry {shown(item)}. Write a text, in quotes where it holds a colon." for item in wrong
+    ]
     choices = option.get("choices")
     # Of a list each item is chosen.
     chosen = [str(item) for item in value] if kind == "list" else [str(value)]
     if choices and not set(chosen) <= {str(choice) for choice in choices}:
         wanted = "only" if kind == "list" else "one of"
-        problems.append(f"{name} is {value!r}. Write {wanted} {', '.join(map(str, choices))}.")
+        problems.append(f"{name} is {shown(value)}. Write {wanted} {', '.join(map(str, choices))}.")
     return problems
 
 
@@ -279,7 +333,8 @@ def play_problems(
     problems = []
     for name, value in play.items():
         default = host.lower() if name == "etcd_member_name" else options[name].get("default")
-        if value != variables.get(name, default):
+        # A name that is a number in the inventory is a text in the play.
+        if str(value) != str(variables.get(name, default)):
             problems.append(
                 f"{host}: {name} is {value!r} in this play only, and the members read each other's from the inventory. Set it"
                 " there (host_vars, group_vars), or with -e."
@@ -287,18 +342,17 @@ def play_problems(
     return problems
 
 
-def port_problems(variables: Mapping[str, Any]) -> list[str]:
-    """The three ports: in range and different."""
+def same_port_problems(variables: Mapping[str, Any]) -> list[str]:
+    """Whether each listener has a port of its own. Invalid ports are reported elsewhere."""
     ports = {
-        name: int(variables.get(name, default))
+        name: int(str(variables.get(name, default)))
         for name, default in (("etcd_client_port", 2379), ("etcd_peer_port", 2380), ("etcd_metrics_port", 2381))
-        if re.match(r"^[0-9]+$", str(variables.get(name, default)))
+        if not port_problems(name, variables.get(name, default))
     }
-    problems = [f"{name} {port} is no port. Write 1 to 65535." for name, port in ports.items() if not 0 < port < 65536]
-    if len(set(ports.values())) < len(ports):
-        listed = ", ".join(f"{name} {port}" for name, port in ports.items())
-        problems.append(f"two ports are the same ({listed}). Each listener needs its own.")
-    return problems
+    if len(set(ports.values())) == len(ports):
+        return []
+    listed = ", ".join(f"{name} {port}" for name, port in ports.items())
+    return [f"two ports are the same ({listed}). Each listener needs its own."]
 
 
 # What has to be the same on all members: initial-cluster, certificates and clients are made from it.
@@ -317,6 +371,6 @@ def agreement_problems(
         default = hosts[0] if variable == "etcd_ca_host" else options.get(variable, {}).get("default")
         values = {host: str(inventory[host].get(variable) or default or "(not set)") for host in hosts}
         if len(set(values.values())) > 1:
-            listed = ", ".join(f"{host} {value}" for host, value in values.items())
-            problems.append(f"{variable} differs within cluster {name!r} ({listed}). Set it once, for the group.")
+            listed = ", ".join(f"{host} {plain(value)}" for host, value in values.items())
+            problems.append(f"{variable} differs within cluster {shown(name)} ({listed}). Set it once, for the group.")
     return problems

@@ -25,6 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     clock_spread,
     kubeadm_problems,
     unknown_address_problems,
+    version_range_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
 
@@ -180,7 +181,8 @@ def hand_over(
     elsewhere = False
     for host in hosts:
         problems += merged(host_problems(host, observations[host]))
-        warnings += [f"{host}: {text}" for text in observations[host]["pki"].get("warnings", [])]
+        noticed = [*version_range_warnings(observations[host]["facts"]), *observations[host]["pki"].get("warnings", [])]
+        warnings += [f"{host}: {text}" for text in noticed]
     if signer is not None:
         problems += signer_problems(cluster, signer)
         for host in hosts:
@@ -248,7 +250,8 @@ def as_members(
 def host_problems(host: str, observation: Observation) -> list[Problem]:
     """What is wrong with a control plane host on its own."""
     facts = observation["facts"]
-    problems = [Problem(text, host=host) for text in kubeadm_problems(facts)]
+    # What is handed over does not depend on what a newer kubeadm does.
+    problems = [Problem(text, host=host) for text in kubeadm_problems(facts, allow_untested=True)]
     if facts["cryptography_problem"]:
         problems.append(Problem(facts["cryptography_problem"], host=host))
     return [*problems, *(Problem.from_dict(item, host) for item in observation["problems"])]

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import DROP_IN, Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
 
 TIMEOUT = 20.0
@@ -305,6 +305,55 @@ def free_bytes(path: str) -> int:
     return shutil.disk_usage(path).free
 
 
+# What etcd has in its data directory, and what tells a directory that it does not share: the root of a filesystem, its own test of
+# whether it may write (etcd fileutil.IsDirWriteable), and data that somebody has moved aside.
+_OF_ETCD = re.compile(r"member([.-].*)?|lost\+found|\.touch")
+
+
+def foreign_entries(path: str) -> list[str]:
+    """What a directory holds that is not etcd's; nothing if there is no such directory. Mode and owner of such a one are not ours to set."""
+    try:
+        return sorted(name for name in os.listdir(path) if not _OF_ETCD.fullmatch(name))
+    except OSError:
+        return []
+
+
+def has_content(path: str) -> bool:
+    """Whether a directory holds something. One that cannot be read does, for all we know."""
+    try:
+        return bool(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def filesystem_of(path: str, mounts: str | None = None) -> str:
+    """The type of the filesystem that holds a path, or would hold it. mounts: the text of /proc/self/mounts."""
+    text = mounts if mounts is not None else read_text("/proc/self/mounts") or ""
+    real = os.path.realpath(os.path.abspath(path or os.sep))
+    best, found = -1, ""
+    for line in text.splitlines():
+        # Blanks in a path are written as octal numbers (fstab(5)). Of two mounts at one place the later one is seen.
+        point, kind = (line.split() + ["", "", ""])[1:3]
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match.group(1), 8)), point)
+        if len(point) >= best and (real == point or real.startswith(f"{point.rstrip('/')}/")):
+            best, found = len(point), kind
+    return found
+
+
+def data_dir_facts(path: str) -> dict[str, Any]:
+    """The data directory as others would see it: whether a member's data is in it, what else (three names at most), and on which kind of filesystem."""
+    foreign = foreign_entries(path)
+    more = [f"{len(foreign) - 3} more"] if len(foreign) > 3 else []
+    return {
+        "path": path,
+        "has_data": has_content(os.path.join(path, "member")),
+        "foreign": [*foreign[:3], *more],
+        "filesystem": filesystem_of(path),
+    }
+
+
 def swaps() -> list[str]:
     """Devices and files in use as swap."""
     return [line.split()[0] for line in (read_text("/proc/swaps") or "").splitlines()[1:] if line.strip()]
@@ -388,8 +437,11 @@ def host_facts(
         "addresses": addresses(),
         "cgroup_version": cgroup_version(),
         "default_address": default_address(),
+        "data_dir": data_dir_facts(data_dir),
         "disk_free": free_bytes(data_dir),
+        "etcd_manifest": os.path.exists("/etc/kubernetes/manifests/etcd.yaml"),
         "kubeadm_version": kubeadm or program_version(["kubeadm", "version", "-o", "short"]),
+        "kubelet_override": os.path.exists(DROP_IN),
         "kubelet_version": program_version(["kubelet", "--version"]),
         "leftovers": [path for path in _LEFTOVERS if os.path.exists(path)],
         "listeners": listeners(ports),

@@ -11,8 +11,9 @@ import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member, is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import is_address
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import math
 import os
 import re
 import tempfile
@@ -18,17 +19,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _values
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
-    TRUTH,
     Member,
-    is_address,
     membership_problems,
-    port_problems,
+    same_port_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import NEWEST_MINOR, OLDEST_MINOR
+from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import SUPPORTED, version_range_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import NOT_FOUND, TIMED_OUT, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
+    TRUTH,
+    is_address,
+    scalar_text,
+    values_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
 
 # Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
@@ -68,6 +75,8 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "peer_port": {"type": "int", "default": 2380},
     "metrics_port": {"type": "int", "default": 2381},
     "metrics_exposed": {"type": "bool", "default": False},
+    "startup_timeout": {"type": "str", "default": ""},
+    "allow_untested_kubeadm": {"type": "bool", "default": False},
     "kubeadm": {"type": "str", "default": "kubeadm"},
 }
 
@@ -77,57 +86,9 @@ TIMEOUT = 60.0
 # A change of more lines than this is told by its number: the diff shows them.
 _MOST_REASONS = 20
 
-_VERSION = re.compile(r"^v(\d+)\.(\d+)\.(\d+)(?:[-+][0-9A-Za-z.+-]+)?$")
-_IMAGE_TAG = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?$")
-_REPOSITORY = re.compile(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$", re.IGNORECASE)
-_FLAG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
-_ENVIRONMENT = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
-_DNS_SAN = re.compile(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
-_DURATION = re.compile(r"^([0-9]+(\.[0-9]+)?(h|m|s))+$")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-# A Go duration is a signed number of 64 bits, in nanoseconds.
-_LONGEST = float(1 << 63) / 1e9
-
-_MADE_FROM_MEMBERS = "It is made from the members of the inventory"
-_CLIENT_URLS = "Set etcd_address and etcd_client_port"
-_PEER_URLS = "Set etcd_address and etcd_peer_port"
-_CERTIFICATES = "This collection makes the certificates and keeps them where kubeadm has them"
-
-# Flags that are not the user's, and what to do instead.
-OWNED_FLAGS = {
-    "name": "Set etcd_member_name",
-    "data-dir": "Set etcd_data_dir",
-    "initial-cluster": _MADE_FROM_MEMBERS,
-    "initial-cluster-state": _MADE_FROM_MEMBERS,
-    "listen-client-urls": _CLIENT_URLS,
-    "advertise-client-urls": _CLIENT_URLS,
-    "listen-peer-urls": _PEER_URLS,
-    "initial-advertise-peer-urls": _PEER_URLS,
-    "listen-metrics-urls": "Set etcd_metrics_port and etcd_metrics_exposed",
-    "cert-file": _CERTIFICATES,
-    "key-file": _CERTIFICATES,
-    "trusted-ca-file": _CERTIFICATES,
-    "client-cert-auth": _CERTIFICATES,
-    "client-cert-file": _CERTIFICATES,
-    "client-key-file": _CERTIFICATES,
-    "auto-tls": _CERTIFICATES,
-    "peer-cert-file": _CERTIFICATES,
-    "peer-key-file": _CERTIFICATES,
-    "peer-trusted-ca-file": _CERTIFICATES,
-    "peer-client-cert-auth": _CERTIFICATES,
-    "peer-client-cert-file": _CERTIFICATES,
-    "peer-client-key-file": _CERTIFICATES,
-    "peer-auto-tls": _CERTIFICATES,
-    "config-file": "With it etcd ignores all other flags; set them one by one in etcd_extra_args",
-    "wal-dir": "The log would lie inside the container and be lost with it; set etcd_data_dir",
-    "force-new-cluster": "It makes a cluster of one member at each start",
-    "discovery": _MADE_FROM_MEMBERS,
-    "discovery-endpoints": _MADE_FROM_MEMBERS,
-    "discovery-srv": _MADE_FROM_MEMBERS,
-    # etcd is asked about its health by the JSON gateway on the client port; both would take it away from there.
-    "enable-grpc-gateway": "The health checks of this collection need the gateway on the client port",
-    "listen-client-http-urls": "The health checks of this collection need the gateway on the client port",
-}
+# kubeadm's timeouts.controlPlaneComponentHealthCheck, of which it makes etcd's startup probe: one try each period (seconds).
+STARTUP_SECONDS = 240.0
+_PROBE_PERIOD = 10.0
 
 # What else stands in the manifest by kubeadm's own doing: an ETCD_* variable beside it is fatal for etcd.
 _BASE_FLAGS = ("snapshot-count",)
@@ -180,7 +141,7 @@ class Version:
 
 def parse_version(text: str) -> Version:
     """A version as kubeadm prints it, v1.36.3. EtcdError for anything else."""
-    match = _VERSION.fullmatch(text)
+    match = _values.VERSION.fullmatch(text)
     if not match:
         raise EtcdError(f"etcd_kubernetes_version {text!r} is no version. Write all of it, for example v1.36.3.")
     return Version(int(match.group(1)), int(match.group(2)), int(match.group(3)), text)
@@ -226,6 +187,8 @@ class ConfigSpec:
     peer_port: int
     metrics_port: int
     metrics_exposed: bool = False
+    startup_timeout: str = ""
+    allow_untested_kubeadm: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> ConfigSpec:
@@ -271,44 +234,43 @@ class ConfigSpec:
 # --- What is wrong ---------------------------------------------------------------------------------------------------
 
 
-def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
-    """Everything that is wrong with a configuration for this kubeadm, each with what to write instead."""
-    problems = kubeadm_problems(kubeadm)
+def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[Problem]:
+    """Everything that is wrong with a configuration for this kubeadm, each with what to write instead.
+
+    What is in no certificate does not stop certificates from being issued.
+    """
+    problems = kubeadm_problems(kubeadm, spec.allow_untested_kubeadm)
     if problems:
         # What follows depends on what this kubeadm does, and that is not known.
-        return problems
-    return [
+        return [Problem(text, PROCESSES) for text in problems]
+    ports = {f"etcd_{key}_port": getattr(spec, f"{key}_port") for key in ("client", "peer", "metrics")}
+    of_manifest = [
         *version_problems(spec.kubernetes_version, kubeadm),
-        *member_problems(spec),
-        *port_problems({f"etcd_{key}_port": getattr(spec, f"{key}_port") for key in ("client", "peer", "metrics")}),
+        *(text for name, port in ports.items() for text in _values.port_problems(name, port)),
+        *same_port_problems(ports),
         *image_problems(spec, kubeadm),
         *argument_problems(spec, kubeadm),
         *environment_problems(spec, kubeadm),
-        *san_problems("etcd_server_cert_sans", spec.server_cert_sans),
-        *san_problems("etcd_peer_cert_sans", spec.peer_cert_sans),
-        *certificate_problems(spec, kubeadm),
-        *path_problems(spec),
+        *_values.startup_problems("etcd_startup_timeout", spec.startup_timeout),
+        *_values.data_dir_problems("etcd_data_dir", spec.data_dir),
+        *algorithm_problems(spec, kubeadm),
+    ]
+    of_certificates = [
+        *member_problems(spec),
+        *_values.san_problems("etcd_server_cert_sans", spec.server_cert_sans),
+        *_values.san_problems("etcd_peer_cert_sans", spec.peer_cert_sans),
+        *certificate_problems(spec),
+        *_values.directory_problems("pki_dir", spec.pki_dir, "/etc/kubernetes/pki"),
+    ]
+    return [
+        *(Problem(text, PROCESSES) for text in of_manifest),
+        *(Problem(text, EVERYTHING) for text in of_certificates),
     ]
 
 
-def kubeadm_problems(kubeadm: Version) -> list[str]:
-    """Whether this kubeadm is one that we know.
-
-    v1beta4 came with 1.31, a dry run that says where it writes and environment variables in a stable order with 1.32.
-    """
-    if (kubeadm.major, kubeadm.minor) < (1, OLDEST_MINOR):
-        problem = (
-            f"kubeadm {kubeadm} is too old. Install 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: up to 1.30 the configuration"
-            " API v1beta4 is missing, and 1.31 writes the variables of etcd_extra_envs in another order each time."
-        )
-        return [problem]
-    if (kubeadm.major, kubeadm.minor) > (1, NEWEST_MINOR):
-        problem = (
-            f"kubeadm {kubeadm} is newer than what this collection was tried with. Install 1.{OLDEST_MINOR} to"
-            f" 1.{NEWEST_MINOR}, or a newer kubeadm.etcd."
-        )
-        return [problem]
-    return []
+def kubeadm_problems(kubeadm: Version, allow_untested: bool = False) -> list[str]:
+    """Whether this kubeadm is one that we know."""
+    return version_range_problems(str(kubeadm), allow_untested)
 
 
 def version_problems(text: str, kubeadm: Version) -> list[str]:
@@ -376,17 +338,10 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
 
     kubeadm takes any tag, even one that no runtime can pull.
     """
-    problems = []
-    if spec.image_repository and not _REPOSITORY.fullmatch(spec.image_repository):
-        problems.append(
-            f"etcd_image_repository {spec.image_repository!r} is no image repository. Write host and path without"
-            " scheme and final slash, for example registry.example.com/k8s."
-        )
-    if not spec.image_tag:
-        return problems
-    if not _IMAGE_TAG.fullmatch(spec.image_tag):
-        problems.append(f"etcd_image_tag {spec.image_tag!r} is no image tag. Write one such as 3.6.8-0.")
-        return problems
+    problems = _values.repository_problems("etcd_image_repository", spec.image_repository)
+    wrong = _values.tag_problems("etcd_image_tag", spec.image_tag)
+    if wrong or not spec.image_tag:
+        return problems + wrong
     etcd = etcd_version(spec, kubeadm)
     if etcd is None:
         return problems
@@ -412,45 +367,12 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     return problems
 
 
-def values_of(value: Any) -> list[Any]:
-    """The values of one entry of extra_args: a list stands for a flag that is repeated."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def scalar_text(value: Any) -> str:
-    """A YAML scalar as etcd reads it in a flag or variable."""
-    return json.dumps(value) if isinstance(value, bool) else str(value)
-
-
-def value_problems(where: str, values: list[Any], may_be_empty: bool) -> list[str]:
-    """Scalars on one line, not empty. kubeadm writes anything, and etcd then does not start."""
-    problems = []
-    for value in values or [""]:
-        if value is not None and not isinstance(value, (str, int, float)):
-            problems.append(f"{where} is the {type(value).__name__} {value!r}. Write a text or a number.")
-        elif value is None or (value == "" and not may_be_empty):
-            problems.append(f"{where} has no value. Write one, or leave the entry out.")
-        elif not scalar_text(value).isprintable():
-            problems.append(f"{where} holds a line break or another control character: {value!r}. Write one line.")
-    return problems
-
-
 def argument_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     """etcd_extra_args: names, values, flags that are ours, flags that the etcd of the image does not have."""
-    problems = []
+    problems = _values.flags_problems("etcd_extra_args", spec.extra_args)
     for name, value in spec.extra_args.items():
         where = f"etcd_extra_args.{name}"
-        bare = str(name).lstrip("-")
-        if not bare:
-            problems.append("etcd_extra_args has an entry without a name. Write flag: value.")
-        elif bare != name:
-            problems.append(f"{where}: write {bare}, without dashes.")
-        elif not _FLAG.fullmatch(str(name)):
-            problems.append(f"{where}: no flag of etcd is written like this. Use lower-case letters, digits and '-'.")
-        elif name in OWNED_FLAGS:
-            problems.append(f"{where} cannot be set there. {OWNED_FLAGS[name]}.")
-        else:
-            problems.extend(value_problems(where, values_of(value), may_be_empty=False))
+        if not _values.flag_name_problems(name):
             problems.extend(f"{where}: {text}" for text in flag_problems(str(name), value, spec, kubeadm))
     return problems
 
@@ -491,51 +413,29 @@ def environment_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     """
     style = _NEW_FLAGS if writes_new_flags(spec, kubeadm) else _OLD_FLAGS
     shadowing = {*_BASE_FLAGS, *style, *(str(name) for name in spec.extra_args)}
-    problems = []
+    problems = _values.environment_problems("etcd_extra_envs", spec.extra_envs)
     for name, value in spec.extra_envs.items():
         where = f"etcd_extra_envs.{name}"
-        flag = str(name)[len("ETCD_") :].lower().replace("_", "-") if str(name).startswith("ETCD_") else ""
-        if not _ENVIRONMENT.fullmatch(str(name)):
-            problems.append(f"{where}: {str(name)!r} is no name of a variable. Write letters, digits and '_'.")
-        elif flag in OWNED_FLAGS:
-            problems.append(f"{where} stands for the flag --{flag} and cannot be set there. {OWNED_FLAGS[flag]}.")
-        elif flag in shadowing:
+        flag = _values.flag_of(name)
+        if flag in _values.OWNED_FLAGS:
+            continue
+        if flag in shadowing:
             problems.append(
                 f"{where}: etcd does not start with it, --{flag} is in the manifest. Use etcd_extra_args.{flag}."
             )
-        else:
-            problems.extend(value_problems(where, [value], may_be_empty=True))
-            if flag:
-                problems.extend(f"{where}: {text}" for text in flag_problems(flag, value, spec, kubeadm))
+        elif flag:
+            problems.extend(f"{where}: {text}" for text in flag_problems(flag, value, spec, kubeadm))
     return problems
 
 
-def san_problems(variable: str, sans: list[str]) -> list[str]:
-    """Names and addresses in certificates. An invalid one breaks every command of kubeadm."""
-    return [
-        f"{variable}: {san!r} is neither an IP address nor a DNS name in lower case. Write one such as"
-        f" {'etcd.example.com' if not _DNS_SAN.fullmatch(san.lower()) else san.lower()}."
-        for san in sans
-        if not is_address(san) and not (_DNS_SAN.fullmatch(san) and len(san) <= 253)
-    ]
-
-
-def duration_seconds(text: str) -> float | None:
-    """Seconds of a duration of Go in hours, minutes and seconds; None where it is none."""
-    if not _DURATION.fullmatch(text):
-        return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9.]+)([hms])", text))
-
-
-def duration_problems(variable: str, text: str) -> list[str]:
-    """Why a text cannot be a period: no duration of Go, zero, or longer than Go can count."""
-    seconds = duration_seconds(text)
-    if seconds is not None and 0 < seconds < _LONGEST:
+def algorithm_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+    """An algorithm that this kubeadm refuses to read, although certificates can be made with it."""
+    if spec.encryption_algorithm != "ECDSA-P384" or kubeadm.minor >= 34:
         return []
-    return [f"{variable} {text!r} is no period. Write hours, for example 8760h for a year."]
+    return [f"etcd_encryption_algorithm ECDSA-P384 needs kubeadm 1.34, this is {kubeadm}. Use ECDSA-P256."]
 
 
-def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
+def certificate_problems(spec: ConfigSpec) -> list[str]:
     """Algorithm and validity. kubeadm accepts 0s and negative periods, and certificates are then born expired."""
     problems = []
     algorithms = CONFIG_ARGUMENTS["encryption_algorithm"]["choices"]
@@ -543,23 +443,9 @@ def certificate_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
         problems.append(
             f"etcd_encryption_algorithm {spec.encryption_algorithm!r}: write one of {', '.join(algorithms)}."
         )
-    elif spec.encryption_algorithm == "ECDSA-P384" and kubeadm.minor < 34:
-        problems.append(f"etcd_encryption_algorithm ECDSA-P384 needs kubeadm 1.34, this is {kubeadm}. Use ECDSA-P256.")
     for variable in ("certificate_validity_period", "ca_certificate_validity_period"):
-        problems += duration_problems(f"etcd_{variable}", getattr(spec, variable))
+        problems += _values.duration_problems(f"etcd_{variable}", getattr(spec, variable))
     return problems
-
-
-def path_problems(spec: ConfigSpec) -> list[str]:
-    """Directories: absolute, and not the root."""
-    return [
-        f"{variable} {path!r} cannot be used. Write the absolute path of a directory, for example {example}."
-        for variable, path, example in (
-            ("etcd_data_dir", spec.data_dir, "/var/lib/etcd"),
-            ("pki_dir", spec.pki_dir, "/etc/kubernetes/pki"),
-        )
-        if not os.path.isabs(path) or os.path.normpath(path).strip("/") == "" or not path.isprintable()
-    ]
 
 
 def raise_problems(problems: list[str]) -> None:
@@ -631,12 +517,14 @@ def render_config(spec: ConfigSpec) -> str:
             {"name": str(name), "value": scalar_text(spec.extra_envs[name])} for name in sorted(spec.extra_envs)
         ]
     api = "kubeadm.k8s.io/v1beta4"
+    timeouts = {"timeouts": {"controlPlaneComponentHealthCheck": spec.startup_timeout}} if spec.startup_timeout else {}
     documents: list[dict[str, Any]] = [
         {
             "apiVersion": api,
             "kind": "InitConfiguration",
             "nodeRegistration": {"name": spec.name},
             "localAPIEndpoint": {"advertiseAddress": spec.address},
+            **timeouts,
         },
         {
             "apiVersion": api,
@@ -661,16 +549,67 @@ def config_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[str
     """
     if on_disk is None:
         return ["kubeadmcfg.yaml: missing"]
-    before, after = on_disk.splitlines(), wanted.splitlines()
+    before, after = (without_values(text).splitlines() for text in (on_disk, wanted))
     if has_data:
         before, after = ([line for line in lines if not _BOOTSTRAP_LINE.match(line)] for lines in (before, after))
-    return line_reasons("kubeadmcfg.yaml", before, after)
+    envs = [f"kubeadmcfg.yaml: variable {name} has another value" for name in changed_envs(on_disk, wanted)]
+    return envs + line_reasons("kubeadmcfg.yaml", before, after)
 
 
 def data_dir_in(config_text: str) -> str | None:
     """The data directory that kubeadmcfg.yaml names; None if it names none."""
     match = re.search(r"^ +dataDir: (.+)$", config_text, re.MULTILINE)
     return parse_scalar(match.group(1).strip()) if match else None
+
+
+# Where the values of etcd_extra_envs stand: in kubeadmcfg.yaml as we write it, in the manifest as kubeadm writes it (a long value is
+# folded over several lines, an empty one left out).
+_ENVS = (
+    re.compile(r'^( +- \{name: "(?P<name>[^"]*)", value: )(?P<value>".*")(?=\}$)', re.MULTILINE),
+    re.compile(r"^(( +)- name: (?P<name>.*)\n\2  value: )(?P<value>.*(?:\n\2   .*)*)$", re.MULTILINE),
+)
+_ENV_BLOCKS = (
+    re.compile(r"^ +extraEnvs:\n(?: +- .*\n)+", re.MULTILINE),
+    re.compile(r"^( +)env:\n(?:\1(?:-| ).*\n)+", re.MULTILINE),
+)
+
+
+def env_values(text: str) -> dict[str, str]:
+    """Values of etcd_extra_envs by name, as they are written in kubeadmcfg.yaml or a manifest."""
+    return {
+        match.group("name"): match.group("value")
+        for block, value in zip(_ENV_BLOCKS, _ENVS)
+        for found in block.finditer(text)
+        for match in value.finditer(found.group(0))
+    }
+
+
+def changed_envs(before: str, after: str) -> list[str]:
+    """Names of the variables of etcd_extra_envs that both texts have, with another value."""
+    former, wanted = env_values(before), env_values(after)
+    return sorted(name for name, value in wanted.items() if former.get(name, value) != value)
+
+
+def without_values(text: str, changed: list[str] | None = None) -> str:
+    """A text for people: values of etcd_extra_envs may be secrets, and are not in it. changed: names that are marked as such."""
+
+    def hide(match: re.Match[str]) -> str:
+        return f"{match.group(1)}(hidden{', changed' if match.group('name') in (changed or []) else ''})"
+
+    for block, value in zip(_ENV_BLOCKS, _ENVS):
+        text = block.sub(lambda found, value=value: value.sub(hide, found.group(0)), text)  # type: ignore[misc]
+    return text
+
+
+def shown_diff(path: str, before: str | None, after: str) -> dict[str, str]:
+    """The diff of kubeadmcfg.yaml or the manifest that a module returns."""
+    former = before or ""
+    return {
+        "before_header": path,
+        "after_header": path,
+        "before": without_values(former),
+        "after": without_values(after, changed_envs(former, after)),
+    }
 
 
 def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
@@ -700,7 +639,7 @@ def run_kubeadm(argv: list[str], stdin: str = "", environment: Mapping[str, str]
     """Standard output of kubeadm. EtcdError where it is missing, fails (with its own words) or hangs."""
     done = run(argv, TIMEOUT, stdin, environment)
     if done.code == NOT_FOUND:
-        raise EtcdError(f"{argv[0]} {done.stderr}. Install kubeadm 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}.")
+        raise EtcdError(f"{argv[0]} {done.stderr}. Install kubeadm {SUPPORTED}.")
     if done.code == TIMED_OUT:
         raise EtcdError(f"`{' '.join(argv)}` {done.stderr}.")
     if done.code != 0:
@@ -719,7 +658,7 @@ def complaint(text: str) -> str:
 def find_kubeadm_version(program: str) -> Version:
     """The version of the kubeadm that is installed. EtcdError where there is none."""
     text = run_kubeadm([program, "version", "-o", "short"]).strip()
-    if not _VERSION.fullmatch(text):
+    if not _values.VERSION.fullmatch(text):
         raise EtcdError(f"`{program} version -o short` says {text!r}, which is no version. Reinstall kubeadm.")
     return parse_version(text)
 
@@ -811,17 +750,54 @@ def by_flag(command: list[str]) -> dict[str, list[str]]:
     return {flag: sorted(values) for flag, values in found.items()}
 
 
-def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[str]:
+_STARTUP = re.compile(r"(?<=^    startupProbe:\n      failureThreshold: )\d+$", re.MULTILINE)
+
+
+def probe_seconds(manifest: str | None) -> float:
+    """How long the startup probe of a manifest lets etcd take, seconds; kubeadm's default if it does not say."""
+    match = _STARTUP.search(manifest or "")
+    return int(match.group(0)) * _PROBE_PERIOD if match else STARTUP_SECONDS
+
+
+def startup_timeout(wanted: str, database: int, installed: str | None) -> str:
+    """How long etcd may take to start, as a duration for kubeadm; empty for kubeadm's four minutes.
+
+    wanted: etcd_startup_timeout; empty: what suits a database of this size (bytes), a minute more for each GiB, in steps that double,
+    so that a database that grows changes it a few times in its life only. Never less than the installed manifest has, which somebody
+    may have raised by hand. The kubelet kills an etcd that takes longer, and it would never come up (cozystack/cozystack#1874).
+    """
+    if wanted:
+        return wanted
+    gib = database / float(1 << 30)
+    needed = STARTUP_SECONDS + (60.0 * 2 ** math.ceil(math.log2(gib)) if gib > 1 else 0.0)
+    seconds = max(needed, probe_seconds(installed))
+    return f"{math.ceil(seconds / 60)}m" if seconds > STARTUP_SECONDS else ""
+
+
+def database_size(data_dir: str) -> int:
+    """Bytes of the database of a member; 0 if there is none."""
+    try:
+        return os.stat(os.path.join(data_dir, "member/snap/db")).st_size
+    except OSError:
+        return 0
+
+
+def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool, startup_counts: bool = False) -> list[str]:
     """Why etcd.yaml has to be replaced: differences that mean something, one by one; empty where there are none.
 
     has_data: the member belongs to a cluster already, so that what only counts at its foundation is no reason.
+    startup_counts: whether another startup probe alone is a reason. It is not for a member that runs, unless somebody asks for it.
     """
     if on_disk is None:
         return ["etcd.yaml: missing"]
-    command, lines = split_manifest(on_disk)
-    wanted_command, wanted_lines = split_manifest(wanted)
-    before, after = by_flag(command), by_flag(wanted_command)
     reasons: list[str] = []
+    probes = probe_seconds(on_disk), probe_seconds(wanted)
+    if startup_counts and probes[0] != probes[1]:
+        reasons.append(f"etcd.yaml: startup probe: {probes[0]:.0f} s -> {probes[1]:.0f} s")
+    reasons += [f"etcd.yaml: variable {name} has another value" for name in changed_envs(on_disk, wanted)]
+    command, lines = split_manifest(without_values(_STARTUP.sub("", on_disk)))
+    wanted_command, wanted_lines = split_manifest(without_values(_STARTUP.sub("", wanted)))
+    before, after = by_flag(command), by_flag(wanted_command)
     for flag in sorted({*before, *after}):
         if before.get(flag) == after.get(flag) or (has_data and flag in _BOOTSTRAP_FLAGS):
             continue
@@ -852,7 +828,13 @@ def check_other_pods(manifests_dir: str) -> None:
         if name.startswith(".") or name == "etcd.yaml" or not os.path.isfile(path):
             continue
         if _ETCD_POD.search(read_text(path) or ""):
+            only = not os.path.exists(os.path.join(manifests_dir, "etcd.yaml"))
             raise EtcdError(
-                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends"
-                " with. Move it out of that directory."
+                f"{path} is an etcd pod too, and the kubelet runs every file in {manifests_dir} whatever its name ends with. "
+                + (
+                    f"If the member runs from it, rename it etcd.yaml (`mv {path} {manifests_dir}/etcd.yaml`): the member restarts."
+                    if only
+                    else "Move the copy out of that directory. The member restarts if it runs from the copy."
+                )
+                + " Do so on one host after the other."
             )

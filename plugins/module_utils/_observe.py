@@ -29,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     Process,
     client_url_of,
     find_etcd_process,
+    is_expanded,
     is_ready,
     metrics_of,
     missing_arguments,
@@ -36,6 +37,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     value_of_flag,
     younger_than,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import TRUTH, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 def observe(params: Params) -> dict[str, Any]:
     """Everything that C(etcd_host_info) returns, from its options."""
     problems: list[Problem] = []
+    # The inventory's mistakes are reported by the controller. A name would be looked up here, and wait for it.
+    params = {**params, "members": [member for member in params["members"] if is_address(member["address"])]}
     kubeadm: str | None
     try:
         kubeadm = str(_kubeadm.find_kubeadm_version("kubeadm"))
@@ -201,7 +205,7 @@ def pending_manifest(process: Process | None, command: list[str], path: str) -> 
     if lacking:
         return f"etcd: runs without {' '.join(lacking)}, which is in {path}; the run waits for its restart"
     # What the kubelet has expanded is not in the manifest as it runs.
-    if surplus and not any("$(" in item for item in wanted):
+    if surplus and not any(is_expanded(item) for item in wanted):
         return f"etcd: runs with {' '.join(surplus)}, which is no longer in {path}; the run waits for its restart"
     try:
         settled = younger_than(path)
@@ -336,8 +340,20 @@ def observe_config(
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
     # A kubeadm that is not supported is told of by preflight.
-    if not params["config"] or not kubeadm or _kubeadm.kubeadm_problems(_kubeadm.parse_version(kubeadm)):
+    if (
+        not params["config"]
+        or not kubeadm
+        or _kubeadm.kubeadm_problems(
+            _kubeadm.parse_version(kubeadm),
+            TRUTH.get(str(params["config"].get("allow_untested_kubeadm")).lower(), False),
+        )
+    ):
         return {}, [], []
+    installed = os.path.join(params["manifests_dir"], "etcd.yaml")
+    asked = params["config"].get("startup_timeout") or ""
+    timeout = _kubeadm.startup_timeout(asked, _kubeadm.database_size(params["data_dir"]), read_text(installed))
+    # A member that is ready is not restarted for it. One that is not may be killed again and again before it is.
+    startup_counts = bool(asked) or (etcd["formed"] and not etcd["ready"])
     path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
     # What etcd reads at its foundation only is not known before the plan is made. It tells of a killed first run whose list was another one.
     is_founded = etcd["formed"] or not etcd["has_data"]
@@ -347,11 +363,12 @@ def observe_config(
                 **params["config"],
                 "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm,
                 "initial_cluster_token": etcd["token"],
+                "startup_timeout": timeout,
             }
         )
         found = _kubeadm.config_problems(spec, _kubeadm.parse_version(kubeadm))
         if found:
-            problems.extend(map(Problem, found))
+            problems.extend(found)
             return {}, [], []
         text = _kubeadm.render_config(spec)
         config_reasons = _kubeadm.config_reasons(read_text(path), text, is_founded)
@@ -361,16 +378,22 @@ def observe_config(
         manifest = _kubeadm.render_manifest(text, "kubeadm")
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
-        problems.append(Problem(str(exc)))
+        problems.append(Problem(str(exc), PROCESSES))
         return {}, [], []
-    installed = os.path.join(params["manifests_dir"], "etcd.yaml")
-    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, is_founded)
-    for target, mode in ((installed, 0o600), (params["data_dir"], 0o700)):
+    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, is_founded, startup_counts)
+    # A directory that others share is not taken from them.
+    own = [] if _host.foreign_entries(params["data_dir"]) else [(params["data_dir"], 0o700)]
+    for target, mode in ((installed, 0o600), *own):
         problem = mode_problem(target, mode)
         if problem:
             reasons.append(f"{target}: {problem}")
     return (
-        {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
+        {
+            "kubernetes_version": spec.kubernetes_version,
+            "image": _kubeadm.manifest_image(manifest),
+            "startup_timeout": timeout,
+            "startup_counts": startup_counts,
+        },
         config_reasons,
         reasons,
     )
@@ -387,11 +410,11 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[Proble
         extra=wanted["extra"],
         program=shutil.which("kubelet") or "/usr/bin/kubelet",
     )
-    problems.extend(map(Problem, _kubelet.config_problems(spec)))
+    problems.extend(Problem(text, PROCESSES) for text in _kubelet.config_problems(spec))
     unit = _host.kubelet_unit()
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
-        problems.extend(map(Problem, _kubelet.unit_problems(unit)))
+        problems.extend(Problem(text, PROCESSES) for text in _kubelet.unit_problems(unit))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
     found = {path: read_text(path) for path in files}

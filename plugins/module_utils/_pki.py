@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import TRUTH, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     make_way,
@@ -25,10 +24,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     read_or_say,
     strays,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
-    CONFIG_ARGUMENTS,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import CONFIG_ARGUMENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
+    TRUTH,
     duration_problems,
     duration_seconds,
+    is_address,
     san_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (

@@ -380,10 +380,18 @@ def is_settled(plan: Plan, observations: Mapping[str, Observation]) -> bool:
     return plan.action == NOTHING and not any(any(item["reasons"].values()) for item in observations.values())
 
 
-def lost_problems(lost: list[str], limit: str = "") -> list[str]:
-    """Why a run goes no further without hosts that it began with. limit: what the run was limited to."""
+def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list[str]:
+    """Why a run goes no further without hosts that it began with.
+
+    limit: what the run was limited to. exists: whether there is a cluster already; a new one is founded by all hosts, so that a limit is no way.
+    """
     if not lost:
         return []
+    if not exists:
+        return [
+            f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and a new cluster is founded by all of its hosts"
+            " together. Repair that and run again with all of them."
+        ]
     # What the run was kept from stays so.
     separator = "," if "," in limit else ":"
     return [

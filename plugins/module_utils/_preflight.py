@@ -14,21 +14,40 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import same_address
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, FOUND, PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+    EVERYTHING,
+    FOUND,
+    PROCESSES,
+    RESTART,
+    SIGN,
+    START,
+    Problem,
+)
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Facts = Mapping[str, Any]
 
+# The one place that says which versions of kubeadm and kubelet are supported. v1beta4 came with 1.31; a dry run that says where it
+# writes, and environment variables in a stable order, with 1.32.
 OLDEST_MINOR, NEWEST_MINOR = 32, 37
+SUPPORTED = f"1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
 
 # etcd's default quota is 2 GiB; its log and snapshots take some more.
 DISK_WANTED = 3 << 30
+# To begin with.
 DISK_NEEDED = 512 << 20
+# What etcd takes when it starts on the data that it has: it writes the next segment of its log in advance (64 MB, etcd wal.go,
+# SegmentSizeBytes), and a snapshot.
+DISK_NEEDED_BY_MEMBER = 128 << 20
 
 # A certificate is valid from five minutes before it was signed (kubeadm, CertificateBackdate).
 CLOCK_PROBLEM = 120.0
 CLOCK_WARNING = 10.0
+CONTROLLER = "the controller"
+
+# Filesystems in memory.
+_VOLATILE = ("ramfs", "tmpfs")
 
 
 def minor_of(version: str | None) -> int | None:
@@ -37,75 +56,169 @@ def minor_of(version: str | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def host_problems(member: Member, facts: Facts, endpoint: str, swap: bool = False) -> list[Problem]:
-    """What is wrong with one host on its own. swap: whether its kubelet is to put up with swap."""
-    found: list[Problem] = [Problem(text) for text in program_problems(facts)]
+def host_problems(
+    member: Member, facts: Facts, endpoint: str, swap: bool = False, allow_untested: bool = False
+) -> list[Problem]:
+    """What is wrong with one host on its own, and what it stops.
+
+    swap: whether its kubelet is to put up with swap. allow_untested: whether a kubeadm newer than those known here may be used.
+    """
+    found = program_problems(facts, allow_untested)
 
     def problem(text: str, *stops: str) -> None:
-        found.append(Problem(text, stops or EVERYTHING))
+        found.append(Problem(text, stops))
 
     if not facts["systemd"]:
-        problem("systemd does not run here. The kubelet is managed as a systemd service: use such a host.")
+        problem("systemd does not run here. The kubelet is managed as a systemd service: use such a host.", *PROCESSES)
     if facts["runtime_problem"]:
         problem(
             f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
-            " set etcd_container_runtime_endpoint."
+            " set etcd_container_runtime_endpoint.",
+            *PROCESSES,
         )
     if facts["cryptography_problem"]:
-        problem(facts["cryptography_problem"])
+        problem(facts["cryptography_problem"], FOUND, SIGN)
     if member.address and member.address not in facts["addresses"]:
+        # It would be in the certificates, too.
         problem(
             f"etcd_address {member.address} is no address of this host. It has"
-            f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}."
+            f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}.",
+            *EVERYTHING,
         )
     for port, owner in sorted(facts["listeners"].items()):
         if not is_ours(owner["argv"], member.name):
             problem(
-                f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}). Stop it, or set"
-                " etcd_client_port, etcd_peer_port or etcd_metrics_port."
+                f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}), which is not the etcd of member"
+                f" {member.name}. Set etcd_client_port, etcd_peer_port or etcd_metrics_port to a free port, set etcd_member_name if this is"
+                " the member under another name, or free the port if nothing needs that program.",
+                *PROCESSES,
             )
     if facts["swaps"] and not swap:
         problem(
-            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Run `swapoff -a` and take it"
-            " out of /etc/fstab, or set etcd_kubelet_config: {failSwapOn: false}."
+            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Set etcd_kubelet_config:"
+            " {failSwapOn: false}; or, with enough free memory, run `swapoff -a` on one host after the other and take it out of /etc/fstab.",
+            *PROCESSES,
         )
-    if facts["leftovers"]:
-        problem(
-            f"this host is, or was, part of a Kubernetes cluster: {', '.join(facts['leftovers'])}. Use another host,"
-            " or run `kubeadm reset` on it and remove what that leaves."
-        )
-    if facts["disk_free"] < DISK_NEEDED:
-        problem(f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(DISK_NEEDED)} are needed.")
+    if facts["leftovers"] and not is_member(facts):
+        problem(leftover_text(facts), *PROCESSES)
+    if is_short_of_disk(facts):
+        if has_data(facts):
+            # It may well come up, and is down already: only what runs is left alone.
+            problem(disk_text(facts, DISK_NEEDED_BY_MEMBER), RESTART)
+        else:
+            problem(disk_text(facts, DISK_NEEDED), FOUND, START)
+    found += data_dir_problems(facts)
     return [replace(item, host=member.host) for item in found]
 
 
-def program_problems(facts: Facts) -> list[str]:
-    """kubeadm and kubelet: there, supported, and of one minor version."""
-    kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
-    problems = kubeadm_problems(facts)
-    if not kubelet:
-        problems.append(_missing("kubelet"))
-    if kubeadm and kubelet and minor_of(kubelet) != minor_of(kubeadm):
-        problems.append(f"kubelet {kubelet} and kubeadm {kubeadm} are of different minors. Install the same version.")
+def is_member(facts: Facts) -> bool:
+    """Whether the kubelet of a host is a member's already: it has the override, and a manifest or data of etcd."""
+    return bool(facts["kubelet_override"] and (facts["etcd_manifest"] or has_data(facts)))
+
+
+def has_data(facts: Facts) -> bool:
+    """Whether there is data in the data directory."""
+    return bool(facts["data_dir"]["has_data"])
+
+
+def leftover_text(facts: Facts) -> str:
+    """Files of a Kubernetes node, and the way out. `kubeadm reset` is none: it empties the data directory and removes the PKI."""
+    files = facts["leftovers"]
+    return (
+        f"this host is, or was, a node of a Kubernetes cluster: {', '.join(files)}. Its kubelet is to run etcd and nothing else. Use another"
+        " host; or, if it is no node any more, move these files away (`mkdir -p /root/kubernetes-node && mv -n"
+        f" {' '.join(files)} /root/kubernetes-node/`). Do not run `kubeadm reset`: it would delete etcd's data and certificates too."
+    )
+
+
+def is_short_of_disk(facts: Facts) -> bool:
+    """Whether too little space is free for etcd: less for one that has its data than for one that begins."""
+    return bool(facts["disk_free"] < (DISK_NEEDED_BY_MEMBER if has_data(facts) else DISK_NEEDED))
+
+
+def disk_text(facts: Facts, needed: int) -> str:
+    """How much space is free, and needed."""
+    return (
+        f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(needed)} are needed. Free some on the filesystem of etcd_data_dir,"
+        " or make it larger."
+    )
+
+
+def data_dir_problems(facts: Facts) -> list[Problem]:
+    """Whether the data directory can be given to etcd alone. One that a member has is left as it is: see host_warnings."""
+    found = facts["data_dir"]
+    if has_data(facts):
+        return []
+    problems = []
+    if found["foreign"]:
+        problems.append(
+            Problem(
+                f"etcd_data_dir {found['path']} holds {', '.join(found['foreign'])}, and is made readable for root only. Set etcd_data_dir to a"
+                f" directory of its own, for example {found['path'].rstrip('/')}/etcd.",
+                (FOUND, START),
+            )
+        )
+    if found["filesystem"] in _VOLATILE:
+        problems.append(
+            Problem(
+                f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): the member would lose its data at each reboot. Set"
+                " etcd_data_dir to a directory on a disk, or mount one there.",
+                (FOUND, START),
+            )
+        )
     return problems
 
 
-def kubeadm_problems(facts: Facts) -> list[str]:
+def program_problems(facts: Facts, allow_untested: bool = False) -> list[Problem]:
+    """kubeadm and kubelet: there, supported, and of one minor version. Certificates need neither."""
+    kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
+    problems = kubeadm_problems(facts, allow_untested)
+    if not kubelet:
+        problems.append(_missing("kubelet"))
+    if kubeadm and kubelet and minor_of(kubelet) != minor_of(kubeadm):
+        problems.append(
+            f"the kubelet ({kubelet}) and kubeadm ({kubeadm}) have different minor versions. Install the same version of both."
+        )
+    return [Problem(text, PROCESSES) for text in problems]
+
+
+def kubeadm_problems(facts: Facts, allow_untested: bool = False) -> list[str]:
     """kubeadm: there, and supported."""
     kubeadm = facts["kubeadm_version"]
+    return version_range_problems(kubeadm, allow_untested) if kubeadm else [_missing("kubeadm")]
+
+
+def version_range_problems(kubeadm: str, allow_untested: bool = False) -> list[str]:
+    """Whether a version of kubeadm is supported. allow_untested: newer ones are used as if they were the newest that is known."""
     minor = minor_of(kubeadm)
-    if not kubeadm:
-        return [_missing("kubeadm")]
-    if minor is None or not OLDEST_MINOR <= minor <= NEWEST_MINOR:
+    if minor is not None and OLDEST_MINOR <= minor <= NEWEST_MINOR:
+        return []
+    if minor is not None and minor < OLDEST_MINOR:
         return [
-            f"kubeadm {kubeadm} is not supported. Use 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}: older ones render other"
-            " files, newer ones have not been tried."
+            f"kubeadm {kubeadm} is too old. Install {SUPPORTED}: up to 1.30 the configuration API v1beta4 is missing, and 1.31 writes the"
+            " variables of etcd_extra_envs in another order each time."
         ]
-    return []
+    if minor is not None and allow_untested:
+        return []
+    return [
+        f"kubeadm {kubeadm} is newer than {SUPPORTED}, which this collection was tested with. Install one of these or a newer kubeadm.etcd,"
+        " or set etcd_allow_untested_kubeadm: true to go on at your own risk."
+    ]
+
+
+def version_range_warnings(facts: Facts) -> list[str]:
+    """A kubeadm that nobody has tested, where it is allowed."""
+    kubeadm = facts["kubeadm_version"]
+    if (minor_of(kubeadm) or 0) <= NEWEST_MINOR:
+        return []
+    return [
+        f"kubeadm {kubeadm} is newer than {SUPPORTED}, which this collection was tested with. It is treated as 1.{NEWEST_MINOR}. A newer"
+        " kubeadm.etcd may know it."
+    ]
 
 
 def _missing(program: str) -> str:
-    return f"{program} is not installed, or does not run. Install the package {program} 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}."
+    return f"{program} is not installed, or does not run. Install the package {program} {SUPPORTED}."
 
 
 def is_ours(argv: list[str], name: str) -> bool:
@@ -121,35 +234,60 @@ def name_of(argv: list[str]) -> str:
 
 def host_warnings(facts: Facts) -> list[str]:
     """What is allowed on one host but worth a word."""
-    warnings = []
+    warnings = version_range_warnings(facts)
     if facts["cgroup_version"] == 1 and (minor_of(facts["kubelet_version"]) or 0) >= 35:
         warnings.append(
             "this host has cgroup v1, which the kubelet refuses from 1.35 on; its configuration gets failCgroupV1: false."
             " Move to cgroup v2: support for v1 will end."
         )
-    if DISK_NEEDED <= facts["disk_free"] < DISK_WANTED:
+    if facts["disk_free"] < DISK_WANTED and not is_short_of_disk(facts):
         warnings.append(f"only {_mib(facts['disk_free'])} MiB are free for etcd's data.")
+    if facts["leftovers"] and is_member(facts):
+        files = facts["leftovers"]
+        warnings.append(
+            f"files of a Kubernetes node lie on this member: {', '.join(files)}. Nothing here uses them. If you need them, move them to another"
+            " host. Do not run `kubeadm reset` on a member: it deletes etcd's data and certificates."
+        )
+    found = facts["data_dir"]
+    if has_data(facts) and found["foreign"]:
+        warnings.append(
+            f"etcd_data_dir {found['path']} holds {', '.join(found['foreign'])} beside the member's data. Its mode and owner are left as they"
+            " are. Move what is not etcd's to another directory."
+        )
+    if has_data(facts) and found["filesystem"] in _VOLATILE:
+        warnings.append(
+            f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): this member loses its data at the next reboot. Move the data"
+            " to a disk before that (docs/operations.md)."
+        )
     return warnings
 
 
 def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
-    """What is wrong between hosts: versions, clocks, connections."""
+    """What is wrong between hosts: versions, clocks, addresses, connections."""
     problems: list[Problem] = []
     for name in ("kubeadm", "kubelet"):
         versions = {host: item[f"{name}_version"] for host, item in facts.items() if item[f"{name}_version"]}
         if len(set(versions.values())) > 1:
             listed = ", ".join(f"{host} {version}" for host, version in versions.items())
+            # A member that is down is started all the same, as it was: a patch release does not keep it from coming up.
+            minors = {minor_of(version) for version in versions.values()}
+            stops = PROCESSES if len(minors) > 1 else (FOUND, RESTART)
             problems.append(
-                Problem(f"{name} differs between the hosts ({listed}). Install one version on all of them.")
+                Problem(f"{name} differs between the hosts ({listed}). Install one version on all of them.", stops)
             )
-    spread, fastest, slowest = clock_spread(facts)
+    spread, fastest, slowest = clock_spread(judged_clocks(cluster, facts))
     if spread > CLOCK_PROBLEM:
-        problems.append(
-            Problem(
-                f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on"
-                " one of them: set up time synchronisation (chrony, systemd-timesyncd)."
-            )
-        )
+        problems.append(Problem(clock_text(spread, fastest, slowest), (FOUND, SIGN)))
+    for host, item in facts.items():
+        for member in cluster.members:
+            if member.address and member.host != host and member.address in item["addresses"]:
+                problems.append(
+                    Problem(
+                        f"this host has the address of {member.host}, {member.address}: they are one machine, or the address is that of"
+                        " several. Correct etcd_address or ansible_host, or leave one of the hosts out.",
+                        host=host,
+                    )
+                )
     return [*problems, *connection_problems(cluster, facts), *source_problems(cluster, facts)]
 
 
@@ -160,6 +298,7 @@ NOT_REACHED = ("silent", "unreachable")
 def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
     """Members that another one does not reach. A closed port is none: before a cluster is founded nothing listens there."""
     problems = []
+    seen: dict[tuple[str, str, str], list[str]] = {}
     for host, item in facts.items():
         for member in cluster.members:
             # A host that is not part of this run may well be down; etcd's own gates look at that.
@@ -183,15 +322,16 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
                     )
                 )
             if cut:
-                problems.append(
-                    Problem(
-                        f"{member.name} ({member.address}) does not answer on TCP port {', '.join(cut)}. Open it between the members"
-                        " (a firewall that drops or rejects packets, a wrong etcd_address, a missing route, a network that is down).",
-                        stops=PROCESSES,
-                        host=host,
-                    )
-                )
-    return problems
+                seen.setdefault((member.name, member.address, ", ".join(cut)), []).append(host)
+    # If two members do not reach each other, a restart of a third one leaves no quorum: none is restarted, whichever host has noticed it.
+    return problems + [
+        Problem(
+            f"{name} ({address}) does not answer on TCP port {ports}, seen from {', '.join(hosts)}. Open it between the members"
+            " (a firewall that drops or rejects packets, a wrong etcd_address, a missing route, a network that is down).",
+            stops=(FOUND, RESTART),
+        )
+        for (name, address, ports), hosts in seen.items()
+    ]
 
 
 def is_hung(member: Member, facts: Facts, port: str) -> bool:
@@ -257,6 +397,20 @@ def external_problems(name: str, path: str, others: Mapping[str, str]) -> list[s
         f"etcd_external_config_file is {path} for the clusters {', '.join([name, *same])}: each would overwrite what the"
         " other has written. Give each cluster one of its own, in the variables of its hosts."
     ]
+
+
+def judged_clocks(cluster: Cluster, facts: Mapping[str, Facts]) -> dict[str, Facts]:
+    """The clocks that have to agree. If members are missing from this run, the controller's stands for theirs."""
+    absent = [member.host for member in cluster.members if member.host not in facts]
+    return {**facts, **({CONTROLLER: {"clock_offset": 0.0}} if absent else {})}
+
+
+def clock_text(spread: float, fastest: str, slowest: str) -> str:
+    """Clocks that do not agree, and the way out."""
+    return (
+        f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. A certificate that one of them signs would not be valid yet, or no"
+        " longer, on the other. Set up time synchronisation (chrony, systemd-timesyncd)."
+    )
 
 
 def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._health import DAY, VERDICTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed, duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import PARTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     cluster_warnings,
@@ -24,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     merge_hosts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, RESTART, SIGN, START, Problem, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import duration_seconds
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]

@@ -137,9 +137,14 @@ def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
     return max(found, key=lambda process: process.started, default=None)
 
 
+def is_expanded(argument: str) -> bool:
+    """Whether the kubelet makes another text of an argument: $(NAME), and $$ for a single $ (third_party/forked/golang/expansion)."""
+    return "$(" in argument or "$$" in argument
+
+
 def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
-    """What of a manifest a process was not started with. Texts with $( may have been expanded by the kubelet."""
-    lacking = Counter(item for item in wanted if "$(" not in item) - Counter(argv)
+    """What of a manifest a process was not started with, without what the kubelet expands."""
+    lacking = Counter(item for item in wanted if not is_expanded(item)) - Counter(argv)
     return sorted(lacking.elements())
 
 
@@ -314,8 +319,9 @@ def check_gate(target: Target) -> None:
             return
         if late:
             way_out = (
-                " It is not ready itself, but it runs, and may be one that the quorum needs. To change it all the same,"
-                " move its etcd.yaml out of the directory of manifests, which stops it, and run again."
+                " It is not ready itself, but it runs, and may be one that the quorum needs: repair the others first. Only if the cluster"
+                " has no leader anyway, so that nothing is lost by stopping it,"
+                " move its etcd.yaml out of the directory of manifests, and run again."
             )
             raise EtcdError(
                 f"{target.name} is not touched, because stopping it could stop the cluster: {'; '.join(problems)}."

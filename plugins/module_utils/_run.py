@@ -76,6 +76,7 @@ class Wish:
     signing_dir: str = ""
     limit: str = ""
     certificates_only: bool = False
+    allow_untested_kubeadm: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
             continue
         observation = observations[member.host]
         problems += host_problems(
-            member, facts[member.host], wish.runtime_endpoint, observation["kubelet"]["allows_swap"]
+            member,
+            facts[member.host],
+            wish.runtime_endpoint,
+            observation["kubelet"]["allows_swap"],
+            wish.allow_untested_kubeadm,
         )
         problems += [Problem.from_dict(item, member.host) for item in observation["problems"]]
         if wish.image_archive and observation["images"] is None:
@@ -244,7 +249,7 @@ def make_plan(
         observations = only_certificates(observations)
     problems, warnings = judge(cluster, observations, wish)
     problems += map(Problem, archive_problems)
-    problems += map(Problem, lost_problems(attendance.lost, wish.limit))
+    problems += map(Problem, lost_problems(attendance.lost, wish.limit, exists(observations)))
     problems += map(Problem, external_problems(cluster.name, wish.external_file, wish.external_files))
     apart = lockstep_problems(attendance)
     problems += apart

@@ -206,8 +206,8 @@ members:
     error_code:
       description:
         - RV(members[].error) in one word. Empty where all was answered.
-        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name), C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired),
-          C(tls-not-yet-valid), C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
+        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name), C(closed), C(garbage),
+          C(not-tls), C(tls), C(tls-san), C(tls-expired), C(tls-not-yet-valid), C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
           C(endpoint), C(address), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
       type: str
     round_trip:
@@ -326,11 +326,8 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
-    bracketed,
-    duration_problems,
-    duration_seconds,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import duration_problems, duration_seconds
 
 
 def main() -> None:

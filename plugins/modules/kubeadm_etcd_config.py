@@ -81,7 +81,7 @@ options:
     type: dict
     default: {}
   extra_envs:
-    description: Further environment variables of etcd, name to value.
+    description: Further environment variables of etcd, name to value. Reasons and diff do not show the values.
     type: dict
     default: {}
   server_cert_sans:
@@ -131,6 +131,16 @@ options:
     description: Whether etcd also listens on O(address) at O(metrics_port), without TLS, for metrics.
     type: bool
     default: false
+  startup_timeout:
+    description:
+      - How long the kubelet lets etcd take to start before it kills it, in hours, minutes and seconds. Empty means kubeadm's four minutes.
+      - Written as C(timeouts.controlPlaneComponentHealthCheck), of which kubeadm makes the startup probe.
+    type: str
+    default: ""
+  allow_untested_kubeadm:
+    description: Whether a kubeadm newer than those that this collection was tested with is used, as if it were the newest of them.
+    type: bool
+    default: false
   kubeadm:
     description: The program.
     type: str
@@ -161,7 +171,7 @@ path:
   type: str
   sample: /etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml
 content:
-  description: Its text as wanted. There is no secret in it.
+  description: Its text as wanted, with the values of O(extra_envs).
   returned: always
   type: str
 kubernetes_version:
@@ -201,7 +211,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     found = _kubeadm.find_kubeadm_version(program)
     wanted = {**params, "kubernetes_version": params["kubernetes_version"] or str(found)}
     spec = _kubeadm.ConfigSpec.from_params(wanted)
-    _kubeadm.raise_problems(_kubeadm.config_problems(spec, found))
+    _kubeadm.raise_problems([problem.text for problem in _kubeadm.config_problems(spec, found)])
     text = _kubeadm.render_config(spec)
     _kubeadm.validate_config(text, program)
 
@@ -220,12 +230,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "content": text,
         "kubernetes_version": spec.kubernetes_version,
         "reasons": [*content, *([f"{os.path.basename(path)}: {mode}"] if mode else [])],
-        "diff": {
-            "before_header": path,
-            "after_header": path,
-            "before": before or "",
-            "after": text if content else before or "",
-        },
+        "diff": _kubeadm.shown_diff(path, before, text if content else before or ""),
     }
 
 

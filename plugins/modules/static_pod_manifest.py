@@ -37,7 +37,8 @@ options:
     type: path
     default: /etc/kubernetes/manifests
   data_dir:
-    description: Data directory of etcd. Made with mode 0700, and kept so. It is never removed or renamed.
+    description:
+      - Data directory of etcd. Made with mode 0700, and kept so, unless it holds files that are not etcd's. It is never removed or renamed.
     type: path
     default: /var/lib/etcd
   work_dir:
@@ -66,6 +67,10 @@ options:
     default: false
   allow_interruption:
     description: Change the member of a running cluster even where the cluster stops without it. It is waited for all the same.
+    type: bool
+    default: false
+  startup_counts:
+    description: Whether another startup probe alone is a reason to replace the manifest, which restarts the member.
     type: bool
     default: false
   member:
@@ -163,7 +168,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     set_mode,
     strays,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet_unit, process_started
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import (
+    foreign_entries,
+    kubelet_unit,
+    process_started,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
 FILE_MODE = 0o600
@@ -209,14 +218,16 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     process = _rollout.find_etcd_process(params["member"]) if params["member"] else None
     stale = _rollout.stale_directory(process, params["pki_dir"])
     formed = bool(wal and wal.formed)
-    content = _kubeadm.manifest_reasons(before, wanted, has_data=formed)
+    content = _kubeadm.manifest_reasons(before, wanted, formed, params["startup_counts"])
     left: list[str] = []
     if content and before and formed and not params["rolling"]:
         # A cluster that is down is started as it was. What differs is for a run that sees it, member by member.
         waits = bool(params["member"] and not check_mode)
         if stale or not waits or starts(params["member"]) or runs_another_image(before, wanted):
             content, left = [], content
-    modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE))}
+    # A directory that others share is not taken from them.
+    own = [] if foreign_entries(data_dir) else [(data_dir, DIRECTORY_MODE)]
+    modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), *own)}
     reasons = [f"{item}: left behind by a run that was killed" for item in strays(manifests_dir)]
     reasons += content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
     reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
@@ -249,7 +260,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         for item in (manifests_dir, data_dir):
             ensure_directory(item, DIRECTORY_MODE)
         remove_strays(manifests_dir)
-        for item, mode in ((path, FILE_MODE), (data_dir, DIRECTORY_MODE)):
+        for item, mode in ((path, FILE_MODE), *own):
             if modes[item]:
                 set_mode(item, mode)
         old = process if restarts else None
@@ -273,12 +284,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "reasons": reasons,
         "left": left,
         "waited": round(waited, 1),
-        "diff": {
-            "before_header": path,
-            "after_header": path,
-            "before": before or "",
-            "after": installed,
-        },
+        "diff": _kubeadm.shown_diff(path, before, installed),
     }
 
 
@@ -365,6 +371,7 @@ def main() -> None:
             "kubeadm": {"type": "str", "default": "kubeadm"},
             "rolling": {"type": "bool", "default": False},
             "allow_interruption": {"type": "bool", "default": False},
+            "startup_counts": {"type": "bool", "default": False},
             "member": {"type": "str"},
             "members": {
                 "type": "list",

@@ -118,6 +118,31 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path",
         ],
     ),
+    # What the inventory shows to be wrong reaches no module on a host: each of these made one fail, or did harm.
+    "values": (
+        {
+            "etcd_client_port": 70000,
+            "etcd_data_dir": "/var/lib",
+            "etcd_cluster_name": "../../x",
+            "etcd_container_runtime_endpoint": "containerd",
+            "etcd_health_timeout": 0,
+            "etcd_startup_timeout": "soon",
+            "etcd_kubelet_config": {"max pods": 1},
+            "etcd_extra_args": {"initial-cluster-token": "x"},
+            "etcd_extra_envs": {"ETCD_INITIAL_CLUSTER_TOKEN": "x"},
+        },
+        [
+            "etcd_client_port 70000 is no port",
+            "etcd_data_dir '/var/lib' is a directory that other programs use",
+            "etcd_cluster_name '../../x' is invalid",
+            "etcd_container_runtime_endpoint 'containerd' is no socket",
+            "etcd_health_timeout 0 is invalid",
+            "etcd_startup_timeout 'soon' is invalid",
+            "etcd_kubelet_config: 'max pods' is no name of a field",
+            "etcd_extra_args.initial-cluster-token cannot be set there. Leave it out",
+            "etcd_extra_envs.ETCD_INITIAL_CLUSTER_TOKEN stands for the flag --initial-cluster-token",
+        ],
+    ),
     "an older version": ({"etcd_kubernetes_version": "v1.30.0"}, ["etcd_kubernetes_version", "v1.30.0"]),
     "no version": ({"etcd_kubernetes_version": "latest"}, ["etcd_kubernetes_version", "latest"]),
     # YAML makes a number of it.
@@ -172,6 +197,14 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
     "foreign address": (
         lambda a: {h: f"ansible_host: {x}, etcd_address: 192.0.2.{i + 1}" for i, (h, x) in enumerate(a.items())},
         ["192.0.2.1 is no address of this host"],
+    ),
+    "one machine twice": (
+        lambda a: {
+            "infra0": f"ansible_host: {a['infra0']}",
+            "infra1": f"ansible_host: {a['infra1']}",
+            "again": f"ansible_host: {a['infra1']}, etcd_address: 192.0.2.7",
+        },
+        ["infra1 and again are one machine", "again: etcd_address 192.0.2.7 is no address of this host"],
     ),
     "mixed families": (
         lambda a: {
@@ -270,7 +303,7 @@ HOSTS = {
     "kubelet of another minor": (
         "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.35.4\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
         "mv -f /root/k /usr/bin/kubelet",
-        ["infra1: kubelet v1.35.4 and kubeadm v1.36.3 are of different minors"],
+        ["infra1: the kubelet (v1.35.4) and kubeadm (v1.36.3) have different minor versions"],
     ),
     "versions differ between hosts": (
         "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.36.1\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
@@ -290,7 +323,17 @@ HOSTS = {
     "kubeadm too old": (
         "for p in kubeadm kubelet; do mv /usr/bin/$p /root/$p; printf '#!/bin/sh\necho v1.31.14\n' > /usr/bin/$p; chmod +x /usr/bin/$p; done",
         "mv -f /root/kubeadm /root/kubelet /usr/bin/",
-        ["infra1: kubeadm v1.31.14 is not supported"],
+        ["infra1: kubeadm v1.31.14 is too old"],
+    ),
+    "kubeadm too new": (
+        "for p in kubeadm kubelet; do mv /usr/bin/$p /root/$p; printf '#!/bin/sh\necho v1.38.0\n' > /usr/bin/$p; chmod +x /usr/bin/$p; done",
+        "mv -f /root/kubeadm /root/kubelet /usr/bin/",
+        ["infra1: kubeadm v1.38.0 is newer than 1.32 to 1.37", "set etcd_allow_untested_kubeadm: true"],
+    ),
+    "a data directory that others use": (
+        "touch /var/lib/etcd/notes.txt",
+        "rm /var/lib/etcd/notes.txt",
+        ["infra1: etcd_data_dir /var/lib/etcd holds notes.txt"],
     ),
     "kubelet without a unit": (
         "mv /lib/systemd/system/kubelet.service /root/; systemctl daemon-reload; systemctl stop kubelet",
@@ -307,7 +350,10 @@ HOSTS = {
     "former control plane": (
         "mkdir -p /etc/kubernetes; touch /etc/kubernetes/admin.conf",
         "rm -r /etc/kubernetes",
-        ["infra1: this host is, or was, part of a Kubernetes cluster: /etc/kubernetes/admin.conf"],
+        [
+            "infra1: this host is, or was, a node of a Kubernetes cluster: /etc/kubernetes/admin.conf",
+            "Do not run `kubeadm reset`",
+        ],
     ),
     "firewall": (
         "iptables -I INPUT -p tcp --dport 2380 -j DROP",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _values
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 
 LAB = Path(__file__).resolve().parents[2] / "lab" / "lab"
@@ -110,7 +110,7 @@ def test_the_version_found(kubeadms: dict[str, str], version: str) -> None:
 def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name: str) -> None:
     program, spec = kubeadms[version], wanted(name, version)
     kubeadm = _kubeadm.parse_version(f"v{version}")
-    problems = _kubeadm.config_problems(spec, kubeadm)
+    problems = [problem.text for problem in _kubeadm.config_problems(spec, kubeadm)]
     if kubeadm.minor < NEEDS_MINOR.get(name, 0):
         assert problems
         with pytest.raises(EtcdError, match=name):
@@ -134,7 +134,7 @@ def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name
     # kubeadm's own flags are those that the checks reckon with.
     base = {item[2:].split("=")[0] for item in command[1:]} - written
     style = _kubeadm._NEW_FLAGS if _kubeadm.writes_new_flags(spec, kubeadm) else _kubeadm._OLD_FLAGS
-    assert base - {*_kubeadm.OWNED_FLAGS, *_kubeadm._BASE_FLAGS} == set(style)
+    assert base - {*_values.OWNED_FLAGS, *_kubeadm._BASE_FLAGS} == set(style)
 
     environment = {item["name"]: item.get("value", "") for item in container.get("env", [])}
     assert environment == {key: _kubeadm.scalar_text(value) for key, value in spec.extra_envs.items()}

@@ -104,7 +104,15 @@ def observation(days: dict[str, float] | None = None, **changes: Any) -> dict[st
         for kind, left in lasting.items()
     ]
     return {
-        "facts": {"clock_offset": 0.5, "cgroup_version": 2, "kubelet_version": "v1.36.3", "disk_free": 100 * GIB},
+        "facts": {
+            "clock_offset": 0.5,
+            "cgroup_version": 2,
+            "kubeadm_version": "v1.36.3",
+            "kubelet_version": "v1.36.3",
+            "disk_free": 100 * GIB,
+            "data_dir": {"path": "/var/lib/etcd", "has_data": True, "foreign": [], "filesystem": "ext4"},
+            "leftovers": [],
+        },
         "pki": {
             "certificates": certificates,
             "warnings": [],

@@ -21,6 +21,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
+PREFLIGHT, KUBEADM, VALUES = (f"plugins/module_utils/{name}.py" for name in ("_preflight", "_kubeadm", "_values"))
 AUTHORITY = "plugins/module_utils/_authority.py"
 IDENTITY, RUN, WAL, RECORD, CONFIG = (
     f"plugins/module_utils/{name}.py" for name in ("_identity", "_run", "_wal", "_record", "_kubeadm")
@@ -164,7 +165,8 @@ BUGS = [
     Bug("a record beside other data", IDENTITY, "if not proven and (etcd", "if False and (etcd", "test_identity.py"),
     Bug("a record that what runs disproves", IDENTITY, 'bool(answers) and etcd["cluster_id"] == answers', "False", "test_identity.py"),
     Bug("restored beside data", IDENTITY, "if not restored or not (answers or others or unseen):", "if True:", "test_identity.py"),
-    Bug("one spelling of an address", IDENTITY, "        return ipaddress.ip_address(one) == ipaddress.ip_address(other)", "        return one == other", "test_identity.py"),
+    Bug("one spelling of an address", IDENTITY, "        return ipaddress.ip_address(one) == ipaddress.ip_address(other)", "        return one == other",
+        "test_identity.py"),
     # How problems are weighed.
     Bug("founded in spite of a problem", RUN, "    if not exists(observations):\n        return", "    if False:\n        return", "test_run.py"),
     Bug("renewal is held up", RUN, "[] if signs else processes", "processes", "test_run.py"),
@@ -172,11 +174,13 @@ BUGS = [
     Bug("another host's problem", RUN, 'p.host in ("", host)', "True", "test_run.py"),
     Bug("not in lockstep", RUN, "if attendance.unobserved else []", "if False else []", "test_run.py"),
     Bug("any strategy", RUN, '_APART = ("free", "host_pinned")', '_APART = ("freedom",)', "test_run.py"),
-    Bug("one token for all", RUN, "for observation in observations.values()))\n    return hashlib", "for observation in ()))\n    return hashlib", "test_run.py"),
+    Bug("one token for all", RUN, "for observation in observations.values()))\n    return hashlib", "for observation in ()))\n    return hashlib",
+        "test_run.py"),
     Bug("settled in spite of what is held", RUN, "not (make_ca or stray or held)", "not (make_ca or stray)", "test_run.py"),
     # Data, record and configuration.
     Bug("a log of its own volume", WAL, 'if has_applied(database) else None', "if False else None", "test_wal.py"),
-    Bug("what cannot be listed is empty", WAL, "except (FileNotFoundError, NotADirectoryError):\n        return []", "except OSError:\n        return []", "test_wal.py"),
+    Bug("what cannot be listed is empty", WAL, "except (FileNotFoundError, NotADirectoryError):\n        return []", "except OSError:\n        return []",
+        "test_wal.py"),
     Bug("nothing proves the record", OBSERVE, 'etcd["answers"] and etcd["formed"]', 'etcd["formed"]', "test_observe.py"),
     Bug("a new image is not seen", OBSERVE, 'return "" if settled(process) else', 'return "" if True else', "test_observe.py"),
     Bug("a removed flag is not seen", OBSERVE, "if surplus and not any", "if False and not any", "test_observe.py"),
@@ -187,6 +191,24 @@ BUGS = [
     Bug("itself only while it joins", CONFIG, 'alone = spec.published and', "alone =", "test_kubeadm.py"),
     Bug("hosts that nobody looked at are down", PLAN, "if stopped and not (unseen and rest_may_be_quorum) and not", "if stopped and not", "test_plan.py"),
     Bug("a machine in two clusters", "plugins/module_utils/_cluster.py", "if ways[host] == ways[other]", "if False", "test_cluster.py"),
+    Bug("a machine twice in one cluster", "plugins/module_utils/_cluster.py", "for same in twins", "for same in []", "test_cluster.py"),
+    Bug("invalid values reach the hosts", "plugins/module_utils/_cluster.py", "size_warnings(name, members), invalid)", "size_warnings(name, members), [])",
+        "test_cluster.py"),
+    Bug("any cluster name", VALUES, "if _CLUSTER_NAME.fullmatch(str(name)):", "if True:", "test_cluster.py"),
+    Bug("system directories for data", VALUES, "if real in _SHARED_DIRECTORIES or _is_in(real, _TAKEN):", "if False:", "test_cluster.py"),
+    Bug("data in memory", VALUES, "if _is_in(real, _VOLATILE):", "if False:", "test_cluster.py"),
+    Bug("values of variables are shown", KUBEADM, "return f\"{match.group(1)}(hidden", "return f\"{match.group(0)}(hidden", "test_manifest.py"),
+    Bug("a startup probe restarts members", KUBEADM, "if startup_counts and probes[0] != probes[1]:", "if probes[0] != probes[1]:", "test_manifest.py"),
+    Bug("a raised startup probe is taken back", KUBEADM, "max(needed, probe_seconds(installed))", "needed", "test_kubeadm.py"),
+    Bug("renewal needs a kubeadm", PREFLIGHT, "return [Problem(text, PROCESSES) for text in problems]", "return [Problem(text) for text in problems]",
+        "test_preflight.py"),
+    Bug("a copied kubeconfig stops a member", PREFLIGHT, 'if facts["leftovers"] and not is_member(facts):', 'if facts["leftovers"]:', "test_preflight.py"),
+    Bug("any data makes a member", PREFLIGHT, 'facts["kubelet_override"] and', "", "test_preflight.py"),
+    Bug("any newer kubeadm", PREFLIGHT, "if minor is not None and allow_untested:", "if minor is not None:", "test_preflight.py"),
+    Bug("the clock of one host is right", PREFLIGHT, "} if absent else {})", "} if False else {})", "test_preflight.py"),
+    Bug("two hosts with one address", PREFLIGHT, "member.host != host and member.address in item", "False and item", "test_preflight.py"),
+    Bug("shared directories are taken", MANIFEST, "[] if foreign_entries(data_dir) else", "[] if False else", "test_static_pod_manifest.py"),
+    Bug("a doubled dollar is waited for", ROLLOUT, 'or "$$" in argument', "", "test_rollout.py"),
     Bug("clocks are read at one moment", "plugins/module_utils/_host.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", WAL, "formed=led or has_snapshot", "formed=led", "test_wal.py"),
     Bug("any text is a truth value", "plugins/module_utils/_cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.kubeadm.etcd.plugins.filter import cluster as cluster_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTS = ["infra0", "infra1", "infra2"]
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str"},
@@ -178,3 +183,135 @@ def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
     hosts = three()
     cluster = _cluster.resolve("infra0", [], hosts, {}, OPTIONS)
     assert "infra0 is not in the group of the members" in cluster.problems[0]
+
+
+SPECS: dict[str, Any] = yaml.safe_load((ROOT / "roles/etcd/meta/argument_specs.yml").read_text(encoding="utf-8"))
+VARIABLES: dict[str, Any] = SPECS["argument_specs"]["main"]["options"]
+
+LONG = "x" * 100_000
+GARBAGE: list[Any] = [
+    *(None, "", -1, 0, 70000, 1.5, True, "nonsense", "ünïcødé ☃", "a\nb", "a\x00b", LONG, " ", "{{ nothing }}"),
+    *([], [1], [None], [["a"]], [{"a": 1}], ["ü", LONG, ""], {}, {"a": None}, {"": 1}, {1: [{}]}, {"a": LONG}, {"ü b": "a\nb"}),
+    10**400,
+]  # fmt: skip
+# Any text on one line may be a path or a passphrase; the rest has a format.
+TEXTS = {name for name, option in VARIABLES.items() if option["type"] == "path"} - {"etcd_data_dir"}
+TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_ca_key_passphrase"}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
+    """By the filter that the play calls: a problem that names the variable, no traceback, and the value reaches no module."""
+    for value in GARBAGE:
+        hosts = three(infra0={name: value})
+        seen = cluster_filter.cluster(hosts, "infra0", list(hosts), VARIABLES)
+        told = [text for text in seen["problems"] if name in text]
+        assert all(len(text) < 600 and text.isprintable() for text in seen["problems"]), (name, value)
+        if name in seen["invalid"]:
+            assert told, (name, value)
+        # From another host it is seen as well, without a traceback.
+        cluster_filter.cluster(hosts, "infra1", list(hosts), VARIABLES)
+
+
+WRONG: dict[str, list[Any]] = {
+    "bool": [None, -1, 70000, "nonsense", [], {}, LONG],
+    "int": [None, "", -1, 70000000, "nonsense", "2379\nx", [], {}, True, 1.5, 10**400],
+    "list": ["a", 1, {"a": 1}, None, [None], [{"a": 1}]],
+    "dict": ["a", 1, ["a"], None, {"": 1}],
+    "str": [None, [], ["a"], {}, {"a": 1}, "a\nb"],
+    "path": [None, [], ["a"], {}, {"a": 1}, "a\x00b", LONG],
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_garbage_is_refused_for_every_variable(name: str) -> None:
+    option = VARIABLES[name]
+    # Control characters in a passphrase are nobody's business.
+    wrong = [value for value in WRONG[option["type"]] if not (name == "etcd_ca_key_passphrase" and value == "a\nb")]
+    if option["type"] == "str" and name not in TEXTS:
+        wrong += [LONG, "ünïcødé ☃"]
+    for value in wrong:
+        problems = resolve_all(three(infra0={name: value})).problems
+        assert [text for text in problems if name in text or "is no RFC 1123" in text], (name, value, problems)
+
+
+def resolve_all(hosts: dict[str, dict[str, Any]]) -> _cluster.Cluster:
+    return _cluster.resolve("infra0", list(hosts), hosts, {}, VARIABLES)
+
+
+def test_every_variable_has_a_check() -> None:
+    """A new variable gets one, unless its type or choices say all. A passphrase may be any text."""
+    judged = {name for name, option in VARIABLES.items() if option["type"] == "bool" or "choices" in option}
+    assert set(VARIABLES) - judged - {"etcd_ca_key_passphrase"} == set(_cluster.VALUES)
+    assert not set(_cluster.VALUES) & judged
+
+
+def test_a_secret_is_not_shown() -> None:
+    for name, value in (
+        ("etcd_ca_key_passphrase", ["hunter2"]),
+        ("etcd_extra_envs", {"A": ["hunter2"]}),
+        ("etcd_extra_envs", {"A": "hunter2\n"}),
+    ):
+        problems = resolve_all(three(infra0={name: value})).problems
+        assert problems and "hunter2" not in str(problems), problems
+
+
+@pytest.mark.parametrize("value", ["", 0, 1, 65536, 70000, "2379\n", "-1"])
+def test_a_port_that_is_none_is_left_out_of_the_comparison(value: Any) -> None:
+    cluster = resolve_all(three(infra0={"etcd_client_port": value}))
+    assert cluster.invalid == ([] if value == 1 else ["etcd_client_port"])
+
+
+@pytest.mark.parametrize("name", ["etcd", "Prod-1", "a.b_c", "x" * 63, "7"])
+def test_names_of_clusters(name: str) -> None:
+    assert resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "", "a b", "-a", "a-", "x" * 64, "a\n", "ü", "{{ x }}"])
+def test_what_no_cluster_may_be_called(name: str) -> None:
+    """It becomes a path under etcd_signing_dir on the controller."""
+    problems = resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems
+    assert [text for text in problems if "directories on the controller are named after the cluster" in text], problems
+
+
+@pytest.mark.parametrize(
+    "path", ["/var/lib/etcd", "/data", "/mnt/etcd", "/srv/etcd/", "/var/lib/etcd2/data", "//data//etcd"]
+)
+def test_data_directories(path: str) -> None:
+    assert resolve_all(three(infra0={"etcd_data_dir": path})).problems == []
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        *((path, "is a directory that other programs use") for path in ("/var", "/var/lib", "/var/lib/", "//var//lib", "/etc", "/home")),
+        *((path, "is a directory that other programs use") for path in ("/usr", "/boot", "/var/log/../lib", "/mnt", "/etc/kubernetes/etcd")),
+        *((path, "is a directory that other programs use") for path in ("/var/lib/kubelet", "/var/lib/containerd/x", "/root", "/opt")),
+        *((path, "is emptied at boot") for path in ("/tmp", "/tmp/etcd", "/run/etcd", "/dev/shm/etcd", "/var/tmp/x", "/var/run/x", "/proc")),
+        *((path, "absolute path") for path in ("/", "//", "/./", "var/lib/etcd", "", "~/etcd", "/var/lib/etcd\n", " /data", "/" + "x" * 300)),
+    ],
+)  # fmt: skip
+def test_what_no_data_directory_may_be(path: str, words: str) -> None:
+    """It is made readable for root only, and has to outlast a reboot."""
+    problems = resolve_all(three(infra0={"etcd_data_dir": path})).problems
+    assert len(problems) == 1 and words in problems[0] and "etcd_data_dir" in problems[0], problems
+
+
+def test_one_machine_twice_in_one_cluster() -> None:
+    """With two addresses of it, so that the addresses do not tell."""
+    hosts = three(infra2={"ansible_host": "10.0.0.7", "etcd_address": "10.0.1.7"})
+    problems = resolve_all(hosts).problems
+    assert len(problems) == 1 and "infra1 and infra2 are one machine, 10.0.0.7" in problems[0], problems
+    hosts["infra2"]["ansible_port"] = 2222
+    assert resolve_all(hosts).problems == []
+    # Two members behind one name of ssh.
+    named = {
+        host: {"ansible_host": "gateway", "etcd_address": f"10.0.0.{number}"} for number, host in enumerate(HOSTS, 6)
+    }
+    assert "infra0 and infra1 and infra2 are one machine" in resolve_all(named).problems[0]
+
+
+def test_an_address_that_ansible_could_not_resolve() -> None:
+    """ansible-core 2.17 hands over the template where facts are missing."""
+    problems = resolve_all(three(infra0={"etcd_address": "{{ ansible_facts.eth0.ipv4.address }}"})).problems
+    assert len(problems) == 1 and "Facts of hosts are not gathered" in problems[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -234,7 +236,18 @@ def test_filters_load_what_every_run_needs() -> None:
     package = "ansible_collections.kubeadm.etcd.plugins.module_utils"
     assert set(ast.literal_eval(done.stdout)) == {
         f"{package}.{name}"
-        for name in ("_alarms", "_authority", "_cluster", "_identity", "_plan", "_preflight", "_problem", "_remedy", "_run")
+        for name in (
+            "_alarms",
+            "_authority",
+            "_cluster",
+            "_identity",
+            "_plan",
+            "_preflight",
+            "_problem",
+            "_remedy",
+            "_run",
+            "_values",
+        )
     }
 
 
@@ -243,3 +256,52 @@ def test_plays_are_run_in_lockstep(path: Path) -> None:
     """Members would not take turns with another strategy, which the user may have set for all playbooks."""
     plays = [play for play in read(path) if "roles" in play]
     assert plays and all(play.get("strategy") == "ansible.builtin.linear" for play in plays)
+
+
+# Texts that look like numbers, through the variables that the roles hand to the modules.
+TEXTS = {"etcd_image_tag": "3.10", "etcd_extra_args": {"a": "1e3"}, "etcd_member_name": "1e3", "etcd_ca_host": "007"}
+PLAY = """\
+- hosts: localhost
+  gather_facts: false
+  connection: local
+  vars_files: ["{root}/roles/etcd/defaults/main.yml", "{root}/roles/etcd/vars/main.yml"]
+  vars:
+    member: {{host: localhost, name: "1e3", address: 10.0.0.6, server_cert_sans: [], peer_cert_sans: []}}
+    __etcd_cluster: {{name: etcd, ca_host: localhost, known: true, problems: [], invalid: [], members: ["{{{{ member }}}}"]}}
+    __etcd_plan: {{state: new, token: "12e4", published: []}}
+  tasks:
+    - ansible.builtin.debug:
+        msg: "{{{{ (__etcd_wanted_config | to_json) ~ '|' ~ (__etcd_of_play | to_json) }}}}"
+"""
+
+
+@pytest.mark.parametrize("venv", [".venv", ".venv-oldest"])
+def test_text_that_looks_like_a_number_stays_text(venv: str, tmp_path: Path) -> None:
+    """With jinja2_native, which makes numbers of texts in ansible-core up to 2.18."""
+    program = ROOT / venv / "bin" / "ansible-playbook"
+    if not program.exists():
+        pytest.skip(f"{venv} is not there")
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(PLAY.format(root=ROOT))
+    done = subprocess.run(
+        [str(program), "-i", "localhost,", "-e", json.dumps(TEXTS), str(playbook)],
+        env={
+            **os.environ,
+            "ANSIBLE_JINJA2_NATIVE": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.oneline",
+            "HOME": str(tmp_path),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = done.stdout.replace("\\", "")
+    for words in (
+        '"image_tag": "3.10"',
+        '"a": "1e3"',
+        '"initial_cluster_token": "12e4"',
+        '"etcd_member_name": "1e3"',
+        '"etcd_ca_host": "007"',
+    ):
+        assert words in said, (words, done.stdout, done.stderr)

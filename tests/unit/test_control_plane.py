@@ -222,7 +222,7 @@ def test_without_the_ca_host() -> None:
         ({"control0": plane(*FRESH, facts={"kubeadm_version": None})}, "control0: kubeadm is not installed"),
         (
             {"control0": plane(*FRESH, facts={"kubeadm_version": "v1.30.1"})},
-            "control0: kubeadm v1.30.1 is not supported",
+            "control0: kubeadm v1.30.1 is too old",
         ),
         (
             {"control0": plane(*FRESH, facts={"clock_offset": 200.5})},

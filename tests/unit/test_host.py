@@ -231,3 +231,56 @@ def test_a_clock_is_compared_with_that_of_the_controller(tmp_path: Path) -> None
     for asked_at, offset in ((now, 0.0), (now - 100.0, 100.0), (None, None)):
         found = _host.host_facts(str(tmp_path), [], [], "unix:///nowhere", "v1.36.3", asked_at)["clock_offset"]
         assert found == (offset if offset is None else pytest.approx(offset, abs=5.0))
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+tmpfs /run tmpfs rw 0 0
+/dev/sdb1 /var/lib/etcd xfs rw 0 0
+tmpfs /var/lib/etcd-test tmpfs rw 0 0
+/dev/sdc1 /with\\040blank btrfs rw 0 0
+/dev/sdd1 /twice ext4 rw 0 0
+tmpfs /twice tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/etcd", "xfs"),
+        ("/var/lib/etcd/member", "xfs"),
+        ("/var/lib/etcd-test/x", "tmpfs"),
+        ("/var/lib/etcd2", "ext4"),
+        ("/nowhere/at/all", "ext4"),
+        ("/with blank/x", "btrfs"),
+        ("/twice", "tmpfs"),
+        ("/", "ext4"),
+        ("", "ext4"),
+    ],
+)
+def test_the_filesystem_of_a_path(path: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert _host.filesystem_of(path, MOUNTS) == kind
+
+
+@pytest.mark.parametrize(
+    ("entries", "foreign"),
+    [
+        ([], []),
+        (["member", "lost+found", ".touch"], []),
+        # What a remedy of ours, or an admin, has moved aside.
+        (["member.old", "member-2024"], []),
+        (["member", "home"], ["home"]),
+        (["a", "b", "c", "d", "e"], ["a", "b", "c", "2 more"]),
+        (["members"], ["members"]),
+    ],
+)
+def test_what_is_not_etcd_s_in_a_data_directory(tmp_path: Path, entries: list[str], foreign: list[str]) -> None:
+    for name in entries:
+        (tmp_path / name).mkdir()
+    seen = _host.data_dir_facts(str(tmp_path))
+    assert seen["foreign"] == foreign and not seen["has_data"]
+    assert _host.data_dir_facts(str(tmp_path / "missing"))["foreign"] == []
+    if "member" in entries:
+        (tmp_path / "member" / "wal").mkdir()
+        assert _host.data_dir_facts(str(tmp_path))["has_data"]

@@ -12,6 +12,7 @@ import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import ConfigSpec, config_problems, parse_version
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES
 
 V4 = [{"name": f"infra{number}", "address": f"10.0.0.{6 + number}"} for number in range(3)]
 V6 = [{"name": f"infra{number}", "address": f"fd00::{6 + number}"} for number in range(3)]
@@ -25,7 +26,7 @@ def spec(**changed: Any) -> ConfigSpec:
 def problems(kubeadm: str = "v1.36.3", **changed: Any) -> list[str]:
     if "kubernetes_version" not in changed:
         changed["kubernetes_version"] = kubeadm
-    return config_problems(spec(**changed), parse_version(kubeadm))
+    return [problem.text for problem in config_problems(spec(**changed), parse_version(kubeadm))]
 
 
 @pytest.mark.parametrize(
@@ -495,3 +496,110 @@ def test_the_private_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     directory = Path(seen.read_text().strip()).parent
     assert directory.name.startswith("kubeadm-etcd-")
     assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("kubeadm", "changed", "stops"),
+    [
+        # What is in no certificate keeps none from being renewed.
+        ("v1.31.14", {}, PROCESSES),
+        ("v1.36.3", {"kubernetes_version": "v1.34.4"}, PROCESSES),
+        ("v1.36.3", {"image_tag": "bad tag!"}, PROCESSES),
+        ("v1.36.3", {"extra_args": {"name": "x"}}, PROCESSES),
+        ("v1.36.3", {"extra_envs": {"ETCD_NAME": "x"}}, PROCESSES),
+        ("v1.36.3", {"client_port": 70000}, PROCESSES),
+        ("v1.36.3", {"data_dir": "/var/lib"}, PROCESSES),
+        ("v1.36.3", {"startup_timeout": "soon"}, PROCESSES),
+        ("v1.33.6", {"encryption_algorithm": "ECDSA-P384"}, PROCESSES),
+        # What is in them does.
+        ("v1.36.3", {"encryption_algorithm": "Ed25519"}, EVERYTHING),
+        ("v1.36.3", {"address": "10.0.0.9"}, EVERYTHING),
+        ("v1.36.3", {"server_cert_sans": ["Bad"]}, EVERYTHING),
+        ("v1.36.3", {"certificate_validity_period": "0s"}, EVERYTHING),
+    ],
+    ids=str,
+)
+def test_what_a_problem_of_the_configuration_stops(
+    kubeadm: str, changed: dict[str, Any], stops: tuple[str, ...]
+) -> None:
+    changed.setdefault("kubernetes_version", kubeadm)
+    found = config_problems(spec(**changed), parse_version(kubeadm))
+    assert found and {problem.stops for problem in found} == {stops}
+
+
+def test_a_newer_kubeadm_is_used_as_the_newest_known_one_if_asked() -> None:
+    assert "etcd_allow_untested_kubeadm" in problems("v1.38.0")[0]
+    assert problems("v1.38.0", allow_untested_kubeadm=True) == []
+    newest, newer = (spec(kubernetes_version=version) for version in ("v1.37.2", "v1.38.0"))
+    assert _kubeadm.etcd_version(newer, parse_version("v1.38.0")) == _kubeadm.etcd_version(
+        newest, parse_version("v1.37.2")
+    )
+    assert _kubeadm.writes_new_flags(newer, parse_version("v1.38.0"))
+    # Its rules are those of the newest one.
+    assert problems("v1.38.0", allow_untested_kubeadm=True, image_tag="3.5.21-0") != []
+    assert problems("v1.31.14", allow_untested_kubeadm=True) != []
+
+
+@pytest.mark.parametrize("name", ["initial-cluster-token", "initial-cluster-state"])
+def test_what_makes_the_ids_of_a_cluster_is_not_set_by_hand(name: str) -> None:
+    """Members with different tokens never form a quorum."""
+    variable = "ETCD_" + name.upper().replace("-", "_")
+    assert "cannot be set there" in problems(extra_args={name: "x"})[0]
+    assert "cannot be set there" in problems(extra_envs={variable: "x"})[0]
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("wanted", "database", "probe", "timeout"),
+    [
+        ("", 0, None, ""),
+        ("", 20 << 10, 24, ""),
+        ("", GIB, 24, ""),
+        ("", GIB + 1, 24, "6m"),
+        ("", 2 * GIB, 24, "6m"),
+        # In steps that double, so that a database that grows changes it seldom.
+        ("", 5 * GIB, 24, "12m"),
+        ("", 8 * GIB, 24, "12m"),
+        ("", 9 * GIB, 24, "20m"),
+        # Never less than what is installed: somebody has raised it, or the database was larger.
+        ("", 0, 120, "20m"),
+        ("", 5 * GIB, 120, "20m"),
+        ("", 0, 25, "5m"),
+        ("", 0, 3, ""),
+        # A value that is set is taken, up and down.
+        ("90s", 8 * GIB, 120, "90s"),
+        ("1h", 0, 24, "1h"),
+    ],
+)
+def test_how_long_etcd_may_take_to_start(wanted: str, database: int, probe: int | None, timeout: str) -> None:
+    manifest = None if probe is None else f"spec:\n    startupProbe:\n      failureThreshold: {probe}\n      httpGet:\n"
+    assert _kubeadm.startup_timeout(wanted, database, manifest) == timeout
+
+
+def test_the_startup_timeout_is_kubeadm_s() -> None:
+    """kubeadm makes the startup probe of it: one try in ten seconds (run with 1.36.3: 6m0s is 36, 90s is 9)."""
+    assert "timeouts" not in documents(_kubeadm.render_config(spec()))[0]
+    rendered = documents(_kubeadm.render_config(spec(startup_timeout="15m")))[0]
+    assert rendered["timeouts"] == {"controlPlaneComponentHealthCheck": "15m"}
+    assert all(not problems(startup_timeout=text) for text in ("", "90s", "15m", "1h30m", "24h"))
+    assert all(problems(startup_timeout=text) for text in ("0s", "25h", "15", "15 m", "-5m"))
+
+
+def test_values_of_variables_are_not_shown() -> None:
+    """They may be secrets. That they have changed is."""
+    before = _kubeadm.render_config(spec(extra_envs={"TOKEN": "old-secret", "SAME": "kept-secret"}))
+    after = _kubeadm.render_config(
+        spec(extra_envs={"TOKEN": "new-secret", "SAME": "kept-secret", "MORE": "more-secret"})
+    )
+    reasons = _kubeadm.config_reasons(before, after, True)
+    assert reasons == [
+        "kubeadmcfg.yaml: variable TOKEN has another value",
+        'kubeadmcfg.yaml: - {name: "MORE", value: (hidden)} added',
+    ]
+    diff = _kubeadm.shown_diff("/x", before, after)
+    assert "secret" not in str(diff) and 'name: "TOKEN", value: (hidden, changed)}' in diff["after"]
+    assert "(hidden, changed)" not in diff["before"]
+    # Flags are shown, as before.
+    assert "10.0.0.6" in diff["after"] and _kubeadm.shown_diff("/x", None, after)["before"] == ""

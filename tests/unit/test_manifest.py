@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
     manifest_image,
     manifest_reasons,
     parse_scalar,
+    shown_diff,
 )
 
 # What kubeadm 1.36.3 writes, shortened.
@@ -155,8 +156,11 @@ def test_what_means_nothing(on_disk: str, has_data: bool) -> None:
             "etcd:3.6.6-0",
             ["image: registry.k8s.io/etcd:3.6.6-0 -> image: registry.k8s.io/etcd:3.6.8-0"],
         ),
-        ("failureThreshold: 24", "failureThreshold: 60", ["failureThreshold: 60 -> failureThreshold: 24"]),
-        ('value: "2"', 'value: "3"', ['value: "3" -> value: "2"']),
+        ("failureThreshold: 8", "failureThreshold: 9", ["failureThreshold: 9 -> failureThreshold: 8"]),
+        # The value may be a secret.
+        ('value: "2"', 'value: "3"', ["variable GOMAXPROCS has another value"]),
+        ('      value: "2"\n', "", ["value: (hidden) added"]),
+        ("name: GOMAXPROCS", "name: OTHER", ["- name: OTHER -> - name: GOMAXPROCS"]),
         ("  hostNetwork: true\n", "", ["hostNetwork: true added"]),
         ("      path: /etc/kubernetes/pki/etcd\n", "      path: /x\n", ["path: /x -> path: /etc/kubernetes/pki/etcd"]),
         ("  hostNetwork: true\n", "  # by hand\n  hostNetwork: true\n", ["# by hand removed"]),
@@ -218,7 +222,7 @@ def test_a_second_etcd_pod(tmp_path: Path, name: str, text: str, refused: bool) 
     (tmp_path / name).write_text(text)
     (tmp_path / "directory").mkdir()
     if refused:
-        with pytest.raises(EtcdError, match=f"{name}.* is an etcd pod too.*Move it out"):
+        with pytest.raises(EtcdError, match=f"{name}.* is an etcd pod too.*one host after the other"):
             check_other_pods(str(tmp_path))
     else:
         check_other_pods(str(tmp_path))
@@ -227,3 +231,58 @@ def test_a_second_etcd_pod(tmp_path: Path, name: str, text: str, refused: bool) 
 
 def test_no_manifests_directory(tmp_path: Path) -> None:
     check_other_pods(str(tmp_path / "missing"))
+
+
+def test_the_only_manifest_of_a_member_is_not_moved_away(tmp_path: Path) -> None:
+    """Whoever does so stops a live member."""
+    (tmp_path / "etcd-member.yaml").write_text(MANIFEST)
+    with pytest.raises(EtcdError, match=r"rename it etcd\.yaml \(`mv .*/etcd-member.yaml .*/etcd.yaml`\)"):
+        check_other_pods(str(tmp_path))
+    (tmp_path / "etcd.yaml").write_text(MANIFEST)
+    with pytest.raises(EtcdError, match="Move the copy out of that directory"):
+        check_other_pods(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "counts", "reasons"),
+    [
+        (24, 60, False, []),
+        (60, 24, False, []),
+        (24, 60, True, ["etcd.yaml: startup probe: 240 s -> 600 s"]),
+        (60, 24, True, ["etcd.yaml: startup probe: 600 s -> 240 s"]),
+        (24, 24, True, []),
+    ],
+)
+def test_the_startup_probe_alone_restarts_nobody(installed: int, wanted: int, counts: bool, reasons: list[str]) -> None:
+    probes = [MANIFEST.replace("failureThreshold: 24", f"failureThreshold: {number}") for number in (installed, wanted)]
+    assert manifest_reasons(probes[0], probes[1], True, counts) == reasons
+    # Beside another difference it is installed without a word.
+    other = probes[1].replace("--quota-backend-bytes=2", "--quota-backend-bytes=3")
+    assert manifest_reasons(probes[0], other, True) == ["etcd.yaml: --quota-backend-bytes: 2 -> 3"]
+
+
+ENVS = """\
+    env:
+    - name: EMPTY
+    - name: LONG
+      value: secret secret secret secret secret secret secret secret secret secret secret
+        secret secret
+    - name: QUOTED
+      value: 'secret: ''x'''
+    image: registry.k8s.io/etcd:3.6.8-0
+"""
+
+
+def test_values_of_variables_are_not_in_what_a_manifest_shows() -> None:
+    """As kubeadm 1.36.3 writes them: folded, quoted, and an empty one without a value."""
+    former = '    env:\n    - name: GOMAXPROCS\n      value: "2"\n    image: registry.k8s.io/etcd:3.6.8-0\n'
+    before = MANIFEST.replace(former, ENVS)
+    after = before.replace("secret secret\n    - name", "secret other\n    - name").replace("''x''", "''y''")
+    assert before != MANIFEST and after != before
+    diff = shown_diff("/x", before, after)
+    assert "secret" not in diff["before"] + diff["after"] and "3.6.8-0" in diff["after"]
+    assert diff["after"].count("value: (hidden, changed)") == 2
+    assert manifest_reasons(before, after, True) == [
+        "etcd.yaml: variable LONG has another value",
+        "etcd.yaml: variable QUOTED has another value",
+    ]

@@ -433,7 +433,10 @@ def test_a_run_that_issues_certificates_only() -> None:
 
 
 def test_hosts_that_failed_end_the_run() -> None:
-    assert _plan.lost_problems([]) == []
+    assert _plan.lost_problems([]) == [] == _plan.lost_problems([], exists=False)
+    # A limit is no way to found a cluster, and leaving a host out may be to found it over that host's data.
+    told = _plan.lost_problems(["infra1"], exists=False)[0]
+    assert "--limit" not in told and "founded by all of its hosts together" in told and "inventory" not in told
     assert "--limit 'all:!infra1:!infra2'" in _plan.lost_problems(["infra1", "infra2"])[0]
     # A run that was kept from other clusters stays so.
     assert "--limit 'one:!infra1'" in _plan.lost_problems(["infra1"], "one")[0]

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _preflight
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+    EVERYTHING,
+    FOUND,
+    PROCESSES,
+    RESTART,
+    SIGN,
+    START,
+    merged,
+)
 
 MEMBERS = [Member("infra0", "infra0", "10.0.0.6"), Member("infra1", "infra1", "10.0.0.7")]
 CLUSTER = Cluster("etcd", MEMBERS, "infra0")
@@ -16,8 +24,11 @@ GOOD: dict[str, Any] = {
     "cgroup_version": 2,
     "cryptography": "38.0.4",
     "cryptography_problem": None,
+    "data_dir": {"path": "/var/lib/etcd", "has_data": False, "foreign": [], "filesystem": "ext4"},
     "disk_free": 50 << 30,
+    "etcd_manifest": False,
     "kubeadm_version": "v1.36.3",
+    "kubelet_override": False,
     "kubelet_version": "v1.36.3",
     "leftovers": [],
     "listeners": {},
@@ -39,31 +50,121 @@ def listener(argv: list[str], port: str = "2379", waiting: int = 0) -> dict[str,
 def test_a_good_host() -> None:
     assert _preflight.host_problems(MEMBERS[0], GOOD, "unix:///run/c.sock") == []
     assert _preflight.host_warnings(GOOD) == []
-    assert _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": GOOD}) == []
+    apart = {member.host: {**GOOD, "addresses": [member.address]} for member in MEMBERS}
+    assert _preflight.cluster_problems(CLUSTER, apart) == []
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"data_dir": {**GOOD["data_dir"], **changes}}
+
+
+NODE = {"leftovers": ["/etc/kubernetes/admin.conf", "/etc/kubernetes/pki/sa.key"]}
+OURS = {"kubelet_override": True, "etcd_manifest": True}
+
+
+# Each problem of a host: what it says, and what it stops. Certificates are renewed unless they themselves would be wrong.
+HOST_PROBLEMS: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
+    ({"systemd": False}, "systemd does not run", PROCESSES),
+    ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist", PROCESSES),
+    ({"cryptography_problem": "Install the package python3-cryptography"}, "python3-cryptography", (FOUND, SIGN)),
+    (
+        {"addresses": ["127.0.0.1", "10.9.9.9"]},
+        "10.0.0.6 is no address of this host. It has 10.9.9.9.",
+        EVERYTHING,
+    ),
+    (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)", PROCESSES),
+    (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd (pid 7, member other)", PROCESSES),
+    ({"swaps": ["/dev/sda2"]}, "swapoff", PROCESSES),
+    (NODE, "move these files away", PROCESSES),
+    # Data on a host whose kubelet is not ours yet: a node with a stacked etcd, for example.
+    ({**NODE, **data(has_data=True)}, "move these files away", PROCESSES),
+    ({**NODE, "etcd_manifest": True}, "move these files away", PROCESSES),
+    ({"disk_free": 200 << 20}, "200 MiB are free for etcd's data, 512 are needed", (FOUND, START)),
+    ({"disk_free": 100 << 20, **data(has_data=True)}, "100 MiB are free for etcd's data, 128 are needed", (RESTART,)),
+    (data(path="/data", foreign=["backup", "home"]), "etcd_data_dir /data holds backup, home", (FOUND, START)),
+    (data(filesystem="tmpfs"), "is in memory (tmpfs)", (FOUND, START)),
+    ({"kubeadm_version": None}, "kubeadm is not installed", PROCESSES),
+    ({"kubelet_version": None}, "kubelet is not installed", PROCESSES),
+    ({"kubelet_version": "v1.35.4"}, "have different minor versions", PROCESSES),
+    ({"kubeadm_version": "v1.31.14", "kubelet_version": "v1.31.14"}, "v1.31.14 is too old", PROCESSES),
+    (
+        {"kubeadm_version": "v1.38.0", "kubelet_version": "v1.38.0"},
+        "etcd_allow_untested_kubeadm: true",
+        PROCESSES,
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "words", "stops"), HOST_PROBLEMS, ids=str)
+def test_host_problems_and_what_they_stop(change: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
+    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock")
+    assert len(problems) == 1 and words in merged(problems)[0], problems
+    assert sorted(problems[0].stops) == sorted(stops) and problems[0].host == "infra0"
+
+
+def test_a_certificate_is_renewed_whatever_keeps_a_member_from_starting() -> None:
+    """A disk nearly full, swap, a kubelet of another version, a runtime that does not answer: all at once."""
+    change = {
+        **OURS,
+        **NODE,
+        **data(has_data=True, foreign=["x"]),
+        **listener(["/usr/sbin/nginx"]),
+        "disk_free": 1 << 20,
+        "kubelet_version": "v1.35.4",
+        "runtime_problem": "does not answer",
+        "swaps": ["/dev/sda2"],
+        "systemd": False,
+    }
+    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "")
+    assert len(problems) == 6 and not [item for item in problems if SIGN in item.stops], problems
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "state", [OURS, {"kubelet_override": True, **data(has_data=True)}, {**OURS, **data(has_data=True)}]
+)
+def test_files_of_a_node_on_a_member_are_a_warning_only(state: dict[str, Any]) -> None:
+    """A kubeconfig that somebody has copied to a member, to use kubectl there."""
+    facts = {**GOOD, **NODE, **state}
+    assert _preflight.host_problems(MEMBERS[0], facts, "") == []
+    assert "/etc/kubernetes/admin.conf" in _preflight.host_warnings(facts)[0]
+
+
+@pytest.mark.parametrize(("change", "_words", "_stops"), HOST_PROBLEMS, ids=str)
+@pytest.mark.parametrize("state", [{}, OURS, data(has_data=True)])
+def test_nobody_is_told_to_reset_a_host(
+    change: dict[str, Any], _words: str, _stops: tuple[str, ...], state: dict[str, Any]
+) -> None:
+    """`kubeadm reset` empties the data directory and removes the PKI; a volume that is not mounted looks like a fresh host."""
+    facts = {**GOOD, **state, **change}
+    said = [*merged(_preflight.host_problems(MEMBERS[0], facts, "")), *_preflight.host_warnings(facts)]
+    assert not [text for text in said if "kubeadm reset" in text.replace("Do not run `kubeadm reset`", "")]
+
+
+def test_a_data_directory_that_a_member_shares_is_left_to_it() -> None:
+    facts = {**GOOD, **data(has_data=True, foreign=["home"], filesystem="tmpfs")}
+    assert _preflight.host_problems(MEMBERS[0], facts, "") == []
+    assert "Its mode and owner are left" in _preflight.host_warnings(facts)[0]
+    assert "loses its data at the next reboot" in _preflight.host_warnings(facts)[1]
+
+
+@pytest.mark.parametrize(
+    ("version", "allowed", "words"),
     [
-        ({"systemd": False}, "systemd does not run"),
-        ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist"),
-        ({"cryptography_problem": "Install the package python3-cryptography"}, "python3-cryptography"),
-        ({"addresses": ["127.0.0.1", "10.9.9.9"]}, "10.0.0.6 is no address of this host. It has 10.9.9.9."),
-        (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)"),
-        (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd (pid 7, member other)"),
-        ({"swaps": ["/dev/sda2"]}, "swapoff"),
-        ({"leftovers": ["/etc/kubernetes/admin.conf"]}, "kubeadm reset"),
-        ({"disk_free": 1 << 20}, "1 MiB are free"),
-        ({"kubeadm_version": None}, "kubeadm is not installed"),
-        ({"kubelet_version": None}, "kubelet is not installed"),
-        ({"kubelet_version": "v1.35.4"}, "of different minors"),
-        ({"kubeadm_version": "v1.31.14", "kubelet_version": "v1.31.14"}, "v1.31.14 is not supported"),
-        ({"kubeadm_version": "v1.38.0", "kubelet_version": "v1.38.0"}, "v1.38.0 is not supported"),
+        ("v1.32.0", False, None),
+        ("v1.37.9", False, None),
+        ("v1.38.0", False, "is newer than 1.32 to 1.37"),
+        ("v1.38.0", True, None),
+        ("v1.38.0-rc.1", False, "is newer than 1.32 to 1.37"),
+        ("v1.40.0", True, None),
+        ("v1.31.14", True, "is too old"),
+        ("v2.0.0", True, "is newer"),
     ],
 )
-def test_host_problems(change: dict[str, Any], words: str) -> None:
-    problems = _preflight.host_problems(MEMBERS[0], {**GOOD, **change}, "unix:///run/c.sock")
-    assert len(problems) == 1 and words in merged(problems)[0], problems
+def test_which_kubeadm_is_used(version: str, allowed: bool, words: str | None) -> None:
+    facts = {**GOOD, "kubeadm_version": version, "kubelet_version": version}
+    problems = _preflight.host_problems(MEMBERS[0], facts, "", allow_untested=allowed)
+    assert not problems if words is None else words in problems[0].text, problems
+    assert bool(_preflight.version_range_warnings(facts)) == version.startswith(("v1.38", "v1.40"))
 
 
 def test_swap_that_the_kubelet_is_to_put_up_with() -> None:
@@ -83,21 +184,51 @@ def test_our_own_etcd_may_listen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "stops"),
     [
-        ({"kubeadm_version": "v1.36.2"}, "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)"),
-        ({"clock_offset": 500.5}, "the clocks of infra0 and infra1 are 500 s apart"),
-        ({"peers": {"10.0.0.6 2380": "silent"}}, "infra1: infra0 (10.0.0.6) does not answer on TCP port 2380"),
+        (
+            {"kubeadm_version": "v1.36.2"},
+            "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)",
+            (FOUND, RESTART),
+        ),
+        ({"kubelet_version": "v1.36.4"}, "kubelet differs between the hosts", (FOUND, RESTART)),
+        ({"kubelet_version": "v1.35.4"}, "kubelet differs between the hosts", PROCESSES),
+        ({"clock_offset": 500.5}, "the clocks of infra0 and infra1 are 500 s apart", (FOUND, SIGN)),
+        (
+            {"peers": {"10.0.0.6 2380": "silent"}},
+            "infra0 (10.0.0.6) does not answer on TCP port 2380, seen from infra1",
+            (FOUND, RESTART),
+        ),
+        (
+            {"addresses": ["10.0.0.7", "10.0.0.6"]},
+            "infra1: this host has the address of infra0, 10.0.0.6: they are one machine",
+            EVERYTHING,
+        ),
         (
             {"peers": {"10.0.0.6 2379": "unreachable", "10.0.0.6 2380": "silent"}},
-            "infra1: infra0 (10.0.0.6) does not answer on TCP port 2379, 2380",
+            "infra0 (10.0.0.6) does not answer on TCP port 2379, 2380",
+            (FOUND, RESTART),
         ),
-        ({"peers": {"10.0.0.6 2380": "unreachable"}}, "a missing route"),
+        ({"peers": {"10.0.0.6 2380": "unreachable"}}, "a missing route", (FOUND, RESTART)),
     ],
 )
-def test_cluster_problems(change: dict[str, Any], words: str) -> None:
-    problems = _preflight.cluster_problems(CLUSTER, {"infra0": GOOD, "infra1": {**GOOD, **change}})
+def test_cluster_problems_and_what_they_stop(change: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
+    apart = {"addresses": ["10.0.0.7"]}
+    facts = {"infra0": {**GOOD, "addresses": ["10.0.0.6"]}, "infra1": {**GOOD, **apart, **change}}
+    problems = _preflight.cluster_problems(CLUSTER, facts)
     assert len(problems) == 1 and words in merged(problems)[0], problems
+    assert sorted(problems[0].stops) == sorted(stops)
+
+
+@pytest.mark.parametrize("offset", [500.0, -500.0])
+def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: float) -> None:
+    """With --limit the others' clocks are unknown; a CA host that is a year ahead would sign what they do not accept."""
+    facts = {"infra1": {**GOOD, "addresses": ["10.0.0.7"], "peers": {}, "clock_offset": offset}}
+    problems = _preflight.cluster_problems(CLUSTER, facts)
+    assert len(problems) == 1 and "the controller" in problems[0].text and "500 s apart" in problems[0].text
+    # All agree, and the controller is wrong: it signs nothing.
+    facts = {host: {**facts["infra1"], "addresses": [], "clock_offset": offset} for host in ("infra0", "infra1")}
+    assert _preflight.cluster_problems(CLUSTER, facts) == []
 
 
 @pytest.mark.parametrize(
@@ -105,16 +236,18 @@ def test_cluster_problems(change: dict[str, Any], words: str) -> None:
     [
         (listener(["etcd", "--name=infra0"], "2380", 4097), "hangs", ("found",)),
         # It accepts: then something on the way drops packets.
-        (listener(["etcd", "--name=infra0"], "2380"), "does not answer on TCP port 2380", PROCESSES),
-        (listener(["etcd", "--name=infra0"], "2379", 4097), "does not answer on TCP port 2380", PROCESSES),
-        ({}, "does not answer on TCP port 2380", PROCESSES),
+        (listener(["etcd", "--name=infra0"], "2380"), "does not answer on TCP port 2380", (FOUND, RESTART)),
+        (listener(["etcd", "--name=infra0"], "2379", 4097), "does not answer on TCP port 2380", (FOUND, RESTART)),
+        ({}, "does not answer on TCP port 2380", (FOUND, RESTART)),
     ],
 )
 def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
     """And it may be restarted, which is what repairs it."""
-    silent = {**GOOD, "peers": {"10.0.0.6 2380": "silent"}}
-    problems = _preflight.cluster_problems(CLUSTER, {"infra0": {**GOOD, **facts}, "infra1": silent})
-    assert [(problem.host, problem.stops) for problem in problems] == [("infra1", stops)]
+    silent = {**GOOD, "addresses": ["10.0.0.7"], "peers": {"10.0.0.6 2380": "silent"}}
+    problems = _preflight.cluster_problems(
+        CLUSTER, {"infra0": {**GOOD, "addresses": ["10.0.0.6"], **facts}, "infra1": silent}
+    )
+    assert [problem.stops for problem in problems] == [stops]
     assert words in problems[0].text and ("firewall" in problems[0].text) is ("hangs" not in problems[0].text)
 
 
@@ -171,7 +304,7 @@ SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::
 )
 def test_addresses_that_peers_would_reject(cluster: Cluster, facts: dict[str, Any], words: list[str]) -> None:
     """They keep a cluster from being founded, and change nothing in one that runs."""
-    problems = _preflight.cluster_problems(cluster, {"infra0": {**GOOD, **facts}})
+    problems = _preflight.cluster_problems(cluster, {"infra0": {**GOOD, "addresses": [], **facts}})
     assert [(problem.host, problem.stops) for problem in problems] == [("infra0", ("found",))] * len(words)
     assert all(text in problem.text for text, problem in zip(words, problems)), problems
 
@@ -185,7 +318,7 @@ def test_a_member_without_an_address_yet() -> None:
 
 
 def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:
-    facts = {**GOOD, "peers": {"10.0.0.7 2380": "silent"}}
+    facts = {**GOOD, "addresses": ["10.0.0.6"], "peers": {"10.0.0.7 2380": "silent"}}
     assert _preflight.cluster_problems(CLUSTER, {"infra0": facts}) == []
 
 

@@ -154,6 +154,9 @@ def test_whether_the_new_process_runs(process: Process | None, old: Process | No
 
 def test_what_the_kubelet_expands_is_not_compared() -> None:
     assert _rollout.missing_arguments(["etcd", "--log-level=$(LEVEL)"], ["etcd", "--log-level=info"]) == []
+    # The kubelet makes a single $ of two.
+    assert _rollout.missing_arguments(["etcd", "--cors=https://$$x"], ["etcd", "--cors=https://$x"]) == []
+    assert _rollout.missing_arguments(["etcd", "--cors=https://$x"], ["etcd", "--cors=https://y"]) != []
 
 
 @pytest.mark.parametrize(

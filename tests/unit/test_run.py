@@ -21,7 +21,7 @@ def observations(*states: dict[str, Any] | None, differs: str = "", due: str = "
     found: dict[str, Any] = copy.deepcopy(observed(*states, differs=differs))
     for host, item in found.items():
         number = host[-1]
-        item["facts"] = {**GOOD, "addresses": ADDRESSES, "peers": {}}
+        item["facts"] = {**GOOD, "addresses": [ADDRESSES[int(number)]], "peers": {}}
         item["kubelet"] = {"allows_swap": False}
         item["config"], item["images"] = {"image": "x"}, ["x"]
         item["pki"] = {**PKI, "ca_key": number == "0"}

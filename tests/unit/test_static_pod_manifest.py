@@ -44,6 +44,7 @@ class Host:
             "manifests_dir": str(root / "manifests"),
             "rolling": True,
             "allow_interruption": False,
+            "startup_counts": False,
             "member": "infra0",
             "members": [{"name": "infra0", "address": "10.0.0.6"}],
             "client_port": 2379,
@@ -214,3 +215,19 @@ def test_what_a_killed_run_has_left_in_the_directory_of_manifests_is_removed(hos
     host.announced.clear()
     host.run()
     assert not stray.exists()
+
+
+def test_a_data_directory_that_others_share_keeps_its_mode(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/srv with other people's files in it, made readable for root only, would shut them out."""
+    data = Path(host.params["data_dir"])
+    asked: list[str] = []
+    monkeypatch.setattr(module, "mode_problem", lambda path, _mode: asked.append(path))
+    (data / "member").mkdir()
+    host.waits = [lambda: None, lambda: None]
+    host.run()
+    assert str(data) in asked
+    (data / "home").mkdir()
+    asked.clear()
+    host.manifest.write_text(OLD)
+    host.run()
+    assert asked and str(data) not in asked

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._record import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
 
 DROP_IN_DIR = "/etc/systemd/system/kubelet.service.d"
@@ -52,8 +53,8 @@ class KubeletSpec:
 
     @property
     def record_path(self) -> str:
-        """The record of the member (docs/architecture.md): it exists once the member's log has seen a leader."""
-        return os.path.join(os.path.dirname(self.config_path), "member.json")
+        """The record of the member, which exists once its log has seen a leader."""
+        return record_path(os.path.dirname(self.config_path))
 
 
 @dataclass(frozen=True)

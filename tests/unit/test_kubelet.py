@@ -342,6 +342,14 @@ def test_a_drop_in_that_takes_the_command_line_is_named(name: str, text: str, na
     assert all(other.path in problem.text for problem in problems)
 
 
+def test_a_fresh_host_has_no_drop_in_that_wins() -> None:
+    """Ours is not there yet, and will sort after kubeadm's."""
+    kubeadm = _kubelet.UnitFile(
+        "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", "[Service]\nExecStart=/x\n"
+    )
+    assert _kubelet.override_problems([kubeadm], SPEC) == []
+
+
 def test_of_several_drop_ins_the_last_one_counts() -> None:
     other = _kubelet.UnitFile("/etc/90.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/x\n")
     last = _kubelet.UnitFile(

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import DROP_IN, Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
 from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
 
 TIMEOUT = 20.0
@@ -58,10 +58,11 @@ def cgroup_version() -> int:
     return 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
 
 
-def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
+def runtime_answers(endpoint: str, timeout: float = 3.0, method: str = "Version") -> str | None:
     """None where a container runtime answers on a unix socket, else what is wrong, in words.
 
-    Asks for its version as the kubelet does: CRI v1 (k8s.io/cri-api, runtime/v1), over gRPC and HTTP/2 (RFC 9113).
+    Asks as the kubelet does: CRI v1 (k8s.io/cri-api, runtime/v1), over gRPC and HTTP/2 (RFC 9113). method: one of
+    RuntimeService that takes an empty message.
     """
     path = endpoint[len("unix://") :] if endpoint.startswith("unix://") else endpoint
     if not os.path.exists(path):
@@ -70,7 +71,7 @@ def runtime_answers(endpoint: str, timeout: float = 3.0) -> str | None:
         connection.settimeout(timeout)
         try:
             connection.connect(path)
-            connection.sendall(_CRI_VERSION)
+            connection.sendall(_cri_request(method))
             with connection.makefile("rb") as stream:
                 return _cri_answer(stream)
         except socket.timeout:
@@ -96,30 +97,24 @@ def _field(name: str, value: str) -> bytes:
     return b"\0" + b"".join(bytes((len(text),)) + text.encode("ascii") for text in (name, value))
 
 
-# RuntimeService.Version with an empty message, which gRPC precedes by five bytes.
-_CRI_VERSION = b"".join(
-    (
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        _frame(_SETTINGS, 0, 0),
-        _frame(
-            _HEADERS,
-            _END_HEADERS,
-            1,
-            b"".join(
-                _field(name, value)
-                for name, value in (
-                    (":method", "POST"),
-                    (":scheme", "http"),
-                    (":path", "/runtime.v1.RuntimeService/Version"),
-                    (":authority", "localhost"),
-                    ("content-type", "application/grpc"),
-                    ("te", "trailers"),
-                )
-            ),
-        ),
-        _frame(_DATA, _END_STREAM, 1, bytes(5)),
+def _cri_request(method: str) -> bytes:
+    """A call of RuntimeService with an empty message, which gRPC precedes by five bytes."""
+    headers = (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", f"/runtime.v1.RuntimeService/{method}"),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
     )
-)
+    return b"".join(
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            _frame(_SETTINGS, 0, 0),
+            _frame(_HEADERS, _END_HEADERS, 1, b"".join(_field(name, value) for name, value in headers)),
+            _frame(_DATA, _END_STREAM, 1, bytes(5)),
+        )
+    )
 
 
 def _cri_answer(stream: BinaryIO) -> str | None:
@@ -139,6 +134,41 @@ def _cri_answer(stream: BinaryIO) -> str | None:
             )
         stream.read(length)
     return "is no gRPC server"
+
+
+def runtime_cgroup_driver(endpoint: str) -> str | None:
+    """The cgroup driver of containerd, where the kubelet's has to be set to the same; None if it has not, or is not known.
+
+    A runtime that tells the kubelet its driver (CRI RuntimeConfig: containerd 2, CRI-O 1.28) overrules the kubelet's
+    configuration (cmd/kubelet/app/server.go, getCgroupDriverFromCRI; all kubelets supported here).
+    """
+    if "containerd" not in endpoint or runtime_answers(endpoint, method="RuntimeConfig") is None:
+        return None
+    return cgroup_driver_in(output(["containerd", "config", "dump"]))
+
+
+def cgroup_driver_in(dump: str) -> str | None:
+    """The cgroup driver of the default runtime, from what `containerd config dump` prints; None if it is not runc or not there.
+
+    The dump is in the form of version 2 whatever the file is like, one key on a line, with defaults (seen with containerd 1.6.20).
+    """
+    plugin = 'plugins."io.containerd.grpc.v1.cri".containerd'
+    sections: dict[str, dict[str, str]] = {}
+    keys: dict[str, str] = {}
+    for line in dump.splitlines():
+        header = re.match(r"\s*\[([^\[\]]+)\]\s*$", line)
+        if header:
+            keys = sections.setdefault(header.group(1), {})
+        elif " = " in line:
+            key, value = line.split(" = ", 1)
+            keys[key.strip()] = value.strip().strip('"')
+    name = sections.get(plugin, {}).get("default_runtime_name", "")
+    for spelling in (name, f'"{name}"'):
+        runtime = sections.get(f"{plugin}.runtimes.{spelling}", {})
+        if runtime.get("runtime_type") == "io.containerd.runc.v2":
+            options = sections.get(f"{plugin}.runtimes.{spelling}.options", {})
+            return "systemd" if options.get("SystemdCgroup") == "true" else "cgroupfs"
+    return None
 
 
 def addresses() -> list[str]:
@@ -368,12 +398,55 @@ def kubelet_unit() -> Unit:
     return Unit(
         load_state=shown.get("LoadState", "not-found"),
         active=shown.get("ActiveState") == "active" and shown.get("SubState") == "running",
-        enabled=shown.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
+        # Not enabled-runtime: that is gone after a reboot.
+        enabled=shown.get("UnitFileState") in ("enabled", "static"),
         need_reload=shown.get("NeedDaemonReload") == "yes",
         argv=process_argv(pid) if pid else [],
         started=process_started(pid) if pid else 0.0,
         replaced=bool(pid) and runs_replaced_program(pid, shutil.which("kubelet") or ""),
+        config=read_text(STARTED_WITH) if pid else None,
     )
+
+
+def kubelet_drop_ins() -> list[UnitFile]:
+    """Drop-ins of kubelet.service as systemd would read them now, in that order: by name, from whatever directory.
+
+    From the disk, since systemd tells what it has read, and a run has it read them again. Of two with one name the first
+    directory's counts (systemd.unit(5)).
+    """
+    directories = output(["systemctl", "show", "--property=UnitPath", "--value"]).split()
+    paths: dict[str, str] = {}
+    for kind in ("kubelet.service.d", "service.d"):
+        for directory in directories:
+            for path in glob.glob(os.path.join(directory, kind, "*.conf")):
+                paths.setdefault(os.path.basename(path), path)
+    return [UnitFile(path, text_of(path)) for _name, path in sorted(paths.items())]
+
+
+def text_of(path: str) -> str:
+    """The text of a file; empty if there is none."""
+    return (read_text(path) or "") if os.path.isfile(path) else ""
+
+
+# Arguments that packages of the kubelet read from here (10-kubeadm.conf), on Debian and on RHEL.
+_ENVIRONMENT_FILES = ("/etc/default/kubelet", "/etc/sysconfig/kubelet")
+
+
+def kubelet_environment() -> list[UnitFile]:
+    """Environment files of kubelet.service that are there."""
+    return [UnitFile(path, text_of(path)) for path in _ENVIRONMENT_FILES if os.path.isfile(path)]
+
+
+def copied_key_dirs(root: str = "/") -> list[str]:
+    """Directories with copies of members' keys, where the page has them made (/tmp/ADDRESS/pki) or copied to (home directories)."""
+    found = [
+        path
+        for pattern in ("tmp/*", "root", "home/*")
+        for path in glob.glob(os.path.join(glob.escape(root), pattern, "pki"))
+        if glob.glob(os.path.join(glob.escape(path), "etcd", "*.key"))
+        or glob.glob(os.path.join(glob.escape(path), "*.key"))
+    ]
+    return sorted(found)
 
 
 def images(runtime_endpoint: str) -> list[str] | None:
@@ -389,32 +462,65 @@ LEAST_CRYPTOGRAPHY = (3, 3)
 _PACKAGES = {"alpine": "py3-cryptography", "arch": "python-cryptography", "gentoo": "dev-python/cryptography"}
 
 
-def cryptography_problem(version: str | None, release: str | None = None, python: str = "") -> str | None:
-    """Why the library cryptography cannot be used by this Python, and which package brings it; None where it can.
+def cryptography_package(
+    release: str | None = None, python: str = "", prefixes: tuple[str, str] | None = None
+) -> str | None:
+    """The package that brings the library cryptography to this Python; None if no package of the distribution does.
 
-    version: what was imported, or None; release: the text of /etc/os-release; python: the interpreter.
+    release: the text of /etc/os-release; python: the interpreter; prefixes: where it, and what it was made from, is
+    installed (sys.prefix, sys.base_prefix): a virtual environment and a Python outside of /usr do not see packages.
     """
-    found = tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
-    if found >= LEAST_CRYPTOGRAPHY:
+    if (prefixes or (sys.prefix, sys.base_prefix)) != ("/usr", "/usr"):
         return None
-    text = release if release is not None else read_text("/etc/os-release") or ""
-    names = dict(re.findall(r'^(ID|ID_LIKE|PRETTY_NAME)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
-    python = python or sys.executable or "python3"
+    names = os_release(release)
     package = next(
         (_PACKAGES[item] for item in f"{names.get('ID', '')} {names.get('ID_LIKE', '')}".split() if item in _PACKAGES),
         "python3-cryptography",
     )
     # RHEL 8 and 9 name the packages of further Pythons after their version.
-    other = re.search(r"python(3\.\d+)$", python)
+    other = re.search(r"python(3\.\d+)$", python or sys.executable or "")
     if other and re.search(r"\b(rhel|fedora)\b", " ".join(names.values())):
         package = f"python{other.group(1)}-cryptography"
+    return package
+
+
+def os_release(text: str | None = None) -> dict[str, str]:
+    """ID, ID_LIKE and PRETTY_NAME of the distribution. text: that of /etc/os-release, if it is known."""
+    text = text if text is not None else read_text("/etc/os-release") or ""
+    return dict(re.findall(r'^(ID|ID_LIKE|PRETTY_NAME)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
+
+
+def cryptography_problem(
+    version: str | None,
+    release: str | None = None,
+    python: str = "",
+    prefixes: tuple[str, str] | None = None,
+    installs: bool = False,
+) -> str | None:
+    """Why this Python cannot use the library cryptography, and what brings it; None if it can.
+
+    version: what was imported, or None; release, python, prefixes: see above; installs: whether the run installs the package.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
+    if found >= LEAST_CRYPTOGRAPHY:
+        return None
+    python = python or sys.executable or "python3"
     what = (
         f"has cryptography {version}, which is too old (3.3 or later is needed)" if version else "has no cryptography"
     )
-    return (
-        f"{python} (Python {platform.python_version()}) {what}. Install the package {package}"
-        f" ({names.get('PRETTY_NAME') or 'this distribution'}), or set etcd_install_dependencies: true to have it installed."
-    )
+    package = cryptography_package(release, python, prefixes)
+    distribution = os_release(release).get("PRETTY_NAME") or "this distribution"
+    other_python = "set ansible_python_interpreter to a Python that has it, usually /usr/bin/python3"
+    if package is None:
+        remedy = f"No package of {distribution} brings it to this Python: run {python} -m pip install 'cryptography>=3.3', or {other_python}."
+    elif installs:
+        remedy = (
+            f"etcd_install_dependencies is set, and the package {package} ({distribution}) has not helped: {other_python}, or install"
+            " cryptography 3.3 or later for this Python. (With --check nothing is installed.)"
+        )
+    else:
+        remedy = f"Install the package {package} ({distribution}), or set etcd_install_dependencies: true to have it installed."
+    return f"{python} (Python {platform.python_version()}) {what}. {remedy}"
 
 
 def host_facts(
@@ -447,6 +553,7 @@ def host_facts(
         "listeners": listeners(ports),
         "peers": states,
         "python_version": platform.python_version(),
+        "runtime_cgroup_driver": runtime_cgroup_driver(runtime_endpoint),
         "sources": sources,
         "temporary_addresses": temporary_addresses(),
         "runtime_problem": runtime_answers(runtime_endpoint),

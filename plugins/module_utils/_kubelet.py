@@ -4,12 +4,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._record import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
 
-DROP_IN = "/etc/systemd/system/kubelet.service.d/20-etcd-service-manager.conf"
+DROP_IN_DIR = "/etc/systemd/system/kubelet.service.d"
+# The command line, as the page has it.
+DROP_IN = f"{DROP_IN_DIR}/20-etcd-service-manager.conf"
+# What has to be true before the kubelet starts. A file of its own: a change of it needs no restart.
+DATA_DROP_IN = f"{DROP_IN_DIR}/30-etcd-data.conf"
+
+# What the running kubelet was started with. systemd removes the directory when the kubelet stops (RuntimeDirectory=).
+RUNTIME_DIR = "/run/kubeadm-etcd"
+STARTED_WITH = f"{RUNTIME_DIR}/kubelet.yaml"
+
+# The page keeps the kubelet's configuration among the drop-ins, where systemd takes it for one.
+PAGE_CONFIG = f"{DROP_IN_DIR}/kubelet.conf"
 
 # From this minor on the kubelet refuses to start on cgroup v1 unless told otherwise (kubernetes PR 134298).
 FAIL_CGROUP_V1_MINOR = 35
@@ -17,7 +33,10 @@ FAIL_CGROUP_V1_MINOR = 35
 
 @dataclass(frozen=True)
 class KubeletSpec:
-    """What the kubelet of an etcd host is to be. `extra` is merged over our configuration."""
+    """What the kubelet of an etcd host is to be.
+
+    extra: fields merged over our configuration. data_dirs: etcd's data directory, and where it leads if it is a link.
+    """
 
     cgroup_driver: str
     runtime_endpoint: str
@@ -25,6 +44,17 @@ class KubeletSpec:
     config_path: str
     program: str = "/usr/bin/kubelet"
     extra: dict[str, Any] = field(default_factory=dict)
+    data_dirs: tuple[str, ...] = ("/var/lib/etcd",)
+
+    @property
+    def guard_path(self) -> str:
+        """Script that systemd runs before the kubelet."""
+        return os.path.join(os.path.dirname(self.config_path), "before-kubelet.sh")
+
+    @property
+    def record_path(self) -> str:
+        """The record of the member, which exists once its log has seen a leader."""
+        return record_path(os.path.dirname(self.config_path))
 
 
 @dataclass(frozen=True)
@@ -32,6 +62,7 @@ class Unit:
     """kubelet.service as systemd and /proc tell.
 
     started: the start of its process in Unix seconds. replaced: whether that runs another program than a new one would.
+    config: the text of the configuration that it was started with; None if that is not known.
     """
 
     load_state: str
@@ -41,6 +72,15 @@ class Unit:
     argv: list[str]
     started: float
     replaced: bool = False
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class UnitFile:
+    """A drop-in of kubelet.service: where it is, and its text."""
+
+    path: str
+    text: str
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +131,76 @@ def render_drop_in(spec: KubeletSpec) -> str:
     )
 
 
+def render_data_drop_in(spec: KubeletSpec) -> str:
+    """The drop-in that keeps the kubelet, and so etcd, from starting without etcd's data (systemd.unit(5), systemd.service(5)).
+
+    A volume that has an entry in /etc/fstab is waited for (RequiresMountsFor=). What systemd does not know of, the script
+    finds, again at each start (Restart=always): a condition or an assertion would be checked once.
+    """
+    directories = " ".join(map(systemd_quoted, spec.data_dirs))
+    return (
+        "# Written by Ansible (kubeadm.etcd): the kubelet does not start etcd without its data.\n"
+        "[Unit]\n"
+        f"RequiresMountsFor={directories}\n"
+        # These two are those of the package's unit. With systemd's defaults it would give up after five attempts in a second.
+        "StartLimitIntervalSec=0\n"
+        "[Service]\n"
+        "RestartSec=10\n"
+        f"RuntimeDirectory={os.path.basename(RUNTIME_DIR)}\n"
+        "RuntimeDirectoryMode=0700\n"
+        f"ExecStartPre=/bin/sh {systemd_quoted(spec.guard_path)}\n"
+    )
+
+
+def systemd_quoted(text: str) -> str:
+    """A word for a unit file: quoted, without specifiers (systemd.syntax(7), systemd.unit(5))."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def render_guard(spec: KubeletSpec) -> str:
+    """The script that systemd runs before each start of the kubelet. It ends with 1 if etcd would start without its data.
+
+    It asks what would be started, not what the variables say: the data directory is that of the installed manifest
+    (kubeadm writes each argument on a line of its own). Without a manifest nothing is started. A member whose log has seen
+    a leader has a record; without a log its data is elsewhere, and a manifest of a first run (initial-cluster-state=new)
+    could found a second cluster. The directory alone proves nothing: etcd makes it before it fails.
+    """
+    manifest = os.path.join(spec.manifests_dir, "etcd.yaml")
+    return f"""\
+# Written by Ansible (kubeadm.etcd). systemd runs it before the kubelet ({os.path.basename(DATA_DROP_IN)}).
+record={shlex.quote(spec.record_path)}
+manifest={shlex.quote(manifest)}
+config={shlex.quote(spec.config_path)}
+started_with={shlex.quote(STARTED_WITH)}
+
+data=$(sed -n 's/^ *- --data-dir=//p' "$manifest" 2>/dev/null)
+if [ -e "$record" ] && [ -n "$data" ]; then
+    set -- "$data"/member/wal/*.wal
+    if ! [ -e "$1" ]; then
+        # The prefix is the priority (sd-daemon(3)).
+        echo "<3>etcd is not started: this host is a member of a cluster ($record), and its data is missing: there is no" \\
+            "$data/member/wal/*.wal. Without its data, the member would forget writes that it has acknowledged. Is the volume of" \\
+            "$data mounted? Mount it: the kubelet tries again by itself. If the data is lost, replace the member:" \\
+            "docs/operations.md of the collection kubeadm.etcd, 'A member has lost its data'." >&2
+        exit 1
+    fi
+fi
+# For the next run of Ansible: what this kubelet runs with.
+cp "$config" "$started_with" || :
+"""
+
+
+def wanted_files(spec: KubeletSpec, config: dict[str, Any]) -> dict[str, str]:
+    """The files of the override by path. config: the KubeletConfiguration."""
+    return {
+        spec.config_path: render_config(config),
+        spec.guard_path: render_guard(spec),
+        DROP_IN: render_drop_in(spec),
+        DATA_DROP_IN: render_data_drop_in(spec),
+    }
+
+
 def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[str]:
     """Which files have to be written: wanted text by path against the text found there (None: no file)."""
     return [
@@ -100,55 +210,157 @@ def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[st
     ]
 
 
-def restart_reasons(unit: Unit, spec: KubeletSpec, newest_file: float) -> list[str]:
-    """Why the kubelet has to be (re)started. newest_file: when the newest of our files was written, Unix seconds.
+def restart_reasons(
+    unit: Unit, spec: KubeletSpec, config: str, before: str | None, written: float, now: float
+) -> list[str]:
+    """Why the kubelet has to be (re)started: what runs is not what would run.
+
+    config, before: the text of the configuration as it is to be, and as it is (None: no file). written: when that was
+    written; now: both in Unix seconds. A kubelet that was started before there was a copy of what it runs with is judged by
+    that time, unless a clock that was ahead then makes it worthless.
 
     Derived from what runs, not from what this run has changed: a run that was killed between writing a file and
     restarting the kubelet is finished by the next one.
     """
-    reasons = []
-    if not unit.enabled:
-        reasons.append("kubelet.service: not enabled, etcd would not come back after a reboot")
     if not unit.active:
-        return [*reasons, "kubelet.service: not running"]
+        return ["kubelet.service: not running"]
+    reasons = []
+    known = unit.config is not None
     if f"--config={spec.config_path}" not in unit.argv:
         reasons.append("kubelet.service: runs without the override")
-    elif newest_file > unit.started + 1:
+    elif unit.config != config if known else (before != config or unit.started + 1 < written <= now):
         reasons.append("kubelet.service: runs with an older configuration")
-    elif unit.need_reload:
-        reasons.append("kubelet.service: unit files changed since systemd read them")
     if unit.replaced:
         reasons.append("kubelet.service: runs a program that was replaced since")
     return reasons
 
 
-def unit_problems(unit: Unit) -> list[str]:
-    """Why the kubelet could not be started, in words."""
+def unit_reasons(unit: Unit) -> list[str]:
+    """What is to be done with the unit that needs no restart."""
+    reasons = []
+    if not unit.enabled:
+        reasons.append("kubelet.service: not enabled, etcd would not come back after a reboot")
+    if unit.need_reload:
+        reasons.append("kubelet.service: unit files changed since systemd read them")
+    return reasons
+
+
+def override_problems(drop_ins: list[UnitFile], spec: KubeletSpec) -> list[Problem]:
+    """Drop-ins that take effect after ours and start the kubelet with another configuration.
+
+    drop_ins: those of kubelet.service, in the order in which systemd reads them. One that only adds to our command line is
+    left alone.
+    """
+    later = [item for item in drop_ins if os.path.basename(item.path) > os.path.basename(DROP_IN)]
+    setting = [(item.path, commands) for item in later for commands in [_exec_start(item.text)] if commands]
+    if not setting:
+        return []
+    path, commands = setting[-1]
+    if f"--config={spec.config_path}" in commands[-1].split():
+        return []
+    return [
+        Problem(
+            f"{path} sets ExecStart={commands[-1]}, and systemd reads it after {DROP_IN}: the kubelet would not run etcd. Remove"
+            f" the lines with ExecStart from {path}, or give it a name that sorts before {os.path.basename(DROP_IN)}. Options of the kubelet"
+            " go into etcd_kubelet_config.",
+            PROCESSES,
+        )
+    ]
+
+
+def _exec_start(text: str) -> list[str]:
+    """The values of ExecStart= in a unit file, lines that are continued put together (systemd.syntax(7))."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("#", ";"))]
+    return re.findall(
+        r"^[ \t]*ExecStart[ \t]*=[ \t]*(.*?)[ \t]*$", re.sub(r"\\\n", " ", "\n".join(lines)), flags=re.MULTILINE
+    )
+
+
+def dropped_arguments(files: list[UnitFile]) -> list[str]:
+    """Where the kubelet's packages read further arguments from, which our command line does not use: in words.
+
+    files: drop-ins of kubelet.service, and environment files of the packages.
+    """
+    pattern = r"""^[ \t]*(?:Environment[ \t]*=.*\b)?["']?KUBELET_EXTRA_ARGS=(.*?)[ \t]*$"""
+    return [
+        f"{item.path} sets KUBELET_EXTRA_ARGS={value.strip(chr(34) + chr(39))}, which has no effect on an etcd host: the kubelet's command line is replaced."
+        " Set etcd_kubelet_config instead."
+        for item in files
+        for value in re.findall(pattern, item.text, flags=re.MULTILINE)[-1:]
+        if value.strip("\"'")
+    ]
+
+
+def runtime_problems(spec: KubeletSpec, driver: str | None) -> list[Problem]:
+    """Whether the kubelet and the container runtime would keep different accounts of cgroups. driver: that of the runtime, if it counts."""
+    if driver in (None, spec.cgroup_driver):
+        return []
+    wanted = "true" if spec.cgroup_driver == "systemd" else "false"
+    return [
+        Problem(
+            f"containerd uses the cgroup driver {driver}, and etcd_cgroup_driver is {spec.cgroup_driver}: etcd would not start, or would be stopped"
+            f" again and again. Set SystemdCgroup = {wanted} in /etc/containerd/config.toml (under runtimes.runc.options) and restart containerd, or"
+            f" set etcd_cgroup_driver: {driver}.",
+            (FOUND, START),
+        )
+    ]
+
+
+def page_warnings(unit: Unit, is_ours: bool, config_is_there: bool, key_dirs: list[str]) -> list[str]:
+    """What a cluster that was made by hand from the page has left behind, and what to do with it. Nothing is removed by us.
+
+    is_ours: whether our drop-in is installed. config_is_there: whether the page's kubelet.conf is. key_dirs: directories
+    with copies of members' keys.
+    """
+    warnings = []
+    # As long as it may still be used, nobody is told to remove it.
+    if config_is_there and is_ours and not any(PAGE_CONFIG in argument for argument in unit.argv):
+        warnings.append(
+            f"{PAGE_CONFIG} is left from the setup by hand: systemd takes it for a drop-in and complains at each reload. The kubelet"
+            f" does not use it any more. Run: rm {PAGE_CONFIG} && systemctl daemon-reload"
+        )
+    if key_dirs:
+        warnings.append(
+            f"private keys of members are left from the setup by hand in {', '.join(key_dirs)}. Whoever reads one can act as that member."
+            " etcd does not use these copies (it uses /etc/kubernetes/pki). Remove the directories once all members run."
+        )
+    return warnings
+
+
+def unit_problems(unit: Unit) -> list[Problem]:
+    """Why the kubelet could not be started."""
     if unit.load_state == "masked":
         return [
-            "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again."
+            Problem(
+                "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again.",
+                PROCESSES,
+            )
         ]
     if unit.load_state != "loaded":
         return [
-            f"systemd has no usable kubelet.service ({unit.load_state}). Install the package kubelet, or the unit beside the"
-            " program."
+            Problem(
+                f"systemd has no usable kubelet.service ({unit.load_state}). Install the package kubelet, or the unit beside the"
+                " program.",
+                PROCESSES,
+            )
         ]
     return []
 
 
-def config_problems(spec: KubeletSpec) -> list[str]:
-    """What etcd_kubelet_config may not change, in words."""
-    problems = []
-    for key, value in (("staticPodPath", spec.manifests_dir), ("containerRuntimeEndpoint", spec.runtime_endpoint)):
+def config_problems(spec: KubeletSpec) -> list[Problem]:
+    """What etcd_kubelet_config may not change."""
+    texts = []
+    if spec.extra.get("staticPodPath", spec.manifests_dir) != spec.manifests_dir:
+        texts.append(f"etcd_kubelet_config must not set staticPodPath: it is always {spec.manifests_dir}. Remove it.")
+    for key, value, variable in (
+        ("containerRuntimeEndpoint", spec.runtime_endpoint, "etcd_container_runtime_endpoint"),
+        ("cgroupDriver", None, "etcd_cgroup_driver"),
+    ):
         if spec.extra.get(key, value) != value:
-            hint = "etcd_container_runtime_endpoint" if key.startswith("container") else "nothing: it is fixed"
-            problems.append(f"etcd_kubelet_config.{key} cannot be set there; set {hint}.")
-    if "cgroupDriver" in spec.extra:
-        problems.append("etcd_kubelet_config.cgroupDriver cannot be set there; set etcd_cgroup_driver.")
-    # Where a rolling change asks whether the kubelet is back.
-    problems += [
-        f"etcd_kubelet_config.{key} cannot be set there; set nothing: 127.0.0.1:10248 is asked."
+            texts.append(f"etcd_kubelet_config must not set {key}. Set {variable} instead.")
+    texts += [
+        f"etcd_kubelet_config must not set {key}: the run checks the kubelet at 127.0.0.1:10248. Remove it."
         for key in ("healthzPort", "healthzBindAddress")
         if key in spec.extra
     ]
-    return problems
+    return [Problem(text, PROCESSES) for text in texts]

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -65,7 +67,10 @@ def observe(params: Params) -> dict[str, Any]:
         params["asked_at"],
     )
     facts["cryptography"] = CRYPTOGRAPHY_VERSION
-    facts["cryptography_problem"] = _host.cryptography_problem(CRYPTOGRAPHY_VERSION)
+    facts["cryptography_problem"] = _host.cryptography_problem(
+        CRYPTOGRAPHY_VERSION, installs=params["install_dependencies"]
+    )
+    facts["cryptography_package"] = _host.cryptography_package() if facts["cryptography_problem"] else None
     if not params["member"]:
         pki, pki_reasons = observe_pki(params, kubeadm, problems)
         return {
@@ -87,7 +92,7 @@ def observe(params: Params) -> dict[str, Any]:
     )
     problems += data_problems(params, etcd)
     problems += other_data_dir_problems(params, command, record, etcd["has_data"])
-    kubelet = observe_kubelet(params, facts, problems)
+    kubelet = observe_kubelet(params, facts, command, problems)
     return {
         "facts": facts,
         "etcd": etcd,
@@ -105,6 +110,7 @@ def observe(params: Params) -> dict[str, Any]:
             "record": member_record_reasons(params, etcd, record),
         },
         "problems": [problem.as_dict() for problem in problems],
+        "warnings": kubelet.pop("warnings"),
     }
 
 
@@ -399,8 +405,10 @@ def observe_config(
     )
 
 
-def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """Files of the override, and why they or the running kubelet differ."""
+def observe_kubelet(
+    params: Params, facts: dict[str, Any], command: list[str], problems: list[Problem]
+) -> dict[str, Any]:
+    """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts."""
     wanted = params["kubelet"]
     spec = _kubelet.KubeletSpec(
         cgroup_driver=wanted["cgroup_driver"],
@@ -409,22 +417,28 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[Proble
         config_path=wanted["config_path"],
         extra=wanted["extra"],
         program=shutil.which("kubelet") or "/usr/bin/kubelet",
+        # Mounts below a link are not those below the directory that it leads to.
+        data_dirs=tuple(dict.fromkeys((params["data_dir"], os.path.realpath(params["data_dir"])))),
     )
-    problems.extend(Problem(text, PROCESSES) for text in _kubelet.config_problems(spec))
+    problems.extend(_kubelet.config_problems(spec))
     unit = _host.kubelet_unit()
+    drop_ins = _host.kubelet_drop_ins()
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
-        problems.extend(Problem(text, PROCESSES) for text in _kubelet.unit_problems(unit))
+        problems.extend(_kubelet.unit_problems(unit) or _kubelet.override_problems(drop_ins, spec))
+    problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"]))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
-    files = {spec.config_path: _kubelet.render_config(config), _kubelet.DROP_IN: _kubelet.render_drop_in(spec)}
+    files = _kubelet.wanted_files(spec, config)
     found = {path: read_text(path) for path in files}
-    reasons = _kubelet.file_reasons(files, found)
-    newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
-    restart = _kubelet.restart_reasons(unit, spec, newest)
+    reasons = [*_kubelet.file_reasons(files, found), *_kubelet.unit_reasons(unit)]
+    before = found[spec.config_path]
+    written = 0.0 if before is None else os.stat(spec.config_path).st_mtime
+    restart = _kubelet.restart_reasons(unit, spec, files[spec.config_path], before, written, time.time())
     if not os.path.isdir(params["manifests_dir"]):
         reasons.append(f"{params['manifests_dir']}: missing")
         # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
         restart.append("kubelet.service: started without the manifests directory")
+    data_dir = value_of_flag(command, "data-dir")
     return {
         "files": files,
         # What is put back where the kubelet does not come up.
@@ -435,5 +449,21 @@ def observe_kubelet(params: Params, facts: dict[str, Any], problems: list[Proble
         },
         "restart": restart,
         "reasons": [*reasons, *restart],
+        # The same question as that of the script before the kubelet (render_guard).
+        "held": bool(
+            not unit.active
+            and os.path.exists(spec.record_path)
+            and data_dir
+            and not glob.glob(os.path.join(glob.escape(data_dir), "member", "wal", "*.wal"))
+        ),
+        "warnings": [
+            *_kubelet.dropped_arguments([*drop_ins, *_host.kubelet_environment()]),
+            *_kubelet.page_warnings(
+                unit,
+                is_ours=found[_kubelet.DROP_IN] == files[_kubelet.DROP_IN],
+                config_is_there=os.path.exists(_kubelet.PAGE_CONFIG),
+                key_dirs=_host.copied_key_dirs(),
+            ),
+        ],
         "allows_swap": config.get("failSwapOn") is False,
     }

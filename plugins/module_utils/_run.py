@@ -136,7 +136,11 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
         if wish.image_archive and observation["images"] is None:
             text = "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
             problems.append(Problem(text, PROCESSES, member.host))
-        noticed = [*host_warnings(facts[member.host]), *observation["pki"].get("warnings", [])]
+        noticed = [
+            *host_warnings(facts[member.host]),
+            *observation["pki"].get("warnings", []),
+            *observation.get("warnings", []),
+        ]
         warnings += [f"{member.host}: {text}" for text in noticed]
     return problems + cluster_problems(cluster, facts), warnings + cluster_warnings(facts)
 

@@ -74,6 +74,10 @@ options:
         description: Fields merged over the KubeletConfiguration.
         type: dict
         default: {}
+  install_dependencies:
+    description: Whether the run installs the package of the library cryptography, for the message about a Python without it.
+    type: bool
+    default: false
   data_dir:
     description: Data directory of etcd.
     type: path
@@ -136,7 +140,8 @@ pki:
 kubelet:
   description:
     - Files of the kubelet override with their wanted content (C(files)), what those that differ have now (C(previous)), and why the
-      kubelet has to be restarted (C(restart)).
+      kubelet has to be restarted (C(restart)); without such a reason, files are written and systemd reads them, and the kubelet goes on.
+    - Whether the kubelet does not run because the member has a record and its data is missing (C(held)).
   returned: for members
   type: dict
 config:
@@ -156,6 +161,11 @@ reasons:
   description: For each part (kubelet, ca, certificates, config, manifest) why it differs from what is wanted. Empty lists where it does not.
   returned: always
   type: dict
+warnings:
+  description: What is allowed on this host but worth a word.
+  returned: for members
+  type: list
+  elements: str
 problems:
   description: What is wrong, as far as this host alone can tell (C(text)), and the steps that it stops (C(stops), of found, start, restart and sign).
   returned: always
@@ -196,6 +206,7 @@ def main() -> None:
                     "extra": {"type": "dict", "default": {}},
                 },
             },
+            "install_dependencies": {"type": "bool", "default": False},
             "data_dir": {"type": "path", "default": "/var/lib/etcd"},
             "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
             "client_port": {"type": "int", "default": 2379},

@@ -114,7 +114,7 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_certificate_validity_period '365d' is no period. Write hours, for example 8760h",
             "etcd_certificate_renewal_window 'soon' is no period",
             "etcd_image_tag 'bad tag!' is no image tag",
-            "etcd_kubelet_config.staticPodPath cannot be set there",
+            "etcd_kubelet_config must not set staticPodPath",
             "etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path",
         ],
     ),

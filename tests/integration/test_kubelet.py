@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from .conftest import Lab, different
 from .test_live import MANIFEST, flat, healthy, rewritten, said, writing
 
 KUBELET = "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"
+DATA_DROP_IN = "/etc/systemd/system/kubelet.service.d/30-etcd-data.conf"
 MORE_PODS = ("-e", '{"etcd_kubelet_config": {"maxPods": 20}}')
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(1)
 
 
 def kubelets(cluster: Lab) -> dict[str, str]:
@@ -21,13 +34,17 @@ def with_more_pods(cluster: Lab) -> list[str]:
     return [host for host in cluster.hosts if "maxPods: 20" in cluster.sh(host, f"cat {KUBELET}")]
 
 
-def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
-    """--check --diff names what the run does; no etcd restarts; a second run changes nothing."""
+def test_a_change_goes_from_host_to_host(cluster: Lab, tmp_path: Path) -> None:
+    """--check --diff names what the run does; no etcd restarts; a second run changes nothing. A proxy is not asked."""
     cluster.site()
+    for host in cluster.hosts:
+        cluster.sh(host, "echo http_proxy=http://127.0.0.1:9 > /etc/environment")
     before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
-    check = cluster.site("--check", "--diff", *MORE_PODS)
+    # sshd reads it for new connections.
+    fresh = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(tmp_path)}
+    check = cluster.site("--check", "--diff", *MORE_PODS, **fresh)
     assert different(before, cluster.fingerprint()) == {} and kubelets(cluster) == running
-    real = cluster.site("--diff", *MORE_PODS)
+    real = cluster.site("--diff", *MORE_PODS, **fresh)
     assert said(check) == said(real) == ([KUBELET], cluster.hosts), real.output[-6000:]
     changed = rewritten(before, cluster.fingerprint())
     # The turns of the members wrote their locks, and nothing else.
@@ -38,8 +55,97 @@ def test_a_change_goes_from_host_to_host(cluster: Lab) -> None:
     # Each is watched for ten seconds before the next one.
     assert all(late - early >= 10 for early, late in zip(started, started[1:])), started
     assert cluster.site(*MORE_PODS).changed() == {}
+    for host in cluster.hosts:
+        cluster.sh(host, ": > /etc/environment")
     cluster.site()
     assert cluster.containers() == containers and healthy(cluster)
+
+
+def test_files_that_only_count_at_the_next_start_restart_nobody(cluster: Lab) -> None:
+    """As on a cluster of a former version. A clock that was ahead when the files were written is no reason either."""
+    cluster.site()
+    containers, running = cluster.containers(), kubelets(cluster)
+    for host in cluster.hosts:
+        cluster.sh(
+            host,
+            f"rm {DATA_DROP_IN} /run/kubeadm-etcd/kubelet.yaml; touch -d 'next year' {KUBELET}; systemctl daemon-reload",
+        )
+    run = cluster.site()
+    assert set(run.changed()) == set(cluster.hosts) and kubelets(cluster) == running, run.output[-6000:]
+    assert cluster.site().changed() == {} and cluster.containers() == containers
+    for host in cluster.hosts:
+        cluster.sh(host, f"touch {KUBELET}; mkdir -p -m 0700 /run/kubeadm-etcd; cp {KUBELET} /run/kubeadm-etcd/")
+
+
+def test_the_kubelet_waits_for_the_data(cluster: Lab) -> None:
+    """A power cut, and the volume is empty: etcd does not start, the journal says why, and it comes back with its data."""
+    cluster.site()
+    containers = cluster.containers()
+    # Within the volume, since it is one of the lab.
+    cluster.sh("infra1", "mv /var/lib/etcd/member /var/lib/etcd/away; sync")
+    cluster("stop", "infra1")
+    cluster("start", "infra1")
+    held = (
+        "journalctl --unit kubelet --boot --output cat | grep -c 'etcd is not started: this host is a member' || true"
+    )
+    eventually(lambda: int(cluster.sh("infra1", held)) >= 2)
+    assert cluster.sh("infra1", "pgrep -x etcd; ls /var/lib/etcd", check=False).split() == ["away"]
+    run = cluster.play()
+    assert run.code != 0 and run.changed() == {}, run.output[-6000:]
+    cluster.sh("infra1", "mv /var/lib/etcd/away /var/lib/etcd/member")
+    # Nobody has to start it.
+    eventually(lambda: healthy(cluster))
+    after = cluster.containers()
+    assert {host for host in cluster.hosts if containers[host] != after[host]} == {"infra1"}
+    assert cluster.site().changed() == {}
+
+
+def test_a_drop_in_that_takes_the_command_line_is_named(cluster: Lab) -> None:
+    """It would have every run restart the kubelet in vain. Nothing is restarted, in no run, and the file is named."""
+    cluster.site()
+    running = kubelets(cluster)
+    site = "/etc/systemd/system/kubelet.service.d/90-site.conf"
+    text = "[Service]\\nExecStart=\\nExecStart=/usr/bin/kubelet --config=/var/lib/kubelet/config.yaml\\n"
+    cluster.sh("infra1", f"printf '{text}' > {site}")
+    for reload in ("true", "systemctl daemon-reload"):
+        cluster.sh("infra1", reload)
+        run = cluster.play()
+        assert f"infra1: {site} sets ExecStart=/usr/bin/kubelet --config=/var/lib" in flat(run.output), run.output[
+            -6000:
+        ]
+        assert run.changed() == {} and kubelets(cluster) == running
+    cluster.sh("infra1", f"rm {site}; systemctl daemon-reload")
+    assert cluster.site().changed() == {}
+
+
+def test_what_is_worth_a_word(cluster: Lab) -> None:
+    """Leftovers of a setup by hand, arguments that are dropped, and a runtime that disagrees: told, and left as they are."""
+    cluster.site()
+    page = "/etc/systemd/system/kubelet.service.d/kubelet.conf"
+    keys = "/tmp/10.0.0.7/pki/etcd"
+    config = "/etc/containerd/config.toml"
+    prepare = (
+        f"cp {KUBELET} {page}; systemctl daemon-reload; mkdir -p {keys}; touch {keys}/peer.key;"
+        " cp /etc/default/kubelet /root/kubelet.default; echo KUBELET_EXTRA_ARGS=--v=4 > /etc/default/kubelet;"
+        f" cp {config} /root/; sed -i 's/SystemdCgroup = true/SystemdCgroup = false/' {config}"
+    )
+    cluster.sh("infra1", prepare)
+    before = cluster.fingerprint()
+    run = cluster.site()
+    words = flat(run.output)
+    for text in (
+        f"infra1: {page} is left from the setup by hand",
+        "infra1: private keys of members are left from the setup by hand in /tmp/10.0.0.7/pki.",
+        "infra1: /etc/default/kubelet sets KUBELET_EXTRA_ARGS=--v=4,",
+        "infra1: containerd uses the cgroup driver cgroupfs, and etcd_cgroup_driver is systemd",
+    ):
+        assert text in words, (text, run.output[-6000:])
+    assert run.changed() == {} and different(before, cluster.fingerprint()) == {}
+    cluster.sh(
+        "infra1",
+        f"rm -r {page} /tmp/10.0.0.7; systemctl daemon-reload; mv /root/config.toml {config};"
+        " mv /root/kubelet.default /etc/default/kubelet || rm /etc/default/kubelet",
+    )
 
 
 @pytest.mark.long
@@ -59,11 +165,16 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, lo
     """The first host gets its files back and its kubelet runs with them; the others are not touched."""
     cluster.site()
     before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
+    # Errors of the kubelet that ran before are not those of this change.
+    for host in cluster.hosts:
+        cluster.sh(host, "cd /etc/kubernetes/manifests; echo '{' > unrelated.yaml; sleep 1; rm unrelated.yaml")
+        assert "unrelated.yaml" in cluster.sh(host, "journalctl --unit kubelet --lines 20")
     run = cluster.play("-e", f'{{"etcd_kubelet_config": {config}}}')
     words = flat(run.output)
     assert run.code != 0 and "Traceback" not in words
     assert "The previous configuration was put back, and the kubelet runs with it" in words, run.output[-6000:]
     assert "From `journalctl -u kubelet`" in words and log in words
+    assert "unrelated.yaml" not in words
     after = cluster.fingerprint()
     touched = different(before, after)
     assert len(touched) == 1 and set(run.changed()) == set(touched), touched

@@ -215,6 +215,81 @@ def test_what_a_runtime_answers(said: bytes, words: str | None, tmp_path: Path) 
     assert _host.runtime_answers("unix:///nowhere/c.sock") == "does not exist"
 
 
+DUMP = """
+version = 2
+
+[plugins]
+
+  [plugins."io.containerd.grpc.v1.cri"]
+
+    [plugins."io.containerd.grpc.v1.cri".containerd]
+      default_runtime_name = "{default}"
+
+      [plugins."io.containerd.grpc.v1.cri".containerd.default_runtime]
+        runtime_type = ""
+
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes]
+
+        [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+          runtime_type = "{type}"
+
+          [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+            BinaryName = ""
+            {option}
+
+        [plugins."io.containerd.grpc.v1.cri".containerd.runtimes."my.one"]
+          runtime_type = "io.containerd.runc.v2"
+
+          [plugins."io.containerd.grpc.v1.cri".containerd.runtimes."my.one".options]
+            SystemdCgroup = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "driver"),
+    [
+        ({"option": "SystemdCgroup = true"}, "systemd"),
+        ({"option": "SystemdCgroup = false"}, "cgroupfs"),
+        ({"option": ""}, "cgroupfs"),
+        ({"option": "SystemdCgroup = false", "default": "my.one"}, "systemd"),
+        # Not to be known: nothing is said.
+        ({"option": "", "type": "io.containerd.kata.v2"}, None),
+        ({"option": "", "default": "gone"}, None),
+    ],
+)
+def test_cgroup_driver_of_containerd(change: dict[str, str], driver: str | None) -> None:
+    """In the form of `containerd config dump` (1.6.20)."""
+    values = {"default": "runc", "type": "io.containerd.runc.v2", **change}
+    text = DUMP
+    for key, value in values.items():
+        text = text.replace(f"{{{key}}}", value)
+    assert _host.cgroup_driver_in(text) == driver
+    assert _host.cgroup_driver_in("") is None
+
+
+def test_a_runtime_that_tells_the_kubelet_its_driver_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet goes by what the runtime says (CRI RuntimeConfig), whatever its own configuration has."""
+    dump = DUMP.replace("{default}", "runc").replace("{type}", "io.containerd.runc.v2")
+    monkeypatch.setattr(_host, "output", lambda _argv: dump)
+    monkeypatch.setattr(_host, "runtime_answers", lambda _endpoint, method: f"{method} is not implemented")
+    assert _host.runtime_cgroup_driver("unix:///run/containerd/containerd.sock") == "cgroupfs"
+    assert _host.runtime_cgroup_driver("unix:///run/crio/crio.sock") is None
+    monkeypatch.setattr(_host, "runtime_answers", lambda *_endpoint, **_method: None)
+    assert _host.runtime_cgroup_driver("unix:///run/containerd/containerd.sock") is None
+
+
+@pytest.mark.parametrize(
+    ("state", "enabled"),
+    [("enabled", True), ("static", True), ("enabled-runtime", False), ("disabled", False), ("linked", False)],
+)
+def test_a_unit_that_is_enabled_until_the_next_reboot_is_not_enabled(
+    state: str, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = f"LoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState={state}\nMainPID=0\n"
+    monkeypatch.setattr(_host, "output", lambda _argv: shown)
+    assert _host.kubelet_unit().enabled is enabled
+
+
 def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading its stat says ESRCH, if it was there to be opened."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubelet, _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, START, Problem
 
 SPEC = _kubelet.KubeletSpec("systemd", "unix:///run/c.sock", "/etc/kubernetes/manifests", "/etc/k/kubelet.yaml")
 RUNNING = _kubelet.Unit("loaded", True, True, False, ["/usr/bin/kubelet", "--config=/etc/k/kubelet.yaml"], 1000.0)
@@ -46,25 +49,52 @@ def test_drop_in_clears_the_command_line_before_setting_it() -> None:
     assert parser["Service"]["Restart"] == "always"
 
 
+WANTED = "maxPods: 20\n"
+
+
 @pytest.mark.parametrize(
-    ("change", "newest", "words"),
+    ("change", "before", "written", "words"),
     [
-        ({}, 900.0, None),
-        ({"enabled": False}, 900.0, "not enabled"),
-        ({"active": False}, 900.0, "not running"),
-        ({"argv": ["/usr/bin/kubelet"]}, 900.0, "without the override"),
-        ({}, 1100.0, "older configuration"),
-        ({"need_reload": True}, 900.0, "unit files changed"),
-        ({"replaced": True}, 900.0, "runs a program that was replaced since"),
-        ({"replaced": True}, 1100.0, "older configuration kubelet.service: runs a program that was replaced"),
+        ({}, WANTED, 900.0, None),
+        ({"active": False}, WANTED, 900.0, "not running"),
+        ({"argv": ["/usr/bin/kubelet"]}, WANTED, 900.0, "without the override"),
+        ({"replaced": True}, WANTED, 900.0, "runs a program that was replaced since"),
         # It starts the new one anyway.
-        ({"replaced": True, "active": False}, 900.0, "not running"),
+        ({"replaced": True, "active": False}, WANTED, 900.0, "not running"),
+        # What it was started with is known, and is what counts, whatever the clocks were like.
+        ({"config": WANTED}, WANTED, 1100.0, None),
+        ({"config": WANTED}, WANTED, 9e9, None),
+        ({"config": "maxPods: 10\n"}, WANTED, 900.0, "older configuration"),
+        ({"config": "maxPods: 10\n"}, "maxPods: 10\n", 900.0, "older configuration"),
+        ({"config": WANTED}, "edited since, and never read\n", 1100.0, None),
+        ({"config": WANTED}, None, 0.0, None),
+        ({"config": "", "replaced": True}, WANTED, 900.0, "older configuration kubelet.service: runs a program"),
+        # It is not known, as after a run of a former version: the time of the file tells, unless it is ahead of the clock.
+        ({}, WANTED, 1100.0, "older configuration"),
+        ({}, "maxPods: 10\n", 900.0, "older configuration"),
+        ({}, None, 0.0, "older configuration"),
+        ({}, WANTED, 9e9, None),
+        # Done without a restart.
+        ({"enabled": False, "config": WANTED}, WANTED, 900.0, None),
+        ({"need_reload": True, "config": WANTED}, WANTED, 900.0, None),
     ],
 )
-def test_restart(change: dict[str, object], newest: float, words: str | None) -> None:
-    unit = _kubelet.Unit(**{**RUNNING.__dict__, **change})  # type: ignore[arg-type]
-    reasons = _kubelet.restart_reasons(unit, SPEC, newest)
+def test_restart(change: dict[str, object], before: str | None, written: float, words: str | None) -> None:
+    unit = dataclasses.replace(RUNNING, **change)  # type: ignore[arg-type]
+    reasons = _kubelet.restart_reasons(unit, SPEC, WANTED, before, written, now=2000.0)
     assert (not reasons) if words is None else words in " ".join(reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, []),
+        ({"enabled": False}, ["kubelet.service: not enabled, etcd would not come back after a reboot"]),
+        ({"need_reload": True}, ["kubelet.service: unit files changed since systemd read them"]),
+    ],
+)
+def test_what_needs_no_restart(change: dict[str, object], words: list[str]) -> None:
+    assert _kubelet.unit_reasons(dataclasses.replace(RUNNING, **change)) == words  # type: ignore[arg-type]
 
 
 def test_file_reasons() -> None:
@@ -77,18 +107,23 @@ def test_file_reasons() -> None:
 )
 def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     spec = _kubelet.KubeletSpec("systemd", "s", "m", "c", extra={field: "x"})
-    assert field in _kubelet.config_problems(spec)[0]
+    (problem,) = _kubelet.config_problems(spec)
+    assert f"etcd_kubelet_config must not set {field}" in problem.text and problem.stops == PROCESSES
 
 
-def test_a_masked_unit_is_not_unmasked() -> None:
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("masked", "systemctl unmask kubelet"),
+        ("not-found", "no usable kubelet.service (not-found)"),
+        ("bad-setting", "no usable kubelet.service (bad-setting)"),
+    ],
+)
+def test_a_unit_that_cannot_be_started(state: str, words: str) -> None:
+    """It keeps no certificate from being renewed."""
     assert _kubelet.unit_problems(RUNNING) == []
-    masked = _kubelet.Unit("masked", False, False, False, [], 0.0)
-    assert "systemctl unmask kubelet" in _kubelet.unit_problems(masked)[0]
-
-
-def test_a_program_without_a_unit() -> None:
-    unit = _kubelet.Unit(**{**RUNNING.__dict__, "load_state": "not-found"})
-    assert "no usable kubelet.service (not-found)" in _kubelet.unit_problems(unit)[0]
+    (problem,) = _kubelet.unit_problems(dataclasses.replace(RUNNING, load_state=state))
+    assert words in problem.text and problem.stops == PROCESSES
 
 
 # What is done to the program while it runs, and whether the process is then of another one than would be started now.
@@ -120,19 +155,313 @@ def test_a_program_that_was_replaced_while_it_runs(case: str, tmp_path: Path) ->
 
 
 def test_what_a_file_was_is_observed_where_it_is_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, drop_in = tmp_path / "kubelet.yaml", tmp_path / "drop-in.conf"
-    monkeypatch.setattr(_kubelet, "DROP_IN", str(drop_in))
-    monkeypatch.setattr(_host, "kubelet_unit", lambda: RUNNING)
-    facts = {"systemd": True, "kubelet_version": "v1.36.3", "cgroup_version": 2}
-    params = {
-        "kubelet": {"cgroup_driver": "systemd", "config_path": str(config), "extra": {}},
-        "runtime_endpoint": "unix:///run/c.sock",
-        "manifests_dir": str(tmp_path),
+    host = Host(tmp_path, monkeypatch)
+    host.config.write_text("maxPods: 5\n", encoding="utf-8")
+    os.chmod(host.config, 0o640)
+    seen = host.observe()
+    assert seen["previous"] == {
+        str(host.config): {"text": "maxPods: 5\n", "mode": "0640"},
+        **{path: None for path in seen["files"] if path != str(host.config)},
     }
-    config.write_text("maxPods: 5\n", encoding="utf-8")
-    os.chmod(config, 0o640)
-    seen = _observe.observe_kubelet(params, facts, [])
-    assert seen["previous"] == {str(config): {"text": "maxPods: 5\n", "mode": "0640"}, str(drop_in): None}
-    for path, text in seen["files"].items():
-        Path(path).write_text(text, encoding="utf-8")
-    assert _observe.observe_kubelet(params, facts, [])["previous"] == {}
+    host.write(seen)
+    assert host.observe()["previous"] == {}
+
+
+class Host:
+    """A host under a directory: what `observe_kubelet` sees of it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.config, self.manifests = root / "work" / "kubelet.yaml", root / "manifests"
+        self.data, self.started_with = root / "data", root / "started-with"
+        self.unit = dataclasses.replace(RUNNING, argv=["/usr/bin/kubelet", f"--config={self.config}"])
+        self.drop_ins: list[_kubelet.UnitFile] = []
+        for directory in (self.config.parent, self.manifests, root / "drop-ins"):
+            directory.mkdir()
+        for name, file in (("DROP_IN", "20.conf"), ("DATA_DROP_IN", "30.conf"), ("PAGE_CONFIG", "kubelet.conf")):
+            monkeypatch.setattr(_kubelet, name, str(root / "drop-ins" / file))
+        monkeypatch.setattr(_kubelet, "STARTED_WITH", str(self.started_with))
+        monkeypatch.setattr(_host, "kubelet_unit", lambda: self.unit)
+        monkeypatch.setattr(_host, "kubelet_drop_ins", lambda: self.drop_ins)
+        monkeypatch.setattr(_host, "kubelet_environment", list)
+        monkeypatch.setattr(_host, "copied_key_dirs", list)
+
+    def observe(self, problems: list[Problem] | None = None, driver: str | None = None) -> dict[str, Any]:
+        """As etcd_host_info does."""
+        facts = {
+            "systemd": True,
+            "kubelet_version": "v1.36.3",
+            "cgroup_version": 2,
+            "runtime_cgroup_driver": driver,
+        }
+        params = {
+            "kubelet": {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}},
+            "runtime_endpoint": "unix:///run/c.sock",
+            "manifests_dir": str(self.manifests),
+            "data_dir": str(self.data),
+        }
+        command = _observe.arguments_in(str(self.manifests / "etcd.yaml"))
+        return _observe.observe_kubelet(params, facts, command, [] if problems is None else problems)
+
+    def write(self, seen: dict[str, Any]) -> None:
+        """Write the files, as the role does."""
+        for path, text in seen["files"].items():
+            Path(path).write_text(text, encoding="utf-8")
+
+    def install(self) -> None:
+        """A manifest, and the record of a member that has run."""
+        text = f"spec:\n  containers:\n  - command:\n    - etcd\n    - --data-dir={self.data}\n    image: x\n"
+        (self.manifests / "etcd.yaml").write_text(text, encoding="utf-8")
+        (self.config.parent / "member.json").write_text("{}", encoding="utf-8")
+
+    def start(self) -> subprocess.CompletedProcess[str]:
+        """What systemd runs before the kubelet."""
+        script = self.config.parent / "before-kubelet.sh"
+        return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_files_of_a_former_version_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was added since counts from the next start on: no kubelet restarts for it, and the second run has nothing to do."""
+    host = Host(tmp_path, monkeypatch)
+    files = host.observe()["files"]
+    for path in (str(host.config), _kubelet.DROP_IN):
+        Path(path).write_text(files[path], encoding="utf-8")
+        os.utime(path, (900.0, 900.0))
+    seen = host.observe()
+    assert seen["restart"] == [] and {reason.split(": ")[0] for reason in seen["reasons"]} == {
+        _kubelet.DATA_DROP_IN,
+        str(host.config.parent / "before-kubelet.sh"),
+    }
+    host.write(seen)
+    os.utime(host.config, (900.0, 900.0))
+    assert host.observe()["reasons"] == []
+
+
+@pytest.mark.parametrize("left", ["nothing", "what etcd makes before it fails", "the log of another directory"])
+@pytest.mark.parametrize("directory", ["data", "a name with blanks, 'quotes' and $HOME"])
+def test_the_kubelet_does_not_start_etcd_without_its_data(
+    left: str, directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.data = tmp_path / directory
+    host.write(host.observe())
+    assert host.start().returncode == 0, "a fresh host"
+    assert host.started_with.read_text(encoding="utf-8") == host.config.read_text(encoding="utf-8")
+    host.install()
+    (host.data / "member" / "snap").mkdir(parents=True)
+    if left != "nothing":
+        (host.data / "member" / "snap" / "db").write_bytes(b"x")
+    if left == "the log of another directory":
+        (host.data / "0000000000000000-0000000000000000.wal").write_bytes(b"x")
+    done = host.start()
+    assert done.returncode == 1 and done.stderr.startswith("<3>etcd is not started")
+    assert f"{host.data}/member/wal/*.wal" in done.stderr and "Mount it" in done.stderr
+    host.unit = dataclasses.replace(host.unit, active=False)
+    assert host.observe()["held"]
+    (host.data / "member" / "wal").mkdir()
+    (host.data / "member" / "wal" / "0000000000000007-0000000000000000.wal").write_bytes(b"x")
+    assert host.start().returncode == 0 and not host.observe()["held"], "the volume is back"
+
+
+@pytest.mark.parametrize(
+    "without", ["the record: a first run that was killed", "the manifest: the member is being replaced", "both"]
+)
+def test_what_the_kubelet_may_start(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.write(host.observe())
+    host.install()
+    if "manifest" not in without:
+        (host.config.parent / "member.json").unlink()
+    if "record" not in without:
+        (host.manifests / "etcd.yaml").unlink()
+    host.unit = dataclasses.replace(host.unit, active=False)
+    assert host.start().returncode == 0 and not host.observe()["held"]
+
+
+def test_a_copy_that_cannot_be_made_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, monkeypatch)
+    monkeypatch.setattr(_kubelet, "STARTED_WITH", "/nowhere/kubelet.yaml")
+    host.write(host.observe())
+    assert host.start().returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("directories", "line"),
+    [
+        (("/var/lib/etcd",), 'RequiresMountsFor="/var/lib/etcd"'),
+        (("/var/lib/etcd", "/mnt/ssd"), 'RequiresMountsFor="/var/lib/etcd" "/mnt/ssd"'),
+        # As systemd 252 reads it: /mnt/a b%c/d\e"f
+        (('/mnt/a b%c/d\\e"f',), 'RequiresMountsFor="/mnt/a b%%c/d\\\\e\\"f"'),
+    ],
+)
+def test_the_volume_is_waited_for(directories: tuple[str, ...], line: str) -> None:
+    lines = _kubelet.render_data_drop_in(dataclasses.replace(SPEC, data_dirs=directories)).splitlines()
+    unit = lines[lines.index("[Unit]") + 1 : lines.index("[Service]")]
+    assert unit == [line, "StartLimitIntervalSec=0"]
+    assert 'ExecStartPre=/bin/sh "/etc/k/before-kubelet.sh"' in lines
+
+
+def test_a_link_leads_to_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.data.symlink_to(tmp_path / "ssd")
+    assert f'"{host.data}" "{tmp_path}/ssd"' in host.observe()["files"][_kubelet.DATA_DROP_IN]
+
+
+OURS = _kubelet.UnitFile(_kubelet.DROP_IN, _kubelet.render_drop_in(SPEC))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        (
+            "90-site.conf",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/var/lib/kubelet/config.yaml\n",
+            True,
+        ),
+        ("21-a.conf", "[Service]\nExecStart =\n  ExecStart = /usr/bin/kubelet \\\n  --config=/other.yaml\n", True),
+        # Without a command there is nothing to start.
+        ("90-site.conf", "[Service]\nExecStart=\n", True),
+        (
+            "90-site.conf",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/etc/k/kubelet.yaml --v=4\n",
+            False,
+        ),
+        (
+            "90-site.conf",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet \\\n --config=/etc/k/kubelet.yaml\n",
+            False,
+        ),
+        ("90-site.conf", "[Service]\nEnvironment=A=ExecStart=b\nExecStartPre=/bin/true\n#ExecStart=/bin/x\n", False),
+        ("10-kubeadm.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet $KUBELET_CONFIG_ARGS\n", False),
+        ("kubelet.conf", "apiVersion: kubelet.config.k8s.io/v1beta1\n", False),
+    ],
+)
+def test_a_drop_in_that_takes_the_command_line_is_named(name: str, text: str, named: bool) -> None:
+    other = _kubelet.UnitFile(f"/run/systemd/system/kubelet.service.d/{name}", text)
+    problems = _kubelet.override_problems(sorted([OURS, other], key=lambda item: item.path.rsplit("/")[-1]), SPEC)
+    assert [problem.stops for problem in problems] == ([PROCESSES] if named else [])
+    assert all(other.path in problem.text for problem in problems)
+
+
+def test_a_fresh_host_has_no_drop_in_that_wins() -> None:
+    """Ours is not there yet, and will sort after kubeadm's."""
+    kubeadm = _kubelet.UnitFile(
+        "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", "[Service]\nExecStart=/x\n"
+    )
+    assert _kubelet.override_problems([kubeadm], SPEC) == []
+
+
+def test_of_several_drop_ins_the_last_one_counts() -> None:
+    other = _kubelet.UnitFile("/etc/90.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/x\n")
+    last = _kubelet.UnitFile(
+        "/etc/95.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/etc/k/kubelet.yaml\n"
+    )
+    assert _kubelet.override_problems([OURS, other, last], SPEC) == []
+
+
+def test_drop_ins_are_read_as_systemd_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name whatever the directory; of two with one name the one of the first directory; for all services too."""
+    for path, text in (
+        ("etc/kubelet.service.d/20-a.conf", "etc"),
+        ("usr/kubelet.service.d/20-a.conf", "masked"),
+        ("usr/kubelet.service.d/10-kubeadm.conf", "package"),
+        ("run/kubelet.service.d/90-site.conf", "run"),
+        ("etc/service.d/50-all.conf", "all"),
+        ("etc/kubelet.service.d/README", "no drop-in"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    (tmp_path / "etc/kubelet.service.d/95-broken.conf").symlink_to("nowhere")
+    directories = " ".join(str(tmp_path / name) for name in ("etc", "run", "usr"))
+    monkeypatch.setattr(_host, "output", lambda _argv: f"{directories}\n")
+    assert [item.text for item in _host.kubelet_drop_ins()] == ["package", "etc", "all", "run", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("KUBELET_EXTRA_ARGS=--node-ip=10.0.0.6\n", "--node-ip=10.0.0.6"),
+        ('KUBELET_EXTRA_ARGS="--v=4 --node-ip=10.0.0.6"\n', "--v=4 --node-ip=10.0.0.6"),
+        ('[Service]\nEnvironment="KUBELET_EXTRA_ARGS=--v=4"\n', "--v=4"),
+        ("KUBELET_EXTRA_ARGS=\n", None),
+        ('KUBELET_EXTRA_ARGS=""\n', None),
+        ("# KUBELET_EXTRA_ARGS=--v=4\n", None),
+        ("KUBELET_EXTRA_ARGS=--v=4\nKUBELET_EXTRA_ARGS=\n", None),
+        ("[Service]\nExecStart=/usr/bin/kubelet $KUBELET_EXTRA_ARGS\n", None),
+    ],
+)
+def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> None:
+    warnings = _kubelet.dropped_arguments([_kubelet.UnitFile("/etc/default/kubelet", text)])
+    assert len(warnings) == (value is not None)
+    assert all(f"/etc/default/kubelet sets KUBELET_EXTRA_ARGS={value}," in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("driver", "wanted", "words"),
+    [
+        ("cgroupfs", "systemd", "SystemdCgroup = true in /etc/containerd/config.toml"),
+        ("systemd", "cgroupfs", "SystemdCgroup = false in /etc/containerd/config.toml"),
+        ("systemd", "systemd", None),
+        (None, "cgroupfs", None),
+    ],
+)
+def test_a_runtime_with_another_cgroup_driver(driver: str | None, wanted: str, words: str | None) -> None:
+    """A member that runs goes on, and its certificates are renewed."""
+    problems = _kubelet.runtime_problems(dataclasses.replace(SPEC, cgroup_driver=wanted), driver)
+    assert [problem.stops for problem in problems] == ([(FOUND, START)] if words else [])
+    assert all(
+        words in problem.text and f"set etcd_cgroup_driver: {driver}" in problem.text for problem in problems if words
+    )
+
+
+def test_problems_of_the_kubelet_are_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.drop_ins = [_kubelet.UnitFile("/etc/90-site.conf", "[Service]\nExecStart=\n")]
+    problems: list[Problem] = []
+    host.observe(problems, driver="cgroupfs")
+    assert [words for problem in problems for words in ("90-site.conf", "SystemdCgroup") if words in problem.text] == [
+        "90-site.conf",
+        "SystemdCgroup",
+    ]
+
+
+PAGE_UNIT = dataclasses.replace(RUNNING, argv=["/usr/bin/kubelet", f"--config={_kubelet.PAGE_CONFIG}"])
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_ours", "there", "keys", "words"),
+    [
+        (RUNNING, True, False, [], []),
+        (RUNNING, True, True, [], [f"rm {_kubelet.PAGE_CONFIG}"]),
+        # The kubelet may still need it: nobody is told to remove it.
+        (PAGE_UNIT, True, True, [], []),
+        (RUNNING, False, True, [], []),
+        (
+            RUNNING,
+            True,
+            False,
+            ["/tmp/10.0.0.7/pki"],
+            ["private keys of members are left from the setup by hand in /tmp/10.0.0.7/pki."],
+        ),
+    ],
+)
+def test_what_the_page_leaves_behind(
+    unit: _kubelet.Unit, is_ours: bool, there: bool, keys: list[str], words: list[str]
+) -> None:
+    warnings = _kubelet.page_warnings(unit, is_ours, there, keys)
+    assert len(warnings) == len(words) and all(word in warning for word, warning in zip(words, warnings))
+
+
+def test_copies_of_keys_are_found_where_the_page_makes_them(tmp_path: Path) -> None:
+    for path in (
+        "tmp/10.0.0.7/pki/etcd/peer.key",
+        "tmp/10.0.0.8/pki/apiserver-etcd-client.key",
+        "home/ubuntu/pki/etcd/server.key",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    for path in ("tmp/10.0.0.6", "tmp/x/pki/etcd", "root/pki"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "tmp/10.0.0.6/kubeadmcfg.yaml").touch()
+    (tmp_path / "tmp/x/pki/etcd/ca.crt").touch()
+    found = _host.copied_key_dirs(str(tmp_path))
+    assert found == [str(tmp_path / path) for path in ("home/ubuntu/pki", "tmp/10.0.0.7/pki", "tmp/10.0.0.8/pki")]

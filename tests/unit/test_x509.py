@@ -137,6 +137,10 @@ def test_name_constraints(tmp_path: Path, constraints: str, forbidden: list[str]
     assert _x509.forbidden_names(authority, ["localhost", "127.0.0.1", "::1"]) == forbidden
 
 
+# sys.prefix and sys.base_prefix of the distribution's own Python.
+SYSTEM = ("/usr", "/usr")
+
+
 @pytest.mark.parametrize(
     ("release", "python", "package"),
     [
@@ -149,8 +153,26 @@ def test_name_constraints(tmp_path: Path, constraints: str, forbidden: list[str]
     ],
 )
 def test_package_of_the_library_by_distribution(release: str, python: str, package: str) -> None:
-    problem = _host.cryptography_problem(None, release, python)
+    """The message and the run name the same one."""
+    problem = _host.cryptography_problem(None, release, python, SYSTEM)
     assert problem and f"Install the package {package} (" in problem and problem.startswith(python)
+    assert _host.cryptography_package(release, python, SYSTEM) == package
+
+
+@pytest.mark.parametrize("prefixes", [("/opt/py", "/usr"), ("/usr/local", "/usr/local")])
+def test_a_python_that_no_package_is_for(prefixes: tuple[str, str]) -> None:
+    """A virtual environment, and one that was built on the host: nothing is installed in vain."""
+    problem = _host.cryptography_problem(None, "ID=debian\n", "/opt/py/bin/python", prefixes, installs=True)
+    assert problem and "/opt/py/bin/python -m pip install" in problem and "ansible_python_interpreter" in problem
+    assert "etcd_install_dependencies" not in problem
+    assert _host.cryptography_package("ID=debian\n", "/opt/py/bin/python", prefixes) is None
+
+
+@pytest.mark.parametrize("version", [None, "2.8"])
+def test_what_is_set_is_not_advised(version: str | None) -> None:
+    problem = _host.cryptography_problem(version, "ID=debian\n", "/usr/bin/python3", SYSTEM, installs=True)
+    assert problem and "or set etcd_install_dependencies" not in problem
+    assert "the package python3-cryptography (this distribution) has not helped" in problem
 
 
 def test_library_that_is_too_old() -> None:

@@ -122,7 +122,7 @@ BUGS = [
     # What is handed over.
     Bug("whatever a host asks for", STEPS, "if kind not in member.kinds:", "if kind not in LEAVES:", "test_pki.py"),
     Bug("address of a server", PKI, "if any(LEAVES[kind][2] for kind in kinds) and", "if False and", "test_pki.py"),
-    Bug("another CA's ca.crt replaced", PLANES, 'pki.get("ca_fingerprint") not in (None, wanted)', "False", "test_control_plane.py"),
+    Bug("another CA's ca.crt replaced", PLANES, 'pki.get("ca_id") not in (None, wanted)', "False", "test_control_plane.py"),
     Bug("another CA's client replaced", PLANES, '("other-ca" in item["reasons"] or other)', "False", "test_control_plane.py"),
     Bug("member and control plane", PLANES, "    if host in members:\n        return [\n", "    if False:\n        return [\n",
         "test_control_plane.py"),

@@ -779,7 +779,7 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
 
 def test_nothing_is_sealed_for_what_is_no_key_of_ours() -> None:
     for recipient in ("", _x509.public_pem(_x509.make_key("RSA-2048").public_key())):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"\w"):
             _x509.seal(b"secret", recipient)
 
 

@@ -14,6 +14,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
     merged,
 )
 from test_plan import CLUSTER, FRESH, observed, up
+from test_run import ALL_UP, planned
+from test_run import observations as complete
 
 
 @pytest.mark.parametrize(
@@ -326,3 +328,42 @@ def test_what_the_absence_of_the_ca_host_stops() -> None:
         del observations["infra0"]
         observations["infra1"]["reasons"]["certificates"] = ["etcd/peer.crt: x"]
         assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations)] == [stops]
+
+
+# --- What follows for a run ----------------------------------------------------------------------------------------------
+
+
+def whole(observations: dict[str, Any]) -> dict[str, Any]:
+    """The plan of site.yml, with these PKIs on hosts where nothing else differs."""
+    found = complete(*ALL_UP)
+    for host, item in found.items():
+        item["pki"] = {**item["pki"], **observations[host]["pki"]}
+        item["etcd"] = {**item["etcd"], **{k: v for k, v in observations[host]["etcd"].items() if k in ADDED}}
+    return planned(found)
+
+
+ADDED = ("trusts", "record", "known_addresses")
+
+
+@pytest.mark.parametrize("hosts", [[NEW, NEW, NEW], [NEW, {}, {}], [ISSUED, ISSUED, ISSUED]])
+def test_a_run_with_an_exchanged_ca_does_nothing(hosts: list[dict[str, Any]]) -> None:
+    plan = whole(running(*hosts))
+    assert plan["action"] == "refuse" and plan["order"] == plan["start"] == plan["record"] == []
+    assert len(plan["problems"]) == 1 and "was exchanged while etcd runs" in plan["problems"][0]
+
+
+def test_a_run_brings_a_renewed_ca_certificate_to_the_members() -> None:
+    plan = whole(with_pki(infra0={"ca_fingerprint": "f2"}))
+    assert plan["certificates"] and not plan["settled"] and plan["problems"] == [] and plan["action"] == "nothing"
+    assert any("infra1, infra2: certificates: etcd/ca.crt: the CA's certificate" in line for line in plan["lines"])
+    assert plan["replace_ca"] == [] and not plan["ca"]
+
+
+def test_hosts_that_leave_an_address_in_a_run() -> None:
+    """Only those whose member has its turn: the others keep the certificates with both addresses."""
+    found = complete(*ALL_UP, differs="1")
+    for host in ("infra1", "infra2"):
+        found[host]["etcd"]["known_addresses"] = ["10.0.0.99"]
+    plan = planned(found)
+    assert plan["moves"] == ["infra1"] and plan["order"] == ["infra1"]
+    assert plan["known_addresses"] == {"infra0": [], "infra1": ["10.0.0.99"], "infra2": ["10.0.0.99"]}

@@ -477,7 +477,8 @@ def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2
 
     The server's own certificate is not looked at, and nothing is asked that would need it.
     """
-    # With TLS 1.2 a refusal is part of the handshake. With 1.3 it may be lost, and is tried only if the server wants that.
+    # With TLS 1.2 a refusal is part of the handshake. With 1.3, tried only if the server insists on it, it comes after that, and is lost
+    # if we send anything before it is read.
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -487,6 +488,11 @@ def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2
             context.minimum_version = context.maximum_version = version
             context.load_cert_chain(cert, key)
             with socket.create_connection((host, port), timeout=timeout) as plain, context.wrap_socket(plain) as tls:
+                if version == ssl.TLSVersion.TLSv1_3:
+                    tls.settimeout(min(0.5, timeout))
+                    with contextlib.suppress(socket.timeout):
+                        tls.recv(1)
+                    tls.settimeout(timeout)
                 tls.sendall(b"GET /version HTTP/1.0\r\n\r\n")
                 return bool(tls.recv(1))
         except ssl.SSLError as exc:

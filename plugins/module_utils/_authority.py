@@ -154,7 +154,13 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     # Without a record the certificates of the members tell what their CA was.
     issued = [item for item in pki.values() if item.get("certificates")]
     all_foreign = bool(issued) and all(len(item.get("foreign", [])) == len(item["certificates"]) for item in issued)
-    unsigned = [host for host in pki if host == cluster.ca_host and etcd[host].get("formed") and all_foreign]
+    # They are of no use anyway if what runs refuses them.
+    in_use = not any(etcd[host].get("trusts") == "untrusted" for host in pki)
+    unsigned = [
+        host
+        for host in pki
+        if host == cluster.ca_host and etcd[host].get("formed") and not recorded[host] and all_foreign and in_use
+    ]
     problems = []
     for hosts, evidence in (
         (changed, "the record of its member (/etc/kubernetes/kubeadm-etcd/member.json) names another CA"),

@@ -641,8 +641,9 @@ def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str
 
 
 # What a running etcd trusts, compared with ca.crt as it is installed: the same certificate, an earlier one of the same CA, the CA
-# that was there before, or it cannot be told.
-INSTALLED, EARLIER, FORMER, UNKNOWN = "installed", "earlier", "former", "unknown"
+# that was there before, or it cannot be told. UNTRUSTED: it refuses the certificates that are there, which ca.crt has not signed: others
+# of ca.crt cannot be worse.
+INSTALLED, EARLIER, FORMER, UNTRUSTED, UNKNOWN = "installed", "earlier", "former", "untrusted", "unknown"
 
 
 def trusted_ca(
@@ -675,7 +676,9 @@ def trusted_ca(
             return FORMER
         refused = refused or accepted is False
     # It does not trust who signed the leaves: a ca.crt that has not been touched since its start is what it has read.
-    return INSTALLED if refused and not stale and os.stat(path).st_ctime < started else UNKNOWN
+    if not refused:
+        return UNKNOWN
+    return INSTALLED if not stale and os.stat(path).st_ctime < started else UNTRUSTED
 
 
 def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any]:

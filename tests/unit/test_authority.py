@@ -224,6 +224,11 @@ DOWN = {"trusts": "unknown", "record": "f"}
         ([{**DOWN, "ca": "new"}, {}, {}], ["on infra0 is not the CA of cluster"]),
         ([{"ca": "new", "trusts": "unknown", "foreign": ALL}] * 3, ["another CA has signed the certificates of all"]),
         ([{"ca": "new", "trusts": "unknown"}] * 3, []),
+        # The way back from the damage: the former ca.crt is there again, the certificates are still those of the other CA.
+        ([{"ca": "f", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, []),
+        ([{"ca": "f", "trusts": "untrusted", "foreign": ALL}] * 3, []),
+        ([{"ca": "f", "trusts": "unknown", "foreign": ALL, "record": "f"}] * 3, []),
+        ([{"ca": "new", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, ["is not the CA of cluster"]),
         # What runs wins over the record.
         ([{"ca": "new", "record": "f"}] * 3, []),
         ([{"ca": "new", "record": "f"}, {"ca": "new", "record": "f", "trusts": "unknown"}, {"ca": "new"}], []),

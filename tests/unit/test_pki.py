@@ -902,7 +902,7 @@ def test_a_member_does_not_choose_its_former_addresses(tmp_path: Path) -> None:
         ("former", "installed", "after", _pki.FORMER),
         # Exchanged while it did not run.
         ("installed", "former", "before", _pki.INSTALLED),
-        ("installed", "former", "after", _pki.UNKNOWN),
+        ("installed", "former", "after", _pki.UNTRUSTED),
         ("nobody asks", "installed", "before", _pki.UNKNOWN),
         ("installed", "expired", "after", _pki.UNKNOWN),
     ],
@@ -931,7 +931,7 @@ def test_which_ca_runs(tmp_path: Path, loaded: str, leaves: str, since: str, exp
     assert _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now) == expected
     # One that sees another directory has not read this file, whenever it was started.
     stale = _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now, stale=True)
-    assert stale == (_pki.UNKNOWN if (loaded, leaves, since) == ("installed", "former", "before") else expected)
+    assert stale == (_pki.UNTRUSTED if (loaded, leaves, since) == ("installed", "former", "before") else expected)
     assert _pki.trusted_ca(str(tmp_path / "pki"), 0.0, accepts, now) == _pki.UNKNOWN
 
 

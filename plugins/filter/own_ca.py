@@ -11,61 +11,90 @@ version_added: 0.1.0
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
-  - Reads a CA certificate and its key on the controller and says what is wrong with them. Returns nothing of the key.
+  - Takes the text of a CA certificate and of its key and says what is wrong with them. Returns nothing of the key.
+  - The lookup C(ansible.builtin.file) reads both and decrypts what ansible-vault has encrypted. With C(errors='ignore') this filter
+    reports what could not be read.
   - Without a key, the key is on the CA host already, or the CA signs elsewhere.
 positional: key, passphrase
 options:
   _input:
-    description: File with the CA certificate. Empty where there is none.
-    type: path
+    description: Text of the CA certificate (PEM). Empty if there is none, or if it could not be read.
+    type: str
     required: true
   key:
-    description: File with the private key. Empty where there is none.
-    type: path
+    description: Text of the private key (PEM). Empty if there is none, or if it could not be read.
+    type: str
     default: ""
   passphrase:
-    description: Passphrase of the private key, where that is encrypted.
+    description: Passphrase of the private key, if that is encrypted.
     type: str
+    default: ""
+  cert_file:
+    description: The file that the certificate was read from, for messages. Empty if there is none.
+    type: path
+    default: ""
+  key_file:
+    description: The file that the key was read from, for messages. Empty if there is none.
+    type: path
     default: ""
 """
 
 EXAMPLES = r"""
 - name: Check a CA
   ansible.builtin.debug:
-    msg: "{{ 'pki/ca.crt' | kubeadm.etcd.own_ca('pki/ca.key') }}"
+    msg: >-
+      {{ lookup('ansible.builtin.file', '/srv/pki/ca.crt', errors='ignore')
+      | kubeadm.etcd.own_ca(lookup('ansible.builtin.file', '/srv/pki/ca.key', errors='ignore'),
+      cert_file='/srv/pki/ca.crt', key_file='/srv/pki/ca.key') }}
 """
 
 RETURN = r"""
 _value:
   description: >-
-    The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), that of its public key (C(public_key)), whether
-    its key is given (C(key)), and C(problems).
-    Empty where no file is named.
+    The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), what a renewal of it keeps (C(id)), its end (C(not_after)),
+    the fingerprint of its public key (C(public_key)), whether its key is given (C(key)), and C(problems).
+    Empty if no file is named.
   type: dict
 """
 
-import os
 from datetime import datetime, timezone
 from typing import Any
 
 
-def read(variable: str, path: str, problems: list[str]) -> str:
-    """Text of a file named by a variable; a problem where it cannot be read."""
+def reading_problem(variable: str, path: str) -> str:
+    """Why the text of a file named by a variable is not there."""
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        problems.append(f"{variable}: {path} cannot be read on the controller: {reason}. Name a PEM file.")
-        return ""
+        with open(path, encoding="utf-8") as handle:
+            begin = handle.read(100)
+        # What the lookup could have decrypted is not read by anything else.
+        reason = (
+            "it is encrypted by ansible-vault: give its password (--vault-id)"
+            if "$ANSIBLE_VAULT" in begin
+            else "it is empty"
+        )
+    except OSError as exc:
+        reason = str(exc.strerror)
+    except UnicodeDecodeError:
+        reason = "it is not text"
+    return f"{variable}: {path} cannot be read on the controller: {reason}. Name a PEM file."
 
 
-def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
+def own_ca(
+    cert: str | None, key: str | None = "", passphrase: str = "", cert_file: str = "", key_file: str = ""
+) -> dict[str, Any]:
     """See DOCUMENTATION."""
     problems: list[str] = []
-    nothing: dict[str, Any] = {"cert": "", "fingerprint": None, "public_key": None, "key": False, "problems": problems}
-    if not cert:
-        if key:
+    nothing: dict[str, Any] = {
+        "cert": "",
+        "fingerprint": None,
+        "id": None,
+        "not_after": None,
+        "public_key": None,
+        "key": False,
+        "problems": problems,
+    }
+    if not (cert or cert_file):
+        if key or key_file:
             problems.append(
                 "etcd_ca_key is set and etcd_ca_cert is not. Set both, or neither to have a CA made on the CA host."
             )
@@ -73,15 +102,25 @@ def own_ca(cert: str, key: str = "", passphrase: str = "") -> dict[str, Any]:
     # Where there is something to look at: see cluster.py.
     from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _x509
 
-    cert_pem = read("etcd_ca_cert", cert, problems)
-    key_pem = read("etcd_ca_key", key, problems) if key else None
+    files = (("etcd_ca_cert", cert, cert_file), ("etcd_ca_key", key, key_file))
+    problems += [reading_problem(variable, path) for variable, text, path in files if path and not text]
     if not problems:
-        problems += _pki.check_own_ca(cert_pem, key_pem, passphrase, datetime.now(timezone.utc))
+        # Values of a vault are texts of their own kind before ansible-core 2.19.
+        key_pem = str(key) if key else None
+        problems += _pki.check_own_ca(str(cert), key_pem, str(passphrase or ""), datetime.now(timezone.utc))
     if problems:
         return nothing
-    pem = _pki.signing_certificate(cert_pem)
-    public = _x509.public_fingerprint(_x509.load_certificate(pem.encode()).public_key())
-    return {"cert": pem, "fingerprint": _x509.fingerprint(pem), "public_key": public, "key": bool(key), "problems": []}
+    pem = _pki.signing_certificate(str(cert))
+    certificate = _x509.load_certificate(pem.encode())
+    return {
+        "cert": pem,
+        "fingerprint": _x509.fingerprint(pem),
+        "id": _x509.authority_id(certificate),
+        "not_after": _x509.not_after(certificate).isoformat(),
+        "public_key": _x509.public_fingerprint(certificate.public_key()),
+        "key": bool(key),
+        "problems": [],
+    }
 
 
 class FilterModule:

@@ -87,7 +87,9 @@ _value:
       cluster that is being founded), published (hosts whose member names itself only in initial-cluster), order (hosts to be touched one after
       the other), start (hosts to be started all at once), settled (whether no stage has anything to do), certificates (whether any have to be
       made), ca (whether the CA has to be made or brought in), replace_ca (hosts whose ca.crt may be replaced), remove_ca_key (hosts whose
-      ca.key is to be removed), elsewhere (whether certificates are signed elsewhere), import_image (hosts that are to get the image archive),
+      ca.key is to be removed), known_addresses (by host, addresses that its member leaves, which its certificates have until it has moved),
+      moves (hosts whose member leaves an address in this run), elsewhere (whether certificates are signed elsewhere),
+      import_image (hosts that are to get the image archive),
       record (hosts whose record is to be written), speaker (host that speaks for the cluster), asker (host that can tell most of it), lines (the
       plan for people), problems (why nothing is done), held (why certificates are issued and nothing else), warnings, and observed (what tells
       the observations apart that the plan was made of).

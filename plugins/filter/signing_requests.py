@@ -13,7 +13,7 @@ author:
 description:
   - Puts the requests that M(kubeadm.etcd.etcd_pki) made on the members beside the names and addresses that the inventory
     gives them, so that the CA host can refuse a request for another member's name.
-positional: members, variable
+positional: members, variable, known
 options:
   _input:
     description: The variable C(hostvars).
@@ -30,6 +30,10 @@ options:
     description: In which variable each of them has what step C(request) returned.
     type: str
     default: __certificates_requests
+  known:
+    description: Addresses that certificates of members may have besides, by host, as P(kubeadm.etcd.plan#filter) returns them (known_addresses).
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -49,12 +53,20 @@ from typing import Any
 
 
 def signing_requests(
-    hostvars: Any, members: list[dict[str, Any]], variable: str = "__certificates_requests"
+    hostvars: Any,
+    members: list[dict[str, Any]],
+    variable: str = "__certificates_requests",
+    known: dict[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """See DOCUMENTATION."""
     asked = [(member, hostvars[member["host"]].get(variable) or {}) for member in members]
     return [
-        {**member, "csrs": result["csrs"], "serials": serials_in_use(hostvars[member["host"]])}
+        {
+            **member,
+            "csrs": result["csrs"],
+            "serials": serials_in_use(hostvars[member["host"]]),
+            "known_addresses": (known or {}).get(member["host"], []),
+        }
         for member, result in asked
         if result.get("csrs")
     ]

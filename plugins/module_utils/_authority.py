@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What follows from the CA that each host has: may certificates be signed, and would they fit those in use?
 
-Runs on the controller, over observations of `etcd_host_info` by inventory host.
+Runs on the controller, over observations of `etcd_host_info` by inventory host. A CA is its key and its name (ca_id): a renewed
+certificate over both is the same CA, and what the former certificate signed stays valid.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, FOUND, SIGN, Problem
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Observation = Mapping[str, Any]
 
+# What a problem stops that is about signing only: members run and restart with what they have.
+_ISSUING = (FOUND, SIGN)
+
+_DIRECTORY = "/etc/kubernetes/pki/etcd"
+
 
 def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts whose ca.crt is not that of the CA host although their own certificates are: somebody put it there.
+    """Hosts whose ca.crt is not that of the CA host although their own certificates are: it was put there by mistake.
 
-    Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or where its
+    Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or if its
     CA has none.
     """
     signer = observations.get(cluster.ca_host)
@@ -31,17 +37,75 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
     return [
         host
         for host, observation in observations.items()
-        if observation["pki"].get("ca_fingerprint") not in (None, signer["pki"]["ca_fingerprint"])
+        if observation["pki"].get("ca_id") not in (None, signer["pki"]["ca_id"])
         and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
     ]
 
 
+def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any]) -> bool:
+    """Whether the certificate of the user's own CA is to be written on the CA host: another one than there, and not an older one of
+    the same CA."""
+    signer = observations.get(cluster.ca_host)
+    if not signer or not own.get("fingerprint"):
+        return False
+    pki = signer["pki"]
+    if pki.get("ca_id") == own["id"]:
+        # Both in ISO 8601, UTC.
+        return bool(own["not_after"] > pki["ca_not_after"])
+    return bool(pki.get("ca_fingerprint") != own["fingerprint"])
+
+
+def renewal_reasons(
+    cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Hosts whose ca.crt is another certificate of the CA than the one that counts, and the reason to bring it up to date.
+
+    That of the CA host counts, or the user's own if the CA host is to get that.
+    """
+    signer = observations.get(cluster.ca_host)
+    if not signer or not signer["pki"].get("ca_id"):
+        return {}
+    source = own if own and brings_in(cluster, observations, own) else None
+    identity = source["id"] if source else signer["pki"]["ca_id"]
+    wanted = source["fingerprint"] if source else signer["pki"]["ca_fingerprint"]
+    origin = "etcd_ca_cert" if source else cluster.ca_host
+    return {
+        host: f"etcd/ca.crt: the CA's certificate has been renewed ({origin} has the new one)"
+        for host, observation in observations.items()
+        if observation["pki"].get("ca_id") == identity and observation["pki"]["ca_fingerprint"] != wanted
+    }
+
+
+def with_renewals(
+    cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
+) -> dict[str, Observation]:
+    """Observations with the reasons that only a comparison of hosts gives: a CA certificate that was renewed on the CA host."""
+    found = renewal_reasons(cluster, observations, own)
+    return {
+        host: observation
+        if host not in found
+        else {
+            **observation,
+            "reasons": {
+                **observation["reasons"],
+                "certificates": [found[host], *observation["reasons"]["certificates"]],
+            },
+        }
+        for host, observation in observations.items()
+    }
+
+
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts that have a ca.key and should not, where the CA host has its own, so that none is the last one."""
+    """Hosts that have a copy of the CA host's ca.key and should not. A key of another CA may be the only one there is."""
     signer = observations.get(cluster.ca_host)
     if not signer or not signer["pki"].get("ca_key") or signer["pki"].get("ca_problems"):
         return []
-    return [host for host, o in observations.items() if host != cluster.ca_host and o["pki"].get("ca_key")]
+    key = signer["pki"].get("ca_public_key")
+    return [
+        host
+        for host, observation in observations.items()
+        if host != cluster.ca_host and key and observation["pki"].get("ca_public_key") == key
+    ]
 
 
 def signs_elsewhere(cluster: Cluster, observations: Mapping[str, Observation], own_ca: Mapping[str, Any]) -> bool:
@@ -51,7 +115,7 @@ def signs_elsewhere(cluster: Cluster, observations: Mapping[str, Observation], o
 
 
 def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str) -> list[str]:
-    """What a run cannot do by itself where the CA signs elsewhere."""
+    """What a run cannot do by itself if the CA signs elsewhere."""
     wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
     if not wanting:
         return []
@@ -59,6 +123,92 @@ def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str
         f"{', '.join(wanting)} need certificates, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
         f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
     ]
+
+
+def trust_warnings(observations: Mapping[str, Observation]) -> list[str]:
+    """Members that run with an earlier certificate of their CA, whose end they do not survive."""
+    hosts = [host for host, observation in observations.items() if observation["etcd"].get("trusts") == "earlier"]
+    if not hosts:
+        return []
+    return [
+        f"{', '.join(hosts)}: the CA's certificate was renewed after etcd was started. etcd trusts the former one until it restarts, and"
+        " refuses everyone once that has expired. Restart one member after the other before then (docs/certificates.md)."
+    ]
+
+
+def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], repaired: list[str]) -> list[Problem]:
+    """Whether the CA of this run is another one than that of the cluster: what runs decides, then the record.
+
+    repaired: hosts whose ca.crt is replaced by that of the CA host.
+    """
+    pki = {
+        host: item["pki"] for host, item in observations.items() if host not in repaired and item["pki"].get("ca_id")
+    }
+    etcd = {host: observations[host]["etcd"] for host in pki}
+    former = [host for host in pki if etcd[host].get("trusts") == "former"]
+    proven = {pki[host]["ca_id"] for host in pki if etcd[host].get("trusts") in ("installed", "earlier")}
+    if former:
+        return [Problem(_former_ca(cluster, former, pki, [host for host in pki if host not in former], proven))]
+    recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
+    changed = [host for host in pki if recorded[host] and recorded[host] != pki[host]["ca_cert_key"]]
+    # Without a record the certificates of the members tell what their CA was.
+    issued = [item for item in pki.values() if item.get("certificates")]
+    all_foreign = bool(issued) and all(len(item.get("foreign", [])) == len(item["certificates"]) for item in issued)
+    # They are of no use anyway if what runs refuses them.
+    in_use = not any(etcd[host].get("trusts") == "untrusted" for host in pki)
+    unsigned = [
+        host
+        for host in pki
+        if host == cluster.ca_host and etcd[host].get("formed") and not recorded[host] and all_foreign and in_use
+    ]
+    problems = []
+    for hosts, evidence in (
+        (changed, "the record of its member (/etc/kubernetes/kubeadm-etcd/member.json) names another CA"),
+        (unsigned, "another CA has signed the certificates of all members"),
+    ):
+        unproven = [host for host in hosts if pki[host]["ca_id"] not in proven]
+        if unproven:
+            text = (
+                f"{_DIRECTORY}/ca.crt on {', '.join(unproven)} is not the CA of cluster {cluster.name!r}: {evidence}, and no running member"
+                f" accepts this one. Put the former ca.crt back on all members, and its ca.key on {cluster.ca_host}. If the CA was exchanged on"
+                " purpose while no member ran, start the kubelets by hand (`systemctl start kubelet` on every member): the next run sees"
+                " which CA the members run with."
+            )
+            problems.append(Problem(text))
+            break
+    return problems
+
+
+def _former_ca(
+    cluster: Cluster, former: list[str], pki: Mapping[str, Mapping[str, Any]], others: list[str], proven: set[str]
+) -> str:
+    """Members run that trust another CA than the ca.crt beside them: how to get back.
+
+    former: their hosts. others: the other hosts, proven: the CAs that members are known to run with.
+    """
+    # Members that run with the CA that they have: theirs is what is missing on the others.
+    have = [host for host in others if pki[host]["ca_id"] in proven and pki[host]["ca_id"] != pki[former[0]]["ca_id"]]
+    copies = f" ({', '.join(have)} still have it)" if have else ""
+    back = f"Put the former ca.crt back on {', '.join(former)}{copies} and the former ca.key on {cluster.ca_host}, then run site.yml"
+    begin = (
+        f"{_DIRECTORY}/ca.crt on {', '.join(former)} was exchanged while etcd runs: the members there trust the CA that they were"
+        " started with, not this one."
+    )
+    issued = [host for host in former if pki[host].get("certificates") and not pki[host].get("foreign")]
+    if not issued:
+        return (
+            f"{begin} Certificates of this CA would cut the members off from each other and from their clients. {back}: nothing restarts."
+            " Changing the CA of a cluster with data needs both to be trusted for a while, which this playbook does not do."
+        )
+    if issued != former or have:
+        return f"{begin} Some of the certificates are of this CA, some of the former one. {back}: nothing restarts."
+    return (
+        f"{begin} Their certificates are of this CA, so members and clients refuse each other. There are two ways out. 1. {back}: certificates"
+        " are issued again, nothing restarts. 2. If the former CA is lost or must not be used any more, end etcd on all of these hosts at"
+        " once, so that it starts with this CA; that costs some seconds without quorum:"
+        f" `ansible '{':'.join(former)}' -i INVENTORY -b -m ansible.builtin.command -a 'pkill -x etcd'`. Then run site.yml, and give the"
+        " control plane hosts the new CA (docs/certificates.md)."
+    )
 
 
 def ca_problems(
@@ -70,24 +220,30 @@ def ca_problems(
     """
     problems: list[Problem] = []
     own = own or {}
-    own_ca = own.get("fingerprint")
+    own_id = own.get("id")
     signer = observations.get(cluster.ca_host)
-    found = {host: o["pki"]["ca_fingerprint"] for host, o in observations.items() if o["pki"].get("ca_fingerprint")}
+    found = {host: o["pki"]["ca_id"] for host, o in observations.items() if o["pki"].get("ca_id")}
     holders = [host for host in found if host != cluster.ca_host]
     wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
+    # A member whose certificates merely end soon starts with those that it has.
+    usable = all(observations[host]["pki"].get("usable", True) for host in wanting)
+    unsigned = _ISSUING if usable else EVERYTHING
     for host, observation in observations.items():
-        problems.extend(Problem(text, host=host) for text in observation["pki"].get("ca_problems", []))
+        problems.extend(Problem.from_dict(item, host) for item in observation["pki"].get("ca_problems", []))
+    repaired = broken_ca_hosts(cluster, observations)
+    exchanged = trust_problems(cluster, observations, repaired)
+    problems += exchanged
     if signer is None:
         if wanting:
             problems.append(
                 Problem(
                     f"{', '.join(wanting)} need certificates, and the CA host {cluster.ca_host} is not part of this run."
-                    " Run again with it (or without --limit)."
+                    " Run again with it (or without --limit).",
+                    unsigned,
                 )
             )
         return problems
     authority = found.get(cluster.ca_host)
-    repaired = broken_ca_hosts(cluster, observations)
     formed = [host for host, observation in observations.items() if observation["etcd"].get("formed")]
     if authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
@@ -100,15 +256,15 @@ def ca_problems(
                 host=cluster.ca_host,
             )
         )
-    if own_ca and formed and any(fingerprint != own_ca for fingerprint in found.values()):
-        other = [host for host, fingerprint in found.items() if fingerprint != own_ca]
+    other = [host for host, identity in found.items() if identity != own_id and host not in repaired]
+    if own_id and formed and other:
         problems.append(
             Problem(
                 f"etcd_ca_cert is another CA than the one in use on {', '.join(other)}. Changing the CA of a cluster with"
                 " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert."
             )
         )
-    elif own_ca and authority not in (None, own_ca):
+    elif own_id and authority not in (None, own_id):
         problems.append(
             Problem(
                 "etcd/ca.crt is another CA than etcd_ca_cert. It is not replaced: move it and ca.key away if no"
@@ -116,7 +272,7 @@ def ca_problems(
                 host=cluster.ca_host,
             )
         )
-    if authority and not own_ca and formed:
+    if authority and not own_id and formed and not exchanged:
         other = [host for host in holders if found[host] != authority and host not in repaired]
         if other:
             problems.append(
@@ -125,16 +281,17 @@ def ca_problems(
                     " the right ca.crt and ca.key there."
                 )
             )
-    if authority and wanting and not signer["pki"].get("ca_key") and not own_ca:
+    if authority and wanting and not signer["pki"].get("ca_key") and not own_id:
         problems.append(
             Problem(
-                f"{', '.join(wanting)} need certificates, and ca.key is not in /etc/kubernetes/pki/etcd."
-                " Put it back, set etcd_ca_host to the host that has it, or, where the key is kept elsewhere, set etcd_ca_cert"
+                f"{', '.join(wanting)} need certificates, and ca.key is not in {_DIRECTORY}."
+                " Put it back, set etcd_ca_host to the host that has it, or, if the key is kept elsewhere, set etcd_ca_cert"
                 " to a copy of ca.crt: requests are then written to files.",
+                unsigned,
                 host=cluster.ca_host,
             )
         )
-    if own_ca and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
+    if own_id and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
         problems.append(
             Problem(
                 "etcd/ca.key does not belong to etcd_ca_cert. It is not replaced: move it away if no"

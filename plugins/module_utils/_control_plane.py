@@ -11,7 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import ca_problems, signs_elsewhere
+from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+    ca_problems,
+    renewal_reasons,
+    signs_elsewhere,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
     Cluster,
     cluster_name,
@@ -175,7 +179,9 @@ def hand_over(
     reasons = {host: list(observations[host]["reasons"]["certificates"]) for host in hosts}
     for host, other in copied.items():
         reasons[host].append(f"{KIND}.crt: issued again with a key of its own, since {other} has the same one")
-    due = [host for host in hosts if reasons[host]]
+    wanting = [host for host in hosts if reasons[host]]
+    renewed = renewal_reasons(cluster, observations)
+    due = [host for host in hosts if reasons[host] or host in renewed]
     problems = [*cluster.problems, *own_ca.get("problems", []), *unknown_address_problems(cluster)]
     warnings: list[str] = []
     elsewhere = False
@@ -191,6 +197,7 @@ def hand_over(
             ]
             problems += [f"{host}: {text}" for text in way_problems(cluster, observations[host], signer)]
         warnings += member_warnings(cluster, signer)
+        warnings += [f"{cluster.ca_host}: {text}" for text in signer["pki"].get("warnings", [])]
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
     facts = {host: observation["facts"] for host, observation in observations.items()}
     spread, fastest, slowest = clock_spread(facts)
@@ -199,20 +206,30 @@ def hand_over(
             f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
             " them: set up time synchronisation (chrony, systemd-timesyncd)."
         )
-    if cluster.ca_host in lost and due:
+    if cluster.ca_host in lost and wanting:
         problems.append(
-            f"{', '.join(due)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
+            f"{', '.join(wanting)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
             " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
         )
     elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
         problems += merged(ca_problems(cluster, as_members(cluster, reasons, observations), own_ca))
-    if elsewhere and due:
+    if elsewhere and wanting:
         warnings.append(
-            f"{', '.join(due)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
+            f"{', '.join(wanting)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
             f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
         )
-    details = [f"{host}: certificates: {reason}" for host in hosts for reason in reasons[host]]
-    words = "a certificate is issued" if due else "every certificate is as it should be"
+    details = [
+        f"{host}: certificates: {reason}"
+        for host in hosts
+        for reason in [*([renewed[host]] if host in renewed else []), *reasons[host]]
+    ]
+    words = (
+        "a certificate is issued"
+        if wanting
+        else "the CA's certificate is replaced"
+        if due
+        else "every certificate is as it should be"
+    )
     lines = [f"cluster {cluster.name}: handed over to {', '.join(hosts)}; {words}", *details]
     return HandOver(due, list(copied), elsewhere, list(dict.fromkeys(problems)), warnings, lines)
 
@@ -236,7 +253,7 @@ def as_members(
 ) -> dict[str, Observation]:
     """Observations as `ca_problems` reads them: what members need is left out, and so is what control planes trust."""
     found: dict[str, Observation] = {
-        host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_fingerprint": None}}
+        host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_id": None}}
         for host in reasons
     }
     for host, wanted in reasons.items():
@@ -270,12 +287,12 @@ def signer_problems(cluster: Cluster, signer: Observation) -> list[str]:
 
 def foreign_problems(cluster: Cluster, pki: Mapping[str, Any], signer: Mapping[str, Any]) -> list[str]:
     """Files of another etcd in the places that kubeadm looks at: whoever uses them would lose it. None is replaced."""
-    wanted = signer.get("ca_fingerprint")
+    wanted = signer.get("ca_id")
     way_out = (
         "It is not replaced, since a kube-apiserver here may be using another etcd with it (a stacked one, another cluster)."
         " Move it away if nothing does, or correct etcd_cluster_name."
     )
-    if wanted and pki.get("ca_fingerprint") not in (None, wanted):
+    if wanted and pki.get("ca_id") not in (None, wanted):
         return [f"/etc/kubernetes/pki/etcd/ca.crt is another CA than that of cluster {cluster.name!r}. {way_out}"]
     for item in pki.get("certificates", []):
         other = item.get("authority_key_id") and signer.get("ca_key_id") not in (None, item["authority_key_id"])

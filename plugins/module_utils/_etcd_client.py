@@ -508,6 +508,43 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
     return "unreachable", f"cannot be reached: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}."
 
 
+# Alerts by which Go refuses a client certificate of a CA that it does not trust: the first since Go 1.21, the second before.
+_CA_REFUSED = re.compile(r"ALERT_(UNKNOWN_CA|BAD_CERTIFICATE)")
+
+
+def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2.0) -> bool | None:
+    """Whether a server lets in a client with this pair (files); False if it does not trust its CA, None if that cannot be told.
+
+    The server's own certificate is not looked at, and nothing is asked that would need it.
+    """
+    # With TLS 1.2 a refusal is part of the handshake. With 1.3, tried only if the server insists on it, it comes after that, and is lost
+    # if we send anything before it is read.
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            context.set_ciphers("DEFAULT:@SECLEVEL=1")
+            context.minimum_version = context.maximum_version = version
+            context.load_cert_chain(cert, key)
+            with socket.create_connection((host, port), timeout=timeout) as plain, context.wrap_socket(plain) as tls:
+                if version == ssl.TLSVersion.TLSv1_3:
+                    tls.settimeout(min(0.5, timeout))
+                    with contextlib.suppress(socket.timeout):
+                        tls.recv(1)
+                    tls.settimeout(timeout)
+                tls.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+                return bool(tls.recv(1))
+        except ssl.SSLError as exc:
+            if _CA_REFUSED.search(str(exc)):
+                return False
+            if "PROTOCOL" not in str(exc):
+                return None
+        except (OSError, ValueError):
+            return None
+    return None
+
+
 def probe(url: str, timeout: float) -> tuple[bool, str]:
     """Whether a plain HTTP address (etcd's metrics port) answers 200, and what it says."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -9,6 +9,7 @@ temporary file beside the target and a rename, so that a reader sees the old fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -54,17 +55,44 @@ def read_text(path: str) -> str | None:
 
 
 def mode_problem(path: str, mode: int, uid: int = 0, gid: int = 0) -> str | None:
-    """Why owner or mode of an existing path are not as wanted, in words; None where they are, or nothing is there."""
+    """Why owner or mode of an existing path are not as wanted, in words; None if they are, or if nothing is there."""
     try:
         info = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        return f"owner and mode cannot be read: {exc.strerror}"
     found = stat.S_IMODE(info.st_mode)
     if found != mode:
         return f"mode is {found:04o}, not {mode:04o}"
     if (info.st_uid, info.st_gid) != (uid, gid):
         return f"owner is {info.st_uid}:{info.st_gid}, not {uid}:{gid}"
     return None
+
+
+def directory_problem(path: str, uid: int = 0) -> str | None:
+    """Why others than root may replace the files in a directory, in words; None if they may not, or if none is there.
+
+    Whoever may write to a directory may rename another file over a key in it, whatever the mode of that key is.
+    """
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        return f"owner and mode cannot be read: {exc.strerror}"
+    found = stat.S_IMODE(info.st_mode)
+    if not stat.S_ISDIR(info.st_mode):
+        return None
+    if info.st_uid != uid:
+        return f"owner is {info.st_uid}, not {uid}"
+    return f"mode is {found:04o}, writable for others than root" if found & 0o022 else None
+
+
+def protect_directory(path: str, uid: int = 0) -> None:
+    """Repair what directory_problem found. Group and the other bits stay. EtcdError if that is not allowed."""
+    info = os.stat(path)
+    set_mode(path, stat.S_IMODE(info.st_mode) & ~0o022, uid, info.st_gid)
 
 
 def set_mode(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
@@ -106,19 +134,19 @@ class Replacement:
 def replace_file(path: str, data: bytes, mode: int, uid: int = 0, gid: int = 0, staging_dir: str | None = None) -> None:
     """Write a file so that no reader ever sees half of it: temporary file, fsync, rename, fsync of the directory.
 
-    With staging_dir the temporary file is written there, if that is on the same filesystem (else a rename would be a copy).
+    With staging_dir the temporary file is written there, unless that turns out to be another mount.
     """
     replace_files([Replacement(path, data, mode, uid, gid)], staging_dir)
 
 
 def replace_files(files: list[Replacement], staging_dir: str | None = None) -> None:
-    """Replace several files: all are written and on disk before the first is renamed, in order and back to back.
+    """Replace several files, all or none: all are written and on disk before the first is renamed, in order and back to back.
 
-    So a full disk leaves every old file in force, and a pair of files differs for as long as one rename takes. The
-    targets of symbolic links are replaced, links that lead nowhere and empty directories make way. EtcdError names the
-    file that cannot be written.
+    So a full disk leaves every old file in force, and a pair of files differs for as long as one rename takes. If a rename
+    fails, those before it are taken back. The targets of symbolic links are replaced, links that lead nowhere and empty
+    directories make way. EtcdError names the file that cannot be written, and which files are new.
     """
-    ready: list[tuple[str, str]] = []
+    ready: list[_Prepared] = []
     path = ""
     try:
         for item in files:
@@ -126,20 +154,105 @@ def replace_files(files: list[Replacement], staging_dir: str | None = None) -> N
             # A link stays a link, as it does for programs that write in place.
             target = os.path.realpath(path) if os.path.exists(path) else path
             make_way(target)
-            ready.append((_prepare(item, target, staging_dir), target))
-        for temporary, target in ready:
-            path = target
-            if os.path.isdir(target) and not os.path.islink(target):
-                os.rmdir(target)
-            os.rename(temporary, target)
+            ready.append(_Prepared(item, target, _prepare(item, target, staging_dir)))
+        # A single rename is all or nothing by itself.
+        for prepared in ready if len(ready) > 1 else []:
+            path = prepared.target
+            prepared.backup = _backup(prepared.target)
+        for number, prepared in enumerate(ready):
+            path = prepared.target
+            try:
+                _rename(prepared)
+            except OSError as exc:
+                new = _roll_back(ready[:number])
+                words = f"{', '.join(new)} could not be taken back and is new" if new else "The old files are in force"
+                raise EtcdError(f"{path} cannot be written: {exc.strerror}. {words}.") from exc
     except OSError as exc:
         raise EtcdError(f"{path} cannot be written: {exc.strerror}. The old files are in force.") from exc
     finally:
-        for temporary, _target in ready:
+        for name in (name for prepared in ready for name in (prepared.temporary, prepared.backup) if name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    for directory in dict.fromkeys(os.path.dirname(target) for _temporary, target in ready):
+                os.unlink(name)
+    for directory in dict.fromkeys(os.path.dirname(prepared.target) for prepared in ready):
         sync_directory(directory)
+
+
+@dataclass
+class _Prepared:
+    """A file on disk that waits to be renamed to its target. backup: the old file under another name; None if there is none."""
+
+    item: Replacement
+    target: str
+    temporary: str
+    backup: str | None = None
+
+
+def _rename(prepared: _Prepared) -> None:
+    """Put a prepared file in its place. What was staged on another mount is written again beside its target."""
+    if os.path.isdir(prepared.target) and not os.path.islink(prepared.target):
+        os.rmdir(prepared.target)
+    try:
+        os.rename(prepared.temporary, prepared.target)
+    except OSError as exc:
+        # Two mounts of one filesystem (bind mounts) have the same device number, and no rename crosses them.
+        if exc.errno != errno.EXDEV:
+            raise
+        staged = prepared.temporary
+        prepared.temporary = _prepare(prepared.item, prepared.target, None)
+        os.unlink(staged)
+        os.rename(prepared.temporary, prepared.target)
+
+
+def _backup(target: str) -> str | None:
+    """A second name of a file, or a copy where the filesystem has no hard links or the file may not have one."""
+    if not os.path.isfile(target):
+        return None
+    name = os.path.join(os.path.dirname(target), TEMPORARY + secrets.token_hex(8))
+    try:
+        os.link(target, name)
+    except OSError:
+        info = os.stat(target)
+        with open(target, "rb") as handle:
+            copy = Replacement(target, handle.read(), stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
+        return _prepare(copy, target, None)
+    return name
+
+
+def _roll_back(renamed: list[_Prepared]) -> list[str]:
+    """Put the old files back. Returns those for which that failed, which are new."""
+    new = []
+    for prepared in reversed(renamed):
+        try:
+            if prepared.backup:
+                os.rename(prepared.backup, prepared.target)
+            else:
+                os.unlink(prepared.target)
+        except OSError:
+            new.append(prepared.target)
+    return new
+
+
+def move_file(source: str, target: str) -> None:
+    """Rename a file over another one, also from one mount to another: then it is written beside the target first.
+
+    The target of a symbolic link is replaced, as replace_files does it. Content, mode and owner are those of the source,
+    which is gone afterwards. EtcdError if that fails; the target is then as it was.
+    """
+    try:
+        place = os.path.realpath(target) if os.path.exists(target) else target
+        try:
+            os.rename(source, place)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            info = os.stat(source)
+            with open(source, "rb") as handle:
+                data = handle.read()
+            replace_file(place, data, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
+            os.unlink(source)
+        sync_directory(os.path.dirname(place))
+    except OSError as exc:
+        raise EtcdError(f"{source} cannot be moved to {target}: {exc.strerror}.") from exc
 
 
 def make_way(path: str) -> None:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import glob
+import ipaddress
 import os
+import re
 import secrets
 import shutil
 import time
@@ -13,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, accepts_client
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, Problem
@@ -83,7 +86,7 @@ def observe(params: Params) -> dict[str, Any]:
     record = observe_record(params, problems)
     etcd = observe_etcd(params, command)
     etcd["record"] = asdict(record) if record else None
-    pki, pki_reasons = observe_pki(params, kubeadm, problems)
+    pki, pki_reasons = observe_pki(params, kubeadm, problems, etcd["known_addresses"])
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd, problems)
     restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
     manifest_reasons += [reason for reason in (etcd["stale"], etcd["pending"]) if reason]
@@ -166,6 +169,8 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "members": None,
         "members_of": None,
         "alarms": [],
+        "trusts": trusts(process, pki_dir, bool(stale)),
+        "known_addresses": known_addresses(params, process.argv if process else command, None),
     }
     names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
     ca, cert, key = (os.path.join(pki_dir, name) for name in names)
@@ -192,6 +197,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
             result["answers"] = True
             result["leader"] = status.leader == status.member_id
         break
+    result["known_addresses"] = known_addresses(params, process.argv if process else command, result["members"])
     for entry in result["members"] or []:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
@@ -310,12 +316,64 @@ def other_data_dir_problems(params: Params, command: list[str], record: Record |
     return problems
 
 
-def observe_pki(params: Params, kubeadm: str | None, problems: list[Problem]) -> tuple[dict[str, Any], list[str]]:
-    """Certificates as they are, and why the leaves differ from what is wanted."""
+def trusts(process: Process | None, pki_dir: str, stale: bool) -> str:
+    """Which CA a running member trusts, see _pki.trusted_ca. stale: whether it sees another directory of certificates."""
+    if process is None or not HAS_CRYPTOGRAPHY:
+        return _pki.UNKNOWN
+    checks = [value_of_flag(process.argv, flag) for flag in ("client-cert-auth", "trusted-ca-file")]
+    try:
+        url = urlsplit(client_url_of(process.argv, ""))
+        host, port = url.hostname or "", url.port or 2379
+    except ValueError:
+        return _pki.UNKNOWN
+    if checks != ["true", os.path.join(pki_dir, "etcd/ca.crt")] or not host:
+        return _pki.UNKNOWN
+    return _pki.trusted_ca(
+        pki_dir,
+        _host.process_started(process.pid),
+        lambda cert, key: accepts_client(host, port, cert, key),
+        datetime.now(timezone.utc),
+        stale,
+    )
+
+
+def known_addresses(params: Params, arguments: list[str], listed: list[dict[str, Any]] | None) -> list[str]:
+    """Addresses at which peers and clients look for the member now, and which it is about to leave.
+
+    arguments: what it runs with, or its manifest starts. listed: the membership, None if nobody could be asked.
+    """
+    if not params["config"]:
+        return []
+    flags = ("initial-advertise-peer-urls", "listen-peer-urls", "advertise-client-urls", "listen-client-urls")
+    current = [url for flag in flags for url in (value_of_flag(arguments, flag) or "").split(",")]
+    for entry in listed or []:
+        if entry["name"] == params["name"]:
+            current += [*entry["peer_urls"], *entry["client_urls"]]
+    # A flag may be given several times, and addresses of etcd_extra_args stay.
+    extra = params["config"].get("extra_args") or {}
+    kept = addresses_in([url for flag in flags for url in re.split(r"[\s,'\"\[\]]+", str(extra.get(flag, "")))])
+    # What the inventory gives another member is never in this one's certificates.
+    kept += [params["address"], *(member["address"] for member in params["members"])]
+    return [address for address in addresses_in(current) if address not in kept]
+
+
+def addresses_in(urls: list[str]) -> list[str]:
+    """IP addresses of URLs, each once, without those that name no host (loopback, unspecified)."""
+    # Written by hand or by someone else: what is not a URL has no address.
+    hosts = [url.rsplit("://", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]") for url in urls]
+    found = [ipaddress.ip_address(host) for host in hosts if is_address(host)]
+    return list(dict.fromkeys(str(item) for item in found if not (item.is_loopback or item.is_unspecified)))
+
+
+def observe_pki(
+    params: Params, kubeadm: str | None, problems: list[Problem], known: list[str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Certificates as they are, and why the leaves differ from what is wanted. known: former addresses of the member."""
     if not params["pki"] or not HAS_CRYPTOGRAPHY:
         return {}, []
     try:
         wanted = {**params["pki"], "kubernetes_version": params["pki"].get("kubernetes_version") or kubeadm}
+        wanted["known_addresses"] = known or []
         state = _pki.observe(_pki.PkiSpec.from_params(wanted), datetime.now(timezone.utc))
     except EtcdError as exc:
         problems.extend(map(Problem, str(exc).splitlines()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,12 +19,15 @@ from typing import Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+    TEMPORARY,
+    directory_problem,
     make_way,
     mode_problem,
     read_or_say,
     strays,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import CONFIG_ARGUMENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, SIGN, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
     TRUTH,
     duration_problems,
@@ -34,6 +37,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
     algorithm_of,
+    authority_id,
     certificate_pem,
     common_name,
     describe,
@@ -58,6 +62,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         )
     },
     "address": {"type": "str", "default": ""},
+    # Where peers and clients look for the member now, if that is about to change.
+    "known_addresses": {"type": "list", "elements": "str", "default": []},
     # A control plane host has one of them only.
     "kinds": {"type": "list", "elements": "str", "default": list(LEAF_NAMES), "choices": list(LEAF_NAMES)},
     "renewal_window": {"type": "str", "default": "2160h"},
@@ -107,6 +113,7 @@ class PkiSpec:
     renew: tuple[str, ...] = ()
     renew_keys: bool = False
     kinds: tuple[str, ...] = LEAF_NAMES
+    known: tuple[str, ...] = ()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> PkiSpec:
@@ -153,6 +160,7 @@ class PkiSpec:
             renew=tuple(value["renew"]),
             renew_keys=TRUTH.get(str(value["renew_keys"]).lower(), False),
             kinds=kinds,
+            known=tuple(str(ipaddress.ip_address(item)) for item in value["known_addresses"] if is_address(item)),
         )
 
     def path(self, name: str) -> str:
@@ -165,6 +173,11 @@ class PkiSpec:
         return os.path.join(self.work_dir, "pending")
 
     @property
+    def transport(self) -> str:
+        """A key that exists while the user's CA key is on its way here. A dot file, which is swept where a run was killed."""
+        return os.path.join(self.work_dir, TEMPORARY + "transport.key")
+
+    @property
     def lock(self) -> str:
         """Held by the run that changes this host."""
         return os.path.join(self.work_dir, "lock")
@@ -174,13 +187,13 @@ class PkiSpec:
         return LEAVES[kind][1] or self.name
 
     def wanted_sans(self, kind: str) -> list[str]:
-        """SANs of a leaf in kubeadm's order: names sorted; addresses own, loopback, further ones. No duplicates."""
+        """SANs of a leaf in kubeadm's order: names sorted; addresses own, loopback, further ones, former ones. No duplicates."""
         if kind not in self.sans:
             return []
         names, addresses = self.sans[kind]
         return [
             *sorted({self.name, "localhost", *names}),
-            *dict.fromkeys([self.address, "127.0.0.1", "::1", *addresses]),
+            *dict.fromkeys([self.address, "127.0.0.1", "::1", *addresses, *self.known]),
         ]
 
 
@@ -188,14 +201,22 @@ class PkiSpec:
 class PkiState:
     """What is on a host. Certificates only, never a key."""
 
+    # Of ca.crt: its text, SHA-256 of the certificate, of its public key, and what a renewal of it keeps (_x509.authority_id).
     ca_cert: str | None = None
-    ca_key: bool = False
-    ca_public_key: str | None = None
     ca_fingerprint: str | None = None
+    ca_cert_key: str | None = None
+    ca_id: str | None = None
     ca_key_id: str | None = None
+    ca_subject: str | None = None
     ca_not_before: str | None = None
     ca_not_after: str | None = None
-    ca_problems: list[str] = field(default_factory=list)
+    # Of ca.key: whether there is something of that name, and SHA-256 of its public half.
+    ca_key: bool = False
+    ca_public_key: str | None = None
+    # Kinds of the leaves that ca.crt did not sign, and whether a member could start with the leaves as they are.
+    foreign: list[str] = field(default_factory=list)
+    usable: bool = True
+    ca_problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     certificates: list[dict[str, Any]] = field(default_factory=list)
@@ -237,11 +258,12 @@ def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
     place = spec.path(LEAVES[kind][0])
     data, problem = read_or_say(place + ".crt")
     key_data, key_problem = read_or_say(place + ".key")
-    certificate, key = load_certificate(data), _x509.load_key(key_data)
+    certificates, unreadable = _x509.parse_certificates(data)
+    certificate, key = next(iter(certificates), None), _x509.load_key(key_data)
     return Leaf(
         kind,
         certificate,
-        problem or ("" if certificate else "no PEM certificate"),
+        problem or unreadable,
         key,
         key_problem or ("" if key else "no private key that can be used"),
     )
@@ -269,8 +291,11 @@ def leaf_reasons(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> li
             found("key-mismatch", "its key belongs to another certificate", True)
         if authority is not None and not _x509.signed_by(certificate, authority):
             found("other-ca", f"signed by another CA ({common_name(certificate.issuer)})")
+        elif authority is not None and _x509.names_another_key(certificate, authority):
+            # Go does not look at it, OpenSSL (and so Python) does.
+            found("issuer-key", "its authority key identifier is not that of the CA's key")
         reasons += _content_reasons(spec, leaf.kind, certificate)
-        reasons += _time_reasons(spec, certificate, now)
+        reasons += _time_reasons(spec, certificate, authority, now)
     if ("all" in spec.renew or leaf.kind in spec.renew) and certificate is not None:
         found("asked-for", "asked for" + (" with a new key" if spec.renew_keys else ""), spec.renew_keys)
     return reasons
@@ -302,14 +327,33 @@ def _content_reasons(spec: PkiSpec, kind: str, certificate: Any) -> list[Reason]
     return reasons
 
 
-def _time_reasons(spec: PkiSpec, certificate: Any, now: datetime) -> list[Reason]:
+# A CA that gives no longer certificates than its own may cut off seconds.
+_ENDS_WITH_CA = timedelta(minutes=1)
+
+
+def ends_with_its_ca(certificate: Any, authority: Any) -> bool:
+    """Whether no certificate could last longer than this one, since the CA itself ends then."""
+    return authority is not None and not_after(certificate) >= not_after(authority) - _ENDS_WITH_CA
+
+
+def renewal_window(spec: PkiSpec, certificate: Any) -> timedelta:
+    """How long before its end a certificate is to be renewed.
+
+    The last third of its life at most, if the CA gave it a shorter life than was asked for: a CA that signs elsewhere gives what it
+    gives, and would be asked again by every run if all of that were within the window.
+    """
+    life = not_after(certificate) - not_before(certificate)
+    return min(spec.renewal_window, life / 3) if life < spec.validity else spec.renewal_window
+
+
+def _time_reasons(spec: PkiSpec, certificate: Any, authority: Any, now: datetime) -> list[Reason]:
     """Where it is too early or too late for a certificate, or soon will be."""
     begin, end = not_before(certificate), not_after(certificate)
     if now < begin:
         return [Reason("not-yet-valid", f"not valid before {begin:%Y-%m-%d %H:%M} UTC")]
     if now >= end:
         return [Reason("expired", f"expired on {end:%Y-%m-%d}")]
-    if now >= end - spec.renewal_window:
+    if now >= end - renewal_window(spec, certificate) and not ends_with_its_ca(certificate, authority):
         return [Reason("window", f"{(end - now).days} days left of {(end - begin).days}")]
     return []
 
@@ -333,9 +377,15 @@ def file_modes(spec: PkiSpec) -> dict[str, int]:
     return {**dict(leaves), "etcd/ca.crt": 0o644}
 
 
+def directories(spec: PkiSpec) -> list[str]:
+    """Directories that hold keys. Who may write there may put other files in their place."""
+    return [spec.pki_dir, spec.path("etcd"), spec.work_dir]
+
+
 def mode_reasons(spec: PkiSpec) -> list[str]:
-    """Files whose mode or owner is not kubeadm's. Repaired without being written again."""
-    found = [
+    """Files whose mode or owner is not kubeadm's, and directories that others may write to. Repaired without being written again."""
+    found = [(path, directory_problem(path)) for path in directories(spec)]
+    found += [
         (name, mode_problem(spec.path(name), mode))
         for name, mode in file_modes(spec).items()
         if not os.path.isdir(spec.path(name))
@@ -354,7 +404,7 @@ def authority_problems(certificate: Any, key: Any, now: datetime, cert_name: str
     """
     if certificate is None:
         return [f"{cert_name} is no PEM certificate."]
-    problems = []
+    problems: list[str] = []
     if not _x509.is_authority(certificate):
         problems.append(
             f"{cert_name} is no CA certificate (basicConstraints CA:TRUE is missing). Use one that may sign."
@@ -406,14 +456,15 @@ def check_own_ca(cert_pem: str, key_pem: str | None, passphrase: str, now: datet
 
     key_pem None: the key is elsewhere.
     """
-    certificates = _x509.load_certificates(cert_pem.encode())
-    if key_pem is None:
-        found = authority_problems(next(iter(certificates), None), None, now, "etcd_ca_cert", "etcd_ca_key")
-        return found + chain_problems(certificates, "etcd_ca_cert")
-    locked = _x509.is_encrypted(key_pem.encode())
-    key = _x509.load_key(key_pem.encode(), passphrase)
-    problems = authority_problems(next(iter(certificates), None), key, now, "etcd_ca_cert", "etcd_ca_key")
+    certificates, unreadable = _x509.parse_certificates(cert_pem.encode())
+    if unreadable:
+        return [f"etcd_ca_cert is {unreadable}. Name a PEM file of a CA that it can read."]
+    key = None if key_pem is None else _x509.load_key(key_pem.encode(), passphrase)
+    problems = authority_problems(certificates[0], key, now, "etcd_ca_cert", "etcd_ca_key")
     problems += chain_problems(certificates, "etcd_ca_cert")
+    if key_pem is None:
+        return problems
+    locked = _x509.is_encrypted(key_pem.encode())
     if locked and not passphrase:
         problems.append("etcd_ca_key is encrypted. Set etcd_ca_key_passphrase (from a vault, not in plain text).")
     elif locked and key is None:
@@ -437,15 +488,17 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     state = PkiState()
     stored, stored_problem = read_or_say(spec.path("etcd/ca.crt"))
     key_data, key_problem = read_or_say(spec.path("etcd/ca.key"))
-    authorities = _x509.load_certificates(stored)
+    authorities, unreadable = _x509.parse_certificates(stored)
     authority = next(iter(authorities), None)
-    if stored is not None and authority is None:
-        stored_problem = stored_problem or "no PEM certificate"
+    stored_problem = stored_problem or unreadable
     state.ca_key = key_problem != "missing"
     if authority is not None and stored is not None:
         state.ca_cert = stored.decode("ascii", errors="replace")
         state.ca_fingerprint = fingerprint(state.ca_cert)
+        state.ca_cert_key = _x509.public_fingerprint(authority.public_key())
+        state.ca_id = authority_id(authority)
         state.ca_key_id = _x509.key_identifier_of(authority)
+        state.ca_subject = common_name(authority.subject)
         state.ca_not_before = not_before(authority).isoformat()
         state.ca_not_after = not_after(authority).isoformat()
     if len(authorities) > 1:
@@ -456,23 +509,62 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     _observe_authority(spec, state, authority, stored_problem, key_data, key_problem, now)
     wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
     if ca_cert and state.ca_fingerprint != fingerprint(ca_cert):
-        state.reasons.append("etcd/ca.crt: " + (stored_problem or "another CA"))
+        same = authority is not None and authority_id(wanted) == state.ca_id
+        state.reasons.append("etcd/ca.crt: " + (stored_problem or (RENEWED if same else "another CA")))
     elif not ca_cert and authority is None and not spec.ca_host:
         state.reasons.append(f"etcd/ca.crt: {stored_problem}")
-    for kind, (leaf, reasons) in judge(spec, wanted, now).items():
+    judged = judge(spec, wanted, now)
+    for kind, (leaf, reasons) in judged.items():
         if reasons:
             state.reasons.append(in_words(kind, reasons))
+            state.usable = state.usable and {reason.code for reason in reasons} <= {"window", "asked-for"}
         if leaf.certificate is not None:
             state.certificates.append(described(leaf, reasons, now))
+            if authority is not None and not _x509.signed_by(leaf.certificate, authority):
+                state.foreign.append(kind)
         for path in (spec.path(LEAVES[kind][0] + end) for end in _MODES):
             try:
                 make_way(path)
             except EtcdError as exc:
-                state.ca_problems.append(str(exc))
+                state.ca_problems.append(Problem(str(exc)))
+    state.warnings += _short_warnings(spec, [leaf.certificate for leaf, _reasons in judged.values()], wanted)
+    for path in (spec.pki_dir, spec.path("etcd")):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            text = f"{path} is not a directory. Certificates and keys belong there: move it away, and run again."
+            state.ca_problems.append(Problem(text))
     state.reasons += mode_reasons(spec)
-    for path in [*strays(spec.pki_dir), *strays(spec.path("etcd"))]:
-        state.reasons.append(f"{os.path.relpath(path, spec.pki_dir)}: left behind by a run that was killed")
+    for path in (path for directory in directories(spec) for path in strays(directory)):
+        state.reasons.append(f"{_short(spec, path)}: left behind by a run that was killed")
     return state
+
+
+def _short(spec: PkiSpec, path: str) -> str:
+    """A path as reasons name it: below pki_dir, others by their directory."""
+    inside = path.startswith(spec.pki_dir + os.sep)
+    return os.path.relpath(path, spec.pki_dir if inside else os.path.dirname(spec.work_dir))
+
+
+# What a ca.crt is that another certificate over the same key is to replace.
+RENEWED = "another certificate of the same CA"
+
+
+def _short_warnings(spec: PkiSpec, certificates: list[Any], authority: Any) -> list[str]:
+    """Certificates of a CA that gives shorter lives than the window needs."""
+    lives = [
+        not_after(certificate) - not_before(certificate)
+        for certificate in certificates
+        if certificate is not None
+        and renewal_window(spec, certificate) < spec.renewal_window
+        and not ends_with_its_ca(certificate, authority)
+    ]
+    if not lives:
+        return []
+    days = min(lives).total_seconds() / 86400
+    return [
+        f"the CA gave certificates for {days:.0f} days, and etcd_certificate_renewal_window is"
+        f" {spec.renewal_window.total_seconds() / 86400:.0f} days. They are renewed in the last third of their life, the last"
+        f" {days / 3:.0f} days. Set etcd_certificate_renewal_window to that or less, and run site.yml in time."
+    ]
 
 
 def _observe_authority(
@@ -485,35 +577,109 @@ def _observe_authority(
     now: datetime,
 ) -> None:
     """What is wrong with the CA's files on the host, as far as it would not be mended by itself."""
-    if not spec.ca_host:
-        # A broken or foreign ca.crt of a member is replaced; a key that does not belong here is somebody's decision.
-        if state.ca_key:
-            state.warnings.append(
-                "etcd/ca.key is here, although this is not the CA host. Who reads it may sign for everybody: remove it"
-                + (
-                    " (a run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
-                    if spec.kinds == LEAF_NAMES
-                    else " by hand, if no etcd runs here that has to sign."
-                )
-            )
-        return
     key = _x509.load_key(key_data)
     if key is not None:
         state.ca_public_key = _x509.public_fingerprint(key.public_key())
+    if not spec.ca_host:
+        # A broken or foreign ca.crt of a member is replaced; a key that does not belong here is somebody's decision.
+        if state.ca_key:
+            state.warnings.append(_stray_warning(spec, state, key, key_problem))
+        return
     if authority is not None:
-        state.ca_problems += authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
+        texts = authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
+        # Members run with it as they are.
+        state.ca_problems += [Problem(text, (FOUND, SIGN)) for text in texts]
+        state.warnings += authority_warnings(spec, authority, now)
     elif problem != "missing":
         state.ca_problems.append(
-            f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. Where this is a new cluster,"
-            " remove it and ca.key, and a new CA is made."
+            Problem(
+                f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. If this is a new cluster,"
+                " remove it and ca.key, and a new CA is made."
+            )
         )
     if state.ca_key and key is None and (key_data is None or not _x509.is_encrypted(key_data)):
-        state.ca_problems.append(
+        text = (
             f"etcd/ca.key is {key_problem or 'no private key in PEM form'}. Put back a copy of it, or move it away if it is"
             " lost: the cluster goes on without, but nothing can be signed."
         )
+        state.ca_problems.append(Problem(text, (FOUND, SIGN)))
     elif state.ca_key and key is None:
-        state.ca_problems.append("etcd/ca.key is encrypted: kubeadm cannot use it so. Decrypt it there (openssl pkey).")
+        text = "etcd/ca.key is encrypted: kubeadm cannot use it so. Decrypt it there (openssl pkey)."
+        state.ca_problems.append(Problem(text, (FOUND, SIGN)))
+
+
+def _stray_warning(spec: PkiSpec, state: PkiState, key: Any, problem: str) -> str:
+    """What is called ca.key on a host that is not the CA host."""
+    path = spec.path("etcd/ca.key")
+    if key is None:
+        return f"{path} is here, although this is not the CA host, and it is {problem or 'not a key that can be read'}. Move it away."
+    if state.ca_cert_key not in (None, state.ca_public_key):
+        return f"{path} is here, although this is not the CA host, and it is the key of another CA. Move it to where that CA is kept."
+    removal = (
+        "Remove it (a run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
+        if spec.kinds == LEAF_NAMES
+        else "Remove it by hand, unless an etcd runs here that has to sign."
+    )
+    return f"{path} is here, although this is not the CA host. Whoever reads it may sign for everybody. {removal}"
+
+
+def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str]:
+    """What to do about a CA that ends within the renewal window: a renewed certificate over the same key takes its place."""
+    end = not_after(authority)
+    if not end - spec.renewal_window <= now < end:
+        return []
+    directory = spec.path("etcd")
+    way_out = (
+        f"Renew the CA's certificate over the same key, on this host: cd {directory} && openssl x509 -in ca.crt -signkey ca.key"
+        " -days 3650 -set_serial 0x$(openssl rand -hex 8) -out ca.crt.new && mv ca.crt.new ca.crt"
+        if _x509.same_name(authority.subject, authority.issuer)
+        else f"Have the CA above it renew this CA's certificate, over the same key, and put that into {directory}/ca.crt (or etcd_ca_cert)"
+    )
+    return [
+        f"the CA ends on {end:%Y-%m-%d}, in {(end - now).days} days, and certificates cannot last longer. {way_out}. Then run"
+        f" playbooks/renew_certificates.yml, and restart the members one after the other before {end:%Y-%m-%d} (docs/certificates.md)."
+    ]
+
+
+# What a running etcd trusts, compared with ca.crt as it is installed: the same certificate, an earlier one of the same CA, the CA
+# that was there before, or it cannot be told. UNTRUSTED: it refuses the certificates that are there, which ca.crt has not signed: others
+# of ca.crt cannot be worse.
+INSTALLED, EARLIER, FORMER, UNTRUSTED, UNKNOWN = "installed", "earlier", "former", "untrusted", "unknown"
+
+
+def trusted_ca(
+    pki_dir: str, started: float, accepts: Callable[[str, str], bool | None], now: datetime, stale: bool = False
+) -> str:
+    """Which CA a running etcd trusts. started: when it was started (Unix time). accepts: see accepts_client in _etcd_client.py.
+    stale: whether it sees another directory than pki_dir.
+
+    etcd reads ca.crt once, when it starts, and the leaves at each handshake. So what it says to a client with one of the leaves
+    tells whether it trusts who signed that leaf.
+    """
+    path = os.path.join(pki_dir, "etcd/ca.crt")
+    authority = load_certificate(read_or_say(path)[0])
+    if authority is None or not started:
+        return UNKNOWN
+    pairs = []
+    for place in (place for place, *_rest in LEAVES.values()):
+        cert, key = (os.path.join(pki_dir, place + end) for end in (".crt", ".key"))
+        leaf, private = load_certificate(read_or_say(cert)[0]), _x509.load_key(read_or_say(key)[0])
+        fits = leaf is not None and private is not None and _x509.same_key(private.public_key(), leaf.public_key())
+        # An expired one is refused whoever signed it.
+        if fits and not_before(leaf) <= now < not_after(leaf) and "clientAuth" in usages_of(leaf):
+            pairs.append((not _x509.signed_by(leaf, authority), cert, key))
+    refused = False
+    for foreign, cert, key in sorted(pairs):
+        accepted = accepts(cert, key)
+        if accepted and not foreign:
+            return EARLIER if not_before(authority).timestamp() > started else INSTALLED
+        if accepted or (accepted is False and not foreign):
+            return FORMER
+        refused = refused or accepted is False
+    # It does not trust who signed the leaves: a ca.crt that has not been touched since its start is what it has read.
+    if not refused:
+        return UNKNOWN
+    return INSTALLED if not stale and os.stat(path).st_ctime < started else UNTRUSTED
 
 
 def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any]:

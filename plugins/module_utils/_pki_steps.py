@@ -7,6 +7,7 @@ Private keys are written to their place or to the pending directory, and go nowh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,8 +20,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     Replacement,
+    directory_problem,
     ensure_directory,
     mode_problem,
+    protect_directory,
     read_bytes,
     read_or_say,
     remove_strays,
@@ -31,10 +34,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import (
     BACKDATE,
     LEAVES,
+    RENEWED,
     Leaf,
     PkiSpec,
     authority_problems,
     check_own_ca,
+    directories,
     file_modes,
     in_words,
     judge,
@@ -45,6 +50,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
     algorithm_of,
+    authority_id,
     certificate_pem,
     common_name,
     describe,
@@ -99,14 +105,51 @@ def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: An
 # --- The steps ------------------------------------------------------------------------------------------------------
 
 
-def step_ca(
-    spec: PkiSpec, ca_cert: str | None, ca_key: str | None, passphrase: str, check: bool, now: datetime
-) -> dict[str, Any]:
-    """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there.
+def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
+    """A key pair to which the controller encrypts a private key on its way here (_x509.seal). Its private half is in a file of root's.
 
-    ca_cert without ca_key: the key is on the host already, or the CA signs elsewhere.
+    step_ca with the sealed key removes it; what a killed run leaves is replaced here and swept by step_install.
     """
-    if ca_key and not ca_cert:
+    key = _x509.make_key("ECDSA-P256")
+    if not check:
+        _make_directories(spec)
+        replace_files([Replacement(spec.transport, _x509.key_pem(key), 0o600)])
+    return {"changed": False, "reasons": [], "transport_key": _x509.public_pem(key.public_key())}
+
+
+def unsealed_key(spec: PkiSpec, sealed: str, check: bool) -> str | None:
+    """The private key (PEM) that was sealed for this host. None in check mode, in which there is no key to open it.
+
+    The key that opens it is removed, whatever becomes of the run from here.
+    """
+    if check:
+        return None
+    key = _x509.load_key(read_or_say(spec.transport)[0])
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(spec.transport)
+    data = None if key is None else _x509.unseal(sealed, key)
+    if data is None:
+        raise EtcdError(
+            "the CA's key was encrypted for another run, and cannot be opened. Run again; one run at a time."
+        )
+    return data.decode()
+
+
+def step_ca(
+    spec: PkiSpec,
+    ca_cert: str | None,
+    ca_key: str | None,
+    passphrase: str,
+    check: bool,
+    now: datetime,
+    has_key: bool = False,
+) -> dict[str, Any]:
+    """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there by another one.
+
+    ca_cert without ca_key: the key is on the host already, or the CA signs elsewhere. has_key: in check mode, a key comes with the
+    certificate that cannot be read yet.
+    """
+    if (ca_key or has_key) and not ca_cert:
         raise EtcdError("ca_key needs its certificate in ca_cert. Give both, or neither to have a CA made.")
     cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
     (stored_cert, cert_problem), (stored_key, key_problem) = read_or_say(cert_path), read_or_say(key_path)
@@ -115,27 +158,32 @@ def step_ca(
         problems = check_own_ca(ca_cert, ca_key, passphrase, now)
         if problems:
             raise EtcdError(" ".join(problems))
-        key = _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else None
+        key = _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else b"" if has_key else None
         own = (key, signing_certificate(ca_cert).encode())
-    stored = load_certificate(stored_cert)
+    before, unreadable = load_certificate(stored_cert), _x509.parse_certificates(stored_cert)[1]
+    # What is there once the certificate of the user's CA has been renewed.
+    stored = before
     reasons = []
     pair: tuple[bytes | None, bytes] | None = None
     if cert_problem == "missing":
         reasons.append("etcd/ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
         pair = _beside_stored_key(own, stored_key, cert_path, key_path, now) if own else None
         pair = pair or _new_authority(spec, stored_key, key_problem, now)
-    elif stored is None:
-        raise EtcdError(
-            f"{cert_path} is {cert_problem or 'no PEM certificate'}. Put back a copy: every member has one."
-        )
-    elif own and fingerprint(certificate_pem(stored)) != fingerprint(own[1].decode()):
+    elif before is None:
+        raise EtcdError(f"{cert_path} is {cert_problem or unreadable}. Put back a copy: every member has one.")
+    elif own and authority_id(before) != authority_id(load_certificate(own[1])):
         raise EtcdError(
             f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
             " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
         )
-    elif own and own[0] and key_problem == "missing":
-        reasons.append("etcd/ca.key: missing")
-        pair = own
+    elif own:
+        if own[0] is not None and key_problem == "missing":
+            reasons.append("etcd/ca.key: missing")
+            pair = (own[0], stored_cert or b"")
+        if not_after(load_certificate(own[1])) > not_after(before):
+            reasons.append(f"etcd/ca.crt: {RENEWED}")
+            stored = load_certificate(own[1])
+            pair = (pair[0] if pair else None, own[1])
     if stored is not None:
         problems = authority_problems(stored, _x509.load_key(stored_key), now, cert_path, key_path)
         if problems:
@@ -154,12 +202,12 @@ def step_ca(
     # In check mode the CA that would be made is not shown: the real run makes another one.
     shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
     after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
-    before = describe("ca", stored) if stored is not None else {}
+    was = describe("ca", before) if before is not None else {}
     return {
         "changed": bool(reasons),
         "reasons": reasons,
         "ca_cert": shown,
-        "diff": {"before": _shown(before), "after": _shown(after) if reasons else _shown(before)},
+        "diff": {"before": _shown(was), "after": _shown(after) if reasons else _shown(was)},
     }
 
 
@@ -208,8 +256,6 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
     authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
     due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
     reasons = [in_words(kind, found) for kind, (_leaf, found) in due.items()]
-    if check:
-        return {"changed": bool(due), "reasons": reasons, "csrs": {}}
     keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
     made = []
     for kind in (kind for kind in due if kind not in keys):
@@ -218,6 +264,8 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
             keys[kind] = waiting
         else:
             made.append(kind)
+    if check:
+        return {"changed": bool(made), "reasons": reasons, "csrs": {}}
     if made:
         ensure_directory(spec.work_dir, 0o700)
         ensure_directory(spec.pending, 0o700)
@@ -355,6 +403,12 @@ def step_install(
     reasons = list(before.reasons)
     diff_before = _shown(*before.certificates)
     stray = remove_ca_key and before.ca_key and not spec.ca_host
+    given = load_certificate((ca_cert or before.ca_cert or "").encode())
+    if stray and (given is None or before.ca_public_key != _x509.public_fingerprint(given.public_key())):
+        raise EtcdError(
+            f"{spec.path('etcd/ca.key')} is not the key of {spec.path('etcd/ca.crt')}, so it may be the only copy of another CA's key. It"
+            " is not removed. Move it to where that CA is kept."
+        )
     if stray:
         reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
     if os.path.isdir(spec.pending) and not certificates:
@@ -371,10 +425,10 @@ def step_install(
     authority = load_certificate(pem.encode() if pem else None)
     if authority is None or pem is None:
         raise EtcdError(f"{spec.path('etcd/ca.crt')} is missing, and no ca_cert was given.")
-    if before.ca_cert and before.ca_fingerprint != fingerprint(pem) and not replace_ca:
+    if before.ca_id and before.ca_id != authority_id(authority) and not replace_ca:
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
-            " different CAs do not talk to each other. Set replace_ca only where no cluster has data."
+            " different CAs do not talk to each other. Set replace_ca only if no cluster has data."
         )
     lacking = [
         kind for kind, (_leaf, found) in judge(spec, authority, now).items() if found and kind not in certificates
@@ -391,6 +445,9 @@ def step_install(
         files += _pair(spec, kind, text, authority, now)
     _make_directories(spec)
     replace_files(files)
+    for directory in directories(spec):
+        if directory_problem(directory):
+            protect_directory(directory)
     for name, mode in file_modes(spec).items():
         if mode_problem(spec.path(name), mode):
             set_mode(spec.path(name), mode)

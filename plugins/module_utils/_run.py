@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+    brings_in,
     broken_ca_hosts,
     ca_problems,
     elsewhere_warnings,
     signs_elsewhere,
     stray_ca_keys,
+    trust_warnings,
+    with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
@@ -264,11 +267,9 @@ def make_plan(
         decision = decide(cluster, observations, wish.allow_interruption)
         if wish.certificates_only:
             decision = without_restarts(cluster, decision)
-        warnings += alarm_warnings(cluster, observations)
+        warnings += alarm_warnings(cluster, observations) + trust_warnings(observations)
     signer = observations.get(cluster.ca_host)
-    fingerprint = wish.own_ca.get("fingerprint")
-    bring_in = bool(signer and fingerprint and signer["pki"].get("ca_fingerprint") != fingerprint)
-    make_ca = bring_in or bool(signer and signer["reasons"]["ca"])
+    make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
     of_members = [
@@ -281,6 +282,10 @@ def make_plan(
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
         warnings += elsewhere_warnings(observations, wish.signing_dir)
+    # A renewed certificate of the CA is copied. Nothing has to be signed for it.
+    observations = with_renewals(cluster, observations, wish.own_ca)
+    certificates = certificates or any(item["reasons"]["certificates"] for item in observations.values())
+    known = {host: list(item["etcd"].get("known_addresses", [])) for host, item in observations.items()}
     held = bool(outcome.held)
     said = [*merge_hosts([*warnings, *decision.warnings], members), *merged(outcome.warnings)]
     return {
@@ -296,6 +301,8 @@ def make_plan(
         "certificates": certificates,
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
         "remove_ca_key": stray,
+        "known_addresses": known,
+        "moves": [host for host, former in known.items() if former and host in [*decision.order, *decision.start]],
         "elsewhere": elsewhere,
         "import_image": [] if held else [host for host, item in observations.items() if item["reasons"].get("image")],
         "record": [] if wish.certificates_only else to_record(decision, observations),

@@ -7,6 +7,7 @@ What kubeadm wants of them is in _pki.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import os
@@ -23,6 +24,8 @@ try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
@@ -54,16 +57,48 @@ _CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIF
 
 
 def load_certificate(data: bytes | None) -> Any:
-    """The first certificate in PEM data; None where there is none."""
+    """The first certificate in PEM data; None if there is none, or if it cannot be read."""
     return next(iter(load_certificates(data)), None)
 
 
 def load_certificates(data: bytes | None) -> list[Any]:
-    """All certificates in PEM data, in order. Empty where one of them cannot be read."""
-    try:
-        return [x509.load_pem_x509_certificate(block) for block in _CERTIFICATE_BLOCK.findall(data or b"")]
-    except ValueError:
-        return []
+    """All certificates in PEM data, in order. Empty if one of them cannot be read."""
+    return parse_certificates(data)[0]
+
+
+def parse_certificates(data: bytes | None) -> tuple[list[Any], str]:
+    """All certificates in PEM data, in order; or none, and why, in words. The only place that reads certificates.
+
+    The library decodes names and keys when they are asked for. Here all of it is decoded, so that nothing raises later: names
+    in T61 (old company CAs) are not UTF-8, and the library refuses them (ValueError).
+    """
+    blocks = _CERTIFICATE_BLOCK.findall(data or b"")
+    if not blocks:
+        return [], "no PEM certificate"
+    certificates = []
+    for block in blocks:
+        try:
+            certificate = x509.load_pem_x509_certificate(block)
+        except ValueError:
+            return [], "no PEM certificate"
+        try:
+            names = [(name.public_bytes(), name.rfc4514_string()) for name in (certificate.subject, certificate.issuer)]
+            # Older versions read them as Latin-1 and write them as UTF-8: what is signed would name another CA.
+            readable = all(written in certificate.tbs_certificate_bytes for written, _text in names)
+        except ValueError:
+            readable = False
+        if not readable:
+            return (
+                [],
+                "a certificate with a name that is not in UTF-8 (T61String?), which Python's cryptography cannot read",
+            )
+        try:
+            public_fingerprint(certificate.public_key())
+        except Exception:
+            # UnsupportedAlgorithm or ValueError; some versions raise errors of their own for RSASSA-PSS keys.
+            return [], "a certificate with a key that Python's cryptography cannot read"
+        certificates.append(certificate)
+    return certificates, ""
 
 
 def certificate_pem(certificate: Any) -> str:
@@ -80,6 +115,8 @@ def load_key(data: bytes | None, passphrase: str = "") -> Any:
     found = _KEY_BLOCK.search(data or b"")
     if not found:
         return None
+    # An inline vault value is a text of its own kind before ansible-core 2.19, whose encode() is another one.
+    passphrase = str(passphrase)
     secret = passphrase.encode() if passphrase and is_encrypted(found.group(0)) else None
     try:
         key = serialization.load_pem_private_key(found.group(0) + b"\n", secret, **_QUICKLY)
@@ -234,9 +271,24 @@ def _covers(tree: Any, san: str) -> bool:
     return not base or san == base.lstrip(".") or san.endswith("." + base.lstrip("."))
 
 
+def same_name(one: Any, other: Any) -> bool:
+    """Whether two names are the same for Go, which compares their bytes: the same text as PrintableString and as UTF8String is not."""
+    return bool(one.public_bytes() == other.public_bytes())
+
+
+def authority_id(certificate: Any) -> str:
+    """What stays the same when a CA's certificate is renewed, hexadecimal: its key, its name, and the identifier of its key.
+
+    What one of two certificates with the same id has signed, the other one has signed too: for Go by key and name, for OpenSSL by
+    the key's identifier besides.
+    """
+    parts = (public_fingerprint(certificate.public_key()), certificate.subject.public_bytes().hex())
+    return hashlib.sha256(" ".join((*parts, key_identifier_of(certificate) or "")).encode()).hexdigest()
+
+
 def signed_by(certificate: Any, authority: Any) -> bool:
     """Whether a certificate bears the signature of an authority."""
-    if certificate.issuer != authority.subject:
+    if not same_name(certificate.issuer, authority.subject):
         return False
     public, data, signature = authority.public_key(), certificate.tbs_certificate_bytes, certificate.signature
     try:
@@ -252,6 +304,12 @@ def signed_by(certificate: Any, authority: Any) -> bool:
         # InvalidSignature, or an algorithm that the library does not know or allow: not a signature to rely on.
         return False
     return True
+
+
+def names_another_key(certificate: Any, authority: Any) -> bool:
+    """Whether a certificate says that another key than that of this CA has signed it (RFC 5280, 4.2.1.1)."""
+    named, key = key_identifier_of(certificate, of_issuer=True), key_identifier_of(authority)
+    return bool(named and key and named != key)
 
 
 def weak_hash(certificate: Any) -> str:
@@ -398,3 +456,49 @@ def public_bits(public: Any) -> bytes:
         return pkcs1
     point: bytes = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     return point
+
+
+# --- A private key on its way to another host --------------------------------------------------------------------------
+
+
+def public_pem(public: Any) -> str:
+    """A public key as PEM."""
+    pem: bytes = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
+
+
+# Bytes of an uncompressed point of P-256, and of the nonce of AES-GCM.
+_POINT, _NONCE = 65, 12
+
+
+def seal(data: bytes, recipient: str) -> str:
+    """Data that only the owner of a key (P-256, its public half as PEM) can read: base64 text. ValueError if that is no such key.
+
+    ECIES: a key of its own for each text, ECDH, HKDF-SHA256, AES-256-GCM (SEC 1, 5.1; algorithms that FIPS 140 allows).
+    """
+    public = serialization.load_pem_public_key(recipient.encode())
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp256r1":
+        raise ValueError("not a key of P-256")
+    once, nonce = ec.generate_private_key(ec.SECP256R1()), os.urandom(_NONCE)
+    point = public_bits(once.public_key())
+    sealed = _shared(once, public, point).encrypt(nonce, data, point)
+    return base64.b64encode(point + nonce + sealed).decode()
+
+
+def unseal(text: str, key: Any) -> bytes | None:
+    """What seal() was given; None if it was sealed for another key, or has been changed."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+        point, nonce, sealed = raw[:_POINT], raw[_POINT : _POINT + _NONCE], raw[_POINT + _NONCE :]
+        public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        data: bytes = _shared(key, public, point).decrypt(nonce, sealed, point)
+    except Exception:
+        # ValueError, InvalidTag, UnsupportedAlgorithm: which one it is depends on what is wrong and on the library.
+        return None
+    return data
+
+
+def _shared(key: Any, public: Any, point: bytes) -> Any:
+    """The cipher that both sides can make: key of the one, public half of the other."""
+    secret = key.exchange(ec.ECDH(), public)
+    return AESGCM(HKDF(hashes.SHA256(), 32, None, b"kubeadm.etcd sealed key" + point).derive(secret))

@@ -23,7 +23,8 @@ requirements:
 options:
   step:
     description:
-      - V(ca) makes the CA where there is none, or brings in O(ca_cert) and O(ca_key). On the CA host.
+      - V(transport) makes a key pair and returns its public half, to which P(kubeadm.etcd.seal#filter) encrypts your CA's key. On the CA host.
+      - V(ca) makes the CA if there is none, or brings in O(ca_cert) and its key. On the CA host.
       - V(request) makes keys and certificate requests for what has to be issued. On each member.
       - V(sign) signs O(requests). On the CA host; writes nothing.
       - V(collect) writes O(requests) to files under O(signing_dir) for a CA that signs elsewhere, and reads what it has signed.
@@ -31,7 +32,7 @@ options:
       - V(install) puts O(ca_cert) and O(certificates) into place. On each member.
     type: str
     required: true
-    choices: [ca, request, sign, collect, install]
+    choices: [transport, ca, request, sign, collect, install]
   pki_dir:
     description: Where certificates and keys are.
     type: path
@@ -48,6 +49,13 @@ options:
     description: IP address of the member. Needed for V(server) and V(peer) only.
     type: str
     default: ""
+  known_addresses:
+    description:
+      - Addresses at which the member is known now, if O(address) is about to change. Certificates have them besides, until the member
+        has moved.
+    type: list
+    elements: str
+    default: []
   kinds:
     description:
       - Certificates that the host is to have. A member has all of them, a control plane host V(apiserver-etcd-client).
@@ -111,7 +119,13 @@ options:
         C(ca.crt), etcd would let in whatever else that root has signed.
     type: str
   ca_key:
-    description: Private key of your own CA, PEM. It is written as kubeadm needs it, not encrypted.
+    description:
+      - Private key of your own CA, PEM. It is written as kubeadm needs it, not encrypted.
+      - Ansible may write arguments of modules to files on the host. O(sealed_key) keeps the key out of them.
+    type: str
+  sealed_key:
+    description:
+      - The same, encrypted by P(kubeadm.etcd.seal#filter) to what V(transport) returned, without passphrase. Not a secret.
     type: str
   ca_key_passphrase:
     description: Passphrase of O(ca_key), where that is encrypted.
@@ -134,6 +148,11 @@ options:
         description: IP address of the member.
         type: str
         default: ""
+      known_addresses:
+        description: Addresses at which the member is known now, and which its certificates may have besides.
+        type: list
+        elements: str
+        default: []
       kinds:
         description: Certificates that this host may have. A request for another one is refused.
         type: list
@@ -185,6 +204,21 @@ EXAMPLES = r"""
     name: infra0
     address: 10.0.0.6
   register: authority
+
+- name: Make a key to which the key of your own CA is encrypted on its way
+  kubeadm.etcd.etcd_pki:
+    step: transport
+    name: infra0
+    address: 10.0.0.6
+  register: transport
+
+- name: Bring in your own CA
+  kubeadm.etcd.etcd_pki:
+    step: ca
+    name: infra0
+    address: 10.0.0.6
+    ca_cert: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.crt') }}"
+    sealed_key: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.key') | kubeadm.etcd.seal(transport.transport_key) }}"
 
 - name: Make keys and requests
   kubeadm.etcd.etcd_pki:
@@ -279,6 +313,10 @@ ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
   returned: with O(step=ca)
   type: str
+transport_key:
+  description: Public key (PEM) for P(kubeadm.etcd.seal#filter).
+  returned: with O(step=transport)
+  type: str
 csrs:
   description: Requests (PEM) by certificate - server, peer, healthcheck-client, apiserver-etcd-client.
   returned: with O(step=request)
@@ -308,7 +346,7 @@ certificates:
       description:
         - Why it is not kept, as codes. Empty where it is.
         - >-
-          C(missing), C(unreadable), C(key-missing), C(key-unreadable), C(key-algorithm), C(key-mismatch), C(other-ca), C(subject),
+          C(missing), C(unreadable), C(key-missing), C(key-unreadable), C(key-algorithm), C(key-mismatch), C(other-ca), C(issuer-key), C(subject),
           C(sans), C(usages), C(key-usages), C(signature),
           C(authority), C(not-yet-valid), C(expired), C(window), C(asked-for).
       type: list
@@ -358,15 +396,20 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cryptography_problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION
 
+STEPS = ("transport", "ca", "request", "sign", "collect", "install")
+
 
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """One step, from the options of the module."""
     now = datetime.now(timezone.utc)
     spec = _pki.PkiSpec.from_params(params)
+    if params["step"] == "transport":
+        return _pki_steps.step_transport(spec, check)
     if params["step"] == "ca":
-        return _pki_steps.step_ca(
-            spec, params["ca_cert"], params["ca_key"], params["ca_key_passphrase"] or "", check, now
-        )
+        sealed = params["sealed_key"]
+        key = _pki_steps.unsealed_key(spec, sealed, check) if sealed else params["ca_key"]
+        passphrase = params["ca_key_passphrase"] or ""
+        return _pki_steps.step_ca(spec, params["ca_cert"], key, passphrase, check, now, has_key=bool(sealed and check))
     if params["step"] == "request":
         return _pki_steps.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
@@ -398,15 +441,20 @@ def main() -> None:
         "host": {"type": "str", "required": True},
         "csrs": {"type": "dict", "required": True},
         "serials": {"type": "dict", "default": {}},
-        **{key: _pki.ARGUMENTS[key] for key in ("name", "address", "kinds", "server_cert_sans", "peer_cert_sans")},
+        **{
+            key: _pki.ARGUMENTS[key]
+            for key in ("name", "address", "known_addresses", "kinds", "server_cert_sans", "peer_cert_sans")
+        },
     }
     module = AnsibleModule(
         argument_spec={
             **_pki.ARGUMENTS,
-            "step": {"type": "str", "required": True, "choices": ["ca", "request", "sign", "collect", "install"]},
+            "step": {"type": "str", "required": True, "choices": list(STEPS)},
             "ca_cert": {"type": "str"},
             "ca_key": {"type": "str", "no_log": True},
             "ca_key_passphrase": {"type": "str", "no_log": True},
+            # Readable by the host that it was sealed for, and by nobody else.
+            "sealed_key": {"type": "str", "no_log": False},
             "requests": {"type": "list", "elements": "dict", "default": [], "options": member},
             "certificates": {"type": "dict", "default": {}},
             "signing_dir": {"type": "path"},
@@ -414,6 +462,7 @@ def main() -> None:
             "remove_ca_key": {"type": "bool", "default": False},
         },
         required_if=[("step", "collect", ("signing_dir", "ca_cert"))],
+        mutually_exclusive=[("ca_key", "sealed_key")],
         supports_check_mode=True,
     )
     problem = cryptography_problem(CRYPTOGRAPHY_VERSION)

@@ -198,6 +198,45 @@ def test_another_address(cluster: Lab, tmp_path: Path) -> None:
     assert healthy(cluster) and cluster.site().changed() == {}
 
 
+def sans_of(cluster: Lab, host: str) -> str:
+    """Names and addresses of the certificates with which a member serves."""
+    names = ("server", "peer")
+    return "".join(cluster.sh(host, f"openssl x509 -in {PKI}/{name}.crt -noout -ext subjectAltName") for name in names)
+
+
+def test_two_members_move_at_once(cluster: Lab, tmp_path: Path) -> None:
+    """Connections that break before the turns come back, since certificates have both addresses until their member has moved."""
+    cluster.site()
+    old, moving = cluster.addresses(), ("infra1", "infra2")
+    new = {**old, **{host: re.sub(r"\d+$", str(201 + i), old[host]) for i, host in enumerate(moving)}}
+    device = cluster.sh("infra1", f"ip -o address show to {old['infra1']} | awk '{{print $2}}'").strip()
+    hosts = {host: f"ansible_host: {address}, etcd_address: {new[host]}" for host, address in old.items()}
+    path = inventory(cluster, tmp_path, hosts)
+    for host in moving:
+        cluster.sh(host, f"ip address add {new[host]}/24 dev {device}")
+    try:
+        cluster.site("--tags", "certificates", inventory=path)
+        for host in moving:
+            assert all(sans_of(cluster, host).count(address) == 2 for address in (old[host], new[host]))
+        with writing(cluster, "two addresses") as counted:
+            for host in cluster.hosts:
+                cluster.sh(host, "ss -K state established '( dport = :2380 or sport = :2380 )'")
+            cluster.site(inventory=path)
+        assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+        assert peer_urls(cluster) == {f"https://{address}:2380" for address in new.values()}
+        assert cluster.etcdctl("infra0", "endpoint", "health", "--cluster", "2>&1").count("is healthy") == 3
+        for host in moving:
+            assert f"IP Address:{new[host]}" in sans_of(cluster, host)
+            assert f"IP Address:{old[host]}," not in sans_of(cluster, host).replace("\n", ",")
+        assert cluster.site(inventory=path).changed() == {}
+    finally:
+        cluster.site()
+        for host in moving:
+            cluster.sh(host, f"ip address del {new[host]}/24 dev {device}")
+    assert peer_urls(cluster) == {f"https://{address}:2380" for address in old.values()}
+    assert healthy(cluster) and cluster.site().changed() == {}
+
+
 @pytest.mark.long
 def test_check_mode_with_a_member_down(cluster: Lab) -> None:
     """It is not repaired then, which keeps the other members from being changed in a real run only."""

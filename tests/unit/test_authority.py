@@ -6,25 +6,37 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _authority
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+    EVERYTHING,
+    FOUND,
+    SIGN,
+    Problem,
+    merged,
+)
 from test_plan import CLUSTER, FRESH, observed, up
+from test_run import ALL_UP, planned
+from test_run import observations as complete
 
 
 @pytest.mark.parametrize(
     ("change", "own", "words"),
     [
         (
-            {"infra0": {"ca_fingerprint": None, "ca_key": False}},
+            {"infra0": {"ca_fingerprint": None, "ca_id": None, "ca_key": False}},
             None,
             "infra0: ca.crt is missing, and cluster 'etcd' has",
         ),
-        ({"infra0": {"ca_fingerprint": None}}, None, "ca.crt is missing, ca.key is there"),
-        ({"infra0": {"ca_fingerprint": None}}, None, "(infra1, infra2 have the same ca.crt)"),
-        ({"infra1": {"ca_fingerprint": "other"}}, None, "infra1 trust another CA"),
+        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "ca.crt is missing, ca.key is there"),
+        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "(infra1, infra2 have the same ca.crt)"),
+        ({"infra1": {"ca_fingerprint": "other", "ca_id": "other"}}, None, "infra1 trust another CA"),
         ({"infra0": {"ca_key": False}}, None, "ca.key is not in"),
         ({}, "mine", "etcd_ca_cert is another CA"),
-        ({"infra0": {"ca_fingerprint": "left over"}}, "f", "another CA than the one in use on infra0"),
-        ({"infra0": {"ca_problems": ["ca.crt is expired"]}}, None, "infra0: ca.crt is expired"),
+        (
+            {"infra0": {"ca_fingerprint": "left over", "ca_id": "left over"}},
+            "f",
+            "another CA than the one in use on infra0",
+        ),
+        ({"infra0": {"ca_problems": [Problem("ca.crt is expired").as_dict()]}}, None, "infra0: ca.crt is expired"),
     ],
 )
 def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
@@ -32,28 +44,39 @@ def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
     for host, observation in observations.items():
         observation["pki"] = {
             "ca_fingerprint": "f",
+            "ca_id": "f",
             "ca_key": host == "infra0",
             "ca_problems": [],
             **change.get(host, {}),
         }
         observation["reasons"]["certificates"] = ["server.crt: ends soon"]
-    assert any(words in text for text in merged(_authority.ca_problems(CLUSTER, observations, {"fingerprint": own})))
+    assert any(
+        words in text
+        for text in merged(
+            _authority.ca_problems(CLUSTER, observations, own and {"fingerprint": own, "id": own, "not_after": "2040"})
+        )
+    )
 
 
 def test_a_ca_that_an_earlier_attempt_has_left() -> None:
     """Nobody has data, but a ca.crt is never replaced."""
     observations = observed(FRESH, FRESH, FRESH)
-    observations["infra0"]["pki"] = {"ca_fingerprint": "left over", "ca_key": False, "ca_problems": []}
-    problems = _authority.ca_problems(CLUSTER, observations, {"fingerprint": "mine"})
+    observations["infra0"]["pki"] = {
+        "ca_fingerprint": "left over",
+        "ca_id": "left over",
+        "ca_key": False,
+        "ca_problems": [],
+    }
+    problems = _authority.ca_problems(CLUSTER, observations, {"fingerprint": "mine", "id": "mine", "not_after": "2040"})
     assert "infra0: etcd/ca.crt is another CA than etcd_ca_cert" in merged(problems)[0]
 
 
 def test_ca_of_a_good_cluster() -> None:
     observations = observed(up(), up(), up())
     for host, observation in observations.items():
-        observation["pki"] = {"ca_fingerprint": "f", "ca_key": host == "infra0", "ca_problems": []}
+        observation["pki"] = {"ca_fingerprint": "f", "ca_id": "f", "ca_key": host == "infra0", "ca_problems": []}
     assert _authority.ca_problems(CLUSTER, observations, None) == []
-    assert _authority.ca_problems(CLUSTER, observations, {"fingerprint": "f"}) == []
+    assert _authority.ca_problems(CLUSTER, observations, {"fingerprint": "f", "id": "f", "not_after": "2040"}) == []
 
 
 def test_ca_host_left_out_by_limit() -> None:
@@ -69,6 +92,7 @@ def with_pki(**changes: dict[str, Any]) -> dict[str, Any]:
     for host, observation in observations.items():
         observation["pki"] = {
             "ca_fingerprint": "f",
+            "ca_id": "f",
             "ca_key_id": "ours",
             "ca_key": host == "infra0",
             "ca_public_key": "p" if host == "infra0" else None,
@@ -79,7 +103,8 @@ def with_pki(**changes: dict[str, Any]) -> dict[str, Any]:
     return observations
 
 
-FOREIGN = {"ca_fingerprint": "x", "ca_key_id": "theirs"}
+COPY = {"ca_key": True, "ca_public_key": "p"}
+FOREIGN = {"ca_fingerprint": "x", "ca_id": "x", "ca_key_id": "theirs"}
 FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_id": "theirs"}]}
 
 
@@ -93,7 +118,7 @@ FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_
         # All of it is of another CA: a host of another cluster, perhaps.
         ({"infra1": FOREIGN_LEAVES}, []),
         ({"infra1": {**FOREIGN, "certificates": []}}, []),
-        ({"infra1": {"ca_fingerprint": None}}, []),
+        ({"infra1": {"ca_fingerprint": None, "ca_id": None}}, []),
         ({"infra1": FOREIGN, "infra0": {"ca_key_id": None}}, []),
     ],
 )
@@ -108,18 +133,21 @@ def test_ca_crt_that_somebody_replaced(changes: dict[str, Any], hosts: list[str]
     ("changes", "hosts"),
     [
         ({}, []),
-        ({"infra2": {"ca_key": True}}, ["infra2"]),
-        ({"infra1": {"ca_key": True}, "infra2": {"ca_key": True}}, ["infra1", "infra2"]),
+        ({"infra2": COPY}, ["infra2"]),
+        ({"infra1": COPY, "infra2": COPY}, ["infra1", "infra2"]),
         # It may be the last one there is.
-        ({"infra0": {"ca_key": False}, "infra2": {"ca_key": True}}, []),
-        ({"infra0": {"ca_problems": ["x"]}, "infra2": {"ca_key": True}}, []),
+        ({"infra0": {"ca_key": False, "ca_public_key": None}, "infra2": COPY}, []),
+        # The key of another CA, one that is encrypted, a directory of that name: nobody knows what else has a copy of it.
+        ({"infra2": {"ca_key": True, "ca_public_key": "q"}}, []),
+        ({"infra2": {"ca_key": True, "ca_public_key": None}}, []),
+        ({"infra0": {"ca_problems": ["x"]}, "infra2": COPY}, []),
     ],
 )
 def test_ca_keys_that_may_be_removed(changes: dict[str, Any], hosts: list[str]) -> None:
     assert _authority.stray_ca_keys(CLUSTER, with_pki(**changes)) == hosts
 
 
-OWN = {"fingerprint": "f", "public_key": "p", "key": False}
+OWN = {"fingerprint": "f", "id": "f", "not_after": "2040", "public_key": "p", "key": False}
 
 
 @pytest.mark.parametrize(
@@ -146,3 +174,201 @@ def test_ca_key_on_the_host_is_another_cas() -> None:
     observations = with_pki(infra0={"ca_public_key": "q"})
     assert _authority.ca_problems(CLUSTER, observations) == []
     assert "etcd/ca.key does not belong to etcd_ca_cert" in _authority.ca_problems(CLUSTER, observations, OWN)[0].text
+
+
+# --- Which CA runs -----------------------------------------------------------------------------------------------------
+
+
+LEAVES = [{"kind": kind, "authority_key_id": "ours"} for kind in ("server", "peer", "healthcheck-client")]
+ALL = [leaf["kind"] for leaf in LEAVES]
+
+
+def running(*hosts: dict[str, Any]) -> dict[str, Any]:
+    """A cluster by host: ca (what ca.crt is, default f), trusts, foreign (kinds), record (CA), down."""
+    observations = with_pki()
+    for name, host in zip(list(observations), hosts):
+        pki, etcd = observations[name]["pki"], observations[name]["etcd"]
+        ca = host.get("ca", "f")
+        pki.update(ca_id=ca, ca_fingerprint=ca, ca_cert_key=f"key of {ca}", certificates=LEAVES)
+        pki.update(foreign=host.get("foreign", []), ca_key_id="ours" if ca == "f" else "theirs")
+        etcd["trusts"] = host.get("trusts", "installed")
+        etcd["record"] = {"ca": f"key of {host['record']}"} if host.get("record") else None
+    return observations
+
+
+NEW = {"ca": "new", "trusts": "former", "foreign": ALL}
+ISSUED = {"ca": "new", "trusts": "former", "foreign": []}
+DOWN = {"trusts": "unknown", "record": "f"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        ([{}, {}, {}], []),
+        ([{"record": "f"}] * 3, []),
+        ([{"trusts": "earlier"}] * 3, []),
+        ([DOWN] * 3, []),
+        # Exchanged by hand on all hosts, and only on the CA host; with both in a bundle the new one counts.
+        (
+            [NEW] * 3,
+            ["on infra0, infra1, infra2 was exchanged while etcd runs", "Put the former ca.crt back on infra0"],
+        ),
+        ([NEW, {}, {}], ["on infra0 was exchanged", "(infra1, infra2 still have it)", "the former ca.key on infra0"]),
+        ([{**NEW, "foreign": ["server"]}] * 3, ["cut the members off"]),
+        ([ISSUED, NEW, NEW], ["Some of the certificates are of this CA, some of the former one. Put the former"]),
+        # Damaged already: all certificates are of the new CA, and what runs does not trust it.
+        ([ISSUED] * 3, ["There are two ways out. 1. Put the former", "ansible 'infra0:infra1:infra2' -i INVENTORY -b"]),
+        ([ISSUED, ISSUED, {"ca": "new"}], ["ansible 'infra0:infra1' -i INVENTORY -b"]),
+        # Nothing runs: the record, or the certificates where there is none.
+        ([{**DOWN, "ca": "new"}] * 3, ["is not the CA of cluster 'etcd': the record", "systemctl start kubelet"]),
+        ([{**DOWN, "ca": "new"}, {}, {}], ["on infra0 is not the CA of cluster"]),
+        ([{"ca": "new", "trusts": "unknown", "foreign": ALL}] * 3, ["another CA has signed the certificates of all"]),
+        ([{"ca": "new", "trusts": "unknown"}] * 3, []),
+        # The way back from the damage: the former ca.crt is there again, the certificates are still those of the other CA.
+        ([{"ca": "f", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, []),
+        ([{"ca": "f", "trusts": "untrusted", "foreign": ALL}] * 3, []),
+        ([{"ca": "f", "trusts": "unknown", "foreign": ALL, "record": "f"}] * 3, []),
+        ([{"ca": "new", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, ["is not the CA of cluster"]),
+        # What runs wins over the record.
+        ([{"ca": "new", "record": "f"}] * 3, []),
+        ([{"ca": "new", "record": "f"}, {"ca": "new", "record": "f", "trusts": "unknown"}, {"ca": "new"}], []),
+        # A member that was given a foreign ca.crt by mistake is repaired, whatever it trusts.
+        ([{}, {}, {"ca": "x", "trusts": "former", "foreign": ALL, "record": "f"}], []),
+    ],
+)
+def test_the_ca_of_a_run_is_that_of_what_runs(hosts: list[dict[str, Any]], words: list[str]) -> None:
+    observations = running(*hosts)
+    problems = _authority.ca_problems(CLUSTER, observations)
+    text = " ".join(merged(problems))
+    assert bool(problems) == bool(words) and all(item in text for item in words), text
+    about = [problem for problem in problems if "was exchanged" in problem.text or "is not the CA of" in problem.text]
+    assert len(about) <= 1 and all(problem.stops == EVERYTHING for problem in about)
+    # What is not known to be wrong is never followed by the advice to end members.
+    assert ("pkill" in text) == any("pkill" in item or "ansible" in item for item in words)
+
+
+def test_members_of_a_limited_run_are_compared_too() -> None:
+    """Without the CA host, what runs and the record tell the same."""
+    for hosts, refused in (([{}, NEW, NEW], True), ([{}, {}, {}], False), ([{}, {**DOWN, "ca": "new"}, {}], True)):
+        observations = running(*hosts)
+        del observations["infra0"]
+        assert bool(_authority.ca_problems(CLUSTER, observations)) == refused
+
+
+def test_a_ca_certificate_that_was_renewed() -> None:
+    """The same CA for every comparison: members get the new certificate, and nothing is refused."""
+    observations = with_pki(infra0={"ca_fingerprint": "f2"})
+    assert (
+        _authority.ca_problems(CLUSTER, observations) == [] and _authority.broken_ca_hosts(CLUSTER, observations) == []
+    )
+    reason = "etcd/ca.crt: the CA's certificate has been renewed (infra0 has the new one)"
+    assert _authority.renewal_reasons(CLUSTER, observations) == {"infra1": reason, "infra2": reason}
+    found = _authority.with_renewals(CLUSTER, observations)
+    assert [item["reasons"]["certificates"] for item in found.values()] == [[], [reason], [reason]]
+    assert _authority.renewal_reasons(CLUSTER, with_pki()) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "brought", "renewed"),
+    [
+        ({}, False, []),
+        ({"fingerprint": "f", "id": "f", "not_after": "2040", "public_key": "p"}, False, []),
+        # Renewed in the inventory: it goes to all. Renewed on the CA host: the older one in the inventory does not.
+        (
+            {"fingerprint": "f2", "id": "f", "not_after": "2050", "public_key": "p"},
+            True,
+            ["infra0", "infra1", "infra2"],
+        ),
+        ({"fingerprint": "f0", "id": "f", "not_after": "2030", "public_key": "p"}, False, []),
+        ({"fingerprint": "x", "id": "x", "not_after": "2050", "public_key": "p"}, True, []),
+    ],
+)
+def test_own_ca_that_was_renewed(own: dict[str, Any], brought: bool, renewed: list[str]) -> None:
+    observations = with_pki()
+    for observation in observations.values():
+        observation["pki"]["ca_not_after"] = "2040"
+    assert _authority.brings_in(CLUSTER, observations, own) == brought
+    assert list(_authority.renewal_reasons(CLUSTER, observations, own)) == renewed
+    assert bool(_authority.ca_problems(CLUSTER, observations, own)) == (own.get("id") == "x")
+
+
+def test_members_that_run_with_an_earlier_certificate_of_their_ca() -> None:
+    observations = running({}, {"trusts": "earlier"}, {"trusts": "earlier"})
+    assert _authority.trust_warnings(observations)[0].startswith(
+        "infra1, infra2: the CA's certificate was renewed after"
+    )
+    assert _authority.trust_warnings(running({}, {}, {})) == []
+
+
+def test_own_ca_and_a_members_damaged_ca_crt() -> None:
+    """It is repaired, as without an own CA. A foreign CA of all members is not."""
+    for changes, refused in (({"infra1": FOREIGN}, False), ({"infra1": FOREIGN_LEAVES}, True)):
+        problems = _authority.ca_problems(CLUSTER, with_pki(**changes), OWN)
+        assert bool(problems) == refused and all("infra1" in problem.text for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "stops"),
+    [
+        # Members run and restart with what they have: only certificates wait.
+        ({"infra0": {"ca_key": False, "ca_public_key": None}}, {}, (FOUND, SIGN)),
+        # A member that could not start with the certificates that it has must not be stopped.
+        ({"infra0": {"ca_key": False, "ca_public_key": None}, "infra2": {"usable": False}}, {}, EVERYTHING),
+        ({"infra1": FOREIGN_LEAVES}, {}, EVERYTHING),
+        # What the inventory asks for cannot be done, and would be tried half way through the run.
+        ({}, {**OWN, "id": "other", "fingerprint": "other"}, EVERYTHING),
+        ({"infra0": {"ca_public_key": "q"}}, OWN, EVERYTHING),
+        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, {}, EVERYTHING),
+    ],
+)
+def test_what_a_problem_of_the_ca_stops(changes: dict[str, Any], own: dict[str, Any], stops: tuple[str, ...]) -> None:
+    observations = with_pki(**changes)
+    observations["infra2"]["reasons"]["certificates"] = ["etcd/peer.crt: renewed, 9 days left of 365"]
+    assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations, own)] == [stops]
+
+
+def test_what_the_absence_of_the_ca_host_stops() -> None:
+    for usable, stops in ((True, (FOUND, SIGN)), (False, EVERYTHING)):
+        observations = with_pki(infra1={"usable": usable})
+        del observations["infra0"]
+        observations["infra1"]["reasons"]["certificates"] = ["etcd/peer.crt: x"]
+        assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations)] == [stops]
+
+
+# --- What follows for a run ----------------------------------------------------------------------------------------------
+
+
+def whole(observations: dict[str, Any]) -> dict[str, Any]:
+    """The plan of site.yml, with these PKIs on hosts where nothing else differs."""
+    found = complete(*ALL_UP)
+    for host, item in found.items():
+        item["pki"] = {**item["pki"], **observations[host]["pki"]}
+        item["etcd"] = {**item["etcd"], **{k: v for k, v in observations[host]["etcd"].items() if k in ADDED}}
+    return planned(found)
+
+
+ADDED = ("trusts", "record", "known_addresses")
+
+
+@pytest.mark.parametrize("hosts", [[NEW, NEW, NEW], [NEW, {}, {}], [ISSUED, ISSUED, ISSUED]])
+def test_a_run_with_an_exchanged_ca_does_nothing(hosts: list[dict[str, Any]]) -> None:
+    plan = whole(running(*hosts))
+    assert plan["action"] == "refuse" and plan["order"] == plan["start"] == plan["record"] == []
+    assert len(plan["problems"]) == 1 and "was exchanged while etcd runs" in plan["problems"][0]
+
+
+def test_a_run_brings_a_renewed_ca_certificate_to_the_members() -> None:
+    plan = whole(with_pki(infra0={"ca_fingerprint": "f2"}))
+    assert plan["certificates"] and not plan["settled"] and plan["problems"] == [] and plan["action"] == "nothing"
+    assert any("infra1, infra2: certificates: etcd/ca.crt: the CA's certificate" in line for line in plan["lines"])
+    assert plan["replace_ca"] == [] and not plan["ca"]
+
+
+def test_hosts_that_leave_an_address_in_a_run() -> None:
+    """Only those whose member has its turn: the others keep the certificates with both addresses."""
+    found = complete(*ALL_UP, differs="1")
+    for host in ("infra1", "infra2"):
+        found[host]["etcd"]["known_addresses"] = ["10.0.0.99"]
+    plan = planned(found)
+    assert plan["moves"] == ["infra1"] and plan["order"] == ["infra1"]
+    assert plan["known_addresses"] == {"infra0": [], "infra1": ["10.0.0.99"], "infra2": ["10.0.0.99"]}

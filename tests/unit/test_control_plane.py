@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils import _control_plane as cp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str", "default": "etcd"},
@@ -145,7 +146,14 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def signer(**changes: Any) -> dict[str, Any]:
-    pki = {"ca_fingerprint": "f1", "ca_key_id": "ours", "ca_key": True, "ca_public_key": "p1", "ca_problems": []}
+    pki = {
+        "ca_fingerprint": "f1",
+        "ca_id": "f1",
+        "ca_key_id": "ours",
+        "ca_key": True,
+        "ca_public_key": "p1",
+        "ca_problems": [],
+    }
     return {
         "facts": facts(**changes.pop("facts", {})),
         "etcd": {"formed": True, "ready": True, "members": LISTED, **changes.pop("etcd", {})},
@@ -156,7 +164,12 @@ def signer(**changes: Any) -> dict[str, Any]:
 
 
 def plane(*reasons: str, serial: str | None = None, **changes: Any) -> dict[str, Any]:
-    pki = {"ca_fingerprint": "f1" if serial else None, "ca_problems": [], "warnings": []}
+    pki = {
+        "ca_fingerprint": "f1" if serial else None,
+        "ca_id": "f1" if serial else None,
+        "ca_problems": [],
+        "warnings": [],
+    }
     return {
         "facts": facts(**changes.pop("facts", {})),
         "pki": {**pki, "certificates": [leaf(serial)] if serial else [], **changes},
@@ -237,14 +250,17 @@ def test_without_the_ca_host() -> None:
             "control0: infra0 (10.0.0.6) does not answer",
         ),
         (
-            {"control0": plane(*FRESH, ca_problems=["x.crt is a directory that is not empty"])},
+            {"control0": plane(*FRESH, ca_problems=[Problem("x.crt is a directory that is not empty").as_dict()])},
             "control0: x.crt is a directory",
         ),
         (
-            {"control0": plane(*FRESH, ca_fingerprint="other")},
+            {"control0": plane(*FRESH, ca_fingerprint="other", ca_id="other")},
             "control0: /etc/kubernetes/pki/etcd/ca.crt is another CA",
         ),
-        ({"control0": plane("x", serial="s1", ca_fingerprint="other")}, "a stacked one, another cluster"),
+        (
+            {"control0": plane("x", serial="s1", ca_fingerprint="other", ca_id="other")},
+            "a stacked one, another cluster",
+        ),
         (
             {"control0": plane("x", certificates=[leaf("s1", reasons=["other-ca"], issuer="mine")])},
             "is signed by another CA (mine)",
@@ -258,11 +274,11 @@ def test_without_the_ca_host() -> None:
             "Cluster 'etcd' does not exist yet (infra0 has no data of it). Run site.yml first.",
         ),
         (
-            {"infra0": signer(ca_fingerprint=None, ca_key=False)},
+            {"infra0": signer(ca_fingerprint=None, ca_id=None, ca_key=False)},
             "infra0: ca.crt is missing, and cluster 'etcd' has data",
         ),
         ({"infra0": signer(ca_key=False)}, "infra0: control0 need certificates, and ca.key is not in"),
-        ({"infra0": signer(ca_problems=["etcd/ca.key is empty"])}, "infra0: etcd/ca.key is empty"),
+        ({"infra0": signer(ca_problems=[Problem("etcd/ca.key is empty").as_dict()])}, "infra0: etcd/ca.key is empty"),
         ({"infra0": signer(facts={"cryptography_problem": "Install the package x"})}, "infra0: Install the package x"),
     ],
 )
@@ -283,8 +299,20 @@ def test_a_ca_host_that_cannot_look_says_that_alone() -> None:
     assert decide(infra0=blind, control0=plane(*FRESH)).problems == ["infra0: Install the package x"]
 
 
+def test_a_ca_certificate_that_was_renewed_is_handed_over() -> None:
+    """It is the same CA: nothing is signed for it, so no key is needed, and no other etcd's files are in the way."""
+    for key in (True, False):
+        found = decide(
+            infra0=signer(ca_fingerprint="f2", ca_key=key, warnings=["the CA ends on 2030-01-01"]),
+            control0=plane(serial="s1"),
+        )
+        assert found.problems == [] and found.due == ["control0"], found
+        assert "the CA's certificate has been renewed (infra0 has the new one)" in found.lines[1]
+        assert found.warnings == ["infra0: the CA ends on 2030-01-01"]
+
+
 def test_ca_that_signs_elsewhere() -> None:
-    own = {"fingerprint": "f1", "public_key": "p1", "key": False, "problems": []}
+    own = {"fingerprint": "f1", "id": "f1", "not_after": "2040", "public_key": "p1", "key": False, "problems": []}
     found = decide(own, infra0=signer(ca_key=False, ca_public_key=None), control0=plane(*FRESH))
     assert found.elsewhere and found.problems == [] and "/srv/signing" in found.warnings[0]
     assert decide({"problems": ["etcd_ca_cert: no"]}, infra0=signer(), control0=plane(*FRESH)).problems == [

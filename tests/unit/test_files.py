@@ -218,3 +218,115 @@ def test_strays_are_removed_and_nothing_else(tmp_path: Path) -> None:
     _files.remove_strays(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == [".other", "ca.crt"]
     assert _files.strays(str(tmp_path / "gone")) == []
+
+
+def renames_that_fail(monkeypatch: pytest.MonkeyPatch, number: int, code: int, crossing: str = "") -> list[Any]:
+    """The rename of this number fails; with crossing, each one out of that directory."""
+    calls: list[Any] = []
+    original = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        calls.append((source, target))
+        if len(calls) == number or (crossing and os.path.dirname(source) == crossing):
+            raise OSError(code, os.strerror(code))
+        original(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    return calls
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.parametrize("there", [True, False], ids=["replaced", "new"])
+def test_a_pair_of_which_one_cannot_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, linked: bool
+) -> None:
+    """An immutable certificate: its new key is taken back, so that the old pair is whole."""
+    key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
+    if there:
+        put((key, b"old key"), (certificate, b"old certificate"))
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(1, "no")))
+    renames_that_fail(monkeypatch, 2, errno.EPERM)
+    with pytest.raises(
+        EtcdError, match=r"a.crt cannot be written: Operation not permitted. The old files are in force"
+    ):
+        put((key, b"new key"), (certificate, b"new certificate"))
+    assert sorted(os.listdir(tmp_path)) == (["a.crt", "a.key"] if there else [])
+    if there:
+        assert (key.read_bytes(), certificate.read_bytes()) == (b"old key", b"old certificate")
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_the_message_names_what_could_not_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
+    put((key, b"old key"), (certificate, b"old certificate"))
+    calls: list[Any] = []
+    original = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        original(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(EtcdError, match=r"a.crt cannot be written: .*a.key could not be taken back and is new"):
+        put((key, b"new key"), (certificate, b"new certificate"))
+    assert key.read_bytes() == b"new key"
+
+
+def test_staging_directory_behind_another_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bind mount has the device number of what it shows, and no rename crosses it."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "work").mkdir()
+    renames_that_fail(monkeypatch, 0, errno.EXDEV, crossing=str(tmp_path / "work"))
+    _files.replace_file(str(tmp_path / "manifests" / "etcd.yaml"), b"x", 0o600, *ME, staging_dir=str(tmp_path / "work"))
+    assert (tmp_path / "manifests" / "etcd.yaml").read_bytes() == b"x"
+    assert os.listdir(tmp_path / "manifests") == ["etcd.yaml"] and os.listdir(tmp_path / "work") == []
+
+
+@pytest.mark.parametrize("crossing", [True, False])
+def test_a_file_is_moved_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crossing: bool) -> None:
+    for name in ("manifests", "work", "far"):
+        (tmp_path / name).mkdir()
+    source, target = tmp_path / "work" / "previous", tmp_path / "manifests" / "etcd.yaml"
+    put((source, b"previous"), (tmp_path / "far" / "etcd.yaml", b"broken"))
+    target.symlink_to(tmp_path / "far" / "etcd.yaml")
+    if crossing:
+        renames_that_fail(monkeypatch, 0, errno.EXDEV, crossing=str(tmp_path / "work"))
+    _files.move_file(str(source), str(target))
+    assert target.is_symlink() and target.read_bytes() == b"previous" and not source.exists()
+    assert os.listdir(tmp_path / "far") == ["etcd.yaml"]
+    with pytest.raises(EtcdError, match=r"cannot be moved to .*: No such file"):
+        _files.move_file(str(source), str(target))
+    assert target.read_bytes() == b"previous"
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.EIO])
+def test_modes_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """What is not there has no wrong mode; anything else is said, and nothing raises."""
+
+    def failing(*_arguments: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "stat", failing)
+    for problem in (_files.mode_problem("/x/y", 0o600), _files.directory_problem("/x/y")):
+        assert problem == (
+            None if code in (errno.ENOENT, errno.ENOTDIR) else f"owner and mode cannot be read: {os.strerror(code)}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "repaired"), [(0o777, 0o755), (0o775, 0o755), (0o722, 0o700), (0o755, None), (0o750, None), (0o2755, None)]
+)
+def test_directory_that_others_may_write_to(tmp_path: Path, mode: int, repaired: int | None) -> None:
+    path = tmp_path / "etcd"
+    path.mkdir()
+    path.chmod(mode)
+    assert bool(_files.directory_problem(str(path), ME[0])) == (repaired is not None)
+    if repaired is not None:
+        assert f"mode is {mode:04o}" in str(_files.directory_problem(str(path), ME[0]))
+        _files.protect_directory(str(path), ME[0])
+        assert stat.S_IMODE(path.stat().st_mode) == repaired
+        assert _files.directory_problem(str(path), ME[0]) is None
+    assert "owner is" in str(_files.directory_problem(str(path), ME[0] + 1))

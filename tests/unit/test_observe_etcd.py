@@ -57,6 +57,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "client_port": 2379,
         "metrics_port": 2381,
         "pki": {"pki_dir": str(tmp_path)},
+        "config": {},
     }
 
 

@@ -36,11 +36,13 @@ MEMBER = {
 def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files belong to root on hosts; here to whoever runs the tests."""
     me = (os.getuid(), os.getgid())
-    for name in ("ensure_directory", "mode_problem", "set_mode"):
+    owners = {"uid": me[0], "gid": me[1]}
+    for name in ("ensure_directory", "mode_problem", "set_mode", "directory_problem", "protect_directory"):
         original = getattr(_files, name)
+        more = {"uid": me[0]} if name in ("directory_problem", "protect_directory") else owners
         for module in (_pki, _pki_steps):
             monkeypatch.setattr(
-                module, name, lambda *a, _f=original, **k: _f(*a, **{"uid": me[0], "gid": me[1], **k}), raising=False
+                module, name, lambda *a, _f=original, _m=more, **k: _f(*a, **{**_m, **k}), raising=False
             )
     monkeypatch.setattr(_pki_steps, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
@@ -578,6 +580,369 @@ def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
         ((cert, key, NOW + timedelta(days=901)), "expired on"),
     ):
         assert any(words in text for text in _pki.check_own_ca(*arguments[:2], "", arguments[2])), words
+
+
+# --- A CA whose certificate is renewed, or ends -------------------------------------------------------------------------
+
+
+def renewed(where: Path, days: int = 3650, subject: str = "") -> str:
+    """The CA's certificate again, over the same key, as the warning says: text of the new one."""
+    pki = where / "pki/etcd"
+    more = ("-subj", subject) if subject else ()
+    if subject:
+        openssl(
+            *("req", "-x509", "-new", "-key", str(pki / "ca.key"), "-days", str(days), "-out", str(where / "new")),
+            *more,
+        )
+    else:
+        openssl(
+            *("x509", "-in", str(pki / "ca.crt"), "-signkey", str(pki / "ca.key"), "-days", str(days)),
+            *("-set_serial", "0x77", "-out", str(where / "new")),
+        )
+    return (where / "new").read_text()
+
+
+def test_a_renewed_certificate_of_the_same_ca(tmp_path: Path) -> None:
+    """Members get it, no leaf is issued again, and none has to be."""
+    old = issue(tmp_path)["ca"]["ca_cert"]
+    before = files(tmp_path)
+    new = renewed(tmp_path)
+    ids = [_x509.authority_id(_x509.load_certificate(text.encode())) for text in (old, new)]
+    assert ids[0] == ids[1] and old != new
+    seen = _pki.observe(spec(tmp_path), LATER, new)
+    assert seen.reasons == ["etcd/ca.crt: another certificate of the same CA"] and seen.foreign == [] and seen.usable
+    result = _pki_steps.step_install(spec(tmp_path), new, {}, False, LATER)
+    assert result["changed"] and (tmp_path / "pki/etcd/ca.crt").read_text() == new
+    changed = {name for name, data in files(tmp_path).items() if before.get(name) != data}
+    assert changed == {"pki/etcd/ca.crt", "new"}
+    assert not _pki_steps.step_install(spec(tmp_path), new, {}, False, LATER)["changed"]
+
+
+def test_own_ca_that_was_renewed_is_brought_in(tmp_path: Path) -> None:
+    """The later of two certificates of a CA stays, whichever of them is in the inventory."""
+    issue(tmp_path)
+    new = renewed(tmp_path)
+    old = (tmp_path / "pki/etcd/ca.crt").read_text()
+    it = spec(tmp_path, ca_host=True)
+    for check in (True, False):
+        result = _pki_steps.step_ca(it, new, None, "", check, LATER)
+        assert result["reasons"] == ["etcd/ca.crt: another certificate of the same CA"]
+    assert (tmp_path / "pki/etcd/ca.crt").read_text() == new
+    assert not _pki_steps.step_ca(it, old, None, "", False, LATER)["changed"]
+    assert (tmp_path / "pki/etcd/ca.crt").read_text() == new
+
+
+def test_the_same_key_under_another_name_is_another_ca(tmp_path: Path) -> None:
+    """Go compares the bytes of names: etcd-ca as UTF8String is not the etcd-ca of kubeadm, a PrintableString."""
+    issue(tmp_path)
+    authority = _x509.load_certificate((tmp_path / "pki/etcd/ca.crt").read_bytes())
+    leaf = _x509.load_certificate((tmp_path / "pki/etcd/server.crt").read_bytes())
+    assert _x509.signed_by(leaf, authority)
+    (tmp_path / "c").write_text(
+        "[req]\ndistinguished_name=dn\nprompt=no\nstring_mask=pkix\n[dn]\nCN=etcd-ca\n[v3]\nbasicConstraints=critical,CA:TRUE\n"
+    )
+    for mask, same in (("pkix", False), ("utf8only", True)):
+        text = (tmp_path / "c").read_text().replace("pkix", mask)
+        (tmp_path / mask).write_text(text)
+        openssl(
+            *("req", "-x509", "-new", "-key", str(tmp_path / "pki/etcd/ca.key"), "-config", str(tmp_path / mask)),
+            *("-extensions", "v3", "-days", "9", "-out", str(tmp_path / f"{mask}.crt")),
+        )
+        other = _x509.load_certificate((tmp_path / f"{mask}.crt").read_bytes())
+        assert _x509.common_name(other.subject) == "etcd-ca" and _x509.signed_by(leaf, other) is same
+        assert _x509.authority_id(other) != _x509.authority_id(authority)
+
+
+def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
+    """They last as long as the CA does. Nothing better can be signed: said, and not issued again by every run."""
+    periods = {"ca_certificate_validity_period": "1440h"}
+    issue(tmp_path, **periods)
+    before = files(tmp_path)
+    issue(tmp_path, now=LATER, **periods)
+    assert files(tmp_path) == before
+    seen = _pki.observe(spec(tmp_path, ca_host=True), LATER)
+    assert seen.reasons == [] and "in 59 days, and certificates cannot last longer" in seen.warnings[0], seen.warnings
+    assert f"cd {tmp_path}/pki/etcd && openssl x509 -in ca.crt -signkey ca.key" in seen.warnings[0]
+    # Said once, at the host where it is renewed.
+    assert "ends on" not in str(_pki.observe(spec(tmp_path), LATER).warnings)
+    # With a renewed CA they are due in the last third of their life, and at once if they are asked for.
+    (tmp_path / "pki/etcd/ca.crt").write_text(renewed(tmp_path))
+    assert "the CA gave certificates for 60 days" in _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings[0]
+    assert len(_pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=41)).reasons) == 4
+    issue(tmp_path, now=LATER, renew=["all"], **periods)
+    assert _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings == []
+
+
+def test_ca_that_is_far_from_its_end_is_not_spoken_of(tmp_path: Path) -> None:
+    issue(tmp_path)
+    assert _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=300)).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("life", "age", "due"),
+    [
+        (32, 1, False),
+        (32, 20, False),
+        (32, 22, True),
+        (90, 59, False),
+        (91, 59, False),
+        (91, 61, True),
+        (300, 209, False),
+        (300, 211, True),
+    ],
+)
+def test_certificates_whose_life_is_shorter_than_the_window(tmp_path: Path, life: int, age: int, due: bool) -> None:
+    """A CA elsewhere gives what it gives: taken, kept until its last third, with a warning that names the variable."""
+    short = {"certificate_validity_period": f"{life * 24}h", "renewal_window": "1h"}
+    found, csrs, _signed = elsewhere(tmp_path)
+    authority = spec(tmp_path / "ca", ca_host=True, **short)
+    signed = _pki_steps.step_sign(authority, entry(csrs), False, NOW)["signed"]["infra0"]
+    for kind, text in signed.items():
+        (tmp_path / "signing/infra0" / f"{kind}.crt").write_text(text)
+    taken = collect(tmp_path, found["ca"], csrs)
+    assert taken["waiting"] == []
+    _pki_steps.step_install(spec(tmp_path), found["ca"], taken["signed"]["infra0"], False, NOW)
+    seen = _pki.observe(spec(tmp_path), NOW + timedelta(days=age))
+    assert bool(seen.reasons) == due
+    assert bool(seen.warnings) == (life < 270)
+    if life < 270:
+        assert f"for {life} days, and etcd_certificate_renewal_window is 90 days" in seen.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["MÜLLER GmbH", "Société"])
+def test_ca_with_a_name_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+    """An old company CA: refused on the controller, and never a traceback, wherever such a certificate lies."""
+    (tmp_path / "c").write_bytes(
+        f"[req]\ndistinguished_name=dn\nprompt=no\nstring_mask=default\n[dn]\nO={name}\nCN=old\n[v3]\nbasicConstraints=CA:TRUE\n".encode(
+            "latin-1"
+        )
+    )
+    cert, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    openssl(
+        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-config", str(tmp_path / "c"), "-extensions", "v3"),
+        *("-days", "900", "-keyout", str(key), "-out", str(cert)),
+    )
+    for given in (key.read_text(), None):
+        problems = _pki.check_own_ca(cert.read_text(), given, "", LATER)
+        assert len(problems) == 1 and "etcd_ca_cert is a certificate with a name that is not in UTF-8" in problems[0]
+    with pytest.raises(EtcdError, match="not in UTF-8"):
+        _pki_steps.step_ca(spec(tmp_path, ca_host=True), cert.read_text(), key.read_text(), "", False, LATER)
+    issue(tmp_path / "a")
+    for place in ("ca.crt", "server.crt"):
+        shutil.copy(cert, tmp_path / "a/pki/etcd" / place)
+        seen = _pki.observe(spec(tmp_path / "a", ca_host=True), LATER)
+        said = [*seen.reasons, *(problem.text for problem in seen.ca_problems)]
+        assert any("not in UTF-8" in text for text in said), said
+
+
+# --- A CA's key on its way ---------------------------------------------------------------------------------------------
+
+
+def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
+    """Only the host can open it, once; nothing of either key is in a result, and none is left behind."""
+    cert, key = own_ca(tmp_path)
+    it = spec(tmp_path, ca_host=True)
+    transport = _pki_steps.step_transport(it, False)
+    waiting = Path(it.transport)
+    assert stat.S_IMODE(waiting.stat().st_mode) == 0o600 and "PRIVATE" not in repr(transport)
+    sealed = _x509.seal(_x509.key_pem(_x509.load_key(key.encode())), transport["transport_key"])
+    assert key.splitlines()[1] not in sealed
+    opened = _pki_steps.unsealed_key(it, sealed, False)
+    assert not waiting.exists() and opened
+    assert _pki_steps.step_ca(it, cert, opened, "", False, LATER)["reasons"] == ["etcd/ca.crt: missing"]
+    assert (
+        _x509.load_key((tmp_path / "pki/etcd/ca.key").read_bytes()).private_numbers()
+        == _x509.load_key(key.encode()).private_numbers()
+    )
+    with pytest.raises(EtcdError, match="encrypted for another run"):
+        _pki_steps.unsealed_key(it, sealed, False)
+
+
+@pytest.mark.parametrize("how", ["another host", "changed", "cut off", "no base64", "empty"])
+def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
+    """The key that would open it is removed all the same."""
+    it, other = spec(tmp_path), spec(tmp_path / "other")
+    ours, theirs = (_pki_steps.step_transport(host, False)["transport_key"] for host in (it, other))
+    sealed = _x509.seal(b"secret", theirs if how == "another host" else ours)
+    raw = bytearray(base64.b64decode(sealed))
+    raw[-1] ^= 1
+    sealed = {
+        "changed": base64.b64encode(bytes(raw)).decode(),
+        "cut off": sealed[:80],
+        "no base64": "?" + sealed,
+        "empty": "",
+    }.get(how, sealed)
+    with pytest.raises(EtcdError, match="cannot be opened"):
+        _pki_steps.unsealed_key(it, sealed, False)
+    assert not Path(it.transport).exists()
+
+
+def test_nothing_is_sealed_for_what_is_no_key_of_ours() -> None:
+    for recipient in ("", _x509.public_pem(_x509.make_key("RSA-2048").public_key())):
+        with pytest.raises(ValueError, match=r"\w"):
+            _x509.seal(b"secret", recipient)
+
+
+def test_check_mode_of_a_ca_whose_key_is_sent(tmp_path: Path) -> None:
+    """It says what the real run does, and no key is made for it on the host."""
+    cert, key = own_ca(tmp_path)
+    (tmp_path / "pki/etcd").mkdir(parents=True)
+    (tmp_path / "pki/etcd/ca.crt").write_text(cert)
+    it = spec(tmp_path, ca_host=True)
+    assert _pki_steps.step_transport(it, True)["transport_key"] and not Path(it.transport).exists()
+    assert _pki_steps.unsealed_key(it, "x", True) is None
+    check = _pki_steps.step_ca(it, cert, None, "", True, LATER, has_key=True)
+    real = _pki_steps.step_ca(it, cert, key, "", False, LATER)
+    assert check["reasons"] == real["reasons"] == ["etcd/ca.key: missing"]
+
+
+def test_a_transport_key_of_a_killed_run_is_swept(tmp_path: Path) -> None:
+    issue(tmp_path)
+    it = spec(tmp_path, ca_host=True)
+    _pki_steps.step_transport(it, False)
+    assert _pki.observe(it, NOW).reasons == ["work/.kubeadm-etcd-transport.key: left behind by a run that was killed"]
+    issue(tmp_path)
+    assert not Path(it.transport).exists() and _pki.observe(it, NOW).reasons == []
+
+
+# --- Where keys are ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pki", "pki/etcd", "work"])
+def test_directory_of_keys_that_others_may_write_to(tmp_path: Path, name: str) -> None:
+    issue(tmp_path)
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / name).chmod(0o777)
+    seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
+    assert seen.reasons == [f"{tmp_path / name}: mode is 0777, writable for others than root"] and seen.usable
+    issue(tmp_path)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o755
+    assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == []
+
+
+@pytest.mark.parametrize("name", ["pki", "pki/etcd"])
+def test_file_in_the_place_of_a_directory(tmp_path: Path, name: str) -> None:
+    """Said in words: nothing of it is removed, and nothing could be written."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("somebody's")
+    seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
+    assert f"{tmp_path / name} is not a directory" in " ".join(problem.text for problem in seen.ca_problems)
+
+
+@pytest.mark.parametrize("how", ["another CA", "encrypted", "directory"])
+def test_ca_key_that_is_not_a_copy_is_not_removed(tmp_path: Path, how: str) -> None:
+    """It may be the only key of another CA."""
+    issue(tmp_path)
+    path = tmp_path / "pki/etcd/ca.key"
+    path.unlink()
+    if how == "directory":
+        path.mkdir()
+    elif how == "another CA":
+        path.write_bytes(_x509.key_pem(_x509.make_key("ECDSA-P256")))
+    else:
+        path.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n")
+    warning = _pki.observe(spec(tmp_path), NOW).warnings[0]
+    assert "ca.key is here, although this is not the CA host" in warning and "etcd_remove_stray_ca_keys" not in warning
+    with pytest.raises(EtcdError, match="It is not removed"):
+        _pki_steps.step_install(spec(tmp_path), None, {}, False, NOW, remove_ca_key=True)
+    assert path.exists()
+
+
+def test_requests_over_keys_that_stay_change_nothing(tmp_path: Path) -> None:
+    """Check mode says the same: a request in a result is no change of the host."""
+    issue(tmp_path)
+    for options, changed in (({"renew": ["all"]}, False), ({"renew": ["all"], "renew_keys": True}, True)):
+        results = [_pki_steps.step_request(spec(tmp_path, **options), None, check, NOW) for check in (True, False)]
+        assert [result["changed"] for result in results] == [changed, changed]
+        assert results[0]["reasons"] == results[1]["reasons"]
+
+
+# --- Members that move -----------------------------------------------------------------------------------------------------
+
+
+def test_leaves_keep_the_addresses_at_which_the_member_is_known(tmp_path: Path) -> None:
+    """Until it has moved: then they are issued without them, and a further run changes nothing."""
+    issue(tmp_path)
+    moving = {"address": "10.0.0.66", "known_addresses": ["10.0.0.6", "10.0.0.66", "2001:DB8::1"]}
+    assert spec(tmp_path, **moving).wanted_sans("peer") == [
+        *("infra0", "localhost", "10.0.0.66", "127.0.0.1", "::1", "10.0.0.6", "2001:db8::1")
+    ]
+    assert spec(tmp_path, **moving).wanted_sans("healthcheck-client") == []
+    reasons = issue(tmp_path, **moving)["install"]["reasons"]
+    assert [reason.split(":")[0] for reason in reasons] == ["etcd/server.crt", "etcd/peer.crt"]
+    assert "without 10.0.0.66, 2001:db8::1" in reasons[0] and "with 10.0.0.6" not in reasons[0]
+    moved = {"address": "10.0.0.66"}
+    assert "with 10.0.0.6, 2001:db8::1" in issue(tmp_path, **moved)["install"]["reasons"][0]
+    assert issue(tmp_path, **moved)["install"]["reasons"] == []
+
+
+def test_a_member_does_not_choose_its_former_addresses(tmp_path: Path) -> None:
+    """The signer takes them from the controller, not from the request."""
+    issue(tmp_path)
+    moving = spec(tmp_path / "member", address="10.0.0.66", known_addresses=["10.0.0.6"])
+    csrs = _pki_steps.step_request(moving, None, False, NOW)["csrs"]
+    it = spec(tmp_path, ca_host=True)
+    with pytest.raises(EtcdError, match=r"it asks for infra0, localhost, 10.0.0.66, 127.0.0.1, ::1, 10.0.0.6, not"):
+        _pki_steps.step_sign(it, entry(csrs, address="10.0.0.66"), False, NOW)
+    known = entry(csrs, address="10.0.0.66", known_addresses=["10.0.0.6"])
+    assert list(_pki_steps.step_sign(it, known, False, NOW)["signed"]["infra0"]) == list(csrs)
+
+
+# --- What a running etcd trusts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loaded", "leaves", "since", "expected"),
+    [
+        # Which CA the process has read, who signed the leaves, and when ca.crt was last touched.
+        ("installed", "installed", "before", _pki.INSTALLED),
+        ("installed", "installed", "after", _pki.INSTALLED),
+        # Exchanged by hand while it runs: the leaves are still those of the former CA, or have been issued by the new one.
+        ("former", "former", "after", _pki.FORMER),
+        ("former", "installed", "after", _pki.FORMER),
+        # Exchanged while it did not run.
+        ("installed", "former", "before", _pki.INSTALLED),
+        ("installed", "former", "after", _pki.UNTRUSTED),
+        ("nobody asks", "installed", "before", _pki.UNKNOWN),
+        ("installed", "expired", "after", _pki.UNKNOWN),
+    ],
+)
+def test_which_ca_runs(tmp_path: Path, loaded: str, leaves: str, since: str, expected: str) -> None:
+    issue(tmp_path / "former")
+    issue(tmp_path / "installed")
+    where = tmp_path / ("former" if leaves == "former" else "installed")
+    shutil.copytree(where / "pki", tmp_path / "pki")
+    shutil.copy(tmp_path / "installed/pki/etcd/ca.crt", tmp_path / "pki/etcd/ca.crt")
+    trusted = _x509.load_certificate(
+        (tmp_path / loaded.replace("nobody asks", "former") / "pki/etcd/ca.crt").read_bytes()
+    )
+
+    def accepts(cert: str, key: str) -> bool | None:
+        assert key == cert.replace(".crt", ".key")
+        return (
+            None
+            if loaded == "nobody asks"
+            else _x509.signed_by(_x509.load_certificate(Path(cert).read_bytes()), trusted)
+        )
+
+    touched = os.stat(tmp_path / "pki/etcd/ca.crt").st_ctime
+    started = touched + (60 if since == "before" else -60)
+    now = NOW + timedelta(days=366 if leaves == "expired" else 0)
+    assert _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now) == expected
+    # One that sees another directory has not read this file, whenever it was started.
+    stale = _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now, stale=True)
+    assert stale == (_pki.UNTRUSTED if (loaded, leaves, since) == ("installed", "former", "before") else expected)
+    assert _pki.trusted_ca(str(tmp_path / "pki"), 0.0, accepts, now) == _pki.UNKNOWN
+
+
+def test_a_member_that_runs_with_an_earlier_certificate_of_its_ca(tmp_path: Path) -> None:
+    issue(tmp_path)
+    (tmp_path / "pki/etcd/ca.crt").write_text(renewed(tmp_path))
+    begin = _x509.not_before(_x509.load_certificate((tmp_path / "pki/etcd/ca.crt").read_bytes())).timestamp()
+    found = [_pki.trusted_ca(str(tmp_path / "pki"), begin + s, lambda *_a: True, LATER) for s in (-600, 600)]
+    assert found == [_pki.EARLIER, _pki.INSTALLED]
+    (tmp_path / "pki/etcd/ca.crt").unlink()
+    assert _pki.trusted_ca(str(tmp_path / "pki"), begin, lambda *_a: True, LATER) == _pki.UNKNOWN
 
 
 @pytest.mark.parametrize(("text", "hours"), [("8760h", 8760.0), ("1h30m", 1.5), ("90s", 0.025), ("8760h0m0s", 8760.0)])

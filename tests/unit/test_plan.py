@@ -43,7 +43,7 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         HOSTS[i]: {
             "etcd": state,
             "reasons": {"kubelet": [], "manifest": ["x"] if str(i) in differs else [], "certificates": [], "ca": []},
-            "pki": {"ca_fingerprint": None, "ca_key": False, "ca_problems": []},
+            "pki": {"ca_fingerprint": None, "ca_id": None, "ca_key": False, "ca_problems": []},
             "restarts": str(i) in differs,
         }
         for i, state in enumerate(states)

@@ -12,7 +12,7 @@ from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
 from test_preflight import GOOD
 
 ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
-PKI = {"ca_fingerprint": "f", "ca_key": False, "ca_problems": [], "warnings": [], "certificates": []}
+PKI = {"ca_fingerprint": "f", "ca_id": "f", "ca_key": False, "ca_problems": [], "warnings": [], "certificates": []}
 ALL_UP = (up(leader=True), up(), up())
 
 

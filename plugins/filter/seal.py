@@ -1,0 +1,72 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The key of a user's own CA on its way to the CA host: encrypted on the controller, so that no argument of a module has it in clear."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: seal
+short_description: Encrypt a private key for one host
+version_added: 0.1.0
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+description:
+  - Encrypts a private key to the public key that M(kubeadm.etcd.etcd_pki) made on the host which is to have it
+    (O(kubeadm.etcd.etcd_pki#module:step=transport)).
+  - Ansible may keep arguments of modules in files on the host and on the controller. The result is of no use in them.
+  - ECDH with P-256, HKDF with SHA-256, AES-256-GCM.
+positional: recipient, passphrase
+options:
+  _input:
+    description: Private key (PEM).
+    type: str
+    required: true
+  recipient:
+    description: Public key (PEM) of the host, RV(kubeadm.etcd.etcd_pki#module:transport_key).
+    type: str
+    required: true
+  passphrase:
+    description: Passphrase of the private key, if that is encrypted. The host does not need it.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Bring in your own CA
+  kubeadm.etcd.etcd_pki:
+    step: ca
+    name: infra0
+    address: 10.0.0.6
+    ca_cert: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.crt') }}"
+    sealed_key: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.key') | kubeadm.etcd.seal(transport.transport_key) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The encrypted key, as base64 text. Only the host can read it.
+  type: str
+"""
+
+from typing import Any
+
+
+def seal(key: str, recipient: str, passphrase: str = "") -> str:
+    """See DOCUMENTATION."""
+    # When it is called: see cluster.py.
+    from ansible.errors import AnsibleFilterError
+    from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+
+    private = _x509.load_key(str(key).encode(), str(passphrase or ""))
+    if private is None:
+        raise AnsibleFilterError("the CA's key is not a private key in PEM form, or its passphrase is wrong.")
+    try:
+        return _x509.seal(_x509.key_pem(private), str(recipient))
+    except ValueError as exc:
+        raise AnsibleFilterError(f"the CA host returned no key to encrypt to: {exc}.") from exc
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"seal": seal}

@@ -1,0 +1,173 @@
+"""A CA that was exchanged by hand, or whose certificate was renewed, on a cluster that lives."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Lab, Run, different
+from .test_live import flat, healthy
+from .test_pki import RENEW, serials
+
+ETCD = "/etc/kubernetes/pki/etcd"
+
+# All leaves again, by the CA that lies there, whatever runs: what a run did before it compared the CA with what runs.
+ISSUE_ALL = [
+    {
+        "hosts": "etcd",
+        "become": True,
+        "gather_facts": False,
+        "vars": {"member": {"name": "{{ inventory_hostname }}", "address": "{{ ansible_host }}"}},
+        "tasks": [
+            {
+                "kubeadm.etcd.etcd_pki": {"step": "request", "renew": ["all"], "name": "{{ member.name }}"}
+                | {"address": "{{ member.address }}"},
+                "register": "asked",
+            },
+            {
+                "kubeadm.etcd.etcd_pki": {
+                    "step": "sign",
+                    "name": "{{ member.name }}",
+                    "address": "{{ member.address }}",
+                }
+                | {"requests": "{{ groups.etcd | map('extract', hostvars, 'entry') | list }}"},
+                "register": "signed",
+                "when": "inventory_hostname == 'infra0'",
+            },
+            {
+                "kubeadm.etcd.etcd_pki": {"step": "install", "name": "{{ member.name }}"}
+                | {"address": "{{ member.address }}", "ca_host": "{{ inventory_hostname == 'infra0' }}"}
+                | {"certificates": "{{ hostvars.infra0.signed.signed[inventory_hostname] }}"},
+            },
+        ],
+    }
+]
+ISSUE_ALL[0]["tasks"].insert(  # type: ignore[attr-defined]
+    1,
+    {
+        "ansible.builtin.set_fact": {
+            "entry": {"host": "{{ inventory_hostname }}", "name": "{{ member.name }}"}
+            | {"address": "{{ member.address }}", "csrs": "{{ asked.csrs }}"}
+        }
+    },
+)
+
+
+def exchange(cluster: Lab, tmp_path: Path, *hosts: str, bundle: bool = False) -> None:
+    """Another CA in the place of that of the cluster, as people do it by hand. The former one is kept in /root/former."""
+    arguments = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=etcd-ca", "-days", "3650"]
+    usage = "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"
+    files = ["-keyout", str(tmp_path / "n.key"), "-out", str(tmp_path / "n.crt"), "-addext", usage]
+    subprocess.run(["openssl", *arguments, *files], check=True, capture_output=True)
+    for host in hosts:
+        cert, key = ((tmp_path / name).read_text() for name in ("n.crt", "n.key"))
+        keep = f"mkdir -p /root/former; cp -a {ETCD}/ca.* /root/former/"
+        more = f"cat /root/former/ca.crt >> {ETCD}/ca.crt" if bundle else "true"
+        cluster.sh(host, f"{keep}; cat > {ETCD}/ca.crt <<'EOF'\n{cert}EOF\n{more}")
+        if host == "infra0":
+            cluster.sh(host, f"cat > {ETCD}/ca.key <<'EOF'\n{key}EOF")
+
+
+def restore(cluster: Lab) -> None:
+    """The former ca.crt on all hosts, the former ca.key on the CA host."""
+    for host in cluster.hosts:
+        cluster.sh(host, f"[ ! -d /root/former ] || cp -a /root/former/ca.* {ETCD}/; rm -rf /root/former")
+
+
+def refused(cluster: Lab, *words: str) -> Run:
+    """A run that says these words, and changes nothing."""
+    before, containers = cluster.fingerprint(), cluster.containers()
+    run = cluster.play()
+    assert run.code != 0 and all(item in flat(run.output) for item in words), run.output[-6000:]
+    assert run.changed() == {} and different(before, cluster.fingerprint()) == {}
+    assert cluster.containers() == containers
+    return run
+
+
+def wait_until_healthy(cluster: Lab, seconds: float = 90.0) -> float:
+    begin = time.monotonic()
+    while not healthy(cluster):
+        assert time.monotonic() < begin + seconds
+        time.sleep(0.5)
+    return time.monotonic() - begin
+
+
+def test_a_ca_exchanged_by_hand_while_members_run(cluster: Lab, tmp_path: Path) -> None:
+    """Refused wherever it was exchanged, while the members go on. With the former CA back, nothing has happened."""
+    before = serials(cluster)
+    for hosts, bundle in ((cluster.hosts, False), (["infra0"], False), (cluster.hosts, True)):
+        exchange(cluster, tmp_path, *hosts, bundle=bundle)
+        try:
+            words = f"{ETCD}/ca.crt on {', '.join(hosts)} was exchanged while etcd runs"
+            refused(cluster, words, "the former ca.key on infra0, then run site.yml: nothing restarts")
+        finally:
+            restore(cluster)
+    assert cluster.site().changed() == {} and serials(cluster) == before and healthy(cluster)
+
+
+def damaged(cluster: Lab, tmp_path: Path) -> Run:
+    """All certificates are of another CA than the one that the members have read. The refusal of the next run."""
+    exchange(cluster, tmp_path, *cluster.hosts)
+    playbook = tmp_path / "issue.yml"
+    playbook.write_text(json.dumps(ISSUE_ALL), encoding="utf-8")
+    run = cluster.play(playbook=str(playbook))
+    assert run.code == 0, run.output[-4000:]
+    assert not healthy(cluster)
+    return refused(cluster, "so members and clients refuse each other. There are two ways out")
+
+
+def test_ways_out_of_certificates_that_nothing_trusts(cluster: Lab, tmp_path: Path) -> None:
+    """Both that the refusal names, as it names them: back to the former CA, and on to the new one."""
+    containers = cluster.containers()
+    try:
+        damaged(cluster, tmp_path)
+    finally:
+        restore(cluster)
+    cluster.site()
+    assert healthy(cluster) and cluster.containers() == containers and cluster.site().changed() == {}
+    run = damaged(cluster, tmp_path)
+    command = re.search(r"`(ansible [^`]+)`", flat(run.output))
+    assert command, run.output[-3000:]
+    program = str(Path(sys.executable).parent / "ansible")
+    arguments = [word.replace("INVENTORY", cluster.inventory) for word in shlex.split(command.group(1))[1:]]
+    subprocess.run([program, *arguments], check=True, cwd=ROOT, timeout=120)
+    print("without quorum for", wait_until_healthy(cluster), "s")
+    cluster.site()
+    assert cluster.site().changed() == {} and healthy(cluster)
+    for host in cluster.hosts:
+        cluster.sh(host, "rm -rf /root/former")
+
+
+@pytest.mark.long
+def test_a_ca_certificate_that_is_renewed(cluster: Lab) -> None:
+    """By the command of the warning: members get it, nothing else is issued, and the next run changes nothing."""
+    cluster.site()
+    # A CA that ends soon, made of the one that is there: the same key and name.
+    soon = "openssl x509 -in ca.crt -signkey ca.key -days 60 -set_serial 0x5 -out ca.crt.new && mv ca.crt.new ca.crt"
+    cluster.sh("infra0", f"cd {ETCD} && {soon}")
+    before, containers = serials(cluster), cluster.containers()
+    run = cluster.site()
+    assert set(run.changed()) == {"infra1", "infra2"} and "the CA ends on" in flat(run.output), run.output[-6000:]
+    command = re.search(r"(cd \S+ && openssl x509 .*? && mv ca.crt.new ca.crt)", flat(run.output))
+    assert command
+    assert cluster.site().changed() == {}
+    cluster.sh("infra0", command.group(1))
+    assert set(cluster.site().changed()) == {"infra1", "infra2"}
+    run = cluster.site()
+    assert run.changed() == {} and "the CA's certificate was renewed after etcd was started" in flat(run.output)
+    assert serials(cluster) == before and cluster.containers() == containers and healthy(cluster)
+    for host in cluster.hosts:
+        assert "ok" in cluster.sh(host, f"openssl verify -CAfile {ETCD}/ca.crt {ETCD}/server.crt").lower()
+        # One after the other, as the documentation has it.
+        cluster.sh(host, "pkill -x etcd")
+        time.sleep(2)
+        wait_until_healthy(cluster)
+    run = cluster.site(playbook=RENEW)
+    assert "was renewed after" not in flat(run.output) and cluster.site().changed() == {}

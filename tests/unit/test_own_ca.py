@@ -1,0 +1,150 @@
+"""A user's own CA, as it is read and checked on the controller, and its key on its way to the CA host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cryptography")
+pytest.importorskip("ansible.errors")
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.kubeadm.etcd.plugins.filter.own_ca import own_ca
+from ansible_collections.kubeadm.etcd.plugins.filter.seal import seal
+from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "open sesame"
+
+
+def make(where: Path, *arguments: str) -> tuple[Path, Path]:
+    """A CA made by openssl: files of certificate and key."""
+    where.mkdir(parents=True, exist_ok=True)
+    cert, key = where / "ca.crt", where / "ca.key"
+    files = ["-keyout", str(key), "-out", str(cert)]
+    options = ["req", "-x509", "-newkey", "rsa:2048", "-subj", "/CN=mine", "-days", "900", *files]
+    subprocess.run(["openssl", *options, *(arguments or ["-nodes"])], check=True, capture_output=True)
+    return cert, key
+
+
+def test_what_is_returned_of_a_ca(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    found = own_ca(cert.read_text(), key.read_text(), cert_file=str(cert), key_file=str(key))
+    certificate = _x509.load_certificate(cert.read_bytes())
+    assert found["problems"] == [] and found["key"] and found["id"] == _x509.authority_id(certificate)
+    assert found["public_key"] == _x509.public_fingerprint(certificate.public_key())
+    assert key.read_text().splitlines()[1] not in repr(found)
+    assert not own_ca(cert.read_text())["key"]
+    assert own_ca("")["problems"] == [] and own_ca("")["fingerprint"] is None
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("missing", "ca.key cannot be read on the controller: No such file or directory"),
+        ("directory", "ca.key cannot be read on the controller: Is a directory"),
+        ("binary", "ca.key cannot be read on the controller: it is not text"),
+        ("vault", "it is encrypted by ansible-vault: give its password"),
+        ("empty", "it is empty"),
+        ("certificate", "etcd_ca_cert is not set"),
+    ],
+)
+def test_what_the_lookup_could_not_read(tmp_path: Path, how: str, words: str) -> None:
+    """With errors='ignore' it returns nothing; the reason is found here."""
+    cert, key = make(tmp_path)
+    key.unlink()
+    if how == "directory":
+        key.mkdir()
+    elif how in ("binary", "vault", "empty"):
+        key.write_bytes({"binary": b"\xff\xfe", "vault": b"$ANSIBLE_VAULT;1.1;AES256\n61\n", "empty": b""}[how])
+    given = ("", "") if how == "certificate" else (cert.read_text(), str(cert))
+    problems = own_ca(given[0], None, cert_file=given[1], key_file=str(key))["problems"]
+    assert len(problems) == 1 and words in problems[0].replace("and etcd_ca_cert is not.", "etcd_ca_cert is not set"), (
+        problems
+    )
+
+
+def test_a_key_is_sealed_without_its_passphrase(tmp_path: Path) -> None:
+    _cert, key = make(tmp_path, "-passout", f"pass:{SECRET}")
+    recipient = _x509.make_key("ECDSA-P256")
+    public = _x509.public_pem(recipient.public_key())
+    data = _x509.unseal(seal(key.read_text(), public, SECRET), recipient)
+    assert _x509.same_key(_x509.load_key(data).public_key(), _x509.load_certificate(_cert.read_bytes()).public_key())
+    for arguments in ((key.read_text(), public, "wrong"), ("garbage", public), (key.read_text(), "garbage", SECRET)):
+        with pytest.raises(AnsibleFilterError) as error:
+            seal(*arguments)
+        assert SECRET not in str(error.value)
+
+
+PLAY = [
+    {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            {"ansible.builtin.include_vars": {"file": str(ROOT / "roles/etcd/vars/main.yml")}},
+            {"ansible.builtin.copy": {"content": "{{ __etcd_own_ca | to_json }}", "dest": "{{ out }}", "mode": "0600"}},
+        ],
+    }
+]
+
+
+@pytest.mark.parametrize("core", [".venv", ".venv-oldest"], ids=["newest", "oldest"])
+@pytest.mark.parametrize("key", ["vaulted", "encrypted, inline passphrase", "vaulted, no password", "missing"])
+def test_files_are_read_as_the_role_reads_them(tmp_path: Path, core: str, key: str) -> None:
+    """Relative paths begin where the command is given, not at the playbook; what is in a vault is decrypted."""
+    programs = ROOT / core / "bin"
+    if not (programs / "ansible-playbook").exists() or sys.version_info < (3, 10):
+        pytest.skip("that ansible-core is not here")
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    inline = key.startswith("encrypted")
+    cert, path = make(project / "pki", *(["-passout", f"pass:{SECRET}"] if inline else ["-nodes"]))
+    (tmp_path / "password").write_text("vault password\n")
+    password = ["--vault-password-file", str(tmp_path / "password")]
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE")},
+        "PWD": str(project),
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+    }
+
+    def run(program: str, *arguments: str) -> str:
+        argv = [str(programs / program), *arguments]
+        done = subprocess.run(
+            argv, cwd=project, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    if key.startswith("vaulted"):
+        run("ansible-vault", "encrypt", *password, str(path))
+    elif key == "missing":
+        path.unlink()
+    variables = "etcd_ca_cert: pki/ca.crt\netcd_ca_key: pki/ca.key\netcd_image_archive: ''\netcd_signing_dir: x\n"
+    passphrase = "etcd_ca_key_passphrase: ''\n"
+    if inline:
+        passphrase = run("ansible-vault", "encrypt_string", *password, SECRET, "--name", "etcd_ca_key_passphrase")
+        passphrase = passphrase[passphrase.index("etcd_ca_key_passphrase") :].replace("Encryption successful", "")
+    (elsewhere / "vars.yml").write_text(variables + passphrase + "\n")
+    (elsewhere / "play.yml").write_text(json.dumps(PLAY))
+    given = [] if key == "vaulted, no password" else password
+    output = run(
+        *("ansible-playbook", "-vvvv", str(elsewhere / "play.yml"), *given, "-e", f"@{elsewhere / 'vars.yml'}"),
+        *("-e", f"out={tmp_path / 'out.json'}"),
+    )
+    found: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    if key == "missing":
+        assert f"etcd_ca_key: {path} cannot be read on the controller: No such file" in found["problems"][0]
+    elif key == "vaulted, no password":
+        assert "it is encrypted by ansible-vault: give its password" in found["problems"][0]
+    else:
+        assert found["problems"] == [] and found["key"]
+        assert found["fingerprint"] == _x509.fingerprint(cert.read_text())
+    assert "PRIVATE KEY" not in output and SECRET not in output

@@ -28,7 +28,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils import _health, _kube
 from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
 
-LAB = Path(__file__).resolve().parents[2] / "lab" / "lab"
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "lab" / "lab"
 VERSIONS = ("3.5.35", "3.6.14", "3.7.3")
 NEWNET = 0x40000000
 MOST_MEMBERS = 5
@@ -241,8 +242,14 @@ class Member:
         """Whether its process lives."""
         return self.process is not None and self.process.poll() is None
 
-    def refusal(self) -> str:
-        """Wait for a process that ends by itself, and return the fatal line of its log."""
+    def leads(self) -> bool:
+        """Whether it is the leader."""
+        with self.client() as client:
+            status = client.status()
+        return status.leader == status.member_id
+
+    def last_words(self) -> str:
+        """Wait for a process that ends by itself, and return what its log has of level fatal or panic."""
         wait_until(f"{self.name} still runs", lambda: not self.running)
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return " ".join(str(line) for line in lines if line["level"] in ("fatal", "panic"))
@@ -282,6 +289,20 @@ class Member:
         except EtcdError:
             return False
         return True
+
+
+def peer_url(name: str) -> str:
+    """Where its peers reach a member."""
+    return f"https://{ADDRESSES[name]}:2380"
+
+
+def restore(member: Member, snapshot: Path, names: list[str]) -> None:
+    """Replace the data of a member that does not run by a snapshot, with etcd's own tool."""
+    shutil.rmtree(member.data, ignore_errors=True)
+    command = [program("etcdutl", member.version), "snapshot", "restore", str(snapshot), "--data-dir", str(member.data)]
+    command += ["--name", member.name, "--initial-cluster", ",".join(f"{name}={peer_url(name)}" for name in names)]
+    command += ["--initial-advertise-peer-urls", peer_url(member.name)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
 
 @dataclass

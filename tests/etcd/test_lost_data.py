@@ -46,7 +46,7 @@ def test_one_of_three_without_its_data_while_the_others_run(make_cluster: Make, 
     cluster[1].signal(signal.SIGKILL)
     cluster[1].lose()
     cluster.start_as_published([cluster[1]])
-    assert REFUSED in cluster[1].refusal()
+    assert REFUSED in cluster[1].last_words()
     cluster.write("meanwhile")
     cluster[1].find()
     cluster.start_as_published([cluster[1]])
@@ -66,7 +66,7 @@ def test_one_of_three_without_its_data_after_a_power_cut_and_another_a_write_beh
     cluster.power_cut()
     lost.lose()
     cluster.start_as_published([lost, behind])
-    assert REFUSED in lost.refusal() and takes_no_write([lost, behind])
+    assert REFUSED in lost.last_words() and takes_no_write([lost, behind])
     cluster.start_as_published([first])
     cluster.wait([first, behind])
     assert cluster.values("acknowledged") == ["there", "there"]
@@ -87,7 +87,7 @@ def test_data_that_is_lost_on_several_members_at_once(make_cluster: Make, versio
     for member in empty:
         member.lose()
     cluster.start_as_published()
-    assert all(REFUSED in member.refusal() for member in empty)
+    assert all(REFUSED in member.last_words() for member in empty)
     if lost > 1:
         assert takes_no_write(cluster.members)
     for member in empty:
@@ -104,7 +104,7 @@ def test_the_only_member_without_its_data(make_cluster: Make, version: str) -> N
     cluster.power_cut()
     cluster[0].lose()
     cluster.start_as_published()
-    assert REFUSED in cluster[0].refusal()
+    assert REFUSED in cluster[0].last_words()
     cluster[0].find()
     cluster.start_as_published()
     assert whole(cluster, "acknowledged")

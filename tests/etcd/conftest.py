@@ -189,9 +189,11 @@ class Member:
     @property
     def files(self) -> tuple[str, str, str]:
         """CA, certificate and key of a client, as EtcdClient takes them."""
-        return tuple(str(self.pki / "etcd" / f"{n}") for n in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key"))  # type: ignore[return-value]
+        return tuple(
+            str(self.pki / "etcd" / f"{n}") for n in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")
+        )  # type: ignore[return-value]
 
-    def flags(self, state: str, members: list[str], extra: dict[str, str]) -> list[str]:
+    def flags(self, state: str, members: list[str], published: bool, extra: dict[str, str]) -> list[str]:
         """The command line: what this collection gives to kubeadm, and what kubeadm adds to it (1.32 to 1.37).
 
         Without kubeadm's check for corruption at the start: it asks peers that are starting too, 7 s for each (etcd 3.6, 3.7).
@@ -202,6 +204,7 @@ class Member:
                 "address": ADDRESSES[self.name],
                 "members": [{"name": name, "address": ADDRESSES[name]} for name in members],
                 "initial_cluster_state": state,
+                "published": published,
                 "data_dir": str(self.data),
                 "pki_dir": str(self.pki),
                 "extra_args": extra,
@@ -216,18 +219,24 @@ class Member:
             "peer-client-cert-auth": "true",
             "trusted-ca-file": etcd / "ca.crt",
             "peer-trusted-ca-file": etcd / "ca.crt",
-            **{f"{prefix}{end}-file": etcd / f"{kind}.{suffix}" for prefix, kind in (("", "server"), ("peer-", "peer")) for end, suffix in (("cert", "crt"), ("key", "key"))},
+            **{
+                f"{prefix}{end}-file": etcd / f"{kind}.{suffix}"
+                for prefix, kind in (("", "server"), ("peer-", "peer"))
+                for end, suffix in (("cert", "crt"), ("key", "key"))
+            },
         }
         return [f"--{name}={value}" for name, value in {**kubeadms, **dict(_kubeadm.arguments(spec))}.items()]
 
-    def start(self, state: str, members: list[str], **extra: str) -> None:
-        """Start etcd and return at once."""
+    def start(self, state: str, members: list[str], published: bool = False, **extra: str) -> None:
+        """Start etcd and return at once. published: with the flags of a member that has been one before."""
         assert self.process is None or self.process.poll() is not None
         enter = ["nsenter", f"--net=/proc/{self.namespace}/ns/net", "setpriv", "--pdeathsig", "KILL", "--"]
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*enter, program("etcd", self.version), *self.flags(state, members, extra)], stdout=log, stderr=log
+                [*enter, program("etcd", self.version), *self.flags(state, members, published, extra)],
+                stdout=log,
+                stderr=log,
             )
 
     def signal(self, number: int) -> None:
@@ -337,7 +346,7 @@ class Cluster:
     def start_as_published(self, members: list[Member] | None = None, **extra: str) -> None:
         """Start members (all of them) with the flags that a member gets once it has published."""
         for member in self.members if members is None else members:
-            member.start("existing", [member.name], **extra)
+            member.start("existing", self.names, published=True, **extra)
 
     def write(self, key: str) -> None:
         """Until the cluster acknowledges a write by its first member: after the loss of a leader it takes an election."""
@@ -356,10 +365,20 @@ class Cluster:
         ca, cert, key = self[0].files
         asked = ",".join(member.endpoint for member in (self.members if endpoints is None else endpoints))
         done = subprocess.run(
-            [program("etcdctl", "3.6.14"), "--cacert", ca, "--cert", cert, "--key", key, "--endpoints", asked, *arguments],
+            [
+                program("etcdctl", "3.6.14"),
+                "--cacert",
+                ca,
+                "--cert",
+                cert,
+                "--key",
+                key,
+                "--endpoints",
+                asked,
+                *arguments,
+            ],
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=60,
             check=False,
         )
@@ -405,6 +424,9 @@ def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Itera
     yield make
     for cluster in made:
         cluster.power_cut()
+        for member in cluster.members:
+            # etcd allocates 64 MiB for each log at once. What is left of a test is its logs of the other kind.
+            shutil.rmtree(member.directory / member.name)
 
 
 def each_version(function: Any) -> Any:

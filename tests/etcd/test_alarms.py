@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._health import DEGRADED, VERDICTS
@@ -24,7 +23,9 @@ def at_best_degraded(cluster: Cluster) -> bool:
 
 
 @each_version
-@pytest.mark.parametrize("whole", [pytest.param(True, id="whole cluster", marks=UNSEEN), pytest.param(False, id="one member")])
+@pytest.mark.parametrize(
+    "whole", [pytest.param(True, id="whole cluster", marks=UNSEEN), pytest.param(False, id="one member")]
+)
 def test_corrupt(make_cluster: Make, version: str, whole: bool) -> None:
     """Every write is refused: the verdict may not be healthy. Who it is raised for makes no difference."""
     cluster = make_cluster(1, version)

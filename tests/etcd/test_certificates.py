@@ -109,4 +109,6 @@ def test_a_peer_whose_certificate_lacks_the_address_it_comes_from(make_cluster: 
     cluster.start_as_published([stranger])
     said = f'"{ADDRESSES[stranger.name]}" does not match'
     others = [member for member in cluster.members if member is not stranger]
-    wait_until("nobody refuses it", lambda: any(f"tls: {said}".replace('"', '\\"') in m.log.read_text() for m in others))
+    wait_until(
+        "nobody refuses it", lambda: any(f"tls: {said}".replace('"', '\\"') in m.log.read_text() for m in others)
+    )

@@ -76,24 +76,24 @@ def test_one_of_three_without_its_data_after_a_power_cut_and_another_a_write_beh
 
 
 @each_version
-@pytest.mark.parametrize("lost", [1, 2, 3])
-def test_data_that_is_lost_on_several_members_at_once(make_cluster: Make, version: str, lost: int) -> None:
+def test_one_two_or_all_members_without_their_data_after_a_power_cut(make_cluster: Make, version: str) -> None:
     """However many start empty, they found no cluster; when the volumes are back, everything is there."""
     cluster = make_cluster(3, version)
-    empty = cluster.members[:lost]
     cluster.found()
-    cluster.write("acknowledged")
-    cluster.power_cut()
-    for member in empty:
-        member.lose()
-    cluster.start_as_published()
-    assert all(REFUSED in member.last_words() for member in empty)
-    if lost > 1:
-        assert takes_no_write(cluster.members)
-    for member in empty:
-        member.find()
-    cluster.start_as_published(empty)
-    assert whole(cluster, "acknowledged")
+    for lost in (1, 2, 3):
+        cluster.write(f"acknowledged {lost}")
+        empty = cluster.members[:lost]
+        cluster.power_cut()
+        for member in empty:
+            member.lose()
+        cluster.start_as_published()
+        assert all(REFUSED in member.last_words() for member in empty)
+        # One of three is no quorum, and what it says itself is not known to be in force.
+        assert lost == 1 or takes_no_write(cluster.members, 2.0)
+        for member in empty:
+            member.find()
+        cluster.start_as_published(empty)
+        assert whole(cluster, *(f"acknowledged {number}" for number in range(1, lost + 1)))
 
 
 @each_version

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
 
 from .conftest import Cluster, Make, Member, each_version, wait_until
 
@@ -105,6 +106,8 @@ def test_the_only_member_without_its_data(make_cluster: Make, version: str) -> N
     cluster[0].lose()
     cluster.start_as_published()
     assert REFUSED in cluster[0].last_words()
+    # It leaves a database, without anything in it, which is nobody's data.
+    assert read_wal(str(cluster[0].data)) is None
     cluster[0].find()
     cluster.start_as_published()
     assert whole(cluster, "acknowledged")

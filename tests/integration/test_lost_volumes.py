@@ -16,10 +16,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import E
 from .conftest import Lab, different
 from .test_live import MANIFEST, flat, healthy
 
-DATA = "/var/lib/etcd"
-VOLUME = "/srv/volume"
-# A bind mount of a directory stands for a disk: systemd mounts it at boot, or fails to.
-ENTRY = f"{VOLUME} {DATA} none bind,nofail 0 0"
+# Not /var/lib/etcd, which the lab itself mounts. A directory that is mounted at boot stands for the disk.
+DATA = "/srv/etcd"
+ENTRY = f"/srv/disk {DATA} none bind,nofail 0 0"
+# A disk that is dead: systemd waits for it, and the mount fails.
+DEAD = f"/dev/disk/by-label/etcd {DATA} ext4 nofail,x-systemd.device-timeout=3s 0 0"
+WITHOUT_DISK = "cp /etc/fstab /root/fstab && sed -i '/^.srv.disk/d' /etc/fstab"
+WITH_DISK = f"cp /root/fstab /etc/fstab && systemctl daemon-reload && mount {DATA}"
+RUN = ("-e", f"etcd_data_dir={DATA}", "-e", "etcd_health_timeout=60")
+CHANGE = (*RUN, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
 
 
 def encoded(text: str) -> str:
@@ -92,10 +97,10 @@ def wait_until_healthy(lab: Lab) -> None:
         time.sleep(1)
 
 
-def refused(lab: Lab, *words: str) -> None:
+def refused(lab: Lab, arguments: tuple[str, ...], *words: str) -> None:
     """A run changes nothing, and says these words."""
     before = lab.fingerprint()
-    run = lab.play("-e", "etcd_health_timeout=20")
+    run = lab.play(*arguments)
     assert run.code != 0 and run.changed() == {}, run.output[-6000:]
     for text in words:
         assert text in flat(run.output), run.output[-6000:]
@@ -107,8 +112,10 @@ def founded(lab: Lab) -> Iterator[Lab]:
     """A cluster right after its first run, with its data on volumes that the hosts mount at boot."""
     lab.fresh()
     for host in lab.hosts:
-        lab.sh(host, f"mkdir {VOLUME} && echo '{ENTRY}' >> /etc/fstab && systemctl daemon-reload && mount {DATA}")
-    lab.site()
+        lab.sh(
+            host, f"mkdir /srv/disk {DATA} && echo '{ENTRY}' >> /etc/fstab && systemctl daemon-reload && mount {DATA}"
+        )
+    lab.site(*RUN)
     assert all("--initial-cluster-state=new" in lab.sh(host, f"cat {MANIFEST}") for host in lab.hosts)
     yield lab
     lab.fresh()
@@ -139,33 +146,33 @@ def test_two_of_three_after_the_first_run(founded: Lab, client: Client) -> None:
     On one host the disk is dead, on the other one its line in /etc/fstab is gone.
     """
     cluster_id = client.cluster_id("infra0")
-    founded.sh("infra0", f"mv {VOLUME} {VOLUME}-dead")
-    founded.sh("infra1", "cp /etc/fstab /root/fstab && sed -i '/volume/d' /etc/fstab")
+    founded.sh("infra0", f"{WITHOUT_DISK} && echo '{DEAD}' >> /etc/fstab")
+    founded.sh("infra1", WITHOUT_DISK)
     writes_until_power_cut(founded, client, "first", founded.hosts)
     founded("start", *founded.hosts)
     assert nothing_is_acknowledged(client)
-    refused(founded, "infra0", "infra1", DATA, "volume")
+    refused(founded, RUN, "infra0", "infra1", DATA, "volume")
     assert nothing_is_acknowledged(client, 3.0)
-    founded.sh("infra0", f"mv {VOLUME}-dead {VOLUME} && systemctl restart var-lib-etcd.mount")
-    founded.sh("infra1", f"cp /root/fstab /etc/fstab && systemctl daemon-reload && mount {DATA}")
-    run = founded.site()
+    for host in ("infra0", "infra1"):
+        founded.sh(host, WITH_DISK)
+    run = founded.site(*RUN)
     assert everything_is_there(founded, client), run.output[-3000:]
-    assert client.cluster_id("infra0") == cluster_id and founded.site().changed() == {}
+    assert client.cluster_id("infra0") == cluster_id and founded.site(*RUN).changed() == {}
 
 
 def test_one_of_three_after_a_change_and_another_a_write_behind(founded: Lab, client: Client) -> None:
     """The last writes are on the lost volume and on the host that comes last: the other two must not go on without them."""
-    founded.site("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
+    founded.site(*CHANGE)
     for host in founded.hosts:
         command = founded.sh(host, f"cat {MANIFEST}")
         assert "--initial-cluster-state=existing" in command
         assert f"--initial-cluster={host}=https://{founded.addresses()[host]}:2380\n" in command
     founded("stop", "infra2")
-    founded.sh("infra1", "sed -i '/volume/d' /etc/fstab")
+    founded.sh("infra1", WITHOUT_DISK)
     writes_until_power_cut(founded, client, "second", ["infra0", "infra1"])
     founded("start", "infra1", "infra2")
     assert nothing_is_acknowledged(client)
-    run = founded.play("-e", "etcd_health_timeout=20")
+    run = founded.play(*CHANGE)
     assert run.code != 0 and run.changed() == {} and "infra0" in flat(run.output), run.output[-6000:]
     founded("start", "infra0")
     deadline = time.monotonic() + 90
@@ -173,8 +180,7 @@ def test_one_of_three_after_a_change_and_another_a_write_behind(founded: Lab, cl
         assert time.monotonic() < deadline, founded("status")
         time.sleep(1)
     assert set(client.acknowledged) <= client.keys("infra0") & client.keys("infra2")
-    refused(founded, "infra1", "has lost its data", DATA)
-    founded.sh("infra1", f"cp /root/fstab /etc/fstab && systemctl daemon-reload && mount {DATA}")
-    change = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
-    founded.site(*change)
-    assert everything_is_there(founded, client) and founded.site(*change).changed() == {}
+    refused(founded, CHANGE, "infra1", "has lost its data", DATA)
+    founded.sh("infra1", WITH_DISK)
+    founded.site(*CHANGE)
+    assert everything_is_there(founded, client) and founded.site(*CHANGE).changed() == {}

@@ -138,7 +138,8 @@ def test_why_the_full_list_will_not_do(make_cluster: Make, version: str) -> None
     cluster.wait([lost, behind])
     first.start("existing", cluster.names)
     cluster.wait()
-    assert cluster.values("acknowledged") == ["", "", ""]
+    # The first one forgets it as well, or is healthy with data of its own.
+    assert cluster.values("acknowledged")[1:] == ["", ""]
 
 
 @each_version

@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain runs, whatever the shell has set.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
-.PHONY: help demo test setup lint unit report mutations sanity package molecule integration test-long bench format docs pictures changelog venv venvs down clean
+.PHONY: help demo test setup lint unit etcd report mutations sanity package molecule integration test-long bench format docs pictures changelog venv venvs down clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -14,7 +14,7 @@ demo: venv ## three healthy members on this machine, from nothing; a minute the 
 	@tests/tools/demo
 
 test: ## the checks but those of test-long, from formatting to real hosts (half an hour); the first that fails ends it
-	@MAKE="$(MAKE)" tests/tools/stages setup lint unit report mutations sanity package molecule integration
+	@MAKE="$(MAKE)" tests/tools/stages setup lint unit etcd report mutations sanity package molecule integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests
 	lab/lab setup
@@ -32,6 +32,10 @@ unit: venvs ## unit tests, with the newest Python and with the oldest that a hos
 	pytest --numprocesses=2 tests/unit
 	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, as on an old host: Python %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
 	.venv-hosts/bin/python -m pytest --numprocesses=2 tests/unit
+
+# Each process has network namespaces of its own, so that members of the same addresses run side by side.
+etcd: venv ## tests with real etcd processes (3.5, 3.6, 3.7), without hosts; a minute
+	pytest --numprocesses=2 --dist=worksteal --durations=3 tests/etcd
 
 report: venv ## the HTML report in a browser at several widths, light, dark and printed; the alert rules
 	@tests/tools/packages

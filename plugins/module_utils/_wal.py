@@ -152,7 +152,12 @@ def read_wal(data_dir: str) -> Wal | None:
 
     Data of which the log is missing or cannot be read is somebody's data: formed, of unknown identity.
     """
-    log_dir, snap_dir = (os.path.join(data_dir, "member", name) for name in ("wal", "snap"))
+    member_dir = os.path.join(data_dir, "member")
+    log_dir, snap_dir = (os.path.join(member_dir, name) for name in ("wal", "snap"))
+    for path in (data_dir, member_dir, log_dir, snap_dir):
+        if os.path.islink(path) and not os.path.exists(path):
+            problem = f"{path} links to {os.readlink(path)}, which is not there: is a volume not mounted?"
+            return Wal("", "", formed=True, problem=problem)
     try:
         segments = names_in(log_dir, ".wal")
         if not segments:

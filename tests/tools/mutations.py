@@ -231,6 +231,8 @@ BUGS = [
     Bug("a doubled dollar is waited for", ROLLOUT, 'or "$$" in argument', "", "test_rollout.py"),
     Bug("clocks are read at one moment", "plugins/module_utils/_host.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", WAL, "formed=led or has_snapshot", "formed=led", "test_wal.py"),
+    Bug("a member that took a snapshot is restored", WAL, "restored=has_snapshot and not led", "restored=has_snapshot", "test_wal.py"),
+    Bug("a volume that is linked to is not missed", WAL, "if os.path.islink(path) and not os.path.exists(path):", "if False:", "test_wal.py"),
     Bug("any text is a truth value", "plugins/module_utils/_cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),
     Bug("what is not set differs from nothing", "plugins/module_utils/_cluster.py",
         'or default or "(not set)") for host in hosts}', 'or "(not set)") for host in hosts if inventory[host].get(variable)}', "test_cluster.py"),

@@ -124,3 +124,15 @@ def test_a_directory_that_cannot_be_listed_is_data(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_wal.os, "listdir", fails)
     wal = _wal.read_wal(str(tmp_path))
     assert wal is not None and wal.formed and os.strerror(error) in wal.problem
+
+
+@pytest.mark.parametrize("place", ["", "member", "member/wal", "member/snap"])
+def test_a_link_to_a_volume_that_is_not_mounted_is_data(tmp_path: Path, place: str) -> None:
+    data = tmp_path / "data"
+    link = data / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "volume" / "etcd")
+    wal = _wal.read_wal(str(data))
+    assert wal is not None and wal.formed and f"links to {tmp_path}/volume/etcd" in wal.problem
+    (tmp_path / "volume" / "etcd").mkdir(parents=True)
+    assert _wal.read_wal(str(data)) is None

@@ -43,9 +43,9 @@ def has_address(entry: Entry, address: str) -> bool:
 
 def same_address(one: str, other: str) -> bool:
     """Whether two texts are one address: an IPv6 address has many spellings."""
-    if is_address(one) and is_address(other):
-        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
-    return one == other
+    if one == other or ":" not in one + other:
+        return one == other
+    return is_address(one) and is_address(other) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
 def cluster_that_answers(observations: Mapping[str, Observation]) -> str:

@@ -185,8 +185,7 @@ BUGS = [
     Bug("a record beside other data", IDENTITY, "if not proven and (etcd", "if False and (etcd", "test_identity.py"),
     Bug("a record that what runs disproves", IDENTITY, 'bool(answers) and etcd["cluster_id"] == answers', "False", "test_identity.py"),
     Bug("restored beside data", IDENTITY, "if not restored or not (answers or others or unseen):", "if True:", "test_identity.py"),
-    Bug("one spelling of an address", IDENTITY, "        return ipaddress.ip_address(one) == ipaddress.ip_address(other)", "        return one == other",
-        "test_identity.py"),
+    Bug("one spelling of an address", IDENTITY, "return is_address(one) and is_address(other) and", "return False and", "test_identity.py"),
     # How problems are weighed.
     Bug("founded in spite of a problem", RUN, "    if not exists(observations):\n        return", "    if False:\n        return", "test_run.py"),
     Bug("renewal is held up", RUN, "[] if signs else processes", "processes", "test_run.py"),

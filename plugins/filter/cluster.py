@@ -32,7 +32,8 @@ options:
     type: dict
     required: true
   play:
-    description: Values as the play has them, of variables that the members read from the inventory. Other values are problems.
+    description:
+      - Values as the play has them. Invalid ones are problems, and so are those that the members read from the inventory, and do not find there.
     type: dict
     default: {}
   names:

@@ -114,7 +114,7 @@ def resolve(
 
     group: hosts of the etcd group, in inventory order. inventory: variables by host. observed: default addresses seen
     in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them. play: values as the play
-    has them for this host, of variables that are read from the inventory. names: of all etcd_* variables that the play has.
+    has them for this host. names: of all etcd_* variables that the play has.
     """
     name = cluster_name(inventory[host])
     hosts = [item for item in group if cluster_name(inventory[item]) == name]
@@ -130,7 +130,7 @@ def resolve(
     problems += [
         *membership_problems(members),
         *machine_problems(hosts, [item for item in group if item not in hosts], inventory),
-        *variable_problems(host, inventory[host], options, names),
+        *variable_problems(host, inventory[host], options, names, play),
         *play_problems(host, inventory[host], play or {}, options),
         *agreement_problems(name, hosts, inventory, options),
     ]
@@ -138,7 +138,7 @@ def resolve(
         problems.append(
             f"etcd_ca_host: {plain(ca_host)} is no host of cluster {shown(name)}. Name one of {', '.join(hosts)}, or leave it out."
         )
-    invalid = list(invalid_values(inventory[host], options))
+    invalid = list(invalid_values({**inventory[host], **(play or {})}, options))
     return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
 
 
@@ -258,11 +258,15 @@ VALUES: dict[str, Callable[[str, Any], list[str]]] = {
 
 
 def variable_problems(
-    host: str, variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], names: Iterable[str] = ()
+    host: str,
+    variables: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+    names: Iterable[str] = (),
+    play: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Unknown etcd_* variables (with the likely spelling) and invalid values.
 
-    variables: of the inventory. names: of what the play has besides, and the roles.
+    variables: of the inventory. names: of what the play has besides, and the roles. play: values as the play has them.
     """
     problems = []
     given = {str(key) for key in variables if str(key).startswith("etcd_")}
@@ -271,9 +275,10 @@ def variable_problems(
             close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
             problems.append(f"{host}: unknown variable {name}. {hint}")
-    for texts in invalid_values(variables, options).values():
+    values = {**variables, **(play or {})}
+    for texts in invalid_values(values, options).values():
         problems += [f"{host}: {text}" for text in texts]
-    problems.extend(f"{host}: {text}" for text in same_port_problems(variables))
+    problems.extend(f"{host}: {text}" for text in same_port_problems(values))
     return problems
 
 
@@ -326,12 +331,26 @@ def _word(value: Any) -> str:
     return next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
 
 
+# What the members read of each other in the inventory.
+_OF_INVENTORY = (
+    "etcd_cluster_name",
+    "etcd_member_name",
+    "etcd_address",
+    "etcd_ca_host",
+    "etcd_server_cert_sans",
+    "etcd_peer_cert_sans",
+)
+
+
 def play_problems(
     host: str, variables: Mapping[str, Any], play: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Values of the play (its vars, those of import_playbook or of a role) that the other members cannot see."""
     problems = []
-    for name, value in play.items():
+    for name in _OF_INVENTORY:
+        if name not in play:
+            continue
+        value = play[name]
         default = host.lower() if name == "etcd_member_name" else options[name].get("default")
         # A name that is a number in the inventory is a text in the play.
         if str(value) != str(variables.get(name, default)):

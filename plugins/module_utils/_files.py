@@ -312,7 +312,7 @@ def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[Non
                     holder = os.pread(handle, 200, 0).decode("utf-8", errors="replace") or "it"
                     raise EtcdError(
                         f"Another run is changing this host ({holder} has held {path} for more than {seconds:.0f} s)."
-                        " Let it end, or end it, then run again."
+                        " Let it end, then run again."
                     ) from None
                 time.sleep(0.05)
         end = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + lasts))

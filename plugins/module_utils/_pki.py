@@ -593,8 +593,8 @@ def _observe_authority(
     elif problem != "missing":
         state.ca_problems.append(
             Problem(
-                f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. If this is a new cluster,"
-                " remove it and ca.key, and a new CA is made."
+                f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. Only if this"
+                " cluster has never run, move it and ca.key to another directory, and the next run makes a new CA. Members that run would reject it."
             )
         )
     if state.ca_key and key is None and (key_data is None or not _x509.is_encrypted(key_data)):
@@ -616,7 +616,8 @@ def _stray_warning(spec: PkiSpec, state: PkiState, key: Any, problem: str) -> st
     if state.ca_cert_key not in (None, state.ca_public_key):
         return f"{path} is here, although this is not the CA host, and it is the key of another CA. Move it to where that CA is kept."
     removal = (
-        "Remove it (a run with etcd_remove_stray_ca_keys: true does), or set etcd_ca_host."
+        "If the CA host has the same key, remove it here (a run with etcd_remove_stray_ca_keys: true compares them and does so); else set"
+        " etcd_ca_host."
         if spec.kinds == LEAF_NAMES
         else "Remove it by hand, unless an etcd runs here that has to sign."
     )

@@ -263,13 +263,14 @@ def test_vars_of_a_play(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> N
     playbook = tmp_path / "mine.yml"
     play = {
         "ansible.builtin.import_playbook": "kubeadm.etcd.site",
-        "vars": {"etcd_ca_host": "infra1", "etcd_clientport": 1},
+        "vars": {"etcd_ca_host": "infra1", "etcd_clientport": 1, "etcd_client_port": 70000},
     }
     playbook.write_text(json.dumps([play]), encoding="utf-8")
     run = fresh.play(playbook=str(playbook))
     said = re.sub(r"\s+", " ", run.output)
     assert run.code != 0 and "etcd_ca_host is 'infra1' in this play only" in said, run.output[-3000:]
     assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in said
+    assert "etcd_client_port 70000 is no port" in said
     assert run.changed() == {} and different(untouched, fresh.fingerprint()) == {}
 
 

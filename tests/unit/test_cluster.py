@@ -127,14 +127,15 @@ def test_what_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str
 
 def test_what_the_play_says() -> None:
     """Vars of a play are not in the inventory, where the members look for each other's."""
+    options = {**OPTIONS, "etcd_ca_host": {"type": "str", "default": ""}}
     hosts = three(infra0={"etcd_server_cert_sans": ["a.example.com"]})
-    play = {"etcd_member_name": "infra0", "etcd_ca_host": None, "etcd_server_cert_sans": ["a.example.com"]}
+    play = {"etcd_member_name": "infra0", "etcd_ca_host": "", "etcd_server_cert_sans": ["a.example.com"]}
     assert (
-        _cluster.resolve("infra0", list(hosts), hosts, {}, OPTIONS, play, ["etcd_pki_dir", "etcd_ca_host"]).problems
+        _cluster.resolve("infra0", list(hosts), hosts, {}, options, play, ["etcd_pki_dir", "etcd_ca_host"]).problems
         == []
     )
     play = {"etcd_ca_host": "infra1", "etcd_server_cert_sans": ["b.example.com"]}
-    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, OPTIONS, play, ["etcd_clientport"]).problems
+    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, options, play, ["etcd_clientport"]).problems
     assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in problems[0]
     assert "etcd_ca_host is 'infra1' in this play only" in problems[1]
     assert "etcd_server_cert_sans is ['b.example.com'] in this play only" in problems[2]
@@ -244,6 +245,14 @@ def test_every_variable_has_a_check() -> None:
     judged = {name for name, option in VARIABLES.items() if option["type"] == "bool" or "choices" in option}
     assert set(VARIABLES) - judged - {"etcd_ca_key_passphrase"} == set(_cluster.VALUES)
     assert not set(_cluster.VALUES) & judged
+
+
+def test_a_value_of_the_play_reaches_no_host_either() -> None:
+    """Vars of import_playbook, or of a role: not in the inventory, and handed to the modules all the same."""
+    hosts = three()
+    play = {"etcd_client_port": 70000, "etcd_data_dir": "/var", "etcd_peer_port": 2380, "etcd_member_name": "infra0"}
+    found = cluster_filter.cluster(hosts, "infra0", list(hosts), VARIABLES, play=play, names=list(play))
+    assert sorted(found["invalid"]) == ["etcd_client_port", "etcd_data_dir"] and len(found["problems"]) == 2
 
 
 def test_a_secret_is_not_shown() -> None:

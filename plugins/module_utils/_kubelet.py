@@ -291,17 +291,24 @@ def dropped_arguments(files: list[UnitFile]) -> list[str]:
     ]
 
 
-def runtime_problems(spec: KubeletSpec, driver: str | None) -> list[Problem]:
-    """Whether the kubelet and the container runtime would keep different accounts of cgroups. driver: that of the runtime, if it counts."""
+def runtime_problems(spec: KubeletSpec, driver: str | None, before: str | None) -> list[Problem]:
+    """Whether the kubelet and the container runtime would disagree about cgroups.
+
+    driver: that of the runtime, if it counts. before: the text of the kubelet's configuration as it is (None: no file). A
+    kubelet that gets another driver stops etcd as it starts, and with a runtime of the other driver etcd does not come back
+    (seen with kubelet 1.36.3 and containerd 1.6.20). One that has that driver already runs, so nothing that runs is stopped.
+    """
     if driver in (None, spec.cgroup_driver):
         return []
     wanted = "true" if spec.cgroup_driver == "systemd" else "false"
+    effect = "etcd may be stopped every few minutes" if driver == "cgroupfs" else "no pod would start"
+    has = re.search(r'^cgroupDriver: "?(\w+)"?$', before or "", flags=re.MULTILINE)
+    is_new = has is not None and has.group(1) != spec.cgroup_driver
     return [
         Problem(
-            f"containerd uses the cgroup driver {driver}, and etcd_cgroup_driver is {spec.cgroup_driver}: etcd would not start, or would be stopped"
-            f" again and again. Set SystemdCgroup = {wanted} in /etc/containerd/config.toml (under runtimes.runc.options) and restart containerd, or"
-            f" set etcd_cgroup_driver: {driver}.",
-            (FOUND, START),
+            f"containerd uses the cgroup driver {driver}, and etcd_cgroup_driver is {spec.cgroup_driver}: {effect}. Set SystemdCgroup = {wanted} in"
+            f" /etc/containerd/config.toml (under runtimes.runc.options) and restart containerd, or set etcd_cgroup_driver: {driver}.",
+            PROCESSES if is_new else (FOUND, START),
         )
     ]
 

@@ -484,12 +484,12 @@ def observe_kubelet(
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
         problems.extend(_kubelet.unit_problems(unit) or _kubelet.override_problems(drop_ins, spec))
-    problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"]))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = _kubelet.wanted_files(spec, config)
     found = {path: read_text(path) for path in files}
     reasons = [*_kubelet.file_reasons(files, found), *_kubelet.unit_reasons(unit)]
     before = found[spec.config_path]
+    problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"], before))
     written = 0.0 if before is None else os.stat(spec.config_path).st_mtime
     restart = _kubelet.restart_reasons(unit, spec, files[spec.config_path], before, written, time.time())
     if not os.path.isdir(params["manifests_dir"]):

@@ -164,11 +164,11 @@ def test_what_is_worth_a_word(cluster: Lab) -> None:
 def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, log: str) -> None:
     """The first host gets its files back and its kubelet runs with them; the others are not touched."""
     cluster.site()
-    before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
     # Errors of the kubelet that ran before are not those of this change.
     for host in cluster.hosts:
         cluster.sh(host, "cd /etc/kubernetes/manifests; echo '{' > unrelated.yaml; sleep 1; rm unrelated.yaml")
         assert "unrelated.yaml" in cluster.sh(host, "journalctl --unit kubelet --lines 20")
+    before, containers, running = cluster.fingerprint(), cluster.containers(), kubelets(cluster)
     run = cluster.play("-e", f'{{"etcd_kubelet_config": {config}}}')
     words = flat(run.output)
     assert run.code != 0 and "Traceback" not in words

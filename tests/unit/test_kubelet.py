@@ -396,20 +396,30 @@ def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> No
 
 
 @pytest.mark.parametrize(
-    ("driver", "wanted", "words"),
+    ("driver", "wanted", "before", "words", "stops"),
     [
-        ("cgroupfs", "systemd", "SystemdCgroup = true in /etc/containerd/config.toml"),
-        ("systemd", "cgroupfs", "SystemdCgroup = false in /etc/containerd/config.toml"),
-        ("systemd", "systemd", None),
-        (None, "cgroupfs", None),
+        ("cgroupfs", "systemd", None, "stopped every few minutes. Set SystemdCgroup = true in", (FOUND, START)),
+        ("systemd", "cgroupfs", None, "no pod would start. Set SystemdCgroup = false in", (FOUND, START)),
+        # A member that runs so goes on, and its kubelet may be restarted for something else.
+        ("cgroupfs", "systemd", "systemd", "SystemdCgroup = true", (FOUND, START)),
+        # A member that runs well would be stopped, and not come back.
+        ("systemd", "cgroupfs", "systemd", "SystemdCgroup = false", PROCESSES),
+        ("systemd", "systemd", "cgroupfs", None, ()),
+        (None, "cgroupfs", "systemd", None, ()),
     ],
 )
-def test_a_runtime_with_another_cgroup_driver(driver: str | None, wanted: str, words: str | None) -> None:
-    """A member that runs goes on, and its certificates are renewed."""
-    problems = _kubelet.runtime_problems(dataclasses.replace(SPEC, cgroup_driver=wanted), driver)
-    assert [problem.stops for problem in problems] == ([(FOUND, START)] if words else [])
+def test_a_runtime_with_another_cgroup_driver(
+    driver: str | None, wanted: str, before: str | None, words: str | None, stops: tuple[str, ...]
+) -> None:
+    text = before and _kubelet.render_config(
+        _kubelet.kubelet_config(dataclasses.replace(SPEC, cgroup_driver=before), 36, False)
+    )
+    problems = _kubelet.runtime_problems(dataclasses.replace(SPEC, cgroup_driver=wanted), driver, text)
+    assert [problem.stops for problem in problems] == ([stops] if words else [])
     assert all(
-        words in problem.text and f"set etcd_cgroup_driver: {driver}" in problem.text for problem in problems if words
+        words in problem.text and f"or set etcd_cgroup_driver: {driver}." in problem.text
+        for problem in problems
+        if words
     )
 
 

@@ -292,9 +292,11 @@ def test_certificates_inside_the_window(cluster: Lab) -> None:
 def test_a_host_with_a_stricter_policy_of_openssl(cluster: Lab) -> None:
     """RHEL's policy FUTURE, or SECLEVEL=3, refuse the RSA-2048 of kubeadm. etcd takes it, and so does our client."""
     policy = "/etc/ssl/openssl.cnf"
+    strict = "[strict_ssl]\\nsystem_default = strict\\n[strict]\\nMinProtocol = TLSv1.3\\nCipherString = DEFAULT:@SECLEVEL=3\\n"
     cluster.sh(
         "infra0",
-        f"cp {policy} /run/policy; sed -i 's/SECLEVEL=[0-9]/SECLEVEL=3/' {policy}; grep -q SECLEVEL=3 {policy}",
+        f"cp {policy} /run/policy; sed -i 's/^\\[openssl_init\\]/&\\nssl_conf = strict_ssl/' {policy}; printf '{strict}' >>{policy};"
+        " python3 -c 'import ssl; assert ssl.create_default_context().security_level == 3'",
     )
     try:
         assert etcd_health(cluster)["healthy"]

@@ -204,9 +204,10 @@ _LOOKS, _LOOK_AGAIN = 4, 0.25
 
 
 def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
-    """Who listens on ports: {port: {pid, program, argv, waiting}} for those that are in use.
+    """Who listens on ports: {port: {pid, program, argv, full}} for those that are in use.
 
-    waiting: connections that the process has not accepted. pid 0: the process cannot be seen (the kernel, another pid namespace).
+    full: whether so many connections wait to be accepted that the kernel drops further ones. pid 0: the process
+    cannot be seen (the kernel, another pid namespace).
     """
     for look in range(_LOOKS):
         if look:
@@ -217,17 +218,23 @@ def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _backlog() -> int:
+    """How many connections may wait to be accepted by a program in Go, which etcd is: as many as the kernel allows (listen(2))."""
+    return int(read_text("/proc/sys/net/core/somaxconn") or 4096)
+
+
 def _listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
-    inodes: dict[str, tuple[int, int]] = {}
+    inodes: dict[str, tuple[int, bool]] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in (read_text(table) or "").splitlines()[1:]:
             fields = line.split()
             port = int(fields[1].rsplit(":", 1)[1], 16)
             if fields[3] == "0A" and port in ports:
                 # Of a listening socket, rx_queue is the number of connections to be accepted (net/ipv4/tcp_ipv4.c).
-                inodes[fields[9]] = (port, int(fields[4].rsplit(":", 1)[-1], 16))
+                waiting = int(fields[4].rsplit(":", 1)[-1], 16)
+                inodes[fields[9]] = (port, waiting > _backlog())
     found: dict[str, dict[str, Any]] = {
-        str(port): {"pid": 0, "program": "unknown", "argv": [], "waiting": waiting} for port, waiting in inodes.values()
+        str(port): {"pid": 0, "program": "unknown", "argv": [], "full": full} for port, full in inodes.values()
     }
     for link in glob.glob("/proc/[0-9]*/fd/*") if inodes else []:
         try:
@@ -239,10 +246,10 @@ def _listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
             pid = int(link.split("/")[2])
             argv = process_argv(pid)
             program = os.path.basename(argv[0]) if argv else "unknown"
-            port, waiting = inodes[match.group(1)]
+            port, full = inodes[match.group(1)]
             # Of several, at different addresses, a stranger beside a member is the one to be told of.
             if program != "etcd" or not found[str(port)]["pid"]:
-                found[str(port)] = {"pid": pid, "program": program, "argv": argv, "waiting": waiting}
+                found[str(port)] = {"pid": pid, "program": program, "argv": argv, "full": full}
     return found
 
 

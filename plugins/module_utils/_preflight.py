@@ -335,9 +335,9 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
 
 
 def is_hung(member: Member, facts: Facts, port: str) -> bool:
-    """Whether this member's etcd listens on a port and leaves connections waiting, so that further ones get no answer."""
+    """Whether this member's etcd listens on a port and accepts nobody, so that further connections get no answer."""
     listener = facts["listeners"].get(port)
-    return bool(listener and listener["waiting"] and is_ours(listener["argv"], member.name))
+    return bool(listener and listener["full"] and is_ours(listener["argv"], member.name))
 
 
 def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:

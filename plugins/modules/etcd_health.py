@@ -206,10 +206,10 @@ members:
     error_code:
       description:
         - RV(members[].error) in one word. Empty where all was answered.
-        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name), C(closed), C(garbage),
-          C(not-tls), C(tls), C(tls-san), C(tls-expired), C(tls-not-yet-valid),
-          C(tls-unknown-ca), C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials),
-          C(endpoint), C(address), or the gRPC code of an error of etcd's (C(unavailable), C(exhausted), ...).
+        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name),
+          C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired), C(tls-not-yet-valid), C(tls-unknown-ca),
+          C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials), C(endpoint), C(address), or the gRPC code of an error
+          of etcd's (C(unavailable), C(exhausted), ...).
       type: str
     round_trip:
       description: Milliseconds for connection and TLS handshake. None where there was none.

@@ -174,6 +174,11 @@ def inventory(lab: Lab, path: Path, hosts: dict[str, str], extra: str = "") -> s
     return str(target)
 
 
+def second_address(address: str) -> str:
+    """A further address in the network of the lab, for the host that has this one."""
+    return re.sub(r"(\d+)$", r"1\1", address)
+
+
 def set_alarm(cluster: Lab, kind: int, action: str, member: str = "infra1") -> None:
     """Raise or disarm an alarm through the gateway (rpc.proto: NOSPACE = 1, CORRUPT = 2). member: '' for the whole cluster, id 0."""
     number = next(item["ID"] for item in cluster.members() if item["name"] == member) if member else 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Lab, different, inventory
+from .conftest import Lab, different, inventory, second_address
 
 Fingerprint = dict[str, list[str]]
 
@@ -479,3 +479,24 @@ def test_ca_that_is_none(fresh: Lab, untouched: Fingerprint, authority: Authorit
     openssl("req", "-x509", "-key", str(authority.key), "-out", str(authority.cert), "-subj", "/CN=leaf", "-days", "9",
             "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
     refused(fresh, untouched, ["CA"], *authority.arguments())
+
+
+def test_a_source_address_that_peers_would_reject(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """etcd_address is a second address of the interface, and the kernel uses the first one. No leader would ever be elected."""
+    addresses = fresh.addresses()
+    hosts = {
+        host: f"ansible_host: {address}, etcd_address: {second_address(address)}" for host, address in addresses.items()
+    }
+    words = []
+    for host, address in addresses.items():
+        others = ", ".join(other for other in fresh.hosts if other != host)
+        words.append(
+            f"{host}: connections to {others} leave this host from {address}, and etcd_address is {second_address(address)}:"
+        )
+        words.append(f"Set etcd_peer_cert_sans: [{address}] for this host")
+        fresh.sh(host, f"ip addr add {second_address(address)}/24 dev eth0")
+    try:
+        refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts))
+    finally:
+        for host, address in addresses.items():
+            fresh.sh(host, f"ip addr del {second_address(address)}/24 dev eth0")

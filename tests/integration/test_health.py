@@ -289,6 +289,30 @@ def test_certificates_inside_the_window(cluster: Lab) -> None:
     assert "is no period" in etcd_health(cluster, renewal_window="a year")["msg"]
 
 
+def test_a_host_with_a_stricter_policy_of_openssl(cluster: Lab) -> None:
+    """RHEL's policy FUTURE, or SECLEVEL=3, refuse the RSA-2048 of kubeadm. etcd takes it, and so does our client."""
+    policy = "/etc/ssl/openssl.cnf"
+    strict = "[strict_ssl]\\nsystem_default = strict\\n[strict]\\nMinProtocol = TLSv1.3\\nCipherString = DEFAULT:@SECLEVEL=3\\n"
+    cluster.sh(
+        "infra0",
+        f"cp {policy} /run/policy; sed -i 's/^\\[openssl_init\\]/&\\nssl_conf = strict_ssl/' {policy}; printf '{strict}' >>{policy};"
+        " python3 -c 'import ssl; assert ssl.create_default_context().security_level == 3'",
+    )
+    try:
+        assert etcd_health(cluster)["healthy"]
+        observed = module(cluster, "infra0", "etcd_host_info", **observation_options(cluster))["etcd"]
+        assert observed["ready"] and observed["answers"]
+    finally:
+        cluster.sh("infra0", f"cp /run/policy {policy}")
+
+
+def observation_options(cluster: Lab) -> dict[str, Any]:
+    """Of infra0, for etcd_host_info."""
+    addresses = cluster.addresses()
+    members = [{"name": name, "address": address} for name, address in addresses.items()]
+    return {"name": "infra0", "address": addresses["infra0"], "members": members}
+
+
 def test_client_certificate_of_nobody(cluster: Lab) -> None:
     """A certificate of another CA is refused; the message says what it is about."""
     cluster.sh(

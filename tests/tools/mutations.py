@@ -22,6 +22,7 @@ PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
 )
 PREFLIGHT, KUBEADM, VALUES = (f"plugins/module_utils/{name}.py" for name in ("_preflight", "_kubeadm", "_values"))
+CLIENT, LOG = (f"plugins/module_utils/{name}.py" for name in ("_etcd_client", "_log"))
 AUTHORITY = "plugins/module_utils/_authority.py"
 IDENTITY, RUN, WAL, RECORD, CONFIG = (
     f"plugins/module_utils/{name}.py" for name in ("_identity", "_run", "_wal", "_record", "_kubeadm")
@@ -177,7 +178,7 @@ BUGS = [
     Bug("the archive of another image", "plugins/module_utils/_archive.py", "if names and image not in names", "if not names", "test_archive.py"),
     Bug("no gate", PLAN, "gated=not small", "gated=False", "test_plan.py"),
     Bug("a first run that was killed is a cluster", PLAN, "if listed is None or unborn:", "if listed is None:", "test_plan.py"),
-    Bug("corruption is ignored", PLAN, '== kind)', '== "x")', "test_plan.py"),
+    Bug("corruption is ignored", PLAN, 'if kind != "NOSPACE"', 'if kind == "x"', "test_plan.py"),
     Bug("the data of another member", IDENTITY, 'if found and entry and str(entry["id"]) != found:', "if False:", "test_plan.py"),
     Bug("two copies of one member", IDENTITY, "if found and len(hosts) > 1", "if False", "test_plan.py"),
     Bug("published and yet unborn", PLAN, "or item.ready or item.published or", "or item.ready or", "test_plan.py"),
@@ -281,7 +282,60 @@ BUGS = [
     Bug("no key waits in vain", STEPS, "key is None or (certificate and not", "key is None or (False and not", "test_pki.py"),
     Bug("the first host asks", RUN, "if etcd[host].get(\"ready\")), *able", ")", "test_report.py"),
     Bug("alarms are waited for", HEALTH, "lasting=bool(raised) and not trouble", "lasting=False", "test_health.py"),
-    Bug("never mind the others' alarms", HEALTH, "if status and member == status.member_id)", "if status)", "test_health.py"),
+    Bug("never mind the others' alarms", HEALTH, "if status and member in (0, status.member_id)})", "if status})", "test_health.py"),
+    Bug(
+        "an alarm of the whole cluster is nobody's",
+        HEALTH,
+        "if status and member in (0, status.member_id)})",
+        "if status and member == status.member_id})",
+        "test_health.py",
+    ),
+    Bug(
+        "an alarm has a member",
+        CLIENT,
+        'int(member.group(1)) if member else 0, kind.group(1)))',
+        'int(member.group(1)), kind.group(1))) if member else None',
+        "test_etcd_client.py",
+    ),
+    Bug(
+        "alarms of the first host only",
+        PLAN,
+        'for alarm in observation["etcd"].get("alarms") or []',
+        'for alarm in next(iter(observations.values()))["etcd"].get("alarms") or []',
+        "test_plan.py",
+    ),
+    Bug("the host's level of OpenSSL", CLIENT, "        context.set_ciphers(CIPHERS)\n", "", "test_etcd_client.py"),
+    Bug("the host's protocols", CLIENT, "        context.minimum_version = ssl.TLSVersion.TLSv1_2\n", "", "test_etcd_client.py"),
+    Bug(
+        "TLS secrets are written",
+        CLIENT,
+        "context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)",
+        "context = ssl.create_default_context(cafile=ca)",
+        "test_etcd_client.py",
+    ),
+    Bug("always a firewall", CLIENT, "        if connected:\n", "        if False:\n", "test_health.py"),
+    Bug("no route is open", HOST, "            states[target] = state_of(error)\n", "            states[target] = OPEN\n", "test_host.py"),
+    Bug("a listener is looked at once", HOST, "_LOOKS, _LOOK_AGAIN = 4, 0.25", "_LOOKS, _LOOK_AGAIN = 1, 0.25", "test_host.py"),
+    Bug("any source will do", PREFLIGHT, "if name and not any(same_address(source, known) for known in accepted):", "if False:", "test_preflight.py"),
+    Bug("a temporary address for ever", PREFLIGHT, 'if source in item["temporary_addresses"]', "if False", "test_preflight.py"),
+    Bug(
+        "a hung etcd is a firewall",
+        PREFLIGHT,
+        "hung = [port for port in missed if is_hung",
+        "hung = [port for port in missed if not port and is_hung",
+        "test_preflight.py",
+    ),
+    Bug("unreachable is reached", PREFLIGHT, 'NOT_REACHED = ("silent", "unreachable")', 'NOT_REACHED = ("silent",)', "test_preflight.py"),
+    Bug("a quota as Python reads it", HEALTH, "int(str(value).strip(), 0)", "int(value)", "test_health.py"),
+    Bug(
+        "what follows is the cause",
+        LOG,
+        "telling = [said for said in found if said not in _CONSEQUENCES] or list(found)",
+        "telling = list(found)",
+        "test_log.py",
+    ),
+    Bug("what is over is told", LOG, "time >= last - RECENT", "time >= 0", "test_log.py"),
+    Bug("our own look is told", LOG, ' and entry.get("error") == "EOF")', ' and not entry)', "test_log.py"),
     Bug("a learner is a member", HEALTH, "if item.status and item.status.is_learner:", "if False:", "test_health.py"),
     Bug("versions as texts", HEALTH, "return tuple(int(number) for", "return tuple(number for", "test_health.py"),
     Bug("the floor itself is too low", HEALTH, "numbers[2] >= floor", "numbers[2] > floor", "test_health.py"),

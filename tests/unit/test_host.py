@@ -28,7 +28,7 @@ def test_of_two_listeners_on_one_port_the_stranger_is_told(order: list[str], mon
     programs = {11: ["/usr/local/bin/etcd", "--name=infra0"], 22: ["/usr/bin/haproxy"]}
 
     def read_text(path: str) -> str:
-        return TABLE if path.endswith("tcp") else ""
+        return TABLE if path.endswith("tcp") else "4096\n" if path.endswith("somaxconn") else ""
 
     def readlink(path: str) -> Any:
         return links[path]
@@ -37,7 +37,7 @@ def test_of_two_listeners_on_one_port_the_stranger_is_told(order: list[str], mon
     monkeypatch.setattr(_host.glob, "glob", lambda *_pattern: list(links))
     monkeypatch.setattr(_host.os, "readlink", readlink)
     monkeypatch.setattr(_host, "process_argv", lambda pid: programs[pid])
-    stranger = {"pid": 22, "program": "haproxy", "argv": ["/usr/bin/haproxy"], "waiting": 0}
+    stranger = {"pid": 22, "program": "haproxy", "argv": ["/usr/bin/haproxy"], "full": False}
     assert _host.listeners([2381])["2381"] == stranger
     assert _host.listeners([2379]) == {}
     programs[22] = ["/usr/local/bin/etcd", "--name=infra0"]
@@ -124,7 +124,7 @@ def test_a_host_without_a_network() -> None:
     assert done.stdout.strip() == "({'10.0.0.7 2379': 'unreachable', 'fd00::7 2379': 'unreachable'}, {})"
 
 
-def test_ports_of_real_processes() -> None:
+def test_ports_of_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open, closed, and one whose process accepts nobody: the kernel drops what comes once its queue is full."""
     with contextlib.ExitStack() as stack:
         accepts, closed = (stack.enter_context(socket.socket()) for _number in range(2))
@@ -145,7 +145,10 @@ def test_ports_of_real_processes() -> None:
         found = _host.listeners(ports)
         assert sorted(found) == sorted(str(ports[number]) for number in (0, 2))
         assert {item["pid"] for item in found.values()} == {os.getpid()}
-        assert found[str(ports[2])]["waiting"] >= 1
+        assert not any(item["full"] for item in found.values())
+        monkeypatch.setattr(_host, "_backlog", lambda: 0)
+        found = _host.listeners(ports)
+        assert found[str(ports[2])]["full"]
 
 
 @pytest.mark.parametrize("path", ["nowhere/lib/etcd", "", "/nowhere/lib/etcd", "/"])

@@ -524,7 +524,7 @@ def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            context.set_ciphers("DEFAULT:@SECLEVEL=1")
+            context.set_ciphers(CIPHERS)
             context.minimum_version = context.maximum_version = version
             context.load_cert_chain(cert, key)
             with socket.create_connection((host, port), timeout=timeout) as plain, context.wrap_socket(plain) as tls:

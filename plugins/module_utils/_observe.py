@@ -342,7 +342,7 @@ def known_addresses(params: Params, arguments: list[str], listed: list[dict[str,
 
     arguments: what it runs with, or its manifest starts. listed: the membership, None if nobody could be asked.
     """
-    if not params["config"]:
+    if not params.get("config"):
         return []
     flags = ("initial-advertise-peer-urls", "listen-peer-urls", "advertise-client-urls", "listen-client-urls")
     current = [url for flag in flags for url in (value_of_flag(arguments, flag) or "").split(",")]

@@ -131,10 +131,15 @@ etcd:
       (C(members), of the cluster C(members_of)).
     - Why it has to restart, or is about to (C(stale), C(pending)). Whether its manifest is that of a cluster that has been founded
       (C(founded)), and whether its peers would have to look for it elsewhere with the wanted manifest (C(moved)).
+    - Which CA it trusts, compared with ca.crt (C(trusts) - installed; earlier, a former certificate of the same CA; former; untrusted, if it
+      refuses certificates that ca.crt has not signed; unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
   returned: for members
   type: dict
 pki:
-  description: Certificates as they are. Certificates only, never a key.
+  description:
+    - Certificates as they are. Certificates only, never a key.
+    - Of ca.crt also what a renewal of it keeps (C(ca_id)), the kinds of the certificates that it has not signed (C(foreign)), and whether a member
+      could start with its certificates as they are (C(usable)).
   returned: always
   type: dict
 kubelet:

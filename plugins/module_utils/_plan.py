@@ -57,14 +57,16 @@ class Plan:
 class MemberView:
     """One expected member as far as this run can tell. has_data None: unknown, the host is not part of the run.
 
-    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded. recorded: the host has a record. stale:
-    it runs with certificates that were removed. moved: its peers would have to look for it elsewhere.
+    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded. recorded: the host has a record.
+    recorded_dir: its data directory by the record, '' if there is none. stale: it runs with certificates that were removed. moved: its peers
+    would have to look for it elsewhere.
     """
 
     member: Member
     has_data: bool | None
     founded: bool
     recorded: bool
+    recorded_dir: str
     stale: bool
     moved: bool
     formed: bool
@@ -117,6 +119,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         has_data=bool(etcd["has_data"]) if observation else None,
         founded=bool(etcd.get("founded")),
         recorded=bool(etcd.get("record")),
+        recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
         formed=bool(etcd.get("formed")),
@@ -257,10 +260,11 @@ def lost_data_text(cluster: Cluster, item: MemberView, endpoint: str) -> str:
     """What has happened to a member that lost its data, and the commands that replace it."""
     entry, member = item.entry or {}, item.member
     urls = ",".join(map(str, entry.get("peer_urls", [])))
+    place = f" ({item.recorded_dir})" if item.recorded_dir else ""
     what = "it was started empty since" if item.has_data else "its data directory is empty"
     return (
         f"member {entry.get('id')} ({urls}) has lost its data: cluster {cluster.name!r} remembers it as a member that has run, and"
-        f" {what}. If a volume is not mounted, stop etcd (step 1), mount it, and run again. If the data is lost, replace the member:\n"
+        f" {what}{place}. If a volume is not mounted, stop etcd (step 1), mount it, and run again. If the data is lost, replace the member:\n"
         f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
         " prints nothing; move the contents of the data directory away\n"
         f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')), endpoint)}\n"

@@ -90,6 +90,11 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
     ("observations", "words"),
     [
         (observed(up(), up(), FRESH), "infra2: member 2 (https://10.0.0.8:2380) has lost its data"),
+        # Which volume is missing is known from the record.
+        (
+            observed(up(), up(), {**FRESH, "record": {"data_dir": "/srv/etcd", "member_id": "2", "cluster_id": "c1"}}),
+            "its data directory is empty (/srv/etcd). If a volume is not mounted",
+        ),
         (
             observed(up(listing(names="01")), up(listing(names="01")), FRESH),
             "infra2: the running cluster 'etcd' has no member infra2",

@@ -53,7 +53,8 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
         },
     },
     "initial_cluster_state": {"type": "str", "choices": ["new", "existing"], "default": "new"},
-    "initial_cluster_token": {"type": "str", "default": ""},
+    # It goes into ids, and is no secret.
+    "initial_cluster_token": {"type": "str", "default": "", "no_log": False},
     "published": {"type": "bool", "default": False},
     "kubernetes_version": {"type": "str", "default": ""},
     "image_repository": {"type": "str", "default": ""},

@@ -212,12 +212,12 @@ def pending_manifest(process: Process | None, command: list[str], path: str) -> 
     """
     if process is None or not command:
         return ""
-    wanted, argv = command[1:], process.argv[1:]
-    lacking, surplus = missing_arguments(wanted, argv), missing_arguments(argv, wanted)
+    installed, running = command[1:], process.argv[1:]
+    lacking, surplus = missing_arguments(installed, running), missing_arguments(running, installed)
     if lacking:
         return f"etcd: runs without {' '.join(lacking)}, which is in {path}; the run waits for its restart"
     # What the kubelet has expanded is not in the manifest as it runs.
-    if surplus and not any(is_expanded(item) for item in wanted):
+    if surplus and not any(is_expanded(item) for item in installed):
         return f"etcd: runs with {' '.join(surplus)}, which is no longer in {path}; the run waits for its restart"
     try:
         settled = younger_than(path)

@@ -244,8 +244,12 @@ def test_a_pair_of_which_one_cannot_be_renamed(
     key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
     if there:
         put((key, b"old key"), (certificate, b"old certificate"))
+
+    def refuse() -> None:
+        raise PermissionError(1, "no")
+
     if not linked:
-        monkeypatch.setattr(os, "link", lambda *_a, **_k: (_ for _ in ()).throw(PermissionError(1, "no")))
+        monkeypatch.setattr(os, "link", lambda *_a, **_k: refuse())
     renames_that_fail(monkeypatch, 2, errno.EPERM)
     with pytest.raises(
         EtcdError, match=r"a.crt cannot be written: Operation not permitted. The old files are in force"

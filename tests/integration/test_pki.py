@@ -365,7 +365,7 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
             check=False,
         )
         assert done.stdout == answer, name
-    assert lab.site(*base, "-e", f"@{vault}").changed() == {}
+    assert lab.site(*base, "-e", f"etcd_ca_key_passphrase={secret}").changed() == {}
     assert lab.site().changed() == {}
 
 

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -144,12 +144,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate as a server shows it. Times in Unix seconds; names: its SANs."""
+    """A certificate as a server shows it. Times in Unix seconds; names: its SANs. ends_with_ca: no certificate of its CA can last longer."""
 
     subject: str
     not_before: float
     not_after: float
     names: list[str]
+    ends_with_ca: bool = False
 
 
 class _Socket(ssl.SSLSocket):
@@ -439,7 +440,9 @@ class EtcdClient:
 
     def certificate(self) -> Certificate:
         """The server's certificate, as seen on the wire."""
-        return certificate_of(self.connect().sock.getpeercert() or {})
+        shown = certificate_of(self.connect().sock.getpeercert() or {})
+        ends = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in self.context.get_ca_certs()]
+        return replace(shown, ends_with_ca=bool(ends) and shown.not_after >= max(ends))
 
 
 def certificate_of(shown: Mapping[str, Any]) -> Certificate:

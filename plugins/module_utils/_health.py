@@ -374,7 +374,9 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "certificate",
                 name,
                 f"The server certificate of {name} ends in {certificate['days_left']} days.",
-                "A run of site.yml renews it.",
+                "It ends with its CA, and no certificate can last longer: docs/certificates.md says how the CA is renewed."
+                if certificate["ends_with_ca"]
+                else "A run of site.yml renews it.",
             )
         )
     return found

@@ -237,6 +237,9 @@ members:
         days_left:
           description: Whole days until its end.
           type: int
+        ends_with_ca:
+          description: Whether it ends with its CA, so that no certificate of this CA can last longer.
+          type: bool
     id:
       description: Id of the member, hexadecimal. This and the following are there where RV(members[].reachable) is true.
       type: str

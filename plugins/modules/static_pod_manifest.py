@@ -162,6 +162,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     ensure_directory,
     locked,
     mode_problem,
+    move_file,
     read_text,
     remove_strays,
     replace_file,
@@ -345,9 +346,9 @@ def put_back(
     try:
         # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
         os.utime(kept)
-        os.replace(kept, path)
-    except OSError as exc:
-        return f"The previous manifest could not be put back ({exc.strerror}). It is {kept}: move it to {path}."
+        move_file(kept, path)
+    except (OSError, EtcdError) as exc:
+        return f"The previous manifest could not be put back ({exc}). It is {kept}: move it to {path}."
     try:
         if urls:
             _rollout.announce_peer_urls(target, old, urls, check=False)

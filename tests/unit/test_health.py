@@ -408,3 +408,12 @@ def test_a_firewall_is_not_suspected_once_tcp_came_through() -> None:
     for error in (socket.timeout("timed out"), TimeoutError("timed out")):
         code, text = _etcd_client.explain(error, connected=True)
         assert code == "timeout" and "firewall" not in text and "etcd has not seen a leader" in text
+
+
+@pytest.mark.parametrize("ends_with_ca", [False, True])
+def test_who_renews_a_certificate_that_ends_soon(ends_with_ca: bool) -> None:
+    """No run renews one that ends with its CA."""
+    soon = Certificate("infra1", NOW - DAY, NOW + 20 * DAY, ["localhost"], ends_with_ca)
+    finding = judge(seen(0), seen(1, certificate=soon), seen(2)).findings[0]
+    assert finding.code == "certificate" and ("site.yml renews it" in finding.remedy) is not ends_with_ca
+    assert ("ends with its CA" in finding.remedy) is ends_with_ca

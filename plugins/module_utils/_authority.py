@@ -98,7 +98,7 @@ def with_renewals(
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
     """Hosts that have a copy of the CA host's ca.key and should not. A key of another CA may be the only one there is."""
     signer = observations.get(cluster.ca_host)
-    if not signer or not signer["pki"].get("ca_key") or signer["pki"].get("ca_problems"):
+    if not signer or signer["pki"].get("ca_problems"):
         return []
     key = signer["pki"].get("ca_public_key")
     return [

@@ -194,6 +194,19 @@ class _Connection(http.client.HTTPSConnection):
         self.handshake = time.monotonic() - begin
 
 
+def own_context(cert: str, key: str) -> ssl.SSLContext:
+    """A TLS client with this pair of files. The host's openssl.cnf (protocols, ciphers, level) does not count: etcd's own policy does.
+
+    Not ssl.create_default_context: it writes TLS secrets to the file that SSLKEYLOGFILE names.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+    context.set_ciphers(CIPHERS)
+    context.load_cert_chain(cert, key)
+    return context
+
+
 class EtcdClient:
     """One endpoint. ca, cert and key are files; timeout in seconds holds for each request, from its beginning to its end.
 
@@ -226,19 +239,13 @@ class EtcdClient:
 
     def _make_context(self) -> ssl.SSLContext:
         ca, cert, key = self.files
-        # Not ssl.create_default_context: it writes TLS secrets to the file that SSLKEYLOGFILE names.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = own_context(cert, key)
         context.load_verify_locations(cafile=ca)
         # What stands in ca.crt is trusted as it is, root or not, as etcd and kube-apiserver do it.
         context.verify_flags |= PARTIAL_CHAIN
         # It wants key identifiers that a CA of one's own may lack, and Go does not.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        # The host's openssl.cnf (MinProtocol, MaxProtocol, CipherString) does not count: etcd's own policy does.
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
-        context.set_ciphers(CIPHERS)
         context.sslsocket_class = _Socket
-        context.load_cert_chain(cert, key)
         return context
 
     def __enter__(self) -> EtcdClient:
@@ -524,12 +531,10 @@ def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2
     # if we send anything before it is read.
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context = own_context(cert, key)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            context.set_ciphers(CIPHERS)
             context.minimum_version = context.maximum_version = version
-            context.load_cert_chain(cert, key)
             with socket.create_connection((host, port), timeout=timeout) as plain, context.wrap_socket(plain) as tls:
                 if version == ssl.TLSVersion.TLSv1_3:
                     tls.settimeout(min(0.5, timeout))

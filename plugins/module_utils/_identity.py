@@ -134,13 +134,14 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
         entry = entry_of(member, listed)
         was = f"member {record['member_id']} of cluster {record['cluster_id']}"
         text = ""
-        if not etcd["has_data"]:
+        # A log that has not seen a leader was written after the data was gone: the record was written after it had seen one.
+        if not etcd["formed"]:
             # Removed and added again: it has another id now, and starts empty as a new member.
             is_new = bool(entry and answers == record["cluster_id"] and entry["id"] != record["member_id"])
             if not is_new and not (entry and entry.get("client_urls")):
                 text = (
-                    f"the record (member.json) says that this host was {was} with its data in {record['data_dir']}, and there is no data:"
-                    " is a volume not mounted? Mount it, and run again. If the data is lost for good, do not start the member empty:"
+                    f"the record (member.json) says that this host was {was} with its data in {record['data_dir']}, and its data is gone"
+                    f"{' (a log that has never seen a leader was written since)' if etcd['has_data'] else ''}: is a volume not mounted? Mount it, and run again. If the data is lost for good, do not start the member empty:"
                     ' docs/operations.md ("A member has lost its data", "All data is lost") has the way out.'
                 )
         elif etcd.get("cluster_id") and not etcd.get("restored"):

@@ -57,7 +57,7 @@ class Plan:
 class MemberView:
     """One expected member as far as this run can tell. has_data None: unknown, the host is not part of the run.
 
-    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded. recorded: the host has a record.
+    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
     recorded_dir: its data directory by the record, '' if there is none. stale: it runs with certificates that were removed. moved: its peers
     would have to look for it elsewhere.
     """
@@ -65,7 +65,6 @@ class MemberView:
     member: Member
     has_data: bool | None
     founded: bool
-    recorded: bool
     recorded_dir: str
     stale: bool
     moved: bool
@@ -118,7 +117,6 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         member=member,
         has_data=bool(etcd["has_data"]) if observation else None,
         founded=bool(etcd.get("founded")),
-        recorded=bool(etcd.get("record")),
         recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
@@ -146,9 +144,7 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     views = [view(member, observations.get(member.host), listed) for member in cluster.members]
     # A first run that was killed: members that tell the list they were started with, and never had a leader. With one, they
     # would have published where clients reach them.
-    unborn = not any(
-        item.has_data is None or item.formed or item.ready or item.published or item.recorded for item in views
-    )
+    unborn = not any(item.has_data is None or item.formed or item.ready or item.published for item in views)
     known = [] if unborn else listed or []
     problems = corruption_problems(cluster, observations) + identity_problems(cluster, observations, known)
     if problems:

@@ -296,7 +296,7 @@ def make_plan(
         "start": decision.start,
         "published": decision.published,
         "token": token(observations) if decision.action == BOOTSTRAP else "",
-        "settled": is_settled(decision, observations) and not (make_ca or stray or held),
+        "settled": is_settled(decision, observations) and not (make_ca or stray),
         "ca": make_ca,
         "certificates": certificates,
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),

@@ -41,6 +41,12 @@ RUNNING = {**up(), "members_of": "c1"}
             [recorded(FRESH, 0), *[{**up(listing("12")), "cluster_id": "c2", "members_of": "c2"}] * 2],
             "infra0: the record",
         ),
+        # Emptied and started again since: the logs that etcd has written have never seen a leader.
+        (
+            [recorded(BORN, 0), recorded(BORN, 1), recorded(BORN, 2)],
+            "a log that has never seen a leader was written since",
+        ),
+        ([recorded({**BORN, "members": listing("")}, n) for n in range(3)], "infra0: the record"),
         # Another volume, and the data of another member.
         (
             [recorded({**DOWN, "cluster_id": "c2"}, 0), recorded(DOWN, 1), recorded(DOWN, 2)],

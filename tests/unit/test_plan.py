@@ -446,3 +446,26 @@ def test_hosts_that_failed_end_the_run() -> None:
     # A run that was kept from other clusters stays so.
     assert "--limit 'one:!infra1'" in _plan.lost_problems(["infra1"], "one")[0]
     assert "--limit 'infra0,infra1,!infra1'" in _plan.lost_problems(["infra1"], "infra0,infra1")[0]
+
+
+def test_members_that_move_go_first() -> None:
+    """Certificates name their former addresses until they have moved. The leader is the last all the same."""
+    moving = {**up(), "moved": True}
+    assert _plan.decide(CLUSTER, observed(up(), moving, up(leader=True), differs="012")).order == [
+        "infra1",
+        "infra0",
+        "infra2",
+    ]
+    leading = {**up(leader=True), "moved": True}
+    assert _plan.decide(CLUSTER, observed(leading, up(), moving, differs="012")).order == ["infra2", "infra1", "infra0"]
+
+
+@pytest.mark.parametrize("differs", ["", "0"])
+def test_a_learner_is_named_and_not_waited_for(differs: str) -> None:
+    members = listing()
+    members[2]["is_learner"] = True
+    learner = {**DOWN, "running": True, "members": members}
+    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner, differs=differs))
+    assert "infra2" not in plan.order and (plan.action == "refuse") == bool(differs)
+    said = merged(plan.problems) + plan.warnings
+    assert "infra2: its member is a learner" in said[0] and "member promote 2" in said[0]

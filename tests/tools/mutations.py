@@ -143,7 +143,8 @@ BUGS = [
     Bug("names compared as text", X509, "one.public_bytes() == other.public_bytes()", "one == other", "test_pki.py"),
     Bug("a transport key stays", STEPS, "        os.unlink(spec.transport)\n", "        pass\n", "test_pki.py"),
     Bug("trusted after a refusal", PKI, "if accepted or (accepted is False and not foreign):", "if accepted:", "test_pki.py"),
-    Bug("last ca.key removed", AUTHORITY, 'and key and observation["pki"].get("ca_public_key") == key', 'and observation["pki"].get("ca_key")', "test_authority.py"),
+    Bug("last ca.key removed", AUTHORITY,
+        'and key and observation["pki"].get("ca_public_key") == key', 'and observation["pki"].get("ca_key")', "test_authority.py"),
     # What is handed over.
     Bug("whatever a host asks for", STEPS, "if kind not in member.kinds:", "if kind not in LEAVES:", "test_pki.py"),
     Bug("address of a server", PKI, "if any(LEAVES[kind][2] for kind in kinds) and", "if False and", "test_pki.py"),

@@ -113,7 +113,6 @@ def observe(params: Params) -> dict[str, Any]:
             "record": member_record_reasons(params, etcd, record),
         },
         "problems": [problem.as_dict() for problem in problems],
-        "warnings": kubelet.pop("warnings"),
     }
 
 

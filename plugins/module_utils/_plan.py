@@ -260,7 +260,8 @@ def lost_data_text(cluster: Cluster, item: MemberView, endpoint: str) -> str:
     what = "it was started empty since" if item.has_data else "its data directory is empty"
     return (
         f"member {entry.get('id')} ({urls}) has lost its data: cluster {cluster.name!r} remembers it as a member that has run, and"
-        f" {what}{place}. If a volume is not mounted, stop etcd (step 1), mount it, and run again. If the data is lost, replace the member:\n"
+        f" {what}{place}. If a volume is not mounted, stop etcd (mv /etc/kubernetes/manifests/etcd.yaml /root/), mount it, and run again. If the"
+        " data is lost, replace the member:\n"
         f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
         " prints nothing; move the contents of the data directory away\n"
         f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')), endpoint)}\n"

@@ -303,7 +303,11 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
     said = [
         f"{host}: {text}"
         for host, observation in seen.items()
-        for text in [*host_warnings(observation["facts"]), *observation["pki"].get("warnings", [])]
+        for text in [
+            *host_warnings(observation["facts"]),
+            *observation["pki"].get("warnings", []),
+            *observation.get("kubelet", {}).get("warnings", []),
+        ]
     ]
     said += cluster_warnings({host: observation["facts"] for host, observation in seen.items()})
     differs = [

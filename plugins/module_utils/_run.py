@@ -142,7 +142,7 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
         noticed = [
             *host_warnings(facts[member.host]),
             *observation["pki"].get("warnings", []),
-            *observation.get("warnings", []),
+            *observation["kubelet"].get("warnings", []),
         ]
         warnings += [f"{member.host}: {text}" for text in noticed]
     return problems + cluster_problems(cluster, facts), warnings + cluster_warnings(facts)

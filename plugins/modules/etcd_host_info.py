@@ -144,7 +144,8 @@ pki:
   type: dict
 kubelet:
   description:
-    - Files of the kubelet override with their wanted content (C(files)), what those that differ have now (C(previous)), and why the
+    - Files of the kubelet override with their wanted content (C(files)), what those that differ have now (C(previous)), what is allowed but
+      worth a word (C(warnings)), and why the
       kubelet has to be restarted (C(restart)); without such a reason, files are written and systemd reads them, and the kubelet goes on.
     - Whether the kubelet does not run because the member has a record and its data is missing (C(held)).
   returned: for members
@@ -166,11 +167,6 @@ reasons:
   description: For each part (kubelet, ca, certificates, config, manifest) why it differs from what is wanted. Empty lists where it does not.
   returned: always
   type: dict
-warnings:
-  description: What is allowed on this host but worth a word.
-  returned: for members
-  type: list
-  elements: str
 problems:
   description: What is wrong, as far as this host alone can tell (C(text)), and the steps that it stops (C(stops), of found, start, restart and sign).
   returned: always

@@ -116,7 +116,7 @@ def signs_elsewhere(cluster: Cluster, observations: Mapping[str, Observation], o
 
 def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str) -> list[str]:
     """What a run cannot do by itself if the CA signs elsewhere."""
-    wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
+    wanting = [host for host, observation in observations.items() if needs_signing(observation)]
     if not wanting:
         return []
     return [
@@ -136,6 +136,12 @@ def trust_warnings(observations: Mapping[str, Observation]) -> list[str]:
     ]
 
 
+def needs_signing(observation: Observation) -> bool:
+    """Whether a certificate of a host has to be issued. A mode that is repaired needs nobody who signs."""
+    due = observation["pki"].get("due")
+    return bool(observation["reasons"]["certificates"] if due is None else due)
+
+
 def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], repaired: list[str]) -> list[Problem]:
     """Whether the CA of this run is another one than that of the cluster: what runs decides, then the record.
 
@@ -152,19 +158,26 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
     changed = [host for host in pki if recorded[host] and recorded[host] != pki[host]["ca_cert_key"]]
     # Without a record the certificates of the members tell what their CA was.
-    issued = [item for item in pki.values() if item.get("certificates")]
-    all_foreign = bool(issued) and all(len(item.get("foreign", [])) == len(item["certificates"]) for item in issued)
     # They are of no use anyway if what runs refuses them.
-    in_use = not any(etcd[host].get("trusts") == "untrusted" for host in pki)
+    issued = [
+        item for host, item in pki.items() if item.get("certificates") and etcd[host].get("trusts") != "untrusted"
+    ]
+    all_foreign = bool(issued) and all(len(item.get("foreign", [])) == len(item["certificates"]) for item in issued)
     unsigned = [
         host
         for host in pki
-        if host == cluster.ca_host and etcd[host].get("formed") and not recorded[host] and all_foreign and in_use
+        if host == cluster.ca_host and etcd[host].get("formed") and not recorded[host] and all_foreign
+    ]
+    unproven_hosts = [
+        host
+        for host in pki
+        if etcd[host].get("formed") and not recorded[host] and etcd[host].get("trusts") == "unproven"
     ]
     problems = []
     for hosts, evidence in (
         (changed, "the record of its member (/etc/kubernetes/kubeadm-etcd/member.json) names another CA"),
         (unsigned, "another CA has signed the certificates of all members"),
+        (unproven_hosts, "it was written after etcd had started, and no certificate is left that proves it"),
     ):
         unproven = [host for host in hosts if pki[host]["ca_id"] not in proven]
         if unproven:
@@ -224,7 +237,7 @@ def ca_problems(
     signer = observations.get(cluster.ca_host)
     found = {host: o["pki"]["ca_id"] for host, o in observations.items() if o["pki"].get("ca_id")}
     holders = [host for host in found if host != cluster.ca_host]
-    wanting = [host for host, observation in observations.items() if observation["reasons"]["certificates"]]
+    wanting = [host for host, observation in observations.items() if needs_signing(observation)]
     # A member whose certificates merely end soon starts with those that it has.
     usable = all(observations[host]["pki"].get("usable", True) for host in wanting)
     unsigned = _ISSUING if usable else EVERYTHING

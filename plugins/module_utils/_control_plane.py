@@ -253,14 +253,18 @@ def as_members(
 ) -> dict[str, Observation]:
     """Observations as `ca_problems` reads them: what members need is left out, and so is what control planes trust."""
     found: dict[str, Observation] = {
-        host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_id": None}}
+        host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_id": None, "due": None}}
         for host in reasons
     }
     for host, wanted in reasons.items():
         found[host] = {**found[host], "reasons": {"certificates": wanted}}
     if cluster.ca_host in observations:
         signer = observations[cluster.ca_host]
-        found[cluster.ca_host] = {**signer, "reasons": {**signer["reasons"], "certificates": []}}
+        found[cluster.ca_host] = {
+            **signer,
+            "pki": {**signer["pki"], "due": None},
+            "reasons": {**signer["reasons"], "certificates": []},
+        }
     return found
 
 

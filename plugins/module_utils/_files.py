@@ -154,6 +154,12 @@ def replace_files(files: list[Replacement], staging_dir: str | None = None) -> N
             # A link stays a link, as it does for programs that write in place.
             target = os.path.realpath(path) if os.path.exists(path) else path
             make_way(target)
+            twin = next((other for other in ready if other.target == target and other.item.data != item.data), None)
+            if twin:
+                raise EtcdError(
+                    f"{twin.item.path} and {path} are one file, {target} (a link), and are to have different contents. Remove the link, and"
+                    " run again."
+                )
             ready.append(_Prepared(item, target, _prepare(item, target, staging_dir)))
         # A single rename is all or nothing by itself.
         for prepared in ready if len(ready) > 1 else []:
@@ -328,7 +334,8 @@ def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[Non
 def strays(directory: str) -> list[str]:
     """Temporary files that a killed run left in a directory."""
     try:
-        return sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(TEMPORARY))
+        found = sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(TEMPORARY))
+        return [path for path in found if os.path.islink(path) or not os.path.isdir(path)]
     except OSError:
         return []
 

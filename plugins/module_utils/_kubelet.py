@@ -174,7 +174,8 @@ manifest={shlex.quote(manifest)}
 config={shlex.quote(spec.config_path)}
 started_with={shlex.quote(STARTED_WITH)}
 
-data=$(sed -n 's/^ *- --data-dir=//p' "$manifest" 2>/dev/null)
+# YAML quotes an argument that it could misread.
+data=$(sed -n "s/^ *- ['\\"]\\{{0,1\\}}--data-dir=//p" "$manifest" 2>/dev/null | sed "s/['\\"]\\$//")
 if [ -e "$record" ] && [ -n "$data" ]; then
     set -- "$data"/member/wal/*.wal
     if ! [ -e "$1" ]; then

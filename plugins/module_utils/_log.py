@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import printable
 
 # Seconds before the last line of a log that count for what is wrong now.
 RECENT = 60.0
@@ -56,14 +57,15 @@ class Message:
 def split(line: str) -> tuple[str, str]:
     """Time and text of a line (time, stream, F or P, text)."""
     fields = [*line.split(" ", 3), "", "", ""]
-    return fields[0], fields[3]
+    return fields[0], printable(fields[3])
 
 
 def in_words(entry: Mapping[str, Any], most: int = 400) -> str:
     """An entry of etcd's log: its message, then its fields."""
     skipped = ("level", "ts", "caller", "stacktrace", "msg")
     details = [f"{key}: {value}" for key, value in entry.items() if key not in skipped and value not in ("", None, [])]
-    return "; ".join([str(entry.get("msg", "")), *details])[:most]
+    # JSON may hold what a terminal takes for commands, and anyone who reaches a port can have it logged.
+    return printable("; ".join([str(entry.get("msg", "")), *details]))[:most]
 
 
 def entry_of(text: str) -> dict[str, Any] | None:

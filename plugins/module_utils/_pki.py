@@ -216,6 +216,8 @@ class PkiState:
     # Kinds of the leaves that ca.crt did not sign, and whether a member could start with the leaves as they are.
     foreign: list[str] = field(default_factory=list)
     usable: bool = True
+    # Kinds of the leaves that have to be issued. Other reasons (modes, files of a killed run) need nobody who signs.
+    due: list[str] = field(default_factory=list)
     ca_problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -493,7 +495,8 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     stored_problem = stored_problem or unreadable
     state.ca_key = key_problem != "missing"
     if authority is not None and stored is not None:
-        state.ca_cert = stored.decode("ascii", errors="replace")
+        # Not the text of the file: it may hold the key as well.
+        state.ca_cert = "".join(map(certificate_pem, authorities))
         state.ca_fingerprint = fingerprint(state.ca_cert)
         state.ca_cert_key = _x509.public_fingerprint(authority.public_key())
         state.ca_id = authority_id(authority)
@@ -501,6 +504,11 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         state.ca_subject = common_name(authority.subject)
         state.ca_not_before = not_before(authority).isoformat()
         state.ca_not_after = not_after(authority).isoformat()
+    if stored is not None and b"PRIVATE KEY" in stored:
+        state.warnings.append(
+            "etcd/ca.crt holds a private key, and everyone on the host can read it. Take the key out of the file. If it is the CA's, someone"
+            " else may have it: exchange the CA."
+        )
     if len(authorities) > 1:
         others = ", ".join(common_name(item.subject) for item in authorities[1:])
         state.warnings.append(
@@ -517,6 +525,7 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     for kind, (leaf, reasons) in judged.items():
         if reasons:
             state.reasons.append(in_words(kind, reasons))
+            state.due.append(kind)
             state.usable = state.usable and {reason.code for reason in reasons} <= {"window", "asked-for"}
         if leaf.certificate is not None:
             state.certificates.append(described(leaf, reasons, now))
@@ -645,7 +654,8 @@ def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str
 # What a running etcd trusts, compared with ca.crt as it is installed: the same certificate, an earlier one of the same CA, the CA
 # that was there before, or it cannot be told. UNTRUSTED: it refuses the certificates that are there, which ca.crt has not signed: others
 # of ca.crt cannot be worse.
-INSTALLED, EARLIER, FORMER, UNTRUSTED, UNKNOWN = "installed", "earlier", "former", "untrusted", "unknown"
+INSTALLED, EARLIER, FORMER, UNTRUSTED = "installed", "earlier", "former", "untrusted"
+UNPROVEN, UNKNOWN = "unproven", "unknown"
 
 
 def trusted_ca(
@@ -661,10 +671,11 @@ def trusted_ca(
     authority = load_certificate(read_or_say(path)[0])
     if authority is None or not started:
         return UNKNOWN
-    pairs = []
+    pairs, leaves = [], 0
     for place in (place for place, *_rest in LEAVES.values()):
         cert, key = (os.path.join(pki_dir, place + end) for end in (".crt", ".key"))
         leaf, private = load_certificate(read_or_say(cert)[0]), _x509.load_key(read_or_say(key)[0])
+        leaves += leaf is not None
         fits = leaf is not None and private is not None and _x509.same_key(private.public_key(), leaf.public_key())
         # An expired one is refused whoever signed it.
         if fits and not_before(leaf) <= now < not_after(leaf) and "clientAuth" in usages_of(leaf):
@@ -673,13 +684,15 @@ def trusted_ca(
     for foreign, cert, key in sorted(pairs):
         accepted = accepts(cert, key)
         if accepted and not foreign:
-            return EARLIER if not_before(authority).timestamp() > started else INSTALLED
+            # A CA may date its certificates back: a file that was written since has been renewed as well.
+            return EARLIER if max(not_before(authority).timestamp(), os.stat(path).st_mtime) > started else INSTALLED
         if accepted or (accepted is False and not foreign):
             return FORMER
         refused = refused or accepted is False
     # It does not trust who signed the leaves: a ca.crt that has not been touched since its start is what it has read.
     if not refused:
-        return UNKNOWN
+        # Nothing is left that could prove which CA it trusts, and ca.crt was written after it had read another file, or the same.
+        return UNPROVEN if not leaves and os.stat(path).st_mtime > started else UNKNOWN
     return INSTALLED if not stale and os.stat(path).st_ctime < started else UNTRUSTED
 
 

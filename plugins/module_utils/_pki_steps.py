@@ -113,6 +113,9 @@ def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
     key = _x509.make_key("ECDSA-P256")
     if not check:
         _make_directories(spec)
+        # Not through a link that somebody has left there.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(spec.transport)
         replace_files([Replacement(spec.transport, _x509.key_pem(key), 0o600)])
     return {"changed": False, "reasons": [], "transport_key": _x509.public_pem(key.public_key())}
 
@@ -198,7 +201,8 @@ def step_ca(
             reasons.append(f"etcd/{os.path.basename(path)}: {problem}")
             if not check:
                 set_mode(path, mode)
-    text = pair[1] if pair else stored_cert
+    # Not the text of the file: it may hold the key as well.
+    text = pair[1] if pair else "".join(map(certificate_pem, _x509.load_certificates(stored_cert))).encode()
     # In check mode the CA that would be made is not shown: the real run makes another one.
     shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
     after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}

@@ -16,6 +16,11 @@ EVERYTHING = (FOUND, START, RESTART, SIGN)
 PROCESSES = (FOUND, START, RESTART)
 
 
+def printable(text: str) -> str:
+    """A text of a host or of a log, without what a terminal would take for commands."""
+    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong and what to do (text), the inventory host ('': the cluster), and the steps that must not be taken (stops)."""
@@ -31,7 +36,7 @@ class Problem:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], host: str = "") -> Problem:
         """From plain data, of this host."""
-        return cls(str(data["text"]), tuple(data["stops"]), host or str(data.get("host", "")))
+        return cls(printable(str(data["text"])), tuple(data["stops"]), host or str(data.get("host", "")))
 
 
 def merged(problems: Iterable[Problem]) -> list[str]:

@@ -17,12 +17,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
     broken_ca_hosts,
     ca_problems,
     elsewhere_warnings,
+    needs_signing,
     signs_elsewhere,
     stray_ca_keys,
     trust_warnings,
     with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     BOOTSTRAP,
     NOTHING,
@@ -272,9 +274,11 @@ def make_plan(
     make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
-    of_members = [
-        item for item in observations.values() if item["etcd"].get("formed") and item["reasons"]["certificates"]
-    ]
+    of_members = [item for item in observations.values() if item["etcd"].get("formed") and needs_signing(item)]
+    known = known_addresses(cluster, observations)
+    # A member that is only started keeps its manifest, and so its addresses.
+    moves = [host for host, former in known.items() if former and host in decision.order]
+    problems += moving_problems(cluster, moves, observations)
     outcome = weigh(
         decision, problems, observations, bool(of_members or (certificates and wish.certificates_only)), wish
     )
@@ -285,7 +289,6 @@ def make_plan(
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
     observations = with_renewals(cluster, observations, wish.own_ca)
     certificates = certificates or any(item["reasons"]["certificates"] for item in observations.values())
-    known = {host: list(item["etcd"].get("known_addresses", [])) for host, item in observations.items()}
     held = bool(outcome.held)
     said = [*merge_hosts([*warnings, *decision.warnings], members), *merged(outcome.warnings)]
     return {
@@ -302,7 +305,7 @@ def make_plan(
         "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
         "remove_ca_key": stray,
         "known_addresses": known,
-        "moves": [host for host, former in known.items() if former and host in [*decision.order, *decision.start]],
+        "moves": [host for host in moves if host in decision.order],
         "elsewhere": elsewhere,
         "import_image": [] if held else [host for host, item in observations.items() if item["reasons"].get("image")],
         "record": [] if wish.certificates_only else to_record(decision, observations),
@@ -314,6 +317,43 @@ def make_plan(
         "warnings": said,
         "observed": {host: item["etcd"].get("nonce") for host, item in observations.items()},
     }
+
+
+def known_addresses(cluster: Cluster, observations: Observations) -> dict[str, list[str]]:
+    """Addresses that certificates of members keep until the member has moved, by host.
+
+    A host names its own; another host has to confirm each by the membership that it is told, else any member could have any address signed. An
+    address that the inventory gives another member is never among them. The CA host signs anyway.
+    """
+    result = {}
+    for member in cluster.members:
+        if member.host not in observations:
+            continue
+        others = [item for host, item in observations.items() if host != member.host or host == cluster.ca_host]
+        entries = [entry_of(member, item["etcd"].get("members") or []) for item in others]
+        urls = [
+            url for entry in entries if entry for url in [*entry.get("peer_urls", []), *entry.get("client_urls", [])]
+        ]
+        result[member.host] = [
+            address
+            for address in observations[member.host]["etcd"].get("known_addresses", [])
+            if has_address({"peer_urls": urls}, address)
+            and not any(same_address(address, other.address) for other in cluster.members)
+        ]
+    return result
+
+
+def moving_problems(cluster: Cluster, moves: list[str], observations: Observations) -> list[Problem]:
+    """Members that move although nobody could issue their certificates without the former address afterwards."""
+    if not moves or cluster.ca_host in observations:
+        return []
+    return [
+        Problem(
+            f"{', '.join(moves)} would move to another address, and the certificates are issued again afterwards: run again with the CA host"
+            f" {cluster.ca_host}, or without --limit.",
+            (START, RESTART),
+        )
+    ]
 
 
 def with_image(observations: Observations, archive: str) -> dict[str, Observation]:

@@ -336,6 +336,11 @@ def directory_problems(variable: str, path: Any, example: str) -> list[str]:
         and text == text.strip()
         and os.path.normpath(text).strip("/")
         and len(text) < 256
+        # YAML would quote it in the manifest, where the guard of the kubelet reads it.
+        and not set(text) & set("'\"")
+        and ": " not in text
+        and " #" not in text
+        and not text.endswith(":")
     ):
         return []
     return [f"{variable} {shown(path)} cannot be used. Write the absolute path of a directory, for example {example}."]

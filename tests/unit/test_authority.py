@@ -13,7 +13,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
     Problem,
     merged,
 )
-from test_plan import CLUSTER, FRESH, observed, up
+from test_plan import CLUSTER, FRESH, listing, observed, up
+from test_plan import DOWN as STOPPED
 from test_run import ALL_UP, planned
 from test_run import observations as complete
 
@@ -367,8 +368,83 @@ def test_a_run_brings_a_renewed_ca_certificate_to_the_members() -> None:
 def test_hosts_that_leave_an_address_in_a_run() -> None:
     """Only those whose member has its turn: the others keep the certificates with both addresses."""
     found = complete(*ALL_UP, differs="1")
-    for host in ("infra1", "infra2"):
-        found[host]["etcd"]["known_addresses"] = ["10.0.0.99"]
+    members = listing()
+    for number in (1, 2):
+        members[number]["peer_urls"] = ["https://10.0.0.99:2380"]
+    for host, item in found.items():
+        item["etcd"]["members"] = members
+        item["etcd"]["known_addresses"] = [] if host == "infra0" else ["10.0.0.99"]
     plan = planned(found)
     assert plan["moves"] == ["infra1"] and plan["order"] == ["infra1"]
     assert plan["known_addresses"] == {"infra0": [], "infra1": ["10.0.0.99"], "infra2": ["10.0.0.99"]}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "told", "kept"),
+    [
+        (["10.0.0.99"], ["https://10.0.0.99:2380"], ["10.0.0.99"]),
+        # Nobody else knows it there; and that of another member, whoever says so.
+        (["192.0.2.9"], ["https://10.0.0.7:2380"], []),
+        (["10.0.0.8"], ["https://10.0.0.8:2380"], []),
+    ],
+)
+def test_a_member_alone_has_no_address_signed(claimed: list[str], told: list[str], kept: list[str]) -> None:
+    found = complete(*ALL_UP)
+    members, invented = listing(), listing()
+    members[1]["peer_urls"], invented[1]["peer_urls"] = told, [f"https://{address}:2380" for address in claimed]
+    for host, item in found.items():
+        item["etcd"]["members"] = invented if host == "infra1" else members
+    found["infra1"]["etcd"]["known_addresses"] = claimed
+    assert planned(found)["known_addresses"]["infra1"] == kept
+
+
+def test_nobody_moves_whose_certificates_could_not_be_issued_afterwards() -> None:
+    found = complete(*ALL_UP, differs="1")
+    members = listing()
+    members[1]["peer_urls"] = ["https://10.0.0.99:2380"]
+    for item in found.values():
+        item["etcd"]["members"] = members
+    found["infra1"]["etcd"]["known_addresses"] = ["10.0.0.99"]
+    assert planned(found)["moves"] == ["infra1"]
+    del found["infra0"]
+    plan = planned(found)
+    assert plan["moves"] == plan["order"] == [] and "run again with the CA host infra0" in plan["problems"][0]
+
+
+def test_a_member_that_is_started_as_it_was_does_not_move() -> None:
+    found = complete(STOPPED, STOPPED, STOPPED)
+    found["infra0"]["etcd"]["known_addresses"] = ["192.0.2.5"]
+    plan = planned(found)
+    assert plan["action"] == "start" and plan["moves"] == []
+
+
+def test_a_mode_is_repaired_without_anyone_who_signs() -> None:
+    found = complete(*ALL_UP, differs="1")
+    found["infra0"]["pki"]["ca_key"] = False
+    found["infra1"]["reasons"]["certificates"] = ["/etc/kubernetes/pki: mode is 0777"]
+    found["infra1"]["pki"]["due"] = []
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["certificates"] and plan["order"] == ["infra1"]
+    found["infra1"]["pki"]["due"] = ["peer"]
+    assert "ca.key is not in" in planned(found)["problems"][0]
+
+
+def test_one_host_that_trusts_nothing_does_not_speak_for_all() -> None:
+    """Two members are down, with certificates of another CA than ca.crt, and nothing is recorded."""
+    foreign = {"certificates": [{"kind": "peer", "authority_key_id": "x"}], "foreign": ["peer"]}
+    found = complete(STOPPED, STOPPED, {**STOPPED, "running": True, "trusts": "untrusted"})
+    for item in found.values():
+        item["pki"].update(foreign)
+    assert "another CA has signed the certificates" in planned(found)["problems"][0]
+
+
+def test_a_ca_that_nothing_proves() -> None:
+    """Exchanged under members that run, the certificates removed to be made again, and nothing is recorded."""
+    found = complete(*[{**STOPPED, "running": True, "ready": True, "trusts": "unproven"}] * 3, due="012")
+    assert "no certificate is left that proves it" in planned(found)["problems"][0]
+    # With a record it is known.
+    for item in found.values():
+        item["etcd"]["member_id"] = "1"
+        record = {"cluster_id": "c1", "member_id": "1", "data_dir": "/x", "ca": item["pki"].get("ca_cert_key")}
+        item["etcd"]["record"] = record
+    assert "no certificate is left" not in " ".join(planned(found)["problems"])

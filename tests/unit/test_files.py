@@ -334,3 +334,20 @@ def test_directory_that_others_may_write_to(tmp_path: Path, mode: int, repaired:
         assert stat.S_IMODE(path.stat().st_mode) == repaired
         assert _files.directory_problem(str(path), ME[0]) is None
     assert "owner is" in str(_files.directory_problem(str(path), ME[0] + 1))
+
+
+def test_two_files_that_are_one(tmp_path: Path) -> None:
+    """A key that is a link to another key would get the contents of both."""
+    (tmp_path / "peer.key").write_bytes(b"old")
+    (tmp_path / "server.key").symlink_to(tmp_path / "peer.key")
+    names = ("server.key", "peer.key")
+    with pytest.raises(EtcdError, match=r"server\.key and .*peer\.key are one file"):
+        put(*((tmp_path / name, name.encode()) for name in names))
+    assert (tmp_path / "peer.key").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["peer.key", "server.key"]
+
+
+def test_a_directory_is_no_stray(tmp_path: Path) -> None:
+    (tmp_path / ".kubeadm-etcd-dir").mkdir()
+    (tmp_path / ".kubeadm-etcd-file").write_text("x")
+    _files.remove_strays(str(tmp_path))
+    assert os.listdir(tmp_path) == [".kubeadm-etcd-dir"]

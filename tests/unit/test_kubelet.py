@@ -277,6 +277,18 @@ def test_what_the_kubelet_may_start(without: str, tmp_path: Path, monkeypatch: p
     assert host.start().returncode == 0 and not host.observe()["held"]
 
 
+def test_a_data_directory_that_is_quoted_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.write(host.observe())
+    host.install()
+    manifest = host.manifests / "etcd.yaml"
+    for quote in "'", '"':
+        text = f"spec:\n  containers:\n  - command:\n    - etcd\n    - {quote}--data-dir={host.data}{quote}\n"
+        manifest.write_text(text, encoding="utf-8")
+        done = host.start()
+        assert done.returncode == 1 and f"{host.data}/member/wal" in done.stderr
+
+
 def test_a_copy_that_cannot_be_made_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, monkeypatch)
     monkeypatch.setattr(_kubelet, "STARTED_WITH", "/nowhere/kubelet.yaml")

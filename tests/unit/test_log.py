@@ -162,3 +162,16 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
 def test_why_a_member_is_not_healthy(running: bool, listening: bool, text: str, code: str, words: list[str]) -> None:
     said = _log.explain_member(running, listening, text, code)
     assert len(said) == len(words) and all(word in line for word, line in zip(words, said)), said
+
+
+def test_a_log_gives_no_commands_to_a_terminal() -> None:
+    """Anyone who reaches the client port can have a server name logged."""
+    entry = {"level": "warn", "msg": "rejected connection on client endpoint", "server-name": "\x1b]0;x\x07\x1b[2J"}
+    line = f"2026-11-26T20:00:00.000000Z stderr F {json.dumps(entry)}"
+    texts = [
+        _log.complaints(line)[0].text,
+        _log.last_lines(line),
+        _log.last_lines("a stderr F \x1b[2J"),
+        _log.cause_of_death("a b F \x1b[2J"),
+    ]
+    assert not [text for text in texts if "\x1b" in str(text) or "\x07" in str(text)], texts

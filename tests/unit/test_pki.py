@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import os
 import re
 import shutil
@@ -898,7 +899,8 @@ def test_a_member_does_not_choose_its_former_addresses(tmp_path: Path) -> None:
     [
         # Which CA the process has read, who signed the leaves, and when ca.crt was last touched.
         ("installed", "installed", "before", _pki.INSTALLED),
-        ("installed", "installed", "after", _pki.INSTALLED),
+        # Renewed over the same key, whatever day it is dated back to: the process has read the certificate before.
+        ("installed", "installed", "after", _pki.EARLIER),
         # Exchanged by hand while it runs: the leaves are still those of the former CA, or have been issued by the new one.
         ("former", "former", "after", _pki.FORMER),
         ("former", "installed", "after", _pki.FORMER),
@@ -907,6 +909,9 @@ def test_a_member_does_not_choose_its_former_addresses(tmp_path: Path) -> None:
         ("installed", "former", "after", _pki.UNTRUSTED),
         ("nobody asks", "installed", "before", _pki.UNKNOWN),
         ("installed", "expired", "after", _pki.UNKNOWN),
+        # Exchanged, and the leaves removed to be made again.
+        ("former", "none", "after", _pki.UNPROVEN),
+        ("installed", "none", "before", _pki.UNKNOWN),
     ],
 )
 def test_which_ca_runs(tmp_path: Path, loaded: str, leaves: str, since: str, expected: str) -> None:
@@ -915,6 +920,9 @@ def test_which_ca_runs(tmp_path: Path, loaded: str, leaves: str, since: str, exp
     where = tmp_path / ("former" if leaves == "former" else "installed")
     shutil.copytree(where / "pki", tmp_path / "pki")
     shutil.copy(tmp_path / "installed/pki/etcd/ca.crt", tmp_path / "pki/etcd/ca.crt")
+    for path in [*(tmp_path / "pki").rglob("*.crt")] if leaves == "none" else []:
+        if path.name != "ca.crt":
+            path.unlink()
     trusted = _x509.load_certificate(
         (tmp_path / loaded.replace("nobody asks", "former") / "pki/etcd/ca.crt").read_bytes()
     )
@@ -1037,3 +1045,36 @@ def test_what_serves_needs_an_address(tmp_path: Path) -> None:
         with pytest.raises(EtcdError, match="is no IP address"):
             spec(tmp_path, address="", kinds=kinds)
     assert spec(tmp_path, address="", kinds=["healthcheck-client"]).wanted_sans("healthcheck-client") == []
+
+
+def test_a_key_in_the_file_of_a_certificate_stays_there(tmp_path: Path) -> None:
+    """A PEM with certificate and key, as many tools write it: the observation and the CA step return the certificate only."""
+    issue(tmp_path)
+    path = tmp_path / "pki/etcd/ca.crt"
+    certificate = path.read_text()
+    path.write_text((tmp_path / "pki/etcd/ca.key").read_text() + certificate)
+    seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
+    assert "PRIVATE" not in str(dataclasses.asdict(seen)) and "holds a private key" in seen.warnings[0]
+    assert seen.ca_cert == certificate and seen.reasons == []
+    result = _pki_steps.step_ca(spec(tmp_path, ca_host=True), None, None, "", False, NOW)
+    assert "PRIVATE" not in str(result) and result["ca_cert"] == certificate
+
+
+def test_a_transport_key_is_not_written_through_a_link(tmp_path: Path) -> None:
+    it = spec(tmp_path, ca_host=True)
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    Path(it.transport).parent.mkdir(parents=True)
+    Path(it.transport).symlink_to(outside)
+    _pki_steps.step_transport(it, False)
+    assert outside.read_text() == "x" and not Path(it.transport).is_symlink()
+
+
+def test_what_has_to_be_issued_is_told_from_what_is_repaired(tmp_path: Path) -> None:
+    issue(tmp_path)
+    (tmp_path / "pki").chmod(0o777)
+    (tmp_path / "pki/etcd/.kubeadm-etcd-0123").write_text("x")
+    seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
+    assert len(seen.reasons) == 2 and seen.due == []
+    (tmp_path / "pki/etcd/peer.crt").unlink()
+    assert _pki.observe(spec(tmp_path, ca_host=True), NOW).due == ["peer"]

@@ -444,7 +444,7 @@ def test_a_ca_that_nothing_proves() -> None:
     assert "no certificate is left that proves it" in planned(found)["problems"][0]
     # With a record it is known.
     for item in found.values():
-        item["etcd"]["member_id"] = "1"
-        record = {"cluster_id": "c1", "member_id": "1", "data_dir": "/x", "ca": item["pki"].get("ca_cert_key")}
-        item["etcd"]["record"] = record
+        item["pki"]["ca_cert_key"] = "k"
+        item["etcd"]["record"] = {"cluster_id": "c1", "member_id": None, "data_dir": "/x", "ca": "k"}
+        item["etcd"]["member_id"] = None
     assert "no certificate is left" not in " ".join(planned(found)["problems"])

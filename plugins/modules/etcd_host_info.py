@@ -132,7 +132,8 @@ etcd:
     - Why it has to restart, or is about to (C(stale), C(pending)). Whether its manifest is that of a cluster that has been founded
       (C(founded)), and whether its peers would have to look for it elsewhere with the wanted manifest (C(moved)).
     - Which CA it trusts, compared with ca.crt (C(trusts) - installed; earlier, a former certificate of the same CA; former; untrusted, if it
-      refuses certificates that ca.crt has not signed; unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
+      refuses certificates that ca.crt has not signed; unproven, if no certificate is left that could prove it;
+      unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
   returned: for members
   type: dict
 pki:

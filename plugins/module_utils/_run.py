@@ -167,8 +167,12 @@ def exists(observations: Observations) -> bool:
 
 
 def touched(decision: Plan, observations: Observations) -> dict[str, str]:
-    """What a plan does to the member of each host that it touches: START if it does not run or is not ready, else RESTART."""
-    hosts = [*decision.start, *decision.order]
+    """What a plan does to the member of each host that it touches: START if it does not run or is not ready, else RESTART.
+
+    A host whose manifest could not be judged counts as one that has to be restarted: what keeps it from being judged is no mere warning.
+    """
+    unjudged = [host for host, item in observations.items() if not item["config"]]
+    hosts = [*decision.start, *decision.order, *unjudged]
     return {
         host: RESTART if observations[host]["etcd"].get("ready") else START for host in hosts if host in observations
     }

@@ -292,26 +292,27 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
     "runtime down": (
         on_infra1("systemctl stop containerd"),
         on_infra1("systemctl start containerd"),
-        [],
+        # A warning, as long as nothing has to be restarted.
+        ["-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}'],
         "infra1: the container runtime's socket",
     ),
-    "disk full": (
+    "another disk": (
         on_infra1("mkdir -p /srv/small; mount -t tmpfs -o size=100m tmpfs /srv/small"),
         on_infra1("umount /srv/small; rmdir /srv/small"),
         ["-e", "etcd_data_dir=/srv/small"],
-        "infra1: 100 MiB are free for etcd's data",
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/small, which is empty",
     ),
     "data elsewhere": (
         lambda _cluster: None,
         lambda _cluster: None,
         ["-e", "etcd_data_dir=/srv/etcd"],
-        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, where there is none",
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which is empty",
     ),
     "data copied": (
         on_infra1("cp -a /var/lib/etcd /srv/etcd"),
         on_infra1("rm -r /srv/etcd"),
         ["-e", "etcd_data_dir=/srv/etcd"],
-        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, where there is data too",
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which holds data too",
     ),
     "not mounted": (
         on_all(
@@ -319,7 +320,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         ),
         on_all("mv /var/lib/away /var/lib/etcd/member; systemctl start kubelet"),
         [],
-        "Cluster 'etcd' was founded before (initial-cluster-state=existing in etcd.yaml on infra0, infra1, infra2)",
+        "infra0: the record (member.json) says that this host was",
     ),
     "moved while down": (
         on_all(DOWN),

@@ -193,3 +193,16 @@ def test_who_is_recorded() -> None:
     found["infra1"]["reasons"]["record"] = ["member.json: missing"]
     assert planned(found)["record"] == ["infra1"]
     assert planned(found, certificates_only=True)["record"] == []
+
+
+def test_a_host_whose_manifest_cannot_be_judged() -> None:
+    """kubeadm is missing, or a second pod of etcd lies there: nobody can tell whether something is due."""
+    found = observations(*ALL_UP, infra1=[("no kubeadm", PROCESSES)])
+    assert planned(found)["problems"] == [] and planned(found)["warnings"] == ["infra1: no kubeadm"]
+    found["infra1"]["config"] = {}
+    assert planned(found)["problems"] == ["infra1: no kubeadm"]
+    # It does not hold up a renewal.
+    found["infra1"]["reasons"]["certificates"] = ["etcd/server.crt: renewed"]
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["held"] == ["infra1: no kubeadm"] and plan["certificates"]
+    assert planned(found, certificates_only=True)["held"] == []

@@ -243,7 +243,7 @@ def test_lost_data_is_refused(cluster: Lab) -> None:
     )
     before = cluster.fingerprint()
     run = cluster.play()
-    assert run.code != 0 and "infra2 has lost its data" in run.output, run.output
+    assert run.code != 0 and "infra2: member " in run.output and "has lost its data" in run.output, run.output
     assert different(before, cluster.fingerprint()) == {}
     cluster.sh("infra2", "mv /var/lib/etcd-lost /var/lib/etcd/member; rm /root/etcd.yaml")
     cluster.site()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import is_address
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def cluster_that_answers(observations: Mapping[str, Observation]) -> str:
 def identity_problems(cluster: Cluster, observations: Mapping[str, Observation], listed: list[Entry]) -> list[Problem]:
     """Everything that contradicts: between clusters, members, records and restored data.
 
+    If the inventory takes a host for another one, its certificates would get another name as well: that stops everything.
+
     listed: the membership; empty if it is not known, or is only what the members were started with.
     """
     return [
@@ -83,7 +85,7 @@ def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observati
         Problem(
             f"the data directories of cluster {cluster.name!r} belong to different clusters ({listed}). Correct the inventory if a host"
             f" belongs to another cluster. If its data is left over from an earlier one, stop etcd there and move the data directory away. {KEEP}",
-            PROCESSES,
+            EVERYTHING,
         )
     ]
 
@@ -100,7 +102,7 @@ def member_problems(cluster: Cluster, observations: Mapping[str, Observation], l
                     f"the data directory is that of member {found}, and {member.name} is member {entry['id']} in the running cluster"
                     f" {cluster.name!r}: it was copied from another host, or is older than the removal and addition of {member.name}. Stop etcd on"
                     f" this host if it runs, and move the data directory away. {KEEP}",
-                    PROCESSES,
+                    EVERYTHING,
                     member.host,
                 )
             )
@@ -114,7 +116,7 @@ def copy_problems(observations: Mapping[str, Observation]) -> list[Problem]:
         Problem(
             f"{' and '.join(hosts)} have the data directory of one member, {found}. Find out which of them is the copy, and move that"
             f" away. {KEEP}",
-            PROCESSES,
+            EVERYTHING,
         )
         for found in dict.fromkeys(own.values())
         for hosts in [[host for host, item in own.items() if item == found]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, identity_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, RESTART, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, RESTART, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
@@ -228,6 +228,10 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
             (e for e in listed if e.get("name") not in (None, "", member.name) and has_address(e, member.address)), None
         )
         text = ""
+        stops: tuple[str, ...] = PROCESSES
+        if item.entry is None and item.formed:
+            # It has run under another name: its certificates would be issued for the wrong one.
+            stops = EVERYTHING
         if item.entry is None and other and not _names_member(other, [view.member for view in views]):
             text = (
                 f"the member at {member.address} is called {other['name']} in the running cluster {cluster.name!r}, not {member.name}. A"
@@ -242,7 +246,7 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         elif item.has_lost_data:
             text = lost_data_text(cluster, item, endpoint_of(listed, item))
         if text:
-            problems.append(Problem(text, PROCESSES, item.host))
+            problems.append(Problem(text, stops, item.host))
     return problems
 
 

@@ -123,6 +123,7 @@ def damaged(cluster: Lab, tmp_path: Path) -> Run:
     return refused(cluster, "so members and clients refuse each other. There are two ways out")
 
 
+@pytest.mark.long
 def test_ways_out_of_certificates_that_nothing_trusts(cluster: Lab, tmp_path: Path) -> None:
     """Both that the refusal names, as it names them: back to the former CA, and on to the new one."""
     containers = cluster.containers()

@@ -25,6 +25,7 @@ def checkout(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_rerun_restarts_nobody_and_writes_the_record(lab: Lab, tmp_path: Path) -> None:
     """And the run after it changes nothing."""
     lab.fresh()

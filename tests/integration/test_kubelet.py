@@ -61,6 +61,7 @@ def test_a_change_goes_from_host_to_host(cluster: Lab, tmp_path: Path) -> None:
     assert cluster.containers() == containers and healthy(cluster)
 
 
+@pytest.mark.long
 def test_files_that_only_count_at_the_next_start_restart_nobody(cluster: Lab) -> None:
     """As on a cluster of a former version. A clock that was ahead when the files were written is no reason either."""
     cluster.site()
@@ -118,6 +119,7 @@ def test_a_drop_in_that_takes_the_command_line_is_named(cluster: Lab) -> None:
     assert cluster.site().changed() == {}
 
 
+@pytest.mark.long
 def test_what_is_worth_a_word(cluster: Lab) -> None:
     """Leftovers of a setup by hand, arguments that are dropped, and a runtime that disagrees: told, and left as they are."""
     cluster.site()

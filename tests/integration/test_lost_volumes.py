@@ -160,6 +160,7 @@ def test_two_of_three_after_the_first_run(founded: Lab, client: Client) -> None:
     assert client.cluster_id("infra0") == cluster_id and founded.site(*RUN).changed() == {}
 
 
+@pytest.mark.long
 def test_one_of_three_after_a_change_and_another_a_write_behind(founded: Lab, client: Client) -> None:
     """The last writes are on the lost volume and on the host that comes last: the other two must not go on without them."""
     founded.site(*CHANGE)

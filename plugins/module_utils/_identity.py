@@ -140,7 +140,8 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
         if not etcd["formed"]:
             # Removed and added again: it has another id now, and starts empty as a new member.
             is_new = bool(entry and answers == record["cluster_id"] and entry["id"] != record["member_id"])
-            if not is_new and not (entry and entry.get("client_urls")):
+            # Data in another directory is a problem of its own, and not lost.
+            if not is_new and not etcd.get("data_elsewhere") and not (entry and entry.get("client_urls")):
                 text = (
                     f"the record (member.json) says that this host was {was} with its data in {record['data_dir']}, and its data is gone"
                     f"{' (a log that has never seen a leader was written since)' if etcd['has_data'] else ''}: is a volume not mounted? Mount"

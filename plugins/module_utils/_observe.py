@@ -94,7 +94,9 @@ def observe(params: Params) -> dict[str, Any]:
         ": --initial-advertise-peer-urls: " in r or ": --initial-cluster: " in r for r in manifest_reasons
     )
     problems += data_problems(params, etcd)
-    problems += other_data_dir_problems(params, command, record, etcd["has_data"])
+    elsewhere = other_data_dir_problems(params, command, record, etcd["has_data"])
+    etcd["data_elsewhere"] = bool(elsewhere)
+    problems += elsewhere
     kubelet = observe_kubelet(params, facts, command, problems)
     return {
         "facts": facts,

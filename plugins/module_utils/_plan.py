@@ -57,6 +57,7 @@ class Plan:
 class MemberView:
     """One expected member as far as this run can tell. has_data None: unknown, the host is not part of the run.
 
+    data_elsewhere: its data is in another directory than the wanted one, which the host reports as a problem.
     formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
     recorded_dir: its data directory by the record, '' if there is none. stale: it runs with certificates that were removed. moved: its peers
     would have to look for it elsewhere.
@@ -64,6 +65,7 @@ class MemberView:
 
     member: Member
     has_data: bool | None
+    data_elsewhere: bool
     founded: bool
     recorded_dir: str
     stale: bool
@@ -98,7 +100,7 @@ class MemberView:
         A log that led to publication has seen a leader. One that has not was written after the data was lost: etcd takes over the former id
         from a peer (bootstrap.go), and would join without what it has acknowledged.
         """
-        return self.published and self.has_data is not None and not self.formed
+        return self.published and self.has_data is not None and not self.formed and not self.data_elsewhere
 
 
 def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
@@ -116,6 +118,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
     return MemberView(
         member=member,
         has_data=bool(etcd["has_data"]) if observation else None,
+        data_elsewhere=bool(etcd.get("data_elsewhere")),
         founded=bool(etcd.get("founded")),
         recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
         stale=bool(etcd.get("stale")),

@@ -223,3 +223,23 @@ def test_a_host_whose_manifest_cannot_be_judged() -> None:
 def test_no_certificate_is_issued_for_the_wrong_host(found: dict[str, Any], wishes: dict[str, Any]) -> None:
     plan = planned(found, **wishes)
     assert plan["action"] == "refuse" and plan["problems"] and not plan["held"], plan
+
+
+@pytest.mark.parametrize("published", ["012", ""])
+def test_data_in_another_directory_is_not_lost(published: str) -> None:
+    """etcd_data_dir was changed under members that run. To replace them, as members that lost their data are, would lose it."""
+    elsewhere = ("the member's data is in /var/lib/etcd", PROCESSES)
+    state = {
+        **FRESH,
+        "running": True,
+        "ready": True,
+        "members": listing(published) if published else None,
+        "data_elsewhere": True,
+    }
+    found = observations(*[state] * 3, infra0=[elsewhere], infra1=[elsewhere], infra2=[elsewhere])
+    for host, item in found.items():
+        item["etcd"]["record"] = {"cluster_id": "c1", "member_id": host[-1], "data_dir": "/var/lib/etcd", "ca": ""}
+    plan = planned(found)
+    assert plan["action"] == "refuse" and plan["problems"] == [
+        "infra0, infra1, infra2: the member's data is in /var/lib/etcd"
+    ], plan

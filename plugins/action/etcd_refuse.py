@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.kubeadm.etcd.plugins.module_utils._run import is_lockstep, not_in_lockstep
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import is_lockstep, not_in_lockstep
 
 
 class ActionModule(ActionBase):

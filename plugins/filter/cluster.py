@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who the members of a host's cluster are. A thin layer over module_utils/_cluster.py."""
+"""Who the members of a host's cluster are. A thin layer over _control/cluster.py."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _value:
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import CONNECTION, resolve
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import CONNECTION, resolve
 
 # Ansible loads all filters of a collection for any one of them, from source, in each worker of each task that uses one. So
 # filters that not every run needs import what they work with when they are called.

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which cluster a control plane host uses. A thin layer over module_utils/_control_plane.py."""
+"""Which cluster a control plane host uses. A thin layer over _control/control_plane.py."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def control_plane(
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import resolve_control_plane
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
 
     known = list(dict.fromkeys([*group, *planes, host]))
     hostvars = read_once(hostvars, known)

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What control plane hosts still need of their cluster. A thin layer over module_utils/_control_plane.py."""
+"""What control plane hosts still need of their cluster. A thin layer over _control/control_plane.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import merge_hosts
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import merge_hosts
 
 
 def hand_over(
@@ -75,8 +75,8 @@ def hand_over(
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import Client
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._control_plane import hand_over as decide
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import hand_over as decide
 
     found = as_cluster(cluster)
     hostvars = read_once(hostvars, hosts)

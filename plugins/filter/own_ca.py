@@ -100,7 +100,8 @@ def own_ca(
             )
         return nothing
     # Where there is something to look at: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _x509
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
     files = (("etcd_ca_cert", cert, cert_file), ("etcd_ca_key", key, key_file))
     problems += [reading_problem(variable, path) for variable, text, path in files if path and not text]

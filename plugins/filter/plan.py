@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a run has to do, and why it must not. A thin layer over module_utils/_run.py."""
+"""What a run has to do, and why it must not. A thin layer over _control/run.py."""
 
 from __future__ import annotations
 
@@ -101,13 +101,14 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.filter.cluster import read_once
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._run import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Attendance,
     Wish,
     make_plan,
     with_image,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 
 
 def as_cluster(data: Mapping[str, Any]) -> Cluster:
@@ -142,7 +143,7 @@ def plan(
     archive: list[str] = []
     if wish.image_archive:
         # When it is needed: see cluster.py.
-        from ansible_collections.kubeadm.etcd.plugins.module_utils._archive import archive_problems
+        from ansible_collections.kubeadm.etcd.plugins.module_utils._control.archive import archive_problems
 
         lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
         archive = archive_problems(wish.image_archive, lacking)

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The report on the clusters of a run. A thin layer over module_utils/_report.py."""
+"""The report on the clusters of a run. A thin layer over _control/report.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_va
 from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
 
 if TYPE_CHECKING:
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked
 
 
 def look(
@@ -70,7 +70,7 @@ def look(
 ) -> list[Looked]:
     """What the run knows of each cluster that it began with, in inventory order."""
     # When it is called: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
 
     hostvars = read_once(hostvars, list(dict.fromkeys([*group, *all_hosts])))
     found: dict[str, Looked] = {}
@@ -105,7 +105,7 @@ def report(
     hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str], options: dict[str, Any]
 ) -> dict[str, Any]:
     """See DOCUMENTATION."""
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import assemble
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import assemble
 
     return assemble(look(hostvars, group, hosts, all_hosts, options), datetime.now(timezone.utc))
 

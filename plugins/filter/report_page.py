@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the HTML page of a report shows. A thin layer over module_utils/_report.py."""
+"""What the HTML page of a report shows. A thin layer over _control/report.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from typing import Any
 def report_page(report: dict[str, Any]) -> dict[str, Any]:
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._report import page
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import page
 
     return page(report)
 

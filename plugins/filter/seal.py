@@ -54,7 +54,7 @@ def seal(key: str, recipient: str, passphrase: str = "") -> str:
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
     from ansible.errors import AnsibleFilterError
-    from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
     private = _x509.load_key(str(key).encode(), str(passphrase or ""))
     if private is None:

@@ -329,9 +329,9 @@ import time
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import duration_problems, duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 
 
 def main() -> None:

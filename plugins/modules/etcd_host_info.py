@@ -176,8 +176,8 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._observe import observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
 def main() -> None:

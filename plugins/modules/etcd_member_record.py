@@ -66,15 +66,15 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_directory, replace_file
-from ansible_collections.kubeadm.etcd.plugins.module_utils._record import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, replace_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     MODE,
     current_record,
     read_record,
-    record_path,
     record_reasons,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -390,11 +390,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _pki_steps
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import ensure_directory, locked
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cryptography_problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import cryptography_problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, locked
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 STEPS = ("transport", "ca", "request", "sign", "collect", "install")
 

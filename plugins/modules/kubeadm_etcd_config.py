@@ -191,16 +191,16 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     ensure_directory,
     mode_problem,
     read_text,
     replace_file,
     set_mode,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 MODE = 0o600
 

@@ -156,9 +156,14 @@ from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _log, _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import (
+    foreign_entries,
+    kubelet_unit,
+    process_started,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     ensure_directory,
     locked,
     mode_problem,
@@ -169,12 +174,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     set_mode,
     strays,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import (
-    foreign_entries,
-    kubelet_unit,
-    process_started,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700

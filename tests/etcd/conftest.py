@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _health, _kubeadm, _pki, _pki_steps
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "lab" / "lab"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Alarm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._health import DEGRADED, VERDICTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DEGRADED, VERDICTS
 
 from .conftest import Cluster, Make, each_version, restore, wait_until
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
 
 from .conftest import ADDRESSES, Cluster, Make, Member, each_version, issue, wait_until
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import ROOT, VERSIONS, Cluster, Make, Member, each_version, peer_url, restore, wait_until
 
@@ -203,7 +203,7 @@ def test_data_that_may_not_be_read(make_cluster: Make) -> None:
     ids = identity(cluster[0])
     script = (
         "import sys, os; sys.path[:0] = sys.argv[1:3]\n"
-        "from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal\n"
+        "from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal\n"
         "os.setuid(65534); print(read_wal(sys.argv[3]))"
     )
     for directory in cluster[0].data.parents:

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 
 from .conftest import Cluster, Make, Member, each_version, wait_until
 

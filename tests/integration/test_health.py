@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 
 from .conftest import LAB, ROOT, Lab, set_alarm
 

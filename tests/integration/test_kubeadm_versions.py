@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm, _values
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 LAB = Path(__file__).resolve().parents[2] / "lab" / "lab"
 VERSIONS = ["1.32.13", "1.34.4", "1.36.3", "1.37.2"]

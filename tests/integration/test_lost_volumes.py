@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import Lab, different
 from .test_live import MANIFEST, flat, healthy

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _pki_steps, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from cryptography import x509
 
 from .conftest import LAB

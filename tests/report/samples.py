@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _report
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import report as _report
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)

@@ -19,17 +19,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PKI, STEPS, X509, FILES, PLAN, ROLLOUT, HEALTH, REPORT = (
     f"plugins/module_utils/{name}.py"
-    for name in ("_pki", "_pki_steps", "_x509", "_files", "_plan", "_rollout", "_health", "_report")
+    for name in (
+        "_pki/state",
+        "_pki/steps",
+        "_pki/x509",
+        "_host/files",
+        "_control/plan",
+        "_member/rollout",
+        "_etcd/health",
+        "_control/report",
+    )
 )
-PREFLIGHT, KUBEADM, VALUES = (f"plugins/module_utils/{name}.py" for name in ("_preflight", "_kubeadm", "_values"))
-CLIENT, LOG = (f"plugins/module_utils/{name}.py" for name in ("_etcd_client", "_log"))
-AUTHORITY = "plugins/module_utils/_authority.py"
+PREFLIGHT, KUBEADM, VALUES = (
+    f"plugins/module_utils/{name}.py" for name in ("_control/preflight", "_host/kubeadm", "_values/formats")
+)
+VERSIONS = "plugins/module_utils/_values/versions.py"
+CLIENT, LOG = (f"plugins/module_utils/{name}.py" for name in ("_etcd/client", "_host/log"))
+AUTHORITY = "plugins/module_utils/_control/authority.py"
 IDENTITY, RUN, WAL, RECORD, CONFIG = (
-    f"plugins/module_utils/{name}.py" for name in ("_identity", "_run", "_wal", "_record", "_kubeadm")
+    f"plugins/module_utils/{name}.py"
+    for name in ("_control/identity", "_control/run", "_host/wal", "_member/record", "_host/kubeadm")
 )
 MANIFEST = "plugins/modules/static_pod_manifest.py"
-PLANES = "plugins/module_utils/_control_plane.py"
-KUBELET, HOST, OBSERVE = (f"plugins/module_utils/{name}.py" for name in ("_kubelet", "_host", "_observe"))
+PLANES = "plugins/module_utils/_control/control_plane.py"
+KUBELET, HOST, OBSERVE = (
+    f"plugins/module_utils/{name}.py" for name in ("_host/kubelet", "_host/facts", "_member/observe")
+)
 PAGE = "roles/report/templates/report.html.j2"
 
 
@@ -175,7 +190,7 @@ BUGS = [
     Bug("founded twice", PLAN, "if item.founded]", "if False]", "test_plan.py"),
     Bug("moved while nobody can be told", PLAN, "if not moved:", "if True:", "test_plan.py"),
     Bug("a small cluster's member without certificates", PLAN, "if item.running and item.stale)", "if False)", "test_plan.py"),
-    Bug("the archive of another image", "plugins/module_utils/_archive.py", "if names and image not in names", "if not names", "test_archive.py"),
+    Bug("the archive of another image", "plugins/module_utils/_control/archive.py", "if names and image not in names", "if not names", "test_archive.py"),
     Bug("no gate", PLAN, "gated=not small", "gated=False", "test_plan.py"),
     Bug("a first run that was killed is a cluster", PLAN, "if listed is None or unborn:", "if listed is None:", "test_plan.py"),
     Bug("corruption is ignored", PLAN, 'if kind != "NOSPACE"', 'if kind == "x"', "test_plan.py"),
@@ -186,7 +201,7 @@ BUGS = [
     Bug("any address is confirmed", RUN, 'if has_address({"peer_urls": urls}, address)', "if address", "test_authority.py"),
     Bug("certificates for the wrong host", IDENTITY, "EVERYTHING,\n                    member.host", "PROCESSES,\n                    member.host",
         "test_run.py"),
-    Bug("commands of a log", "plugins/module_utils/_problem.py", 'if char.isprintable() or char == "\\n"', "if True", "test_log.py"),
+    Bug("commands of a log", "plugins/module_utils/_values/problems.py", 'if char.isprintable() or char == "\\n"', "if True", "test_log.py"),
     Bug("a record without data", IDENTITY, "            if not is_new and not etcd.get(", "            if False and not etcd.get(", "test_identity.py"),
     Bug("a record beside other data", IDENTITY, "if not proven and (etcd", "if False and (etcd", "test_identity.py"),
     Bug("a record that what runs disproves", IDENTITY, 'bool(answers) and etcd["cluster_id"] == answers', "False", "test_identity.py"),
@@ -216,9 +231,10 @@ BUGS = [
     Bug("all in initial-cluster", CONFIG, "if m.name == spec.name or not alone", "if True", "test_kubeadm.py"),
     Bug("itself only while it joins", CONFIG, 'alone = spec.published and', "alone =", "test_kubeadm.py"),
     Bug("hosts that nobody looked at are down", PLAN, "if stopped and not (unseen and rest_may_be_quorum) and not", "if stopped and not", "test_plan.py"),
-    Bug("a machine in two clusters", "plugins/module_utils/_cluster.py", "if ways[host] == ways[other]", "if False", "test_cluster.py"),
-    Bug("a machine twice in one cluster", "plugins/module_utils/_cluster.py", "for same in twins", "for same in []", "test_cluster.py"),
-    Bug("invalid values reach the hosts", "plugins/module_utils/_cluster.py", "size_warnings(name, members), invalid)", "size_warnings(name, members), [])",
+    Bug("a machine in two clusters", "plugins/module_utils/_control/cluster.py", "if ways[host] == ways[other]", "if False", "test_cluster.py"),
+    Bug("a machine twice in one cluster", "plugins/module_utils/_control/cluster.py", "for same in twins", "for same in []", "test_cluster.py"),
+    Bug("invalid values reach the hosts", "plugins/module_utils/_control/cluster.py", "size_warnings(name, members), invalid)",
+        "size_warnings(name, members), [])",
         "test_cluster.py"),
     Bug("any cluster name", VALUES, "if _CLUSTER_NAME.fullmatch(str(name)):", "if True:", "test_cluster.py"),
     Bug("system directories for data", VALUES, "if real in _SHARED_DIRECTORIES or _is_in(real, _TAKEN):", "if False:", "test_cluster.py"),
@@ -230,17 +246,17 @@ BUGS = [
         "test_preflight.py"),
     Bug("a copied kubeconfig stops a member", PREFLIGHT, 'if facts["leftovers"] and not is_member(facts):', 'if facts["leftovers"]:', "test_preflight.py"),
     Bug("any data makes a member", PREFLIGHT, 'facts["kubelet_override"] and', "", "test_preflight.py"),
-    Bug("any newer kubeadm", PREFLIGHT, "if minor is not None and allow_untested:", "if minor is not None:", "test_preflight.py"),
+    Bug("any newer kubeadm", VERSIONS, "if minor is not None and allow_untested:", "if minor is not None:", "test_preflight.py"),
     Bug("the clock of one host is right", PREFLIGHT, "} if absent else {})", "} if False else {})", "test_preflight.py"),
     Bug("two hosts with one address", PREFLIGHT, "member.host != host and member.address in item", "False and item", "test_preflight.py"),
     Bug("shared directories are taken", MANIFEST, "[] if foreign_entries(data_dir) else", "[] if False else", "test_static_pod_manifest.py"),
     Bug("a doubled dollar is waited for", ROLLOUT, 'or "$$" in argument', "", "test_rollout.py"),
-    Bug("clocks are read at one moment", "plugins/module_utils/_host.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
+    Bug("clocks are read at one moment", "plugins/module_utils/_host/facts.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", WAL, "formed=led or has_snapshot", "formed=led", "test_wal.py"),
     Bug("a member that took a snapshot is restored", WAL, "restored=has_snapshot and not led", "restored=has_snapshot", "test_wal.py"),
     Bug("a volume that is linked to is not missed", WAL, "if os.path.islink(path) and not os.path.exists(path):", "if False:", "test_wal.py"),
-    Bug("any text is a truth value", "plugins/module_utils/_cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),
-    Bug("what is not set differs from nothing", "plugins/module_utils/_cluster.py",
+    Bug("any text is a truth value", "plugins/module_utils/_control/cluster.py", "str(value).lower() not in TRUTH", "False", "test_cluster.py"),
+    Bug("what is not set differs from nothing", "plugins/module_utils/_control/cluster.py",
         'or default or "(not set)") for host in hosts}', 'or "(not set)") for host in hosts if inventory[host].get(variable)}', "test_cluster.py"),
     # Gates around one member.
     Bug("an unhealthy one is counted", ROLLOUT, "if left >= size // 2 + 1 and not", "if left >= 0 and not", "test_rollout.py"),

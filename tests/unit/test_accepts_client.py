@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import accepts_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import accepts_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 NOW = datetime.now(timezone.utc)
 

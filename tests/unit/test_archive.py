@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _archive
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import archive as _archive
 
 IMAGE = "registry.k8s.io/etcd:3.6.14-0"
 

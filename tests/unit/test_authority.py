@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _authority
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import authority as _authority
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     FOUND,
     SIGN,

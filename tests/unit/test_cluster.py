@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.filter import cluster as cluster_filter
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import cluster as _cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["infra0", "infra1", "infra2"]

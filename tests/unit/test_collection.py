@@ -21,7 +21,7 @@ from tests.tools import variables_doc
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 MODULES = sorted((ROOT / "plugins" / "modules").glob("*.py"))
-ON_HOSTS = [*MODULES, *sorted((ROOT / "plugins" / "module_utils").glob("*.py"))]
+ON_HOSTS = [*MODULES, *sorted((ROOT / "plugins" / "module_utils").rglob("*.py"))]
 PLAYS = sorted(
     path
     for pattern in ("*.yml", "playbooks/**/*.yml", "roles/*/tasks/**/*.yml", "roles/*/handlers/**/*.yml")
@@ -133,7 +133,7 @@ def test_a_module_is_documented(path: Path) -> None:
 @pytest.mark.parametrize("path", ON_HOSTS, ids=name)
 def test_hosts_need_the_standard_library_only(path: Path) -> None:
     allowed = {"ansible", "ansible_collections", *sys.stdlib_module_names}
-    if path.stem == "_x509":
+    if path.stem == "x509":
         allowed.add("cryptography")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -237,16 +237,20 @@ def test_filters_load_what_every_run_needs() -> None:
     assert set(ast.literal_eval(done.stdout)) == {
         f"{package}.{name}"
         for name in (
-            "_alarms",
-            "_authority",
-            "_cluster",
-            "_identity",
-            "_plan",
-            "_preflight",
-            "_problem",
-            "_remedy",
-            "_run",
+            "_control.authority",
+            "_control.cluster",
+            "_control.identity",
+            "_control.plan",
+            "_control.preflight",
+            "_control.run",
             "_values",
+            "_values.alarms",
+            "_values.formats",
+            "_values.members",
+            "_values.problems",
+            "_values.remedies",
+            "_values.versions",
+            "_control",
         )
     }
 

@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _control_plane as cp
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import control_plane as cp
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str", "default": "etcd"},

@@ -21,8 +21,10 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _etcd_client, _health, _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Alarm, EtcdUnreachableError, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import client as _etcd_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, EtcdUnreachableError, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 TIMEOUT = 0.8
@@ -425,7 +427,7 @@ CipherString = DEFAULT:@SECLEVEL=5
 
 ASK = """
 import sys
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient
 with EtcdClient(sys.argv[1], *sys.argv[2:5], timeout=5) as client:
     print(client.status().version, client.connect().sock.version())
 """

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _etcd_client, _health
-from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Certificate, Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import client as _etcd_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Certificate, Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
 
 # Beyond 2^53: a float would change it.
 IDS = [0xF000000000000001, 0xF000000000000003, 0xF000000000000005]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _host
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 TABLE = "header\n 0: 0100007F:094D 00000000:0000 0A 0 0 0 0 0 11\n 1: 0600000A:094D 00000000:0000 0A 0 0 0 0 0 22\n"
 
@@ -111,7 +111,7 @@ def test_no_ipv6_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_without_a_network() -> None:
     root = Path(__file__).resolve().parents[2]
     program = (
-        "from ansible_collections.kubeadm.etcd.plugins.module_utils._host import reach;"
+        "from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import reach;"
         "print(reach([('10.0.0.7', 2379), ('fd00::7', 2379)]))"
     )
     done = subprocess.run(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _identity, _plan
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import SIGN, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import identity as _identity
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import SIGN, merged
 from test_plan import BORN, CLUSTER, DOWN, FRESH, listing, observed, up
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 
 NAMES = ("initial-advertise-peer-urls", "listen-peer-urls", "advertise-client-urls", "listen-client-urls")
 

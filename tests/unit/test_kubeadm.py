@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _kubeadm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import ConfigSpec, config_problems, parse_version
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import (
+    ConfigSpec,
+    config_problems,
+    parse_version,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES
 
 V4 = [{"name": f"infra{number}", "address": f"10.0.0.{6 + number}"} for number in range(3)]
 V6 = [{"name": f"infra{number}", "address": f"fd00::{6 + number}"} for number in range(3)]

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubelet, _observe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
 
 SPEC = _kubelet.KubeletSpec("systemd", "unix:///run/c.sock", "/etc/kubernetes/manifests", "/etc/k/kubelet.yaml")
 RUNNING = _kubelet.Unit("loaded", True, True, False, ["/usr/bin/kubelet", "--config=/etc/k/kubelet.yaml"], 1000.0)

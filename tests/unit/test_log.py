@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import (
     check_other_pods,
     manifest_arguments,
     manifest_image,
@@ -18,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import (
     parse_scalar,
     shown_diff,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # What kubeadm 1.36.3 writes, shortened.
 MANIFEST = """\

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _observe, _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES
-from ansible_collections.kubeadm.etcd.plugins.module_utils._record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
 from test_record import write_log
 
 ARGV = ["etcd", "--name=infra1", "--snapshot-count=10000"]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _observe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 MEMBERS = [Member(number, f"infra{number}", ["p"], ["c"], False) for number in (1, 2, 3)]
 

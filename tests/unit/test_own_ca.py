@@ -17,7 +17,7 @@ pytest.importorskip("ansible.errors")
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kubeadm.etcd.plugins.filter.own_ca import own_ca
 from ansible_collections.kubeadm.etcd.plugins.filter.seal import seal
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "open sesame"

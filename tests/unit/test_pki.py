@@ -17,8 +17,11 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _pki, _pki_steps, _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 # openssl makes certificates that are valid from this second on.

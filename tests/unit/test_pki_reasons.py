@@ -15,7 +15,8 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _pki, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

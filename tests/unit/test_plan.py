@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _plan
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 
 HOSTS = ["infra0", "infra1", "infra2"]
 CLUSTER = Cluster("etcd", [Member(h, h, f"10.0.0.{6 + i}") for i, h in enumerate(HOSTS)], "infra0")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _record
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import record as _record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_wal import metadata, state
 
 RECORD = Record("infra0", "2", "1", "/var/lib/etcd", "f00")

@@ -15,10 +15,12 @@ import jinja2
 import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.filter import report as report_filter
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _report, _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING
-from ansible_collections.kubeadm.etcd.plugins.module_utils._report import Looked, Settings
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import report as _report
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING
 from jinja2 import nodes
 
 from tests.report import samples

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 MEMBERS = [("infra0", "10.0.0.6"), ("infra1", "10.0.0.7"), ("infra2", "10.0.0.8")]
 WANTED = ["etcd", "--name=infra0", "--cors=a", "--cors=b"]
@@ -314,7 +314,7 @@ def test_a_controller_that_is_gone() -> None:
 
 
 WAITS = """
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
 print("waits", flush=True)
 _rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True)

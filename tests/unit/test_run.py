@@ -6,8 +6,14 @@ import copy
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, RESTART, SIGN, START
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    FOUND,
+    PROCESSES,
+    RESTART,
+    SIGN,
+    START,
+)
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
 from test_preflight import GOOD
 

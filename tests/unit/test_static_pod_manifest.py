@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _files, _log, _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import Unit
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import Wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 pytest.importorskip("ansible.module_utils.basic")
 

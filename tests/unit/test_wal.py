@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import wal as _wal
 
 
 def varint(value: int) -> bytes:

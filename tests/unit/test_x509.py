@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 
 def shell(where: Path, script: str) -> None:

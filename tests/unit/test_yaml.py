@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,24 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._health import DAY, VERDICTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import PARTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import PARTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     cluster_warnings,
     host_warnings,
     merge_hosts,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, RESTART, SIGN, START, Problem, merged
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DAY, VERDICTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_seconds
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    FOUND,
+    RESTART,
+    SIGN,
+    START,
+    Problem,
+    merged,
+)
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text, name_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     Certificate,
     EtcdClient,
     EtcdUnreachableError,
     Member,
     Status,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     Replacement,
     directory_problem,
     ensure_directory,
@@ -31,7 +29,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     replace_files,
     set_mode,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
     BACKDATE,
     LEAVES,
     RENEWED,
@@ -48,7 +47,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import (
     signing_certificate,
     wanted_usages,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     algorithm_of,
     authority_id,
     certificate_pem,
@@ -59,6 +58,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
     not_after,
     sans_of,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # --- Making ------------------------------------------------------------------------------------------------------------
 

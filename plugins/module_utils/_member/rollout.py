@@ -18,18 +18,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, Member, probe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import process_started
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._log import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     cause_of_death,
     complaints,
     last_lines,
     last_words,
     log_paths,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import is_ours
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed, is_ours
 
 POLL = 0.2
 

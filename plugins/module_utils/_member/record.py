@@ -13,12 +13,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_or_say
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_or_say
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
 
-RECORD = "member.json"
 MODE = 0o600
 
 
@@ -51,11 +51,6 @@ class Record:
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         return cls(**known)
-
-
-def record_path(work_dir: str) -> str:
-    """Where the record of a host lies."""
-    return os.path.join(work_dir, RECORD)
 
 
 def read_record(work_dir: str) -> Record | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, FOUND, SIGN, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.

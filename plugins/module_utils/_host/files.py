@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # A dot file: the kubelet reads every other name in a manifests directory.
 TEMPORARY = ".kubeadm-etcd-"

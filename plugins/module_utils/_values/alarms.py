@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import etcdctl
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
 
 _COMPARE, _DISARM = (f"`{etcdctl(arguments)}`" for arguments in ("endpoint hashkv --cluster", "alarm disarm"))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_address
 
 CRYPTOGRAPHY_VERSION: str | None
 try:

@@ -7,14 +7,14 @@ Every sentence says what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import same_address
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, is_ours
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     FOUND,
     PROCESSES,
@@ -23,15 +23,16 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
     START,
     Problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
+    NEWEST_MINOR,
+    SUPPORTED,
+    minor_of,
+    version_range_problems,
+)
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Facts = Mapping[str, Any]
-
-# The one place that says which versions of kubeadm and kubelet are supported. v1beta4 came with 1.31; a dry run that says where it
-# writes, and environment variables in a stable order, with 1.32.
-OLDEST_MINOR, NEWEST_MINOR = 32, 37
-SUPPORTED = f"1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
 
 # etcd's default quota is 2 GiB; its log and snapshots take some more.
 DISK_WANTED = 3 << 30
@@ -48,12 +49,6 @@ CONTROLLER = "the controller"
 
 # Filesystems in memory.
 _VOLATILE = ("ramfs", "tmpfs")
-
-
-def minor_of(version: str | None) -> int | None:
-    """The minor of a version text like v1.36.3; None where it is none."""
-    match = re.match(r"^v?1\.(\d+)\.\d+", version or "")
-    return int(match.group(1)) if match else None
 
 
 def host_problems(
@@ -188,24 +183,6 @@ def kubeadm_problems(facts: Facts, allow_untested: bool = False) -> list[str]:
     return version_range_problems(kubeadm, allow_untested) if kubeadm else [_missing("kubeadm")]
 
 
-def version_range_problems(kubeadm: str, allow_untested: bool = False) -> list[str]:
-    """Whether a version of kubeadm is supported. allow_untested: newer ones are used as if they were the newest that is known."""
-    minor = minor_of(kubeadm)
-    if minor is not None and OLDEST_MINOR <= minor <= NEWEST_MINOR:
-        return []
-    if minor is not None and minor < OLDEST_MINOR:
-        return [
-            f"kubeadm {kubeadm} is too old. Install {SUPPORTED}: up to 1.30 the configuration API v1beta4 is missing, and 1.31 writes the"
-            " variables of etcd_extra_envs in another order each time."
-        ]
-    if minor is not None and allow_untested:
-        return []
-    return [
-        f"kubeadm {kubeadm} is newer than {SUPPORTED}, which this collection was tested with. Install one of these or a newer kubeadm.etcd,"
-        " or set etcd_allow_untested_kubeadm: true to go on at your own risk."
-    ]
-
-
 def version_range_warnings(facts: Facts) -> list[str]:
     """A kubeadm that nobody has tested, where it is allowed."""
     kubeadm = facts["kubeadm_version"]
@@ -219,11 +196,6 @@ def version_range_warnings(facts: Facts) -> list[str]:
 
 def _missing(program: str) -> str:
     return f"{program} is not installed, or does not run. Install the package {program} {SUPPORTED}."
-
-
-def is_ours(argv: list[str], name: str) -> bool:
-    """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
-    return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv
 
 
 def name_of(argv: list[str]) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import printable
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
 # Seconds before the last line of a log that count for what is wrong now.
 RECENT = 60.0

@@ -12,11 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import alarm_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, identity_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, RESTART, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._remedy import ENDPOINT, etcdctl
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
+    entry_of,
+    has_address,
+    identity_problems,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    EVERYTHING,
+    PROCESSES,
+    RESTART,
+    Problem,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
     Observation = Mapping[str, Any]
@@ -203,7 +213,7 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
 def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan:
     """The plan, or its refusal if the data of the members has them look for each other where they would not be any more.
 
-    A cluster that runs is told new addresses first (announce_peer_urls in _rollout.py).
+    A cluster that runs is told new addresses first (announce_peer_urls in _member/rollout.py).
     """
     moved = [item for item in views if item.moved and item.host in plan.start]
     if not moved:

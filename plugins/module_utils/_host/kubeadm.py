@@ -19,24 +19,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _values
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
-    Member,
-    membership_problems,
-    same_port_problems,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import SUPPORTED, version_range_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._process import NOT_FOUND, TIMED_OUT, run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import NOT_FOUND, TIMED_OUT, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
     TRUTH,
     is_address,
     scalar_text,
     values_of,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    Member,
+    bracketed,
+    membership_problems,
+    same_port_problems,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import SUPPORTED, version_range_problems
 
 # Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
 CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -146,11 +147,6 @@ def parse_version(text: str) -> Version:
     if not match:
         raise EtcdError(f"etcd_kubernetes_version {text!r} is no version. Write all of it, for example v1.36.3.")
     return Version(int(match.group(1)), int(match.group(2)), int(match.group(3)), text)
-
-
-def bracketed(address: str) -> str:
-    """An address as it stands in a URL: IPv6 in brackets."""
-    return f"[{address}]" if ":" in address else address
 
 
 def _normal(address: str) -> str:

@@ -20,10 +20,10 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import read_bytes, read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
-from ansible_collections.kubeadm.etcd.plugins.module_utils._process import run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 TIMEOUT = 20.0
 

@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     ca_problems,
     renewal_reasons,
     signs_elsewhere,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import (
     Cluster,
     cluster_name,
     resolve,
     variable_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     CLOCK_PROBLEM,
     NOT_REACHED,
     clock_spread,
@@ -31,7 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     unknown_address_problems,
     version_range_warnings,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import Problem, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.

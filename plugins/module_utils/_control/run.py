@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     brings_in,
     broken_ca_hosts,
     ca_problems,
@@ -23,9 +23,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._authority import (
     trust_warnings,
     with_renewals,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._identity import entry_of, has_address, same_address
-from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, has_address, same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
     NOTHING,
     REFUSE,
@@ -39,7 +39,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._plan import (
     plan_lines,
     without_restarts,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     cluster_problems,
     cluster_warnings,
     external_problems,
@@ -48,7 +48,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import (
     merge_hosts,
     unknown_address_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
     RESTART,

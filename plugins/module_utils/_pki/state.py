@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _x509
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     TEMPORARY,
     directory_problem,
     make_way,
@@ -26,16 +24,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._files import (
     read_or_say,
     strays,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._kubeadm import CONFIG_ARGUMENTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, SIGN, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
-    TRUTH,
-    duration_problems,
-    duration_seconds,
-    is_address,
-    san_problems,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import CONFIG_ARGUMENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     algorithm_of,
     authority_id,
     certificate_pem,
@@ -48,6 +39,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import (
     sans_of,
     usages_of,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
+    TRUTH,
+    duration_problems,
+    duration_seconds,
+    is_address,
+    san_problems,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, SIGN, Problem
 
 LEAF_NAMES = ("server", "peer", "healthcheck-client", "apiserver-etcd-client")
 
@@ -661,7 +661,7 @@ UNPROVEN, UNKNOWN = "unproven", "unknown"
 def trusted_ca(
     pki_dir: str, started: float, accepts: Callable[[str, str], bool | None], now: datetime, stale: bool = False
 ) -> str:
-    """Which CA a running etcd trusts. started: when it was started (Unix time). accepts: see accepts_client in _etcd_client.py.
+    """Which CA a running etcd trusts. started: when it was started (Unix time). accepts: see accepts_client in _etcd/client.py.
     stale: whether it sees another directory than pki_dir.
 
     etcd reads ca.crt once, when it starts, and the leaves at each handshake. So what it says to a client with one of the leaves

@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import FOUND, PROCESSES, START, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._record import record_path
-from ansible_collections.kubeadm.etcd.plugins.module_utils._yaml import yaml_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 
 DROP_IN_DIR = "/etc/systemd/system/kubelet.service.d"
 # The command line, as the page has it.

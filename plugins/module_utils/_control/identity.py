@@ -11,9 +11,10 @@ import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._cluster import Cluster, Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import EVERYTHING, PROCESSES, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.

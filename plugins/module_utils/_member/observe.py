@@ -17,20 +17,19 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _host, _kubeadm, _kubelet, _pki
-from ansible_collections.kubeadm.etcd.plugins.module_utils._alarms import name_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd_client import EtcdClient, accepts_client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._files import mode_problem, read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._preflight import minor_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._problem import PROCESSES, Problem
-from ansible_collections.kubeadm.etcd.plugins.module_utils._record import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, accepts_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mode_problem, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
     current_record,
     read_record,
     record_reasons,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import (
     Process,
     client_url_of,
     find_etcd_process,
@@ -42,9 +41,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._rollout import (
     value_of_flag,
     younger_than,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import TRUTH, is_address
-from ansible_collections.kubeadm.etcd.plugins.module_utils._wal import read_wal
-from ansible_collections.kubeadm.etcd.plugins.module_utils._x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import minor_of
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -182,7 +186,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         itself = member["address"] == params["address"]
         if itself and not process:
             continue
-        endpoint = f"https://{_kubeadm.bracketed(member['address'])}:{params['client_port']}"
+        endpoint = f"https://{bracketed(member['address'])}:{params['client_port']}"
         if itself and process:
             endpoint = client_url_of(process.argv, endpoint)
         try:

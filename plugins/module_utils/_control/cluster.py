@@ -15,15 +15,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils import _values
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import (
-    NAME,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
     TRUTH,
-    address_problems,
     is_address,
     plain,
     port_problems,
     shown,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    Member,
+    membership_problems,
+    same_port_problems,
 )
 
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
@@ -43,17 +46,6 @@ _EXAMPLES = {
     "etcd_server_cert_sans": "a list of names and addresses: [etcd.example.com, 10.0.0.5]",
     "etcd_peer_cert_sans": "a list of names and addresses: [etcd.example.com, 10.0.0.5]",
 }
-
-
-@dataclass(frozen=True)
-class Member:
-    """One expected member: inventory host, member (and node) name, IP address ('' where it is not known yet), SANs."""
-
-    host: str
-    name: str
-    address: str
-    server_cert_sans: list[str] = field(default_factory=list)
-    peer_cert_sans: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -157,35 +149,6 @@ def size_warnings(name: str, members: list[Member]) -> list[str]:
             f"Cluster {shown(name)} has {count} members. etcd advises at most seven: each write waits for a majority."
         ]
     return []
-
-
-def membership_problems(members: list[Member]) -> list[str]:
-    """Names and addresses: valid, unique, of one address family."""
-    problems = []
-    by_name: dict[str, list[str]] = {}
-    by_address: dict[str, list[str]] = {}
-    for member in members:
-        by_name.setdefault(member.name, []).append(member.host)
-        if member.address:
-            by_address.setdefault(member.address, []).append(member.host)
-        if not NAME.fullmatch(member.name) or len(member.name) > 253:
-            problems.append(
-                f"{member.host}: etcd_member_name {shown(member.name)} is no RFC 1123 name. Use lower-case letters, digits,"
-                " '-' and '.', beginning and ending with a letter or digit, for example infra0."
-            )
-        if member.address:
-            problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
-    for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
-        problems.extend(
-            f"{title} {shown(value)} is that of {' and '.join(hosts)}: every member needs its own."
-            for value, hosts in table.items()
-            if len(hosts) > 1
-        )
-    families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
-    if len(families) > 1:
-        listed = ", ".join(f"{m.host} {plain(m.address)}" for m in members)
-        problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
-    return problems
 
 
 def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -359,19 +322,6 @@ def play_problems(
                 " there (host_vars, group_vars), or with -e."
             )
     return problems
-
-
-def same_port_problems(variables: Mapping[str, Any]) -> list[str]:
-    """Whether each listener has a port of its own. Invalid ports are reported elsewhere."""
-    ports = {
-        name: int(str(variables.get(name, default)))
-        for name, default in (("etcd_client_port", 2379), ("etcd_peer_port", 2380), ("etcd_metrics_port", 2381))
-        if not port_problems(name, variables.get(name, default))
-    }
-    if len(set(ports.values())) == len(ports):
-        return []
-    listed = ", ".join(f"{name} {port}" for name, port in ports.items())
-    return [f"two ports are the same ({listed}). Each listener needs its own."]
 
 
 # What has to be the same on all members: initial-cluster, certificates and clients are made from it.

@@ -1,0 +1,82 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A member as the inventory has it: name and address, their limits, and its process."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
+    NAME,
+    address_problems,
+    is_address,
+    plain,
+    port_problems,
+    shown,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One expected member: inventory host, member (and node) name, IP address ('' where it is not known yet), SANs."""
+
+    host: str
+    name: str
+    address: str
+    server_cert_sans: list[str] = field(default_factory=list)
+    peer_cert_sans: list[str] = field(default_factory=list)
+
+
+def bracketed(address: str) -> str:
+    """An address as it stands in a URL: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
+def is_ours(argv: list[str], name: str) -> bool:
+    """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
+    return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv
+
+
+def membership_problems(members: list[Member]) -> list[str]:
+    """Names and addresses: valid, unique, of one address family."""
+    problems = []
+    by_name: dict[str, list[str]] = {}
+    by_address: dict[str, list[str]] = {}
+    for member in members:
+        by_name.setdefault(member.name, []).append(member.host)
+        if member.address:
+            by_address.setdefault(member.address, []).append(member.host)
+        if not NAME.fullmatch(member.name) or len(member.name) > 253:
+            problems.append(
+                f"{member.host}: etcd_member_name {shown(member.name)} is no RFC 1123 name. Use lower-case letters, digits,"
+                " '-' and '.', beginning and ending with a letter or digit, for example infra0."
+            )
+        if member.address:
+            problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
+    for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
+        problems.extend(
+            f"{title} {shown(value)} is that of {' and '.join(hosts)}: every member needs its own."
+            for value, hosts in table.items()
+            if len(hosts) > 1
+        )
+    families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
+    if len(families) > 1:
+        listed = ", ".join(f"{m.host} {plain(m.address)}" for m in members)
+        problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
+    return problems
+
+
+def same_port_problems(variables: Mapping[str, Any]) -> list[str]:
+    """Whether each listener has a port of its own. Invalid ports are reported elsewhere."""
+    ports = {
+        name: int(str(variables.get(name, default)))
+        for name, default in (("etcd_client_port", 2379), ("etcd_peer_port", 2380), ("etcd_metrics_port", 2381))
+        if not port_problems(name, variables.get(name, default))
+    }
+    if len(set(ports.values())) == len(ports):
+        return []
+    listed = ", ".join(f"{name} {port}" for name, port in ports.items())
+    return [f"two ports are the same ({listed}). Each listener needs its own."]

@@ -1,0 +1,60 @@
+"""The layers of plugins/module_utils: a folder is a layer, and imports go downwards only (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from graphlib import TopologicalSorter
+
+ROOT = Path(__file__).resolve().parents[2]
+UTILS = ROOT / "plugins" / "module_utils"
+PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils."
+
+# From the bottom to the top. The certificates and the client know nothing of each other.
+LAYERS = ("_values", "_host", "_pki", "_etcd", "_member", "_control")
+APART = {("_pki", "_etcd"), ("_etcd", "_pki")}
+FILES = sorted(UTILS.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports of module_utils, as LAYER.FILE, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [item.name for item in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{item.name}" for item in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith(PACKAGE):
+                yield ".".join(name[len(PACKAGE) :].split(".")[:2])
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(UTILS).with_suffix("").parts)
+
+
+def test_every_file_is_in_a_layer() -> None:
+    assert {path.relative_to(UTILS).parts[0] for path in FILES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_downwards(path: Path) -> None:
+    layer = path.relative_to(UTILS).parts[0]
+    allowed = [other for other in LAYERS[: LAYERS.index(layer) + 1] if (layer, other) not in APART]
+    assert [name for name in imports(path) if name.split(".")[0] not in allowed] == []
+
+
+def test_no_cycle() -> None:
+    graph = {name_of(path): set(imports(path)) for path in FILES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plugins" / "modules").glob("*.py")), ids=lambda path: path.stem)
+def test_hosts_get_nothing_of_the_controller(path: Path) -> None:
+    """Ansible ships what a module imports to each host, directly or not."""
+    assert [name for name in imports(path) if name.startswith("_control")] == []

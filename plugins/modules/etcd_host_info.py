@@ -152,7 +152,9 @@ kubelet:
   returned: for members
   type: dict
 config:
-  description: The text of the kubeadm configuration as it is to be, and the version written to it.
+  description:
+    - Of the wanted kubeadm configuration, the Kubernetes version, the image and the startup timeout that are written to it, and whether another
+      startup timeout alone is a reason to restart the member (C(startup_counts)). Empty if it is invalid, or cannot be rendered.
   returned: for members
   type: dict
 images:
@@ -160,14 +162,19 @@ images:
   returned: for members
   type: list
   elements: str
-restarts:
-  description: Whether what is to be changed restarts etcd.
-  returned: for members
-  type: bool
 reasons:
-  description: For each part (kubelet, ca, certificates, config, manifest) why it differs from what is wanted. Empty lists where it does not.
+  description:
+    - For each part (kubelet, ca, certificates, config, manifest, record) the reasons why it differs from what is wanted. Empty lists if it does not.
+    - Each reason has C(part), C(code) (stable, for programs), C(text) (for people) and C(restarts), whether the change restarts etcd.
   returned: always
   type: dict
+  sample:
+    kubelet: []
+    manifest:
+      - part: manifest
+        code: flag
+        text: "etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"
+        restarts: true
 problems:
   description: What is wrong, as far as this host alone can tell (C(text)), and the steps that it stops (C(stops), of found, start, restart and sign).
   returned: always

@@ -59,6 +59,26 @@ reasons:
   type: list
   elements: str
   sample: ["member.json: missing"]
+changes:
+  description:
+    - The same as RV(reasons) for programs. C(part) and C(code) are stable, C(text) is the sentence in RV(reasons), C(restarts) is whether the change
+      restarts etcd.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    part:
+      description: What is changed.
+      type: str
+    code:
+      description: Why, in a word.
+      type: str
+    text:
+      description: Why, for people.
+      type: str
+    restarts:
+      description: Whether the change restarts etcd.
+      type: bool
 """
 
 import os
@@ -75,6 +95,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -88,10 +109,9 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         replace_file(path, current.as_text().encode(), MODE)
     before, after = on_disk.as_text() if on_disk else "", current.as_text() if current else ""
     return {
-        "changed": bool(reasons),
+        **reported(reasons),
         "path": path,
         "record": asdict(current) if current else {},
-        "reasons": reasons,
         "diff": {"before_header": path, "after_header": path, "before": before, "after": after if reasons else before},
     }
 

@@ -309,6 +309,26 @@ reasons:
   sample:
     - "etcd/server.crt: issued again, names and addresses are without etcd.example.com"
     - "etcd/peer.crt: renewed, 61 days left of 365"
+changes:
+  description:
+    - The same as RV(reasons) for programs. C(part) and C(code) are stable, C(text) is the sentence in RV(reasons), C(restarts) is whether the change
+      restarts etcd.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    part:
+      description: What is changed.
+      type: str
+    code:
+      description: Why, in a word.
+      type: str
+    text:
+      description: Why, for people.
+      type: str
+    restarts:
+      description: Whether the change restarts etcd.
+      type: bool
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
   returned: with O(step=ca)

@@ -185,6 +185,26 @@ reasons:
   type: list
   elements: str
   sample: ["kubeadmcfg.yaml: missing"]
+changes:
+  description:
+    - The same as RV(reasons) for programs. C(part) and C(code) are stable, C(text) is the sentence in RV(reasons), C(restarts) is whether the change
+      restarts etcd.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    part:
+      description: What is changed.
+      type: str
+    code:
+      description: Why, in a word.
+      type: str
+    text:
+      description: Why, for people.
+      type: str
+    restarts:
+      description: Whether the change restarts etcd.
+      type: bool
 """
 
 import os
@@ -201,6 +221,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 MODE = 0o600
 
@@ -219,17 +240,17 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     wal = read_wal(spec.data_dir)
     content = _kubeadm.config_reasons(before, text, bool(wal and wal.formed))
     mode = mode_problem(path, MODE)
+    reasons = [*content, *([Reason("config", "mode", f"{os.path.basename(path)}: {mode}")] if mode else [])]
     if not check_mode and content:
         ensure_directory(os.path.dirname(path), 0o700)
         replace_file(path, text.encode(), MODE)
     elif not check_mode and mode:
         set_mode(path, MODE)
     return {
-        "changed": bool(content or mode),
+        **reported(reasons),
         "path": path,
         "content": text,
         "kubernetes_version": spec.kubernetes_version,
-        "reasons": [*content, *([f"{os.path.basename(path)}: {mode}"] if mode else [])],
         "diff": _kubeadm.shown_diff(path, before, text if content else before or ""),
     }
 

@@ -136,6 +136,26 @@ reasons:
   type: list
   elements: str
   sample: ["etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"]
+changes:
+  description:
+    - The same as RV(reasons) for programs. C(part) and C(code) are stable, C(text) is the sentence in RV(reasons), C(restarts) is whether the change
+      restarts etcd.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    part:
+      description: What is changed.
+      type: str
+    code:
+      description: Why, in a word.
+      type: str
+    text:
+      description: Why, for people.
+      type: str
+    restarts:
+      description: Whether the change restarts etcd.
+      type: bool
 left:
   description: Differences that were left, because the member was started with the manifest that was there. Run again when the cluster is healthy.
   returned: always
@@ -177,6 +197,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -222,7 +243,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     stale = _rollout.stale_directory(process, params["pki_dir"])
     formed = bool(wal and wal.formed)
     content = _kubeadm.manifest_reasons(before, wanted, formed, params["startup_counts"])
-    left: list[str] = []
+    left: list[Reason] = []
     if content and before and formed and not params["rolling"]:
         # A cluster that is down is started as it was. What differs is for a run that sees it, member by member.
         waits = bool(params["member"] and not check_mode)
@@ -231,12 +252,21 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # A directory that others share is not taken from them.
     own = [] if foreign_entries(data_dir) else [(data_dir, DIRECTORY_MODE)]
     modes = {item: mode_problem(item, mode) for item, mode in ((path, FILE_MODE), *own)}
-    reasons = [f"{item}: left behind by a run that was killed" for item in strays(manifests_dir)]
-    reasons += content + [f"{item}: {problem}" for item, problem in modes.items() if problem]
-    reasons += [f"{item}: missing" for item in (manifests_dir, data_dir) if not os.path.isdir(item)]
-
-    reasons += [stale] if stale else []
-    restarts = bool(content or stale)
+    reasons = [
+        *(
+            Reason("manifest", "left-behind", f"{item}: left behind by a run that was killed")
+            for item in strays(manifests_dir)
+        ),
+        *content,
+        *(Reason("manifest", "mode", f"{item}: {problem}") for item, problem in modes.items() if problem),
+        *(
+            Reason("manifest", "missing", f"{item}: missing")
+            for item in (manifests_dir, data_dir)
+            if not os.path.isdir(item)
+        ),
+        *([Reason("manifest", "stale", stale, restarts=True)] if stale else []),
+    ]
+    restarts = any(reason.restarts for reason in reasons)
 
     target = None
     former: list[str] = []
@@ -256,7 +286,9 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             )
     if target and content and peer_urls(before) != peer_urls(wanted):
         former = _rollout.announce_peer_urls(target, process, peer_urls(wanted), check_mode)
-        reasons += [f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"] if former else []
+        if former:
+            text = f"membership: {', '.join(former)} -> {', '.join(peer_urls(wanted))}"
+            reasons.append(Reason("manifest", "membership", text))
     installed = wanted if content else before or ""
     waited = 0.0
     if not check_mode:
@@ -282,10 +314,9 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                     raise EtcdError(f"{exc} {_rollout.WHERE_TO_LOOK}") from exc
                 raise EtcdError(f"{exc} {put_back(target, path, wanted, before, former, params)}") from exc
     return {
-        "changed": bool(reasons),
+        **reported(reasons),
         "manifest": path,
-        "reasons": reasons,
-        "left": left,
+        "left": texts(left),
         "waited": round(waited, 1),
         "diff": _kubeadm.shown_diff(path, before, installed),
     }

@@ -14,6 +14,7 @@ import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 LAB = Path(__file__).resolve().parents[2] / "lab" / "lab"
 VERSIONS = ["1.32.13", "1.34.4", "1.36.3", "1.37.2"]
@@ -185,7 +186,7 @@ def test_a_newer_kubeadm_keeps_our_arguments(kubeadms: dict[str, str]) -> None:
     ]
     assert all(item == values[0] for item in values)
     # From 1.36 to 1.37 nothing but the image differs, and that is said in one line.
-    assert _kubeadm.manifest_reasons(manifests["1.36.3"], manifests["1.37.2"], has_data=True) == [
+    assert texts(_kubeadm.manifest_reasons(manifests["1.36.3"], manifests["1.37.2"], has_data=True)) == [
         "etcd.yaml: image: registry.k8s.io/etcd:3.6.8-0 -> image: registry.k8s.io/etcd:3.7.0-0"
     ]
 

@@ -221,7 +221,10 @@ def hard() -> list[Looked]:
             cluster_version="<cv>",
         ),
         observations={
-            "h&<b>": observation(reasons={"manifest": ["<script>"]}, problems=[{"text": "<p>", "stops": []}])
+            "h&<b>": observation(
+                reasons={"manifest": [{"part": "manifest", "code": "flag", "text": "<script>", "restarts": True}]},
+                problems=[{"text": "<p>", "stops": []}],
+            )
         },
         lost=["<lost>"],
         settings={"h&<b>": Settings(metrics_exposed=True)},

@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     merged,
 )
-from test_plan import CLUSTER, FRESH, listing, observed, up
+from test_plan import CLUSTER, FRESH, listing, observed, up, why
 from test_plan import DOWN as STOPPED
 from test_run import ALL_UP, planned
 from test_run import observations as complete
@@ -50,7 +50,7 @@ def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
             "ca_problems": [],
             **change.get(host, {}),
         }
-        observation["reasons"]["certificates"] = ["server.crt: ends soon"]
+        observation["reasons"]["certificates"] = why("server.crt: ends soon")
     assert any(
         words in text
         for text in merged(
@@ -83,7 +83,7 @@ def test_ca_of_a_good_cluster() -> None:
 def test_ca_host_left_out_by_limit() -> None:
     observations = observed(None, up(), up())
     assert _authority.ca_problems(CLUSTER, observations, None) == []
-    observations["infra1"]["reasons"]["certificates"] = ["server.crt: missing"]
+    observations["infra1"]["reasons"]["certificates"] = why("server.crt: missing")
     assert "CA host infra0 is not part" in _authority.ca_problems(CLUSTER, observations, None)[0].text
 
 
@@ -166,7 +166,7 @@ def test_ca_that_signs_elsewhere(changes: dict[str, Any], own: dict[str, Any], e
     assert _authority.signs_elsewhere(CLUSTER, observations, own) == elsewhere
     assert _authority.ca_problems(CLUSTER, observations, own) == []
     assert _authority.elsewhere_warnings(observations, "/srv") == []
-    observations["infra1"]["reasons"]["certificates"] = ["etcd/peer.crt: issued, missing"]
+    observations["infra1"]["reasons"]["certificates"] = why("etcd/peer.crt: issued, missing")
     assert "infra1 need certificates" in _authority.elsewhere_warnings(observations, "/srv")[0]
     assert bool(_authority.ca_problems(CLUSTER, observations, own)) == (bool(changes) and not own)
 
@@ -263,9 +263,10 @@ def test_a_ca_certificate_that_was_renewed() -> None:
         _authority.ca_problems(CLUSTER, observations) == [] and _authority.broken_ca_hosts(CLUSTER, observations) == []
     )
     reason = "etcd/ca.crt: the CA's certificate has been renewed (infra0 has the new one)"
-    assert _authority.renewal_reasons(CLUSTER, observations) == {"infra1": reason, "infra2": reason}
+    renewals = _authority.renewal_reasons(CLUSTER, observations)
+    assert {host: found.text for host, found in renewals.items()} == {"infra1": reason, "infra2": reason}
     found = _authority.with_renewals(CLUSTER, observations)
-    assert [item["reasons"]["certificates"] for item in found.values()] == [[], [reason], [reason]]
+    assert [[r["text"] for r in item["reasons"]["certificates"]] for item in found.values()] == [[], [reason], [reason]]
     assert _authority.renewal_reasons(CLUSTER, with_pki()) == {}
 
 
@@ -324,7 +325,7 @@ def test_own_ca_and_a_members_damaged_ca_crt() -> None:
 )
 def test_what_a_problem_of_the_ca_stops(changes: dict[str, Any], own: dict[str, Any], stops: tuple[str, ...]) -> None:
     observations = with_pki(**changes)
-    observations["infra2"]["reasons"]["certificates"] = ["etcd/peer.crt: renewed, 9 days left of 365"]
+    observations["infra2"]["reasons"]["certificates"] = why("etcd/peer.crt: renewed, 9 days left of 365")
     assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations, own)] == [stops]
 
 
@@ -332,7 +333,7 @@ def test_what_the_absence_of_the_ca_host_stops() -> None:
     for usable, stops in ((True, (FOUND, SIGN)), (False, EVERYTHING)):
         observations = with_pki(infra1={"usable": usable})
         del observations["infra0"]
-        observations["infra1"]["reasons"]["certificates"] = ["etcd/peer.crt: x"]
+        observations["infra1"]["reasons"]["certificates"] = why("etcd/peer.crt: x")
         assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations)] == [stops]
 
 
@@ -421,7 +422,7 @@ def test_a_member_that_is_started_as_it_was_does_not_move() -> None:
 def test_a_mode_is_repaired_without_anyone_who_signs() -> None:
     found = complete(*ALL_UP, differs="1")
     found["infra0"]["pki"]["ca_key"] = False
-    found["infra1"]["reasons"]["certificates"] = ["/etc/kubernetes/pki: mode is 0777"]
+    found["infra1"]["reasons"]["certificates"] = why("/etc/kubernetes/pki: mode is 0777")
     found["infra1"]["pki"]["due"] = []
     plan = planned(found)
     assert plan["problems"] == [] and plan["certificates"] and plan["order"] == ["infra1"]

@@ -248,6 +248,7 @@ def test_filters_load_what_every_run_needs() -> None:
             "_values.formats",
             "_values.members",
             "_values.problems",
+            "_values.reasons",
             "_values.remedies",
             "_values.versions",
             "_control",

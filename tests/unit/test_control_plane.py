@@ -10,6 +10,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import contr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
+from test_plan import why
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str", "default": "etcd"},
@@ -159,7 +160,7 @@ def signer(**changes: Any) -> dict[str, Any]:
         "facts": facts(**changes.pop("facts", {})),
         "etcd": {"formed": True, "ready": True, "members": LISTED, **changes.pop("etcd", {})},
         "pki": {**pki, "certificates": [leaf("s0")], **changes},
-        "reasons": {"certificates": ["etcd/server.crt: renewed, 9 days left of 365"], "ca": []},
+        "reasons": {"certificates": why("etcd/server.crt: renewed, 9 days left of 365"), "ca": []},
         "problems": [],
     }
 
@@ -174,7 +175,7 @@ def plane(*reasons: str, serial: str | None = None, **changes: Any) -> dict[str,
     return {
         "facts": facts(**changes.pop("facts", {})),
         "pki": {**pki, "certificates": [leaf(serial)] if serial else [], **changes},
-        "reasons": {"certificates": list(reasons)},
+        "reasons": {"certificates": why(*reasons)},
         "problems": [],
     }
 

@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 V4 = [{"name": f"infra{number}", "address": f"10.0.0.{6 + number}"} for number in range(3)]
 V6 = [{"name": f"infra{number}", "address": f"fd00::{6 + number}"} for number in range(3)]
@@ -409,17 +410,17 @@ def test_when_the_configuration_is_written() -> None:
     new = _kubeadm.render_config(spec(initial_cluster_token="t"))
     existing = _kubeadm.render_config(spec(initial_cluster_state="existing", published=True))
     quota = _kubeadm.render_config(spec(initial_cluster_state="existing", extra_args={"quota-backend-bytes": 1}))
-    assert _kubeadm.config_reasons(None, new, True) == ["kubeadmcfg.yaml: missing"]
+    assert texts(_kubeadm.config_reasons(None, new, True)) == ["kubeadmcfg.yaml: missing"]
     assert _kubeadm.config_reasons(new, new, False) == []
     # What etcd reads at its foundation only is no reason once it has data, and one as long as it has none.
     for before, after in ((new, existing), (existing, new)):
         assert _kubeadm.config_reasons(before, after, True) == []
         assert _kubeadm.config_reasons(before, after, False) != []
-    reasons = _kubeadm.config_reasons(new, quota, True)
+    reasons = texts(_kubeadm.config_reasons(new, quota, True))
     assert reasons == ['kubeadmcfg.yaml: - {name: "quota-backend-bytes", value: "1"} added']
     assert _kubeadm.config_reasons(new, new.replace("10.0.0.6", "10.0.0.9"), True) != []
-    assert _kubeadm.config_reasons(new + "# by hand\n", new, True) == ["kubeadmcfg.yaml: # by hand removed"]
-    many = _kubeadm.config_reasons("\n".join(map(str, range(40))), new, True)
+    assert texts(_kubeadm.config_reasons(new + "# by hand\n", new, True)) == ["kubeadmcfg.yaml: # by hand removed"]
+    many = texts(_kubeadm.config_reasons("\n".join(map(str, range(40))), new, True))
     assert len(many) == 1
     assert many[0].endswith("lines differ")
 
@@ -597,7 +598,7 @@ def test_values_of_variables_are_not_shown() -> None:
     after = _kubeadm.render_config(
         spec(extra_envs={"TOKEN": "new-secret", "SAME": "kept-secret", "MORE": "more-secret"})
     )
-    reasons = _kubeadm.config_reasons(before, after, True)
+    reasons = texts(_kubeadm.config_reasons(before, after, True))
     assert reasons == [
         "kubeadmcfg.yaml: variable TOKEN has another value",
         'kubeadmcfg.yaml: - {name: "MORE", value: (hidden)} added',

@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 SPEC = _kubelet.KubeletSpec("systemd", "unix:///run/c.sock", "/etc/kubernetes/manifests", "/etc/k/kubelet.yaml")
 RUNNING = _kubelet.Unit("loaded", True, True, False, ["/usr/bin/kubelet", "--config=/etc/k/kubelet.yaml"], 1000.0)
@@ -83,7 +84,7 @@ WANTED = "maxPods: 20\n"
 )
 def test_restart(change: dict[str, object], before: str | None, written: float, words: str | None) -> None:
     unit = dataclasses.replace(RUNNING, **change)  # type: ignore[arg-type]
-    reasons = _kubelet.restart_reasons(unit, SPEC, WANTED, before, written, now=2000.0)
+    reasons = texts(_kubelet.restart_reasons(unit, SPEC, WANTED, before, written, now=2000.0))
     assert (not reasons) if words is None else words in " ".join(reasons)
 
 
@@ -96,12 +97,15 @@ def test_restart(change: dict[str, object], before: str | None, written: float, 
     ],
 )
 def test_what_needs_no_restart(change: dict[str, object], words: list[str]) -> None:
-    assert _kubelet.unit_reasons(dataclasses.replace(RUNNING, **change)) == words  # type: ignore[arg-type]
+    assert texts(_kubelet.unit_reasons(dataclasses.replace(RUNNING, **change))) == words  # type: ignore[arg-type]
 
 
 def test_file_reasons() -> None:
     wanted = {"/a": "1", "/b": "2", "/c": "3"}
-    assert _kubelet.file_reasons(wanted, {"/a": "1", "/b": "x", "/c": None}) == ["/b: content differs", "/c: missing"]
+    assert texts(_kubelet.file_reasons(wanted, {"/a": "1", "/b": "x", "/c": None})) == [
+        "/b: content differs",
+        "/c: missing",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_files_of_a_former_version_change_without_a_restart(tmp_path: Path, monk
         Path(path).write_text(files[path], encoding="utf-8")
         os.utime(path, (900.0, 900.0))
     seen = host.observe()
-    assert seen["restart"] == [] and {reason.split(": ")[0] for reason in seen["reasons"]} == {
+    assert seen["restart"] == [] and {reason["text"].split(": ")[0] for reason in seen["reasons"]} == {
         _kubelet.DATA_DROP_IN,
         str(host.config.parent / "before-kubelet.sh"),
     }

@@ -18,6 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import 
     shown_diff,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 # What kubeadm 1.36.3 writes, shortened.
 MANIFEST = """\
@@ -173,7 +174,7 @@ def test_what_means_something(old: str, new: str, reasons: list[str]) -> None:
     on_disk = MANIFEST.replace(old, new)
     expected = [f"etcd.yaml: {reason}" for reason in reasons]
     for has_data in (False, True):
-        assert manifest_reasons(on_disk, MANIFEST, has_data) == expected
+        assert texts(manifest_reasons(on_disk, MANIFEST, has_data)) == expected
 
 
 @pytest.mark.parametrize(
@@ -191,16 +192,16 @@ def test_what_means_something(old: str, new: str, reasons: list[str]) -> None:
 def test_what_counts_at_the_foundation_only(old: str, new: str, reason: str) -> None:
     on_disk = MANIFEST.replace(old, new)
     assert manifest_reasons(on_disk, MANIFEST, has_data=True) == []
-    assert manifest_reasons(on_disk, MANIFEST, has_data=False) == [f"etcd.yaml: {reason}"]
+    assert texts(manifest_reasons(on_disk, MANIFEST, has_data=False)) == [f"etcd.yaml: {reason}"]
     # Beside another difference it does not show, but is written with it.
     other = on_disk.replace("--cors=a", "--cors=c")
-    assert manifest_reasons(other, MANIFEST, has_data=True) == ["etcd.yaml: --cors: b,c -> a,b"]
+    assert texts(manifest_reasons(other, MANIFEST, has_data=True)) == ["etcd.yaml: --cors: b,c -> a,b"]
 
 
 @pytest.mark.parametrize("on_disk", ["", "garbage", "{", "apiVersion: v1\n", "\ufffd" * 10, '{"kind": "Pod"}'])
 def test_broken_files_differ(on_disk: str) -> None:
     assert manifest_reasons(on_disk, MANIFEST, has_data=True)
-    assert manifest_reasons(None, MANIFEST, has_data=True) == ["etcd.yaml: missing"]
+    assert texts(manifest_reasons(None, MANIFEST, has_data=True)) == ["etcd.yaml: missing"]
 
 
 @pytest.mark.parametrize(
@@ -255,10 +256,10 @@ def test_the_only_manifest_of_a_member_is_not_moved_away(tmp_path: Path) -> None
 )
 def test_the_startup_probe_alone_restarts_nobody(installed: int, wanted: int, counts: bool, reasons: list[str]) -> None:
     probes = [MANIFEST.replace("failureThreshold: 24", f"failureThreshold: {number}") for number in (installed, wanted)]
-    assert manifest_reasons(probes[0], probes[1], True, counts) == reasons
+    assert texts(manifest_reasons(probes[0], probes[1], True, counts)) == reasons
     # Beside another difference it is installed without a word.
     other = probes[1].replace("--quota-backend-bytes=2", "--quota-backend-bytes=3")
-    assert manifest_reasons(probes[0], other, True) == ["etcd.yaml: --quota-backend-bytes: 2 -> 3"]
+    assert texts(manifest_reasons(probes[0], other, True)) == ["etcd.yaml: --quota-backend-bytes: 2 -> 3"]
 
 
 ENVS = """\
@@ -282,7 +283,7 @@ def test_values_of_variables_are_not_in_what_a_manifest_shows() -> None:
     diff = shown_diff("/x", before, after)
     assert "secret" not in diff["before"] + diff["after"] and "3.6.8-0" in diff["after"]
     assert diff["after"].count("value: (hidden, changed)") == 2
-    assert manifest_reasons(before, after, True) == [
+    assert texts(manifest_reasons(before, after, True)) == [
         "etcd.yaml: variable LONG has another value",
         "etcd.yaml: variable QUOTED has another value",
     ]

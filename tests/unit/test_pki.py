@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 # openssl makes certificates that are valid from this second on.
@@ -146,7 +147,7 @@ def test_openssl_agrees(tmp_path: Path, algorithm: str) -> None:
 def test_reasons_from_what_is_wanted(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     issue(tmp_path)
     later = NOW + timedelta(hours=2)
-    reasons = _pki.observe(spec(tmp_path, ca_host=True, **change), later).reasons
+    reasons = texts(_pki.observe(spec(tmp_path, ca_host=True, **change), later).reasons)
     assert any(words in reason for reason in reasons), reasons
 
 
@@ -192,16 +193,19 @@ def damage(path: Path, how: str) -> None:
 def test_wrong_files_are_seen_and_mended(tmp_path: Path, name: str, how: str, words: str) -> None:
     issue(tmp_path)
     damage(tmp_path / "pki" / "etcd" / name, how)
-    assert any(words in reason for reason in _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons)
+    assert any(words in reason.text for reason in _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons)
     issue(tmp_path)
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == []
 
 
 def test_expired_and_not_yet_valid(tmp_path: Path) -> None:
     issue(tmp_path)
-    assert any("expired on" in r for r in _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=366)).reasons)
     assert any(
-        "not valid before" in r for r in _pki.observe(spec(tmp_path, ca_host=True), NOW - timedelta(days=1)).reasons
+        "expired on" in r.text for r in _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=366)).reasons
+    )
+    assert any(
+        "not valid before" in r.text
+        for r in _pki.observe(spec(tmp_path, ca_host=True), NOW - timedelta(days=1)).reasons
     )
 
 
@@ -219,7 +223,7 @@ def test_leaf_of_another_ca_is_seen(tmp_path: Path) -> None:
     issue(tmp_path / "a")
     issue(tmp_path / "b")
     shutil.copy(tmp_path / "b/pki/etcd/ca.crt", tmp_path / "a/pki/etcd/ca.crt")
-    assert any("signed by another CA" in r for r in _pki.observe(spec(tmp_path / "a", ca_host=True), NOW).reasons)
+    assert any("signed by another CA" in r.text for r in _pki.observe(spec(tmp_path / "a", ca_host=True), NOW).reasons)
 
 
 def test_check_mode_says_what_and_does_nothing(tmp_path: Path) -> None:
@@ -614,7 +618,11 @@ def test_a_renewed_certificate_of_the_same_ca(tmp_path: Path) -> None:
     ids = [_x509.authority_id(_x509.load_certificate(text.encode())) for text in (old, new)]
     assert ids[0] == ids[1] and old != new
     seen = _pki.observe(spec(tmp_path), LATER, new)
-    assert seen.reasons == ["etcd/ca.crt: another certificate of the same CA"] and seen.foreign == [] and seen.usable
+    assert (
+        texts(seen.reasons) == ["etcd/ca.crt: another certificate of the same CA"]
+        and seen.foreign == []
+        and seen.usable
+    )
     result = _pki_steps.step_install(spec(tmp_path), new, {}, False, LATER)
     assert result["changed"] and (tmp_path / "pki/etcd/ca.crt").read_text() == new
     changed = {name for name, data in files(tmp_path).items() if before.get(name) != data}
@@ -737,7 +745,7 @@ def test_ca_with_a_name_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
     for place in ("ca.crt", "server.crt"):
         shutil.copy(cert, tmp_path / "a/pki/etcd" / place)
         seen = _pki.observe(spec(tmp_path / "a", ca_host=True), LATER)
-        said = [*seen.reasons, *(problem.text for problem in seen.ca_problems)]
+        said = [*texts(seen.reasons), *(problem.text for problem in seen.ca_problems)]
         assert any("not in UTF-8" in text for text in said), said
 
 
@@ -806,7 +814,9 @@ def test_a_transport_key_of_a_killed_run_is_swept(tmp_path: Path) -> None:
     issue(tmp_path)
     it = spec(tmp_path, ca_host=True)
     _pki_steps.step_transport(it, False)
-    assert _pki.observe(it, NOW).reasons == ["work/.kubeadm-etcd-transport.key: left behind by a run that was killed"]
+    assert texts(_pki.observe(it, NOW).reasons) == [
+        "work/.kubeadm-etcd-transport.key: left behind by a run that was killed"
+    ]
     issue(tmp_path)
     assert not Path(it.transport).exists() and _pki.observe(it, NOW).reasons == []
 
@@ -820,7 +830,7 @@ def test_directory_of_keys_that_others_may_write_to(tmp_path: Path, name: str) -
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / name).chmod(0o777)
     seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
-    assert seen.reasons == [f"{tmp_path / name}: mode is 0777, writable for others than root"] and seen.usable
+    assert texts(seen.reasons) == [f"{tmp_path / name}: mode is 0777, writable for others than root"] and seen.usable
     issue(tmp_path)
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o755
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == []
@@ -1002,7 +1012,7 @@ def test_a_control_plane_host_gets_one_certificate(tmp_path: Path) -> None:
     plane = spec(tmp_path / "plane", **PLANE)
     (tmp_path / "plane/pki/etcd").mkdir(parents=True)
     (tmp_path / "plane/pki/etcd/server.crt").write_text("garbage")
-    assert _pki.observe(plane, NOW).reasons == [
+    assert texts(_pki.observe(plane, NOW).reasons) == [
         "etcd/ca.crt: missing",
         "apiserver-etcd-client.crt: issued, missing, key: missing",
     ]

@@ -112,7 +112,7 @@ def judged(where: Path, it: Files, **options: Any) -> list[_pki.Reason]:
     """The reasons for the server certificate."""
     written(where, it)
     spec = _pki.PkiSpec.from_params({**SPEC, "pki_dir": str(where), "work_dir": str(where / "work"), **options})
-    return _pki.leaf_reasons(spec, _pki.read_leaf(spec, "server"), authority(), NOW)
+    return _pki.leaf_flaws(spec, _pki.read_leaf(spec, "server"), authority(), NOW)
 
 
 # What makes a reason: (fields that differ, options that differ, the words that a person reads, whether the key goes too).
@@ -153,7 +153,7 @@ def test_good_files_have_no_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", FAULTS)
 def test_one_reason(tmp_path: Path, code: str) -> None:
     fields, options, words, new_key = FAULTS[code]
-    assert judged(tmp_path, replace(Files(), **fields), **options) == [_pki.Reason(code, words, new_key)]
+    assert judged(tmp_path, replace(Files(), **fields), **options) == [_pki.Flaw(code, words, new_key)]
 
 
 PAIRS = [pair for pair in itertools.combinations(FAULTS, 2) if not set(FAULTS[pair[0]][0]) & set(FAULTS[pair[1]][0])]
@@ -198,14 +198,14 @@ def test_edges(tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], 
 
 def test_new_key_on_request(tmp_path: Path) -> None:
     assert judged(tmp_path, Files(), renew=["server"], renew_keys=True) == [
-        _pki.Reason("asked-for", "asked for with a new key", True)
+        _pki.Flaw("asked-for", "asked for with a new key", True)
     ]
 
 
 def test_ca_that_is_not_known_yet_is_no_reason(tmp_path: Path) -> None:
     written(tmp_path, Files(signer="theirs"))
     spec = _pki.PkiSpec.from_params({**SPEC, "pki_dir": str(tmp_path), "work_dir": str(tmp_path)})
-    assert _pki.leaf_reasons(spec, _pki.read_leaf(spec, "server"), None, NOW) == []
+    assert _pki.leaf_flaws(spec, _pki.read_leaf(spec, "server"), None, NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ def test_ca_that_is_not_known_yet_is_no_reason(tmp_path: Path) -> None:
     ],
 )
 def test_in_words(codes: list[str], verb: str) -> None:
-    reasons = [_pki.Reason(code, FAULTS[code][2]) for code in codes]
-    assert _pki.in_words("server", reasons) == f"etcd/server.crt: {verb}, " + ", ".join(r.text for r in reasons)
+    reasons = [_pki.Flaw(code, FAULTS[code][2]) for code in codes]
+    assert _pki.leaf_reason("server", reasons).text == f"etcd/server.crt: {verb}, " + ", ".join(r.text for r in reasons)
 
 
 def test_certificate_of_a_weak_signature() -> None:

@@ -13,6 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
 
 HOSTS = ["infra0", "infra1", "infra2"]
 CLUSTER = Cluster("etcd", [Member(h, h, f"10.0.0.{6 + i}") for i, h in enumerate(HOSTS)], "infra0")
@@ -38,14 +39,27 @@ def up(members: list[dict[str, Any]] | None = None, leader: bool = False) -> dic
     return {**DOWN, "ready": True, "members": members or listing(), "leader": leader}
 
 
+def why(*said: str, part: str = "certificates", code: str = "x", restarts: bool = False) -> list[dict[str, Any]]:
+    """Reasons as an observation has them."""
+    return [Reason(part, code, text, restarts).as_dict() for text in said]
+
+
+# A manifest that differs.
+OTHER_MANIFEST = why("x", part="manifest", restarts=True)
+
+
 def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any]:
     """Observations by host; None: not part of the run. differs: numbers of the hosts whose manifest differs."""
     return {
         HOSTS[i]: {
             "etcd": state,
-            "reasons": {"kubelet": [], "manifest": ["x"] if str(i) in differs else [], "certificates": [], "ca": []},
+            "reasons": {
+                "kubelet": [],
+                "manifest": OTHER_MANIFEST if str(i) in differs else [],
+                "certificates": [],
+                "ca": [],
+            },
             "pki": {"ca_fingerprint": None, "ca_id": None, "ca_key": False, "ca_problems": []},
-            "restarts": str(i) in differs,
         }
         for i, state in enumerate(states)
         if state is not None
@@ -165,7 +179,7 @@ def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> 
         assert _plan.decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
     # A change of the kubelet, or of a mode, restarts nobody.
     for observation in observations.values():
-        observation["restarts"] = False
+        observation["reasons"]["manifest"] = why("mode", part="manifest")
     assert _plan.decide(pair, observations).order == ["infra1", "infra0"]
 
 
@@ -236,9 +250,13 @@ def observe(states: tuple[Seen, ...], answers: bool) -> dict[str, Any]:
                 "alarms": [],
                 "cluster_id": None,
             },
-            "reasons": {"kubelet": [], "manifest": ["x"] if state.differs else [], "certificates": [], "ca": []},
+            "reasons": {
+                "kubelet": [],
+                "manifest": OTHER_MANIFEST if state.differs else [],
+                "certificates": [],
+                "ca": [],
+            },
             "pki": {},
-            "restarts": state.differs,
         }
         for i, state in enumerate(states)
         if state.data is not None
@@ -375,7 +393,7 @@ def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
 
 def test_plan_for_people() -> None:
     observations = observed(up(leader=True), up(), up(), differs="01")
-    observations["infra2"]["reasons"]["certificates"] = ["peer.crt: 61 days left"]
+    observations["infra2"]["reasons"]["certificates"] = why("peer.crt: 61 days left")
     lines = _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, observations), observations)
     assert lines == [
         "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
@@ -389,11 +407,11 @@ def test_plan_for_people() -> None:
     assert "a new cluster of 3 members" in _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
 
 
-@pytest.mark.parametrize("part", ["", *_plan.PARTS])
+@pytest.mark.parametrize("part", ["", *PARTS])
 def test_what_is_settled(part: str) -> None:
     observations = observed(up(leader=True), up(), up())
     if part:
-        observations["infra1"]["reasons"][part] = ["x"]
+        observations["infra1"]["reasons"][part] = why("x", part=part)
     assert _plan.is_settled(_plan.decide(CLUSTER, observations), observations) is (not part)
     # A member that is down has to be seen to, whether or not its files differ.
     assert not _plan.is_settled(_plan.decide(CLUSTER, observed(up(leader=True), DOWN, up())), {})
@@ -411,7 +429,7 @@ def test_what_is_settled(part: str) -> None:
 )
 def test_who_lacks_it(image: str | None, images: list[str] | None, archive: str, lacking: bool) -> None:
     observation = {"config": {"image": image} if image else {}, "images": images}
-    reasons = ["x/etcd:1: missing, imported from /x.tar"] if lacking else []
+    reasons = [Reason("image", "missing", "x/etcd:1: missing, imported from /x.tar")] if lacking else []
     assert _plan.image_reasons(observation, archive) == reasons
 
 
@@ -419,7 +437,7 @@ def test_a_run_that_issues_certificates_only() -> None:
     """What it does not see to is not in its plan, and no reason to refuse."""
     one = cluster_of(1)
     observations = observed(up(listing("0", "0"), leader=True), differs="0")
-    observations["infra0"]["reasons"]["certificates"] = ["peer.crt: renewal is asked for"]
+    observations["infra0"]["reasons"]["certificates"] = why("peer.crt: renewal is asked for")
     assert _plan.decide(one, observations).action == "refuse"
     found = _plan.only_certificates(observations)
     plan = _plan.without_restarts(one, _plan.decide(one, found))

@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import record as _record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 from test_wal import metadata, state
 
 RECORD = Record("infra0", "2", "1", "/var/lib/etcd", "f00")
@@ -55,6 +56,6 @@ def test_only_data_that_has_seen_a_leader_is_recorded(tmp_path: Path) -> None:
 def test_why_it_is_written() -> None:
     assert _record.record_reasons(RECORD, RECORD) == []
     assert _record.record_reasons(RECORD, None) == _record.record_reasons(None, None) == []
-    assert _record.record_reasons(None, RECORD) == ["member.json: missing"]
+    assert texts(_record.record_reasons(None, RECORD)) == ["member.json: missing"]
     moved = Record("infra0", "2", "1", "/srv/etcd", "f00")
-    assert _record.record_reasons(RECORD, moved) == ["member.json: data_dir: /var/lib/etcd -> /srv/etcd"]
+    assert texts(_record.record_reasons(RECORD, moved)) == ["member.json: data_dir: /var/lib/etcd -> /srv/etcd"]

@@ -169,7 +169,12 @@ def test_a_host_that_ssh_does_not_reach() -> None:
 
 def test_what_site_yml_would_change_or_refuse() -> None:
     it = samples.well()
-    differs = samples.observation(reasons={"manifest": ["etcd.yaml: --x=1 added"], "kubelet": []})
+    differs = samples.observation(
+        reasons={
+            "manifest": [{"part": "manifest", "code": "flag", "text": "etcd.yaml: --x=1 added", "restarts": True}],
+            "kubelet": [],
+        }
+    )
     refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is no image tag.", "stops": ["restart"]}])
     looked = replace(it, observations={"infra0": differs, "infra1": differs, "infra2": refused})
     assert [(item["code"], item["text"]) for item in one(looked)["findings"]] == [

@@ -14,7 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     SIGN,
     START,
 )
-from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
+from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up, why
 from test_preflight import GOOD
 
 ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
@@ -31,7 +31,7 @@ def observations(*states: dict[str, Any] | None, differs: str = "", due: str = "
         item["kubelet"] = {"allows_swap": False}
         item["config"], item["images"] = {"image": "x"}, ["x"]
         item["pki"] = {**PKI, "ca_key": number == "0"}
-        item["reasons"]["certificates"] = ["etcd/server.crt: renewed, 2 days left of 365"] if number in due else []
+        item["reasons"]["certificates"] = why("etcd/server.crt: renewed, 2 days left of 365") if number in due else []
         item["etcd"] = {**item["etcd"], "nonce": f"n{number}"}
         item["problems"] = [{"text": text, "stops": list(stops)} for text, stops in problems.get(host, [])]
     return found
@@ -57,7 +57,7 @@ def test_a_settled_cluster() -> None:
 def test_what_differs_is_not_settled(part: str) -> None:
     found = observations(*ALL_UP)
     # The CA is made on the CA host.
-    found["infra0"]["reasons"][part] = ["differs"]
+    found["infra0"]["reasons"][part] = why("differs", part=part)
     plan = planned(found)
     assert not plan["settled"] and plan["problems"] == []
     # A member that is changed gets the record that it lacks.
@@ -194,7 +194,7 @@ def test_who_is_recorded() -> None:
     states = (DOWN, {**DOWN, "member_id": "1", "record": {"cluster_id": "c1", "member_id": "1"}}, DOWN)
     assert planned(observations(*states))["record"] == ["infra0", "infra2"]
     found = observations(*ALL_UP, due="0")
-    found["infra1"]["reasons"]["record"] = ["member.json: missing"]
+    found["infra1"]["reasons"]["record"] = why("member.json: missing", part="record")
     assert planned(found)["record"] == ["infra1"]
     assert planned(found, certificates_only=True)["record"] == []
 
@@ -206,7 +206,7 @@ def test_a_host_whose_manifest_cannot_be_judged() -> None:
     found["infra1"]["config"] = {}
     assert planned(found)["problems"] == ["infra1: no kubeadm"]
     # It does not hold up a renewal.
-    found["infra1"]["reasons"]["certificates"] = ["etcd/server.crt: renewed"]
+    found["infra1"]["reasons"]["certificates"] = why("etcd/server.crt: renewed")
     plan = planned(found)
     assert plan["problems"] == [] and plan["held"] == ["infra1: no kubeadm"] and plan["certificates"]
     assert planned(found, certificates_only=True)["held"] == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -57,7 +58,7 @@ def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
 
 def renewal_reasons(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
-) -> dict[str, str]:
+) -> dict[str, Reason]:
     """Hosts whose ca.crt is another certificate of the CA than the one that counts, and the reason to bring it up to date.
 
     That of the CA host counts, or the user's own if the CA host is to get that.
@@ -69,8 +70,9 @@ def renewal_reasons(
     identity = source["id"] if source else signer["pki"]["ca_id"]
     wanted = source["fingerprint"] if source else signer["pki"]["ca_fingerprint"]
     origin = "etcd_ca_cert" if source else cluster.ca_host
+    text = f"etcd/ca.crt: the CA's certificate has been renewed ({origin} has the new one)"
     return {
-        host: f"etcd/ca.crt: the CA's certificate has been renewed ({origin} has the new one)"
+        host: Reason("certificates", "ca-renewed", text)
         for host, observation in observations.items()
         if observation["pki"].get("ca_id") == identity and observation["pki"]["ca_fingerprint"] != wanted
     }
@@ -88,7 +90,7 @@ def with_renewals(
             **observation,
             "reasons": {
                 **observation["reasons"],
-                "certificates": [found[host], *observation["reasons"]["certificates"]],
+                "certificates": [found[host].as_dict(), *observation["reasons"]["certificates"]],
             },
         }
         for host, observation in observations.items()

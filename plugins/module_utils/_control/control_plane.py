@@ -32,6 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     version_range_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -178,7 +179,8 @@ def hand_over(
     copied = copied_keys(hosts, cluster.ca_host, observations)
     reasons = {host: list(observations[host]["reasons"]["certificates"]) for host in hosts}
     for host, other in copied.items():
-        reasons[host].append(f"{KIND}.crt: issued again with a key of its own, since {other} has the same one")
+        text = f"{KIND}.crt: issued again with a key of its own, since {other} has the same one"
+        reasons[host].append(Reason("certificates", "copied", text).as_dict())
     wanting = [host for host in hosts if reasons[host]]
     renewed = renewal_reasons(cluster, observations)
     due = [host for host in hosts if reasons[host] or host in renewed]
@@ -219,9 +221,9 @@ def hand_over(
             f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
         )
     details = [
-        f"{host}: certificates: {reason}"
+        f"{host}: certificates: {reason['text']}"
         for host in hosts
-        for reason in [*([renewed[host]] if host in renewed else []), *reasons[host]]
+        for reason in [*([renewed[host].as_dict()] if host in renewed else []), *reasons[host]]
     ]
     words = (
         "a certificate is issued"
@@ -249,7 +251,7 @@ def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Obser
 
 
 def as_members(
-    cluster: Cluster, reasons: Mapping[str, list[str]], observations: Mapping[str, Observation]
+    cluster: Cluster, reasons: Mapping[str, list[dict[str, Any]]], observations: Mapping[str, Observation]
 ) -> dict[str, Observation]:
     """Observations as `ca_problems` reads them: what members need is left out, and so is what control planes trust."""
     found: dict[str, Observation] = {

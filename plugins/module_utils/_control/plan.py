@@ -26,6 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     RESTART,
     Problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         entry=entry_of(member, listed or []),
         leader=bool(etcd.get("leader")),
         differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
-        restarts=bool(observation and observation["restarts"]),
+        restarts=bool(observation and any(r["restarts"] for part in observation["reasons"].values() for r in part)),
     )
 
 
@@ -363,12 +364,12 @@ def decide_with_cluster(
     return Plan(NOTHING, published=published, warnings=warnings)
 
 
-def image_reasons(observation: Observation, archive: str) -> list[str]:
+def image_reasons(observation: Observation, archive: str) -> list[Reason]:
     """Why the image archive has to be imported on a host: its runtime lacks the image that it is to run. archive: '' for none."""
     image = observation["config"].get("image")
     if not archive or not image or image in (observation["images"] or []):
         return []
-    return [f"{image}: missing, imported from {archive}"]
+    return [Reason("image", "missing", f"{image}: missing, imported from {archive}")]
 
 
 def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
@@ -378,7 +379,6 @@ def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Obse
         host: {
             **item,
             "reasons": {part: reasons if part in parts else [] for part, reasons in item["reasons"].items()},
-            "restarts": False,
         }
         for host, item in observations.items()
     }
@@ -418,18 +418,6 @@ def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list
     ]
 
 
-# What the parts of a host are called in a plan, in the order in which they are seen to.
-PARTS = {
-    "kubelet": "kubelet",
-    "ca": "CA",
-    "certificates": "certificates",
-    "config": "kubeadmcfg.yaml",
-    "image": "image",
-    "manifest": "manifest",
-    "record": "record",
-}
-
-
 def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observation]) -> list[str]:
     """A plan for people: what is done to the cluster, then to which host and why, as HOST: PART: REASON."""
     count = len(cluster.members)
@@ -438,7 +426,7 @@ def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observat
     if len(plan.order) > 1 and plan.order[-1] in leading:
         order += " (the leader, last)"
     details = [
-        f"{host}: {name}: {reason}"
+        f"{host}: {name}: {reason['text']}"
         for part, name in PARTS.items()
         for host, observation in observations.items()
         for reason in observation["reasons"].get(part, [])

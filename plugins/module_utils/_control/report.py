@@ -15,7 +15,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import PARTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     cluster_warnings,
     host_warnings,
@@ -32,6 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     merged,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
@@ -318,7 +318,7 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
     ]
     said += cluster_warnings({host: observation["facts"] for host, observation in seen.items()})
     differs = [
-        f"{host}: {PARTS[part]}: {reason}"
+        f"{host}: {PARTS[part]}: {reason['text']}"
         for part in PARTS
         for host, observation in seen.items()
         for reason in observation["reasons"].get(part, [])

@@ -57,6 +57,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     merged,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -363,6 +364,6 @@ def moving_problems(cluster: Cluster, moves: list[str], observations: Observatio
 def with_image(observations: Observations, archive: str) -> dict[str, Observation]:
     """Observations with what only the controller can tell: which hosts lack the image that an archive on it holds."""
     return {
-        host: {**item, "reasons": {**item["reasons"], "image": image_reasons(item, archive)}}
+        host: {**item, "reasons": {**item["reasons"], "image": as_data(image_reasons(item, archive))}}
         for host, item in observations.items()
     }

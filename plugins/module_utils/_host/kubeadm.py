@@ -36,6 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members impor
     same_port_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import SUPPORTED, version_range_problems
 
@@ -539,18 +540,21 @@ def render_config(spec: ConfigSpec) -> str:
     return "\n".join([*first, *yaml_lines(documents[0]), "---", *yaml_lines(documents[1])]) + "\n"
 
 
-def config_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[str]:
+def config_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[Reason]:
     """Why kubeadmcfg.yaml has to be written; empty if it need not be.
 
     has_data: the member belongs to a cluster already, so that flags that etcd reads at its foundation only are no reason.
     """
     if on_disk is None:
-        return ["kubeadmcfg.yaml: missing"]
+        return [Reason("config", "missing", "kubeadmcfg.yaml: missing")]
     before, after = (without_values(text).splitlines() for text in (on_disk, wanted))
     if has_data:
         before, after = ([line for line in lines if not _BOOTSTRAP_LINE.match(line)] for lines in (before, after))
-    envs = [f"kubeadmcfg.yaml: variable {name} has another value" for name in changed_envs(on_disk, wanted)]
-    return envs + line_reasons("kubeadmcfg.yaml", before, after)
+    envs = [
+        Reason("config", "variable", f"kubeadmcfg.yaml: variable {name} has another value")
+        for name in changed_envs(on_disk, wanted)
+    ]
+    return envs + [Reason("config", "line", text) for text in differing_lines("kubeadmcfg.yaml", before, after)]
 
 
 def data_dir_in(config_text: str) -> str | None:
@@ -609,7 +613,7 @@ def shown_diff(path: str, before: str | None, after: str) -> dict[str, str]:
     }
 
 
-def line_reasons(name: str, before: list[str], after: list[str]) -> list[str]:
+def differing_lines(name: str, before: list[str], after: list[str]) -> list[str]:
     """The lines that differ, in words."""
     reasons: list[str] = []
     for tag, start, end, new_start, new_end in difflib.SequenceMatcher(
@@ -779,19 +783,29 @@ def database_size(data_dir: str) -> int:
         return 0
 
 
-def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool, startup_counts: bool = False) -> list[str]:
+# Flags that tell peers where a member is, and the code of the reason that one of them differs.
+_PEER_FLAGS = ("--initial-advertise-peer-urls", "--initial-cluster")
+MOVED = "moved"
+
+
+def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool, startup_counts: bool = False) -> list[Reason]:
     """Why etcd.yaml has to be replaced: differences that mean something, one by one; empty where there are none.
 
     has_data: the member belongs to a cluster already, so that what only counts at its foundation is no reason.
     startup_counts: whether another startup probe alone is a reason. It is not for a member that runs, unless somebody asks for it.
     """
     if on_disk is None:
-        return ["etcd.yaml: missing"]
-    reasons: list[str] = []
+        return [Reason("manifest", "missing", "etcd.yaml: missing", restarts=True)]
+    reasons: list[Reason] = []
+
+    def found(code: str, text: str) -> None:
+        reasons.append(Reason("manifest", code, f"etcd.yaml: {text}", restarts=True))
+
     probes = probe_seconds(on_disk), probe_seconds(wanted)
     if startup_counts and probes[0] != probes[1]:
-        reasons.append(f"etcd.yaml: startup probe: {probes[0]:.0f} s -> {probes[1]:.0f} s")
-    reasons += [f"etcd.yaml: variable {name} has another value" for name in changed_envs(on_disk, wanted)]
+        found("probe", f"startup probe: {probes[0]:.0f} s -> {probes[1]:.0f} s")
+    for name in changed_envs(on_disk, wanted):
+        found("variable", f"variable {name} has another value")
     command, lines = split_manifest(without_values(_STARTUP.sub("", on_disk)))
     wanted_command, wanted_lines = split_manifest(without_values(_STARTUP.sub("", wanted)))
     before, after = by_flag(command), by_flag(wanted_command)
@@ -799,12 +813,15 @@ def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool, startup_c
         if before.get(flag) == after.get(flag) or (has_data and flag in _BOOTSTRAP_FLAGS):
             continue
         if flag not in before:
-            reasons.append(f"etcd.yaml: {flag}={','.join(after[flag])} added")
+            found("flag", f"{flag}={','.join(after[flag])} added")
         elif flag not in after:
-            reasons.append(f"etcd.yaml: {flag}={','.join(before[flag])} removed")
+            found("flag", f"{flag}={','.join(before[flag])} removed")
         else:
-            reasons.append(f"etcd.yaml: {flag}: {','.join(before[flag])} -> {','.join(after[flag])}")
-    return reasons + line_reasons("etcd.yaml", lines, wanted_lines)
+            code = MOVED if flag in _PEER_FLAGS else "flag"
+            found(code, f"{flag}: {','.join(before[flag])} -> {','.join(after[flag])}")
+    return reasons + [
+        Reason("manifest", "line", text, restarts=True) for text in differing_lines("etcd.yaml", lines, wanted_lines)
+    ]
 
 
 # The container's program, or an image named etcd, in YAML or JSON.

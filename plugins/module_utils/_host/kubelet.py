@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 
 DROP_IN_DIR = "/etc/systemd/system/kubelet.service.d"
@@ -202,10 +203,12 @@ def wanted_files(spec: KubeletSpec, config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[str]:
+def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[Reason]:
     """Which files have to be written: wanted text by path against the text found there (None: no file)."""
     return [
-        f"{path}: " + ("missing" if found.get(path) is None else "content differs")
+        Reason("kubelet", "missing", f"{path}: missing")
+        if found.get(path) is None
+        else Reason("kubelet", "content", f"{path}: content differs")
         for path, text in files.items()
         if found.get(path) != text
     ]
@@ -213,7 +216,7 @@ def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[st
 
 def restart_reasons(
     unit: Unit, spec: KubeletSpec, config: str, before: str | None, written: float, now: float
-) -> list[str]:
+) -> list[Reason]:
     """Why the kubelet has to be (re)started: what runs is not what would run.
 
     config, before: the text of the configuration as it is to be, and as it is (None: no file). written: when that was
@@ -224,25 +227,30 @@ def restart_reasons(
     restarting the kubelet is finished by the next one.
     """
     if not unit.active:
-        return ["kubelet.service: not running"]
-    reasons = []
+        return [Reason("kubelet", "stopped", "kubelet.service: not running")]
+    reasons: list[Reason] = []
+
+    def found(code: str, text: str) -> None:
+        reasons.append(Reason("kubelet", code, f"kubelet.service: {text}"))
+
     known = unit.config is not None
     if f"--config={spec.config_path}" not in unit.argv:
-        reasons.append("kubelet.service: runs without the override")
+        found("without-override", "runs without the override")
     elif unit.config != config if known else (before != config or unit.started + 1 < written <= now):
-        reasons.append("kubelet.service: runs with an older configuration")
+        found("older-configuration", "runs with an older configuration")
     if unit.replaced:
-        reasons.append("kubelet.service: runs a program that was replaced since")
+        found("older-program", "runs a program that was replaced since")
     return reasons
 
 
-def unit_reasons(unit: Unit) -> list[str]:
+def unit_reasons(unit: Unit) -> list[Reason]:
     """What is to be done with the unit that needs no restart."""
     reasons = []
     if not unit.enabled:
-        reasons.append("kubelet.service: not enabled, etcd would not come back after a reboot")
+        text = "kubelet.service: not enabled, etcd would not come back after a reboot"
+        reasons.append(Reason("kubelet", "disabled", text))
     if unit.need_reload:
-        reasons.append("kubelet.service: unit files changed since systemd read them")
+        reasons.append(Reason("kubelet", "unread", "kubelet.service: unit files changed since systemd read them"))
     return reasons
 
 

@@ -48,6 +48,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import minor_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def observe(params: Params) -> dict[str, Any]:
         return {
             "facts": facts,
             "pki": pki,
-            "reasons": {"certificates": pki_reasons},
+            "reasons": {"certificates": as_data(pki_reasons)},
             "problems": [problem.as_dict() for problem in problems],
         }
     command = arguments_in(os.path.join(params["manifests_dir"], "etcd.yaml"))
@@ -92,11 +93,12 @@ def observe(params: Params) -> dict[str, Any]:
     etcd["record"] = asdict(record) if record else None
     pki, pki_reasons = observe_pki(params, kubeadm, problems, etcd["known_addresses"])
     config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd, problems)
-    restarts = any(reason.startswith("etcd.yaml") for reason in manifest_reasons) or bool(etcd["stale"])
-    manifest_reasons += [reason for reason in (etcd["stale"], etcd["pending"]) if reason]
-    etcd["moved"] = any(
-        ": --initial-advertise-peer-urls: " in r or ": --initial-cluster: " in r for r in manifest_reasons
-    )
+    if etcd["stale"]:
+        manifest_reasons.append(Reason("manifest", "stale", etcd["stale"], restarts=True))
+    if etcd["pending"]:
+        # It restarts anyway. Nothing that the run does restarts it.
+        manifest_reasons.append(Reason("manifest", "pending", etcd["pending"]))
+    etcd["moved"] = any(reason.code == _kubeadm.MOVED for reason in manifest_reasons)
     problems += data_problems(params, etcd)
     elsewhere = other_data_dir_problems(params, command, record, etcd["has_data"])
     etcd["data_elsewhere"] = bool(elsewhere)
@@ -109,14 +111,13 @@ def observe(params: Params) -> dict[str, Any]:
         "kubelet": kubelet,
         "config": config,
         "images": _host.images(params["runtime_endpoint"]),
-        "restarts": restarts,
         "reasons": {
             "kubelet": kubelet.pop("reasons"),
-            "ca": ca_reasons(params, pki),
-            "certificates": pki_reasons,
-            "config": config_reasons,
-            "manifest": manifest_reasons,
-            "record": member_record_reasons(params, etcd, record),
+            "ca": as_data(ca_reasons(params, pki)),
+            "certificates": as_data(pki_reasons),
+            "config": as_data(config_reasons),
+            "manifest": as_data(manifest_reasons),
+            "record": as_data(member_record_reasons(params, etcd, record)),
         },
         "problems": [problem.as_dict() for problem in problems],
     }
@@ -249,7 +250,7 @@ def work_dir_of(params: Params) -> str:
     return os.path.dirname(str(params["kubelet"]["config_path"]))
 
 
-def member_record_reasons(params: Params, etcd: Mapping[str, Any], record: Record | None) -> list[str]:
+def member_record_reasons(params: Params, etcd: Mapping[str, Any], record: Record | None) -> list[Reason]:
     """Why the record has to be written. What runs proves it: the member answers, by this CA, for the data that lies there."""
     listed = {entry["id"] for entry in etcd["members"] or []}
     if not (
@@ -372,7 +373,7 @@ def addresses_in(urls: list[str]) -> list[str]:
 
 def observe_pki(
     params: Params, kubeadm: str | None, problems: list[Problem], known: list[str] | None = None
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Reason]]:
     """Certificates as they are, and why the leaves differ from what is wanted. known: former addresses of the member."""
     if not params["pki"] or not HAS_CRYPTOGRAPHY:
         return {}, []
@@ -384,29 +385,30 @@ def observe_pki(
         problems.extend(map(Problem, str(exc).splitlines()))
         return {}, []
     result = asdict(state)
-    return result, result.pop("reasons")
+    del result["reasons"]
+    return result, state.reasons
 
 
-def ca_reasons(params: Params, pki: dict[str, Any]) -> list[str]:
+def ca_reasons(params: Params, pki: dict[str, Any]) -> list[Reason]:
     """Why the CA host has to make its CA, or repair the modes of its files."""
     if not params["pki"].get("ca_host") or not pki:
         return []
     if not pki["ca_cert"] and not pki["ca_key"]:
-        return ["etcd/ca.crt: missing"]
+        return [Reason("ca", "missing", "etcd/ca.crt: missing")]
     directory = os.path.join(params["pki"].get("pki_dir", "/etc/kubernetes/pki"), "etcd")
     found = [
         (name, mode_problem(os.path.join(directory, name), mode))
         for name, mode in (("ca.crt", 0o644), ("ca.key", 0o600))
     ]
-    reasons = [f"etcd/{name}: {problem}" for name, problem in found if problem]
+    reasons = [Reason("ca", "mode", f"etcd/{name}: {problem}") for name, problem in found if problem]
     if not pki["ca_cert"]:
-        reasons.append("etcd/ca.crt: missing, ca.key is there")
+        reasons.append(Reason("ca", "missing", "etcd/ca.crt: missing, ca.key is there"))
     return reasons
 
 
 def observe_config(
     params: Params, kubeadm: str | None, etcd: Mapping[str, Any], problems: list[Problem]
-) -> tuple[dict[str, Any], list[str], list[str]]:
+) -> tuple[dict[str, Any], list[Reason], list[Reason]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
     # A kubeadm that is not supported is told of by preflight.
     if (
@@ -455,7 +457,7 @@ def observe_config(
     for target, mode in ((installed, 0o600), *own):
         problem = mode_problem(target, mode)
         if problem:
-            reasons.append(f"{target}: {problem}")
+            reasons.append(Reason("manifest", "mode", f"{target}: {problem}"))
     return (
         {
             "kubernetes_version": spec.kubernetes_version,
@@ -498,9 +500,10 @@ def observe_kubelet(
     written = 0.0 if before is None else os.stat(spec.config_path).st_mtime
     restart = _kubelet.restart_reasons(unit, spec, files[spec.config_path], before, written, time.time())
     if not os.path.isdir(params["manifests_dir"]):
-        reasons.append(f"{params['manifests_dir']}: missing")
+        reasons.append(Reason("kubelet", "missing", f"{params['manifests_dir']}: missing"))
         # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
-        restart.append("kubelet.service: started without the manifests directory")
+        text = "kubelet.service: started without the manifests directory"
+        restart.append(Reason("kubelet", "without-directory", text))
     data_dir = value_of_flag(command, "data-dir")
     return {
         "files": files,
@@ -510,8 +513,8 @@ def observe_kubelet(
             for path, text in found.items()
             if text != files[path]
         },
-        "restart": restart,
-        "reasons": [*reasons, *restart],
+        "restart": as_data(restart),
+        "reasons": as_data([*reasons, *restart]),
         # The same question as that of the script before the kubelet (render_guard).
         "held": bool(
             not unit.active

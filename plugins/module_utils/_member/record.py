@@ -18,6 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 MODE = 0o600
 
@@ -84,11 +85,15 @@ def current_record(name: str, data_dir: str, pki_dir: str) -> Record | None:
     return Record(name, wal.cluster_id, wal.member_id, os.path.normpath(data_dir), ca_of(pki_dir))
 
 
-def record_reasons(on_disk: Record | None, current: Record | None) -> list[str]:
+def record_reasons(on_disk: Record | None, current: Record | None) -> list[Reason]:
     """Why the record has to be written; empty if it need not be, or if there is nothing to record yet."""
     if current is None or on_disk == current:
         return []
     if on_disk is None:
-        return [f"{RECORD}: missing"]
+        return [Reason("record", "missing", f"{RECORD}: missing")]
     before, after = asdict(on_disk), asdict(current)
-    return [f"{RECORD}: {key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]
+    return [
+        Reason("record", key, f"{RECORD}: {key}: {before[key]} -> {after[key]}")
+        for key in after
+        if before[key] != after[key]
+    ]

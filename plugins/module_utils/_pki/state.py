@@ -48,6 +48,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
     san_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, SIGN, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 LEAF_NAMES = ("server", "peer", "healthcheck-client", "apiserver-etcd-client")
 
@@ -220,7 +221,7 @@ class PkiState:
     due: list[str] = field(default_factory=list)
     ca_problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
     certificates: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -236,7 +237,7 @@ def wanted_usages(kind: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Reason:
+class Flaw:
     """Why a certificate is not kept. code: stable, for programs; text: for people; new_key: its key cannot be kept."""
 
     code: str
@@ -271,15 +272,15 @@ def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
     )
 
 
-def leaf_reasons(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list[Reason]:
+def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list[Flaw]:
     """Every reason why a certificate is not kept; none where it is. The one place that decides this.
 
     authority: the CA that counts, or None where it is not known yet.
     """
-    reasons: list[Reason] = []
+    flaws: list[Flaw] = []
 
     def found(code: str, text: str, new_key: bool = False) -> None:
-        reasons.append(Reason(code, text, new_key))
+        flaws.append(Flaw(code, text, new_key))
 
     if leaf.certificate is None:
         found("missing" if leaf.certificate_problem == "missing" else "unreadable", leaf.certificate_problem)
@@ -296,37 +297,37 @@ def leaf_reasons(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> li
         elif authority is not None and _x509.names_another_key(certificate, authority):
             # Go does not look at it, OpenSSL (and so Python) does.
             found("issuer-key", "its authority key identifier is not that of the CA's key")
-        reasons += _content_reasons(spec, leaf.kind, certificate)
-        reasons += _time_reasons(spec, certificate, authority, now)
+        flaws += _content_flaws(spec, leaf.kind, certificate)
+        flaws += _time_flaws(spec, certificate, authority, now)
     if ("all" in spec.renew or leaf.kind in spec.renew) and certificate is not None:
         found("asked-for", "asked for" + (" with a new key" if spec.renew_keys else ""), spec.renew_keys)
-    return reasons
+    return flaws
 
 
-def _content_reasons(spec: PkiSpec, kind: str, certificate: Any) -> list[Reason]:
+def _content_flaws(spec: PkiSpec, kind: str, certificate: Any) -> list[Flaw]:
     """Where a certificate says something else than it should."""
-    reasons = []
+    flaws = []
     subject, wanted_subject = common_name(certificate.subject), spec.common_name(kind)
     if subject != wanted_subject:
         # A certificate of another name may have come with its key from another host: that key must not stay.
-        reasons.append(Reason("subject", f"subject is {subject}, not {wanted_subject}", True))
+        flaws.append(Flaw("subject", f"subject is {subject}, not {wanted_subject}", True))
     sans, wanted = sans_of(certificate), spec.wanted_sans(kind)
     if sorted(sans) != sorted(wanted):
         lost, gained = [s for s in wanted if s not in sans], [s for s in sans if s not in wanted]
         words = [f"without {', '.join(lost)}"] if lost else []
         words += [f"with {', '.join(gained)}"] if gained else []
-        reasons.append(Reason("sans", f"names and addresses are {' and '.join(words) or 'repeated'}"))
+        flaws.append(Flaw("sans", f"names and addresses are {' and '.join(words) or 'repeated'}"))
     usages = sorted(usages_of(certificate))
     if usages != sorted(wanted_usages(kind)):
-        reasons.append(Reason("usages", f"usages are {', '.join(usages) or 'none'}"))
+        flaws.append(Flaw("usages", f"usages are {', '.join(usages) or 'none'}"))
     key_usages = _x509.key_usages_of(certificate)
     if key_usages != ["digitalSignature", "keyEncipherment"]:
-        reasons.append(Reason("key-usages", f"key usages are {', '.join(key_usages) or 'none'}"))
+        flaws.append(Flaw("key-usages", f"key usages are {', '.join(key_usages) or 'none'}"))
     if _x509.weak_hash(certificate):
-        reasons.append(Reason("signature", f"signed with {_x509.weak_hash(certificate)}, which etcd does not accept"))
+        flaws.append(Flaw("signature", f"signed with {_x509.weak_hash(certificate)}, which etcd does not accept"))
     if _x509.is_authority(certificate):
-        reasons.append(Reason("authority", "may sign other certificates (CA:TRUE)"))
-    return reasons
+        flaws.append(Flaw("authority", "may sign other certificates (CA:TRUE)"))
+    return flaws
 
 
 # A CA that gives no longer certificates than its own may cut off seconds.
@@ -348,29 +349,30 @@ def renewal_window(spec: PkiSpec, certificate: Any) -> timedelta:
     return min(spec.renewal_window, life / 3) if life < spec.validity else spec.renewal_window
 
 
-def _time_reasons(spec: PkiSpec, certificate: Any, authority: Any, now: datetime) -> list[Reason]:
+def _time_flaws(spec: PkiSpec, certificate: Any, authority: Any, now: datetime) -> list[Flaw]:
     """Where it is too early or too late for a certificate, or soon will be."""
     begin, end = not_before(certificate), not_after(certificate)
     if now < begin:
-        return [Reason("not-yet-valid", f"not valid before {begin:%Y-%m-%d %H:%M} UTC")]
+        return [Flaw("not-yet-valid", f"not valid before {begin:%Y-%m-%d %H:%M} UTC")]
     if now >= end:
-        return [Reason("expired", f"expired on {end:%Y-%m-%d}")]
+        return [Flaw("expired", f"expired on {end:%Y-%m-%d}")]
     if now >= end - renewal_window(spec, certificate) and not ends_with_its_ca(certificate, authority):
-        return [Reason("window", f"{(end - now).days} days left of {(end - begin).days}")]
+        return [Flaw("window", f"{(end - now).days} days left of {(end - begin).days}")]
     return []
 
 
-def in_words(kind: str, reasons: list[Reason]) -> str:
-    """One line on one certificate: what is done to it, and every reason."""
-    codes = {reason.code for reason in reasons}
+def leaf_reason(kind: str, flaws: list[Flaw]) -> Reason:
+    """What is done to one certificate, and why."""
+    codes = {flaw.code for flaw in flaws}
     verb = "renewed" if codes <= {"window", "asked-for"} else "issued" if "missing" in codes else "issued again"
-    return f"{LEAVES[kind][0]}.crt: {verb}, " + ", ".join(reason.text for reason in reasons)
+    text = f"{LEAVES[kind][0]}.crt: {verb}, " + ", ".join(flaw.text for flaw in flaws)
+    return Reason("certificates", verb.replace(" ", "-"), text)
 
 
-def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Reason]]]:
+def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Flaw]]]:
     """Every leaf that the host is to have, and why it is not kept."""
     leaves = {kind: read_leaf(spec, kind) for kind in spec.kinds}
-    return {kind: (leaf, leaf_reasons(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
+    return {kind: (leaf, leaf_flaws(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
 
 
 def file_modes(spec: PkiSpec) -> dict[str, int]:
@@ -384,7 +386,7 @@ def directories(spec: PkiSpec) -> list[str]:
     return [spec.pki_dir, spec.path("etcd"), spec.work_dir]
 
 
-def mode_reasons(spec: PkiSpec) -> list[str]:
+def mode_reasons(spec: PkiSpec) -> list[Reason]:
     """Files whose mode or owner is not kubeadm's, and directories that others may write to. Repaired without being written again."""
     found = [(path, directory_problem(path)) for path in directories(spec)]
     found += [
@@ -392,7 +394,7 @@ def mode_reasons(spec: PkiSpec) -> list[str]:
         for name, mode in file_modes(spec).items()
         if not os.path.isdir(spec.path(name))
     ]
-    return [f"{name}: {problem}" for name, problem in found if problem]
+    return [Reason("certificates", "mode", f"{name}: {problem}") for name, problem in found if problem]
 
 
 # The least that Go (etcd, kube-apiserver) and every TLS library of today accept.
@@ -518,17 +520,18 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
     if ca_cert and state.ca_fingerprint != fingerprint(ca_cert):
         same = authority is not None and authority_id(wanted) == state.ca_id
-        state.reasons.append("etcd/ca.crt: " + (stored_problem or (RENEWED if same else "another CA")))
+        text = "etcd/ca.crt: " + (stored_problem or (RENEWED if same else "another CA"))
+        state.reasons.append(Reason("certificates", "ca", text))
     elif not ca_cert and authority is None and not spec.ca_host:
-        state.reasons.append(f"etcd/ca.crt: {stored_problem}")
+        state.reasons.append(Reason("certificates", "ca", f"etcd/ca.crt: {stored_problem}"))
     judged = judge(spec, wanted, now)
-    for kind, (leaf, reasons) in judged.items():
-        if reasons:
-            state.reasons.append(in_words(kind, reasons))
+    for kind, (leaf, flaws) in judged.items():
+        if flaws:
+            state.reasons.append(leaf_reason(kind, flaws))
             state.due.append(kind)
-            state.usable = state.usable and {reason.code for reason in reasons} <= {"window", "asked-for"}
+            state.usable = state.usable and {flaw.code for flaw in flaws} <= {"window", "asked-for"}
         if leaf.certificate is not None:
-            state.certificates.append(described(leaf, reasons, now))
+            state.certificates.append(described(leaf, flaws, now))
             if authority is not None and not _x509.signed_by(leaf.certificate, authority):
                 state.foreign.append(kind)
         for path in (spec.path(LEAVES[kind][0] + end) for end in _MODES):
@@ -536,14 +539,15 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
                 make_way(path)
             except EtcdError as exc:
                 state.ca_problems.append(Problem(str(exc)))
-    state.warnings += _short_warnings(spec, [leaf.certificate for leaf, _reasons in judged.values()], wanted)
+    state.warnings += _short_warnings(spec, [leaf.certificate for leaf, _flaws in judged.values()], wanted)
     for path in (spec.pki_dir, spec.path("etcd")):
         if os.path.lexists(path) and not os.path.isdir(path):
             text = f"{path} is not a directory. Certificates and keys belong there: move it away, and run again."
             state.ca_problems.append(Problem(text))
     state.reasons += mode_reasons(spec)
     for path in (path for directory in directories(spec) for path in strays(directory)):
-        state.reasons.append(f"{_short(spec, path)}: left behind by a run that was killed")
+        text = f"{_short(spec, path)}: left behind by a run that was killed"
+        state.reasons.append(Reason("certificates", "left-behind", text))
     return state
 
 
@@ -696,7 +700,7 @@ def trusted_ca(
     return INSTALLED if not stale and os.stat(path).st_ctime < started else UNTRUSTED
 
 
-def described(leaf: Leaf, reasons: list[Reason], now: datetime) -> dict[str, Any]:
+def described(leaf: Leaf, flaws: list[Flaw], now: datetime) -> dict[str, Any]:
     """A certificate for results: what it says, how long it lasts, and why it is not kept."""
     days = (not_after(leaf.certificate) - now).total_seconds() // 86400
-    return {**describe(leaf.kind, leaf.certificate), "days_left": int(days), "reasons": [r.code for r in reasons]}
+    return {**describe(leaf.kind, leaf.certificate), "days_left": int(days), "reasons": [flaw.code for flaw in flaws]}

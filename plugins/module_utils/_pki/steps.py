@@ -40,9 +40,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
     check_own_ca,
     directories,
     file_modes,
-    in_words,
     judge,
-    leaf_reasons,
+    leaf_flaws,
+    leaf_reason,
     observe,
     signing_certificate,
     wanted_usages,
@@ -59,6 +59,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     sans_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # --- Making ------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec.transport)
         replace_files([Replacement(spec.transport, _x509.key_pem(key), 0o600)])
-    return {"changed": False, "reasons": [], "transport_key": _x509.public_pem(key.public_key())}
+    return {**reported([]), "transport_key": _x509.public_pem(key.public_key())}
 
 
 def unsealed_key(spec: PkiSpec, sealed: str, check: bool) -> str | None:
@@ -166,10 +167,14 @@ def step_ca(
     before, unreadable = load_certificate(stored_cert), _x509.parse_certificates(stored_cert)[1]
     # What is there once the certificate of the user's CA has been renewed.
     stored = before
-    reasons = []
+    reasons: list[Reason] = []
+
+    def found(code: str, text: str) -> None:
+        reasons.append(Reason("ca", code, f"etcd/{text}"))
+
     pair: tuple[bytes | None, bytes] | None = None
     if cert_problem == "missing":
-        reasons.append("etcd/ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
+        found("missing", "ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
         pair = _beside_stored_key(own, stored_key, cert_path, key_path, now) if own else None
         pair = pair or _new_authority(spec, stored_key, key_problem, now)
     elif before is None:
@@ -181,10 +186,10 @@ def step_ca(
         )
     elif own:
         if own[0] is not None and key_problem == "missing":
-            reasons.append("etcd/ca.key: missing")
+            found("key-missing", "ca.key: missing")
             pair = (own[0], stored_cert or b"")
         if not_after(load_certificate(own[1])) > not_after(before):
-            reasons.append(f"etcd/ca.crt: {RENEWED}")
+            found("renewed", f"ca.crt: {RENEWED}")
             stored = load_certificate(own[1])
             pair = (pair[0] if pair else None, own[1])
     if stored is not None:
@@ -198,7 +203,7 @@ def step_ca(
     for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
         problem = mode_problem(path, mode) if pair is None or check else None
         if problem:
-            reasons.append(f"etcd/{os.path.basename(path)}: {problem}")
+            found("mode", f"{os.path.basename(path)}: {problem}")
             if not check:
                 set_mode(path, mode)
     # Not the text of the file: it may hold the key as well.
@@ -208,8 +213,7 @@ def step_ca(
     after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
     was = describe("ca", before) if before is not None else {}
     return {
-        "changed": bool(reasons),
-        "reasons": reasons,
+        **reported(reasons),
         "ca_cert": shown,
         "diff": {"before": _shown(was), "after": _shown(after) if reasons else _shown(was)},
     }
@@ -259,7 +263,7 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
     """
     authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
     due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
-    reasons = [in_words(kind, found) for kind, (_leaf, found) in due.items()]
+    reasons = [leaf_reason(kind, found) for kind, (_leaf, found) in due.items()]
     keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
     made = []
     for kind in (kind for kind in due if kind not in keys):
@@ -269,7 +273,7 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
         else:
             made.append(kind)
     if check:
-        return {"changed": bool(made), "reasons": reasons, "csrs": {}}
+        return {**reported(reasons), "changed": bool(made), "csrs": {}}
     if made:
         ensure_directory(spec.work_dir, 0o700)
         ensure_directory(spec.pending, 0o700)
@@ -280,7 +284,7 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
             [Replacement(os.path.join(spec.pending, kind + ".key"), _x509.key_pem(keys[kind]), 0o600) for kind in made]
         )
     csrs = {kind: make_request(spec, kind, keys[kind]) for kind in due}
-    return {"changed": bool(made), "reasons": reasons, "csrs": csrs}
+    return {**reported(reasons), "changed": bool(made), "csrs": csrs}
 
 
 def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
@@ -289,19 +293,19 @@ def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now
     key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
     if authority is None or key is None:
         if check:
-            return {"changed": False, "reasons": [], "signed": {}}
+            return {**reported([]), "signed": {}}
         raise EtcdError(f"{spec.path('etcd')} holds no CA certificate with its key: nothing can be signed here.")
     problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
     if problems:
         raise EtcdError(" ".join(problems))
     signed: dict[str, dict[str, str]] = {}
-    reasons = []
+    reasons: list[Reason] = []
     for asked in accepted_requests(spec, requests):
         if not check:
             certificate = sign_leaf(asked.member, asked.kind, asked.request.public_key(), authority, key, now)
             signed.setdefault(asked.host, {})[asked.kind] = certificate
-            reasons.append(f"{asked.host}: {asked.kind}")
-    return {"changed": False, "reasons": reasons, "signed": signed}
+            reasons.append(Reason("certificates", "signed", f"{asked.host}: {asked.kind}"))
+    return {**reported(reasons), "changed": False, "signed": signed}
 
 
 @dataclass(frozen=True)
@@ -357,7 +361,9 @@ def step_collect(
     if authority is None:
         raise EtcdError("ca_cert is no PEM certificate. Give the certificate of the CA that signs.")
     signed: dict[str, dict[str, str]] = {}
-    waiting, reasons, files = [], [], []
+    waiting: list[str] = []
+    reasons: list[Reason] = []
+    files: list[tuple[str, str]] = []
     for asked in accepted_requests(spec, requests):
         name = f"{asked.member.name}/{asked.kind}"
         place = os.path.join(signing_dir, asked.member.name, asked.kind)
@@ -366,7 +372,7 @@ def step_collect(
         if certificate is not None:
             # A request stands for its key here: it has the same public half, and has proven that it fits.
             leaf = Leaf(asked.kind, certificate, "", asked.request)
-            problem = "; ".join(reason.text for reason in leaf_reasons(asked.member, leaf, authority, now))
+            problem = "; ".join(reason.text for reason in leaf_flaws(asked.member, leaf, authority, now))
             if asked.serial == f"{certificate.serial_number:x}":
                 problem = "the one that is in use already"
         elif not problem:
@@ -378,15 +384,15 @@ def step_collect(
         stored = _x509.load_request(read_or_say(place + ".csr")[0])
         # Signatures differ each time. A request that says the same is left as it is.
         if stored is None or stored.tbs_certrequest_bytes != asked.request.tbs_certrequest_bytes:
-            reasons.append(f"{name}.csr: {'written' if stored is None else 'another key or other contents'}")
+            text = f"{name}.csr: {'written' if stored is None else 'another key or other contents'}"
+            reasons.append(Reason("certificates", "request", text))
             files.append((place + ".csr", asked.pem))
     if not check:
         for path, text in files:
             ensure_directory(os.path.dirname(path), 0o755, uid=os.getuid(), gid=os.getgid())
             replace_file(path, text.encode(), 0o644, uid=os.getuid(), gid=os.getgid())
     return {
-        "changed": bool(files),
-        "reasons": reasons,
+        **reported(reasons),
         "signed": {} if waiting else signed,
         "waiting": waiting,
         "diff": {"before": "", "after": "".join(f"{path}\n" for path, _text in files)},
@@ -414,9 +420,10 @@ def step_install(
             " is not removed. Move it to where that CA is kept."
         )
     if stray:
-        reasons.append("etcd/ca.key: removed, it belongs on the CA host only")
+        text = "etcd/ca.key: removed, it belongs on the CA host only"
+        reasons.append(Reason("certificates", "ca-key-removed", text))
     if os.path.isdir(spec.pending) and not certificates:
-        reasons.append("pending: keys that an interrupted run left behind")
+        reasons.append(Reason("certificates", "left-behind", "pending: keys that an interrupted run left behind"))
     if not reasons and not certificates:
         return _installed(reasons, before.certificates, diff_before, diff_before)
     if check:
@@ -475,7 +482,7 @@ def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) ->
         waiting = None
         key = _x509.load_key(read_or_say(place + ".key")[0])
     leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
-    found = [r.text for r in leaf_reasons(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
+    found = [r.text for r in leaf_flaws(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
     if found:
         raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(found)}.")
     files = [Replacement(place + ".crt", _ended(text), 0o644)]
@@ -492,13 +499,12 @@ def _planned(spec: PkiSpec, kind: str) -> dict[str, Any]:
     }
 
 
-def _installed(reasons: list[str], found: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:
+def _installed(reasons: list[Reason], found: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:
     return {
-        "changed": bool(reasons),
-        "reasons": reasons,
+        **reported(reasons),
         "certificates": found,
         # The reasons stand in the diff too: dates alone do not say why a certificate is another one.
-        "diff": {"before": before, "after": after + "".join(f"# {reason}\n" for reason in reasons)},
+        "diff": {"before": before, "after": after + "".join(f"# {reason.text}\n" for reason in reasons)},
     }
 
 

@@ -1,0 +1,96 @@
+"""One observation as a whole, up to what the plan makes of it: the seam between a host and the controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from test_manifest import MANIFEST
+from test_record import write_log
+
+PEERS = "--initial-advertise-peer-urls=https://10.0.0.6:2380"
+WANTED = MANIFEST.replace("    - --initial-cluster=", f"    - {PEERS}\n    - --initial-cluster=")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Observes a host whose manifest is as wanted, but for what is written over it."""
+    manifests = tmp_path / "manifests"
+    manifests.mkdir(mode=0o700)
+    write_log(tmp_path / "data", led=True)
+    (tmp_path / "data").chmod(0o700)
+    facts = {"systemd": False, "kubelet_version": "v1.36.3", "cgroup_version": 2}
+    monkeypatch.setattr(_observe, "mode_problem", lambda path, _mode: modes.get(Path(path).name))
+    monkeypatch.setattr(_observe._host, "host_facts", lambda *_args: dict(facts))
+    monkeypatch.setattr(_observe._host, "images", lambda _endpoint: [])
+    monkeypatch.setattr(_observe._host, "foreign_entries", lambda _path: [])
+    monkeypatch.setattr(_observe, "observe_kubelet", lambda *_args: {"reasons": []})
+    monkeypatch.setattr(_observe, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_observe._kubeadm, "find_kubeadm_version", lambda _program: "v1.36.3")
+    monkeypatch.setattr(_observe._kubeadm, "validate_config", lambda *_args: None)
+    monkeypatch.setattr(_observe._kubeadm, "render_manifest", lambda *_args: WANTED)
+    modes: dict[str, str] = {}
+    params = {
+        "name": "infra0",
+        "member": True,
+        "address": "10.0.0.6",
+        "members": [{"name": "infra0", "address": "10.0.0.6"}],
+        "asked_at": None,
+        "install_dependencies": False,
+        "data_dir": str(tmp_path / "data"),
+        "manifests_dir": str(manifests),
+        "kubelet": {"config_path": str(tmp_path / "work" / "kubelet.yaml")},
+        "pki": {},
+        "config": {
+            "path": str(tmp_path / "work" / "kubeadmcfg.yaml"),
+            "name": "infra0",
+            "address": "10.0.0.6",
+            "members": [{"name": "infra0", "address": "10.0.0.6"}],
+        },
+        "client_port": 2379,
+        "peer_port": 2380,
+        "metrics_port": 2381,
+        "runtime_endpoint": "unix:///run/x.sock",
+    }
+
+    def observe(installed: str, **problems: str) -> tuple[dict[str, Any], _plan.MemberView]:
+        (manifests / "etcd.yaml").write_text(installed)
+        modes.clear()
+        modes.update({name.replace("_", "."): text for name, text in problems.items()})
+        seen = _observe.observe(params)
+        assert seen["problems"] == []
+        return seen, _plan.view(Member("infra0", "infra0", "10.0.0.6"), seen, None)
+
+    return observe
+
+
+def test_a_manifest_as_wanted(host: Any) -> None:
+    seen, view = host(WANTED)
+    assert seen["reasons"]["manifest"] == [] and (view.differs, view.restarts, view.moved) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("former", "differs", "restarts", "moved"),
+    [
+        (WANTED.replace("--cors=a", "--cors=c"), True, True, False),
+        (WANTED.replace(PEERS, f"{PEERS}1"), True, True, True),
+        # The list of the members is read at the foundation only.
+        (WANTED.replace("infra1=https://10.0.0.7:2380", "infra1=https://10.0.0.77:2380"), False, False, False),
+    ],
+    ids=["a flag", "another peer URL", "the list of members"],
+)
+def test_what_a_manifest_changes(host: Any, former: str, differs: bool, restarts: bool, moved: bool) -> None:
+    assert former != WANTED
+    seen, view = host(former)
+    assert (view.differs, view.restarts, view.moved) == (differs, restarts, moved), seen["reasons"]
+
+
+def test_a_mode_is_repaired_without_a_restart(host: Any) -> None:
+    """In a cluster of one or two members that makes the difference between a run and a refusal."""
+    seen, view = host(WANTED, etcd_yaml="mode is 0644, not 0600")
+    assert [reason["code"] for reason in seen["reasons"]["manifest"]] == ["mode"]
+    assert (view.differs, view.restarts) == (True, False)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -98,7 +99,9 @@ class ActionModule(ActionBase):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
         if speaks:
             show(plan["lines"])
-        return {"changed": False, **plan, "own_ca": own_ca}
+        part = ["control-plane"] if args["operation"] == HAND_OVER else []
+        signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
+        return {"changed": False, **plan, "own_ca": own_ca, "signing_dir": signing_dir}
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

@@ -143,6 +143,10 @@ problems:
   returned: success
   type: list
   elements: str
+signing_dir:
+  description: Directory of the cluster on the controller, for a CA that signs elsewhere.
+  returned: success
+  type: str
 own_ca:
   description: Your own CA - the certificate that signs (C(cert)), its C(fingerprint), C(id), C(not_after), C(public_key), and whether its C(key) is given.
   returned: success

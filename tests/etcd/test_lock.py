@@ -113,6 +113,7 @@ def test_what_stands_in_etcd_and_who_waits(make_cluster: Make, version: str) -> 
     with taken(cluster, "infra0") as lock:
         value = standing(cluster)
         assert value is not None and (value["host"], value["ttl"]) == ("infra0", TTL)
+        assert Record.parse(json.dumps(value)) == lock.record and value["since"].startswith("20")
         with pytest.raises(LockBusyError, match="host infra0, which works on member infra0") as raised, taken(
             cluster, "infra1", patience=0.5
         ):

@@ -38,6 +38,8 @@ class FakeEtcd:
         self.now = 1000.0
         self.value = ""
         self.lease = 0
+        # etcd's own: 1.5 times its election timeout.
+        self.least_ttl = 2
         self.leases: dict[int, float] = {}
         self.alarms: list[str] = []
         self.down = False
@@ -71,8 +73,9 @@ class FakeEtcd:
         if path == "lease/grant":
             if lease in self.leases:
                 raise EtcdUnreachableError("exists", "precondition")
-            self.leases[lease] = self.now + int(body["TTL"])
-            return {"TTL": body["TTL"]}
+            ttl = max(self.least_ttl, int(body["TTL"]))
+            self.leases[lease] = self.now + ttl
+            return {"TTL": str(ttl)}
         if path == "lease/keepalive":
             if lease not in self.leases:
                 return {"result": {"ID": body["ID"]}}
@@ -174,7 +177,7 @@ def test_the_key_is_apart_from_kubernetes() -> None:
 def test_lost_answers(etcd: FakeEtcd, path: str, losses: int) -> None:
     etcd.lost[path] = losses
     take(etcd, patience=0)
-    assert etcd.value == "" and 7 not in etcd.leases
+    assert (etcd.value, etcd.leases) == ("", {})
 
 
 @pytest.mark.parametrize("path", ["kv/range", "lease/grant", "kv/txn"])
@@ -185,8 +188,33 @@ def test_a_refusal_that_passes_is_tried_again(etcd: FakeEtcd, path: str) -> None
 
 
 def test_a_lease_that_ended_before_the_key_was_there(etcd: FakeEtcd) -> None:
-    etcd.refused["kv/txn"] = "not-found"
+    answer = etcd.answer
+
+    def ended(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if path == "kv/txn":
+            etcd.answer = answer  # type: ignore[method-assign]
+            etcd.leases.clear()
+        return answer(path, body)
+
+    etcd.answer = ended  # type: ignore[method-assign]
     take(etcd)
+
+
+def test_a_lease_that_ends_with_the_key_just_put(etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was granted long before: another run was faster with its key."""
+    answer, puts = etcd.answer, []
+
+    def ends(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        result = answer(path, body)
+        if path == "kv/txn":
+            puts.append(etcd.lease)
+            if len(puts) == 1:
+                etcd.end(etcd.lease)
+        return result
+
+    monkeypatch.setattr(etcd, "answer", ends)
+    take(etcd)
+    assert len(set(puts)) == 2
 
 
 # --- Waiting ----------------------------------------------------------------------------------------------------------
@@ -343,6 +371,12 @@ def test_a_release_without_an_answer(etcd: FakeEtcd) -> None:
         etcd.down = True
         assert not lock.release()
     assert etcd.now < 1000 + 4 * _lock.CONFIRM
+
+
+def test_a_lease_that_is_longer_than_asked_for(etcd: FakeEtcd) -> None:
+    etcd.least_ttl = 75
+    with cluster_lock(URLS, FILES, HOLDER, ttl=60) as lock:
+        assert (lock.ttl, lock.record.ttl) == (75, 75)
 
 
 # --- What stands in etcd ----------------------------------------------------------------------------------------------

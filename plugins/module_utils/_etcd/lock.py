@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The cluster lock: a run that changes a member holds it, so that no two members of a cluster are changed at once.
+"""The cluster lock: a run holds it while it changes a member, so that two members of a cluster are never changed at once.
 
 The lock is one key in etcd itself, under a lease that a thread keeps alive. It is taken by a transaction that requires that the key
 does not exist, and it ends with the lease: by revocation, or `ttl` seconds after its holder has died.
@@ -12,15 +12,16 @@ The key is the truth, the lease is only its timer:
 * The lock is lost if a linearizable read shows the key without our nonce.
 * A confirmation is a renewed lease and a read of our key after it. It holds from the moment *before* its first request was sent. The
   lock counts as held for two thirds of `ttl` from then on. The last third is for the act that follows a check to take effect.
-* If no member answers for longer than that, the lock is *unconfirmed*: a quorum that we cannot reach may have given it to another run. It
-  is not lost for certain. Without a quorum, no lease ends and no transaction succeeds, and a new leader gives every lease its full `ttl`
-  again (lessor.Promote in server/lease/lessor.go). So a cluster of one or two members that stops while its own turn restarts a member
-  comes back with the lock as it was, however long that took, and the next check confirms it.
+* If no member answers for longer than that, the lock is *unconfirmed*, which is not the same as lost. A quorum that we cannot reach may have
+  given it to another run. If there is no quorum at all, no lease ends and no transaction succeeds, and the next leader gives every lease
+  its full `ttl` again (lessor.Promote in server/lease/lessor.go). So a cluster of one or two members, which stops while a turn restarts a
+  member, comes back with the lock as it was, however long that took, and the next check confirms it. The two cases look alike from here:
+  a turn whose cluster needs its own member for a quorum may wait with check(patience=...), any other turn stops.
 
 Alarms: with NOSPACE, etcd refuses leases and keys, but reads, renews and revokes them. With CORRUPT, it refuses to revoke them too, so a
-key whose holder has ended stays until the alarm is disarmed. Both seen with etcd 3.5, 3.6 and 3.7 (tests/etcd/test_lock.py). What is
-left in etcd under NOSPACE that could exclude another run (roles, members) does not end with its holder: a run that is killed would lock
-the cluster for ever. So there is no lock then, and the turn has its gate only.
+key whose holder has ended stays until the alarm is disarmed. Both seen with etcd 3.5, 3.6 and 3.7 (tests/etcd/test_lock.py). The writes
+that etcd still takes under NOSPACE and that succeed only once (adding a role, a member) do not end with their holder: a run that is killed
+would lock the cluster for ever. So there is no lock then (LockRefusedError), and a turn that raises the quota has its gate only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -71,7 +72,7 @@ class LockError(EtcdError):
 
 
 class LockBusyError(LockError):
-    """Another run holds the lock, and has held it (or others have) for as long as we were to wait."""
+    """Other runs have held the lock for as long as we were to wait. record: of the last one."""
 
     def __init__(self, text: str, record: Record) -> None:
         super().__init__(text)
@@ -79,11 +80,11 @@ class LockBusyError(LockError):
 
 
 class NoQuorumError(LockError):
-    """No member answers for a quorum, so nobody can take the lock."""
+    """No member that we reach answers for a quorum, so the lock cannot be taken."""
 
 
 class LockRefusedError(LockError):
-    """etcd refuses the lock to everybody because of an alarm (NOSPACE or CORRUPT). No run can hold it now."""
+    """etcd refuses the lock to every run because of an alarm (NOSPACE or CORRUPT)."""
 
     def __init__(self, text: str, alarm: str) -> None:
         super().__init__(text)
@@ -91,11 +92,11 @@ class LockRefusedError(LockError):
 
 
 class LockLostError(LockError):
-    """We held the lock, and do not hold it any more: stop before the next act."""
+    """The lock was held, and is not held any more: stop before the next act."""
 
 
 class LockUnconfirmedError(LockLostError):
-    """No member has confirmed the lock for too long. Another run may hold it, unless the whole cluster is down; see the module."""
+    """No member has confirmed the lock for too long. Another run may hold it, unless the whole cluster is down (see above)."""
 
 
 class _SilentError(Exception):
@@ -133,7 +134,7 @@ class Record:
 
     @classmethod
     def parse(cls, text: str) -> Record:
-        """From JSON. What is missing, or not there in any form that we write, is unknown."""
+        """From JSON. Whatever a person has put there is read, with fields that are unknown."""
         try:
             data = json.loads(text)
         except ValueError:
@@ -217,9 +218,8 @@ class ClusterLock:
     def __init__(self, members: Members, holder: Holder, ttl: int) -> None:
         self.members = members
         self.ttl = ttl
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        self.record = Record(**asdict(holder), since=now, ttl=ttl, nonce=secrets.token_hex(8))
-        # Etcd's ids are positive. 0: no lease was asked for yet.
+        self.record = Record(**asdict(holder), since="", ttl=ttl, nonce=secrets.token_hex(8))
+        # etcd's ids are positive. 0: no lease was asked for yet.
         self.lease = 0
         self._granted = False
         # When the first request of the last confirmation was sent.
@@ -240,7 +240,9 @@ class ClusterLock:
                 standing = self._attempt()
                 heard = clock()
                 if standing and standing.record.nonce == self.record.nonce:
-                    break
+                    if self._start(standing):
+                        return
+                    standing = None
                 if standing:
                     self._check_expiry(standing)
             except EtcdUnreachableError as exc:
@@ -258,10 +260,17 @@ class ClusterLock:
             if standing and clock() - begin >= patience:
                 raise LockBusyError(self._busy(standing, clock() - begin), standing.record)
             time.sleep(poll)
-        self.lease = standing.lease
-        # From the grant on, time has passed with waiting. If no member answers now, check() judges by the time of the grant.
+
+    def _start(self, standing: Standing) -> bool:
+        """Begin to renew the lease, and return True; False if it ended at once, because it was granted long before the key was free."""
+        self.record, self.lease = standing.record, standing.lease
+        # If no member answers now, check() judges by the time of the grant.
         self._beat(clock() + CONFIRM)
+        if self._lost:
+            self._lost, self._granted = "", False
+            return False
         self._thread.start()
+        return True
 
     def _attempt(self) -> Standing | None:
         """The key, after an attempt to put ours if there was none. None: try again. As Members.call otherwise."""
@@ -271,6 +280,8 @@ class ClusterLock:
             return standing
         if not self._granted:
             self._grant(deadline)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        self.record = replace(self.record, since=now, ttl=self.ttl)
         body = {
             "compare": [{"key": encode(KEY), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}],
             "success": [
@@ -393,9 +404,10 @@ class ClusterLock:
                 released = True
             except EtcdUnreachableError as exc:
                 released = exc.code == "not-found"
-                break
             except _SilentError:
-                time.sleep(min(POLL, CONFIRM))
+                pass
+            if not released:
+                time.sleep(POLL)
         if self._thread.is_alive():
             self._thread.join(ANSWER)
         return released

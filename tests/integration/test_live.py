@@ -498,7 +498,7 @@ def test_two_clusters_roll_side_by_side(lab: Lab, tmp_path: Path) -> None:
         turns = [
             re.findall(r"^changed: \[infra(\d)\]", part, flags=re.MULTILINE)
             for part in run.output.split("\nTASK [")
-            if "install the manifest]" in part
+            if "Change the member, and wait for it]" in part
         ]
         turns = [found for found in turns if found]
         assert len(turns) == 3 and all(len({int(n) // 3 for n in found}) == len(found) == 2 for found in turns), turns

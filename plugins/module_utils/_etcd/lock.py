@@ -20,7 +20,7 @@ The key is the truth, the lease is only its timer:
 
 Alarms: with NOSPACE, etcd refuses leases and keys, but reads, renews and revokes them. With CORRUPT, it refuses to revoke them too, so a
 key whose holder has ended stays until the alarm is disarmed. Both seen with etcd 3.5, 3.6 and 3.7 (tests/etcd/test_lock.py). The writes
-that etcd still takes under NOSPACE and that succeed only once (adding a role, a member) do not end with their holder: a run that is killed
+that etcd still takes under NOSPACE and that succeed only once, such as adding a role, do not end with their holder: a run that is killed
 would lock the cluster for ever. So there is no lock then (LockRefusedError), and a turn that raises the quota has its gate only.
 """
 

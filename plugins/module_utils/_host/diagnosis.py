@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     CREATED,
+    DEADLINE_EXCEEDED,
     EXITED,
     NO_ANSWER,
     RUNNING,
@@ -57,14 +58,18 @@ FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", 
 # 10 s at first, be it a container, an image or (systemd, RestartSec) the kubelet itself.
 LASTING = 10.0
 
-# The former pod may fail on for some seconds after its manifest was replaced. It is known by what it said before that.
-BEFORE = 60.0
+# The former pod may fail on while it is ended, after its manifest was replaced (terminationGracePeriodSeconds: 30). It is known by
+# what the kubelet logged of it before that. The same manifest put back is the same pod, and counts after that time.
+BEFORE, ENDING = 60.0, 30.0
 
 # The log of a program is shown up to this length.
 MOST = 600
 
-# Of the end of a process that failed (sd-messages.h: SD_MESSAGE_UNIT_FAILURE_RESULT).
+# Messages of systemd, by their ids (sd-messages.h): a unit failed, is being started, has stopped; a program could not be started, ended.
 _UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
+_BEGINS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "9d1aaa27d60140bd96365438aad20286", _UNIT_FAILED)
+_NOT_SPAWNED = "641257651c1b4ec9a8624d7a40a9e1e7"
+_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 
 # Reasons of the kubelet for a pod that it cannot bring up (pkg/kubelet/container/sync_result.go, pkg/kubelet/images/types.go).
 _REASONS = {
@@ -89,6 +94,9 @@ _CRASH_LOOP = "CrashLoopBackOff"
 _OF_MANIFESTS = ("Unable to process watch event", "Could not process manifest file", "Unable to read config path")
 
 _UID = re.compile(r'\(UID: "([^"]*)"\)')
+
+# Of a pod that does not fit onto the host (pkg/kubelet/allocation/allocation_manager.go, all kubelets supported here).
+_DENIED = "Pod admission denied"
 
 # What a registry answers to each further attempt, too.
 _FINAL_PULL = re.compile(
@@ -186,8 +194,16 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
     hidden: texts that are not shown, wherever they come from (values of etcd_extra_envs).
     """
     lines = [line for line in seen.journal if line.time >= seen.since]
-    former = {entry.uid for entry in entries_of(seen.journal) if entry.time < seen.since} if seen.installed else set()
-    entries = [entry for entry in entries_of(lines) if not entry.uid or entry.uid not in former]
+    former = {
+        entry.uid
+        for entry in entries_of(seen.journal)
+        if seen.installed and entry.time < seen.since and (entry.level in "EF" or entry.message == _DENIED)
+    }
+    entries = [
+        entry
+        for entry in entries_of(lines)
+        if not entry.uid or entry.uid not in former or entry.time > seen.since + ENDING
+    ]
     found = [
         *_runtime_causes(seen),
         *_unit_causes(seen, lines),
@@ -196,12 +212,15 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
     return [replace(cause, text=shown(cause.text, hidden)) for cause in found]
 
 
+_GRPC = re.compile(r"rpc error: code = \w+ desc = ")
+
+
 def shown(text: str, hidden: Iterable[str] = ()) -> str:
     """A text as it may be shown: on one line, without values that are not to be seen, the middle left out if it is long."""
     # A short one is in other words, too, and no secret.
     for value in sorted((value for value in hidden if len(value) > 3), key=len, reverse=True):
         text = text.replace(value, "***")
-    text = " ".join(printable(text).split())
+    text = printable(" ".join(_GRPC.sub("", text).split()))
     return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
 
 
@@ -224,12 +243,13 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         return []
     if not failures and starting:
         return []
-    begin, end = [-1, *failures][-2:] if failures else [-1, len(journal) - 1]
     # One that is not started again stays down.
     final = not (running or starting) or len(failures) > 1
-    attempt = journal[begin + 1 : end + 1]
-    program, said = last_words_of_kubelet(attempt)
-    said = said or f"kubelet.service is {unit.get('ActiveState')} ({unit.get('Result') or unit.get('SubState')})"
+    program, said = last_words_of_kubelet(last_attempt(journal, failures[-1] if failures else len(journal)))
+    if not said:
+        program = "systemd"
+        details = f" ({unit['Result']})" if unit.get("Result") else ""
+        said = f"kubelet.service is {unit.get('ActiveState', 'unknown')}{details}"
     others = foreign_drop_ins(unit.get("DropInPaths", ""))
     told = f" (further files of kubelet.service: {', '.join(others)})" if others else ""
     return [Cause(KUBELET, program, f"{shown(said)}{told}", final)]
@@ -241,20 +261,30 @@ def foreign_drop_ins(paths: str) -> list[str]:
     return [path for path in paths.split() if path not in own and not path.startswith(("/usr/lib/", "/lib/"))]
 
 
+def last_attempt(lines: Sequence[Line], end: int) -> Sequence[Line]:
+    """The lines of the last start before one, by number: of the kubelet, of scripts before it, and of systemd."""
+    begin = max((number for number, line in enumerate(lines[:end]) if line.message_id in _BEGINS), default=-1)
+    return lines[begin + 1 : end]
+
+
 def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
     """Why a start of the kubelet failed, and whose words these are: its last error, what it or a script before it printed, systemd."""
+    # A child of systemd that is no other program yet is "(kubelet)".
     said = [line for line in joined(lines) if line.program != "systemd" and not line.program.startswith("(")]
     entries = [entry for entry in entries_of(said) if entry.level in "EF"]
     panics = [line.text for line in said if line.text.startswith(("panic:", "fatal error:"))]
-    plain = [line.text for line in said if line.text.strip() and entry_of_klog(line) is None]
-    # "command failed" is the last word, an error of a part that could not do its work before it is none.
+    # "command failed" is the last word; an error before it may be of a part that did without something.
     words = panics[-1:] or [entry.words for entry in entries][-1:]
     if words:
         return "kubelet", words[0]
+    plain = [line for line in said if line.text.strip() and entry_of_klog(line) is None]
     if plain:
-        return said[-1].program, " ".join(plain[-2:])
-    of_systemd = [line for line in lines if line.priority <= 4 and line.message_id != _UNIT_FAILED] or list(lines)
-    return "systemd", " ".join(line.text for line in of_systemd[:2])
+        return plain[-1].program, " ".join(line.text for line in plain[-2:])
+    for wanted in (_NOT_SPAWNED, _EXITED):
+        of_systemd = [line.text for line in lines if line.message_id == wanted]
+        if of_systemd:
+            return "systemd", of_systemd[-1]
+    return "systemd", " ".join([line.text for line in lines if line.program == "systemd" and line.priority <= 4][-1:])
 
 
 def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
@@ -265,7 +295,7 @@ def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
             break
         if entry.message in _OF_MANIFESTS and "etcd.yaml" in entry.words:
             return [Cause(MANIFEST, "kubelet", entry.fields.get("err", entry.words), True)]
-        if entry.message == "Pod admission denied" and is_about(entry, seen.pod):
+        if entry.message == _DENIED and is_about(entry, seen.pod):
             said = entry.fields.get("message", "")
             return [Cause(ADMISSION, "kubelet", f"{entry.message}: {entry.fields.get('reason', '')}: {said}", True)]
     return []
@@ -313,9 +343,10 @@ def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     """A pod that the kubelet takes and cannot bring up: the sandbox, the image, the container."""
     newest = max((item.created for item in seen.containers if item.state != CREATED), default=0.0)
     ready = max((item.created for item in seen.sandboxes if item.state == RUNNING), default=0.0)
+    found = sync_errors(entries, seen.pod)
     errors = [
         error
-        for error in sync_errors(entries, seen.pod)
+        for error in found
         if error.time > newest and error.reason != _CRASH_LOOP and (code_of(error) != SANDBOX or error.time > ready)
     ]
     if not errors:
@@ -324,7 +355,8 @@ def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     same = [error for error in errors if code_of(error) == code]
     # Of "ErrImagePull" and "ImagePullBackOff" the former says why.
     last = next((error for error in reversed(same) if not error.reason.endswith("BackOff")), same[-1])
-    lasts = same[-1].time - same[0].time >= LASTING
+    # A container that could not be started is waited with as one that ended.
+    lasts = (found if code == CONTAINER else same)[-1].time - same[0].time >= LASTING
     return [Cause(code, "kubelet", last.text, lasts or (code == IMAGE and bool(_FINAL_PULL.search(last.text))))]
 
 
@@ -357,6 +389,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
 
 def _death(container: Container, log: str, lasts: bool) -> Cause:
     """Why a container of etcd ended."""
+    if not container.started:
+        return Cause(CONTAINER, "runtime", container.message or container.reason, lasts)
     lived = f"{max(0.0, container.finished - container.started):.0f} s after its start"
     if container.reason == "OOMKilled":
         return Cause(MEMORY, "runtime", f"etcd was killed {lived}: OOMKilled (not enough memory)", lasts)
@@ -366,19 +400,33 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     if dead and not logged:
         # It has not even begun to log: the flags are read first, and are the same at each start.
         return Cause(FLAG, "etcd", dead, True)
-    stopped = any(entry.get("msg") == _SIGNALLED for entry in logged)
+    refused = next((entry for entry in logged if entry.get("msg") == _REFUSED), None)
+    if refused:
+        return Cause(FLAG, "etcd", in_words(refused, MOST), True)
+    # Before etcd handles signals, Go cannot end the first process of a container by one, and ends it with 2.
+    stopped = any(entry.get("msg") == _SIGNALLED for entry in logged) or (container.exit_code == 2 and not dead)
     if stopped:
         before = log.split(_SIGNALLED, 1)[0]
         said = "".join(f"; its log says: {message.text}" for message in complaints(before)[:1])
         return Cause(STOPPED, "etcd", f"etcd was stopped {lived}, as the kubelet does if a probe fails{said}", lasts)
     if dead:
         fatal = next((entry for entry in reversed(logged) if entry.get("level") in ("panic", "fatal")), None)
-        return Cause(ENDED, "etcd", in_words(fatal, MOST) if fatal else dead, lasts)
+        text = in_words(fatal, MOST) if fatal else dead
+        if fatal is None or _NEEDS_OTHERS not in str(fatal.get("error")):
+            return Cause(ENDED, "etcd", text, lasts)
+        refused = next((entry for entry in logged if entry.get("msg") == _NO_ANSWER), None)
+        return Cause(ENDED, "etcd", f"{text}; {in_words(refused)}" if refused else text, False)
     status = f"etcd ended {lived} with {container.exit_code}: {container.message or container.reason}"
     said = "".join(f"; its log says: {message.text}" for message in complaints(log)[:1])
     return Cause(ENDED, "etcd", f"{status}{said}", lasts)
 
 
+# A member that joins a cluster ends if no other member answers, who may come up yet.
+_NEEDS_OTHERS = "cannot fetch cluster info from peer urls"
+_NO_ANSWER = "failed to get cluster response"
+
+# Messages of etcd: of flags that do not fit each other, which end it without an error, and of a signal.
+_REFUSED = "failed to verify flags"
 _SIGNALLED = "received signal; shutting down"
 
 
@@ -533,7 +581,8 @@ def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
     except CriError as exc:
         if exc.code in (NO_ANSWER, UNIMPLEMENTED):
             return Cause(RUNTIME, "runtime", f"the container runtime {exc}", False)
-        text = f"image {image} cannot be pulled: {exc}"
+        late = exc.code == DEADLINE_EXCEEDED
+        text = f"image {image} cannot be pulled: {f'nothing came of it within {timeout:.0f} s' if late else exc}"
         return Cause(IMAGE, "runtime", shown(text), bool(_FINAL_PULL.search(str(exc))))
     return None
 

@@ -204,6 +204,26 @@ def test_an_end_that_came_once_is_not_final() -> None:
     assert ended(flag, now=107.0) == [Cause("flag", "etcd", "flag provided but not defined: -no-such-flag", True)]
 
 
+def test_a_member_that_was_removed() -> None:
+    """It ends with 0, and without a fatal error (etcd 3.6.14)."""
+    log = (
+        '{"level":"warn","msg":"skipped attributes update of removed member"}\n'
+        '{"level":"error","msg":"server error","error":"the member has been permanently removed from the cluster"}\n'
+        '{"level":"warn","msg":"data-dir used by this member must be removed"}'
+    )
+    words = "server error; error: the member has been permanently removed from the cluster"
+    assert ended(log, now=107.0, exit_code=0) == [Cause("ended", "etcd", words, True)]
+
+
+def test_a_peer_of_another_cluster() -> None:
+    words = "request sent was ignored by remote peer due to cluster ID mismatch"
+    log = f'2026-11-27T01:00:00.0Z stderr F {{"level":"warn","msg":"{words}","error":"cluster ID mismatch"}}\n'
+    item = container(log_path="/l", started=105.0)
+    seen = Evidence(100.0, 110.0, "p", UNIT, containers=[item], logs={"/l": log})
+    assert _diagnosis.causes(seen) == [Cause("complains", "etcd", f"{words}; error: cluster ID mismatch", False)]
+    assert _diagnosis.causes(replace(seen, now=116.0))[0].final
+
+
 def test_an_etcd_that_needs_the_others_may_wait_for_them() -> None:
     """Seen with etcd 3.6.14 and initial-cluster-state=existing."""
     refused = 'Get "http://127.0.0.1:34380/members": dial tcp 127.0.0.1:34380: connect: connection refused'
@@ -251,12 +271,26 @@ def test_an_etcd_that_runs_and_complains() -> None:
 
 
 def test_values_that_are_hidden() -> None:
-    (cause,) = ended('invalid value "s3cret-value" for ETCD_QUOTA: parse error')
-    assert "s3cret-value" in cause.text
-    seen = recorded("quota")
-    (cause,) = _diagnosis.causes(seen, hidden=["quota-backend-bytes", "8G", ""])
+    """Wherever they are, escaped, or where a text is cut; what is too short to be a secret is in other words, too."""
+    (cause,) = _diagnosis.causes(recorded("quota"), hidden=["quota-backend-bytes", "8G", ""])
     assert cause.text == 'invalid value "8G" for flag -***: parse error'
-    assert _diagnosis.shown("a\n\tb\x1b[0m " + "x" * 700 + "end").startswith("a b\ufffd[0m xxx")
+    value = 'geheim"\n' * 99
+    for log in (f"invalid value {json.dumps(value)}: no", json.dumps({"level": "fatal", "msg": "no", "error": value})):
+        text = f"2026-11-27T01:00:00.0Z stderr F {log}\n"
+        item = container(state=EXITED, started=105.0, finished=106.0, log_path="/l")
+        seen = Evidence(100.0, 130.0, "p", UNIT, containers=[item], logs={"/l": text})
+        assert "geheim" in _diagnosis.causes(seen)[0].text and "geheim" not in _diagnosis.causes(seen, [value])[0].text
+    seen = Evidence(
+        100.0, 130.0, "p", {**UNIT, "ActiveState": "failed", "SubState": "failed"}, [Line(101.0, "sh", 1, "geheim")]
+    )
+    assert _diagnosis.causes(seen, ["geheim"])[0].text == "***"
+
+
+def test_what_is_shown() -> None:
+    assert _diagnosis.shown("a\n\tb\x1b[0m") == "a b\ufffd[0m"
+    assert _diagnosis.shown(f"begin {'x' * 5000} end").startswith("begin x") and _diagnosis.shown(
+        "x" * 5000 + "end"
+    ).endswith("xend")
     assert len(_diagnosis.shown("x" * 5000)) == _diagnosis.MOST + 5
 
 
@@ -371,7 +405,7 @@ def test_a_host_without_systemd_and_runtime(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("host", "valid"),
-    [("infra0", True), ("Infra0.Example.org", True), ("infra_0", False), ("infra0-", False), ("x" * 60, False)],
+    [("infra0", True), ("Infra0.Example.org", True), ("infra_0", False), ("infra0-", False), ("a..b", False), ("x" * 62, True), ("x" * 250, False)],
 )  # fmt: skip
 def test_the_name_of_a_host_becomes_part_of_the_name_of_a_pod(host: str, valid: bool) -> None:
     assert (_diagnosis.pod_name_problem(host) is None) == valid

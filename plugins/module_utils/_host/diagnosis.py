@@ -44,7 +44,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
 # What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
@@ -174,10 +173,14 @@ def own_pod(host: str = "") -> str:
     return f"etcd-{(host or socket.gethostname()).strip().lower()}"
 
 
+# RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).
+_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
 def pod_name_problem(host: str) -> str | None:
     """Why the host's name cannot be part of a pod's name; None if it can."""
     pod = own_pod(host)
-    if NAME.fullmatch(pod) and len(pod) <= 253:
+    if _POD_NAME.fullmatch(pod) and len(pod) <= 253:
         return None
     return (
         f"the host's name ({printable(host)}) cannot be part of the name of a pod, which is made of it ({printable(pod)}): the kubelet would"
@@ -193,6 +196,7 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
 
     hidden: texts that are not shown, wherever they come from (values of etcd_extra_envs).
     """
+    seen = without(seen, hidden)
     lines = [line for line in seen.journal if line.time >= seen.since]
     former = {
         entry.uid
@@ -209,17 +213,34 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
         *_unit_causes(seen, lines),
         *(_manifest_causes(seen, entries) or _pod_causes(seen, entries) or _etcd_causes(seen, entries)),
     ]
-    return [replace(cause, text=shown(cause.text, hidden)) for cause in found]
+    return [replace(cause, text=shown(cause.text)) for cause in found]
+
+
+def without(seen: Evidence, hidden: Iterable[str]) -> Evidence:
+    """Evidence without values that are not to be seen. Before anything is cut: half of a value is left then."""
+    # A short one is in other words, too, and no secret. In JSON and in quotes a value may be escaped.
+    values = {value for value in hidden if len(value) > 3}
+    values |= {json.dumps(value)[1:-1] for value in values}
+    if not values:
+        return seen
+    pattern = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)))
+
+    def hide(text: str) -> str:
+        return pattern.sub("***", text)
+
+    return replace(
+        seen,
+        journal=[replace(line, text=hide(line.text)) for line in seen.journal],
+        containers=[replace(item, message=hide(item.message)) for item in seen.containers],
+        logs={path: hide(text) for path, text in seen.logs.items()},
+    )
 
 
 _GRPC = re.compile(r"rpc error: code = \w+ desc = ")
 
 
-def shown(text: str, hidden: Iterable[str] = ()) -> str:
-    """A text as it may be shown: on one line, without values that are not to be seen, the middle left out if it is long."""
-    # A short one is in other words, too, and no secret.
-    for value in sorted((value for value in hidden if len(value) > 3), key=len, reverse=True):
-        text = text.replace(value, "***")
+def shown(text: str) -> str:
+    """A text as it may be shown: on one line, without what a terminal takes for commands, the middle left out if it is long."""
     text = printable(" ".join(_GRPC.sub("", text).split()))
     return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
 
@@ -252,7 +273,7 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         said = f"kubelet.service is {unit.get('ActiveState', 'unknown')}{details}"
     others = foreign_drop_ins(unit.get("DropInPaths", ""))
     told = f" (further files of kubelet.service: {', '.join(others)})" if others else ""
-    return [Cause(KUBELET, program, f"{shown(said)}{told}", final)]
+    return [Cause(KUBELET, program, f"{said}{told}", final)]
 
 
 def foreign_drop_ins(paths: str) -> list[str]:
@@ -377,7 +398,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     ended = [item for item in ours if item.state == EXITED]
     if ours[0].state == RUNNING and not ended:
         said = complaints(seen.logs.get(ours[0].log_path, ""))
-        return [Cause(COMPLAINS, "etcd", message.text, False) for message in said[:1]]
+        foreign = any(_FOREIGN in message.text for message in said) and seen.now - ours[0].started >= LASTING
+        return [Cause(COMPLAINS, "etcd", message.text, foreign) for message in said[:1]]
     if not ended:
         return []
     last = ended[0]
@@ -403,6 +425,9 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     refused = next((entry for entry in logged if entry.get("msg") == _REFUSED), None)
     if refused:
         return Cause(FLAG, "etcd", in_words(refused, MOST), True)
+    error = next((entry for entry in reversed(logged) if entry.get("msg") == _SERVER_ERROR), None)
+    if error:
+        return Cause(ENDED, "etcd", in_words(error, MOST), lasts or _REMOVED in str(error.get("error")))
     # Before etcd handles signals, Go cannot end the first process of a container by one, and ends it with 2.
     stopped = any(entry.get("msg") == _SIGNALLED for entry in logged) or (container.exit_code == 2 and not dead)
     if stopped:
@@ -421,12 +446,16 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     return Cause(ENDED, "etcd", f"{status}{said}", lasts)
 
 
+# Members of two clusters that take each other for peers.
+_FOREIGN = "ignored by remote peer due to cluster ID mismatch"
+
 # A member that joins a cluster ends if no other member answers, who may come up yet.
 _NEEDS_OTHERS = "cannot fetch cluster info from peer urls"
 _NO_ANSWER = "failed to get cluster response"
 
-# Messages of etcd: of flags that do not fit each other, which end it without an error, and of a signal.
+# Messages of etcd: of flags that do not fit each other and of an error of the server, which end it without "fatal"; of a signal.
 _REFUSED = "failed to verify flags"
+_SERVER_ERROR, _REMOVED = "server error", "permanently removed from the cluster"
 _SIGNALLED = "received signal; shutting down"
 
 

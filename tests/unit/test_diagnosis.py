@@ -400,6 +400,14 @@ def test_a_host_without_systemd_and_runtime(monkeypatch: pytest.MonkeyPatch) -> 
     assert kubelet == Cause("kubelet", "systemd", "kubelet.service is unknown", True)
 
 
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    assert _diagnosis.tail(str(path)) == ""
+    path.write_bytes(b"one\ntwo\nthree \xff\n")
+    assert _diagnosis.tail(str(path)) == "one\ntwo\nthree \ufffd\n"
+    assert _diagnosis.tail(str(path), 11) == "three \ufffd\n"
+
+
 # --- Before a change -------------------------------------------------------------------------------------------------
 
 

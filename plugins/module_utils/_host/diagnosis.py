@@ -33,7 +33,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     runtime_answers,
     sandboxes,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     cause_of_death,
@@ -43,7 +42,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     split,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
 # What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
@@ -570,7 +568,7 @@ def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -
         runtime=problem,
         containers=found,
         sandboxes=boxes,
-        logs={item.log_path: _log(item.log_path) for item in found},
+        logs={item.log_path: tail(item.log_path) for item in found},
     )
 
 
@@ -582,12 +580,16 @@ def _changed(path: str) -> float:
         return 0.0
 
 
-def _log(path: str) -> str:
+def tail(path: str, most: int = 1 << 20) -> str:
+    """The end of a log, from the beginning of a line on; empty if there is none any more: the kubelet removes it with its container."""
     try:
-        return read_text(path) or ""
-    except EtcdError:
-        # The kubelet removes it with its container.
+        with open(path, "rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - most))
+            data = handle.read(most)
+    except OSError:
         return ""
+    return (data if size <= most else data.partition(b"\n")[2]).decode("utf-8", errors="replace")
 
 
 def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = ()) -> list[Cause]:
@@ -624,7 +626,7 @@ def credentials_for(image: str, paths: Iterable[str] = _DOCKER_CONFIGS) -> dict[
     """User and password for the registry of an image, as the kubelet would send them; None if there are none."""
     for path in paths:
         try:
-            data = json.loads(_log(path) or "{}")
+            data = json.loads(tail(path) or "{}")
         except ValueError:
             continue
         found = credentials_in(data, image)

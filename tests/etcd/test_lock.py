@@ -55,6 +55,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is so slow here as a production cluster may be."""
     monkeypatch.setattr(_lock, "ELECTION", 5.0)
     monkeypatch.setattr(_lock, "ANSWER", 2.0)
+    monkeypatch.setattr(_lock, "CONFIRM", 2.0)
 
 
 def taken(
@@ -171,7 +172,7 @@ def test_the_holders_own_member_restarts(make_cluster: Make, version: str) -> No
 
 @each_version
 def test_one_leader_after_the_other_is_killed(make_cluster: Make, version: str) -> None:
-    """No check fails during the elections, and nobody else gets in."""
+    """No check fails during the elections, and no other run gets in."""
     cluster = make_cluster(3, version)
     cluster.found()
     waiting = None
@@ -238,7 +239,7 @@ def check_for_ever(lock: ClusterLock) -> None:
 
 @contextlib.contextmanager
 def cut_off(member: int) -> Iterator[None]:
-    """A member that is reached by nobody: packets are lost without a word."""
+    """Take a member off the network: packets to it are lost."""
     subprocess.run(["ip", "link", "set", f"m{member}", "down"], check=True)
     try:
         yield
@@ -414,7 +415,7 @@ def test_an_attempt_whose_outcome_comes_late(make_cluster: Make, monkeypatch: py
 
 
 def test_an_attempt_that_is_applied_after_we_gave_up(make_cluster: Make) -> None:
-    """Its lease is gone by then, so it fails: the lock is not left to nobody."""
+    """Its lease is gone by then, so it fails, and the lock is free."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()
     with taken(cluster) as lock:

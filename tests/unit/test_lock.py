@@ -358,12 +358,30 @@ def test_the_member_that_answers_is_asked_first(etcd: FakeEtcd) -> None:
     assert {url for url, _path in etcd.asked[1:]} == {URLS[1]}
 
 
+def test_a_silent_member_leaves_time_for_the_next(etcd: FakeEtcd) -> None:
+    with cluster_lock(URLS, FILES, HOLDER) as lock:
+        etcd.lost["lease/keepalive"] = 1
+        etcd.now += 41
+        begin = etcd.now
+        lock.check(patience=1)
+        assert etcd.now - begin < 1
+
+
 def test_an_error_in_a_stream_is_no_answer(etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster_lock(URLS, FILES, HOLDER) as lock:
         monkeypatch.setattr(FakeClient, "call", lambda *_: {"error": {"message": "etcdserver: no leader"}})
         etcd.now += 41
         with pytest.raises(LockUnconfirmedError, match="no leader"):
             lock.check()
+
+
+def test_a_release_that_was_carried_out_without_an_answer(etcd: FakeEtcd) -> None:
+    """The lease is not there any more when it is asked for again."""
+    with cluster_lock(URLS, FILES, HOLDER) as lock:
+        etcd.lost["lease/revoke"] = 1
+        begin = etcd.now
+        assert lock.release() and etcd.now - begin < _lock.CONFIRM + _lock.POLL
+        assert lock.release() and etcd.asked[-1][1] == "lease/revoke"
 
 
 def test_a_release_without_an_answer(etcd: FakeEtcd) -> None:

@@ -20,7 +20,7 @@ The key is the truth, the lease is only its timer:
 
 Alarms: with NOSPACE, etcd refuses leases and keys, but reads, renews and revokes them. With CORRUPT, it refuses to revoke them too, so a
 key whose holder has ended stays until the alarm is disarmed. Both seen with etcd 3.5, 3.6 and 3.7 (tests/etcd/test_lock.py). The writes
-that etcd still takes under NOSPACE and that succeed only once (adding a role, a member) do not end with their holder: a run that is killed
+that etcd still takes under NOSPACE and that succeed only once, such as adding a role, do not end with their holder: a run that is killed
 would lock the cluster for ever. So there is no lock then (LockRefusedError), and a turn that raises the quota has its gate only.
 """
 
@@ -58,7 +58,7 @@ ANSWER = 3.0
 ELECTION = 10.0
 
 # How long a check waits for a confirmation, and a release for its answer.
-CONFIRM = 3.0
+CONFIRM = 6.0
 
 # The lease is renewed this many times in the time for which one confirmation holds.
 BEATS = 4
@@ -183,10 +183,13 @@ class Members:
     def call(self, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """One call of the gateway. EtcdUnreachableError if a quorum has refused it, _SilentError if no member answers in time."""
         answers = []
-        for url in list(self.urls):
-            timeout = min(ANSWER, deadline - clock())
-            if timeout <= 0:
+        urls = self.urls
+        for number, url in enumerate(urls):
+            left = deadline - clock()
+            if left <= 0:
                 break
+            # A member that is silent leaves time to ask the next one.
+            timeout = min(ANSWER, left / 2 if url != urls[-1] else left)
             try:
                 with EtcdClient(url, *self.credentials, timeout=timeout) as client:
                     answer = client.call(path, body)
@@ -199,7 +202,7 @@ class Members:
                 # The form of an error in the answer to a streaming call, such as lease/keepalive.
                 answers.append(f"{url}: {answer['error'].get('message')}")
                 continue
-            self.urls = [url, *(item for item in self.urls if item != url)]
+            self.urls = urls[number:] + urls[:number]
             return answer
         raise _SilentError("; ".join(answers) or "no time is left to ask any member")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     CREATED,
+    DEADLINE_EXCEEDED,
     EXITED,
     NO_ANSWER,
     RUNNING,
@@ -32,7 +33,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     runtime_answers,
     sandboxes,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     cause_of_death,
@@ -42,8 +42,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     split,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
 # What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
@@ -57,14 +55,18 @@ FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", 
 # 10 s at first, be it a container, an image or (systemd, RestartSec) the kubelet itself.
 LASTING = 10.0
 
-# The former pod may fail on for some seconds after its manifest was replaced. It is known by what it said before that.
-BEFORE = 60.0
+# The former pod may fail on while it is ended, after its manifest was replaced (terminationGracePeriodSeconds: 30). It is known by
+# what the kubelet logged of it before that. The same manifest put back is the same pod, and counts after that time.
+BEFORE, ENDING = 60.0, 30.0
 
 # The log of a program is shown up to this length.
 MOST = 600
 
-# Of the end of a process that failed (sd-messages.h: SD_MESSAGE_UNIT_FAILURE_RESULT).
+# Messages of systemd, by their ids (sd-messages.h): a unit failed, is being started, has stopped; a program could not be started, ended.
 _UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
+_BEGINS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "9d1aaa27d60140bd96365438aad20286", _UNIT_FAILED)
+_NOT_SPAWNED = "641257651c1b4ec9a8624d7a40a9e1e7"
+_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 
 # Reasons of the kubelet for a pod that it cannot bring up (pkg/kubelet/container/sync_result.go, pkg/kubelet/images/types.go).
 _REASONS = {
@@ -89,6 +91,9 @@ _CRASH_LOOP = "CrashLoopBackOff"
 _OF_MANIFESTS = ("Unable to process watch event", "Could not process manifest file", "Unable to read config path")
 
 _UID = re.compile(r'\(UID: "([^"]*)"\)')
+
+# Of a pod that does not fit onto the host (pkg/kubelet/allocation/allocation_manager.go, all kubelets supported here).
+_DENIED = "Pod admission denied"
 
 # What a registry answers to each further attempt, too.
 _FINAL_PULL = re.compile(
@@ -166,10 +171,14 @@ def own_pod(host: str = "") -> str:
     return f"etcd-{(host or socket.gethostname()).strip().lower()}"
 
 
+# RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).
+_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
 def pod_name_problem(host: str) -> str | None:
     """Why the host's name cannot be part of a pod's name; None if it can."""
     pod = own_pod(host)
-    if NAME.fullmatch(pod) and len(pod) <= 253:
+    if _POD_NAME.fullmatch(pod) and len(pod) <= 253:
         return None
     return (
         f"the host's name ({printable(host)}) cannot be part of the name of a pod, which is made of it ({printable(pod)}): the kubelet would"
@@ -185,23 +194,52 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
 
     hidden: texts that are not shown, wherever they come from (values of etcd_extra_envs).
     """
+    seen = without(seen, hidden)
     lines = [line for line in seen.journal if line.time >= seen.since]
-    former = {entry.uid for entry in entries_of(seen.journal) if entry.time < seen.since} if seen.installed else set()
-    entries = [entry for entry in entries_of(lines) if not entry.uid or entry.uid not in former]
+    former = {
+        entry.uid
+        for entry in entries_of(seen.journal)
+        if seen.installed and entry.time < seen.since and (entry.level in "EF" or entry.message == _DENIED)
+    }
+    entries = [
+        entry
+        for entry in entries_of(lines)
+        if not entry.uid or entry.uid not in former or entry.time > seen.since + ENDING
+    ]
     found = [
         *_runtime_causes(seen),
         *_unit_causes(seen, lines),
         *(_manifest_causes(seen, entries) or _pod_causes(seen, entries) or _etcd_causes(seen, entries)),
     ]
-    return [replace(cause, text=shown(cause.text, hidden)) for cause in found]
+    return [replace(cause, text=shown(cause.text)) for cause in found]
 
 
-def shown(text: str, hidden: Iterable[str] = ()) -> str:
-    """A text as it may be shown: on one line, without values that are not to be seen, the middle left out if it is long."""
-    # A short one is in other words, too, and no secret.
-    for value in sorted((value for value in hidden if len(value) > 3), key=len, reverse=True):
-        text = text.replace(value, "***")
-    text = " ".join(printable(text).split())
+def without(seen: Evidence, hidden: Iterable[str]) -> Evidence:
+    """Evidence without values that are not to be seen. Before anything is cut: half of a value is left then."""
+    # A short one is in other words, too, and no secret. In JSON and in quotes a value may be escaped.
+    values = {value for value in hidden if len(value) > 3}
+    values |= {json.dumps(value)[1:-1] for value in values}
+    if not values:
+        return seen
+    pattern = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)))
+
+    def hide(text: str) -> str:
+        return pattern.sub("***", text)
+
+    return replace(
+        seen,
+        journal=[replace(line, text=hide(line.text)) for line in seen.journal],
+        containers=[replace(item, message=hide(item.message)) for item in seen.containers],
+        logs={path: hide(text) for path, text in seen.logs.items()},
+    )
+
+
+_GRPC = re.compile(r"rpc error: code = \w+ desc = ")
+
+
+def shown(text: str) -> str:
+    """A text as it may be shown: on one line, without what a terminal takes for commands, the middle left out if it is long."""
+    text = printable(" ".join(_GRPC.sub("", text).split()))
     return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
 
 
@@ -224,15 +262,16 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         return []
     if not failures and starting:
         return []
-    begin, end = [-1, *failures][-2:] if failures else [-1, len(journal) - 1]
     # One that is not started again stays down.
     final = not (running or starting) or len(failures) > 1
-    attempt = journal[begin + 1 : end + 1]
-    program, said = last_words_of_kubelet(attempt)
-    said = said or f"kubelet.service is {unit.get('ActiveState')} ({unit.get('Result') or unit.get('SubState')})"
+    program, said = last_words_of_kubelet(last_attempt(journal, failures[-1] if failures else len(journal)))
+    if not said:
+        program = "systemd"
+        details = f" ({unit['Result']})" if unit.get("Result") else ""
+        said = f"kubelet.service is {unit.get('ActiveState', 'unknown')}{details}"
     others = foreign_drop_ins(unit.get("DropInPaths", ""))
     told = f" (further files of kubelet.service: {', '.join(others)})" if others else ""
-    return [Cause(KUBELET, program, f"{shown(said)}{told}", final)]
+    return [Cause(KUBELET, program, f"{said}{told}", final)]
 
 
 def foreign_drop_ins(paths: str) -> list[str]:
@@ -241,20 +280,30 @@ def foreign_drop_ins(paths: str) -> list[str]:
     return [path for path in paths.split() if path not in own and not path.startswith(("/usr/lib/", "/lib/"))]
 
 
+def last_attempt(lines: Sequence[Line], end: int) -> Sequence[Line]:
+    """The lines of the last start before one, by number: of the kubelet, of scripts before it, and of systemd."""
+    begin = max((number for number, line in enumerate(lines[:end]) if line.message_id in _BEGINS), default=-1)
+    return lines[begin + 1 : end]
+
+
 def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
     """Why a start of the kubelet failed, and whose words these are: its last error, what it or a script before it printed, systemd."""
+    # A child of systemd that is no other program yet is "(kubelet)".
     said = [line for line in joined(lines) if line.program != "systemd" and not line.program.startswith("(")]
     entries = [entry for entry in entries_of(said) if entry.level in "EF"]
     panics = [line.text for line in said if line.text.startswith(("panic:", "fatal error:"))]
-    plain = [line.text for line in said if line.text.strip() and entry_of_klog(line) is None]
-    # "command failed" is the last word, an error of a part that could not do its work before it is none.
+    # "command failed" is the last word; an error before it may be of a part that did without something.
     words = panics[-1:] or [entry.words for entry in entries][-1:]
     if words:
         return "kubelet", words[0]
+    plain = [line for line in said if line.text.strip() and entry_of_klog(line) is None]
     if plain:
-        return said[-1].program, " ".join(plain[-2:])
-    of_systemd = [line for line in lines if line.priority <= 4 and line.message_id != _UNIT_FAILED] or list(lines)
-    return "systemd", " ".join(line.text for line in of_systemd[:2])
+        return plain[-1].program, " ".join(line.text for line in plain[-2:])
+    for wanted in (_NOT_SPAWNED, _EXITED):
+        of_systemd = [line.text for line in lines if line.message_id == wanted]
+        if of_systemd:
+            return "systemd", of_systemd[-1]
+    return "systemd", " ".join([line.text for line in lines if line.program == "systemd" and line.priority <= 4][-1:])
 
 
 def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
@@ -265,7 +314,7 @@ def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
             break
         if entry.message in _OF_MANIFESTS and "etcd.yaml" in entry.words:
             return [Cause(MANIFEST, "kubelet", entry.fields.get("err", entry.words), True)]
-        if entry.message == "Pod admission denied" and is_about(entry, seen.pod):
+        if entry.message == _DENIED and is_about(entry, seen.pod):
             said = entry.fields.get("message", "")
             return [Cause(ADMISSION, "kubelet", f"{entry.message}: {entry.fields.get('reason', '')}: {said}", True)]
     return []
@@ -313,9 +362,10 @@ def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     """A pod that the kubelet takes and cannot bring up: the sandbox, the image, the container."""
     newest = max((item.created for item in seen.containers if item.state != CREATED), default=0.0)
     ready = max((item.created for item in seen.sandboxes if item.state == RUNNING), default=0.0)
+    found = sync_errors(entries, seen.pod)
     errors = [
         error
-        for error in sync_errors(entries, seen.pod)
+        for error in found
         if error.time > newest and error.reason != _CRASH_LOOP and (code_of(error) != SANDBOX or error.time > ready)
     ]
     if not errors:
@@ -324,7 +374,8 @@ def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     same = [error for error in errors if code_of(error) == code]
     # Of "ErrImagePull" and "ImagePullBackOff" the former says why.
     last = next((error for error in reversed(same) if not error.reason.endswith("BackOff")), same[-1])
-    lasts = same[-1].time - same[0].time >= LASTING
+    # A container that could not be started is waited with as one that ended.
+    lasts = (found if code == CONTAINER else same)[-1].time - same[0].time >= LASTING
     return [Cause(code, "kubelet", last.text, lasts or (code == IMAGE and bool(_FINAL_PULL.search(last.text))))]
 
 
@@ -345,7 +396,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     ended = [item for item in ours if item.state == EXITED]
     if ours[0].state == RUNNING and not ended:
         said = complaints(seen.logs.get(ours[0].log_path, ""))
-        return [Cause(COMPLAINS, "etcd", message.text, False) for message in said[:1]]
+        foreign = any(_FOREIGN in message.text for message in said) and seen.now - ours[0].started >= LASTING
+        return [Cause(COMPLAINS, "etcd", message.text, foreign) for message in said[:1]]
     if not ended:
         return []
     last = ended[0]
@@ -357,6 +409,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
 
 def _death(container: Container, log: str, lasts: bool) -> Cause:
     """Why a container of etcd ended."""
+    if not container.started:
+        return Cause(CONTAINER, "runtime", container.message or container.reason, lasts)
     lived = f"{max(0.0, container.finished - container.started):.0f} s after its start"
     if container.reason == "OOMKilled":
         return Cause(MEMORY, "runtime", f"etcd was killed {lived}: OOMKilled (not enough memory)", lasts)
@@ -366,19 +420,40 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     if dead and not logged:
         # It has not even begun to log: the flags are read first, and are the same at each start.
         return Cause(FLAG, "etcd", dead, True)
-    stopped = any(entry.get("msg") == _SIGNALLED for entry in logged)
+    refused = next((entry for entry in logged if entry.get("msg") == _REFUSED), None)
+    if refused:
+        return Cause(FLAG, "etcd", in_words(refused, MOST), True)
+    error = next((entry for entry in reversed(logged) if entry.get("msg") == _SERVER_ERROR), None)
+    if error:
+        return Cause(ENDED, "etcd", in_words(error, MOST), lasts or _REMOVED in str(error.get("error")))
+    # Before etcd handles signals, Go cannot end the first process of a container by one, and ends it with 2.
+    stopped = any(entry.get("msg") == _SIGNALLED for entry in logged) or (container.exit_code == 2 and not dead)
     if stopped:
         before = log.split(_SIGNALLED, 1)[0]
         said = "".join(f"; its log says: {message.text}" for message in complaints(before)[:1])
         return Cause(STOPPED, "etcd", f"etcd was stopped {lived}, as the kubelet does if a probe fails{said}", lasts)
     if dead:
         fatal = next((entry for entry in reversed(logged) if entry.get("level") in ("panic", "fatal")), None)
-        return Cause(ENDED, "etcd", in_words(fatal, MOST) if fatal else dead, lasts)
+        text = in_words(fatal, MOST) if fatal else dead
+        if fatal is None or _NEEDS_OTHERS not in str(fatal.get("error")):
+            return Cause(ENDED, "etcd", text, lasts)
+        refused = next((entry for entry in logged if entry.get("msg") == _NO_ANSWER), None)
+        return Cause(ENDED, "etcd", f"{text}; {in_words(refused)}" if refused else text, False)
     status = f"etcd ended {lived} with {container.exit_code}: {container.message or container.reason}"
     said = "".join(f"; its log says: {message.text}" for message in complaints(log)[:1])
     return Cause(ENDED, "etcd", f"{status}{said}", lasts)
 
 
+# Members of two clusters that take each other for peers.
+_FOREIGN = "ignored by remote peer due to cluster ID mismatch"
+
+# A member that joins a cluster ends if no other member answers, who may come up yet.
+_NEEDS_OTHERS = "cannot fetch cluster info from peer urls"
+_NO_ANSWER = "failed to get cluster response"
+
+# Messages of etcd: of flags that do not fit each other and of an error of the server, which end it without "fatal"; of a signal.
+_REFUSED = "failed to verify flags"
+_SERVER_ERROR, _REMOVED = "server error", "permanently removed from the cluster"
 _SIGNALLED = "received signal; shutting down"
 
 
@@ -493,7 +568,7 @@ def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -
         runtime=problem,
         containers=found,
         sandboxes=boxes,
-        logs={item.log_path: _log(item.log_path) for item in found},
+        logs={item.log_path: tail(item.log_path) for item in found},
     )
 
 
@@ -505,12 +580,16 @@ def _changed(path: str) -> float:
         return 0.0
 
 
-def _log(path: str) -> str:
+def tail(path: str, most: int = 1 << 20) -> str:
+    """The end of a log, from the beginning of a line on; empty if there is none any more: the kubelet removes it with its container."""
     try:
-        return read_text(path) or ""
-    except EtcdError:
-        # The kubelet removes it with its container.
+        with open(path, "rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - most))
+            data = handle.read(most)
+    except OSError:
         return ""
+    return (data if size <= most else data.partition(b"\n")[2]).decode("utf-8", errors="replace")
 
 
 def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = ()) -> list[Cause]:
@@ -533,7 +612,8 @@ def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
     except CriError as exc:
         if exc.code in (NO_ANSWER, UNIMPLEMENTED):
             return Cause(RUNTIME, "runtime", f"the container runtime {exc}", False)
-        text = f"image {image} cannot be pulled: {exc}"
+        late = exc.code == DEADLINE_EXCEEDED
+        text = f"image {image} cannot be pulled: {f'nothing came of it within {timeout:.0f} s' if late else exc}"
         return Cause(IMAGE, "runtime", shown(text), bool(_FINAL_PULL.search(str(exc))))
     return None
 
@@ -546,7 +626,7 @@ def credentials_for(image: str, paths: Iterable[str] = _DOCKER_CONFIGS) -> dict[
     """User and password for the registry of an image, as the kubelet would send them; None if there are none."""
     for path in paths:
         try:
-            data = json.loads(_log(path) or "{}")
+            data = json.loads(tail(path) or "{}")
         except ValueError:
             continue
         found = credentials_in(data, image)

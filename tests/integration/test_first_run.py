@@ -11,7 +11,7 @@ from .conftest import Lab, Run
 from .test_live import flat, healthy, writing
 
 # Whoever waits for it to pass has not seen the cause.
-TIMEOUT = 100
+TIMEOUT = 200
 
 pytestmark = pytest.mark.long
 

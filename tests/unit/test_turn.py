@@ -427,10 +427,8 @@ def test_the_next_run_finishes_a_turn_that_was_killed(host: Host, act: str) -> N
     host.run()
     assert host.config.read_text() == "wanted" and host.manifest.read_text() == NEW
     assert (
-        "restart kubelet" in host.acts
-        and host.acts[-2:] in (["wait", "unlock"], ["announce new", "wait"])
-        or act == "install"
-    )
+        "restart kubelet" in host.acts and host.acts[-2:] in (["wait", "unlock"], ["announce new", "wait"])
+    ) or act == "install"
     assert not host.run()["changed"]
 
 

@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 FILE_MODE = 0o644
@@ -158,4 +159,4 @@ def last_lines(since: float) -> str:
     ]
     lines = run(command, 10.0).stdout.splitlines()
     errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
-    return "".join(f"\n  {line[:500]}" for line in (errors or lines)[-SHOWN:])
+    return "".join(f"\n  {printable(line)[:500]}" for line in (errors or lines)[-SHOWN:])

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import STOPPED, Cause
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import FLAG, STOPPED, Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last_lines, last_words, log_paths
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -371,6 +371,13 @@ def sentence(text: str, causes: list[Cause]) -> str:
     return ". ".join([text.rstrip("."), *(f"{item.program}: {item.text}".rstrip(".") for item in causes)]) + "."
 
 
+def told(text: str, causes: list[Cause], since: float) -> str:
+    """The same, with the last lines of etcd's log since then, unless etcd has refused a flag: it prints its usage after that."""
+    if any(cause.code == FLAG for cause in causes):
+        return sentence(text, causes)
+    return sentence(text, causes) + last_lines(last_words(log_paths(since)))
+
+
 class Watch:
     """Looks every few seconds whether a cause is known that waiting does not remove."""
 
@@ -437,9 +444,7 @@ def wait_for_member(
         waited = time.monotonic() - start
         if waited > timeout or watch.is_hopeless():
             what = f"waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}"
-            raise EtcdError(
-                f"{target.name}: {sentence(what, causes())}" + last_lines(last_words(log_paths(started_at)))
-            )
+            raise EtcdError(f"{target.name}: {told(what, causes(), started_at)}")
         time.sleep(POLL)
 
 

@@ -231,7 +231,7 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
-            self.change_kubelet()
+            self._start_kubelet()
         if not self.spec.config:
             # The kubelet of a host that has no manifest yet. It is proven with its member.
             return
@@ -359,6 +359,16 @@ class Turn:
             self.change_kubelet()
             self.prove_kubelet()
 
+    def _start_kubelet(self) -> None:
+        """The same for a host whose member does not run: there is nothing to put back."""
+        try:
+            self.change_kubelet()
+        except KubeletError as exc:
+            log = service.last_lines(self.since)
+            raise EtcdError(
+                f"{self.spec.member}: the kubelet does not start: {exc}\nFrom `journalctl -u kubelet`:{log}"
+            ) from exc
+
     def change_kubelet(self) -> None:
         """Write the kubelet's files, and start it if what runs is not what would run."""
         if not self.kubelet or not self.spec.kubelet or not self.kubelet.reasons:
@@ -462,18 +472,16 @@ class Turn:
             _rollout.check_controller()
             process = _rollout.find_etcd_process(self.spec.member)
             problem = _rollout.process_problem(process, old, wanted)
+            if not problem and not service.answers():
+                problem = "the kubelet does not answer"
             if process and not problem:
                 ready = probe(_rollout.metrics_of(process.argv, self.spec.target.metrics), _rollout.ANSWER)[0]
                 if ready or time.time() - _host.process_started(process.pid) >= LASTS:
                     return time.monotonic() - begin
             waited = time.monotonic() - begin
             if waited > self.spec.timeout or watch.is_hopeless():
-                said = _rollout.sentence(
-                    f"etcd does not run after {waited:.0f} s ({problem or 'it ends again and again'})", self.causes()
-                )
-                raise EtcdError(
-                    f"{self.spec.member}: {said}{_log.last_lines(_log.last_words(_log.log_paths(self.since)))}"
-                )
+                what = f"etcd does not run after {waited:.0f} s ({problem or 'it ends again and again'})"
+                raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
             time.sleep(_rollout.POLL)
 
     def _wait_for_member(self, target: _rollout.Target, installed: str, old: _rollout.Process | None) -> float:

@@ -50,6 +50,12 @@ options:
     type: str
     choices: [none, degraded, healthy]
     default: none
+  runs:
+    description:
+      - Whether etcd of all members is known to run, as M(kubeadm.etcd.etcd_member_turn) has seen. A member whose connections are refused or not
+        answered for 15 seconds all the same is not waited for any longer.
+    type: bool
+    default: false
   timeout:
     description: How many seconds to wait at most.
     type: int
@@ -353,6 +359,7 @@ def main() -> None:
             "cert": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.crt"},
             "key": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.key"},
             "wait_for": {"type": "str", "choices": ["none", "degraded", "healthy"], "default": "none"},
+            "runs": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
@@ -383,7 +390,9 @@ def main() -> None:
         return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, quota)
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
-    report, progress, waited = _health.wait_for(wanted, params["timeout"], params["request_timeout"], ask, module.log)
+    report, progress, waited = _health.wait_for(
+        wanted, params["timeout"], params["request_timeout"], ask, module.log, params["runs"]
+    )
     table = _health.render_table(report)
     result = {
         **asdict(report),

@@ -1,7 +1,4 @@
-"""First runs that cannot work, and what they have to say: the cause in the words of the program that knows it, the host, at once.
-
-Strict xfails: the engine that proves each member as it starts is the next thing to be built.
-"""
+"""First runs that cannot work, and what they have to say: the cause in the words of the program that knows it, the host, at once."""
 
 from __future__ import annotations
 
@@ -14,12 +11,9 @@ from .conftest import Lab, Run
 from .test_live import flat, healthy, writing
 
 # Whoever waits for it to pass has not seen the cause.
-TIMEOUT = 100
+TIMEOUT = 200
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.xfail(strict=True, raises=AssertionError, reason="a first run proves nothing before its end"),
-]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

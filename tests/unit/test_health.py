@@ -370,6 +370,21 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _health.wait_for("degraded", 60, 3, ask, told.append)[0].verdict == "degraded"
 
 
+@pytest.mark.parametrize(
+    ("runs", "code", "seconds"), [(True, "refused", 16), (False, "refused", 59), (True, "expired", 59)]
+)
+def test_a_member_that_runs_and_that_nobody_can_connect_to(
+    runs: bool, code: str, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host has seen it run: a firewall is in between, and waiting does not help."""
+    clock = [0.0]
+    monkeypatch.setattr(_health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(_health.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
+    report = judge(seen(0), seen(1), silent(2, code))
+    waited = _health.wait_for("healthy", 60, 3, lambda _seconds: report, lambda _line: None, runs)[2]
+    assert abs(waited - seconds) <= 2
+
+
 def verification(number: int) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError("certificate verify failed")
     error.verify_message, error.verify_code = "words of OpenSSL", number

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -176,46 +175,6 @@ def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_host.socket, "socket", refuse)
     assert _host.default_address() is None
-
-
-def frame(kind: int, flags: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + (1).to_bytes(4, "big") + payload
-
-
-SETTINGS, HEADERS = frame(4, 0), frame(1, 4, b"x" * 20)
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        (SETTINGS + frame(4, 1) + HEADERS + frame(0, 0, b"version") + frame(1, 5, b"x"), None),
-        (SETTINGS + frame(1, 5, b"unimplemented"), "take cri out of disabled_plugins"),
-        (SETTINGS + HEADERS + frame(1, 5, b"unavailable"), "take cri out of disabled_plugins"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no gRPC server"),
-        (SETTINGS, "is no gRPC server"),
-        (SETTINGS * 30, "is no gRPC server"),
-        (b"", "is no gRPC server"),
-    ],
-)
-def test_what_a_runtime_answers(said: bytes, words: str | None, tmp_path: Path) -> None:
-    """Frames as containerd sends them with and without its plugin cri (the real one: tests/integration)."""
-    path = str(tmp_path / "c.sock")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(path)
-        server.listen()
-
-        def serve() -> None:
-            connection, _address = server.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(said)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        problem = _host.runtime_answers(f"unix://{path}")
-        thread.join()
-    assert (problem is None) if words is None else words in str(problem)
-    assert _host.runtime_answers("unix:///nowhere/c.sock") == "does not exist"
 
 
 DUMP = """

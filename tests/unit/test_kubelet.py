@@ -84,7 +84,7 @@ WANTED = "maxPods: 20\n"
 )
 def test_restart(change: dict[str, object], before: str | None, written: float, words: str | None) -> None:
     unit = dataclasses.replace(RUNNING, **change)  # type: ignore[arg-type]
-    reasons = texts(_kubelet.restart_reasons(unit, SPEC, WANTED, before, written, now=2000.0))
+    reasons = texts(_kubelet.restart_reasons(unit, SPEC.config_path, WANTED, before, written, now=2000.0))
     assert (not reasons) if words is None else words in " ".join(reasons)
 
 
@@ -158,19 +158,6 @@ def test_a_program_that_was_replaced_while_it_runs(case: str, tmp_path: Path) ->
         finally:
             process.kill()
     assert not _host.runs_replaced_program(process.pid, str(program)), "it has ended"
-
-
-def test_what_a_file_was_is_observed_where_it_is_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(tmp_path, monkeypatch)
-    host.config.write_text("maxPods: 5\n", encoding="utf-8")
-    os.chmod(host.config, 0o640)
-    seen = host.observe()
-    assert seen["previous"] == {
-        str(host.config): {"text": "maxPods: 5\n", "mode": "0640"},
-        **{path: None for path in seen["files"] if path != str(host.config)},
-    }
-    host.write(seen)
-    assert host.observe()["previous"] == {}
 
 
 class Host:

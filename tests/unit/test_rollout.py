@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -283,7 +284,7 @@ def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
     monkeypatch.setattr(_rollout, "POLL", 0.01)
     with pytest.raises(EtcdError, match=r"waited 0 s until it runs the new manifest; no etcd process runs\."):
-        _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True)
+        _rollout.wait_for_member(target, WANTED, None, 0.05, lambda _process: True, list)
 
 
 def test_a_controller_that_is_there(tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ WAITS = """
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
 print("waits", flush=True)
-_rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True)
+_rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True, list)
 """
 
 
@@ -352,30 +353,23 @@ def test_a_member_that_does_not_run_may_be_touched() -> None:
     _rollout.check_gate(_rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/none"))
 
 
-POD = "/var/log/pods/kube-system_etcd-infra0_"
+FLAG = Cause("flag", "etcd", "flag provided but not defined: -no-such-flag", final=True)
+PULL = Cause("image", "kubelet", "not found", final=False)
+PROBE = Cause("stopped", "etcd", "etcd was stopped 240 s after its start", final=True)
 
 
-@pytest.mark.parametrize(
-    ("before", "logs", "count"),
-    [
-        (None, [], 0),
-        (None, ["a/etcd/0.log"], 0),
-        # A new manifest is a new pod, counted from its first log on.
-        ("a/etcd/3.log", ["a/etcd/3.log", "b/etcd/0.log"], 0),
-        ("a/etcd/3.log", ["a/etcd/3.log", "b/etcd/0.log", "b/etcd/1.log", "b/etcd/2.log"], 2),
-        # A manifest that has run before: the kubelet counts on.
-        ("a/etcd/0.log", ["a/etcd/0.log", "b/etcd/5.log"], 0),
-        ("a/etcd/0.log", ["a/etcd/0.log", "b/etcd/5.log", "b/etcd/7.log"], 2),
-        # The same pod, whose process was stopped on purpose.
-        ("a/etcd/3.log", ["a/etcd/3.log", "a/etcd/4.log"], 0),
-        ("a/etcd/3.log", ["a/etcd/3.log", "a/etcd/4.log", "a/etcd/5.log", "a/etcd/6.log"], 2),
-    ],
-)
-def test_crashes_are_counted_from_the_new_manifest_on(before: str | None, logs: list[str], count: int) -> None:
-    restarts = _rollout.Restarts(POD + before if before else None)
-    found = [restarts.seen(POD + log) for log in logs]
-    assert restarts.seen(None) == 0
-    assert max(found, default=0) == count
+@pytest.mark.parametrize(("causes", "seconds"), [([FLAG], 1), ([PULL, FLAG], 1), ([PULL], 2), ([PROBE], 2), ([], 2)])
+def test_nobody_waits_for_what_does_not_pass(
+    causes: list[Cause], seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cause that waiting does not remove ends the wait. An etcd that a probe has stopped may need its time."""
+    target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
+    monkeypatch.setattr(_rollout, "LOOK", 0.1)
+    begin = time.monotonic()
+    with pytest.raises(EtcdError) as caught:
+        _rollout.wait_for_member(target, WANTED, None, 1.5, lambda _process: True, lambda: causes)
+    assert (time.monotonic() - begin < 1) == (seconds == 1)
+    assert all(f"{cause.program}: {cause.text}" in str(caught.value) for cause in causes)
 
 
 def test_a_directory_that_was_made_again(tmp_path: Path) -> None:

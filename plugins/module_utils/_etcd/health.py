@@ -475,18 +475,25 @@ POLL = 0.3
 MOST_PROGRESS = 50
 
 
+# How connections fail that do not reach a member, and for how many seconds until that is no restart of it.
+CUT_OFF = ("refused", "silent", "unreachable")
+STAYS_CUT_OFF = 15.0
+
+
 def wait_for(
     verdict: str | None,
     timeout: float,
     request_timeout: float,
     ask: Callable[[float], Report],
     tell: Callable[[str], object],
+    runs: bool = False,
 ) -> tuple[Report, list[str], float]:
     """Ask until the verdict is this one or better, or time is over. None: ask once.
 
-    ask: takes the seconds it may take. tell: gets each line of progress. Returns the last report, a line for each time something changed, and the seconds.
+    ask: takes the seconds it may take. tell: gets each line of progress. runs: whether all members are known to run, so that one which nobody
+    can connect to is not waited for. Returns the last report, a line for each time something changed, and the seconds.
     """
-    begin = time.monotonic()
+    begin = connected = time.monotonic()
     progress: list[str] = []
     said = ""
     while True:
@@ -498,7 +505,10 @@ def wait_for(
             progress.append(f"after {waited:.0f} s: {words}")
             tell(progress[-1])
             said = words
-        if verdict is None or report.at_least(verdict) or report.lasting or waited + POLL > timeout:
+        if not any(line["error_code"] in CUT_OFF for line in report.members):
+            connected = time.monotonic()
+        is_cut_off = runs and time.monotonic() - connected > STAYS_CUT_OFF
+        if verdict is None or report.at_least(verdict) or report.lasting or is_cut_off or waited + POLL > timeout:
             return report, progress, waited
         time.sleep(POLL)
 

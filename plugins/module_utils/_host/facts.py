@@ -18,8 +18,9 @@ import shutil
 import socket
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import runtime_answers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
@@ -56,84 +57,6 @@ def program_version(argv: list[str]) -> str | None:
 def cgroup_version() -> int:
     """1 (also hybrid) or 2. The kubelet asks the same: is /sys/fs/cgroup a cgroup2 filesystem?"""
     return 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
-
-
-def runtime_answers(endpoint: str, timeout: float = 3.0, method: str = "Version") -> str | None:
-    """None where a container runtime answers on a unix socket, else what is wrong, in words.
-
-    Asks as the kubelet does: CRI v1 (k8s.io/cri-api, runtime/v1), over gRPC and HTTP/2 (RFC 9113). method: one of
-    RuntimeService that takes an empty message.
-    """
-    path = endpoint[len("unix://") :] if endpoint.startswith("unix://") else endpoint
-    if not os.path.exists(path):
-        return "does not exist"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout)
-        try:
-            connection.connect(path)
-            connection.sendall(_cri_request(method))
-            with connection.makefile("rb") as stream:
-                return _cri_answer(stream)
-        except socket.timeout:
-            return f"takes connections but did not answer within {timeout:.0f} s"
-        except OSError as exc:
-            return f"does not answer: {exc.strerror or exc}"
-
-
-# Types and flags of HTTP/2 frames (RFC 9113, section 6).
-_DATA, _HEADERS, _SETTINGS = 0, 1, 4
-_END_STREAM, _END_HEADERS = 1, 4
-
-# Frames that a server may send before the answer: settings, acknowledgement, window, ping, headers. More is no runtime.
-_MOST_FRAMES = 20
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def _field(name: str, value: str) -> bytes:
-    """A header that is not to be indexed, without Huffman coding (RFC 7541, section 6.2.2)."""
-    return b"\0" + b"".join(bytes((len(text),)) + text.encode("ascii") for text in (name, value))
-
-
-def _cri_request(method: str) -> bytes:
-    """A call of RuntimeService with an empty message, which gRPC precedes by five bytes."""
-    headers = (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", f"/runtime.v1.RuntimeService/{method}"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    )
-    return b"".join(
-        (
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            _frame(_SETTINGS, 0, 0),
-            _frame(_HEADERS, _END_HEADERS, 1, b"".join(_field(name, value) for name, value in headers)),
-            _frame(_DATA, _END_STREAM, 1, bytes(5)),
-        )
-    )
-
-
-def _cri_answer(stream: BinaryIO) -> str | None:
-    """What follows from the frames of a server: None where there is a message, else what is wrong."""
-    for number in range(_MOST_FRAMES):
-        header = stream.read(9)
-        if len(header) < 9 or (number == 0 and header[3] != _SETTINGS):
-            break
-        length, kind, flags = int.from_bytes(header[:3], "big"), header[3], header[4]
-        if kind == _DATA and length:
-            return None
-        if kind == _HEADERS and flags & _END_STREAM:
-            # A status and no message. Others than "unimplemented" come from a runtime that is about to start.
-            return (
-                "answers, but not as a runtime of the kubelet (CRI v1). With containerd: take cri out of disabled_plugins in"
-                " /etc/containerd/config.toml and restart it; it takes 1.6 or later"
-            )
-        stream.read(length)
-    return "is no gRPC server"
 
 
 def runtime_cgroup_driver(endpoint: str) -> str | None:

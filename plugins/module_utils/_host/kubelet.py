@@ -215,7 +215,7 @@ def file_reasons(files: dict[str, str], found: dict[str, str | None]) -> list[Re
 
 
 def restart_reasons(
-    unit: Unit, spec: KubeletSpec, config: str, before: str | None, written: float, now: float
+    unit: Unit, config_path: str, config: str, before: str | None, written: float, now: float
 ) -> list[Reason]:
     """Why the kubelet has to be (re)started: what runs is not what would run.
 
@@ -234,7 +234,7 @@ def restart_reasons(
         reasons.append(Reason("kubelet", code, f"kubelet.service: {text}"))
 
     known = unit.config is not None
-    if f"--config={spec.config_path}" not in unit.argv:
+    if f"--config={config_path}" not in unit.argv:
         found("without-override", "runs without the override")
     elif unit.config != config if known else (before != config or unit.started + 1 < written <= now):
         found("older-configuration", "runs with an older configuration")

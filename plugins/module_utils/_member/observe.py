@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -22,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mode_problem, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import KubeletFiles, kubelet_state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
@@ -486,38 +486,22 @@ def observe_kubelet(
         data_dirs=tuple(dict.fromkeys((params["data_dir"], os.path.realpath(params["data_dir"])))),
     )
     problems.extend(_kubelet.config_problems(spec))
-    unit = _host.kubelet_unit()
     drop_ins = _host.kubelet_drop_ins()
-    # Without systemd, or without the kubelet, that is said already.
-    if facts["systemd"] and facts["kubelet_version"]:
-        problems.extend(_kubelet.unit_problems(unit) or _kubelet.override_problems(drop_ins, spec))
     config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
     files = _kubelet.wanted_files(spec, config)
-    found = {path: read_text(path) for path in files}
-    reasons = [*_kubelet.file_reasons(files, found), *_kubelet.unit_reasons(unit)]
-    before = found[spec.config_path]
-    problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"], before))
-    written = 0.0 if before is None else os.stat(spec.config_path).st_mtime
-    restart = _kubelet.restart_reasons(unit, spec, files[spec.config_path], before, written, time.time())
-    if not os.path.isdir(params["manifests_dir"]):
-        reasons.append(Reason("kubelet", "missing", f"{params['manifests_dir']}: missing"))
-        # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
-        text = "kubelet.service: started without the manifests directory"
-        restart.append(Reason("kubelet", "without-directory", text))
+    state = kubelet_state(KubeletFiles(files, spec.config_path), spec.manifests_dir)
+    # Without systemd, or without the kubelet, that is said already.
+    if facts["systemd"] and facts["kubelet_version"]:
+        problems.extend(_kubelet.unit_problems(state.unit) or _kubelet.override_problems(drop_ins, spec))
+    problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"], state.found[spec.config_path]))
     data_dir = value_of_flag(command, "data-dir")
     return {
         "files": files,
-        # What is put back where the kubelet does not come up.
-        "previous": {
-            path: None if text is None else {"text": text, "mode": f"{os.stat(path).st_mode & 0o7777:04o}"}
-            for path, text in found.items()
-            if text != files[path]
-        },
-        "restart": as_data(restart),
-        "reasons": as_data([*reasons, *restart]),
+        "restart": as_data(state.restart),
+        "reasons": as_data(state.reasons),
         # The same question as that of the script before the kubelet (render_guard).
         "held": bool(
-            not unit.active
+            not state.unit.active
             and os.path.exists(spec.record_path)
             and data_dir
             and not glob.glob(os.path.join(glob.escape(data_dir), "member", "wal", "*.wal"))
@@ -525,8 +509,8 @@ def observe_kubelet(
         "warnings": [
             *_kubelet.dropped_arguments([*drop_ins, *_host.kubelet_environment()]),
             *_kubelet.page_warnings(
-                unit,
-                is_ours=found[_kubelet.DROP_IN] == files[_kubelet.DROP_IN],
+                state.unit,
+                is_ours=state.found[_kubelet.DROP_IN] == files[_kubelet.DROP_IN],
                 config_is_there=os.path.exists(_kubelet.PAGE_CONFIG),
                 key_dirs=_host.copied_key_dirs(),
             ),

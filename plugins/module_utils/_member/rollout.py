@@ -19,14 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import FLAG, STOPPED, Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
-    cause_of_death,
-    complaints,
-    last_lines,
-    last_words,
-    log_paths,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last_lines, last_words, log_paths
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed, is_ours
 
@@ -42,8 +37,8 @@ ANSWER = 5.0
 # at 90 % (server/etcdserver/server.go, readyPercentThreshold), and a busy leader is always some entries ahead.
 MOST_LAG = 1000
 
-# Restarts by the kubelet after which a new manifest counts as one that does not work: 25 to 35 s after it was installed.
-CRASHES = 2
+# Seconds between two looks at what keeps a member from coming up.
+LOOK = 2.0
 
 # The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
 # the old pod 30 s to end.
@@ -371,31 +366,32 @@ def service_problem(target: Target) -> str | None:
     return lag_problem(ahead.raft_applied_index, own.raft_applied_index)
 
 
-def restarts_of(path: str | None) -> int:
-    """How often the kubelet has restarted a container, by the name of its log (.../etcd/2.log: twice)."""
-    name = os.path.basename(path or "").split(".", maxsplit=1)[0]
-    return int(name) if name.isdigit() else 0
+def sentence(text: str, causes: list[Cause]) -> str:
+    """What is wrong, and the causes in the words of the programs that know them."""
+    return ". ".join([text.rstrip("."), *(f"{item.program}: {item.text}".rstrip(".") for item in causes)]) + "."
 
 
-class Restarts:
-    """How often a container has been restarted since we began to look, by the names of its logs.
+def told(text: str, causes: list[Cause], since: float) -> str:
+    """The same, with the last lines of etcd's log since then, unless etcd has refused a flag: it prints its usage after that."""
+    if any(cause.code == FLAG for cause in causes):
+        return sentence(text, causes)
+    return sentence(text, causes) + last_lines(last_words(log_paths(since)))
 
-    The kubelet goes on counting where a manifest comes back that it has run before, so what counts is the difference.
-    """
 
-    def __init__(self, before: str | None) -> None:
-        """before: the newest log when we began. The process that wrote it is stopped on purpose, which is no crash."""
-        self.before = os.path.dirname(before or "")
-        self.first: dict[str, int] = {}
+class Watch:
+    """Looks every few seconds whether a cause is known that waiting does not remove."""
 
-    def seen(self, path: str | None) -> int:
-        """Restarts so far, with this log as the newest."""
-        if path is None:
-            return 0
-        # Each manifest is a pod of its own, with logs in a directory of its own.
-        pod = os.path.dirname(path)
-        count = restarts_of(path) - self.first.setdefault(pod, restarts_of(path))
-        return max(0, count - 1) if pod == self.before else count
+    def __init__(self, causes: Callable[[], list[Cause]]) -> None:
+        self.causes = causes
+        self.next = time.monotonic() + LOOK
+
+    def is_hopeless(self) -> bool:
+        """Whether it is of no use to wait longer. An etcd that was stopped by a probe may be reading a large database."""
+        if time.monotonic() < self.next:
+            return False
+        found = self.causes()
+        self.next = time.monotonic() + LOOK
+        return any(cause.final and cause.code != STOPPED for cause in found)
 
 
 def check_controller(output: int = 1) -> None:
@@ -413,26 +409,28 @@ def check_controller(output: int = 1) -> None:
 
 
 def wait_for_member(
-    target: Target, wanted: list[str], old: Process | None, timeout: float, settled: Callable[[Process], bool]
+    target: Target,
+    wanted: list[str],
+    old: Process | None,
+    timeout: float,
+    settled: Callable[[Process], bool],
+    causes: Callable[[], list[Cause]],
 ) -> float:
     """Wait until the member runs as wanted, is ready, healthy and has caught up. Returns the seconds it took.
 
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
-    be the new manifest's. EtcdError after `timeout` seconds, or as soon as the process of a new manifest has died
-    several times: which stage was not reached, and what was seen. AbandonedError where nobody waits for us any more.
+    be the new manifest's. causes: what keeps etcd from coming up. EtcdError after `timeout` seconds, or as soon as a cause is known that
+    does not pass: which stage was not reached, and what was seen. AbandonedError where nobody waits for us any more.
     """
     start, started_at = time.monotonic(), time.time()
-    seen: set[tuple[int, int]] = set()
-    restarts = Restarts(next(iter(log_paths(0.0)), None))
+    watch = Watch(causes)
     while True:
         check_controller()
         stage = "runs the new manifest"
         process = find_etcd_process(target.name)
         problem = process_problem(process, old, wanted)
-        if process and not problem:
-            seen.add((process.pid, process.started))
-            if not settled(process):
-                problem = f"the process (pid {process.pid}) is older than the manifest"
+        if process and not problem and not settled(process):
+            problem = f"the process (pid {process.pid}) is older than the manifest"
         if not problem:
             stage = "is ready"
             ready, said = probe(target.metrics, ANSWER)
@@ -444,19 +442,9 @@ def wait_for_member(
         if not problem and find_etcd_process(target.name) == process:
             return time.monotonic() - start
         waited = time.monotonic() - start
-        logs = log_paths(started_at)
-        # What was down before may have its time, and may need the other members to come up.
-        crashed = restarts.seen(next(iter(logs), None)) if old else 0
-        if waited > timeout or crashed >= CRASHES:
-            count = max(len(seen), crashed)
-            times = f" etcd was started {count} times." if count > 1 else ""
-            log = last_words(logs)
-            cause = cause_of_death(log) or next((message.text for message in complaints(log)), None)
-            said = f" Its log says: {cause}." if cause else ""
-            raise EtcdError(
-                f"{target.name}: waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}.{times}{said}"
-                + last_lines(log)
-            )
+        if waited > timeout or watch.is_hopeless():
+            what = f"waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}"
+            raise EtcdError(f"{target.name}: {told(what, causes(), started_at)}")
         time.sleep(POLL)
 
 

@@ -1,0 +1,654 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Why the etcd static pod of this host does not come up, in the words of the program that knows it.
+
+`diagnose` reads systemd, the journal of the kubelet, the runtime and etcd's log, and `causes` judges what was read. Codes come from what
+these programs say in a form of their own: properties, message ids, states, and the reason and the fields of the kubelet's log (klog).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
+    CREATED,
+    DEADLINE_EXCEEDED,
+    EXITED,
+    NO_ANSWER,
+    RUNNING,
+    UNIMPLEMENTED,
+    Container,
+    CriError,
+    containers,
+    has_image,
+    pull_image,
+    runtime_answers,
+    sandboxes,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
+    cause_of_death,
+    complaints,
+    entry_of,
+    in_words,
+    split,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
+
+# What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
+RUNTIME, UNIT, KUBELET = "runtime", "unit", "kubelet"
+MANIFEST, ADMISSION, POD, VOLUME, SANDBOX, IMAGE, CONTAINER = (
+    *("manifest", "admission", "pod", "volume", "sandbox", "image", "container"),
+)
+FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", "complains"
+
+# A failure that is still there after so many seconds, and came again, does not pass by itself: the kubelet tries again after
+# 10 s at first, be it a container, an image or (systemd, RestartSec) the kubelet itself.
+LASTING = 10.0
+
+# The former pod may fail on while it is ended, after its manifest was replaced (terminationGracePeriodSeconds: 30). It is known by
+# what the kubelet logged of it before that. The same manifest put back is the same pod, and counts after that time.
+BEFORE, ENDING = 60.0, 30.0
+
+# The log of a program is shown up to this length.
+MOST = 600
+
+# Messages of systemd, by their ids (sd-messages.h): a unit failed, is being started, has stopped; a program could not be started, ended.
+_UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
+_BEGINS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "9d1aaa27d60140bd96365438aad20286", _UNIT_FAILED)
+_NOT_SPAWNED = "641257651c1b4ec9a8624d7a40a9e1e7"
+_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
+
+# Reasons of the kubelet for a pod that it cannot bring up (pkg/kubelet/container/sync_result.go, pkg/kubelet/images/types.go).
+_REASONS = {
+    "CreatePodSandboxError": SANDBOX,
+    "ConfigPodSandboxError": SANDBOX,
+    "KillPodSandboxError": SANDBOX,
+    "ErrImagePull": IMAGE,
+    "ImagePullBackOff": IMAGE,
+    "ImageInspectError": IMAGE,
+    "InvalidImageName": IMAGE,
+    "ErrImageNeverPull": IMAGE,
+    "RegistryUnavailable": IMAGE,
+    "SignatureValidationFailed": IMAGE,
+    "CreateContainerConfigError": CONTAINER,
+    "CreateContainerError": CONTAINER,
+    "RunContainerError": CONTAINER,
+    "PreCreateHookError": CONTAINER,
+}
+_CRASH_LOOP = "CrashLoopBackOff"
+
+# Messages of the kubelet about the files of static pods (pkg/kubelet/config/file.go).
+_OF_MANIFESTS = ("Unable to process watch event", "Could not process manifest file", "Unable to read config path")
+
+_UID = re.compile(r'\(UID: "([^"]*)"\)')
+
+# Of a pod that does not fit onto the host (pkg/kubelet/allocation/allocation_manager.go, all kubelets supported here).
+_DENIED = "Pod admission denied"
+
+# What a registry answers to each further attempt, too.
+_FINAL_PULL = re.compile(
+    r": not found\b|\b(401|403|404) \w+|[Uu]nauthorized|authorization failed|pull access denied|insufficient_scope"
+    r"|invalid reference format|no match for platform|manifest unknown"
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why etcd does not come up. program: whose words the text is. final: waiting longer cannot help."""
+
+    code: str
+    program: str
+    text: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the journal. message_id, priority: as systemd has them."""
+
+    time: float
+    program: str
+    pid: int
+    text: str
+    message_id: str = ""
+    priority: int = 6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the kubelet's log in klog's form. fields: of a structured one."""
+
+    time: float
+    level: str
+    message: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> str:
+        """Of the pod that it is about, '' if there is none: each manifest is a pod with a uid of its own."""
+        named = _UID.search(self.message)
+        return self.fields.get("podUID") or (named.group(1) if named else "")
+
+    @property
+    def words(self) -> str:
+        """The message and what went wrong."""
+        said = self.fields.get("err") or self.fields.get("error") or self.fields.get("message")
+        return f"{self.message}: {said}" if said else self.message
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was read. since, now: Unix seconds. runtime: why the runtime does not answer. unit: properties of kubelet.service.
+
+    journal: of the kubelet, from BEFORE seconds before the change on. installed: whether the change was another manifest.
+    containers, sandboxes: of the pod, the newest first. logs: text by path.
+    """
+
+    since: float
+    now: float
+    pod: str
+    unit: Mapping[str, str]
+    journal: Sequence[Line] = ()
+    installed: bool = True
+    runtime: str | None = None
+    containers: Sequence[Container] = ()
+    sandboxes: Sequence[Container] = ()
+    logs: Mapping[str, str] = field(default_factory=dict)
+
+
+def own_pod(host: str = "") -> str:
+    """The name of the pod of etcd: the kubelet appends the name of its node, which is that of the host in lower case."""
+    return f"etcd-{(host or socket.gethostname()).strip().lower()}"
+
+
+# RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).
+_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def pod_name_problem(host: str) -> str | None:
+    """Why the host's name cannot be part of a pod's name; None if it can."""
+    pod = own_pod(host)
+    if _POD_NAME.fullmatch(pod) and len(pod) <= 253:
+        return None
+    return (
+        f"the host's name ({printable(host)}) cannot be part of the name of a pod, which is made of it ({printable(pod)}): the kubelet would"
+        " refuse etcd's manifest. A name has lower-case letters, digits, '-' and '.'. Change it with hostnamectl hostname NAME."
+    )
+
+
+# --- Judging ---------------------------------------------------------------------------------------------------------
+
+
+def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
+    """What keeps etcd from coming up; empty if nothing is known to.
+
+    hidden: texts that are not shown, wherever they come from (values of etcd_extra_envs).
+    """
+    seen = without(seen, hidden)
+    lines = [line for line in seen.journal if line.time >= seen.since]
+    former = {
+        entry.uid
+        for entry in entries_of(seen.journal)
+        if seen.installed and entry.time < seen.since and (entry.level in "EF" or entry.message == _DENIED)
+    }
+    entries = [
+        entry
+        for entry in entries_of(lines)
+        if not entry.uid or entry.uid not in former or entry.time > seen.since + ENDING
+    ]
+    found = [
+        *_runtime_causes(seen),
+        *_unit_causes(seen, lines),
+        *(_manifest_causes(seen, entries) or _pod_causes(seen, entries) or _etcd_causes(seen, entries)),
+    ]
+    return [replace(cause, text=shown(cause.text)) for cause in found]
+
+
+def without(seen: Evidence, hidden: Iterable[str]) -> Evidence:
+    """Evidence without values that are not to be seen. Before anything is cut: half of a value is left then."""
+    # A short one is in other words, too, and no secret. In JSON and in quotes a value may be escaped.
+    values = {value for value in hidden if len(value) > 3}
+    values |= {json.dumps(value)[1:-1] for value in values}
+    if not values:
+        return seen
+    pattern = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)))
+
+    def hide(text: str) -> str:
+        return pattern.sub("***", text)
+
+    return replace(
+        seen,
+        journal=[replace(line, text=hide(line.text)) for line in seen.journal],
+        containers=[replace(item, message=hide(item.message)) for item in seen.containers],
+        logs={path: hide(text) for path, text in seen.logs.items()},
+    )
+
+
+_GRPC = re.compile(r"rpc error: code = \w+ desc = ")
+
+
+def shown(text: str) -> str:
+    """A text as it may be shown: on one line, without what a terminal takes for commands, the middle left out if it is long."""
+    text = printable(" ".join(_GRPC.sub("", text).split()))
+    return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
+
+
+def _runtime_causes(seen: Evidence) -> list[Cause]:
+    if seen.runtime is None:
+        return []
+    return [Cause(RUNTIME, "runtime", f"the container runtime {seen.runtime}", seen.now - seen.since >= LASTING)]
+
+
+def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
+    """A kubelet that does not run, or has just been started again after it failed."""
+    unit = seen.unit
+    if unit.get("LoadState", "loaded") != "loaded":
+        said = unit.get("LoadError", "").strip() or f"LoadState={unit['LoadState']}"
+        return [Cause(UNIT, "systemd", f"kubelet.service cannot be started: {said}", True)]
+    failures = [number for number, line in enumerate(journal) if line.message_id == _UNIT_FAILED]
+    running = unit.get("ActiveState") == "active" and unit.get("SubState") == "running"
+    starting = unit.get("ActiveState") in ("activating", "reloading")
+    if running and (not failures or seen.now - journal[failures[-1]].time > 2 * LASTING):
+        return []
+    if not failures and starting:
+        return []
+    # One that is not started again stays down.
+    final = not (running or starting) or len(failures) > 1
+    program, said = last_words_of_kubelet(last_attempt(journal, failures[-1] if failures else len(journal)))
+    if not said:
+        program = "systemd"
+        details = f" ({unit['Result']})" if unit.get("Result") else ""
+        said = f"kubelet.service is {unit.get('ActiveState', 'unknown')}{details}"
+    others = foreign_drop_ins(unit.get("DropInPaths", ""))
+    told = f" (further files of kubelet.service: {', '.join(others)})" if others else ""
+    return [Cause(KUBELET, program, f"{said}{told}", final)]
+
+
+def foreign_drop_ins(paths: str) -> list[str]:
+    """Drop-ins of kubelet.service that neither this collection nor a package has installed."""
+    own = (DROP_IN, DATA_DROP_IN)
+    return [path for path in paths.split() if path not in own and not path.startswith(("/usr/lib/", "/lib/"))]
+
+
+def last_attempt(lines: Sequence[Line], end: int) -> Sequence[Line]:
+    """The lines of the last start before one, by number: of the kubelet, of scripts before it, and of systemd."""
+    begin = max((number for number, line in enumerate(lines[:end]) if line.message_id in _BEGINS), default=-1)
+    return lines[begin + 1 : end]
+
+
+def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
+    """Why a start of the kubelet failed, and whose words these are: its last error, what it or a script before it printed, systemd."""
+    # A child of systemd that is no other program yet is "(kubelet)".
+    said = [line for line in joined(lines) if line.program != "systemd" and not line.program.startswith("(")]
+    entries = [entry for entry in entries_of(said) if entry.level in "EF"]
+    panics = [line.text for line in said if line.text.startswith(("panic:", "fatal error:"))]
+    # "command failed" is the last word; an error before it may be of a part that did without something.
+    words = panics[-1:] or [entry.words for entry in entries][-1:]
+    if words:
+        return "kubelet", words[0]
+    plain = [line for line in said if line.text.strip() and entry_of_klog(line) is None]
+    if plain:
+        return plain[-1].program, " ".join(line.text for line in plain[-2:])
+    for wanted in (_NOT_SPAWNED, _EXITED):
+        of_systemd = [line.text for line in lines if line.message_id == wanted]
+        if of_systemd:
+            return "systemd", of_systemd[-1]
+    return "systemd", " ".join([line.text for line in lines if line.program == "systemd" and line.priority <= 4][-1:])
+
+
+def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
+    """A manifest that the kubelet cannot read, or a pod that it does not take."""
+    newest = max((container.created for container in seen.containers), default=0.0)
+    for entry in reversed(entries):
+        if entry.time < newest:
+            break
+        if entry.message in _OF_MANIFESTS and "etcd.yaml" in entry.words:
+            return [Cause(MANIFEST, "kubelet", entry.fields.get("err", entry.words), True)]
+        if entry.message == _DENIED and is_about(entry, seen.pod):
+            said = entry.fields.get("message", "")
+            return [Cause(ADMISSION, "kubelet", f"{entry.message}: {entry.fields.get('reason', '')}: {said}", True)]
+    return []
+
+
+def is_about(entry: Entry, pod: str) -> bool:
+    """Whether an entry of the kubelet's log is about a pod."""
+    return entry.fields.get("pod") == f"kube-system/{pod}"
+
+
+_SYNC_ERROR = re.compile(r'failed to "\w+" for "[^"]*" with (\w+): "((?:[^"\\]|\\.)*)"')
+_MOUNT_ERROR = re.compile(
+    r'MountVolume\.\w+ failed for volume "([^"]*)".*? pod "([^"]*)" \(UID: "[^"]*"\) ?: (.*)', re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class SyncError:
+    """What kept the kubelet from bringing a pod up, once. reason: its word for it, '' if it has none. uid: of the pod."""
+
+    time: float
+    reason: str
+    text: str
+    uid: str
+
+
+def sync_errors(entries: Sequence[Entry], pod: str) -> list[SyncError]:
+    """What kept the kubelet from bringing a pod up, of its newest version only."""
+    found = []
+    for entry in entries:
+        mount = _MOUNT_ERROR.search(entry.message)
+        if mount and mount.group(2) == pod:
+            text = f'MountVolume failed for volume "{mount.group(1)}": {mount.group(3)}'
+            found.append(SyncError(entry.time, VOLUME, text, entry.uid))
+        if entry.message.startswith("Error syncing pod") and is_about(entry, pod):
+            err = entry.fields.get("err", "")
+            parts = _SYNC_ERROR.findall(err)
+            found += [SyncError(entry.time, reason, unquoted(text), entry.uid) for reason, text in parts]
+            if not parts:
+                found.append(SyncError(entry.time, "", err, entry.uid))
+    return [error for error in found if error.uid == found[-1].uid]
+
+
+def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
+    """A pod that the kubelet takes and cannot bring up: the sandbox, the image, the container."""
+    newest = max((item.created for item in seen.containers if item.state != CREATED), default=0.0)
+    ready = max((item.created for item in seen.sandboxes if item.state == RUNNING), default=0.0)
+    found = sync_errors(entries, seen.pod)
+    errors = [
+        error
+        for error in found
+        if error.time > newest and error.reason != _CRASH_LOOP and (code_of(error) != SANDBOX or error.time > ready)
+    ]
+    if not errors:
+        return []
+    code = code_of(errors[-1])
+    same = [error for error in errors if code_of(error) == code]
+    # Of "ErrImagePull" and "ImagePullBackOff" the former says why.
+    last = next((error for error in reversed(same) if not error.reason.endswith("BackOff")), same[-1])
+    # A container that could not be started is waited with as one that ended.
+    lasts = (found if code == CONTAINER else same)[-1].time - same[0].time >= LASTING
+    return [Cause(code, "kubelet", last.text, lasts or (code == IMAGE and bool(_FINAL_PULL.search(last.text))))]
+
+
+def code_of(error: SyncError) -> str:
+    """The code of a cause."""
+    return VOLUME if error.reason == VOLUME else _REASONS.get(error.reason, POD)
+
+
+def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
+    """An etcd that was started, and ended or complains."""
+    loops = [error.time for error in sync_errors(entries, seen.pod) if error.reason == _CRASH_LOOP]
+    ours = [item for item in seen.containers if item.created >= seen.since]
+    # After a restart of the kubelet alone, the pod may wait for its next start.
+    if not ours and loops and not seen.installed:
+        ours = list(seen.containers[:1])
+    if not ours:
+        return []
+    ended = [item for item in ours if item.state == EXITED]
+    if ours[0].state == RUNNING and not ended:
+        said = complaints(seen.logs.get(ours[0].log_path, ""))
+        foreign = any(_FOREIGN in message.text for message in said) and seen.now - ours[0].started >= LASTING
+        return [Cause(COMPLAINS, "etcd", message.text, foreign) for message in said[:1]]
+    if not ended:
+        return []
+    last = ended[0]
+    first = min([*loops, *(item.finished for item in ended)])
+    again = len(ended) > 1 or last.attempt > 0 or bool(loops)
+    lasts = again and max(last.finished, seen.now if ours[0] is last else 0.0) - first >= LASTING
+    return [_death(last, seen.logs.get(last.log_path, ""), lasts)]
+
+
+def _death(container: Container, log: str, lasts: bool) -> Cause:
+    """Why a container of etcd ended."""
+    if not container.started:
+        return Cause(CONTAINER, "runtime", container.message or container.reason, lasts)
+    lived = f"{max(0.0, container.finished - container.started):.0f} s after its start"
+    if container.reason == "OOMKilled":
+        return Cause(MEMORY, "runtime", f"etcd was killed {lived}: OOMKilled (not enough memory)", lasts)
+    texts = [split(line)[1] for line in log.splitlines()]
+    logged = [entry for entry in map(entry_of, texts) if entry]
+    dead = cause_of_death(log)
+    if dead and not logged:
+        # It has not even begun to log: the flags are read first, and are the same at each start.
+        return Cause(FLAG, "etcd", dead, True)
+    refused = next((entry for entry in logged if entry.get("msg") == _REFUSED), None)
+    if refused:
+        return Cause(FLAG, "etcd", in_words(refused, MOST), True)
+    error = next((entry for entry in reversed(logged) if entry.get("msg") == _SERVER_ERROR), None)
+    if error:
+        return Cause(ENDED, "etcd", in_words(error, MOST), lasts or _REMOVED in str(error.get("error")))
+    # Before etcd handles signals, Go cannot end the first process of a container by one, and ends it with 2.
+    stopped = any(entry.get("msg") == _SIGNALLED for entry in logged) or (container.exit_code == 2 and not dead)
+    if stopped:
+        before = log.split(_SIGNALLED, 1)[0]
+        said = "".join(f"; its log says: {message.text}" for message in complaints(before)[:1])
+        return Cause(STOPPED, "etcd", f"etcd was stopped {lived}, as the kubelet does if a probe fails{said}", lasts)
+    if dead:
+        fatal = next((entry for entry in reversed(logged) if entry.get("level") in ("panic", "fatal")), None)
+        text = in_words(fatal, MOST) if fatal else dead
+        if fatal is None or _NEEDS_OTHERS not in str(fatal.get("error")):
+            return Cause(ENDED, "etcd", text, lasts)
+        refused = next((entry for entry in logged if entry.get("msg") == _NO_ANSWER), None)
+        return Cause(ENDED, "etcd", f"{text}; {in_words(refused)}" if refused else text, False)
+    status = f"etcd ended {lived} with {container.exit_code}: {container.message or container.reason}"
+    said = "".join(f"; its log says: {message.text}" for message in complaints(log)[:1])
+    return Cause(ENDED, "etcd", f"{status}{said}", lasts)
+
+
+# Members of two clusters that take each other for peers.
+_FOREIGN = "ignored by remote peer due to cluster ID mismatch"
+
+# A member that joins a cluster ends if no other member answers, who may come up yet.
+_NEEDS_OTHERS = "cannot fetch cluster info from peer urls"
+_NO_ANSWER = "failed to get cluster response"
+
+# Messages of etcd: of flags that do not fit each other and of an error of the server, which end it without "fatal"; of a signal.
+_REFUSED = "failed to verify flags"
+_SERVER_ERROR, _REMOVED = "server error", "permanently removed from the cluster"
+_SIGNALLED = "received signal; shutting down"
+
+
+# --- The kubelet's log -----------------------------------------------------------------------------------------------
+
+_KLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^ \]]+\] (.*)", re.DOTALL)
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+
+
+def joined(lines: Sequence[Line]) -> list[Line]:
+    """Lines with those that belong together in one: klog writes a text of several lines as KEY=<, the text, and ' >'."""
+    found: list[Line] = []
+    opened: dict[int, int] = {}
+    for line in lines:
+        number = opened.get(line.pid)
+        if number is not None and not _KLOG.match(line.text):
+            found[number] = replace(found[number], text=f"{found[number].text}\n{line.text}")
+            if line.text.startswith(" >"):
+                del opened[line.pid]
+            continue
+        if line.text.endswith("=<") and _KLOG.match(line.text):
+            opened[line.pid] = len(found)
+        found.append(line)
+    return found
+
+
+def entries_of(lines: Sequence[Line]) -> list[Entry]:
+    """What is in klog's form."""
+    return [entry for line in joined(lines) for entry in [entry_of_klog(line)] if entry]
+
+
+def entry_of_klog(line: Line) -> Entry | None:
+    """A line of the kubelet's log; None if it is none."""
+    match = _KLOG.match(line.text)
+    if not match:
+        return None
+    level, text = match.groups()
+    head = re.match(_QUOTED, text)
+    if not head:
+        return Entry(line.time, level, text)
+    pairs = re.findall(rf' (\w+)=(?:{_QUOTED}|<\n(.*?)\n >|([^ "<]\S*))', text[head.end() :], flags=re.DOTALL)
+    fields = {key: unquoted(quoted) or block.replace("\t", "") or plain for key, quoted, block, plain in pairs}
+    return Entry(line.time, level, unquoted(head.group(1)), fields)
+
+
+def unquoted(text: str) -> str:
+    """What Go has quoted (strconv.Quote)."""
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return re.sub(r"\\(.)", r"\1", text)
+
+
+def journal_of(text: str) -> list[Line]:
+    """Lines of `journalctl --output=json`."""
+    found = []
+    for row in text.splitlines():
+        try:
+            data = json.loads(row)
+        except ValueError:
+            continue
+        said = data.get("MESSAGE")
+        if isinstance(said, list):
+            # Not valid as UTF-8.
+            said = bytes(said).decode("utf-8", errors="replace")
+        if isinstance(said, str):
+            found.append(
+                Line(
+                    int(data.get("__REALTIME_TIMESTAMP", 0)) / 1e6,
+                    str(data.get("SYSLOG_IDENTIFIER", "")),
+                    int(data.get("_PID") or 0),
+                    said,
+                    str(data.get("MESSAGE_ID", "")),
+                    int(data.get("PRIORITY") or 6),
+                )
+            )
+    return found
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+MANIFEST_PATH = "/etc/kubernetes/manifests/etcd.yaml"
+
+_PROPERTIES = "LoadState,LoadError,ActiveState,SubState,Result,MainPID,DropInPaths"
+_FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,MESSAGE_ID,_PID"
+
+
+def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -> Evidence:
+    """Read what tells why the pod does not come up, in a fraction of a second."""
+    shown_unit = run(["systemctl", "show", "kubelet.service", f"--property={_PROPERTIES}"], 10.0).stdout
+    journal = run(
+        ["journalctl", "--unit=kubelet.service", f"--since=@{since - BEFORE:.3f}", "--lines=4000", "--output=json",
+         f"--output-fields={_FIELDS}", "--quiet", "--no-pager"],
+        10.0,
+    ).stdout  # fmt: skip
+    problem = runtime_answers(endpoint)
+    found: list[Container] = []
+    boxes: list[Container] = []
+    if problem is None:
+        try:
+            found = [item for item in containers(endpoint, pod) if item.name == "etcd"]
+            boxes = sandboxes(endpoint, pod)
+        except CriError as exc:
+            problem = str(exc)
+    return Evidence(
+        since=since,
+        now=time.time(),
+        pod=pod,
+        unit=dict(line.split("=", 1) for line in shown_unit.splitlines() if "=" in line),
+        journal=journal_of(journal),
+        installed=_changed(manifest) >= since,
+        runtime=problem,
+        containers=found,
+        sandboxes=boxes,
+        logs={item.log_path: tail(item.log_path) for item in found},
+    )
+
+
+def _changed(path: str) -> float:
+    """When a file was put where it is; 0 if there is none."""
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        return 0.0
+
+
+def tail(path: str, most: int = 1 << 20) -> str:
+    """The end of a log, from the beginning of a line on; empty if there is none any more: the kubelet removes it with its container."""
+    try:
+        with open(path, "rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - most))
+            data = handle.read(most)
+    except OSError:
+        return ""
+    return (data if size <= most else data.partition(b"\n")[2]).decode("utf-8", errors="replace")
+
+
+def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = ()) -> list[Cause]:
+    """Why etcd does not come up on this host since a change; empty if nothing is known to keep it from it.
+
+    since: Unix seconds, when the manifest was installed or the kubelet started. endpoint: of the container runtime. hidden: texts that
+    are not shown (values of etcd_extra_envs).
+    """
+    return causes(look(since, endpoint, pod or own_pod()), hidden)
+
+
+# --- Images ----------------------------------------------------------------------------------------------------------
+
+
+def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
+    """Have the runtime pull an image that it does not have; why it does not have it then, None if it does."""
+    try:
+        if not has_image(endpoint, image):
+            pull_image(endpoint, image, timeout, credentials_for(image))
+    except CriError as exc:
+        if exc.code in (NO_ANSWER, UNIMPLEMENTED):
+            return Cause(RUNTIME, "runtime", f"the container runtime {exc}", False)
+        late = exc.code == DEADLINE_EXCEEDED
+        text = f"image {image} cannot be pulled: {f'nothing came of it within {timeout:.0f} s' if late else exc}"
+        return Cause(IMAGE, "runtime", shown(text), bool(_FINAL_PULL.search(str(exc))))
+    return None
+
+
+# Where the kubelet, which asks the runtime the same, finds passwords of registries (pkg/credentialprovider/config.go).
+_DOCKER_CONFIGS = ("/var/lib/kubelet/config.json", "/root/.docker/config.json", "/.docker/config.json")
+
+
+def credentials_for(image: str, paths: Iterable[str] = _DOCKER_CONFIGS) -> dict[str, str] | None:
+    """User and password for the registry of an image, as the kubelet would send them; None if there are none."""
+    for path in paths:
+        try:
+            data = json.loads(tail(path) or "{}")
+        except ValueError:
+            continue
+        found = credentials_in(data, image)
+        if found:
+            return found
+    return None
+
+
+def credentials_in(data: Any, image: str) -> dict[str, str] | None:
+    """From a docker configuration: those of the longest registry or path that the image's name begins with."""
+    auths = data.get("auths") if isinstance(data, dict) else None
+    best, found = -1, None
+    for key, value in auths.items() if isinstance(auths, dict) else ():
+        place = re.sub(r"^https?://|/v[12]/?$|/$", "", str(key))
+        is_for = image == place or image.startswith(f"{place}/")
+        if not is_for or len(place) <= best or not isinstance(value, dict):
+            continue
+        try:
+            user, _colon, password = base64.b64decode(value.get("auth", "")).decode().partition(":")
+        except ValueError:
+            continue
+        user, password = user or str(value.get("username", "")), password or str(value.get("password", ""))
+        if user:
+            best, found = len(place), {"username": user, "password": password}
+    return found

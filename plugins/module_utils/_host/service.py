@@ -1,0 +1,162 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""kubelet.service: write its files, start it, and see whether it stays. What is in the files is in kubelet.py."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    Replacement,
+    ensure_directory,
+    read_text,
+    replace_files,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import (
+    Unit,
+    file_reasons,
+    restart_reasons,
+    unit_reasons,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+
+FILE_MODE = 0o644
+
+# The kubelet's own check, which etcd_kubelet_config must not move.
+HEALTHZ = ("127.0.0.1", 10248)
+
+# systemd stops the old kubelet first, and waits for its ExecStartPre.
+START = 120.0
+
+# How many lines of the kubelet's log are shown.
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class KubeletFiles:
+    """The files of the kubelet as they are to be, by path, and which of them is its configuration."""
+
+    files: Mapping[str, str]
+    config_path: str
+
+
+@dataclass(frozen=True)
+class KubeletState:
+    """What differs at the kubelet. found: texts as they are (None: no file). reasons: all of it, restart: what it takes a restart for."""
+
+    unit: Unit
+    found: Mapping[str, str | None]
+    reasons: list[Reason]
+    restart: list[Reason]
+
+
+def kubelet_state(wanted: KubeletFiles, manifests_dir: str) -> KubeletState:
+    """Compare the kubelet with what it is to be: its files, and what runs."""
+    unit = _host.kubelet_unit()
+    files = dict(wanted.files)
+    found = {path: read_text(path) for path in files}
+    before = found[wanted.config_path]
+    written = 0.0 if before is None else os.stat(wanted.config_path).st_mtime
+    restart = restart_reasons(unit, wanted.config_path, files[wanted.config_path], before, written, time.time())
+    missing = []
+    if not os.path.isdir(manifests_dir):
+        missing = [Reason("kubelet", "missing", f"{manifests_dir}: missing")]
+        # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
+        text = "kubelet.service: started without the manifests directory"
+        restart.append(Reason("kubelet", "without-directory", text))
+    return KubeletState(unit, found, [*file_reasons(files, found), *unit_reasons(unit), *missing, *restart], restart)
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file as it was. text: None if there was none."""
+
+    text: str | None
+    mode: int
+
+
+def keep(paths: list[str]) -> dict[str, KeptFile]:
+    """The files as they are, to be put back."""
+    return {path: KeptFile(read_text(path), _mode_of(path)) for path in paths}
+
+
+def _mode_of(path: str) -> int:
+    return os.stat(path).st_mode & 0o7777 if os.path.exists(path) else FILE_MODE
+
+
+def write(files: Mapping[str, str]) -> None:
+    """Write files of the kubelet, all or none."""
+    for path in files:
+        ensure_directory(os.path.dirname(path), 0o755)
+    replace_files([Replacement(path, text.encode(), FILE_MODE) for path, text in files.items()])
+
+
+def put_back(files: Mapping[str, KeptFile]) -> None:
+    """The files as they were before."""
+    replace_files(
+        [Replacement(path, item.text.encode(), item.mode) for path, item in files.items() if item.text is not None]
+    )
+    for path, item in files.items():
+        if item.text is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def start(restart: bool) -> None:
+    """Have systemd read its files and start the kubelet at each boot; restart: start it now as well, again if it runs."""
+    for words in (
+        ["daemon-reload"],
+        ["enable", "kubelet.service"],
+        *([["restart", "kubelet.service"]] if restart else []),
+    ):
+        done = run(["systemctl", *words], START)
+        if done.code != 0:
+            raise EtcdError(f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]}")
+
+
+def ask(address: tuple[str, int] = HEALTHZ) -> int:
+    """The status with which the kubelet's own check answers; 0 if it does not. No proxy is asked."""
+    connection = http.client.HTTPConnection(*address, timeout=5.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def is_healthy() -> bool:
+    """Whether the kubelet says that it is healthy."""
+    return ask() == http.client.OK
+
+
+def answers() -> bool:
+    """Whether the kubelet says anything."""
+    return ask() > 0
+
+
+def last_lines(since: float) -> str:
+    """What the kubelet has logged last since then: its errors (klog) if there are any, since the last lines may be those of one more start."""
+    command = [
+        "journalctl",
+        "--unit=kubelet.service",
+        f"--since=@{since:.3f}",
+        "--lines=200",
+        "--output=cat",
+        "--quiet",
+        "--no-pager",
+    ]
+    lines = run(command, 10.0).stdout.splitlines()
+    errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
+    return "".join(f"\n  {printable(line)[:500]}" for line in (errors or lines)[-SHOWN:])

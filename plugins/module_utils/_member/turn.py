@@ -1,0 +1,588 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A turn: one member is changed, whatever of it changes. Lock, gate, act, prove, undo if that fails, unlock.
+
+The kubelet's files and the manifest change in one turn. A kubelet that runs is changed first, and has to work before etcd is
+restarted. A kubelet that does not run finds the new manifest when it starts. The same engine starts members of a cluster that does not
+run: all at once, so without lock and gate. Whatever ends a turn in the middle, the next one goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
+    ClusterLock,
+    Holder,
+    LockError,
+    LockLostError,
+    LockRefusedError,
+    LockUnconfirmedError,
+    NoQuorumError,
+    cluster_lock,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    ensure_directory,
+    locked,
+    mode_problem,
+    move_file,
+    read_text,
+    remove_strays,
+    replace_file,
+    set_mode,
+    strays,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+# In the work directory: the manifest before the last change. The kubelet would read it in its own directory.
+PREVIOUS = "etcd.yaml.previous"
+
+# Another one than that of the PKI: a run that renews certificates need not wait for a member.
+LOCK = "lock-manifest"
+
+# Long enough for most that goes on unseen, as where a network was cut: a member comes up in half a minute, or has its
+# previous manifest back in little more than one.
+LOCK_PATIENCE = 120.0
+
+# How long a member may take to come up with the manifest that is there: a host that has just booted needs half of it.
+BACK_AGAIN = 60.0
+
+# A flag that etcd refuses, or data that it cannot read, ends its process within a second or two.
+LASTS = 10.0
+
+# How long the kubelet may take to say that it is healthy.
+KUBELET_STARTS = 30.0
+
+# It says so before it makes its cgroups, which it may die of, and before it looks at what runs: after two seconds, and
+# every two seconds from then on.
+KUBELET_LASTS = 10.0
+
+# For the image, which may be large.
+PULL = 600.0
+
+
+@dataclass(frozen=True)
+class TurnSpec:
+    """What a member is to be, and how it may be changed.
+
+    members: name and address of all expected members. config: kubeadmcfg.yaml as text, '' to leave the manifest as it is.
+    kubelet: files of the kubelet, None to leave it as it is. rolling: whether a cluster runs. allow_interruption: without a gate.
+    startup_counts: whether another startup probe alone is a reason to restart.
+    """
+
+    member: str
+    members: list[tuple[str, str]]
+    config: str = ""
+    kubelet: service.KubeletFiles | None = None
+    rolling: bool = False
+    allow_interruption: bool = False
+    startup_counts: bool = False
+    timeout: float = 300.0
+    client_port: int = 2379
+    metrics_port: int = 2381
+    manifests_dir: str = "/etc/kubernetes/manifests"
+    data_dir: str = "/var/lib/etcd"
+    work_dir: str = "/etc/kubernetes/kubeadm-etcd"
+    pki_dir: str = "/etc/kubernetes/pki"
+    kubeadm: str = "kubeadm"
+    runtime_endpoint: str = "unix:///var/run/containerd/containerd.sock"
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest."""
+        return os.path.join(self.manifests_dir, "etcd.yaml")
+
+    @property
+    def target(self) -> _rollout.Target:
+        """The member and how to ask it."""
+        return _rollout.make_target(self.member, self.members, self.client_port, self.metrics_port, self.pki_dir)
+
+
+def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
+    """Change the member of this host, or look what would be changed (check). Returns the module's result."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            ensure_directory(spec.work_dir, DIRECTORY_MODE)
+            # It waits again where the previous manifest is put back.
+            lasts = 2 * spec.timeout if spec.rolling else 0
+            stack.enter_context(locked(os.path.join(spec.work_dir, LOCK), LOCK_PATIENCE, lasts))
+        turn = Turn(spec, check)
+        if spec.rolling:
+            turn.roll(stack)
+        else:
+            turn.start()
+        return turn.result()
+
+
+class KubeletError(EtcdError):
+    """The kubelet does not work as changed."""
+
+
+class Turn:
+    """One turn of the member of this host. It sees the host when it is made, so under the lock."""
+
+    def __init__(self, spec: TurnSpec, check: bool) -> None:
+        self.spec = spec
+        self.check = check
+        self.process = _rollout.find_etcd_process(spec.member)
+        self.kubelet = service.kubelet_state(spec.kubelet, spec.manifests_dir) if spec.kubelet else None
+        self.before = read_text(spec.manifest)
+        self.wanted = ""
+        self.content: list[Reason] = []
+        self.left: list[Reason] = []
+        self.stale = ""
+        self.formed = False
+        self.own: list[tuple[str, int]] = []
+        self.modes: dict[str, str | None] = {}
+        self.reasons: list[Reason] = []
+        if spec.config:
+            self._look()
+        self.reasons = [*(self.kubelet.reasons if self.kubelet else []), *self.reasons]
+        # From here on, what has been done.
+        self.lock: ClusterLock | None = None
+        self.is_alone = False
+        self.since = time.time()
+        self.installed = False
+        self.kept: dict[str, service.KeptFile] | None = None
+        self.former_urls: list[str] = []
+        self.waited = 0.0
+
+    # --- What differs ------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Compare the manifest with what kubeadm makes of the configuration."""
+        spec = self.spec
+        self.wanted = _kubeadm.render_manifest(spec.config, spec.kubeadm)
+        _kubeadm.check_other_pods(spec.manifests_dir)
+        wal = read_wal(spec.data_dir)
+        self.formed = bool(wal and wal.formed)
+        self.stale = _rollout.stale_directory(self.process, spec.pki_dir)
+        self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, spec.startup_counts)
+        # A directory that others share is not taken from them.
+        self.own = [] if _host.foreign_entries(spec.data_dir) else [(spec.data_dir, DIRECTORY_MODE)]
+        self.modes = {path: mode_problem(path, mode) for path, mode in ((spec.manifest, FILE_MODE), *self.own)}
+        missing = [path for path in (spec.manifests_dir, spec.data_dir) if not os.path.isdir(path)]
+        self.reasons = [
+            *(
+                Reason("manifest", "left-behind", f"{path}: left behind by a run that was killed")
+                for path in strays(spec.manifests_dir)
+            ),
+            *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in self.modes.items() if problem),
+            *(Reason("manifest", "missing", f"{path}: missing") for path in missing),
+            *([Reason("manifest", "stale", self.stale, restarts=True)] if self.stale else []),
+        ]
+
+    @property
+    def restarts_etcd(self) -> bool:
+        """Whether this turn restarts etcd."""
+        return bool(self.content or self.stale)
+
+    @property
+    def restarts_kubelet(self) -> bool:
+        """Whether this turn restarts the kubelet, which may restart etcd: it takes up whatever manifest is there."""
+        return bool(self.kubelet and self.kubelet.restart)
+
+    def leave_content(self) -> None:
+        """Start the member with the manifest that is there, as it was."""
+        if self.before:
+            self.content, self.left = [], self.content
+
+    def result(self) -> dict[str, Any]:
+        """What the module returns."""
+        diff = []
+        if self.kubelet and self.spec.kubelet:
+            diff = [
+                {"before_header": path, "after_header": path, "before": self.kubelet.found[path] or "", "after": text}
+                for path, text in self.spec.kubelet.files.items()
+                if self.kubelet.found[path] != text
+            ]
+        if self.spec.config:
+            diff.append(_kubeadm.shown_diff(self.spec.manifest, self.before, self._installed()))
+        return {
+            **reported([*self.reasons, *self.content]),
+            "manifest": self.spec.manifest,
+            "left": texts(self.left),
+            "waited": round(self.waited, 1),
+            "diff": diff,
+        }
+
+    def _installed(self) -> str:
+        return self.wanted if self.content else self.before or ""
+
+    # --- The two kinds of a turn -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
+        if not self.check:
+            _rollout.check_controller()
+            self._start_kubelet()
+        if not self.spec.config:
+            # The kubelet of a host that has no manifest yet. It is proven with its member.
+            return
+        # A cluster that is down is started as it was. What differs is for a run that sees it, member by member.
+        is_down = self.content and self.before and self.formed
+        if is_down and (self.stale or self.check or self._starts() or self._runs_another_image()):
+            self.leave_content()
+        if self.check:
+            return
+        self.see_that_kubelet_runs()
+        self.have_image()
+        self.change_manifest()
+        self.waited = self._wait_until_started()
+
+    def roll(self, stack: contextlib.ExitStack) -> None:
+        """Change the member of a cluster that runs."""
+        target = self.spec.target
+        stops = self.restarts_etcd or self.restarts_kubelet
+        if not self.check:
+            _rollout.check_controller()
+            self.see_that_kubelet_runs()
+            self.have_image()
+            if stops:
+                self._hold_lock(stack, target)
+        # In check mode, what earlier steps would have repaired has not been repaired.
+        if stops and not self.spec.allow_interruption and not (self.check and not self.restarts_etcd):
+            _rollout.check_gate(target)
+        if not self.check:
+            _rollout.check_controller()
+        was_ready = self.process is not None and _rollout.is_ready(
+            _rollout.metrics_of(self.process.argv, target.metrics)
+        )
+        self._announce(target)
+        if self.check:
+            return
+        try:
+            self.act()
+            if self.is_alone:
+                self.waited = self._wait_until_started()
+            elif self.spec.config or was_ready:
+                # A member that is down may need more than its kubelet.
+                self.waited = self._wait_for_member(target, self._installed(), self._old())
+        except (_rollout.AbandonedError, LockError):
+            raise
+        except EtcdError as exc:
+            raise EtcdError(self.undo(exc, target)) from exc
+
+    # --- Lock and gate -----------------------------------------------------------------------------------------------
+
+    def _hold_lock(self, stack: contextlib.ExitStack, target: _rollout.Target) -> None:
+        """Take the cluster lock for the rest of the turn."""
+        try:
+            _client, members = _rollout.ask_membership(target, self.process)
+        except EtcdError:
+            members = []
+        # This member is the one that restarts.
+        ordered = sorted(members, key=lambda member: member.name == target.name)
+        urls = dict.fromkeys([*(url for member in ordered for url in member.client_urls[:1]), *target.urls])
+        parts = [("kubelet", self.restarts_kubelet), ("etcd", self.restarts_etcd)]
+        purpose = f"restart of {' and '.join(name for name, is_due in parts if is_due)}"
+        holder = Holder(socket.gethostname(), self.spec.member, purpose)
+        try:
+            self.lock = stack.enter_context(
+                cluster_lock(list(urls), target.credentials, holder, while_waiting=_rollout.check_controller)
+            )
+        except NoQuorumError:
+            if self.process:
+                raise
+            # To start a member takes no quorum away. What differs is for a run that has one.
+            self.is_alone = True
+            self.leave_content()
+        except LockRefusedError as exc:
+            # A turn may be what raises the quota. It has its gate.
+            if exc.alarm != "NOSPACE":
+                raise
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
+
+    def see_that_kubelet_runs(self) -> None:
+        """EtcdError if etcd would be stopped and nothing would start it again."""
+        if self.kubelet or not self.restarts_etcd or not (self.process or self.spec.rolling):
+            return
+        if not _host.kubelet_unit().active:
+            raise EtcdError(
+                f"{self.spec.manifest} is left as it is: kubelet.service does not run, and would not start etcd again. `journalctl -u kubelet` says"
+                " why; where this run has left it alone, run again."
+            )
+
+    def have_image(self) -> None:
+        """Have the image pulled before anything stops."""
+        image = _kubeadm.manifest_image(self._installed())
+        if not image or not (self.content or not self.process):
+            return
+        cause = diagnosis.ensure_image(self.spec.runtime_endpoint, image, PULL)
+        if cause:
+            raise EtcdError(
+                f"{self.spec.member}: nothing was started or restarted, because {cause.text}. Correct etcd_image_repository or etcd_image_tag, make the"
+                " registry reachable, or set etcd_image_archive, and run again."
+            )
+
+    def _announce(self, target: _rollout.Target) -> None:
+        """Tell the cluster where the peers of this member will reach it."""
+        urls = peer_urls(self.wanted)
+        if self.content and peer_urls(self.before) != urls:
+            self.former_urls = _rollout.announce_peer_urls(target, self.process, urls, self.check)
+        if self.former_urls:
+            text = f"membership: {', '.join(self.former_urls)} -> {', '.join(urls)}"
+            self.reasons.append(Reason("manifest", "membership", text))
+
+    # --- Acts --------------------------------------------------------------------------------------------------------
+
+    def act(self) -> None:
+        """Change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
+        runs = bool(self.kubelet and self.kubelet.unit.active)
+        if runs:
+            self._check_lock()
+            self.change_kubelet()
+            self.prove_kubelet()
+        if self.spec.config:
+            self._check_lock()
+            self.change_manifest()
+        if not runs:
+            self.change_kubelet()
+            self.prove_kubelet()
+
+    def _start_kubelet(self) -> None:
+        """The same for a host whose member does not run: there is nothing to put back."""
+        try:
+            self.change_kubelet()
+        except KubeletError as exc:
+            log = service.last_lines(self.since)
+            raise EtcdError(
+                f"{self.spec.member}: the kubelet does not start: {exc}\nFrom `journalctl -u kubelet`:{log}"
+            ) from exc
+
+    def change_kubelet(self) -> None:
+        """Write the kubelet's files, and start it if what runs is not what would run."""
+        if not self.kubelet or not self.spec.kubelet or not self.kubelet.reasons:
+            return
+        for path in (self.spec.work_dir, self.spec.manifests_dir):
+            ensure_directory(path, DIRECTORY_MODE)
+        differing = {path: text for path, text in self.spec.kubelet.files.items() if self.kubelet.found[path] != text}
+        self.since = time.time()
+        self.kept = service.keep(list(differing))
+        service.write(differing)
+        try:
+            service.start(self.restarts_kubelet)
+        except EtcdError as exc:
+            raise KubeletError(self._with_causes(str(exc))) from exc
+
+    def change_manifest(self) -> None:
+        """Install the manifest, or restart etcd with the one that is there."""
+        spec = self.spec
+        for path in (spec.manifests_dir, spec.data_dir):
+            ensure_directory(path, DIRECTORY_MODE)
+        remove_strays(spec.manifests_dir)
+        for path, mode in ((spec.manifest, FILE_MODE), *self.own):
+            if self.modes[path]:
+                set_mode(path, mode)
+        if not self.restarts_etcd:
+            return
+        self.since = time.time()
+        if self.content:
+            if self.before:
+                replace_file(os.path.join(spec.work_dir, PREVIOUS), self.before.encode(), FILE_MODE)
+            replace_file(spec.manifest, self.wanted.encode(), FILE_MODE, staging_dir=spec.work_dir)
+            self.installed = True
+        elif self.process:
+            _rollout.stop(self.process)
+
+    # --- Proof -------------------------------------------------------------------------------------------------------
+
+    def causes(self) -> list[diagnosis.Cause]:
+        """What keeps the kubelet or etcd from coming up since the last act."""
+        hidden = [value for text in (self.wanted, self.before or "") for value in _kubeadm.env_values(text).values()]
+        try:
+            return diagnosis.diagnose(self.since, self.spec.runtime_endpoint, hidden=hidden)
+        except EtcdError:
+            return []
+
+    def _with_causes(self, text: str) -> str:
+        return _rollout.sentence(text, self.causes())
+
+    def prove_kubelet(self) -> None:
+        """Wait until a kubelet that was restarted is healthy, and see that it goes on."""
+        if not self.restarts_kubelet:
+            return
+        begin = time.monotonic()
+        watch = _rollout.Watch(self.causes)
+        while not service.is_healthy():
+            _rollout.check_controller()
+            late = time.monotonic() - begin > KUBELET_STARTS
+            if late or watch.is_hopeless():
+                raise KubeletError(self._with_causes(f"it is not healthy after {time.monotonic() - begin:.0f} s"))
+            time.sleep(0.5)
+        begin = time.monotonic()
+        while time.monotonic() - begin < KUBELET_LASTS:
+            _rollout.check_controller()
+            if not service.answers():
+                raise KubeletError(self._with_causes(f"it ended {time.monotonic() - begin:.0f} s after it was healthy"))
+            time.sleep(0.5)
+
+    def _old(self) -> _rollout.Process | None:
+        """The process that has to give way."""
+        return self.process if self.restarts_etcd else None
+
+    def _starts(self) -> bool:
+        """Whether etcd comes up with the manifest that is there. It gets a minute; a process that lasts for ten seconds has come up.
+
+        It need not be ready: that may take the others. EtcdError if the controller has ended meanwhile.
+        """
+        deadline = time.monotonic() + BACK_AGAIN
+        while True:
+            process = _rollout.find_etcd_process(self.spec.member)
+            if process and time.time() - _host.process_started(process.pid) >= LASTS:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            _rollout.check_controller()
+            time.sleep(1.0)
+
+    def _runs_another_image(self) -> bool:
+        """Whether the manifest would bring another image to data that etcd has run on: an upgrade, which is rolled.
+
+        An image that could not be pulled has never run: there is no log of it.
+        """
+        images = [_kubeadm.manifest_image(text) for text in (self.before or "", self.wanted)]
+        return images[0] != images[1] and bool(_log.log_paths(0.0))
+
+    def _wait_until_started(self) -> float:
+        """Wait until etcd runs as wanted and lasts; seconds. It need not be ready: that may take the other members."""
+        begin = time.monotonic()
+        wanted, old = _kubeadm.manifest_arguments(self._installed()), self._old()
+        watch = _rollout.Watch(self.causes)
+        while True:
+            _rollout.check_controller()
+            process = _rollout.find_etcd_process(self.spec.member)
+            problem = _rollout.process_problem(process, old, wanted)
+            if not problem and not service.answers():
+                problem = "the kubelet does not answer"
+            if process and not problem:
+                ready = probe(_rollout.metrics_of(process.argv, self.spec.target.metrics), _rollout.ANSWER)[0]
+                if ready or time.time() - _host.process_started(process.pid) >= LASTS:
+                    return time.monotonic() - begin
+            waited = time.monotonic() - begin
+            if waited > self.spec.timeout or watch.is_hopeless():
+                what = f"etcd does not run after {waited:.0f} s ({problem or 'it ends again and again'})"
+                raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
+            time.sleep(_rollout.POLL)
+
+    def _wait_for_member(self, target: _rollout.Target, installed: str, old: _rollout.Process | None) -> float:
+        """Wait until the member runs with the manifest that we have installed; seconds."""
+        command = _kubeadm.manifest_arguments(installed)
+        # A manifest that was put back may have etcd listen elsewhere.
+        urls = [_rollout.client_url_of(command, target.urls[0]), *target.urls[1:]]
+        target = replace(target, urls=urls, metrics=_rollout.metrics_of(command, target.metrics))
+        settled = _rollout.younger_than(self.spec.manifest)
+        return _rollout.wait_for_member(target, command, old, self.spec.timeout, settled, self.causes)
+
+    # --- Undo --------------------------------------------------------------------------------------------------------
+
+    def undo(self, exc: EtcdError, target: _rollout.Target) -> str:
+        """Bring back what ran before, and say what became of it."""
+        _rollout.check_controller()
+        # Before the kubelet starts again and goes on writing.
+        log = service.last_lines(self.since) if isinstance(exc, KubeletError) else ""
+        outcome = self._lost_lock() or " ".join(filter(None, self._put_back(target, isinstance(exc, KubeletError))))
+        if isinstance(exc, KubeletError):
+            return (
+                f"{self.spec.member}: the kubelet does not work as changed: {exc} {outcome} No further host has been touched; set etcd_kubelet_config"
+                f" right, and run again.\nFrom `journalctl -u kubelet` before that:{log}"
+            )
+        return f"{exc} {outcome}"
+
+    def _lost_lock(self) -> str:
+        """Why nothing is put back: another run changes a member, and this one may be what its quorum needs. '' if it may be."""
+        try:
+            self._check_lock()
+        except LockUnconfirmedError:
+            # A cluster that needs this member does not answer without it.
+            return ""
+        except LockLostError as exc:
+            return f"{exc} Nothing was put back." if _rollout.find_etcd_process(self.spec.member) else ""
+        return ""
+
+    def _put_back(self, target: _rollout.Target, kubelet_failed: bool) -> list[str]:
+        """What ran before, in the reverse order. What was down already may come up with either manifest, so the new one stays."""
+        has_manifest = bool(self.installed and self.before and self.process)
+        has_kubelet = bool(self.restarts_kubelet and self.kept)
+        if has_manifest and read_text(self.spec.manifest) != self.wanted:
+            return [
+                f"{self.spec.manifest} is not what this run has installed: another one, or somebody by hand, has changed it since."
+                " Nothing was put back; run again."
+            ]
+        said = []
+        old = _rollout.find_etcd_process(self.spec.member)
+        failed = self._put_manifest_back() if has_manifest else ""
+        if has_kubelet or kubelet_failed:
+            said.append(self._put_kubelet_back())
+        if not has_manifest:
+            return said if kubelet_failed else [*said, _rollout.WHERE_TO_LOOK]
+        return [failed or self._prove_previous(target, old), *said]
+
+    def _put_manifest_back(self) -> str:
+        """Install the previous manifest. Returns why that failed, '' if it did not."""
+        kept = os.path.join(self.spec.work_dir, PREVIOUS)
+        try:
+            # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
+            os.utime(kept)
+            move_file(kept, self.spec.manifest)
+        except (OSError, EtcdError) as exc:
+            return (
+                f"The previous manifest could not be put back ({exc}). It is {kept}: move it to {self.spec.manifest}."
+            )
+        self.since = time.time()
+        return ""
+
+    def _prove_previous(self, target: _rollout.Target, old: _rollout.Process | None) -> str:
+        try:
+            if self.former_urls:
+                _rollout.announce_peer_urls(target, old, self.former_urls, check=False)
+            self._wait_for_member(target, self.before or "", old)
+        except _rollout.AbandonedError:
+            raise
+        except EtcdError as exc:
+            return f"The previous manifest was put back, and the member does not come up with it either: {exc} {_rollout.WHERE_TO_LOOK}"
+        return (
+            "The previous manifest was put back, and the member is healthy with it. No further member has been touched; correct what"
+            " was changed, and run again."
+        )
+
+    def _put_kubelet_back(self) -> str:
+        """Start the kubelet with the files that were there before."""
+        if not self.kept:
+            return "Its configuration was there before this run: there is none to put back."
+        try:
+            service.put_back(self.kept)
+            service.start(restart=True)
+        except EtcdError as exc:
+            return f"The previous configuration of the kubelet could not be put back: {exc}"
+        self.since = time.time()
+        try:
+            self.prove_kubelet()
+        except KubeletError:
+            return "The previous configuration was put back, and the kubelet does not come up with it either."
+        return "The previous configuration was put back, and the kubelet runs with it."
+
+
+def peer_urls(manifest: str | None) -> list[str]:
+    """Where the other members reach the member of a manifest."""
+    arguments = _kubeadm.manifest_arguments(manifest or "")
+    return (_rollout.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")

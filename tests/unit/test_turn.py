@@ -1,0 +1,543 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The turn of a member, phase by phase, on a host that is a directory: lock, gate, act, prove, undo."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import lock as _lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+OLD, NEW, OTHER = (f"    - etcd\n    - --initial-advertise-peer-urls={url}\n" for url in ("old", "new", "other"))
+OLD += "    - --listen-metrics-urls=http://127.0.0.1:2400\n"
+IMAGE = "    image: registry/etcd:3.5\n"
+
+
+class FakeLock:
+    """A cluster lock. lost: what check raises."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def check(self) -> None:
+        self.host.did("check lock")
+        if self.host.lost:
+            raise self.host.lost
+
+
+class Host:
+    """A member that runs with the manifest OLD and is to have NEW, and what is done to it, in order."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.manifest = root / "manifests" / "etcd.yaml"
+        self.config = root / "work" / "kubelet.yaml"
+        for name in ("manifests", "data", "work"):
+            (root / name).mkdir()
+        self.manifest.write_text(OLD)
+        self.acts: list[str] = []
+        self.process: _rollout.Process | None = _rollout.Process(7, 1, [])
+        self.active = True
+        self.healthy = True
+        self.causes: list[Cause] = []
+        self.image: Cause | None = None
+        self.lost: EtcdError | None = None
+        # What keeps the lock from being taken.
+        self.refused: EtcdError | None = None
+        # What happens while the member is waited for, each time; at each act, by its name.
+        self.waits: list[Callable[[], None]] = []
+        self.at: dict[str, Callable[[], None]] = {}
+        self.spec = engine.TurnSpec(
+            member="infra0",
+            members=[("infra0", "10.0.0.6")],
+            config="wanted",
+            timeout=5,
+            rolling=True,
+            **{f"{name}_dir": str(root / name) for name in ("data", "work", "pki")},  # type: ignore[arg-type]
+            manifests_dir=str(root / "manifests"),
+        )
+        kubeadm = engine._kubeadm
+        image_of = kubeadm.manifest_image
+        fakes: list[tuple[Any, str, Any]] = [
+            (kubeadm, "render_manifest", lambda *_: NEW),
+            (kubeadm, "manifest_image", lambda text: image_of(text) or "registry/etcd:3.6"),
+            (kubeadm, "manifest_arguments", lambda text: [line[6:] for line in text.splitlines()]),
+            (engine, "mode_problem", lambda *_: None),
+            (engine, "replace_file", self.replace_file),
+            (engine, "LOCK_PATIENCE", 0.1),
+            (engine, "cluster_lock", self.cluster_lock),
+            (engine.diagnosis, "ensure_image", self.pull),
+            (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
+            (_rollout, "find_etcd_process", lambda _name: self.process),
+            (_rollout, "ask_membership", lambda *_: (None, [])),
+            (_rollout, "is_ready", lambda _url: True),
+            (_rollout, "check_gate", lambda _target: self.did("gate")),
+            (_rollout, "check_controller", lambda: None),
+            (_rollout, "announce_peer_urls", self.announce),
+            (_rollout, "wait_for_member", self.wait),
+            (_rollout, "LOOK", 0.0),
+            (_host, "kubelet_unit", self.unit),
+            (service, "start", lambda restart: self.did("restart kubelet" if restart else "reload")),
+            (service, "is_healthy", lambda: self.healthy),
+            (service, "answers", lambda: self.healthy),
+            (service, "last_lines", lambda _since: "\n  E1127 failed"),
+            (service, "replace_files", self.replace_files),
+            (engine, "KUBELET_STARTS", 0.0),
+            (engine, "KUBELET_LASTS", 0.0),
+        ]
+        for target, name, fake in fakes:
+            monkeypatch.setattr(target, name, fake)
+
+    def did(self, act: str) -> None:
+        self.acts.append(act)
+        self.at.pop(act, lambda: None)()
+
+    def replace_file(self, path: str, data: bytes, *_: Any, **__: Any) -> None:
+        # Not to need root.
+        Path(path).write_bytes(data)
+        if path == str(self.manifest):
+            self.did("install")
+
+    def replace_files(self, files: list[_files.Replacement], *_: Any) -> None:
+        for item in files:
+            Path(item.path).write_bytes(item.data)
+        self.did(f"write {len(files)}")
+
+    def pull(self, *_: Any) -> Cause | None:
+        self.did("pull")
+        return self.image
+
+    def unit(self) -> Unit:
+        argv = ["kubelet", f"--config={self.config}"]
+        config = self.config.read_text() if self.config.exists() and "restart kubelet" in self.acts else "former"
+        return Unit("loaded", self.active, enabled=True, need_reload=False, argv=argv, started=0.0, config=config)
+
+    @contextlib.contextmanager
+    def cluster_lock(self, *_: Any, **__: Any) -> Iterator[FakeLock]:
+        if self.refused:
+            raise self.refused
+        self.did("lock")
+        yield FakeLock(self)
+        self.did("unlock")
+
+    def wait(self, target: _rollout.Target, wanted: list[str], *_rest: object) -> float:
+        self.did("wait")
+        (self.waits.pop(0) if self.waits else lambda: None)()
+        # It is asked where it listens with the manifest that it has now.
+        port = 2400 if wanted == engine._kubeadm.manifest_arguments(OLD) else 2381
+        assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
+        return 1.0
+
+    def announce(self, _target: object, _process: object, urls: list[str], *_check: bool, **_: bool) -> list[str]:
+        self.did(f"announce {urls[0]}")
+        return ["old"]
+
+    def with_kubelet(self, text: str = "wanted") -> None:
+        self.config.write_text("former")
+        self.spec = replace(self.spec, kubelet=service.KubeletFiles({str(self.config): text}, str(self.config)))
+
+    def run(self, check: bool = False) -> dict[str, Any]:
+        return engine.take_turn(self.spec, check)
+
+    def fails(self, words: str) -> str:
+        with pytest.raises(EtcdError, match=words) as caught:
+            self.run()
+        return str(caught.value)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def fail() -> None:
+    raise EtcdError("waited 300 s.")
+
+
+def gone() -> None:
+    raise _rollout.AbandonedError("The controller has ended.")
+
+
+ROLL = ["pull", "lock", "gate", "announce new", "check lock", "install", "wait"]
+BOTH = [
+    "pull",
+    "lock",
+    "gate",
+    "announce new",
+    "check lock",
+    "write 1",
+    "restart kubelet",
+    "check lock",
+    "install",
+    "wait",
+]
+
+
+def test_the_order_of_a_turn(host: Host) -> None:
+    """The image is there before anything else, and the lock is held until the member is proven."""
+    result = host.run()
+    assert host.acts == [*ROLL, "unlock"] and host.manifest.read_text() == NEW
+    assert result["changed"] and result["waited"] == 1.0
+    host.acts.clear()
+    assert not host.run()["changed"] and host.acts == ["wait"], "nothing differs: it is waited for, and nothing else"
+
+
+def test_kubelet_and_manifest_change_in_one_turn(host: Host) -> None:
+    """Behind one gate, under one lock; the kubelet is proven before etcd restarts."""
+    host.with_kubelet()
+    result = host.run()
+    assert host.acts == [*BOTH, "unlock"] and host.config.read_text() == "wanted" and host.manifest.read_text() == NEW
+    assert [item["part"] for item in result["changes"]][:2] == ["kubelet", "kubelet"] and len(result["diff"]) == 2
+
+
+def test_a_kubelet_that_does_not_run_finds_the_new_manifest(host: Host) -> None:
+    host.with_kubelet()
+    host.active = False
+    host.run()
+    assert host.acts.index("install") < host.acts.index("restart kubelet") < host.acts.index("wait")
+
+
+def test_a_kubelet_whose_files_count_from_the_next_start_on(host: Host) -> None:
+    """Written, without lock and gate: nothing restarts."""
+    host.with_kubelet("former")
+    script = host.root / "work" / "before-kubelet.sh"
+    host.spec = replace(
+        host.spec,
+        config="",
+        kubelet=service.KubeletFiles({str(host.config): "former", str(script): "new"}, str(host.config)),
+    )
+    assert host.run()["changed"] and host.acts == ["write 1", "reload", "wait"]
+
+
+def test_the_kubelet_alone(host: Host) -> None:
+    """The role kubelet without the role static_pod: the same gate and lock, and the manifest is left."""
+    host.with_kubelet()
+    host.spec = replace(host.spec, config="")
+    host.run()
+    assert host.acts == ["lock", "gate", "check lock", "write 1", "restart kubelet", "wait", "unlock"]
+    assert host.manifest.read_text() == OLD
+
+
+@pytest.mark.parametrize("process", [None, _rollout.Process(7, 1, [])])
+def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _rollout.Process | None) -> None:
+    host.image = Cause("image", "runtime", "image registry/etcd:3.5 cannot be pulled: not found", final=True)
+    host.process = process
+    host.fails("nothing was started or restarted, because image registry/etcd:3.5 cannot be pulled")
+    assert host.manifest.read_text() == OLD and host.acts == ["pull"]
+
+
+# --- Lock ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_another_run_holds(host: Host) -> None:
+    host.refused = _lock.LockBusyError("another run holds it", _lock.Record.parse("{}"))
+    host.fails("another run holds it")
+    assert host.manifest.read_text() == OLD and host.acts == ["pull"]
+
+
+@pytest.mark.parametrize(("kubelet", "acts"), [(False, ROLL[:5]), (True, BOTH[:5])])
+def test_a_lock_that_is_lost_before_the_act(host: Host, kubelet: bool, acts: list[str]) -> None:
+    if kubelet:
+        host.with_kubelet()
+    host.at["gate"] = lambda: setattr(host, "lost", _lock.LockLostError("the lock was lost"))
+    host.fails("the lock was lost")
+    assert host.acts == acts and host.manifest.read_text() == OLD
+
+
+def test_a_lock_that_is_lost_between_two_acts(host: Host) -> None:
+    """The kubelet works, and stays; the manifest is left to the next run."""
+    host.with_kubelet()
+    host.at["restart kubelet"] = lambda: setattr(host, "lost", _lock.LockLostError("the lock was lost"))
+    host.fails("the lock was lost")
+    assert host.config.read_text() == "wanted" and host.manifest.read_text() == OLD
+
+
+@pytest.mark.parametrize(
+    ("error", "process", "put_back"),
+    [
+        # A cluster of two does not answer without this member.
+        (_lock.LockUnconfirmedError("no member has confirmed it"), True, True),
+        (_lock.LockLostError("the lock was lost"), True, False),
+        (_lock.LockLostError("the lock was lost"), False, True),
+    ],
+)
+def test_what_is_put_back_without_the_lock(host: Host, error: EtcdError, process: bool, put_back: bool) -> None:
+    """A member that runs may be what the quorum needs while another run changes the next one."""
+
+    def lose() -> None:
+        host.lost = error
+        if not process:
+            host.process = None
+        fail()
+
+    host.waits = [lose]
+    said = host.fails("waited 300 s")
+    assert (host.manifest.read_text() == OLD) == put_back
+    assert ("Nothing was put back" in said) != put_back
+
+
+def test_without_a_quorum_a_member_that_is_down_is_started_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.with_kubelet()
+    host.active = False
+    host.process = None
+    host.refused = _lock.NoQuorumError("no member answers")
+    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(OLD))
+    host.at["restart kubelet"] = lambda: setattr(host, "process", process)
+    monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
+    result = host.run()
+    assert host.manifest.read_text() == OLD and result["left"] and "announce new" not in host.acts
+    assert host.config.read_text() == "wanted"
+
+
+def test_without_a_quorum_a_member_that_runs_is_not_touched(host: Host) -> None:
+    host.refused = _lock.NoQuorumError("no member answers")
+    host.fails("no member answers")
+    assert host.manifest.read_text() == OLD and "gate" not in host.acts
+
+
+def test_an_alarm_that_this_turn_may_end(host: Host) -> None:
+    """NOSPACE refuses the lock, and the turn that raises the quota has its gate."""
+    host.refused = _lock.LockRefusedError("etcd refuses all writes", "NOSPACE")
+    host.run()
+    assert host.acts == ["pull", "gate", "announce new", "install", "wait"]
+    host.manifest.write_text(OLD)
+    host.refused = _lock.LockRefusedError("etcd refuses all writes", "CORRUPT")
+    host.fails("etcd refuses all writes")
+    assert host.manifest.read_text() == OLD
+
+
+# --- Undo ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_work_is_taken_back(host: Host) -> None:
+    host.waits = [fail]
+    host.fails(r"waited 300 s.* previous manifest was put back, and the member is healthy")
+    assert host.manifest.read_text() == OLD
+    assert host.acts == [*ROLL, "check lock", "announce old", "wait", "unlock"] or host.acts[-2:] == [
+        "announce old",
+        "wait",
+    ]
+
+
+def test_manifest_and_kubelet_are_taken_back(host: Host) -> None:
+    host.with_kubelet()
+    host.waits = [fail]
+    said = host.fails("waited 300 s")
+    assert host.manifest.read_text() == OLD and host.config.read_text() == "former"
+    assert (
+        "previous manifest was put back" in said and "previous configuration was put back, and the kubelet runs" in said
+    )
+
+
+def test_a_kubelet_that_does_not_work_is_taken_back(host: Host) -> None:
+    """Before etcd was touched."""
+    host.with_kubelet()
+    host.healthy = False
+    host.causes = [Cause("kubelet", "kubelet", "maxPods must be positive", final=True)]
+    host.at["restart kubelet"] = lambda: host.at.update({"restart kubelet": lambda: setattr(host, "healthy", True)})
+    said = host.fails("infra0: the kubelet does not work as changed")
+    assert host.config.read_text() == "former" and host.manifest.read_text() == OLD and "install" not in host.acts
+    assert "kubelet: maxPods must be positive" in said and "put back, and the kubelet runs with it" in said
+    assert "From `journalctl -u kubelet` before that:\n  E1127 failed" in said
+
+
+def test_a_kubelet_that_works_with_neither(host: Host) -> None:
+    host.with_kubelet()
+    host.healthy = False
+    host.fails("was put back, and the kubelet does not come up with it either")
+
+
+def test_what_was_down_already_keeps_the_new_manifest(host: Host) -> None:
+    host.process = None
+    host.waits = [fail]
+    host.fails("waited 300 s. Look at")
+    assert host.manifest.read_text() == NEW
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text(OTHER), Path.unlink])
+def test_what_another_has_installed_since_stays(host: Host, change: Callable[[Path], object]) -> None:
+    """Neither its manifest nor its peer URLs are those of before."""
+
+    def someone() -> None:
+        change(host.manifest)
+        fail()
+
+    host.waits = [someone]
+    host.fails(r"waited 300 s.*somebody by hand, has changed it since\. Nothing was put back")
+    assert "announce old" not in host.acts
+    assert not host.manifest.exists() or host.manifest.read_text() == OTHER
+
+
+@pytest.mark.parametrize("during_the_last_look", [False, True])
+def test_a_run_without_a_controller_undoes_nothing(
+    host: Host, during_the_last_look: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been killed after the rename: the next run goes on from there."""
+
+    def last_look() -> None:
+        monkeypatch.setattr(_rollout, "check_controller", gone)
+        fail()
+
+    host.waits = [last_look if during_the_last_look else gone]
+    host.fails("controller has ended")
+    assert host.manifest.read_text() == NEW and "announce old" not in host.acts
+
+
+def test_a_run_without_a_controller_begins_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have waited for the gate, or for the lock."""
+    monkeypatch.setattr(_rollout, "check_controller", gone)
+    host.fails("controller has ended")
+    assert host.manifest.read_text() == OLD and host.acts == []
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is undone."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("act", ["announce new", "write 1", "restart kubelet", "install"])
+def test_the_next_run_finishes_a_turn_that_was_killed(host: Host, act: str) -> None:
+    host.with_kubelet()
+    host.at[act] = kill
+    with pytest.raises(Killed):
+        host.run()
+    host.acts.remove("restart kubelet") if act == "write 1" and "restart kubelet" in host.acts else None
+    host.run()
+    assert host.config.read_text() == "wanted" and host.manifest.read_text() == NEW
+    assert (
+        "restart kubelet" in host.acts and host.acts[-2:] in (["wait", "unlock"], ["announce new", "wait"])
+    ) or act == "install"
+    assert not host.run()["changed"]
+
+
+# --- The host --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_changed_where_no_kubelet_would_start_it_again(host: Host) -> None:
+    host.active = False
+    assert host.run(check=True)["changed"]
+    host.fails(r"kubelet\.service does not run, and would not start etcd again")
+    assert host.manifest.read_text() == OLD and "install" not in host.acts
+
+
+def test_one_run_at_a_time(host: Host) -> None:
+    """A run that waits for a member keeps others from its manifest, but not from its certificates."""
+    said = []
+
+    def second() -> None:
+        said.append(host.fails("."))
+        with _files.locked(os.path.join(host.spec.work_dir, "lock"), 0.1):
+            pass
+
+    host.waits = [second]
+    host.run()
+    assert f"process {os.getpid()}, which may need until" in said[0] and "/lock-manifest for more than 0 s" in said[0]
+    assert host.manifest.read_text() == NEW
+
+
+def test_check_mode_writes_nothing_and_waits_for_nobody(host: Host) -> None:
+    os.rmdir(host.spec.work_dir)
+    assert host.run(check=True)["changed"] and host.acts == ["gate", "announce new"]
+    assert host.manifest.read_text() == OLD and not os.path.exists(host.spec.work_dir)
+    os.mkdir(host.spec.work_dir)
+    with _files.locked(os.path.join(host.spec.work_dir, engine.LOCK), 0.1):
+        assert host.run(check=True)["changed"]
+
+
+def test_a_first_start_waits_for_no_other_host(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without lock and gate; the proof is an etcd that lasts."""
+    host.with_kubelet()
+    host.manifest.unlink()
+    host.process = None
+    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    host.at["install"] = lambda: setattr(host, "process", process)
+    monkeypatch.setattr(engine, "probe", lambda *_: (False, ""))
+    monkeypatch.setattr(_host, "process_started", lambda _pid: time.time() - engine.LASTS - 1)
+    host.spec = replace(host.spec, rolling=False)
+    host.run()
+    assert host.acts == ["write 1", "restart kubelet", "pull", "install"]
+
+
+def test_a_first_start_says_why_at_once(host: Host) -> None:
+    host.manifest.unlink()
+    host.process = None
+    host.causes = [Cause("flag", "etcd", "flag provided but not defined: -no-such-flag", final=True)]
+    host.spec = replace(host.spec, rolling=False)
+    said = host.fails("etcd: flag provided but not defined: -no-such-flag")
+    assert said.startswith("infra0: etcd does not run after 0 s (no etcd process runs)")
+
+
+@pytest.mark.parametrize(
+    ("lasts", "image", "logs", "replaced"),
+    [
+        (True, "", [], False),
+        # A flag that etcd refuses, on all hosts: nothing else would bring the cluster back.
+        (False, "", ["0.log"], True),
+        # Another image on data that etcd has run on is an upgrade of all members at once; one that could not be pulled has never run.
+        (False, IMAGE, ["0.log"], False),
+        (False, IMAGE, [], True),
+    ],
+    ids=["comes up", "crashes", "crashes, and another image is wanted", "its image cannot be pulled"],
+)
+def test_a_cluster_that_is_down_is_started_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, lasts: bool, image: str, logs: list[str], replaced: bool
+) -> None:
+    host.manifest.write_text(OLD + image)
+    monkeypatch.setattr(engine, "BACK_AGAIN", 0.1)
+    monkeypatch.setattr(engine, "read_wal", lambda _directory: Wal("1", "2", formed=True))
+    monkeypatch.setattr(_host, "process_started", lambda _pid: 0.0 if lasts else time.time())
+    monkeypatch.setattr(_log, "log_paths", lambda _since: logs)
+    monkeypatch.setattr(_log, "last_words", lambda _paths: "")
+    monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
+    host.spec = replace(host.spec, rolling=False)
+    result = host.run()
+    assert host.manifest.read_text() == (NEW if replaced else OLD + image)
+    assert bool(result["left"]) != replaced and result["changed"] == replaced
+    # A member whose data is not led yet is founded with what is wanted.
+    monkeypatch.setattr(engine, "read_wal", lambda _directory: None)
+    assert host.run()["left"] == [] and host.manifest.read_text() == NEW
+
+
+def test_what_a_killed_run_has_left_in_the_directory_of_manifests_is_removed(host: Host) -> None:
+    stray = host.manifest.parent / ".kubeadm-etcd-0123"
+    stray.write_text("half a manifest")
+    assert any("left behind" in reason for reason in host.run(check=True)["reasons"]) and stray.exists()
+    host.run()
+    assert not stray.exists()
+
+
+def test_a_data_directory_that_others_share_keeps_its_mode(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/srv with other people's files in it, made readable for root only, would shut them out."""
+    data = Path(host.spec.data_dir)
+    asked: list[str] = []
+    monkeypatch.setattr(engine, "mode_problem", lambda path, _mode: asked.append(path))
+    (data / "member").mkdir()
+    host.run()
+    assert str(data) in asked
+    (data / "home").mkdir()
+    asked.clear()
+    host.manifest.write_text(OLD)
+    host.run()
+    assert asked and str(data) not in asked

@@ -155,18 +155,70 @@ def test_rules_for_tasks(path: Path) -> None:
     assert not facts, f"{name(path)}: write ansible_facts['...'] instead of {facts}"
 
 
-def test_every_refusal_that_is_explained_is_one() -> None:
-    """What the first columns quote stands in the code. An ellipsis is for what differs; short words say nothing."""
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    section = text.split("\n## When a run refuses, or stops\n")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if re.match(r"\| (?!it says|---)", line)]
+def quoted_messages(page: str) -> list[list[str]]:
+    """The quotes of each entry of docs/troubleshooting.md, without what an ellipsis stands for.
+
+    An entry is a paragraph or list item that begins with quotes in italics, up to a colon.
+    """
+    entries = re.findall(r"^(?:- )?((?:\*[^*]+\*[^*:]*)+): ?", page, flags=re.MULTILINE)
+    return [
+        [part.strip() for quote in re.findall(r"\*([^*]+)\*", entry) for part in quote.split("…")] for entry in entries
+    ]
+
+
+def test_troubleshooting_quotes_messages_of_the_code() -> None:
+    """A page that quotes other words is not found by those of the message. Parts of a few letters prove nothing."""
+    entries = quoted_messages((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
     files = [path for folder in ("plugins", "roles", "playbooks") for path in (ROOT / folder).rglob("*")]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yml"))
-    for row in rows:
-        parts = [part.strip() for quoted in re.findall(r"\*([^*]+)\*", row) for part in quoted.split("…")]
-        telling = [part for part in parts if len(part) > 8]
-        assert telling and not [part for part in telling if part not in sources], row
-    assert len(rows) > 80
+    for entry in entries:
+        quotes = [part for part in entry if len(part) > 8]
+        assert quotes, entry
+        assert not [part for part in quotes if part not in sources]
+    assert len(entries) >= 25
+
+
+def test_quotes_of_troubleshooting_are_found_in_its_text() -> None:
+    """The test above would pass if it found none."""
+    page = "# Title\n\n- *no such words … anywhere*, *second*: a remedy: *emphasis*.\n\n*third quote* in the log: mount it.\n\nText: *no entry*.\n"
+    assert quoted_messages(page) == [["no such words", "anywhere", "second"], ["third quote"]]
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "roles").glob("*/README.md"))]
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", documents(), ids=name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        page = (path.parent / file).resolve() if file else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
+
+
+def test_messages_refer_to_pages_and_headings_that_exist() -> None:
+    """docs/PAGE.md ("HEADING"), or docs/PAGE.md, "HEADING", in code and tasks."""
+    headings = {
+        heading
+        for path in documents()
+        for heading in re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    for folder in ("plugins", "roles", "playbooks"):
+        for path in (path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yml")):
+            source = path.read_text(encoding="utf-8").replace('\\"', '"')
+            for page, text in re.findall(r"\bdocs/([\w-]+\.md)((?: \(|, )\"[^).]*)?", source):
+                assert (ROOT / "docs" / page).is_file(), f"{name(path)}: docs/{page}"
+                missing = set(re.findall(r'"([^"]+)"', text)) - headings
+                assert not missing, f"{name(path)}: {missing}"
 
 
 def test_fragments_can_be_read() -> None:

@@ -128,7 +128,7 @@ def test_the_data_directory_of_another_member(cluster: Lab) -> None:
 
 @pytest.mark.usefixtures("value")
 def test_a_member_that_was_removed(cluster: Lab) -> None:
-    """docs/operations.md, "A member has lost its data", by the commands that the refusal prints."""
+    """docs/recovery.md, "A member has lost its data", by the commands that the refusal prints."""
     before = cluster.containers()
     cluster.sh("infra2", STOP)
     cluster.sh("infra2", "mv /var/lib/etcd/member /var/lib/etcd-gone")

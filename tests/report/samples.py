@@ -174,7 +174,7 @@ def hard() -> list[Looked]:
                     "code": "quota",
                     "member": seven[1].name,
                     "text": f"The database of {seven[1].name} is at 85 % of its quota.",
-                    "remedy": "Compact and defragment it: docs/operations.md.",
+                    "remedy": "Compact and defragment it: docs/recovery.md.",
                 },
                 {
                     "code": "x",

@@ -1,4 +1,4 @@
-"""The decision table of docs/architecture.md, exhaustively where it is small."""
+"""The decision table of docs/operations.md, exhaustively where it is small."""
 
 from __future__ import annotations
 

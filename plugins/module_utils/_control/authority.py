@@ -134,7 +134,7 @@ def trust_warnings(observations: Mapping[str, Observation]) -> list[str]:
         return []
     return [
         f"{', '.join(hosts)}: the CA's certificate was renewed after etcd was started. etcd trusts the former one until it restarts, and"
-        " refuses everyone once that has expired. Restart one member after the other before then (docs/certificates.md)."
+        ' refuses everyone once that has expired. Restart one member after the other before then (docs/certificates.md, "The CA expires").'
     ]
 
 
@@ -222,7 +222,7 @@ def _former_ca(
         " are issued again, nothing restarts. 2. If the former CA is lost or must not be used any more, end etcd on all of these hosts at"
         " once, so that it starts with this CA; that costs some seconds without quorum:"
         f" `ansible '{':'.join(former)}' -i INVENTORY -b -m ansible.builtin.command -a 'pkill -x etcd'`. Then run site.yml, and give the"
-        " control plane hosts the new CA (docs/certificates.md)."
+        ' control plane hosts the new CA (docs/certificates.md, "The CA was exchanged by hand").'
     )
 
 

@@ -147,7 +147,7 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
                     f"the record (member.json) says that this host was {was} with its data in {record['data_dir']}, and its data is gone"
                     f"{' (a log that has never seen a leader was written since)' if etcd['has_data'] else ''}: is a volume not mounted? Mount"
                     " it, and run again. If the data is lost for good, do not start the member empty:"
-                    ' docs/operations.md ("A member has lost its data", "All data is lost") has the way out.'
+                    ' docs/recovery.md ("A member has lost its data", "All data is lost") has the way out.'
                 )
         elif etcd.get("cluster_id") and not etcd.get("restored"):
             proven = bool(answers) and etcd["cluster_id"] == answers

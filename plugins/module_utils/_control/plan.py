@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What follows from the observations of all hosts of a cluster: the table of docs/architecture.md as a function.
+"""What follows from the observations of all hosts of a cluster: the table of docs/operations.md as a function.
 
 Runs on the controller. Observations are what `etcd_host_info` returned, by inventory host, for the hosts of this run;
 with --limit some members have none.
@@ -200,7 +200,7 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
             return refused(
                 f"cluster {name!r} was founded before (initial-cluster-state=existing in etcd.yaml on {', '.join(founded)}), and no host has"
                 " its data in etcd_data_dir: is a volume not mounted, or the data in another directory? Bring it back. If the data is lost"
-                ' for good, docs/operations.md ("All data is lost") has the way out.'
+                ' for good, docs/recovery.md ("All data is lost") has the way out.'
             )
         # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
         return start_at_once(cluster, views, Plan(BOOTSTRAP, state="new", start=[item.host for item in views]))
@@ -266,7 +266,7 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         elif item.entry is None:
             text = (
                 f"the running cluster {cluster.name!r} has no member {member.name}. This playbook does not add members yet:"
-                f' docs/operations.md ("A member has lost its data") has the commands, or leave the host out.'
+                f' docs/recovery.md ("A member has lost its data") has the commands, or leave the host out.'
             )
         elif item.has_lost_data:
             text = lost_data_text(cluster, item, endpoint_of(listed, item))
@@ -498,5 +498,5 @@ def alarm_warnings(cluster: Cluster, observations: Mapping[str, Observation]) ->
     return [
         f"{', '.join(names)}: alarm NOSPACE: the database has reached its quota, and cluster {cluster.name!r} refuses all writes."
         " Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args; then `etcdctl alarm disarm`"
-        " (docs/operations.md)."
+        ' (docs/recovery.md, "The database is full").'
     ]

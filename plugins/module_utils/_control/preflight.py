@@ -229,7 +229,7 @@ def host_warnings(facts: Facts) -> list[str]:
     if has_data(facts) and found["filesystem"] in _VOLATILE:
         warnings.append(
             f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): this member loses its data at the next reboot. Move the data"
-            " to a disk before that (docs/operations.md)."
+            ' to a disk before that (docs/operations.md, "Move the data directory").'
         )
     return warnings
 

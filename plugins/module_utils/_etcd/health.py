@@ -355,7 +355,7 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "quota",
                 name,
                 f"The database of {name} has reached {100 * line['db_size'] // line['quota']} % of its quota.",
-                "Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args (docs/operations.md).",
+                'Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args (docs/recovery.md, "The database is full").',
             )
         )
     if line["db_size"] >= FRAGMENTED_BYTES and line["fragmentation"] >= FRAGMENTED_PART:
@@ -374,7 +374,7 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "certificate",
                 name,
                 f"The server certificate of {name} ends in {certificate['days_left']} days.",
-                "It ends with its CA, and no certificate can last longer: docs/certificates.md says how the CA is renewed."
+                'It ends with its CA, and no certificate can last longer: docs/certificates.md, "The CA expires".'
                 if certificate["ends_with_ca"]
                 else "A run of site.yml renews it.",
             )

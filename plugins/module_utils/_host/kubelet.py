@@ -184,7 +184,7 @@ if [ -e "$record" ] && [ -n "$data" ]; then
         echo "<3>etcd is not started: this host is a member of a cluster ($record), and its data is missing: there is no" \\
             "$data/member/wal/*.wal. Without its data, the member would forget writes that it has acknowledged. Is the volume of" \\
             "$data mounted? Mount it: the kubelet tries again by itself. If the data is lost, replace the member:" \\
-            "docs/operations.md of the collection kubeadm.etcd, 'A member has lost its data'." >&2
+            "docs/recovery.md of the collection kubeadm.etcd, 'A member has lost its data'." >&2
         exit 1
     fi
 fi

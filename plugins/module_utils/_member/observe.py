@@ -268,7 +268,7 @@ def data_problems(params: Params, etcd: Mapping[str, Any]) -> list[Problem]:
     return [
         Problem(
             f"etcd_data_dir {params['data_dir']} cannot be judged: {etcd['data_problem']}. Nothing is started on it. Mount the volume, or"
-            ' repair the filesystem, and run again. If the data is lost, docs/operations.md ("A member has lost its data") has the way out.',
+            ' repair the filesystem, and run again. If the data is lost, docs/recovery.md ("A member has lost its data") has the way out.',
             PROCESSES,
         )
     ]

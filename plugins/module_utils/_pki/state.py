@@ -651,7 +651,7 @@ def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str
     )
     return [
         f"the CA ends on {end:%Y-%m-%d}, in {(end - now).days} days, and certificates cannot last longer. {way_out}. Then run"
-        f" playbooks/renew_certificates.yml, and restart the members one after the other before {end:%Y-%m-%d} (docs/certificates.md)."
+        f' playbooks/renew_certificates.yml, and restart the members one after the other before {end:%Y-%m-%d} (docs/certificates.md, "The CA expires").'
     ]
 
 

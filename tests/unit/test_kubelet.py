@@ -6,15 +6,21 @@ import configparser
 import dataclasses
 import os
 import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
@@ -480,3 +486,59 @@ def test_copies_of_keys_are_found_where_the_page_makes_them(tmp_path: Path) -> N
     (tmp_path / "tmp/x/pki/etcd/ca.crt").touch()
     found = _host.copied_key_dirs(str(tmp_path))
     assert found == [str(tmp_path / path) for path in ("home/ubuntu/pki", "tmp/10.0.0.7/pki", "tmp/10.0.0.8/pki")]
+
+
+def test_files_are_put_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their modes; those that were not there are removed."""
+    monkeypatch.setattr(service, "FILE_MODE", 0o644)
+    owner = (os.getuid(), os.getgid())
+    monkeypatch.setattr(service, "Replacement", lambda *values: _files.Replacement(*values, *owner))
+    there, missing = tmp_path / "drop-ins" / "20.conf", tmp_path / "work" / "kubelet.yaml"
+    for path in (there, missing):
+        path.parent.mkdir()
+    there.write_text("before")
+    os.chmod(there, 0o640)
+    kept = service.keep([str(there), str(missing)])
+    service.write({str(there): "wanted", str(missing): "wanted"})
+    assert there.read_text() == missing.read_text() == "wanted" and there.stat().st_mode & 0o777 == 0o644
+    service.put_back(kept)
+    assert there.read_text() == "before" and there.stat().st_mode & 0o777 == 0o640 and not missing.exists()
+
+
+@pytest.mark.parametrize(("restart", "count"), [(True, 3), (False, 2)])
+def test_a_kubelet_is_restarted_only_if_it_has_to(restart: bool, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd reads its files in any case, and starts the kubelet at the next boot."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(service, "run", lambda argv, _timeout: ran.append(argv) or Done(0, "", ""))
+    service.start(restart)
+    assert len(ran) == count and ran[:2] == [["systemctl", "daemon-reload"], ["systemctl", "enable", "kubelet.service"]]
+    monkeypatch.setattr(service, "run", lambda *_: Done(1, "", "Job for kubelet.service failed.\n"))
+    with pytest.raises(EtcdError, match=r"`systemctl daemon-reload` failed: Job for kubelet\.service failed"):
+        service.start(restart)
+
+
+def test_what_the_kubelet_has_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors, if there are any: the last lines may be those of one more start. Nothing that commands a terminal."""
+    lines = ["E1127 01:46:48 run.go:72] \x1b[2Jfailed", "I1127 01:46:49 server.go:1] starting"]
+    monkeypatch.setattr(service, "run", lambda *_: Done(0, "\n".join(lines), ""))
+    assert service.last_lines(0.0) == "\n  E1127 01:46:48 run.go:72] \ufffd[2Jfailed"
+    monkeypatch.setattr(service, "run", lambda *_: Done(0, lines[1], ""))
+    assert service.last_lines(0.0) == f"\n  {lines[1]}"
+
+
+def test_the_kubelet_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def answer() -> None:
+            connection, _address = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert service.ask(("127.0.0.1", port)) == 500
+        thread.join()
+    assert service.ask(("127.0.0.1", port)) == 0

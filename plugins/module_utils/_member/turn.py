@@ -76,6 +76,10 @@ KUBELET_LASTS = 10.0
 # For the image, which may be large.
 PULL = 600.0
 
+# A registry that does not answer is asked again for some seconds.
+PULL_AGAIN = 15.0
+PULL_PAUSE = 3.0
+
 
 @dataclass(frozen=True)
 class TurnSpec:
@@ -327,7 +331,12 @@ class Turn:
         image = _kubeadm.manifest_image(self._installed())
         if not image or not (self.content or not self.process):
             return
+        deadline = time.monotonic() + PULL_AGAIN
         cause = diagnosis.ensure_image(self.spec.runtime_endpoint, image, PULL)
+        while cause and not cause.final and time.monotonic() < deadline:
+            _rollout.check_controller()
+            time.sleep(PULL_PAUSE)
+            cause = diagnosis.ensure_image(self.spec.runtime_endpoint, image, PULL)
         if cause:
             raise EtcdError(
                 f"{self.spec.member}: nothing was started or restarted, because {cause.text}. Correct etcd_image_repository or etcd_image_tag, make the"

@@ -3,7 +3,8 @@
 
 usage: bench/bench.py [--lab bench] [--rounds 1] [--output bench/results/latest.json]
 
-Prints seconds, the ratios 2:1 and 3:1, remote module runs and ssh executions, and the controller's peak memory, and
+Prints seconds, the ratios 2:1 and 3:1, tasks and remote module runs by host, ssh executions, the controller's peak memory,
+and what a run with nothing to do costs in comparison with `ansible -m ping` over the same hosts (both alternately), and
 writes them as JSON. Ratios taken in one run can be compared between machines; seconds cannot.
 """
 
@@ -58,7 +59,7 @@ def ssh_counter(folder: Path) -> Path:
 
 
 def site(inventory: str, folder: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """One run of site.yml: seconds, ssh executions, module runs by host, changes by host, peak memory in MiB."""
+    """One run of site.yml: seconds, ssh executions, tasks, module runs and changes by host, peak memory in MiB."""
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
     counts = folder / f"{name}.json"
@@ -75,10 +76,31 @@ def site(inventory: str, folder: Path, name: str, *arguments: str) -> dict[str, 
     return {
         "seconds": round(seconds, 2),
         "ssh_executions": len(calls.read_text(encoding="utf-8").splitlines()),
+        "tasks": found["tasks"],
         "module_runs": found["module_runs"],
         "changed": found["changed"],
         "peak_memory_mib": found["peak_memory_mib"],
     }
+
+
+def beside_ping(inventory: str, folder: Path, times: int = 5) -> dict[str, Any]:
+    """A run with nothing to do in comparison with `ansible -m ping`: wall time and CPU time of the controller, run alternately."""
+    programs = Path(sys.executable).parent
+    ping = [str(programs / "ansible"), "etcd", "-i", inventory, "-m", "ansible.builtin.ping"]
+    settled = [str(programs / "ansible-playbook"), "site.yml", "-i", inventory]
+    costs: dict[str, list[tuple[float, float]]] = {"ping": [], "settled": []}
+    for number in range(times):
+        for name, argv in (("ping", ping), ("settled", settled)):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = timed(argv, dict(os.environ), folder / f"{name}{number}.log")
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            costs[name].append((seconds, cpu))
+    wall, cpu = (
+        statistics.median(one[kind] / other[kind] for one, other in zip(costs["settled"], costs["ping"]))
+        for kind in (0, 1)
+    )
+    return {"ratio_wall": round(wall, 2), "ratio_cpu": round(cpu, 2), "seconds_and_cpu": costs}
 
 
 def one_round(name: str, folder: Path) -> dict[str, Any]:
@@ -120,7 +142,9 @@ def one_round(name: str, folder: Path) -> dict[str, Any]:
     say("(3) site.yml again")
     again = site(inventory, folder, "again")
     say(f"    {again['seconds']} s, {again['ssh_executions']} ssh executions, changed: {again['changed'] or 'nothing'}")
-    return {"page_seconds": round(page, 2), "cold": cold, "again": again}
+    say("(4) site.yml beside ansible -m ping, five times each")
+    beside = beside_ping(inventory, folder)
+    return {"page_seconds": round(page, 2), "cold": cold, "again": again, "beside_ping": beside}
 
 
 def main() -> None:
@@ -148,6 +172,10 @@ def main() -> None:
         "ratio_again_to_cold": round(
             statistics.median(r["again"]["seconds"] / r["cold"]["seconds"] for r in rounds), 3
         ),
+        **{
+            f"ratio_settled_to_ping_{kind}": statistics.median(r["beside_ping"][f"ratio_{kind}"] for r in rounds)
+            for kind in ("wall", "cpu")
+        },
         "peak_memory_mib": max(r[part]["peak_memory_mib"] for r in rounds for part in ("cold", "again")),
         "bench_peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rounds": rounds,
@@ -157,6 +185,15 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     say(f"cold : page = {result['ratio_cold_to_page']} (expected at most 0.7)")
     say(f"again : cold = {result['ratio_again_to_cold']} (expected at most 0.3)")
+    say(
+        f"again : ping = {result['ratio_settled_to_ping_wall']} in wall time, {result['ratio_settled_to_ping_cpu']} in CPU (expected at most 1.6)"
+    )
+    for part, most, most_ssh in (("again", 8, 4), ("cold", 30, 60)):
+        tasks = max(count for r in rounds for host, count in r[part]["tasks"].items() if host != "localhost")
+        ssh = max(r[part]["ssh_executions"] for r in rounds)
+        say(
+            f"{part}: {tasks} tasks for a host (expected at most {most}), {ssh} ssh executions (expected at most {most_ssh})"
+        )
 
 
 if __name__ == "__main__":

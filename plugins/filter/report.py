@@ -13,7 +13,7 @@ author:
 description:
   - Puts together what M(kubeadm.etcd.etcd_health) and M(kubeadm.etcd.etcd_host_info) saw in a run, cluster by cluster. Hosts that
     the run could not reach are named, and their members told of as the others see them.
-positional: group, hosts, all_hosts, options
+positional: group, hosts, all_hosts
 options:
   _input:
     description: The variable C(hostvars). Observations are in C(__etcd_host), the health of a cluster in C(__report_health).
@@ -34,16 +34,12 @@ options:
     type: list
     elements: str
     required: true
-  options:
-    description: The etcd_* variables that exist, as in the argument_specs of the role P(kubeadm.etcd.etcd#role).
-    type: dict
-    required: true
 """
 
 EXAMPLES = r"""
 - name: Show the verdict on each cluster
   ansible.builtin.debug:
-    msg: "{{ (hostvars | kubeadm.etcd.report(groups['etcd'], ansible_play_hosts, ansible_play_hosts_all, {})).clusters }}"
+    msg: "{{ (hostvars | kubeadm.etcd.report(groups['etcd'], ansible_play_hosts, ansible_play_hosts_all)).clusters }}"
 """
 
 RETURN = r"""
@@ -57,57 +53,60 @@ _value:
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.filter.cluster import cluster as cluster_of
-from ansible_collections.kubeadm.etcd.plugins.filter.cluster import inventory_variables, read_once
-from ansible_collections.kubeadm.etcd.plugins.filter.plan import as_cluster
-
 if TYPE_CHECKING:
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked
 
 
-def look(
-    hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str], options: dict[str, Any]
-) -> list[Looked]:
+def look(hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str]) -> list[Looked]:
     """What the run knows of each cluster that it began with, in inventory order."""
-    # When it is called: see cluster.py.
+    # When it is called: Ansible loads all filters of a collection for any one of them, from source, in each worker of each task that uses one.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import look_of, resolved
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import as_cluster
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import REPORT
+    from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
+        inventory_variables,
+        plain,
+        read_once,
+        variable_options,
+    )
 
-    hostvars = read_once(hostvars, list(dict.fromkeys([*group, *all_hosts])))
+    known = list(dict.fromkeys([*group, *all_hosts]))
+    options, hostvars = variable_options(), read_once(hostvars, known)
+    inventory = {host: plain(inventory_variables(hostvars[host])) for host in known}
+    before = {host: hostvars[host].get("__etcd_host") or {} for host in known}
     found: dict[str, Looked] = {}
     for host in [item for item in [*group, *all_hosts] if item in all_hosts]:
-        resolved = as_cluster(cluster_of(hostvars, host, group, options))
-        members = [member.host for member in resolved.members]
+        cluster = as_cluster(resolved(look_of(host, list(group), [], REPORT), inventory, before, options, {}, ()))
+        members = [member.host for member in cluster.members]
         there = [item for item in members if item in hosts]
-        if resolved.name in found:
+        if cluster.name in found:
             # Each host says what is wrong with its own variables.
-            known = found[resolved.name].cluster.problems
-            known.extend(text for text in resolved.problems if text not in known)
+            texts = found[cluster.name].cluster.problems
+            texts.extend(text for text in cluster.problems if text not in texts)
             continue
         asked = [item for item in there if "__report_health" in hostvars[item]]
         answers = {item: hostvars[item]["__report_health"] for item in asked}
         speaker = next((item for item, answer in answers.items() if not answer.get("skipped")), next(iter(there), ""))
         observations = {item: hostvars[item].get("__etcd_host", {}) for item in there}
-        found[resolved.name] = Looked(
-            cluster=resolved,
+        found[cluster.name] = Looked(
+            cluster=cluster,
             speaker=speaker,
             health=answers.get(speaker),
             observations={item: value for item, value in observations.items() if "facts" in value},
             lost=[item for item in members if item in all_hosts and item not in hosts],
             settings={
-                item: Settings.from_variables(inventory_variables(hostvars, item), options)
-                for item in dict.fromkeys([*members, host])
+                item: Settings.from_variables(inventory[item], options) for item in dict.fromkeys([*members, host])
             },
         )
     return list(found.values())
 
 
-def report(
-    hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str], options: dict[str, Any]
-) -> dict[str, Any]:
+def report(hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str]) -> dict[str, Any]:
     """See DOCUMENTATION."""
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import assemble
 
-    return assemble(look(hostvars, group, hosts, all_hosts, options), datetime.now(timezone.utc))
+    return assemble(look(hostvars, group, hosts, all_hosts), datetime.now(timezone.utc))
 
 
 class FilterModule:

@@ -13,25 +13,20 @@ author:
 description:
   - Puts the requests that M(kubeadm.etcd.etcd_pki) made on the members beside the names and addresses that the inventory
     gives them, so that the CA host can refuse a request for another member's name.
-positional: members, variable, known
+positional: members, known
 options:
   _input:
-    description: The variable C(hostvars).
+    description: The variable C(hostvars). Each host has what step C(request) returned in C(__certificates_requests).
     type: dict
     required: true
   members:
     description: >-
-      Members as P(kubeadm.etcd.cluster#filter) returns them, or control plane hosts as P(kubeadm.etcd.control_plane#filter)
-      returns them.
+      Members or control plane hosts (C(members) and C(clients)), as M(kubeadm.etcd.etcd_observe) returns them in RV(kubeadm.etcd.etcd_observe#module:cluster).
     type: list
     elements: dict
     required: true
-  variable:
-    description: In which variable each of them has what step C(request) returned.
-    type: str
-    default: __certificates_requests
   known:
-    description: Addresses that certificates of members may have besides, by host, as P(kubeadm.etcd.plan#filter) returns them (known_addresses).
+    description: Addresses that certificates of members may have besides, by host, as M(kubeadm.etcd.etcd_plan) returns them (C(known_addresses)).
     type: dict
     default: {}
 """
@@ -55,11 +50,10 @@ from typing import Any
 def signing_requests(
     hostvars: Any,
     members: list[dict[str, Any]],
-    variable: str = "__certificates_requests",
     known: dict[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """See DOCUMENTATION."""
-    asked = [(member, hostvars[member["host"]].get(variable) or {}) for member in members]
+    asked = [(member, hostvars[member["host"]].get("__certificates_requests") or {}) for member in members]
     return [
         {
             **member,

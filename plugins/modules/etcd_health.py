@@ -79,6 +79,12 @@ options:
     description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
     type: bool
     default: false
+  show:
+    description:
+      - Print the table as text when the cluster is what O(wait_for) asks for, and these lines below it. Not printed if the callback prints for
+        programs (C(json)); then RV(table) has it.
+    type: list
+    elements: str
 seealso:
   - module: kubeadm.etcd.etcd_host_info
   - name: The gateway that is asked
@@ -99,11 +105,7 @@ EXAMPLES = r"""
     wait_for: healthy
     timeout: 60
     fail: true
-  register: health
-
-- name: Show them
-  ansible.builtin.debug:
-    msg: "{{ health.table }}"
+    show: []
 
 - name: Go on as long as writes go through, and no certificate is about to expire
   kubeadm.etcd.etcd_health:
@@ -363,6 +365,8 @@ def main() -> None:
             "renewal_window": {"type": "str", "default": "2160h"},
             "quota": {"type": "raw"},
             "fail": {"type": "bool", "default": False},
+            # Of the action plugin.
+            "show": {"type": "list", "elements": "str"},
         },
         mutually_exclusive=[("members", "endpoints")],
         required_one_of=[("members", "endpoints")],

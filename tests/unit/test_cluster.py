@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.kubeadm.etcd.plugins.filter import cluster as cluster_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import cluster as _cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["infra0", "infra1", "infra2"]
@@ -36,6 +36,14 @@ def three(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def resolve(hosts: dict[str, dict[str, Any]], observed: dict[str, str] | None = None) -> _cluster.Cluster:
     return _cluster.resolve(next(iter(hosts)), list(hosts), hosts, observed or {}, OPTIONS)
+
+
+def as_the_play_does(
+    host: str, hosts: dict[str, dict[str, Any]], options: dict[str, Any], **play: Any
+) -> dict[str, Any]:
+    """The cluster of a host, by the function that etcd_observe calls."""
+    look = _look.look_of(host, list(hosts), [], "converge")
+    return _look.resolved(look, hosts, {}, options, play, list(play))
 
 
 def test_three_good_hosts() -> None:
@@ -175,9 +183,7 @@ def test_a_machine_in_two_clusters() -> None:
     # Behind another gateway it is another one.
     for way in ({"ansible_port": 2222}, {"ansible_ssh_common_args": "-J gateway"}):
         apart = three(other={**hosts["other"], **way})
-        assert (
-            resolve(apart).problems == [] == cluster_filter.cluster(apart, "infra0", list(apart), OPTIONS)["problems"]
-        )
+        assert resolve(apart).problems == [] == as_the_play_does("infra0", apart, OPTIONS)["problems"]
 
 
 def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
@@ -202,16 +208,16 @@ TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_ca_key_passphrase"}
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
-    """By the filter that the play calls: a problem that names the variable, no traceback, and the value reaches no module."""
+    """By the function that the play calls: a problem that names the variable, no traceback, and the value reaches no module."""
     for value in GARBAGE:
         hosts = three(infra0={name: value})
-        seen = cluster_filter.cluster(hosts, "infra0", list(hosts), VARIABLES)
+        seen = as_the_play_does("infra0", hosts, VARIABLES)
         told = [text for text in seen["problems"] if name in text]
         assert all(len(text) < 600 and text.isprintable() for text in seen["problems"]), (name, value)
         if name in seen["invalid"]:
             assert told, (name, value)
         # From another host it is seen as well, without a traceback.
-        cluster_filter.cluster(hosts, "infra1", list(hosts), VARIABLES)
+        as_the_play_does("infra1", hosts, VARIABLES)
 
 
 WRONG: dict[str, list[Any]] = {
@@ -251,7 +257,7 @@ def test_a_value_of_the_play_reaches_no_host_either() -> None:
     """Vars of import_playbook, or of a role: not in the inventory, and handed to the modules all the same."""
     hosts = three()
     play = {"etcd_client_port": 70000, "etcd_data_dir": "/var", "etcd_peer_port": 2380, "etcd_member_name": "infra0"}
-    found = cluster_filter.cluster(hosts, "infra0", list(hosts), VARIABLES, play=play, names=list(play))
+    found = as_the_play_does("infra0", hosts, VARIABLES, **play)
     assert sorted(found["invalid"]) == ["etcd_client_port", "etcd_data_dir"] and len(found["problems"]) == 2
 
 

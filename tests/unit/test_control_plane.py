@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import control_plane as cp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
 from test_plan import why
 
 OPTIONS: dict[str, Any] = {
@@ -191,7 +191,7 @@ def test_fresh_hosts_get_a_certificate() -> None:
     """What the CA host itself needs is not this playbook's business."""
     found = decide(infra0=signer(), control0=plane(*FRESH), control1=plane(serial="s1"))
     assert (found.due, found.copied, found.elsewhere) == (["control0"], [], False)
-    assert (found.problems, found.warnings) == ([], [])
+    assert (merged(found.problems), found.warnings) == ([], [])
     assert found.lines == [
         "cluster etcd: handed over to control0, control1; a certificate is issued",
         *[f"control0: certificates: {reason}" for reason in FRESH],
@@ -218,11 +218,11 @@ def test_without_the_ca_host() -> None:
     """--limit: nothing has to be signed, or it is said what the run lacks."""
     assert decide(control0=plane(serial="s1")).problems == []
     found = decide(control0=plane(*FRESH))
-    assert "the CA host infra0 is not part of this run" in found.problems[0]
+    assert "the CA host infra0 is not part of this run" in merged(found.problems)[0]
     found = decide(lost=["infra0"], control0=plane(*FRESH))
     assert (
         len(found.problems) == 1
-        and "control0 need a certificate, and the CA host infra0 cannot be reached" in found.problems[0]
+        and "control0 need a certificate, and the CA host infra0 cannot be reached" in merged(found.problems)[0]
     )
     assert decide(lost=["infra0"], control0=plane(serial="s1")).problems == []
 
@@ -286,8 +286,10 @@ def test_without_the_ca_host() -> None:
 )
 def test_problems_of_hosts(seen: dict[str, Any], words: str) -> None:
     found = decide(**{"infra0": signer(), "control0": plane(*FRESH), **seen})
-    assert words in " ".join(found.problems), found.problems
-    assert all(len(re.findall(re.escape(text), "\n".join(found.problems))) == 1 for text in found.problems)
+    assert words in " ".join(merged(found.problems)), merged(found.problems)
+    assert all(
+        len(re.findall(re.escape(text), "\n".join(merged(found.problems)))) == 1 for text in merged(found.problems)
+    )
 
 
 @pytest.mark.parametrize(("from_here", "from_there"), [("silent", "silent"), ("closed", "open"), ("silent", "closed")])
@@ -298,7 +300,7 @@ def test_a_member_that_is_down_is_no_firewall(from_here: str, from_there: str) -
 
 def test_a_ca_host_that_cannot_look_says_that_alone() -> None:
     blind = {**signer(facts={"cryptography_problem": "Install the package x"}), "pki": {}}
-    assert decide(infra0=blind, control0=plane(*FRESH)).problems == ["infra0: Install the package x"]
+    assert merged(decide(infra0=blind, control0=plane(*FRESH)).problems) == ["infra0: Install the package x"]
 
 
 def test_a_ca_certificate_that_was_renewed_is_handed_over() -> None:
@@ -310,14 +312,14 @@ def test_a_ca_certificate_that_was_renewed_is_handed_over() -> None:
         )
         assert found.problems == [] and found.due == ["control0"], found
         assert "the CA's certificate has been renewed (infra0 has the new one)" in found.lines[1]
-        assert found.warnings == ["infra0: the CA ends on 2030-01-01"]
+        assert merged(found.warnings) == ["infra0: the CA ends on 2030-01-01"]
 
 
 def test_ca_that_signs_elsewhere() -> None:
     own = {"fingerprint": "f1", "id": "f1", "not_after": "2040", "public_key": "p1", "key": False, "problems": []}
     found = decide(own, infra0=signer(ca_key=False, ca_public_key=None), control0=plane(*FRESH))
-    assert found.elsewhere and found.problems == [] and "/srv/signing" in found.warnings[0]
-    assert decide({"problems": ["etcd_ca_cert: no"]}, infra0=signer(), control0=plane(*FRESH)).problems == [
+    assert found.elsewhere and found.problems == [] and "/srv/signing" in merged(found.warnings)[0]
+    assert merged(decide({"problems": ["etcd_ca_cert: no"]}, infra0=signer(), control0=plane(*FRESH)).problems) == [
         "etcd_ca_cert: no"
     ]
 
@@ -325,9 +327,9 @@ def test_ca_that_signs_elsewhere() -> None:
 def test_members_without_an_address_or_a_place_in_the_membership() -> None:
     unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
     found = cp.hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
-    assert found.problems == [
+    assert merged(found.problems) == [
         "infra2: its address is not known, and it was not looked at in this run, or has no default route. Set etcd_address, or"
         " run with all members."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
-    assert found.problems == [] and "infra2 is handed over as an endpoint" in found.warnings[0]
+    assert found.problems == [] and "infra2 is handed over as an endpoint" in merged(found.warnings)[0]

@@ -15,8 +15,8 @@ pytest.importorskip("cryptography")
 pytest.importorskip("ansible.errors")
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.kubeadm.etcd.plugins.filter.own_ca import own_ca
 from ansible_collections.kubeadm.etcd.plugins.filter.seal import seal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.own_ca import check_own_ca as own_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,13 +82,34 @@ def test_a_key_is_sealed_without_its_passphrase(tmp_path: Path) -> None:
         assert SECRET not in str(error.value)
 
 
+# What a host that could not be observed leaves.
+HOST = {
+    "cluster": {
+        "name": "etcd",
+        "members": [],
+        "ca_host": "",
+        "known": True,
+        "problems": [],
+        "warnings": [],
+        "clients": [],
+    }
+}
 PLAY = [
     {
         "hosts": "localhost",
         "gather_facts": False,
         "tasks": [
-            {"ansible.builtin.include_vars": {"file": str(ROOT / "roles/etcd/vars/main.yml")}},
-            {"ansible.builtin.copy": {"content": "{{ __etcd_own_ca | to_json }}", "dest": "{{ out }}", "mode": "0600"}},
+            {"ansible.builtin.set_fact": {"__etcd_host": HOST}},
+            {
+                "kubeadm.etcd.etcd_plan": {
+                    "operation": "report",
+                    "ca_cert": "{{ etcd_ca_cert }}",
+                    "ca_key": "{{ etcd_ca_key }}",
+                    "ca_key_passphrase": "{{ etcd_ca_key_passphrase }}",
+                },
+                "register": "plan",
+            },
+            {"ansible.builtin.copy": {"content": "{{ plan.own_ca | to_json }}", "dest": "{{ out }}", "mode": "0600"}},
         ],
     }
 ]

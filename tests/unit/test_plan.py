@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 HOSTS = ["infra0", "infra1", "infra2"]
 CLUSTER = Cluster("etcd", [Member(h, h, f"10.0.0.{6 + i}") for i, h in enumerate(HOSTS)], "infra0")
@@ -193,7 +193,7 @@ def test_what_is_elsewhere_is_said_where_it_can_be_told() -> None:
 
 def test_unknown_member_is_reported_and_left_alone() -> None:
     plan = _plan.decide(CLUSTER, observed(*[up(listing(names="0129"))] * 3))
-    assert plan.action == "nothing" and "infra9" in plan.warnings[0]
+    assert plan.action == "nothing" and "infra9" in plan.warnings[0].text
 
 
 def test_address_that_begins_like_another_is_another_member() -> None:
@@ -391,30 +391,26 @@ def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
     assert (plan.action, plan.order) == ("rolling", HOSTS)
 
 
+def lines_of(cluster: Cluster, plan: _plan.Plan, observations: dict[str, Any]) -> list[str]:
+    due = [host for host, item in observations.items() if item["reasons"]["certificates"]]
+    names = {member.host: member.name for member in cluster.members}
+    steps = _plan.make_steps(plan, observations, names, certificates=due)
+    return _plan.plan_lines(cluster, plan, steps, [h for h, item in observations.items() if item["etcd"].get("leader")])
+
+
 def test_plan_for_people() -> None:
     observations = observed(up(leader=True), up(), up(), differs="01")
     observations["infra2"]["reasons"]["certificates"] = why("peer.crt: 61 days left")
-    lines = _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, observations), observations)
+    lines = lines_of(CLUSTER, _plan.decide(CLUSTER, observations), observations)
     assert lines == [
         "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
         "infra2: certificates: peer.crt: 61 days left",
-        "infra0: manifest: x",
-        "infra1: manifest: x",
+        "infra0, infra1: manifest: x",
     ]
     quiet = observed(up(leader=True), up(), up())
-    assert _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
+    assert lines_of(CLUSTER, _plan.decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
     fresh = observed(FRESH, FRESH, FRESH)
-    assert "a new cluster of 3 members" in _plan.plan_lines(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
-
-
-@pytest.mark.parametrize("part", ["", *PARTS])
-def test_what_is_settled(part: str) -> None:
-    observations = observed(up(leader=True), up(), up())
-    if part:
-        observations["infra1"]["reasons"][part] = why("x", part=part)
-    assert _plan.is_settled(_plan.decide(CLUSTER, observations), observations) is (not part)
-    # A member that is down has to be seen to, whether or not its files differ.
-    assert not _plan.is_settled(_plan.decide(CLUSTER, observed(up(leader=True), DOWN, up())), {})
+    assert "a new cluster of 3 members" in lines_of(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
 
 
 @pytest.mark.parametrize(
@@ -441,7 +437,7 @@ def test_a_run_that_issues_certificates_only() -> None:
     assert _plan.decide(one, observations).action == "refuse"
     found = _plan.only_certificates(observations)
     plan = _plan.without_restarts(one, _plan.decide(one, found))
-    assert _plan.plan_lines(one, plan, found) == [
+    assert lines_of(one, plan, found) == [
         "cluster etcd: no member is restarted",
         "infra0: certificates: peer.crt: renewal is asked for",
     ]
@@ -453,7 +449,7 @@ def test_a_run_that_issues_certificates_only() -> None:
         found = _plan.only_certificates(observed(*states, differs="012"))
         plan = _plan.without_restarts(CLUSTER, _plan.decide(CLUSTER, found))
         assert (plan.action, plan.order, plan.start) == (action, [], [])
-        assert words in " ".join([*merged(plan.problems), *_plan.plan_lines(CLUSTER, plan, found)])
+        assert words in " ".join([*merged(plan.problems), *lines_of(CLUSTER, plan, found)])
 
 
 def test_hosts_that_failed_end_the_run() -> None:
@@ -486,5 +482,5 @@ def test_a_learner_is_named_and_not_waited_for(differs: str) -> None:
     learner = {**DOWN, "running": True, "members": members}
     plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner, differs=differs))
     assert "infra2" not in plan.order and (plan.action == "refuse") == bool(differs)
-    said = merged(plan.problems) + plan.warnings
+    said = merged([*plan.problems, *plan.warnings])
     assert "infra2: its member is a learner" in said[0] and "member promote 2" in said[0]

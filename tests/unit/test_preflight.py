@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     SIGN,
     START,
     merged,
+    note,
 )
 
 MEMBERS = [Member("infra0", "infra0", "10.0.0.6"), Member("infra1", "infra1", "10.0.0.7")]
@@ -340,5 +341,11 @@ def test_clock_warning() -> None:
 
 
 def test_what_several_hosts_have_in_common_is_said_once() -> None:
-    lines = ["a: x: y", "b: x: y", "b: z", "of the cluster: all", "of the cluster: all"]
-    assert _preflight.merge_hosts(lines, ["a", "b"]) == ["a, b: x: y", "b: z", "of the cluster: all"]
+    said = [
+        note("x: y", "a"),
+        note("x: y", "b"),
+        note("z", "b"),
+        note("of the cluster: all"),
+        note("of the cluster: all"),
+    ]
+    assert merged(said) == ["a, b: x: y", "b: z", "of the cluster: all"]

@@ -249,11 +249,10 @@ def hostvars(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 GROUP = ["a0", "b0", "a1", "b1"]
-OPTIONS = {"etcd_cluster_name": {"type": "str"}, "etcd_metrics_exposed": {"type": "bool", "default": False}}
 
 
 def test_all_clusters_of_a_run() -> None:
-    a, b = report_filter.look(hostvars(), GROUP, GROUP, GROUP, OPTIONS)
+    a, b = report_filter.look(hostvars(), GROUP, GROUP, GROUP)
     assert (a.cluster.name, a.speaker, list(a.observations), a.lost) == ("a", "a0", ["a0", "a1"], [])
     assert (b.cluster.name, b.speaker) == ("b", "b0") and b.health is not None and b.health["verdict"] == "healthy"
 
@@ -261,22 +260,22 @@ def test_all_clusters_of_a_run() -> None:
 def test_hosts_that_are_lost_and_clusters_that_are_left_out() -> None:
     variables = hostvars(a0={"__etcd_host": {"unreachable": True}, "__report_health": {"skipped": True}})
     variables["a1"]["__report_health"] = samples.health([samples.row(0, samples.members(1)[0])])
-    found = report_filter.look(variables, GROUP, ["a1"], ["a0", "a1"], OPTIONS)
+    found = report_filter.look(variables, GROUP, ["a1"], ["a0", "a1"])
     assert [item.cluster.name for item in found] == ["a"]
     assert (found[0].speaker, found[0].lost, list(found[0].observations)) == ("a1", ["a0"], ["a1"])
     # A cluster of which nobody is left is told of all the same.
-    found = report_filter.look(variables, GROUP, ["a1"], GROUP, OPTIONS)
+    found = report_filter.look(variables, GROUP, ["a1"], GROUP)
     assert [(item.cluster.name, item.speaker, item.lost) for item in found][1] == ("b", "", ["b0", "b1"])
-    assert report_filter.report(variables, GROUP, ["a1"], GROUP, OPTIONS)["clusters"][1]["verdict"] == "unknown"
+    assert report_filter.report(variables, GROUP, ["a1"], GROUP)["clusters"][1]["verdict"] == "unknown"
 
 
 def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
     variables = hostvars(a0={"etcd_client": 1}, a1={"etcd_x": 1})
-    found = report_filter.look(variables, GROUP, GROUP, GROUP, OPTIONS)
+    found = report_filter.look(variables, GROUP, GROUP, GROUP)
     problems = " ".join(found[0].cluster.problems)
     assert "a0: unknown variable etcd_client" in problems and "a1: unknown variable etcd_x" in problems
-    assert report_filter.report(variables, GROUP, GROUP, GROUP, OPTIONS)["clusters"][0]["verdict"] == "unknown"
-    stranger = report_filter.look(hostvars(), ["a0"], ["b0"], ["b0"], OPTIONS)
+    assert report_filter.report(variables, GROUP, GROUP, GROUP)["clusters"][0]["verdict"] == "unknown"
+    stranger = report_filter.look(hostvars(), ["a0"], ["b0"], ["b0"])
     assert "b0 is not in the group" in stranger[0].cluster.problems[0]
 
 

@@ -94,7 +94,7 @@ WORSE = ("unknown", (FOUND, START, RESTART, SIGN))
 def test_what_a_problem_stops(problem: tuple[str, Any], found: dict[str, str], outcome: str) -> None:
     plan = planned(observations(*ALL_UP, **found, infra1=[problem]))
     said = f"infra1: {problem[0]}"
-    assert (said in plan["problems"], said in plan["held"], said in plan["warnings"]) == (
+    assert (said in plan["problems"], said in plan["held"], said in plan["notices"]) == (
         outcome == "refused",
         outcome == "held",
         outcome == "warned",
@@ -110,7 +110,7 @@ def test_any_problem_keeps_a_cluster_from_being_founded() -> None:
         assert plan["action"] == "refuse" and plan["problems"] == ["infra2: x"] and not plan["held"]
 
 
-@pytest.mark.parametrize("wishes", [{}, {"certificates_only": True}], ids=["site.yml", "renew_certificates.yml"])
+@pytest.mark.parametrize("wishes", [{}, {"operation": "renew"}], ids=["site.yml", "renew_certificates.yml"])
 @pytest.mark.parametrize(
     ("found", "left_out"),
     [
@@ -196,20 +196,20 @@ def test_who_is_recorded() -> None:
     found = observations(*ALL_UP, due="0")
     found["infra1"]["reasons"]["record"] = why("member.json: missing", part="record")
     assert planned(found)["record"] == ["infra1"]
-    assert planned(found, certificates_only=True)["record"] == []
+    assert planned(found, operation="renew")["record"] == []
 
 
 def test_a_host_whose_manifest_cannot_be_judged() -> None:
     """kubeadm is missing, or a second pod of etcd lies there: nobody can tell whether something is due."""
     found = observations(*ALL_UP, infra1=[("no kubeadm", PROCESSES)])
-    assert planned(found)["problems"] == [] and planned(found)["warnings"] == ["infra1: no kubeadm"]
+    assert planned(found)["problems"] == [] and planned(found)["notices"] == ["infra1: no kubeadm"]
     found["infra1"]["config"] = {}
     assert planned(found)["problems"] == ["infra1: no kubeadm"]
     # It does not hold up a renewal.
     found["infra1"]["reasons"]["certificates"] = why("etcd/server.crt: renewed")
     plan = planned(found)
     assert plan["problems"] == [] and plan["held"] == ["infra1: no kubeadm"] and plan["certificates"]
-    assert planned(found, certificates_only=True)["held"] == []
+    assert planned(found, operation="renew")["held"] == []
 
 
 ""
@@ -225,7 +225,7 @@ def test_a_host_whose_manifest_cannot_be_judged() -> None:
         observations(*[{**up(listing(names="01")), "running": False}] * 3, due="2"),
     ],
 )
-@pytest.mark.parametrize("wishes", [{}, {"certificates_only": True}], ids=["site.yml", "renew_certificates.yml"])
+@pytest.mark.parametrize("wishes", [{}, {"operation": "renew"}], ids=["site.yml", "renew_certificates.yml"])
 def test_no_certificate_is_issued_for_the_wrong_host(found: dict[str, Any], wishes: dict[str, Any]) -> None:
     plan = planned(found, **wishes)
     assert plan["action"] == "refuse" and plan["problems"] and not plan["held"], plan

@@ -31,7 +31,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     unknown_address_problems,
     version_range_warnings,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class HandOver:
     due: list[str]
     copied: list[str]
     elsewhere: bool
-    problems: list[str]
-    warnings: list[str]
+    problems: list[Problem]
+    warnings: list[Problem]
+    steps: list[Step]
     lines: list[str]
 
 
@@ -184,46 +186,58 @@ def hand_over(
     wanting = [host for host in hosts if reasons[host]]
     renewed = renewal_reasons(cluster, observations)
     due = [host for host in hosts if reasons[host] or host in renewed]
-    problems = [*cluster.problems, *own_ca.get("problems", []), *unknown_address_problems(cluster)]
-    warnings: list[str] = []
+    problems = list(map(Problem, [*cluster.problems, *own_ca.get("problems", []), *unknown_address_problems(cluster)]))
+    warnings: list[Problem] = []
     elsewhere = False
     for host in hosts:
-        problems += merged(host_problems(host, observations[host]))
+        problems += host_problems(host, observations[host])
         noticed = [*version_range_warnings(observations[host]["facts"]), *observations[host]["pki"].get("warnings", [])]
-        warnings += [f"{host}: {text}" for text in noticed]
+        warnings += [note(text, host) for text in noticed]
     if signer is not None:
         problems += signer_problems(cluster, signer)
         for host in hosts:
-            problems += [
-                f"{host}: {text}" for text in foreign_problems(cluster, observations[host]["pki"], signer["pki"])
+            texts = [
+                *foreign_problems(cluster, observations[host]["pki"], signer["pki"]),
+                *way_problems(cluster, observations[host], signer),
             ]
-            problems += [f"{host}: {text}" for text in way_problems(cluster, observations[host], signer)]
-        warnings += member_warnings(cluster, signer)
-        warnings += [f"{cluster.ca_host}: {text}" for text in signer["pki"].get("warnings", [])]
+            problems += [Problem(text, host=host) for text in texts]
+        warnings += map(note, member_warnings(cluster, signer))
+        warnings += [note(text, cluster.ca_host) for text in signer["pki"].get("warnings", [])]
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
     facts = {host: observation["facts"] for host, observation in observations.items()}
     spread, fastest, slowest = clock_spread(facts)
     if spread > CLOCK_PROBLEM:
         problems.append(
-            f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
-            " them: set up time synchronisation (chrony, systemd-timesyncd)."
+            Problem(
+                f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
+                " them: set up time synchronisation (chrony, systemd-timesyncd)."
+            )
         )
     if cluster.ca_host in lost and wanting:
         problems.append(
-            f"{', '.join(wanting)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
-            " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
+            Problem(
+                f"{', '.join(wanting)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
+                " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
+            )
         )
     elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
-        problems += merged(ca_problems(cluster, as_members(cluster, reasons, observations), own_ca))
+        problems += ca_problems(cluster, as_members(cluster, reasons, observations), own_ca)
     if elsewhere and wanting:
         warnings.append(
-            f"{', '.join(wanting)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
-            f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+            note(
+                f"{', '.join(wanting)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
+                f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+            )
         )
-    details = [
-        f"{host}: certificates: {reason['text']}"
-        for host in hosts
-        for reason in [*([renewed[host].as_dict()] if host in renewed else []), *reasons[host]]
+    names = {client.host: client.name for client in clients}
+    steps = [
+        Step(
+            CERTIFICATES,
+            names[host],
+            host,
+            reasons=(*([renewed[host]] if host in renewed else []), *map(Reason.from_dict, reasons[host])),
+        )
+        for host in due
     ]
     words = (
         "a certificate is issued"
@@ -232,8 +246,9 @@ def hand_over(
         if due
         else "every certificate is as it should be"
     )
+    details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(steps))
     lines = [f"cluster {cluster.name}: handed over to {', '.join(hosts)}; {words}", *details]
-    return HandOver(due, list(copied), elsewhere, list(dict.fromkeys(problems)), warnings, lines)
+    return HandOver(due, list(copied), elsewhere, list(dict.fromkeys(problems)), warnings, steps, lines)
 
 
 def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Observation]) -> dict[str, str]:
@@ -280,14 +295,13 @@ def host_problems(host: str, observation: Observation) -> list[Problem]:
     return [*problems, *(Problem.from_dict(item, host) for item in observation["problems"])]
 
 
-def signer_problems(cluster: Cluster, signer: Observation) -> list[str]:
+def signer_problems(cluster: Cluster, signer: Observation) -> list[Problem]:
     """Why there is nothing to hand over yet."""
     if signer["facts"]["cryptography_problem"]:
-        return [f"{cluster.ca_host}: {signer['facts']['cryptography_problem']}"]
+        return [Problem(signer["facts"]["cryptography_problem"], host=cluster.ca_host)]
     if not signer["etcd"].get("formed") and not signer["etcd"].get("members"):
-        return [
-            f"Cluster {cluster.name!r} does not exist yet ({cluster.ca_host} has no data of it). Run site.yml first."
-        ]
+        text = f"Cluster {cluster.name!r} does not exist yet ({cluster.ca_host} has no data of it). Run site.yml first."
+        return [Problem(text)]
     return []
 
 

@@ -18,6 +18,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_address,
     identity_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    CONFIG,
+    KINDS,
+    START,
+    TURN,
+    Step,
+    reasons_for,
+    reasons_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
@@ -25,8 +34,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     PROCESSES,
     RESTART,
     Problem,
+    merged,
+    note,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
 BOOTSTRAP = "bootstrap"
 NOTHING = "nothing"
 ROLLING = "rolling"
-START = "start"
+START_ALL = "start"
 REFUSE = "refuse"
 
 # Clusters of up to this many members stop when one of them does.
@@ -61,7 +72,7 @@ class Plan:
     start: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -207,7 +218,7 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
             " have not. They may have lost their data and been started empty, and would outvote what is left. If a volume is not mounted there,"
             " mount it, and run again."
         )
-    plan = Plan(START, start=[item.host for item in views if item.formed and not item.ready], published=formed)
+    plan = Plan(START_ALL, start=[item.host for item in views if item.formed and not item.ready], published=formed)
     return start_at_once(cluster, views, plan)
 
 
@@ -308,8 +319,10 @@ def decide_with_cluster(
     """A cluster answers: finish, repair, roll, or nothing."""
     expected = [item.member for item in views]
     warnings = [
-        f"the running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
-        " does not have. It is left alone."
+        note(
+            f"the running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
+            " does not have. It is left alone."
+        )
         for entry in listed
         if not _names_member(entry, expected)
     ]
@@ -330,7 +343,7 @@ def decide_with_cluster(
     unseen = [item for item in views if item.has_data is None]
     rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
     if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
-        return start_at_once(cluster, views, Plan(START, start=stopped, published=published, warnings=warnings))
+        return start_at_once(cluster, views, Plan(START_ALL, start=stopped, published=published, warnings=warnings))
     # Members that move first: certificates name their former addresses until they have. The leader last: etcd hands leadership
     # over by itself when it stops, once instead of several times.
     differing = [
@@ -358,7 +371,7 @@ def decide_with_cluster(
     learners = learner_problems(views, listed)
     if learners and (unstarted or order):
         return Plan(REFUSE, problems=learners, warnings=warnings)
-    warnings += [f"{problem.host}: {problem.text}" for problem in learners]
+    warnings += [note(problem.text, problem.host) for problem in learners]
     if unstarted or order:
         return Plan(ROLLING, order=unstarted + order, gated=not small, published=published, warnings=warnings)
     return Plan(NOTHING, published=published, warnings=warnings)
@@ -393,11 +406,6 @@ def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
 
 
-def is_settled(plan: Plan, observations: Mapping[str, Observation]) -> bool:
-    """Whether no member is to be touched and no part of a host differs."""
-    return plan.action == NOTHING and not any(any(item["reasons"].values()) for item in observations.values())
-
-
 def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list[str]:
     """Why a run goes no further without hosts that it began with.
 
@@ -418,28 +426,46 @@ def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list
     ]
 
 
-def plan_lines(cluster: Cluster, plan: Plan, observations: Mapping[str, Observation]) -> list[str]:
-    """A plan for people: what is done to the cluster, then to which host and why, as HOST: PART: REASON."""
+def make_steps(
+    plan: Plan, observations: Mapping[str, Observation], names: Mapping[str, str], **hosts: list[str]
+) -> list[Step]:
+    """The steps of a plan. names: of members, by host. hosts: by kind, who has a step that the decision on members does not tell."""
+    touched = [*plan.start, *plan.order]
+    wanted = {
+        **hosts,
+        CONFIG: [host for host, item in observations.items() if item["reasons"].get("config") and host not in touched],
+        START: plan.start,
+    }
+    steps = [
+        Step(kind, names[host], host, None, reasons_for(kind, observations[host]) if host in observations else ())
+        for kind in KINDS
+        for host in wanted.get(kind, [])
+    ]
+    turns = [
+        Step(TURN, names[host], host, number, reasons_for(TURN, observations[host]))
+        for number, host in enumerate(plan.order, 1)
+    ]
+    return sorted([*steps, *turns], key=lambda step: (KINDS.index(step.kind), step.turn or 0))
+
+
+def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[str]) -> list[str]:
+    """A plan for people: what is done to the cluster, then to which host and why. leading: hosts whose member is the leader."""
     count = len(cluster.members)
-    leading = [host for host, observation in observations.items() if observation["etcd"].get("leader")]
     order = ", ".join(plan.order)
     if len(plan.order) > 1 and plan.order[-1] in leading:
         order += " (the leader, last)"
-    details = [
-        f"{host}: {name}: {reason['text']}"
-        for part, name in PARTS.items()
-        for host, observation in observations.items()
-        for reason in observation["reasons"].get(part, [])
-    ]
     words = {
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
-        START: f"no member can be asked; those that are not ready are started: {', '.join(plan.start)}"
+        START_ALL: f"no member can be asked; those that are not ready are started: {', '.join(plan.start)}"
         if plan.start
         else "no member can be asked: only certificates are seen to. Run again for the rest",
         ROLLING: f"one member after the other: {order}" if plan.gated else f"it is interrupted: {order}",
-        NOTHING: "nothing to do" if is_settled(plan, observations) else "no member is restarted",
+        NOTHING: "no member is restarted" if steps else "nothing to do",
         REFUSE: "nothing is changed",
     }
+    place = {member.host: number for number, member in enumerate(cluster.members)}
+    listed = sorted(steps, key=lambda step: place.get(step.host, count))
+    details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(listed))
     return [f"cluster {cluster.name}: {words[plan.action]}", *details]
 
 

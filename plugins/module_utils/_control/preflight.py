@@ -403,17 +403,5 @@ def cluster_warnings(facts: Mapping[str, Facts]) -> list[str]:
     return []
 
 
-def merge_hosts(lines: list[str], hosts: list[str]) -> list[str]:
-    """Lines of the form "HOST: TEXT": those that differ in the host only become one, "HOST, HOST: TEXT"."""
-    said: dict[str, list[str]] = {}
-    for line in lines:
-        host, _colon, text = line.partition(": ")
-        known = host in hosts
-        found = said.setdefault(text if known else line, [])
-        if known and host not in found:
-            found.append(host)
-    return [f"{', '.join(found)}: {text}" if found else text for text, found in said.items()]
-
-
 def _mib(count: int) -> int:
     return count >> 20

@@ -18,7 +18,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     cluster_warnings,
     host_warnings,
-    merge_hosts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DAY, VERDICTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_seconds
@@ -30,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     START,
     Problem,
     merged,
+    note,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
@@ -308,7 +308,7 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
     """What is worth a word on the hosts, and what a run of site.yml would change there."""
     seen = looked.observations
     said = [
-        f"{host}: {text}"
+        note(text, host)
         for host, observation in seen.items()
         for text in [
             *host_warnings(observation["facts"]),
@@ -316,9 +316,9 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
             *observation.get("kubelet", {}).get("warnings", []),
         ]
     ]
-    said += cluster_warnings({host: observation["facts"] for host, observation in seen.items()})
+    said += map(note, cluster_warnings({host: observation["facts"] for host, observation in seen.items()}))
     differs = [
-        f"{host}: {PARTS[part]}: {reason['text']}"
+        note(f"{PARTS[part]}: {reason['text']}", host)
         for part in PARTS
         for host, observation in seen.items()
         for reason in observation["reasons"].get(part, [])
@@ -328,12 +328,11 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
         for item in found.get("problems", []):
             problem = Problem.from_dict(item, host)
             problems.setdefault(problem.stops, []).append(problem)
-    hosts = list(seen)
     return [
-        *(finding("host", "", text) for text in merge_hosts(said, hosts)),
+        *(finding("host", "", text) for text in merged(said)),
         *(
             finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
-            for text in merge_hosts(differs, hosts)
+            for text in merged(differs)
         ),
         *(finding("refused", "", text, refusal(stops)) for stops, of in problems.items() for text in merged(of)),
     ]

@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What one run does to one cluster: observations, inventory and wishes in, the plan out. Runs on the controller, pure.
 
-The filter `plan` calls `make_plan` and nothing else, and so do the tests.
+The action plugin `etcd_plan` calls `plan_run`, and so do the tests.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, has_address, same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
@@ -33,8 +34,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     alarm_warnings,
     decide,
     image_reasons,
-    is_settled,
     lost_problems,
+    make_steps,
     only_certificates,
     plan_lines,
     without_restarts,
@@ -45,9 +46,25 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     external_problems,
     host_problems,
     host_warnings,
-    merge_hosts,
     unknown_address_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    CA,
+    CERTIFICATES,
+    CONFIG,
+    CONVERGE,
+    HAND_OVER,
+    IMAGE,
+    RECORD,
+    REMOVE_CA_KEY,
+    RENEW,
+    REPLACE_CA,
+    TURN,
+    Step,
+    hosts_of,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import START as START_STEP
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
@@ -56,6 +73,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     START,
     Problem,
     merged,
+    note,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
 
@@ -67,11 +85,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run is asked for, beside what each host is to be. Fields are the options of the filter `plan`.
+    """What a run is asked for, beside what each host is to be. Fields are options of the module etcd_plan.
 
     external_files: by cluster, the file that is to get its etcd.external stanza.
     """
 
+    operation: str = CONVERGE
     runtime_endpoint: str = ""
     own_ca: Mapping[str, Any] = field(default_factory=dict)
     image_archive: str = ""
@@ -81,7 +100,6 @@ class Wish:
     remove_stray_ca_keys: bool = False
     signing_dir: str = ""
     limit: str = ""
-    certificates_only: bool = False
     allow_untested_kubeadm: bool = False
 
 
@@ -89,7 +107,7 @@ class Wish:
 class Attendance:
     """Who takes part in a run. members: hosts of the cluster, in inventory order. lost: those among them that have failed.
 
-    unobserved: those that have not failed and have no observation.
+    unobserved: those that have not failed and have no observation. In a hand-over, members are the control plane hosts.
     """
 
     members: list[str]
@@ -115,18 +133,29 @@ def not_in_lockstep(strategy: str = "") -> str:
     )
 
 
+def refusal(plan: Mapping[str, Any], cluster: Mapping[str, Any], speaks: bool) -> str:
+    """Why nothing is changed. One host of a cluster says it, the others name that host."""
+    if not speaks:
+        return f"Nothing has been changed here. See the message from {plan['speaker']}."
+    whose = f"cluster {cluster['name']}" if cluster["name"] else "a cluster"
+    what = "the hand-over of " if plan["action"] == HAND_OVER else ""
+    count = len(plan["problems"])
+    header = f"Nothing has been changed. {count} problem(s) {'with' if what else 'in'} {what}{whose}:"
+    return "\n- ".join([header, *plan["problems"]])
+
+
 def lockstep_problems(attendance: Attendance) -> list[Problem]:
     """Whether all hosts were observed before the plan is made. The role preflight looks at the strategy as well."""
     return [Problem(not_in_lockstep())] if attendance.unobserved else []
 
 
-def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[list[Problem], list[str]]:
+def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[list[Problem], list[Problem]]:
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
     problems = list(
         map(Problem, [*cluster.problems, *wish.own_ca.get("problems", []), *unknown_address_problems(cluster)])
     )
-    warnings = [*cluster.warnings]
+    warnings = [*map(note, cluster.warnings)]
     for member in cluster.members:
         if member.host not in observations:
             continue
@@ -147,8 +176,8 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
             *observation["pki"].get("warnings", []),
             *observation["kubelet"].get("warnings", []),
         ]
-        warnings += [f"{member.host}: {text}" for text in noticed]
-    return problems + cluster_problems(cluster, facts), warnings + cluster_warnings(facts)
+        warnings += [note(text, member.host) for text in noticed]
+    return problems + cluster_problems(cluster, facts), [*warnings, *map(note, cluster_warnings(facts))]
 
 
 def asker(members: list[str], observations: Observations) -> str | None:
@@ -202,7 +231,7 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
     if not exists(observations):
         return Outcome(replace(nothing, action=REFUSE), refusals=everything)
     acts = touched(decision, observations)
-    if wish.certificates_only:
+    if wish.operation == RENEW:
         processes: list[Problem] = []
     else:
         processes = [
@@ -247,6 +276,57 @@ def to_record(decision: Plan, observations: Observations) -> list[str]:
     ]
 
 
+def as_cluster(data: Mapping[str, Any]) -> Cluster:
+    """The cluster from its form as plain data."""
+    fields = {key: list(data[key]) for key in ("problems", "warnings")}
+    return Cluster(str(data["name"]), [Member(**member) for member in data["members"]], str(data["ca_host"]), **fields)
+
+
+def no_archive(_images: list[str]) -> list[str]:
+    """What is wrong with an image archive if there is none."""
+    return []
+
+
+def plan_run(
+    host: str,
+    seen: Mapping[str, Mapping[str, Any]],
+    lost: list[str],
+    wish: Wish,
+    archive_problems: Callable[[list[str]], list[str]] = no_archive,
+) -> dict[str, Any]:
+    """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan.
+
+    seen: what etcd_observe returned, by host of the run. lost: hosts that the run began with and that have failed. archive_problems: what is
+    wrong with the image archive, for images that are missing on hosts.
+    """
+    own = seen[host]["cluster"]
+    cluster, clients = as_cluster(own), [Client(**client) for client in own.get("clients", [])]
+    # Problems that one host found in its own variables are those of the cluster.
+    for item in seen.values():
+        other = item.get("cluster") or {}
+        if own["name"] and other.get("name") == own["name"]:
+            cluster.problems.extend(text for text in other["problems"] if text not in cluster.problems)
+    observed = {item: found for item, found in seen.items() if "facts" in found}
+    members = [member.host for member in cluster.members]
+    if wish.operation == HAND_OVER:
+        planes = [client.host for client in clients if client.host in seen]
+        needed = {item: observed[item] for item in [*planes, cluster.ca_host] if item in observed}
+        failed = [item for item in [*members, *planes] if item in lost]
+        return make_hand_over(cluster, clients, needed, Attendance(planes, failed), wish)
+    present = [item for item in members if item in seen]
+    failed = [item for item in members if item in lost]
+    observations = with_image({item: observed[item] for item in present if item in observed}, wish.image_archive)
+    unobserved = [item for item in present if item not in observed and item not in failed]
+    lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
+    return make_plan(
+        cluster,
+        observations,
+        Attendance(present, failed, unobserved),
+        wish,
+        archive_problems(lacking) if wish.image_archive else (),
+    )
+
+
 def make_plan(
     cluster: Cluster,
     observations: Observations,
@@ -254,12 +334,12 @@ def make_plan(
     wish: Wish,
     archive_problems: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The plan of a run as plain data: see RETURN of the filter `plan`.
+    """The plan of a run as plain data: see RETURN of the module etcd_plan.
 
     archive_problems: what is wrong with the image archive, for the hosts that lack the image.
     """
     members = attendance.members
-    if wish.certificates_only:
+    if wish.operation == RENEW:
         observations = only_certificates(observations)
     problems, warnings = judge(cluster, observations, wish)
     problems += map(Problem, archive_problems)
@@ -272,9 +352,9 @@ def make_plan(
     else:
         problems += ca_problems(cluster, observations, wish.own_ca)
         decision = decide(cluster, observations, wish.allow_interruption)
-        if wish.certificates_only:
+        if wish.operation == RENEW:
             decision = without_restarts(cluster, decision)
-        warnings += alarm_warnings(cluster, observations) + trust_warnings(observations)
+        warnings += map(note, alarm_warnings(cluster, observations) + trust_warnings(observations))
     signer = observations.get(cluster.ca_host)
     make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
@@ -285,42 +365,88 @@ def make_plan(
     moves = [host for host, former in known.items() if former and host in decision.order]
     problems += moving_problems(cluster, moves, observations)
     outcome = weigh(
-        decision, problems, observations, bool(of_members or (certificates and wish.certificates_only)), wish
+        decision, problems, observations, bool(of_members or (certificates and wish.operation == RENEW)), wish
     )
     decision = outcome.plan
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
-        warnings += elsewhere_warnings(observations, wish.signing_dir)
+        warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
     observations = with_renewals(cluster, observations, wish.own_ca)
     certificates = certificates or any(item["reasons"]["certificates"] for item in observations.values())
-    held = bool(outcome.held)
-    said = [*merge_hosts([*warnings, *decision.warnings], members), *merged(outcome.warnings)]
+    names = {member.host: member.name for member in cluster.members}
+    steps = make_steps(
+        decision,
+        observations,
+        names,
+        **{
+            CA: [cluster.ca_host] if make_ca else [],
+            REPLACE_CA: members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
+            REMOVE_CA_KEY: stray,
+            CERTIFICATES: [host for host in members if host in observations] if certificates else [],
+            IMAGE: []
+            if outcome.held
+            else [host for host, item in observations.items() if item["reasons"].get("image")],
+            RECORD: [] if wish.operation == RENEW else to_record(decision, observations),
+        },
+    )
+    leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
     return {
+        **read_off(steps),
         "action": decision.action,
         "state": decision.state,
         "gated": decision.gated,
-        "order": decision.order,
-        "start": decision.start,
         "published": decision.published,
         "token": token(observations) if decision.action == BOOTSTRAP else "",
-        "settled": is_settled(decision, observations) and not (make_ca or stray),
-        "ca": make_ca,
-        "certificates": certificates,
-        "replace_ca": members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
-        "remove_ca_key": stray,
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "elsewhere": elsewhere,
-        "import_image": [] if held else [host for host, item in observations.items() if item["reasons"].get("image")],
-        "record": [] if wish.certificates_only else to_record(decision, observations),
-        "lines": merge_hosts(plan_lines(cluster, decision, observations), members),
+        "copied": [],
+        "lines": plan_lines(cluster, decision, steps, leading),
         "speaker": members[0] if members else None,
         "asker": asker(members, observations),
         "problems": merged(outcome.refusals),
         "held": merged(outcome.held),
-        "warnings": said,
-        "observed": {host: item["etcd"].get("nonce") for host, item in observations.items()},
+        "notices": merged([*warnings, *decision.warnings, *outcome.warnings]),
+    }
+
+
+def read_off(steps: list[Step]) -> dict[str, Any]:
+    """What the roles ask of a plan, read off its steps: the steps, whether there are any, and who has one of each kind."""
+    return {
+        "steps": [step.as_dict() for step in steps],
+        "settled": not steps,
+        "order": hosts_of(steps, TURN),
+        "start": hosts_of(steps, START_STEP),
+        "ca": bool(hosts_of(steps, CA)),
+        "certificates": hosts_of(steps, CERTIFICATES),
+        "replace_ca": hosts_of(steps, REPLACE_CA),
+        "remove_ca_key": hosts_of(steps, REMOVE_CA_KEY),
+        "import_image": hosts_of(steps, IMAGE),
+        "config": hosts_of(steps, CONFIG, START_STEP, TURN),
+        "record": hosts_of(steps, RECORD),
+    }
+
+
+def make_hand_over(
+    cluster: Cluster, clients: list[Client], observations: Observations, attendance: Attendance, wish: Wish
+) -> dict[str, Any]:
+    """The plan of a hand-over to control plane hosts, in the same form as that of members."""
+    found = hand_over(cluster, clients, observations, wish.own_ca, attendance.lost, wish.signing_dir)
+    hosts = [client.host for client in clients if client.host in attendance.members]
+    return {
+        **read_off([] if found.problems else found.steps),
+        "action": HAND_OVER,
+        "known_addresses": {},
+        "moves": [],
+        "elsewhere": found.elsewhere,
+        "copied": found.copied,
+        "lines": found.lines,
+        "speaker": hosts[0] if hosts else None,
+        "asker": hosts[0] if hosts else None,
+        "problems": merged(found.problems),
+        "held": [],
+        "notices": merged(found.warnings),
     }
 
 

@@ -39,6 +39,11 @@ class Problem:
         return cls(printable(str(data["text"])), tuple(data["stops"]), host or str(data.get("host", "")))
 
 
+def note(text: str, host: str = "") -> Problem:
+    """A problem that stops nothing: a warning."""
+    return Problem(text, (), host)
+
+
 def merged(problems: Iterable[Problem]) -> list[str]:
     """Sentences for people: each once, with the hosts that it is about before it."""
     hosts: dict[str, list[str]] = {}

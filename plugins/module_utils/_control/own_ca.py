@@ -4,61 +4,11 @@
 
 from __future__ import annotations
 
-DOCUMENTATION = r"""
-name: own_ca
-short_description: Check your own CA on the controller
-version_added: 0.1.0
-author:
-  - The kubeadm.etcd maintainers (@kubeadm)
-description:
-  - Takes the text of a CA certificate and of its key and says what is wrong with them. Returns nothing of the key.
-  - The lookup C(ansible.builtin.file) reads both and decrypts what ansible-vault has encrypted. With C(errors='ignore') this filter
-    reports what could not be read.
-  - Without a key, the key is on the CA host already, or the CA signs elsewhere.
-positional: key, passphrase
-options:
-  _input:
-    description: Text of the CA certificate (PEM). Empty if there is none, or if it could not be read.
-    type: str
-    required: true
-  key:
-    description: Text of the private key (PEM). Empty if there is none, or if it could not be read.
-    type: str
-    default: ""
-  passphrase:
-    description: Passphrase of the private key, if that is encrypted.
-    type: str
-    default: ""
-  cert_file:
-    description: The file that the certificate was read from, for messages. Empty if there is none.
-    type: path
-    default: ""
-  key_file:
-    description: The file that the key was read from, for messages. Empty if there is none.
-    type: path
-    default: ""
-"""
-
-EXAMPLES = r"""
-- name: Check a CA
-  ansible.builtin.debug:
-    msg: >-
-      {{ lookup('ansible.builtin.file', '/srv/pki/ca.crt', errors='ignore')
-      | kubeadm.etcd.own_ca(lookup('ansible.builtin.file', '/srv/pki/ca.key', errors='ignore'),
-      cert_file='/srv/pki/ca.crt', key_file='/srv/pki/ca.key') }}
-"""
-
-RETURN = r"""
-_value:
-  description: >-
-    The certificate that signs (C(cert), PEM), its C(fingerprint) (SHA-256), what a renewal of it keeps (C(id)), its end (C(not_after)),
-    the fingerprint of its public key (C(public_key)), whether its key is given (C(key)), and C(problems).
-    Empty if no file is named.
-  type: dict
-"""
-
 from datetime import datetime, timezone
 from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 
 def reading_problem(variable: str, path: str) -> str:
@@ -79,10 +29,14 @@ def reading_problem(variable: str, path: str) -> str:
     return f"{variable}: {path} cannot be read on the controller: {reason}. Name a PEM file."
 
 
-def own_ca(
+def check_own_ca(
     cert: str | None, key: str | None = "", passphrase: str = "", cert_file: str = "", key_file: str = ""
 ) -> dict[str, Any]:
-    """See DOCUMENTATION."""
+    """The certificate that signs (cert), its fingerprint, what a renewal of it keeps (id), its end (not_after), the fingerprint of its public
+    key, whether its key is given (key), and problems.
+
+    cert, key: texts, empty if there is none or if it could not be read. Without a key, the key is on the CA host already, or the CA signs elsewhere.
+    """
     problems: list[str] = []
     nothing: dict[str, Any] = {
         "cert": "",
@@ -99,10 +53,6 @@ def own_ca(
                 "etcd_ca_key is set and etcd_ca_cert is not. Set both, or neither to have a CA made on the CA host."
             )
         return nothing
-    # Where there is something to look at: see cluster.py.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
-
     files = (("etcd_ca_cert", cert, cert_file), ("etcd_ca_key", key, key_file))
     problems += [reading_problem(variable, path) for variable, text, path in files if path and not text]
     if not problems:
@@ -122,10 +72,3 @@ def own_ca(
         "key": bool(key),
         "problems": [],
     }
-
-
-class FilterModule:
-    """Filters of the collection."""
-
-    def filters(self) -> dict[str, Any]:
-        return {"own_ca": own_ca}

@@ -1,0 +1,66 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Resolves the cluster of a host and observes the host, in one task. Documented in plugins/modules/etcd_observe.py."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import host_arguments, look_of, resolved
+from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
+    inventory_variables,
+    plain,
+    read_once,
+    variable_options,
+)
+
+
+class ActionModule(ActionBase):
+    """See the documentation of the module."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The cluster, and what M(kubeadm.etcd.etcd_host_info) has seen."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _validation, args = self.validate_argument_spec(  # type: ignore[no-untyped-call]
+            argument_spec={"operation": {"type": "str", "default": "converge"}}
+        )
+        host = str(variables["inventory_hostname"])
+        options = variable_options()
+        names = [name for name in variables if name.startswith("etcd_")]
+        values = {name: plain(self._templar.template(variables[name])) for name in names if name in options}
+        groups = variables["groups"]
+        members = [str(item) for item in groups.get(values["etcd_group"], [])]
+        planes = [str(item) for item in groups.get(values["etcd_control_plane_group"], [])]
+        look = look_of(host, members, planes, args["operation"])
+        hostvars = read_once(variables["hostvars"], look.hosts)
+        before = {item: hostvars[item].get("__etcd_host") or {} for item in look.hosts}
+        cluster = resolved(
+            look,
+            {item: plain(inventory_variables(hostvars[item])) for item in look.hosts},
+            before,
+            options,
+            values,
+            names,
+        )
+        result: dict[str, Any] = {"changed": False, "cluster": cluster}
+        templar = self._templar.copy_with_new_env(
+            available_variables={**variables, "__etcd_host": {**before[host], "cluster": cluster}}
+        )
+        arguments = host_arguments(
+            look, cluster, values, lambda name: plain(templar.template(variables[name])), time.time()
+        )
+        if arguments is not None:
+            result.update(
+                self._execute_module(
+                    module_name="kubeadm.etcd.etcd_host_info", module_args=arguments, task_vars=variables
+                )
+            )
+        package = (result.get("facts") or {}).get("cryptography_package") if arguments else None
+        result["installs"] = bool(arguments and arguments["install_dependencies"] and package)
+        return result

@@ -1,0 +1,122 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Plans a run from all observations, shows the plan, and refuses before the first change. Documented in plugins/modules/etcd_plan.py."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
+    Wish,
+    is_lockstep,
+    not_in_lockstep,
+    plan_run,
+    refusal,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
+from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
+    controller_path,
+    failure,
+    file_text,
+    plain,
+    read_once,
+    show,
+)
+
+OPTIONS = {
+    "operation": {"type": "str", "default": "converge", "choices": ["converge", "renew", "hand_over", "report"]},
+    "runtime_endpoint": {"type": "str", "default": ""},
+    "ca_cert": {"type": "path", "default": ""},
+    "ca_key": {"type": "path", "default": ""},
+    "ca_key_passphrase": {"type": "str", "default": "", "no_log": True},
+    "image_archive": {"type": "path", "default": ""},
+    "external_file": {"type": "path", "default": ""},
+    "signing_dir": {"type": "path", "default": ""},
+    "allow_interruption": {"type": "bool", "default": False},
+    "allow_untested_kubeadm": {"type": "bool", "default": False},
+    "remove_stray_ca_keys": {"type": "bool", "default": False},
+}
+
+
+class ActionModule(ActionBase):
+    """See the documentation of the module."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The plan. Failed if the run is refused; the message is shown once for each cluster."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _validation, args = self.validate_argument_spec(argument_spec=OPTIONS)  # type: ignore[no-untyped-call]
+        strategy = str(self._task.get_play().strategy)
+        if not is_lockstep(strategy):
+            return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")
+        host = str(variables["inventory_hostname"])
+        batch, there = list(variables["ansible_play_batch"]), list(variables["ansible_play_hosts"])
+        hostvars = read_once(variables["hostvars"], batch)
+        seen = {item: plain(hostvars[item].get("__etcd_host") or {}) for item in batch}
+        own_ca = self.own_ca(args, variables)
+        archive = controller_path(args["image_archive"])
+        # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
+        unset = "" if "etcd_external_config_file" in hostvars[host] else args["external_file"]
+        files = {
+            seen[item].get("cluster", {}).get("name", ""): str(hostvars[item].get("etcd_external_config_file", unset))
+            for item in batch
+        }
+        wish = Wish(
+            **{
+                name: args[name]
+                for name in (
+                    "operation",
+                    "runtime_endpoint",
+                    "external_file",
+                    "allow_interruption",
+                    "allow_untested_kubeadm",
+                    "remove_stray_ca_keys",
+                )
+            },
+            own_ca=own_ca,
+            image_archive=archive,
+            external_files=files,
+            signing_dir=controller_path(args["signing_dir"]),
+            limit=str(variables.get("ansible_limit", "")),
+        )
+        lost = [item for item in variables["ansible_play_hosts_all"] if item not in there]
+        plan = plan_run(host, seen, lost, wish, partial(archive_problems, archive))
+        speaks = plan["speaker"] == host
+        members = [item["host"] for item in seen[host].get("cluster", {}).get("members", [])]
+        if args["operation"] == REPORT:
+            return {"changed": False, **plan, "own_ca": own_ca}
+        if speaks:
+            show([f"WARNING: {text}" for text in plan["notices"]], "COLOR_WARN")
+        # In a hand-over, the members go on.
+        if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
+            return failure(refusal(plan, seen[host]["cluster"], speaks))
+        if speaks:
+            show(plan["lines"])
+        part = ["control-plane"] if args["operation"] == HAND_OVER else []
+        signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
+        return {"changed": False, **plan, "own_ca": own_ca, "signing_dir": signing_dir}
+
+    def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Your own CA, checked here, where its files are. Nothing of the key is returned."""
+        cert, key = controller_path(args["ca_cert"]), controller_path(args["ca_key"])
+        if not cert and not key:
+            return {}
+        # Nothing of it is loaded in a run that needs none of it.
+        from ansible_collections.kubeadm.etcd.plugins.module_utils._control.own_ca import check_own_ca
+
+        texts = [file_text(path, self._loader, self._templar, variables) for path in (cert, key)]
+        return check_own_ca(texts[0], texts[1], args["ca_key_passphrase"], cert, key)
+
+
+def archive_problems(path: str, images: list[str]) -> list[str]:
+    """What is wrong with the image archive, for the images that hosts lack."""
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.archive import archive_problems as judge
+
+    return list(judge(path, images))

@@ -1,0 +1,118 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a run looks at on a host: which cluster it belongs to, and the options of the observation. Runs on the controller, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
+
+# Options of etcd_host_info that are variables of the same meaning. Values that are known to be wrong do not reach a host.
+_DIRECT = {
+    "etcd_data_dir": "data_dir",
+    "etcd_client_port": "client_port",
+    "etcd_peer_port": "peer_port",
+    "etcd_metrics_port": "metrics_port",
+    "etcd_container_runtime_endpoint": "runtime_endpoint",
+}
+_KUBELET = {"etcd_cgroup_driver": "cgroup_driver", "etcd_kubelet_config": "extra"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A host and those beside it. members, planes: hosts of both groups, in inventory order."""
+
+    host: str
+    members: list[str]
+    planes: list[str]
+    operation: str
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every host whose variables matter."""
+        return list(dict.fromkeys([*self.members, *self.planes, self.host]))
+
+
+def look_of(host: str, members: list[str], planes: list[str], operation: str) -> Look:
+    """Control plane hosts are part of a hand-over only."""
+    return Look(host, members, planes if operation == HAND_OVER else [], operation)
+
+
+def resolved(
+    look: Look,
+    inventory: Mapping[str, Mapping[str, Any]],
+    before: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Any],
+    names: Iterable[str],
+) -> dict[str, Any]:
+    """The cluster of a host as plain data: name, members, ca_host, known, problems, warnings, invalid, and clients.
+
+    inventory: variables by host. before: observations that were made already. options: the etcd_* variables that exist. values: those
+    of the play for this host; names: of all that the play has.
+    """
+    facts = {host: seen.get("facts") or {} for host, seen in before.items()}
+    observed = {host: str(item["default_address"]) for host, item in facts.items() if item.get("default_address")}
+    if look.operation == HAND_OVER:
+        cluster, clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)
+    else:
+        cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
+        clients = []
+    return {**asdict(cluster), "known": cluster.known, "clients": [asdict(client) for client in clients]}
+
+
+def is_looked_at(look: Look, cluster: Mapping[str, Any]) -> bool:
+    """Whether a host is observed. Of the members, a hand-over needs the CA host; all of them if an address is not known yet."""
+    if look.operation != HAND_OVER or look.host not in look.members:
+        return True
+    return bool(look.host == cluster["ca_host"] or not cluster["known"])
+
+
+def host_arguments(
+    look: Look,
+    cluster: Mapping[str, Any],
+    values: Mapping[str, Any],
+    wanted: Callable[[str], Any],
+    now: float,
+) -> dict[str, Any] | None:
+    """The options of etcd_host_info for a host; None if it is not looked at.
+
+    wanted: gives what a host is to have, by the name of a variable of the role etcd. It is not called for what is known to be wrong.
+    """
+    if not is_looked_at(look, cluster):
+        return None
+    valid, known = not cluster["problems"], cluster["known"]
+    installs = TRUTH.get(str(values["etcd_install_dependencies"]).lower(), False)
+    arguments: dict[str, Any] = {"asked_at": now, "install_dependencies": installs}
+    listed = [{"name": item["name"], "address": item["address"]} for item in cluster["members"]]
+    member = next((item for item in cluster["members"] if item["host"] == look.host), None)
+    if member is None:
+        port = {"client_port": wanted("__etcd_client_port")} if valid else {}
+        return {
+            **arguments,
+            **port,
+            "name": look.host.lower(),
+            "member": False,
+            "members": listed if known else [],
+            "pki": wanted("__etcd_wanted_pki") if valid else {},
+        }
+    direct = {option: values[name] for name, option in _DIRECT.items() if name not in cluster["invalid"]}
+    kubelet = {option: values[name] for name, option in _KUBELET.items() if name not in cluster["invalid"]}
+    return {
+        **arguments,
+        **direct,
+        "name": member["name"],
+        "address": member["address"],
+        "members": [item for item in listed if item["address"]] if member["address"] else [],
+        # Values that are known to be wrong, or not known yet, are not compared with what is on the host.
+        "pki": wanted("__etcd_wanted_pki") if member["address"] and valid else {},
+        "config": wanted("__etcd_wanted_config") if known and valid else {},
+        "kubelet": {**kubelet, "config_path": f"{wanted('etcd_work_dir')}/kubelet.yaml"},
+        "manifests_dir": wanted("etcd_manifests_dir"),
+    }

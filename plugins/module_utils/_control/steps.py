@@ -1,0 +1,70 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The steps of a plan. What a run does, to whom, in which turn and why is read off them. Sentences are made last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
+
+# What a run is asked for. The variable etcd_operation.
+CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
+
+# What a step does, in the order in which a run carries them out.
+CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
+REPLACE_CA = "replace_ca"  # The ca.crt of a host is replaced by that of the CA host.
+REMOVE_CA_KEY = "remove_ca_key"  # A copy of ca.key is removed.
+CERTIFICATES = "certificates"  # Certificates are issued, or their files repaired.
+CONFIG = "config"  # kubeadmcfg.yaml is written.
+IMAGE = "image"  # The image archive is imported.
+START = "start"  # A member is started, all at once.
+TURN = "turn"  # A member is changed, one after the other.
+RECORD = "record"  # The record of a member is written.
+KINDS = (CA, REPLACE_CA, REMOVE_CA_KEY, CERTIFICATES, CONFIG, IMAGE, START, TURN, RECORD)
+
+# What a step of each kind changes, of the parts of a host.
+_PARTS = {
+    CA: ("ca",),
+    CERTIFICATES: ("certificates",),
+    CONFIG: ("config",),
+    IMAGE: ("image",),
+    START: ("kubelet", "config", "manifest"),
+    TURN: ("kubelet", "config", "manifest"),
+    RECORD: ("record",),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. member: whom it is about; host: where it runs; turn: its number, None if all take it at once."""
+
+    kind: str
+    member: str
+    host: str
+    turn: int | None = None
+    reasons: tuple[Reason, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def reasons_for(kind: str, observation: Mapping[str, Any]) -> tuple[Reason, ...]:
+    """The reasons of a host that a step of this kind acts on."""
+    found = (item for part in _PARTS.get(kind, ()) for item in observation["reasons"].get(part, []))
+    return tuple(Reason.from_dict(item) for item in found)
+
+
+def hosts_of(steps: Iterable[Step], *kinds: str) -> list[str]:
+    """Hosts that have a step of one of these kinds, in the order of their turns."""
+    return list(dict.fromkeys(step.host for step in steps if step.kind in kinds))
+
+
+def reasons_of(steps: Iterable[Step]) -> list[tuple[str, str, str]]:
+    """Host, name of the part and text of every reason, part by part."""
+    found = [(step.host, reason) for step in steps for reason in step.reasons]
+    said = [(host, PARTS[part], reason.text) for part in PARTS for host, reason in found if reason.part == part]
+    return list(dict.fromkeys(said))

@@ -1,0 +1,154 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: etcd_plan
+short_description: Plan a run, and refuse it before anything is changed
+version_added: 0.1.0
+description:
+  - Judges what M(kubeadm.etcd.etcd_observe) returned for the hosts of a cluster (the variable C(__etcd_host) of each), shows warnings and the plan as
+    text, and fails if there is a problem that the run must not begin with. One host of each cluster shows them.
+  - Fails if the hosts of the play do not wait for each other (C(strategy) is C(free) or C(host_pinned)), because members would restart at the
+    same time.
+  - Runs on the controller and changes nothing. Used by the role C(kubeadm.etcd.etcd).
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+attributes:
+  check_mode:
+    description: Can run in check mode and return what would be changed, without changing anything.
+    support: full
+  diff_mode:
+    description: Returns what has changed, or would be changed in check mode.
+    support: none
+  platform:
+    description: Target systems.
+    platforms: posix
+    support: full
+options:
+  operation:
+    description:
+      - What the run is for. V(converge) brings the cluster to what the variables want. V(renew) issues certificates and plans nothing else.
+        V(hand_over) gives control plane hosts their certificate. V(report) shows and refuses nothing.
+    type: str
+    choices: [converge, renew, hand_over, report]
+    default: converge
+  runtime_endpoint:
+    description: Socket of the container runtime, for messages.
+    type: str
+    default: ""
+  ca_cert:
+    description: File on the controller with your own CA certificate.
+    type: path
+    default: ""
+  ca_key:
+    description: File on the controller with its private key.
+    type: path
+    default: ""
+  ca_key_passphrase:
+    description: Passphrase of O(ca_key), if it is encrypted.
+    type: str
+    default: ""
+  image_archive:
+    description: Image archive on the controller that is to be imported.
+    type: path
+    default: ""
+  external_file:
+    description: File on the controller that is to get the etcd.external stanza of this cluster.
+    type: path
+    default: ""
+  signing_dir:
+    description: Where requests go for a CA that signs elsewhere, for messages.
+    type: path
+    default: ""
+  allow_interruption:
+    description: Whether members of a cluster of one or two may be restarted.
+    type: bool
+    default: false
+  allow_untested_kubeadm:
+    description: Whether a kubeadm newer than those that this collection was tested with may be used.
+    type: bool
+    default: false
+  remove_stray_ca_keys:
+    description: Whether a ca.key on another host than the CA host is to be removed.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Plan the run
+  kubeadm.etcd.etcd_plan:
+    allow_interruption: true
+  register: __etcd_plan
+"""
+
+RETURN = r"""
+steps:
+  description:
+    - What the run does. Each step has a C(kind) (ca, replace_ca, remove_ca_key, certificates, config, image, start, turn, record), the C(member)
+      that it is about, the C(host) that it runs on, its C(turn) (none if all take it at once) and its C(reasons), as
+      M(kubeadm.etcd.etcd_host_info) returns them.
+  returned: success
+  type: list
+  elements: dict
+settled:
+  description: Whether there is no step.
+  returned: success
+  type: bool
+action:
+  description: What happens to the members - bootstrap, nothing, rolling or start; hand_over in a hand-over.
+  returned: success
+  type: str
+order:
+  description: Hosts whose member is changed one after the other.
+  returned: success
+  type: list
+  elements: str
+start:
+  description: Hosts whose member is started, all at once.
+  returned: success
+  type: list
+  elements: str
+certificates:
+  description: Hosts whose certificates are issued or repaired. Likewise C(replace_ca), C(remove_ca_key), C(import_image), C(config), C(record).
+  returned: success
+  type: list
+  elements: str
+speaker:
+  description: The host that speaks for the cluster.
+  returned: success
+  type: str
+asker:
+  description: The host that can tell most of the cluster.
+  returned: success
+  type: str
+lines:
+  description: The plan for people.
+  returned: success
+  type: list
+  elements: str
+notices:
+  description: What is allowed but worth a word.
+  returned: success
+  type: list
+  elements: str
+held:
+  description: Why certificates are issued and nothing else is done.
+  returned: success
+  type: list
+  elements: str
+problems:
+  description: Why the run is refused. It fails then, but for the members in a hand-over.
+  returned: success
+  type: list
+  elements: str
+signing_dir:
+  description: Directory of the cluster on the controller, for a CA that signs elsewhere.
+  returned: success
+  type: str
+own_ca:
+  description: Your own CA - the certificate that signs (C(cert)), its C(fingerprint), C(id), C(not_after), C(public_key), and whether its C(key) is given.
+  returned: success
+  type: dict
+"""

@@ -1,0 +1,204 @@
+"""The seams between the host, the play and the plan: the functions that etcd_observe and etcd_plan call, as they call them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
+from test_plan import DOWN, FRESH, HOSTS, up, why
+from test_run import ALL_UP, observations
+
+OPTIONS = {
+    "etcd_cluster_name": {"type": "str"},
+    "etcd_client_port": {"type": "int", "default": 2379},
+    "etcd_data_dir": {"type": "str", "default": "/var/lib/etcd"},
+}
+VALUES = {
+    "etcd_install_dependencies": "no",
+    "etcd_data_dir": "/var/lib/etcd",
+    "etcd_client_port": 2379,
+    "etcd_peer_port": 2380,
+    "etcd_metrics_port": 2381,
+    "etcd_container_runtime_endpoint": "unix:///x",
+    "etcd_cgroup_driver": "systemd",
+    "etcd_kubelet_config": {},
+}
+PLANE = "control0"
+
+
+def inventory(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {f"infra{i}": {"ansible_host": f"10.0.0.{6 + i}"} for i in range(3)}
+    found[PLANE] = {"ansible_host": "10.0.0.20"}
+    for host, variables in changes.items():
+        found[host].update(variables)
+    return found
+
+
+def resolved(
+    host: str, operation: str = "converge", before: dict[str, Any] | None = None, **changes: dict[str, Any]
+) -> tuple[_look.Look, dict[str, Any]]:
+    look = _look.look_of(host, HOSTS, [PLANE], operation)
+    variables = inventory(**changes)
+    return look, _look.resolved(look, variables, before or {}, OPTIONS, {}, ())
+
+
+def arguments(host: str, operation: str = "converge", **changes: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of etcd_host_info, and under "asked" the variables that were looked at for them."""
+    look, cluster = resolved(host, operation, **changes)
+    asked: list[str] = []
+
+    def wanted(name: str) -> Any:
+        asked.append(name)
+        return {"wanted": name} if name.startswith("__") else name
+
+    found = _look.host_arguments(look, cluster, VALUES, wanted, 1.0)
+    return None if found is None else {**found, "asked": asked}
+
+
+def test_a_member_is_observed_with_what_it_is_to_have() -> None:
+    found = arguments("infra1") or {}
+    assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
+    assert found["pki"] == {"wanted": "__etcd_wanted_pki"} and found["config"] == {"wanted": "__etcd_wanted_config"}
+    assert found["data_dir"] == "/var/lib/etcd" and found.get("member", True)
+
+
+def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
+    found = arguments("infra1", infra1={"etcd_client_port": "x"}) or {}
+    assert "client_port" not in found and found["peer_port"] == 2380
+    assert found["pki"] == found["config"] == {} and not any(name.startswith("__") for name in found["asked"])
+
+
+def test_an_address_that_is_not_known_yet() -> None:
+    """Only the host itself is looked at, and then again with what was seen on it."""
+    unknown = {"infra1": {"ansible_host": "infra1.example.com"}}
+    assert not resolved("infra0", **unknown)[1]["known"]
+    own, other = arguments("infra1", **unknown) or {}, arguments("infra0", **unknown) or {}
+    assert own["address"] == "" and own["members"] == [] and own["pki"] == {}
+    assert [member["name"] for member in other["members"]] == ["infra0", "infra2"] and other["config"] == {}
+    seen = {"infra1": {"facts": {"default_address": "10.0.0.7"}}}
+    assert resolved("infra0", before=seen, **unknown)[1]["known"]
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "observed"),
+    [
+        # Of the members, the CA host signs. The others are looked at for their address only.
+        ("infra0", {}, True),
+        ("infra1", {}, False),
+        ("infra1", {"infra2": {"ansible_host": "infra2.example.com"}}, True),
+        (PLANE, {}, True),
+    ],
+)
+def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], observed: bool) -> None:
+    found = arguments(host, "hand_over", **changes)
+    assert (found is not None) == observed
+    if host == PLANE and found:
+        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"} and "config" not in found
+
+
+def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:
+    look, cluster = resolved("infra0")
+    assert PLANE not in look.hosts and cluster["clients"] == []
+    assert resolved("infra0", "hand_over")[1]["clients"][0]["host"] == PLANE
+
+
+# --- The plan --------------------------------------------------------------------------------------------------------
+
+
+def seen(found: dict[str, Any], **clusters: list[str]) -> dict[str, Any]:
+    """What etcd_observe has returned. clusters: by host, problems that it has found in its own variables."""
+    return {
+        host: {**item, "cluster": {**resolved(host)[1], "problems": clusters.get(host, [])}}
+        for host, item in copy.deepcopy(found).items()
+    }
+
+
+def plan(found: dict[str, Any], host: str = "infra0", lost: list[str] | None = None, **wish: Any) -> dict[str, Any]:
+    return _run.plan_run(host, found, lost or [], _run.Wish(**wish))
+
+
+def kinds(found: dict[str, Any]) -> list[tuple[str, str, int | None]]:
+    return [(step["kind"], step["host"], step["turn"]) for step in found["steps"]]
+
+
+def test_a_settled_cluster_has_no_steps() -> None:
+    found = plan(seen(observations(*ALL_UP)))
+    assert found["settled"] and found["steps"] == [] and found["lines"] == ["cluster etcd: nothing to do"]
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("kubelet", "turn"),
+        ("ca", "ca"),
+        ("certificates", "certificates"),
+        ("config", "config"),
+        ("manifest", "turn"),
+        ("record", "record"),
+    ],
+)
+def test_every_reason_is_that_of_a_step(part: str, kind: str) -> None:
+    given = observations(*ALL_UP)
+    given["infra0"]["reasons"][part] = why("differs", part=part)
+    found = plan(seen(given))
+    assert not found["settled"] and (kind, "infra0") in [(step["kind"], step["host"]) for step in found["steps"]]
+    assert found["lines"][0] != "cluster etcd: nothing to do" and "differs" in found["lines"][-1]
+
+
+def test_turns_are_numbers_in_the_order_of_the_plan() -> None:
+    """The leader last; a member that is down first."""
+    found = plan(seen(observations(up(leader=True), DOWN, up(), differs="02")))
+    turns = [(host, turn) for kind, host, turn in kinds(found) if kind == "turn"]
+    assert turns == [("infra1", 1), ("infra2", 2), ("infra0", 3)] and found["order"] == ["infra1", "infra2", "infra0"]
+
+
+def test_steps_stand_in_the_order_in_which_they_are_carried_out() -> None:
+    given = observations(FRESH, FRESH, FRESH, due="012")
+    given["infra0"]["reasons"]["ca"] = why("etcd/ca.crt: missing", part="ca")
+    found = plan(seen(given))
+    assert found["action"] == "bootstrap" and found["ca"] and found["start"] == found["certificates"] == HOSTS
+    order = [KINDS.index(step["kind"]) for step in found["steps"]]
+    assert order == sorted(order) and {step["turn"] for step in found["steps"]} == {None}
+
+
+def test_problems_of_each_host_are_those_of_the_cluster() -> None:
+    found = plan(seen(observations(*ALL_UP), infra1=["infra1: unknown variable etcd_x."]), host="infra2")
+    assert found["problems"] == ["infra1: unknown variable etcd_x."] and found["speaker"] == "infra0"
+    assert _run.refusal(found, {"name": "etcd"}, speaks=True) == (
+        "Nothing has been changed. 1 problem(s) in cluster etcd:\n- infra1: unknown variable etcd_x."
+    )
+    assert "See the message from infra0" in _run.refusal(found, {"name": "etcd"}, speaks=False)
+
+
+def test_hosts_without_an_observation() -> None:
+    """One that has failed is named. One that has not was not waited for."""
+    given = seen(observations(*ALL_UP, differs="0"))
+    given["infra2"] = {"cluster": given["infra2"]["cluster"]}
+    assert "free or host_pinned" in plan(given)["problems"][0]
+    del given["infra2"]
+    assert plan(given, lost=["infra2"])["problems"][0].startswith("infra2 cannot be reached")
+
+
+def test_hosts_of_another_cluster_take_no_part() -> None:
+    given = seen(observations(*ALL_UP))
+    given["other"] = {**copy.deepcopy(given["infra1"]), "cluster": {**given["infra1"]["cluster"], "name": "b"}}
+    given["other"]["cluster"]["problems"] = ["other: wrong"]
+    assert plan(given)["settled"] and plan(given, lost=["another"])["problems"] == []
+
+
+def test_an_image_archive_is_imported_where_the_image_is_missing() -> None:
+    given = observations(*ALL_UP)
+    given["infra1"]["images"] = []
+    asked: list[list[str]] = []
+
+    def archive(images: list[str]) -> list[str]:
+        asked.append(images)
+        return []
+
+    found = _run.plan_run("infra0", seen(given), [], _run.Wish(image_archive="/x.tar"), archive)
+    assert found["import_image"] == ["infra1"] and asked == [["x"]] and not found["settled"]
+    assert plan(seen(given))["settled"]

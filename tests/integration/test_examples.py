@@ -12,7 +12,7 @@ import yaml
 
 from .conftest import ROOT, Lab
 
-MODULES = ("etcd_host_info", "kubeadm_etcd_config", "etcd_pki", "static_pod_manifest", "etcd_health")
+MODULES = ("etcd_host_info", "kubeadm_etcd_config", "etcd_pki", "etcd_member_turn", "etcd_health")
 
 
 def examples(module: str) -> list[dict]:

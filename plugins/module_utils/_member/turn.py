@@ -265,10 +265,13 @@ class Turn:
             _rollout.check_gate(target)
         if not self.check:
             _rollout.check_controller()
-        was_ready = self.process is not None and _rollout.is_ready(
-            _rollout.metrics_of(self.process.argv, target.metrics)
+        was_ready = bool(
+            not self.spec.config
+            and self.process
+            and _rollout.is_ready(_rollout.metrics_of(self.process.argv, target.metrics))
         )
-        self._announce(target)
+        if not self.is_alone:
+            self._announce(target)
         if self.check:
             return
         try:
@@ -347,6 +350,7 @@ class Turn:
         """Tell the cluster where the peers of this member will reach it."""
         urls = peer_urls(self.wanted)
         if self.content and peer_urls(self.before) != urls:
+            self._check_lock()
             self.former_urls = _rollout.announce_peer_urls(target, self.process, urls, self.check)
         if self.former_urls:
             text = f"membership: {', '.join(self.former_urls)} -> {', '.join(urls)}"

@@ -35,7 +35,7 @@ unit: venvs ## unit tests, with the newest Python and with the oldest that a hos
 
 # Each process has network namespaces of its own, so that members of the same addresses run side by side.
 etcd: venv ## tests with real etcd processes (3.5, 3.6, 3.7), without hosts; a minute
-	pytest --numprocesses=2 --dist=worksteal --durations=3 tests/etcd
+	pytest --numprocesses=2 --dist=worksteal --durations=3 -m "not long" tests/etcd
 
 report: venv ## the HTML report in a browser at several widths, light, dark and printed; the alert rules
 	@tests/tools/packages
@@ -59,7 +59,7 @@ integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
 test-long: venvs ## further tests on hosts of the lab, which take their time and are not in test: before a release
-	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long tests/integration
+	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long tests/etcd tests/integration
 
 bench: venv ## the page by hand against site.yml, rolling changes and their limits, etcd_pki against kubeadm
 	bench/bench.py

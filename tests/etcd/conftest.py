@@ -435,3 +435,9 @@ def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Itera
 def each_version(function: Any) -> Any:
     """Run a test with etcd of each minor version that is supported."""
     return pytest.mark.parametrize("version", VERSIONS)(function)
+
+
+def other_versions_long(function: Any) -> Any:
+    """Run a test with etcd 3.6, and in `make test-long` with the other versions too: what it shows is about our code."""
+    others = [pytest.param(version, marks=pytest.mark.long) for version in VERSIONS if version != "3.6.14"]
+    return pytest.mark.parametrize("version", ["3.6.14", *others])(function)

@@ -26,7 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     cluster_lock,
 )
 
-from .conftest import ROOT, VERSIONS, Cluster, Make, Member, each_version, wait_until
+from .conftest import ROOT, Cluster, Make, Member, other_versions_long, wait_until
 
 # Short, but no machine is so busy that the thread comes too late.
 TTL = 5
@@ -95,7 +95,7 @@ def leader(cluster: Cluster) -> Member:
     return next(member for member in cluster.members if member.running and member.leads())
 
 
-@each_version
+@other_versions_long
 def test_one_at_a_time(make_cluster: Make, version: str) -> None:
     """Three runs, each asking another member first, take the lock 51 times."""
     cluster = make_cluster(3, version)
@@ -107,7 +107,7 @@ def test_one_at_a_time(make_cluster: Make, version: str) -> None:
     assert time.monotonic() - begin < 30 and standing(cluster) is None
 
 
-@each_version
+@other_versions_long
 def test_what_stands_in_etcd_and_who_waits(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(1, version)
     cluster.found()
@@ -139,6 +139,7 @@ def test_a_holder_that_was_killed(make_cluster: Make) -> None:
         assert TTL - 2 < time.monotonic() - begin < TTL + 3
 
 
+@pytest.mark.long
 def test_a_holder_that_was_suspended(make_cluster: Make) -> None:
     """Another run has the lock meanwhile, and the first one notices before its next act."""
     cluster = make_cluster(3, "3.6.14")
@@ -153,7 +154,7 @@ def test_a_holder_that_was_suspended(make_cluster: Make) -> None:
     assert "done" not in holder.stdout.read()
 
 
-@each_version
+@other_versions_long
 def test_the_holders_own_member_restarts(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(3, version)
     cluster.found()
@@ -170,7 +171,7 @@ def test_the_holders_own_member_restarts(make_cluster: Make, version: str) -> No
         assert value is not None and value["nonce"] == lock.record.nonce
 
 
-@each_version
+@other_versions_long
 def test_one_leader_after_the_other_is_killed(make_cluster: Make, version: str) -> None:
     """No check fails during the elections, and no other run gets in."""
     cluster = make_cluster(3, version)
@@ -197,7 +198,14 @@ def test_one_leader_after_the_other_is_killed(make_cluster: Make, version: str) 
             waiting.kill()
 
 
-@pytest.mark.parametrize(("version", "count"), [*((version, 1) for version in VERSIONS), ("3.6.14", 2)])
+@pytest.mark.parametrize(
+    ("version", "count"),
+    [
+        ("3.6.14", 1),
+        *(pytest.param(version, 1, marks=pytest.mark.long) for version in ("3.5.35", "3.7.3")),
+        ("3.6.14", 2),
+    ],
+)
 def test_a_cluster_that_stops_while_its_member_restarts(make_cluster: Make, version: str, count: int) -> None:
     """It comes back with the lock as it was, though nobody has renewed the lease for longer than it lasts."""
     cluster = make_cluster(count, version)
@@ -247,6 +255,7 @@ def cut_off(member: int) -> Iterator[None]:
         subprocess.run(["ip", "link", "set", f"m{member}", "up"], check=True)
 
 
+@pytest.mark.long
 def test_a_minority_that_is_cut_off(make_cluster: Make) -> None:
     """The holder goes on with the majority, whichever member it was that answered so far; a minority gives no lock."""
     cluster = make_cluster(3, "3.6.14")
@@ -295,7 +304,7 @@ def test_a_key_that_was_deleted_by_hand(make_cluster: Make) -> None:
 # --- Alarms -----------------------------------------------------------------------------------------------------------
 
 
-@each_version
+@other_versions_long
 def test_no_space(make_cluster: Make, version: str) -> None:
     """A lock that is held stays, and keeps others out. A new one is refused; so is any other write but those without an end."""
     cluster = make_cluster(1, version)
@@ -323,7 +332,7 @@ def test_no_space(make_cluster: Make, version: str) -> None:
         lock.check()
 
 
-@each_version
+@other_versions_long
 def test_corrupt(make_cluster: Make, version: str) -> None:
     """The key of a turn that has ended stays. It is not taken for that of a run that works."""
     cluster = make_cluster(1, version)
@@ -382,7 +391,7 @@ def test_lost_answers(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> No
             assert standing(cluster) is None
 
 
-@each_version
+@other_versions_long
 def test_an_attempt_whose_outcome_comes_late(make_cluster: Make, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """The transaction is asked for without a quorum, which comes back a moment later."""
     cluster = make_cluster(3, version)
@@ -414,6 +423,7 @@ def test_an_attempt_whose_outcome_comes_late(make_cluster: Make, monkeypatch: py
     assert standing(cluster) is None
 
 
+@pytest.mark.long
 def test_an_attempt_that_is_applied_after_we_gave_up(make_cluster: Make) -> None:
     """Its lease is gone by then, so it fails, and the lock is free."""
     cluster = make_cluster(1, "3.6.14")

@@ -17,6 +17,9 @@ import pytest
 
 from .conftest import LAB_NAME, ROOT, Lab
 
+# What a run says of these causes is in test_first_run.py.
+pytestmark = pytest.mark.long
+
 HOST = "infra0"
 PLACE = "/root/diagnosis"
 ENDPOINT = "unix:///run/containerd/containerd.sock"

@@ -13,8 +13,6 @@ from .test_live import flat, healthy, writing
 # Whoever waits for it to pass has not seen the cause.
 TIMEOUT = 200
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture
 def fresh(lab: Lab) -> Iterator[Lab]:
@@ -36,12 +34,13 @@ def run_at_once(lab: Lab, *arguments: str) -> Run:
     ("flag", "value", "words"),
     [
         ("quota-backend-bytes", "8G", 'invalid value "8G" for flag -quota-backend-bytes'),
-        (
+        pytest.param(
             "election-timeout",
             "300",
             "--election-timeout[300ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+            marks=pytest.mark.long,
         ),
-        ("no-such-flag", "1", "flag provided but not defined: -no-such-flag"),
+        pytest.param("no-such-flag", "1", "flag provided but not defined: -no-such-flag", marks=pytest.mark.long),
     ],
 )
 def test_a_first_run_names_the_flag_that_etcd_refuses(fresh: Lab, flag: str, value: str, words: str) -> None:
@@ -50,6 +49,7 @@ def test_a_first_run_names_the_flag_that_etcd_refuses(fresh: Lab, flag: str, val
     assert all(host in flat(run.output).split(words, 1)[0] for host in fresh.hosts)
 
 
+@pytest.mark.long
 def test_a_first_run_names_the_image_that_cannot_be_pulled(fresh: Lab) -> None:
     run = run_at_once(fresh, "-e", "etcd_image_repository=registry.invalid/k8s")
     said = flat(run.output)
@@ -57,6 +57,7 @@ def test_a_first_run_names_the_image_that_cannot_be_pulled(fresh: Lab) -> None:
     assert run.seconds < TIMEOUT
 
 
+@pytest.mark.long
 def test_no_member_stops_for_an_image_that_cannot_be_pulled(cluster: Lab) -> None:
     """On a cluster that runs, the image is there before the old pod stops."""
     containers = cluster.containers()
@@ -81,6 +82,7 @@ def test_a_first_run_names_the_pause_image_that_is_missing(fresh: Lab) -> None:
     assert run.seconds < TIMEOUT
 
 
+@pytest.mark.long
 def test_a_first_run_tells_a_firewall_that_rejects_from_an_etcd_that_does_not_run(fresh: Lab) -> None:
     rule = "INPUT -p tcp -m multiport --dports 2379,2380 ! -i lo -j REJECT"
     for host in fresh.hosts:

@@ -204,6 +204,7 @@ def sans_of(cluster: Lab, host: str) -> str:
     return "".join(cluster.sh(host, f"openssl x509 -in {PKI}/{name}.crt -noout -ext subjectAltName") for name in names)
 
 
+@pytest.mark.long
 def test_two_members_move_at_once(cluster: Lab, tmp_path: Path) -> None:
     """Connections that break before the turns come back, since certificates have both addresses until their member has moved."""
     cluster.site()

@@ -244,7 +244,7 @@ BUGS = [
     Bug("values of variables are shown", KUBEADM, "return f\"{match.group(1)}(hidden", "return f\"{match.group(0)}(hidden", "test_manifest.py"),
     Bug("a startup probe restarts members", KUBEADM, "if startup_counts and probes[0] != probes[1]:", "if probes[0] != probes[1]:", "test_manifest.py"),
     Bug("a raised startup probe is taken back", KUBEADM, "max(needed, probe_seconds(installed))", "needed", "test_kubeadm.py"),
-    Bug("renewal needs a kubeadm", PREFLIGHT, "return [Problem(text, PROCESSES, code=\"programs\") for text in problems]", "return [Problem(text, code=\"programs\") for text in problems]",
+    Bug("renewal needs a kubeadm", PREFLIGHT, "Problem(text, PROCESSES, code=\"programs\")", "Problem(text, code=\"programs\")",
         "test_preflight.py"),
     Bug("a copied kubeconfig stops a member", PREFLIGHT, 'if facts["leftovers"] and not is_member(facts):', 'if facts["leftovers"]:', "test_preflight.py"),
     Bug("any data makes a member", PREFLIGHT, 'facts["kubelet_override"] and', "", "test_preflight.py"),

@@ -289,3 +289,12 @@ def test_text_that_looks_like_a_number_stays_text(venv: str, tmp_path: Path) -> 
         '"initial_cluster_token": "12e4"',
     ):
         assert words in said, (words, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("path", ON_HOSTS, ids=name)
+def test_every_problem_has_a_code(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem":
+            assert [word.arg for word in node.keywords if word.arg == "code"], f"{name(path)}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "map":
+            assert getattr(node.args[0], "id", "") != "Problem", f"{name(path)}:{node.lineno}"

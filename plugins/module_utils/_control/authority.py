@@ -156,7 +156,11 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     former = [host for host in pki if etcd[host].get("trusts") == "former"]
     proven = {pki[host]["ca_id"] for host in pki if etcd[host].get("trusts") in ("installed", "earlier")}
     if former:
-        return [Problem(_former_ca(cluster, former, pki, [host for host in pki if host not in former], proven))]
+        return [
+            Problem(
+                _former_ca(cluster, former, pki, [host for host in pki if host not in former], proven), code="former-ca"
+            )
+        ]
     recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
     changed = [host for host in pki if recorded[host] and recorded[host] != pki[host]["ca_cert_key"]]
     # Without a record the certificates of the members tell what their CA was.
@@ -189,7 +193,7 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
                 " purpose while no member ran, start the kubelets by hand (`systemctl start kubelet` on every member): the next run sees"
                 " which CA the members run with."
             )
-            problems.append(Problem(text))
+            problems.append(Problem(text, code="ca-exchanged"))
             break
     return problems
 
@@ -255,6 +259,7 @@ def ca_problems(
                     f"{', '.join(wanting)} need certificates, and the CA host {cluster.ca_host} is not part of this run."
                     " Run again with it (or without --limit).",
                     unsigned,
+                    code="ca-host-absent",
                 )
             )
         return problems
@@ -269,6 +274,7 @@ def ca_problems(
                 + (f" ({', '.join(holders)} have the same ca.crt)" if holders else "")
                 + ", or set etcd_ca_host to the host that has them.",
                 host=cluster.ca_host,
+                code="ca-missing",
             )
         )
     other = [host for host, identity in found.items() if identity != own_id and host not in repaired]
@@ -276,7 +282,8 @@ def ca_problems(
         problems.append(
             Problem(
                 f"etcd_ca_cert is another CA than the one in use on {', '.join(other)}. Changing the CA of a cluster with"
-                " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert."
+                " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert.",
+                code="own-ca-differs",
             )
         )
     elif own_id and authority not in (None, own_id):
@@ -285,6 +292,7 @@ def ca_problems(
                 "etcd/ca.crt is another CA than etcd_ca_cert. It is not replaced: move it and ca.key away if no"
                 " member uses them, or leave out etcd_ca_cert.",
                 host=cluster.ca_host,
+                code="own-ca-differs",
             )
         )
     if authority and not own_id and formed and not exchanged:
@@ -293,7 +301,8 @@ def ca_problems(
             problems.append(
                 Problem(
                     f"{', '.join(other)} trust another CA than the one on {cluster.ca_host}. Correct etcd_ca_host, or copy"
-                    " the right ca.crt and ca.key there."
+                    " the right ca.crt and ca.key there.",
+                    code="ca-differs",
                 )
             )
     if authority and wanting and not signer["pki"].get("ca_key") and not own_id:
@@ -304,6 +313,7 @@ def ca_problems(
                 " to a copy of ca.crt: requests are then written to files.",
                 unsigned,
                 host=cluster.ca_host,
+                code="ca-key-missing",
             )
         )
     if own_id and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
@@ -312,6 +322,7 @@ def ca_problems(
                 "etcd/ca.key does not belong to etcd_ca_cert. It is not replaced: move it away if no"
                 " member uses it, or leave out etcd_ca_cert.",
                 host=cluster.ca_host,
+                code="ca-key-foreign",
             )
         )
     return problems

@@ -32,7 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     version_range_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
@@ -186,7 +186,11 @@ def hand_over(
     wanting = [host for host in hosts if reasons[host]]
     renewed = renewal_reasons(cluster, observations)
     due = [host for host in hosts if reasons[host] or host in renewed]
-    problems = list(map(Problem, [*cluster.problems, *own_ca.get("problems", []), *unknown_address_problems(cluster)]))
+    problems = [
+        *problems_of("inventory", cluster.problems),
+        *problems_of("own-ca", own_ca.get("problems", [])),
+        *problems_of("address-unknown", unknown_address_problems(cluster)),
+    ]
     warnings: list[Problem] = []
     elsewhere = False
     for host in hosts:
@@ -200,7 +204,7 @@ def hand_over(
                 *foreign_problems(cluster, observations[host]["pki"], signer["pki"]),
                 *way_problems(cluster, observations[host], signer),
             ]
-            problems += [Problem(text, host=host) for text in texts]
+            problems += [Problem(text, host=host, code="control-plane-host") for text in texts]
         warnings += map(note, member_warnings(cluster, signer))
         warnings += [note(text, cluster.ca_host) for text in signer["pki"].get("warnings", [])]
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
@@ -210,14 +214,16 @@ def hand_over(
         problems.append(
             Problem(
                 f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
-                " them: set up time synchronisation (chrony, systemd-timesyncd)."
+                " them: set up time synchronisation (chrony, systemd-timesyncd).",
+                code="clocks",
             )
         )
     if cluster.ca_host in lost and wanting:
         problems.append(
             Problem(
                 f"{', '.join(wanting)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
-                " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key."
+                " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key.",
+                code="ca-host-absent",
             )
         )
     elif not cluster.problems and not (signer and signer["facts"]["cryptography_problem"]):
@@ -289,19 +295,19 @@ def host_problems(host: str, observation: Observation) -> list[Problem]:
     """What is wrong with a control plane host on its own."""
     facts = observation["facts"]
     # What is handed over does not depend on what a newer kubeadm does.
-    problems = [Problem(text, host=host) for text in kubeadm_problems(facts, allow_untested=True)]
+    problems = [Problem(text, host=host, code="kubeadm") for text in kubeadm_problems(facts, allow_untested=True)]
     if facts["cryptography_problem"]:
-        problems.append(Problem(facts["cryptography_problem"], host=host))
+        problems.append(Problem(facts["cryptography_problem"], host=host, code="cryptography"))
     return [*problems, *(Problem.from_dict(item, host) for item in observation["problems"])]
 
 
 def signer_problems(cluster: Cluster, signer: Observation) -> list[Problem]:
     """Why there is nothing to hand over yet."""
     if signer["facts"]["cryptography_problem"]:
-        return [Problem(signer["facts"]["cryptography_problem"], host=cluster.ca_host)]
+        return [Problem(signer["facts"]["cryptography_problem"], host=cluster.ca_host, code="cryptography")]
     if not signer["etcd"].get("formed") and not signer["etcd"].get("members"):
         text = f"Cluster {cluster.name!r} does not exist yet ({cluster.ca_host} has no data of it). Run site.yml first."
-        return [Problem(text)]
+        return [Problem(text, code="no-cluster")]
     return []
 
 

@@ -87,6 +87,7 @@ def foreign_data_problems(cluster: Cluster, observations: Mapping[str, Observati
             f"the data directories of cluster {cluster.name!r} belong to different clusters ({listed}). Correct the inventory if a host"
             f" belongs to another cluster. If its data is left over from an earlier one, stop etcd there and move the data directory away. {KEEP}",
             EVERYTHING,
+            code="foreign-data",
         )
     ]
 
@@ -105,6 +106,7 @@ def member_problems(cluster: Cluster, observations: Mapping[str, Observation], l
                     f" this host if it runs, and move the data directory away. {KEEP}",
                     EVERYTHING,
                     member.host,
+                    code="foreign-data",
                 )
             )
     return problems
@@ -118,6 +120,7 @@ def copy_problems(observations: Mapping[str, Observation]) -> list[Problem]:
             f"{' and '.join(hosts)} have the data directory of one member, {found}. Find out which of them is the copy, and move that"
             f" away. {KEEP}",
             EVERYTHING,
+            code="copied-data",
         )
         for found in dict.fromkeys(own.values())
         for hosts in [[host for host, item in own.items() if item == found]]
@@ -158,7 +161,7 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
                     f" move member.json away on this host, and run again. {KEEP}"
                 )
         if text:
-            problems.append(Problem(text, PROCESSES, member.host))
+            problems.append(Problem(text, PROCESSES, member.host, code="record"))
     return problems
 
 
@@ -182,6 +185,7 @@ def restored_problems(cluster: Cluster, observations: Mapping[str, Observation],
             " away, and put back the data that was there.",
             PROCESSES,
             host,
+            code="restored-data",
         )
         for host in restored
     ]

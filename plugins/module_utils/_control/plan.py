@@ -181,7 +181,7 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
 
 def refused(text: str, host: str = "") -> Plan:
     """A plan that starts and restarts nobody, for one reason."""
-    return Plan(REFUSE, problems=[Problem(text, PROCESSES, host)])
+    return Plan(REFUSE, problems=[Problem(text, PROCESSES, host, code="membership")])
 
 
 def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
@@ -271,7 +271,7 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         elif item.has_lost_data:
             text = lost_data_text(cluster, item, endpoint_of(listed, item))
         if text:
-            problems.append(Problem(text, stops, item.host))
+            problems.append(Problem(text, stops, item.host, code="membership"))
     return problems
 
 
@@ -307,6 +307,7 @@ def learner_problems(views: list[MemberView], listed: list[Mapping[str, Any]]) -
             f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')), endpoint_of(listed, item))}",
             (RESTART,),
             item.host,
+            code="learner",
         )
         for item in views
         if item.is_learner
@@ -364,6 +365,7 @@ def decide_with_cluster(
                     f"restarting {', '.join(interrupting)} would interrupt cluster {cluster.name!r}: it has {len(listed)} member(s) and needs"
                     " all of them for quorum. Set etcd_allow_interruption: true for this run to accept that, or add members.",
                     (RESTART,),
+                    code="interruption",
                 )
             ],
             warnings=warnings,
@@ -401,7 +403,10 @@ def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
     """A plan as a run has it that starts nobody."""
     if plan.action == BOOTSTRAP:
         return Plan(
-            REFUSE, problems=[Problem(f"cluster {cluster.name!r} has not been founded yet. Run site.yml first.")]
+            REFUSE,
+            problems=[
+                Problem(f"cluster {cluster.name!r} has not been founded yet. Run site.yml first.", code="no-cluster")
+            ],
         )
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
 
@@ -483,7 +488,8 @@ def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation
     """Why a cluster whose data is in doubt is left as it is: any alarm but NOSPACE (server/etcdserver/corrupt.go)."""
     return [
         Problem(
-            f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it."
+            f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
+            code="alarm",
         )
         for kind, member in alarmed(observations)
         if kind != "NOSPACE"

@@ -60,22 +60,28 @@ def host_problems(
     """
     found = program_problems(facts, allow_untested)
 
-    def problem(text: str, *stops: str) -> None:
-        found.append(Problem(text, stops))
+    def problem(code: str, text: str, *stops: str) -> None:
+        found.append(Problem(text, stops, code=code))
 
     if not facts["systemd"]:
-        problem("systemd does not run here. The kubelet is managed as a systemd service: use such a host.", *PROCESSES)
+        problem(
+            "systemd",
+            "systemd does not run here. The kubelet is managed as a systemd service: use such a host.",
+            *PROCESSES,
+        )
     if facts["runtime_problem"]:
         problem(
+            "runtime",
             f"the container runtime's socket {endpoint} {facts['runtime_problem']}. Install and start the runtime, or"
             " set etcd_container_runtime_endpoint.",
             *PROCESSES,
         )
     if facts["cryptography_problem"]:
-        problem(facts["cryptography_problem"], FOUND, SIGN)
+        problem("cryptography", facts["cryptography_problem"], FOUND, SIGN)
     if member.address and member.address not in facts["addresses"]:
         # It would be in the certificates, too.
         problem(
+            "address",
             f"etcd_address {member.address} is no address of this host. It has"
             f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}.",
             *EVERYTHING,
@@ -83,6 +89,7 @@ def host_problems(
     for port, owner in sorted(facts["listeners"].items()):
         if not is_ours(owner["argv"], member.name):
             problem(
+                "port",
                 f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}), which is not the etcd of member"
                 f" {member.name}. Set etcd_client_port, etcd_peer_port or etcd_metrics_port to a free port, set etcd_member_name if this is"
                 " the member under another name, or free the port if nothing needs that program.",
@@ -90,18 +97,19 @@ def host_problems(
             )
     if facts["swaps"] and not swap:
         problem(
+            "swap",
             f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Set etcd_kubelet_config:"
             " {failSwapOn: false}; or, with enough free memory, run `swapoff -a` on one host after the other and take it out of /etc/fstab.",
             *PROCESSES,
         )
     if facts["leftovers"] and not is_member(facts):
-        problem(leftover_text(facts), *PROCESSES)
+        problem("leftovers", leftover_text(facts), *PROCESSES)
     if is_short_of_disk(facts):
         if has_data(facts):
             # It may well come up, and is down already: only what runs is left alone.
-            problem(disk_text(facts, DISK_NEEDED_BY_MEMBER), RESTART)
+            problem("disk", disk_text(facts, DISK_NEEDED_BY_MEMBER), RESTART)
         else:
-            problem(disk_text(facts, DISK_NEEDED), FOUND, START)
+            problem("disk", disk_text(facts, DISK_NEEDED), FOUND, START)
     found += data_dir_problems(facts)
     return [replace(item, host=member.host) for item in found]
 
@@ -151,6 +159,7 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
                 f"etcd_data_dir {found['path']} holds {', '.join(found['foreign'])}, and is made readable for root only. Set etcd_data_dir to a"
                 f" directory of its own, for example {found['path'].rstrip('/')}/etcd.",
                 (FOUND, START),
+                code="data-directory",
             )
         )
     if found["filesystem"] in _VOLATILE:
@@ -159,6 +168,7 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
                 f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): the member would lose its data at each reboot. Set"
                 " etcd_data_dir to a directory on a disk, or mount one there.",
                 (FOUND, START),
+                code="data-directory",
             )
         )
     return problems
@@ -174,7 +184,7 @@ def program_problems(facts: Facts, allow_untested: bool = False) -> list[Problem
         problems.append(
             f"the kubelet ({kubelet}) and kubeadm ({kubeadm}) have different minor versions. Install the same version of both."
         )
-    return [Problem(text, PROCESSES) for text in problems]
+    return [Problem(text, PROCESSES, code="programs") for text in problems]
 
 
 def kubeadm_problems(facts: Facts, allow_untested: bool = False) -> list[str]:
@@ -245,11 +255,15 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Probl
             minors = {minor_of(version) for version in versions.values()}
             stops = PROCESSES if len(minors) > 1 else (FOUND, RESTART)
             problems.append(
-                Problem(f"{name} differs between the hosts ({listed}). Install one version on all of them.", stops)
+                Problem(
+                    f"{name} differs between the hosts ({listed}). Install one version on all of them.",
+                    stops,
+                    code="versions",
+                )
             )
     spread, fastest, slowest = clock_spread(judged_clocks(cluster, facts))
     if spread > CLOCK_PROBLEM:
-        problems.append(Problem(clock_text(spread, fastest, slowest), (FOUND, SIGN)))
+        problems.append(Problem(clock_text(spread, fastest, slowest), (FOUND, SIGN), code="clocks"))
     for host, item in facts.items():
         for member in cluster.members:
             if member.address and member.host != host and member.address in item["addresses"]:
@@ -258,6 +272,7 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Probl
                         f"this host has the address of {member.host}, {member.address}: they are one machine, or the address is that of"
                         " several. Correct etcd_address or ansible_host, or leave one of the hosts out.",
                         host=host,
+                        code="same-machine",
                     )
                 )
     return [*problems, *connection_problems(cluster, facts), *source_problems(cluster, facts)]
@@ -291,6 +306,7 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
                         " See its log under /var/log/pods, and the disk that holds its data.",
                         stops=(FOUND,),
                         host=host,
+                        code="hung",
                     )
                 )
             if cut:
@@ -301,6 +317,7 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
             f"{name} ({address}) does not answer on TCP port {ports}, seen from {', '.join(hosts)}. Open it between the members"
             " (a firewall that drops or rejects packets, a wrong etcd_address, a missing route, a network that is down).",
             stops=(FOUND, RESTART),
+            code="connection",
         )
         for (name, address, ports), hosts in seen.items()
     ]
@@ -345,6 +362,7 @@ def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Proble
                     f" rejects peers whose source address is not in their certificate. {remedy}",
                     stops=(FOUND,),
                     host=member.host,
+                    code="source-address",
                 )
             )
     return problems

@@ -74,6 +74,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     merged,
     note,
+    problems_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
 
@@ -146,15 +147,17 @@ def refusal(plan: Mapping[str, Any], cluster: Mapping[str, Any], speaks: bool) -
 
 def lockstep_problems(attendance: Attendance) -> list[Problem]:
     """Whether all hosts were observed before the plan is made. The role preflight looks at the strategy as well."""
-    return [Problem(not_in_lockstep())] if attendance.unobserved else []
+    return [Problem(not_in_lockstep(), code="strategy")] if attendance.unobserved else []
 
 
 def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[list[Problem], list[Problem]]:
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
-    problems = list(
-        map(Problem, [*cluster.problems, *wish.own_ca.get("problems", []), *unknown_address_problems(cluster)])
-    )
+    problems = [
+        *problems_of("inventory", cluster.problems),
+        *problems_of("own-ca", wish.own_ca.get("problems", [])),
+        *problems_of("address-unknown", unknown_address_problems(cluster)),
+    ]
     warnings = [*map(note, cluster.warnings)]
     for member in cluster.members:
         if member.host not in observations:
@@ -170,7 +173,7 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
         problems += [Problem.from_dict(item, member.host) for item in observation["problems"]]
         if wish.image_archive and observation["images"] is None:
             text = "etcd_image_archive needs containerd and its program ctr. Let the runtime pull the image instead."
-            problems.append(Problem(text, PROCESSES, member.host))
+            problems.append(Problem(text, PROCESSES, member.host, code="image-archive"))
         noticed = [
             *host_warnings(facts[member.host]),
             *observation["pki"].get("warnings", []),
@@ -342,9 +345,9 @@ def make_plan(
     if wish.operation == RENEW:
         observations = only_certificates(observations)
     problems, warnings = judge(cluster, observations, wish)
-    problems += map(Problem, archive_problems)
-    problems += map(Problem, lost_problems(attendance.lost, wish.limit, exists(observations)))
-    problems += map(Problem, external_problems(cluster.name, wish.external_file, wish.external_files))
+    problems += problems_of("image-archive", archive_problems)
+    problems += problems_of("lost", lost_problems(attendance.lost, wish.limit, exists(observations)))
+    problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
     apart = lockstep_problems(attendance)
     problems += apart
     if cluster.problems or attendance.lost or apart:
@@ -483,6 +486,7 @@ def moving_problems(cluster: Cluster, moves: list[str], observations: Observatio
             f"{', '.join(moves)} would move to another address, and the certificates are issued again afterwards: run again with the CA host"
             f" {cluster.ca_host}, or without --limit.",
             (START, RESTART),
+            code="ca-host-absent",
         )
     ]
 

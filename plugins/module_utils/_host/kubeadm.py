@@ -240,7 +240,7 @@ def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[Problem]:
     problems = kubeadm_problems(kubeadm, spec.allow_untested_kubeadm)
     if problems:
         # What follows depends on what this kubeadm does, and that is not known.
-        return [Problem(text, PROCESSES) for text in problems]
+        return [Problem(text, PROCESSES, code="kubeadm") for text in problems]
     ports = {f"etcd_{key}_port": getattr(spec, f"{key}_port") for key in ("client", "peer", "metrics")}
     of_manifest = [
         *version_problems(spec.kubernetes_version, kubeadm),
@@ -261,8 +261,8 @@ def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[Problem]:
         *_values.directory_problems("pki_dir", spec.pki_dir, "/etc/kubernetes/pki"),
     ]
     return [
-        *(Problem(text, PROCESSES) for text in of_manifest),
-        *(Problem(text, EVERYTHING) for text in of_certificates),
+        *(Problem(text, PROCESSES, code="configuration") for text in of_manifest),
+        *(Problem(text, EVERYTHING, code="configuration") for text in of_certificates),
     ]
 
 

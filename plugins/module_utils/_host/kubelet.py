@@ -273,6 +273,7 @@ def override_problems(drop_ins: list[UnitFile], spec: KubeletSpec) -> list[Probl
             f" the lines with ExecStart from {path}, or give it a name that sorts before {os.path.basename(DROP_IN)}. Options of the kubelet"
             " go into etcd_kubelet_config.",
             PROCESSES,
+            code="kubelet-override",
         )
     ]
 
@@ -318,6 +319,7 @@ def runtime_problems(spec: KubeletSpec, driver: str | None, before: str | None) 
             f"containerd uses the cgroup driver {driver}, and etcd_cgroup_driver is {spec.cgroup_driver}: {effect}. Set SystemdCgroup = {wanted} in"
             f" /etc/containerd/config.toml (under runtimes.runc.options) and restart containerd, or set etcd_cgroup_driver: {driver}.",
             PROCESSES if is_new else (FOUND, START),
+            code="cgroup-driver",
         )
     ]
 
@@ -350,6 +352,7 @@ def unit_problems(unit: Unit) -> list[Problem]:
             Problem(
                 "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again.",
                 PROCESSES,
+                code="kubelet-masked",
             )
         ]
     if unit.load_state != "loaded":
@@ -358,6 +361,7 @@ def unit_problems(unit: Unit) -> list[Problem]:
                 f"systemd has no usable kubelet.service ({unit.load_state}). Install the package kubelet, or the unit beside the"
                 " program.",
                 PROCESSES,
+                code="kubelet-missing",
             )
         ]
     return []
@@ -379,4 +383,4 @@ def config_problems(spec: KubeletSpec) -> list[Problem]:
         for key in ("healthzPort", "healthzBindAddress")
         if key in spec.extra
     ]
-    return [Problem(text, PROCESSES) for text in texts]
+    return [Problem(text, PROCESSES, code="kubelet-configuration") for text in texts]

@@ -241,7 +241,7 @@ def observe_record(params: Params, problems: list[Problem]) -> Record | None:
     try:
         return read_record(work_dir_of(params))
     except EtcdError as exc:
-        problems.append(Problem(str(exc), PROCESSES))
+        problems.append(Problem(str(exc), PROCESSES, code="record"))
         return None
 
 
@@ -270,6 +270,7 @@ def data_problems(params: Params, etcd: Mapping[str, Any]) -> list[Problem]:
             f"etcd_data_dir {params['data_dir']} cannot be judged: {etcd['data_problem']}. Nothing is started on it. Mount the volume, or"
             ' repair the filesystem, and run again. If the data is lost, docs/operations.md ("A member has lost its data") has the way out.',
             PROCESSES,
+            code="unreadable-data",
         )
     ]
 
@@ -317,6 +318,7 @@ def other_data_dir_problems(params: Params, command: list[str], record: Record |
                 f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again;"
                 " one member after the other, each with --limit. Or set etcd_data_dir to the directory that has the data.",
                 PROCESSES,
+                code="data-elsewhere",
             )
         )
     return problems
@@ -382,7 +384,7 @@ def observe_pki(
         wanted["known_addresses"] = known or []
         state = _pki.observe(_pki.PkiSpec.from_params(wanted), datetime.now(timezone.utc))
     except EtcdError as exc:
-        problems.extend(map(Problem, str(exc).splitlines()))
+        problems.extend(Problem(text, code="certificates") for text in exc.texts)
         return {}, []
     result = asdict(state)
     del result["reasons"]
@@ -449,7 +451,7 @@ def observe_config(
         manifest = _kubeadm.render_manifest(text, "kubeadm")
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
-        problems.append(Problem(str(exc), PROCESSES))
+        problems.append(Problem(str(exc), PROCESSES, code="configuration"))
         return {}, [], []
     reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, is_founded, startup_counts)
     # A directory that others share is not taken from them.

@@ -137,7 +137,7 @@ class PkiSpec:
         for key in ("server_cert_sans", "peer_cert_sans"):
             problems += san_problems(f"etcd_{key}", value[key])
         if problems:
-            raise EtcdError("\n".join(problems))
+            raise EtcdError(*problems)
         validity, ca_validity, window = (timedelta(seconds=duration_seconds(value[key]) or 0) for key in periods)
         if window >= validity:
             raise EtcdError(
@@ -538,12 +538,12 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
             try:
                 make_way(path)
             except EtcdError as exc:
-                state.ca_problems.append(Problem(str(exc)))
+                state.ca_problems.append(Problem(str(exc), code="in-the-way"))
     state.warnings += _short_warnings(spec, [leaf.certificate for leaf, _flaws in judged.values()], wanted)
     for path in (spec.pki_dir, spec.path("etcd")):
         if os.path.lexists(path) and not os.path.isdir(path):
             text = f"{path} is not a directory. Certificates and keys belong there: move it away, and run again."
-            state.ca_problems.append(Problem(text))
+            state.ca_problems.append(Problem(text, code="not-a-directory"))
     state.reasons += mode_reasons(spec)
     for path in (path for directory in directories(spec) for path in strays(directory)):
         text = f"{_short(spec, path)}: left behind by a run that was killed"
@@ -601,13 +601,14 @@ def _observe_authority(
     if authority is not None:
         texts = authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
         # Members run with it as they are.
-        state.ca_problems += [Problem(text, (FOUND, SIGN)) for text in texts]
+        state.ca_problems += [Problem(text, (FOUND, SIGN), code="ca-unusable") for text in texts]
         state.warnings += authority_warnings(spec, authority, now)
     elif problem != "missing":
         state.ca_problems.append(
             Problem(
                 f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. Only if this"
-                " cluster has never run, move it and ca.key to another directory, and the next run makes a new CA. Members that run would reject it."
+                " cluster has never run, move it and ca.key to another directory, and the next run makes a new CA. Members that run would reject it.",
+                code="ca-unusable",
             )
         )
     if state.ca_key and key is None and (key_data is None or not _x509.is_encrypted(key_data)):
@@ -615,10 +616,10 @@ def _observe_authority(
             f"etcd/ca.key is {key_problem or 'no private key in PEM form'}. Put back a copy of it, or move it away if it is"
             " lost: the cluster goes on without, but nothing can be signed."
         )
-        state.ca_problems.append(Problem(text, (FOUND, SIGN)))
+        state.ca_problems.append(Problem(text, (FOUND, SIGN), code="ca-key-unusable"))
     elif state.ca_key and key is None:
         text = "etcd/ca.key is encrypted: kubeadm cannot use it so. Decrypt it there (openssl pkey)."
-        state.ca_problems.append(Problem(text, (FOUND, SIGN)))
+        state.ca_problems.append(Problem(text, (FOUND, SIGN), code="ca-key-encrypted"))
 
 
 def _stray_warning(spec: PkiSpec, state: PkiState, key: Any, problem: str) -> str:

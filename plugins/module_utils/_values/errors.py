@@ -6,4 +6,8 @@ from __future__ import annotations
 
 
 class EtcdError(Exception):
-    """Something the user can act on. The text says what is wrong, where, and what to do instead."""
+    """Something the user can act on. Each text says what is wrong, where, and what to do instead."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__("\n".join(texts))
+        self.texts = texts

@@ -23,11 +23,12 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong and what to do (text), the inventory host ('': the cluster), and the steps that must not be taken (stops)."""
+    """What is wrong and what to do (text), the steps that must not be taken (stops), the inventory host ('': the cluster), and a code for programs."""
 
     text: str
     stops: tuple[str, ...] = EVERYTHING
     host: str = ""
+    code: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for the result of a module."""
@@ -36,12 +37,22 @@ class Problem:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], host: str = "") -> Problem:
         """From plain data, of this host."""
-        return cls(printable(str(data["text"])), tuple(data["stops"]), host or str(data.get("host", "")))
+        return cls(
+            printable(str(data["text"])),
+            tuple(data["stops"]),
+            host or str(data.get("host", "")),
+            str(data.get("code", "")),
+        )
+
+
+def problems_of(code: str, texts: Iterable[str], stops: tuple[str, ...] = EVERYTHING) -> list[Problem]:
+    """Problems of one kind, of the cluster."""
+    return [Problem(text, stops, code=code) for text in texts]
 
 
 def note(text: str, host: str = "") -> Problem:
     """A problem that stops nothing: a warning."""
-    return Problem(text, (), host)
+    return Problem(text, (), host, code="warning")
 
 
 def merged(problems: Iterable[Problem]) -> list[str]:

@@ -141,7 +141,7 @@ def test_a_kubelet_that_a_file_of_the_host_keeps_from_starting(host: Lab) -> Non
 
 
 def test_nothing_is_wrong_with_a_member_that_comes_up(host: Lab) -> None:
-    said = watch(host, "pass", limit=12)
+    said = watch(host, "pass", limit=6)
     assert not any(cause["final"] for _seconds, causes in said for cause in causes), said
 
 

@@ -147,3 +147,19 @@ def test_an_image_that_is_there_or_not(serve: Callable[[bytes], str]) -> None:
     image = cri._bytes(1, cri._bytes(1, b"sha256:1"))
     assert cri.has_image(serve(HELLO + BEGIN + frame(DATA, 0, content(image)) + END), "registry.k8s.io/etcd:1")
     assert not cri.has_image(serve(HELLO + BEGIN + frame(DATA, 0, content(b"")) + END), "registry.k8s.io/etcd:1")
+
+
+@pytest.mark.parametrize(
+    ("config", "image"),
+    [
+        ('{"sandboxImage": "registry.k8s.io/pause:3.9", "x": 1}', "registry.k8s.io/pause:3.9"),
+        ("{}", None),
+        ("[]", None),
+        ("{", None),
+    ],
+)
+def test_the_image_of_sandboxes(config: str, image: str | None, serve: Callable[[bytes], str]) -> None:
+    info = cri._bytes(1, b"config") + cri._bytes(2, config.encode())
+    status = cri._bytes(1, b"") + cri._bytes(2, cri._bytes(1, b"golang") + cri._bytes(2, b"x")) + cri._bytes(2, info)
+    assert cri.sandbox_image(serve(HELLO + BEGIN + frame(DATA, 0, content(status)) + END)) == image
+    assert cri.sandbox_image(serve(HELLO + BEGIN + frame(DATA, 0, content(b"")) + END)) is None

@@ -117,6 +117,16 @@ def test_a_sandbox_that_is_ready_had_no_lasting_trouble() -> None:
     assert _diagnosis.causes(replace(seen, sandboxes=[container(created=seen.now)])) == []
 
 
+def test_a_last_attempt_of_the_former_pod() -> None:
+    """It was on its way as the new manifest came."""
+    seen = recorded("quota")
+    uid = seen.containers[0].log_path.split("/")[-3].rsplit("_", 1)[1]
+    text = f'E1127 01:00:00.000000 7 x.go:1] "Error syncing pod, skipping" err="e" pod="kube-system/etcd-infra0" podUID="{uid}"'
+    before = replace(seen, journal=[Line(seen.since - 5.0, "kubelet", 7, text)])
+    assert _diagnosis.causes(before) == []
+    assert _diagnosis.causes(replace(before, installed=False)) != []
+
+
 @pytest.mark.parametrize("name", ["badimage", "volume", "pause", "admit"])
 def test_the_pod_of_the_former_manifest_is_not_the_new_one(name: str) -> None:
     """It fails on for some seconds while its successor is on its way; the same pod counts after that, or if the manifest is the same."""
@@ -136,8 +146,8 @@ def test_the_container_of_the_former_manifest_is_not_the_new_one() -> None:
 
 def test_nothing_is_wrong_yet() -> None:
     assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", UNIT)) == []
-    starting = {"LoadState": "loaded", "ActiveState": "activating", "SubState": "start-pre"}
-    assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", starting)) == []
+    for state in ("activating", "deactivating"):
+        assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", {**UNIT, "ActiveState": state})) == []
 
 
 # --- The first look and the last one ---------------------------------------------------------------------------------
@@ -244,6 +254,17 @@ def test_an_etcd_that_needs_the_others_may_wait_for_them() -> None:
     assert not cause.final and "could not retrieve cluster" in cause.text and refused in cause.text
 
 
+def test_an_etcd_that_was_started_again_may_stay_up() -> None:
+    seen = recorded("port")
+    last = seen.containers[0]
+    again = replace(last, id="new", state=RUNNING, created=last.finished + 5.0, finished=0.0, attempt=last.attempt + 1)
+    (cause,) = _diagnosis.causes(replace(seen, containers=[again, *seen.containers]))
+    assert (cause.code, cause.final) == ("ended", False)
+    # Another pod is another manifest.
+    other = replace(again, log_path="/var/log/pods/kube-system_etcd-infra0_other/etcd/0.log")
+    assert _diagnosis.causes(replace(seen, containers=[other, *seen.containers])) == []
+
+
 def test_an_end_without_words() -> None:
     assert ended("", exit_code=137, reason="Error")[0].text == "etcd ended 1 s after its start with 137: Error"
     (killed,) = ended("", exit_code=137, reason="OOMKilled")
@@ -319,7 +340,7 @@ DEATH = (
         (DEATH, {"ActiveState": "failed", "SubState": "failed"}, True),
         # It has just been started once more.
         (DEATH, {"now": 105.0}, False),
-        (DEATH + DEATH, {"now": 105.0}, True),
+        (DEATH + DEATH, {"now": 105.0}, False),
         (DEATH, {"now": 130.0}, None),
     ],
 )
@@ -341,6 +362,22 @@ def test_a_kubelet_without_words() -> None:
 def test_a_panic_says_more_than_errors_before_it() -> None:
     lines = [DEATH[0], (101.0, "kubelet", "panic: nil", ""), (101.0, "kubelet", "goroutine 1 [running]:", ""), DEATH[1]]
     assert unit(lines, ActiveState="activating", SubState="auto-restart")[0].text == "panic: nil"
+
+
+def test_a_kubelet_that_was_killed_did_not_end_for_its_last_error() -> None:
+    lines = [
+        Line(
+            101.0,
+            "kubelet",
+            7,
+            'E1127 01:00:00.000000       7 x.go:1] "Version from runtime service failed" err="canceled"',
+        ),
+        Line(101.1, "systemd", 1, "kubelet.service: Main process exited, code=killed, status=9/KILL", ended="killed"),
+        Line(101.2, "systemd", 1, "kubelet.service: Failed with result 'signal'.", FAILED, 4),
+    ]
+    seen = Evidence(100.0, 105.0, "p", {**UNIT, "ActiveState": "activating", "SubState": "auto-restart"}, lines)
+    words = "kubelet.service: Main process exited, code=killed, status=9/KILL"
+    assert _diagnosis.causes(seen) == [Cause("kubelet", "systemd", words, False)]
 
 
 def test_files_of_others_are_named() -> None:

@@ -7,6 +7,7 @@ crictl is not on every host, and ctr knows containerd only. A call is one HTTP/2
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -154,6 +155,19 @@ def sandboxes(endpoint: str, pod: str, namespace: str = "kube-system") -> list[C
 def has_image(endpoint: str, image: str) -> bool:
     """Whether the runtime has an image. CriError if it does not tell."""
     return 1 in message(call(endpoint, "ImageService", "ImageStatus", _bytes(1, _bytes(1, image.encode()))))
+
+
+def sandbox_image(endpoint: str) -> str | None:
+    """The image of sandboxes (pause), which the runtime pulls by itself; None if it does not tell. containerd 1 does."""
+    answer = message(call(endpoint, "RuntimeService", "Status", b"\x08\x01"))
+    for item in map(message, answer.get(2, [])):
+        if _text(item, 1) == "config":
+            try:
+                name = json.loads(_text(item, 2)).get("sandboxImage")
+            except (ValueError, AttributeError):
+                return None
+            return name if isinstance(name, str) and name else None
+    return None
 
 
 def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str] | None = None) -> None:

@@ -114,7 +114,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the journal. message_id, priority: as systemd has them."""
+    """A line of the journal. message_id, priority: as systemd has them. ended: how a process ended, if it is about that."""
 
     time: float
     program: str
@@ -122,6 +122,7 @@ class Line:
     text: str
     message_id: str = ""
     priority: int = 6
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,18 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
     former = {
         entry.uid
         for entry in entries_of(seen.journal)
-        if seen.installed and entry.time < seen.since and (entry.level in "EF" or entry.message == _DENIED)
+        if seen.installed
+        and entry.uid
+        and entry.time < seen.since
+        and (entry.level in "EF" or entry.message == _DENIED)
     }
-    entries = [
-        entry
-        for entry in entries_of(lines)
-        if not entry.uid or entry.uid not in former or entry.time > seen.since + ENDING
+    counts = seen.since + ENDING
+    entries = [entry for entry in entries_of(lines) if entry.uid not in former or entry.time > counts]
+    # The name of a log has the uid of its pod.
+    items = [
+        item for item in seen.containers if item.created > counts or not any(uid in item.log_path for uid in former)
     ]
+    seen = replace(seen, containers=items)
     found = [
         *_runtime_causes(seen),
         *_unit_causes(seen, lines),
@@ -257,13 +263,13 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         return [Cause(UNIT, "systemd", f"kubelet.service cannot be started: {said}", True)]
     failures = [number for number, line in enumerate(journal) if line.message_id == _UNIT_FAILED]
     running = unit.get("ActiveState") == "active" and unit.get("SubState") == "running"
-    starting = unit.get("ActiveState") in ("activating", "reloading")
+    starting = unit.get("ActiveState") in ("activating", "reloading", "deactivating")
     if running and (not failures or seen.now - journal[failures[-1]].time > 2 * LASTING):
         return []
     if not failures and starting:
         return []
-    # One that is not started again stays down.
-    final = not (running or starting) or len(failures) > 1
+    # One that is not started again stays down, and one that runs may stay up this time.
+    final = not running and (not starting or len(failures) > 1)
     program, said = last_words_of_kubelet(last_attempt(journal, failures[-1] if failures else len(journal)))
     if not said:
         program = "systemd"
@@ -288,6 +294,10 @@ def last_attempt(lines: Sequence[Line], end: int) -> Sequence[Line]:
 
 def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
     """Why a start of the kubelet failed, and whose words these are: its last error, what it or a script before it printed, systemd."""
+    # What it logged last has nothing to do with a signal.
+    killed = [line.text for line in lines if line.ended in ("killed", "dumped")]
+    if killed:
+        return "systemd", killed[-1]
     # A child of systemd that is no other program yet is "(kubelet)".
     said = [line for line in joined(lines) if line.program != "systemd" and not line.program.startswith("(")]
     entries = [entry for entry in entries_of(said) if entry.level in "EF"]
@@ -393,7 +403,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
         ours = list(seen.containers[:1])
     if not ours:
         return []
-    ended = [item for item in ours if item.state == EXITED]
+    pod = os.path.dirname(ours[0].log_path)
+    ended = [item for item in ours if item.state == EXITED and os.path.dirname(item.log_path) == pod]
     if ours[0].state == RUNNING and not ended:
         said = complaints(seen.logs.get(ours[0].log_path, ""))
         foreign = any(_FOREIGN in message.text for message in said) and seen.now - ours[0].started >= LASTING
@@ -403,7 +414,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     last = ended[0]
     first = min([*loops, *(item.finished for item in ended)])
     again = len(ended) > 1 or last.attempt > 0 or bool(loops)
-    lasts = again and max(last.finished, seen.now if ours[0] is last else 0.0) - first >= LASTING
+    # The one after it may stay up.
+    lasts = ours[0] is last and again and seen.now - first >= LASTING
     return [_death(last, seen.logs.get(last.log_path, ""), lasts)]
 
 
@@ -528,6 +540,7 @@ def journal_of(text: str) -> list[Line]:
                     said,
                     str(data.get("MESSAGE_ID", "")),
                     int(data.get("PRIORITY") or 6),
+                    str(data.get("EXIT_CODE", "")),
                 )
             )
     return found
@@ -538,7 +551,7 @@ def journal_of(text: str) -> list[Line]:
 MANIFEST_PATH = "/etc/kubernetes/manifests/etcd.yaml"
 
 _PROPERTIES = "LoadState,LoadError,ActiveState,SubState,Result,MainPID,DropInPaths"
-_FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,MESSAGE_ID,_PID"
+_FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,MESSAGE_ID,EXIT_CODE,_PID"
 
 
 def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -> Evidence:

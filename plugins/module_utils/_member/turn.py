@@ -270,12 +270,11 @@ class Turn:
             and self.process
             and _rollout.is_ready(_rollout.metrics_of(self.process.argv, target.metrics))
         )
-        if not self.is_alone:
-            self._announce(target)
         if self.check:
+            self._announce(target)
             return
         try:
-            self.act()
+            self.act(target)
             if self.is_alone:
                 self.waited = self._wait_until_started()
             elif self.spec.config or was_ready:
@@ -349,8 +348,7 @@ class Turn:
     def _announce(self, target: _rollout.Target) -> None:
         """Tell the cluster where the peers of this member will reach it."""
         urls = peer_urls(self.wanted)
-        if self.content and peer_urls(self.before) != urls:
-            self._check_lock()
+        if self.content and not self.is_alone and peer_urls(self.before) != urls:
             self.former_urls = _rollout.announce_peer_urls(target, self.process, urls, self.check)
         if self.former_urls:
             text = f"membership: {', '.join(self.former_urls)} -> {', '.join(urls)}"
@@ -358,7 +356,7 @@ class Turn:
 
     # --- Acts --------------------------------------------------------------------------------------------------------
 
-    def act(self) -> None:
+    def act(self, target: _rollout.Target) -> None:
         """Change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
         runs = bool(self.kubelet and self.kubelet.unit.active)
         if runs:
@@ -367,6 +365,7 @@ class Turn:
             self.prove_kubelet()
         if self.spec.config:
             self._check_lock()
+            self._announce(target)
             self.change_manifest()
         if not runs:
             self.change_kubelet()
@@ -547,6 +546,9 @@ class Turn:
         if has_kubelet or kubelet_failed:
             said.append(self._put_kubelet_back())
         if not has_manifest:
+            # It was not stopped, and goes on where it is.
+            if self.former_urls and not self.installed:
+                _rollout.announce_peer_urls(target, old, self.former_urls, check=False)
             return said if kubelet_failed else [*said, _rollout.WHERE_TO_LOOK]
         return [failed or self._prove_previous(target, old), *said]
 

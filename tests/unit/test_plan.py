@@ -133,6 +133,12 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         (observed(DOWN, BORN, BORN), "only infra0 have data that has seen a leader"),
         # A volume that is not mounted.
         (observed(FRESH, {**FRESH, "founded": True}, FRESH), "was founded before (initial-cluster-state=existing"),
+        # The data was removed under members that run, and no certificate is left to ask them with.
+        (
+            observed(*[{**FRESH, "running": True, "ready": True}] * 3),
+            "Do not stop etcd: it may be the last to have the data",
+        ),
+        (observed(FRESH, {**FRESH, "running": True}, FRESH), "etcd runs on infra1, and etcd_data_dir there is empty"),
         # Members that listen elsewhere than their peers look for them.
         (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
         (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),

@@ -249,3 +249,23 @@ def test_data_in_another_directory_is_not_lost(published: str) -> None:
     assert plan["action"] == "refuse" and plan["problems"] == [
         "infra0, infra1, infra2: the member's data is in /var/lib/etcd"
     ], plan
+
+
+@pytest.mark.parametrize("authority", [True, False])
+def test_members_that_run_without_their_data_are_not_founded_again(authority: bool) -> None:
+    """Their certificates are renewed all the same, so that a snapshot can be saved; by no new CA."""
+    state = {**FRESH, "running": True, "ready": True}
+    found = observations(state, state, state, due="012")
+    if not authority:
+        found["infra0"]["pki"] = {**PKI, "ca_id": None, "ca_fingerprint": None}
+        found["infra0"]["reasons"]["ca"] = ["etcd/ca.crt: missing"]
+    plan = planned(found)
+    said = plan["held"] if authority else plan["problems"]
+    assert not acts(plan) and plan["action"] in ("nothing", "refuse") and plan["certificates"]
+    assert "etcd_data_dir there is empty" in " ".join(said) and bool(plan["problems"]) == (not authority)
+
+
+def test_a_member_that_became_ready_while_it_was_looked_at_has_not_lost_its_data() -> None:
+    """Another run founds the cluster: the log was read before its first leader, the membership after that."""
+    plan = planned(observations(up(leader=True), {**up(), "formed": False}, up()))
+    assert (plan["action"], plan["problems"], plan["published"]) == ("nothing", [], HOSTS)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import has_run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def ca_problems(
             )
         return problems
     authority = found.get(cluster.ca_host)
-    formed = [host for host, observation in observations.items() if observation["etcd"].get("formed")]
+    formed = [host for host, observation in observations.items() if has_run(observation)]
     if authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
             Problem(

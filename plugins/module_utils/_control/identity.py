@@ -49,6 +49,11 @@ def same_address(one: str, other: str) -> bool:
     return is_address(one) and is_address(other) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
+def has_run(observation: Observation) -> bool:
+    """Whether the member of a host has seen a leader: its log tells, or it is ready, whatever its log told before that."""
+    return bool(observation["etcd"].get("formed") or observation["etcd"].get("ready"))
+
+
 def cluster_that_answers(observations: Mapping[str, Observation]) -> str:
     """Id of the cluster of which a member could be asked; '' if none could."""
     return next((str(o["etcd"]["members_of"]) for o in observations.values() if o["etcd"].get("members_of")), "")

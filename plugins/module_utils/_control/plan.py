@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
+    has_run,
     identity_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
@@ -39,6 +40,12 @@ REFUSE = "refuse"
 
 # Clusters of up to this many members stop when one of them does.
 SURVIVES_NONE = 2
+
+# What is lost for good when a member ends whose data directory was emptied: it may still have the data open.
+KEEP_RUNNING = (
+    "Do not stop etcd: it may be the last to have the data. First save a snapshot from it and copy that to another host"
+    ' (docs/operations.md, "The data directory of a member that runs is empty"). Then bring the volume back.'
+)
 
 # Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
 _RESTARTING = ("kubelet", "manifest")
@@ -133,7 +140,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
-        formed=bool(etcd.get("formed")),
+        formed=bool(observation and etcd["has_data"] and has_run(observation)),
         running=bool(etcd.get("running")),
         ready=bool(etcd.get("ready")),
         entry=entry_of(member, listed or []),
@@ -182,6 +189,13 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
             return refused(
                 f"cluster {name!r} does not run, and {', '.join(absent)} are not part of this run. Only all hosts together show whether a"
                 " new cluster may be founded. Run again without --limit and serial."
+            )
+        emptied = [item.host for item in views if item.running and not item.has_data and not item.data_elsewhere]
+        if emptied:
+            return refused(
+                f"etcd runs on {', '.join(emptied)}, and etcd_data_dir there is empty: the data was removed or covered by another volume while etcd"
+                f" runs, or etcd has just been started and another run is at work. {KEEP_RUNNING} If another run is at work, run again when it has"
+                " ended."
             )
         founded = [item.host for item in views if item.founded]
         if founded:

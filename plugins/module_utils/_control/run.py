@@ -24,7 +24,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, has_address, same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
+    entry_of,
+    has_address,
+    has_run,
+    same_address,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
     NOTHING,
@@ -159,9 +164,9 @@ def asker(members: list[str], observations: Observations) -> str | None:
 
 
 def exists(observations: Observations) -> bool:
-    """Whether there is a cluster already: a log that has seen a leader, or a membership with a member that has run."""
+    """Whether there is a cluster already: a member that is ready or has a log that has seen a leader, or a membership with a member that has run."""
     return any(
-        observation["etcd"].get("formed") or any(e.get("client_urls") for e in observation["etcd"].get("members") or [])
+        has_run(observation) or any(e.get("client_urls") for e in observation["etcd"].get("members") or [])
         for observation in observations.values()
     )
 
@@ -278,7 +283,7 @@ def make_plan(
     make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
-    of_members = [item for item in observations.values() if item["etcd"].get("formed") and needs_signing(item)]
+    of_members = [item for item in observations.values() if has_run(item) and needs_signing(item)]
     known = known_addresses(cluster, observations)
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]

@@ -133,6 +133,23 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         (observed(DOWN, BORN, BORN), "only infra0 have data that has seen a leader"),
         # A volume that is not mounted.
         (observed(FRESH, {**FRESH, "founded": True}, FRESH), "was founded before (initial-cluster-state=existing"),
+        # The membership of an isolated member is out of date: the others know that infra2 has published.
+        (
+            observed({**DOWN, "running": True, "members": listing("01")}, up(leader=True), FRESH),
+            "infra2: member 2 (https://10.0.0.8:2380) has lost its data",
+        ),
+        # No quorum is left to replace anybody.
+        (observed(DOWN, FRESH, FRESH), "infra0 cannot be a quorum: restore a snapshot on all hosts. Keep the data"),
+        (observed(DOWN, BORN, BORN), "infra0 cannot be a quorum"),
+        (observed(DOWN, DOWN, FRESH), "start the members that have data: `systemctl start kubelet` on infra0, infra1"),
+        (
+            observed({**DOWN, "running": True, "members": listing()}, FRESH, FRESH),
+            "If the data is lost, infra0 cannot be a quorum",
+        ),
+        (
+            observed({**DOWN, "running": True, "members": listing()}, DOWN, FRESH),
+            "If the data is lost, start the members that have data: `systemctl start kubelet` on infra0, infra1",
+        ),
         # The data was removed under members that run, and no certificate is left to ask them with.
         (
             observed(*[{**FRESH, "running": True, "ready": True}] * 3),
@@ -152,6 +169,19 @@ def test_refusal(observations: dict[str, Any], words: str) -> None:
     plan = _plan.decide(CLUSTER, observations)
     assert plan.action == "refuse" and words in merged(plan.problems)[0]
     assert plan.start == plan.order == []
+
+
+def test_a_member_that_runs_without_its_data_is_not_stopped_before_a_snapshot() -> None:
+    emptied = {**up(), "running": True, "has_data": False, "formed": False}
+    text = merged(_plan.decide(CLUSTER, observed(emptied, up(leader=True), up())).problems)[0]
+    assert text.index("First save a snapshot") < text.index("stop etcd (mv") < text.index("member remove 0")
+
+
+def test_a_member_is_added_again_at_the_address_of_the_inventory() -> None:
+    """The host was built anew, with another address than the cluster remembers."""
+    rebuilt = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.99")], "infra0")
+    text = merged(_plan.decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
+    assert "member 2 (https://10.0.0.8:2380)" in text and "--peer-urls=https://10.0.0.99:2380" in text
 
 
 def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:

@@ -506,3 +506,29 @@ def test_a_learner_is_named_and_not_waited_for(differs: str) -> None:
     assert "infra2" not in plan.order and (plan.action == "refuse") == bool(differs)
     said = merged(plan.problems) + plan.warnings
     assert "infra2: its member is a learner" in said[0] and "member promote 2" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [
+        (FRESH, "this playbook does not start learners. Remove it and add it as a voting member"),
+        (DOWN, "It does not run: `systemctl start kubelet` on this host. When it has caught up, run"),
+    ],
+)
+def test_a_learner_that_does_not_run_is_not_to_be_promoted_at_once(learner: dict[str, Any], words: str) -> None:
+    members = listing("01" if learner is FRESH else "012")
+    members[2]["is_learner"] = True
+    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner))
+    assert plan.action == "refuse" and words in merged(plan.problems)[0]
+
+
+def test_a_voter_that_is_down_is_started_beside_a_learner() -> None:
+    """That restarts nobody. What differs on the others waits."""
+    cluster = cluster_of(4)
+    members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
+    states = [up(members, leader=True), DOWN, up(members), {**DOWN, "running": True}]
+    observations = {f"infra{i}": {**observed(state, differs="0")["infra0"]} for i, state in enumerate(states)}
+    plan = _plan.decide(cluster, observations)
+    assert (plan.action, plan.order) == ("rolling", ["infra1"]) and "infra3: its member is a learner" in plan.warnings[
+        0
+    ]

@@ -332,15 +332,28 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
 def learner_problems(views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
     """Learners, beside which no member is restarted: whoever added one has not finished."""
     return [
-        Problem(
-            f"its member is a learner: it has no vote yet, and no member is restarted before it has. When it has caught up, run on the"
-            f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')), endpoint_of(listed, item))}",
-            (RESTART,),
-            item.host,
-        )
+        Problem(learner_text(item, endpoint_of(listed, item)), (RESTART,), item.host)
         for item in views
         if item.is_learner
     ]
+
+
+def learner_text(item: MemberView, endpoint: str) -> str:
+    """What a learner is, and what makes a voting member of it."""
+    entry, member = item.entry or {}, item.member
+    begin = "its member is a learner: it has no vote yet, and no member is restarted before it has."
+    promote = f"run on the host of a healthy member: {etcdctl('member promote ' + str(entry.get('id')), endpoint)}"
+    if item.has_data is False:
+        # It is never ready, so that the run would wait for it in vain.
+        urls = ",".join(map(str, entry.get("peer_urls", [])))
+        return (
+            f"{begin} It has never started, and this playbook does not start learners. Remove it and add it as a voting member, on the host of a"
+            f" healthy member, and run again: {etcdctl('member remove ' + str(entry.get('id')), endpoint)} ;"
+            f" {etcdctl(f'member add {member.name} --peer-urls={urls}', endpoint)}"
+        )
+    if item.has_data and not item.running:
+        return f"{begin} It does not run: `systemctl start kubelet` on this host. When it has caught up, {promote}"
+    return f"{begin} When it has caught up, {promote}"
 
 
 def decide_with_cluster(
@@ -398,7 +411,11 @@ def decide_with_cluster(
         )
     learners = learner_problems(views, listed)
     if learners and (unstarted or order):
-        return Plan(REFUSE, problems=learners, warnings=warnings)
+        # To start a member that does not run restarts nobody, and may be what the quorum needs.
+        stopped = [item.host for item in views if not (item.running or item.ready or item.is_learner)]
+        unstarted, order = ([host for host in hosts if host in stopped] for hosts in (unstarted, order))
+        if not (unstarted or order):
+            return Plan(REFUSE, problems=learners, warnings=warnings)
     warnings += [f"{problem.host}: {problem.text}" for problem in learners]
     if unstarted or order:
         return Plan(ROLLING, order=unstarted + order, gated=not small, published=published, warnings=warnings)

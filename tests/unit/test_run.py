@@ -191,7 +191,11 @@ def test_a_token_for_a_new_cluster() -> None:
 
 def test_who_is_recorded() -> None:
     assert planned(observations(FRESH, FRESH, FRESH))["record"] == HOSTS
-    states = (DOWN, {**DOWN, "member_id": "1", "record": {"cluster_id": "c1", "member_id": "1"}}, DOWN)
+    states = (
+        DOWN,
+        {**DOWN, "member_id": "1", "record": {"name": "infra1", "cluster_id": "c1", "member_id": "1"}},
+        DOWN,
+    )
     assert planned(observations(*states))["record"] == ["infra0", "infra2"]
     found = observations(*ALL_UP, due="0")
     found["infra1"]["reasons"]["record"] = ["member.json: missing"]

@@ -14,7 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     SIGN,
     START,
 )
-from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
+from test_plan import BORN, CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up
 from test_preflight import GOOD
 
 ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
@@ -273,3 +273,29 @@ def test_a_member_that_became_ready_while_it_was_looked_at_has_not_lost_its_data
     """Another run founds the cluster: the log was read before its first leader, the membership after that."""
     plan = planned(observations(up(leader=True), {**up(), "formed": False}, up()))
     assert (plan["action"], plan["problems"], plan["published"]) == ("nothing", [], HOSTS)
+
+
+def test_a_new_cluster_takes_the_token_of_the_hosts_that_have_data() -> None:
+    """Their logs have ids that were made of it. An emptied host may have the manifest of an earlier attempt."""
+    states = [{**FRESH, "token": "emptied"}, {**BORN, "token": "begun"}, FRESH]
+    found = observations(*states)
+    for host in HOSTS[:2]:
+        found[host]["facts"]["etcd_manifest"] = True
+    plan = planned(found)
+    assert (plan["action"], plan["token"]) == ("bootstrap", "begun")
+    # Begun by hand, as the page says: without a token.
+    del found["infra0"]["etcd"]["token"], found["infra1"]["etcd"]["token"]
+    assert planned(found)["token"] == ""
+
+
+def test_a_member_that_was_restored_or_added_again_is_recorded_by_the_run_that_starts_it() -> None:
+    record = {"name": "x", "cluster_id": "former", "member_id": "former", "data_dir": "/var/lib/etcd", "ca": ""}
+    restored = {**DOWN, "restored": True, "member_id": "1", "record": record}
+    assert (
+        planned(observations({**restored, "member_id": "0"}, restored, {**restored, "member_id": "2"}))["record"]
+        == HOSTS
+    )
+    added = {**FRESH, "record": {**record, "cluster_id": "c1"}}
+    running = {**up(listing("01")), "members_of": "c1"}
+    plan = planned(observations(running, running, added))
+    assert (plan["order"], plan["record"]) == (["infra2"], ["infra2"])

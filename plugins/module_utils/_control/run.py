@@ -232,9 +232,14 @@ def token(observations: Observations) -> str:
     What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
     not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
     """
-    begun = [
-        str(observation["etcd"]["token"]) for observation in observations.values() if observation["etcd"].get("token")
+    # What has data keeps its ids, whatever the others would be told. A manifest by hand has no token: with it, ids are those of etcd's own.
+    with_data = [
+        item
+        for item in observations.values()
+        if item["etcd"].get("has_data") and (item["etcd"].get("token") or item["facts"]["etcd_manifest"])
     ]
+    begun = [str(item["etcd"].get("token") or "") for item in with_data]
+    begun += [str(item["etcd"]["token"]) for item in observations.values() if item["etcd"].get("token")]
     if begun:
         return begun[0]
     nonces = "".join(sorted(str(observation["etcd"].get("nonce", "")) for observation in observations.values()))
@@ -243,11 +248,17 @@ def token(observations: Observations) -> str:
 
 def to_record(decision: Plan, observations: Observations) -> list[str]:
     """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member."""
+
+    def is_another(etcd: Mapping[str, Any]) -> bool:
+        """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
+        record = etcd.get("record")
+        return not record or any(record[key] != etcd.get(key) for key in ("cluster_id", "member_id"))
+
     return [
         host
         for host, observation in observations.items()
         if observation["reasons"].get("record")
-        or (host in [*decision.start, *decision.order] and not observation["etcd"].get("record"))
+        or (host in [*decision.start, *decision.order] and is_another(observation["etcd"]))
     ]
 
 

@@ -299,3 +299,17 @@ def test_a_member_that_was_restored_or_added_again_is_recorded_by_the_run_that_s
     running = {**up(listing("01")), "members_of": "c1"}
     plan = planned(observations(running, running, added))
     assert (plan["order"], plan["record"]) == (["infra2"], ["infra2"])
+
+
+@pytest.mark.parametrize(("host", "refused"), [("infra2", True), ("infra0", False)])
+def test_what_keeps_a_member_from_its_first_start(host: str, refused: bool) -> None:
+    """A first run was killed before the third member. Without the library for certificates it would be started without any."""
+    running = up(listing("01"))
+    found = observations(running, running, FRESH)
+    found[host]["pki"], found[host]["facts"]["cryptography_problem"] = {}, "no cryptography"
+    found["infra0"]["pki"] = {**PKI, "ca_key": True}
+    plan = planned(found)
+    assert plan["problems"] == ([f"{host}: no cryptography"] if refused else []) and acts(plan) != refused
+    # A member that has its data starts with the certificates that it has.
+    found["infra2"]["etcd"] = {**DOWN, "members": listing()}
+    assert planned(found)["problems"] == [] and acts(planned(found))

@@ -55,6 +55,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
+    FOUND,
     PROCESSES,
     RESTART,
     SIGN,
@@ -171,15 +172,21 @@ def exists(observations: Observations) -> bool:
     )
 
 
-def touched(decision: Plan, observations: Observations) -> dict[str, str]:
-    """What a plan does to the member of each host that it touches: START if it does not run or is not ready, else RESTART.
+def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, ...]]:
+    """What a plan does to the member of each host that it touches: RESTART if it is ready, else START, and FOUND if it starts for the first time.
 
     A host whose manifest could not be judged counts as one that has to be restarted: what keeps it from being judged is no mere warning.
     """
     unjudged = [host for host, item in observations.items() if not item["config"]]
-    hosts = [*decision.start, *decision.order, *unjudged]
+    etcd = {
+        host: observations[host]["etcd"]
+        for host in [*decision.start, *decision.order, *unjudged]
+        if host in observations
+    }
+    first = {host for host, state in etcd.items() if host not in unjudged and not state["has_data"]}
     return {
-        host: RESTART if observations[host]["etcd"].get("ready") else START for host in hosts if host in observations
+        host: (RESTART,) if state.get("ready") else (FOUND, START) if host in first else (START,)
+        for host, state in etcd.items()
     }
 
 
@@ -210,7 +217,11 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
         processes: list[Problem] = []
     else:
         processes = [
-            *(p for p in problems if any(act in p.stops and p.host in ("", host) for host, act in acts.items())),
+            *(
+                p
+                for p in problems
+                if any({*steps} & {*p.stops} and p.host in ("", host) for host, steps in acts.items())
+            ),
             *decision.problems,
         ]
     whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]

@@ -448,3 +448,16 @@ def test_a_ca_that_nothing_proves() -> None:
         item["etcd"]["record"] = {"cluster_id": "c1", "member_id": None, "data_dir": "/x", "ca": "k"}
         item["etcd"]["member_id"] = None
     assert "no certificate is left" not in " ".join(planned(found)["problems"])
+
+
+@pytest.mark.parametrize("own", [{}, {**OWN, "fingerprint": "f2", "not_after": "2050"}])
+@pytest.mark.parametrize("states", [ALL_UP, (STOPPED, STOPPED, STOPPED)], ids=["running", "down"])
+def test_a_ca_host_that_lost_its_library_for_certificates_has_not_lost_its_ca(states: Any, own: dict[str, Any]) -> None:
+    """Members are started and restarted; certificates wait for the library."""
+    found = complete(*states, differs="1")
+    found["infra0"]["pki"], found["infra0"]["facts"]["cryptography_problem"] = {}, "no cryptography"
+    plan = planned(found, own_ca=own)
+    assert plan["problems"] == [] and plan["warnings"] == ["infra0: no cryptography"] and not plan["ca"], plan
+    assert plan["order"] or plan["start"]
+    found["infra1"]["reasons"]["certificates"] = ["etcd/server.crt: missing"]
+    assert planned(found, own_ca=own)["problems"] == ["infra0: no cryptography"]

@@ -47,7 +47,8 @@ def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
     """Whether the certificate of the user's own CA is to be written on the CA host: another one than there, and not an older one of
     the same CA."""
     signer = observations.get(cluster.ca_host)
-    if not signer or not own.get("fingerprint"):
+    # An empty pki: the host has no library for certificates, and could not write it either.
+    if not signer or not signer["pki"] or not own.get("fingerprint"):
         return False
     pki = signer["pki"]
     if pki.get("ca_id") == own["id"]:
@@ -259,7 +260,8 @@ def ca_problems(
         return problems
     authority = found.get(cluster.ca_host)
     formed = [host for host, observation in observations.items() if has_run(observation)]
-    if authority is None and formed and not signer["pki"].get("ca_problems"):
+    # Without the library for certificates nothing is known of the CA (pki is empty), which is a problem of its own.
+    if signer["pki"] and authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
             Problem(
                 f"ca.crt is missing{', ca.key is there' if signer['pki'].get('ca_key') else ''}, and"

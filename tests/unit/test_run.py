@@ -313,3 +313,33 @@ def test_what_keeps_a_member_from_its_first_start(host: str, refused: bool) -> N
     # A member that has its data starts with the certificates that it has.
     found["infra2"]["etcd"] = {**DOWN, "members": listing()}
     assert planned(found)["problems"] == [] and acts(planned(found))
+
+
+HUNG = {**DOWN, "running": True, "members": listing()}
+
+
+@pytest.mark.parametrize(
+    ("states", "started"),
+    [
+        ((up(leader=True), up(), DOWN), ["infra2"]),
+        ((HUNG, HUNG, DOWN), ["infra2"]),
+        ((DOWN, DOWN, DOWN), HOSTS),
+        # The CA host is gone, and was left out.
+        ((None, HUNG, DOWN), ["infra2", "infra1"]),
+    ],
+)
+def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, started: list[str]) -> None:
+    """What is down is started, what runs is left for another run, and no certificate is issued."""
+    found = observations(*states, due="1", differs="1", infra1=[CLOCK])
+    for item in found.values():
+        item["pki"]["usable"] = True
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["start"] + plan["order"] == started, plan
+    assert not plan["certificates"] and not plan["settled"] and "infra1: the clock is off" in plan["warnings"]
+    assert not any("certificates" in line for line in plan["lines"])
+    # To issue certificates is all that renew_certificates.yml is for.
+    assert planned(found, certificates_only=True)["problems"]
+    # Without usable certificates it would not come up.
+    found["infra2"]["reasons"]["certificates"] = ["etcd/server.crt: missing"]
+    found["infra2"]["pki"]["usable"] = False
+    assert "infra2" not in planned(found)["start"] + planned(found)["order"]

@@ -192,19 +192,23 @@ def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails."""
+    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails.
+
+    unsigned: it issues no certificate, and starts what is down.
+    """
 
     plan: Plan
     refusals: list[Problem] = field(default_factory=list)
     held: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    unsigned: bool = False
 
 
 def weigh(decision: Plan, problems: list[Problem], observations: Observations, signs: bool, wish: Wish) -> Outcome:
     """Which problems stop which part of a plan. signs: whether certificates of a cluster that exists are due.
 
     A cluster that does not exist yet is founded without any problem, or not at all. One that exists gets its certificates whatever keeps its
-    processes from being restarted, and the other way round. What stops nothing that is due is a warning.
+    processes from being restarted, and what is down is started though certificates cannot be renewed. What stops nothing that is due is a warning.
     """
     everything = [*problems, *decision.problems]
     if not everything:
@@ -226,6 +230,15 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
         ]
     whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]
     signing = [problem for problem in everything if SIGN in problem.stops] if signs else []
+    # The quorum may need them, and has no use for a certificate that is renewed in time.
+    startable = [
+        host
+        for host, steps in acts.items()
+        if steps == (START,) and (not needs_signing(observations[host]) or observations[host]["pki"].get("usable"))
+    ]
+    start, order = ([host for host in hosts if host in startable] for hosts in (decision.start, decision.order))
+    if signing and (start or order) and not whole and not processes and not wish.certificates_only:
+        return Outcome(replace(decision, start=start, order=order), warnings=everything, unsigned=True)
     refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
     if refusals:
         refusals = list(dict.fromkeys([*refusals, *processes]))
@@ -319,7 +332,13 @@ def make_plan(
         warnings += elsewhere_warnings(observations, wish.signing_dir)
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
     observations = with_renewals(cluster, observations, wish.own_ca)
-    certificates = certificates or any(item["reasons"]["certificates"] for item in observations.values())
+    if outcome.unsigned:
+        make_ca, stray, moves = False, [], []
+        observations = {
+            host: {**item, "reasons": {**item["reasons"], "ca": [], "certificates": []}}
+            for host, item in observations.items()
+        }
+    certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
     held = bool(outcome.held)
     said = [*merge_hosts([*warnings, *decision.warnings], members), *merged(outcome.warnings)]
     return {

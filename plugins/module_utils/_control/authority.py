@@ -29,7 +29,7 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
     """Hosts whose ca.crt is not that of the CA host although their own certificates are: it was put there by mistake.
 
     Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or if its
-    CA has none.
+    CA has none. A ca.crt that has signed any of them is in use there: it may be that of the CA host that was exchanged.
     """
     signer = observations.get(cluster.ca_host)
     wanted = signer["pki"].get("ca_key_id") if signer else None
@@ -40,6 +40,10 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
         for host, observation in observations.items()
         if observation["pki"].get("ca_id") not in (None, signer["pki"]["ca_id"])
         and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
+        and not any(
+            item["authority_key_id"] == observation["pki"].get("ca_key_id") is not None
+            for item in observation["pki"].get("certificates", [])
+        )
     ]
 
 
@@ -155,6 +159,15 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     etcd = {host: observations[host]["etcd"] for host in pki}
     former = [host for host in pki if etcd[host].get("trusts") == "former"]
     proven = {pki[host]["ca_id"] for host in pki if etcd[host].get("trusts") in ("installed", "earlier")}
+    if former and all(_is_recorded(observations[host]) for host in former):
+        return [
+            Problem(
+                f"etcd on {', '.join(former)} was started with another {_DIRECTORY}/ca.crt than the one there, which is the CA of its record: with a"
+                " former certificate of this CA that has expired since, or with a ca.crt that was there by mistake. It refuses members and clients"
+                " until it starts again. On one of these hosts after the other, end etcd (`pkill -x etcd`; the kubelet starts it again) and wait"
+                " until it runs. Then run again."
+            )
+        ]
     if former:
         return [Problem(_former_ca(cluster, former, pki, [host for host in pki if host not in former], proven))]
     recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
@@ -192,6 +205,13 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
             problems.append(Problem(text))
             break
     return problems
+
+
+def _is_recorded(observation: Observation) -> bool:
+    """Whether the ca.crt of a host is the CA of its record, and has signed all of its certificates."""
+    pki = observation["pki"]
+    recorded = (observation["etcd"].get("record") or {}).get("ca")
+    return bool(recorded and recorded == pki["ca_cert_key"] and pki.get("certificates") and not pki.get("foreign"))
 
 
 def _former_ca(

@@ -106,6 +106,7 @@ def with_pki(**changes: dict[str, Any]) -> dict[str, Any]:
 
 COPY = {"ca_key": True, "ca_public_key": "p"}
 FOREIGN = {"ca_fingerprint": "x", "ca_id": "x", "ca_key_id": "theirs"}
+LEAF = {"kind": "server", "authority_key_id": "ours"}
 FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_id": "theirs"}]}
 
 
@@ -119,6 +120,8 @@ FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_
         # All of it is of another CA: a host of another cluster, perhaps.
         ({"infra1": FOREIGN_LEAVES}, []),
         ({"infra1": {**FOREIGN, "certificates": []}}, []),
+        # The CA was exchanged on the CA host, and has signed one certificate of a member that goes on with the former one.
+        ({"infra1": {**FOREIGN, "certificates": [LEAF, {**LEAF, "authority_key_id": "theirs"}]}}, []),
         ({"infra1": {"ca_fingerprint": None, "ca_id": None}}, []),
         ({"infra1": FOREIGN, "infra0": {"ca_key_id": None}}, []),
     ],
@@ -220,6 +223,16 @@ DOWN = {"trusts": "unknown", "record": "f"}
         # Damaged already: all certificates are of the new CA, and what runs does not trust it.
         ([ISSUED] * 3, ["There are two ways out. 1. Put the former", "ansible 'infra0:infra1:infra2' -i INVENTORY -b"]),
         ([ISSUED, ISSUED, {"ca": "new"}], ["ansible 'infra0:infra1' -i INVENTORY -b"]),
+        # Renewed over the same key, and the former certificate has expired: to put that back would help nobody.
+        (
+            [{"trusts": "former", "record": "f"}] * 3,
+            [
+                "a former certificate of this CA that has expired since",
+                "On one of these hosts after the other",
+                "pkill",
+            ],
+        ),
+        ([{"trusts": "former", "record": "f"}, {}, {}], ["etcd on infra0 was started with another", "pkill"]),
         # Nothing runs: the record, or the certificates where there is none.
         ([{**DOWN, "ca": "new"}] * 3, ["is not the CA of cluster 'etcd': the record", "systemctl start kubelet"]),
         ([{**DOWN, "ca": "new"}, {}, {}], ["on infra0 is not the CA of cluster"]),
@@ -242,7 +255,9 @@ def test_the_ca_of_a_run_is_that_of_what_runs(hosts: list[dict[str, Any]], words
     problems = _authority.ca_problems(CLUSTER, observations)
     text = " ".join(merged(problems))
     assert bool(problems) == bool(words) and all(item in text for item in words), text
-    about = [problem for problem in problems if "was exchanged" in problem.text or "is not the CA of" in problem.text]
+    about = [
+        item for item in problems if any(word in item.text for word in ("was exchanged", "is not the CA of", "pkill"))
+    ]
     assert len(about) <= 1 and all(problem.stops == EVERYTHING for problem in about)
     # What is not known to be wrong is never followed by the advice to end members.
     assert ("pkill" in text) == any("pkill" in item or "ansible" in item for item in words)
@@ -449,3 +464,19 @@ def test_a_ca_that_nothing_proves() -> None:
         item["etcd"]["record"] = {"cluster_id": "c1", "member_id": None, "data_dir": "/x", "ca": "k"}
         item["etcd"]["member_id"] = None
     assert "no certificate is left" not in " ".join(planned(found)["problems"])
+
+
+@pytest.mark.parametrize("own", [{}, {**OWN, "fingerprint": "f2", "not_after": "2050"}])
+@pytest.mark.parametrize("states", [ALL_UP, (STOPPED, STOPPED, STOPPED)], ids=["running", "down"])
+def test_a_ca_host_that_lost_its_library_for_certificates_has_not_lost_its_ca(states: Any, own: dict[str, Any]) -> None:
+    """Members are started and restarted; certificates wait for the library."""
+    found = complete(*states, differs="1")
+    found["infra0"]["pki"], found["infra0"]["facts"]["cryptography_problem"] = {}, "no cryptography"
+    plan = planned(found, own_ca=own)
+    assert plan["problems"] == [] and plan["notices"] == ["infra0: no cryptography"] and not plan["ca"], plan
+    assert plan["order"] or plan["start"]
+    found["infra1"]["reasons"]["certificates"] = why("etcd/server.crt: missing", part="certificates")
+    plan = planned(found, own_ca=own)
+    assert "infra0: no cryptography" in plan["problems"] + plan["notices"]
+    assert not plan["certificates"] or plan["action"] == "refuse"
+    assert plan["order"] == [] and "infra1" not in plan["start"]

@@ -131,3 +131,29 @@ def test_an_address_has_many_spellings(spelling: str) -> None:
     entry = {"id": "1", "name": "", "peer_urls": [f"https://[{spelling}]:2380"]}
     assert _identity.entry_of(Member("b", "b", "fd00::7"), [entry]) is entry
     assert _identity.entry_of(Member("b", "b", "fd00::71"), [entry]) is None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_live_member_that_the_inventory_takes_for_another_is_not_to_be_stopped(running: bool) -> None:
+    """Two hosts have changed places in the inventory. The process of the other name is not seen as that of this member."""
+    states = [{**(up() if running else DOWN), "members": listing(), "member_id": number} for number in "021"]
+    texts = merged(_plan.decide(CLUSTER, observed(*states)).problems)
+    assert len(texts) == 2 and "the inventory takes the host of infra2 for that of infra1" in texts[0]
+    assert all("leave it as it is, and correct ansible_host" in text and "Only if infra" in text for text in texts)
+    # Of a member that nobody knows any more the data is old.
+    states[1]["member_id"] = "9"
+    assert (
+        "older than the removal and addition of infra1" in merged(_plan.decide(CLUSTER, observed(*states)).problems)[0]
+    )
+
+
+def test_a_member_keeps_its_name_while_the_cluster_is_down() -> None:
+    states = [recorded(DOWN, 0), recorded(DOWN, 1, name="infra2"), recorded(DOWN, 2, name="infra1")]
+    states[1]["record"]["member_id"], states[2]["record"]["member_id"] = "1", "2"
+    problems = _plan.decide(CLUSTER, observed(*states)).problems
+    assert [problem.host for problem in problems] == ["infra1", "infra2"] and SIGN in problems[0].stops
+    assert "set etcd_member_name: infra2 for this host, or correct ansible_host" in problems[0].text
+    # What runs counts more.
+    alive = [recorded({**RUNNING, "members": listing()}, n) for n in range(3)]
+    alive[1]["record"]["name"] = "former"
+    assert _plan.decide(CLUSTER, observed(*alive)).action == "nothing"

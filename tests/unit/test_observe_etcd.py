@@ -80,3 +80,12 @@ def test_every_connection_is_closed(asked: dict[str, Any], silent: list[str], mo
     monkeypatch.setattr(Client, "silent", silent)
     assert bool(_observe.observe_etcd(asked, [])["members"]) is (len(silent) < 2)
     assert Client.open == []
+
+
+def test_the_log_is_read_after_the_cluster_was_asked(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that is founded meanwhile: the membership tells that this member has published, and so its log has to."""
+    steps: list[str] = []
+    monkeypatch.setattr(Client, "members", lambda _self: steps.append("members") or MEMBERS)
+    monkeypatch.setattr(_observe, "read_wal", lambda _path: steps.append("log"))
+    _observe.observe_etcd(asked, [])
+    assert steps == ["members", "log"]

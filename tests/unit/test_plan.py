@@ -128,7 +128,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         ),
         (
             observed(up(), {**DOWN, "member_id": "0"}, up()),
-            "infra1: the data directory is that of member 0, and infra1 is member 1",
+            "infra1: the data directory is that of member 0 (infra0), and infra1 is member 1",
         ),
         (
             observed(DOWN, {**DOWN, "member_id": "a"}, {**DOWN, "member_id": "a"}),
@@ -147,6 +147,29 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         (observed(DOWN, BORN, BORN), "only infra0 have data that has seen a leader"),
         # A volume that is not mounted.
         (observed(FRESH, {**FRESH, "founded": True}, FRESH), "was founded before (initial-cluster-state=existing"),
+        # The membership of an isolated member is out of date: the others know that infra2 has published.
+        (
+            observed({**DOWN, "running": True, "members": listing("01")}, up(leader=True), FRESH),
+            "infra2: member 2 (https://10.0.0.8:2380) has lost its data",
+        ),
+        # No quorum is left to replace anybody.
+        (observed(DOWN, FRESH, FRESH), "infra0 cannot be a quorum: restore a snapshot on all hosts. Keep the data"),
+        (observed(DOWN, BORN, BORN), "infra0 cannot be a quorum"),
+        (observed(DOWN, DOWN, FRESH), "start the members that have data: `systemctl start kubelet` on infra0, infra1"),
+        (
+            observed({**DOWN, "running": True, "members": listing()}, FRESH, FRESH),
+            "If the data is lost, infra0 cannot be a quorum",
+        ),
+        (
+            observed({**DOWN, "running": True, "members": listing()}, DOWN, FRESH),
+            "If the data is lost, start the members that have data: `systemctl start kubelet` on infra0, infra1",
+        ),
+        # The data was removed under members that run, and no certificate is left to ask them with.
+        (
+            observed(*[{**FRESH, "running": True, "ready": True}] * 3),
+            "Do not stop etcd: it may be the last to have the data",
+        ),
+        (observed(FRESH, {**FRESH, "running": True}, FRESH), "etcd runs on infra1, and etcd_data_dir there is empty"),
         # Members that listen elsewhere than their peers look for them.
         (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
         (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),
@@ -160,6 +183,19 @@ def test_refusal(observations: dict[str, Any], words: str) -> None:
     plan = _plan.decide(CLUSTER, observations)
     assert plan.action == "refuse" and words in merged(plan.problems)[0]
     assert plan.start == plan.order == []
+
+
+def test_a_member_that_runs_without_its_data_is_not_stopped_before_a_snapshot() -> None:
+    emptied = {**up(), "running": True, "has_data": False, "formed": False}
+    text = merged(_plan.decide(CLUSTER, observed(emptied, up(leader=True), up())).problems)[0]
+    assert text.index("First save a snapshot") < text.index("stop etcd (mv") < text.index("member remove 0")
+
+
+def test_a_member_is_added_again_at_the_address_of_the_inventory() -> None:
+    """The host was built anew, with another address than the cluster remembers."""
+    rebuilt = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.99")], "infra0")
+    text = merged(_plan.decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
+    assert "member 2 (https://10.0.0.8:2380)" in text and "--peer-urls=https://10.0.0.99:2380" in text
 
 
 def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
@@ -484,3 +520,28 @@ def test_a_learner_is_named_and_not_waited_for(differs: str) -> None:
     assert "infra2" not in plan.order and (plan.action == "refuse") == bool(differs)
     said = merged([*plan.problems, *plan.warnings])
     assert "infra2: its member is a learner" in said[0] and "member promote 2" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("learner", "words"),
+    [
+        (FRESH, "this playbook does not start learners. Remove it and add it as a voting member"),
+        (DOWN, "It does not run: `systemctl start kubelet` on this host. When it has caught up, run"),
+    ],
+)
+def test_a_learner_that_does_not_run_is_not_to_be_promoted_at_once(learner: dict[str, Any], words: str) -> None:
+    members = listing("01" if learner is FRESH else "012")
+    members[2]["is_learner"] = True
+    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner))
+    assert plan.action == "refuse" and words in merged(plan.problems)[0]
+
+
+def test_a_voter_that_is_down_is_started_beside_a_learner() -> None:
+    """That restarts nobody. What differs on the others waits."""
+    cluster = cluster_of(4)
+    members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
+    states = [up(members, leader=True), DOWN, up(members), {**DOWN, "running": True}]
+    observations = {f"infra{i}": {**observed(state, differs="0")["infra0"]} for i, state in enumerate(states)}
+    plan = _plan.decide(cluster, observations)
+    assert (plan.action, plan.order) == ("rolling", ["infra1"])
+    assert "infra3: its member is a learner" in merged(plan.warnings)[0]

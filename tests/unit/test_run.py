@@ -14,7 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     SIGN,
     START,
 )
-from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up, why
+from test_plan import BORN, CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up, why
 from test_preflight import GOOD
 
 ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
@@ -191,7 +191,11 @@ def test_a_token_for_a_new_cluster() -> None:
 
 def test_who_is_recorded() -> None:
     assert planned(observations(FRESH, FRESH, FRESH))["record"] == HOSTS
-    states = (DOWN, {**DOWN, "member_id": "1", "record": {"cluster_id": "c1", "member_id": "1"}}, DOWN)
+    states = (
+        DOWN,
+        {**DOWN, "member_id": "1", "record": {"name": "infra1", "cluster_id": "c1", "member_id": "1"}},
+        DOWN,
+    )
     assert planned(observations(*states))["record"] == ["infra0", "infra2"]
     found = observations(*ALL_UP, due="0")
     found["infra1"]["reasons"]["record"] = why("member.json: missing", part="record")
@@ -249,3 +253,93 @@ def test_data_in_another_directory_is_not_lost(published: str) -> None:
     assert plan["action"] == "refuse" and plan["problems"] == [
         "infra0, infra1, infra2: the member's data is in /var/lib/etcd"
     ], plan
+
+
+@pytest.mark.parametrize("authority", [True, False])
+def test_members_that_run_without_their_data_are_not_founded_again(authority: bool) -> None:
+    """Their certificates are renewed all the same, so that a snapshot can be saved; by no new CA."""
+    state = {**FRESH, "running": True, "ready": True}
+    found = observations(state, state, state, due="012")
+    if not authority:
+        found["infra0"]["pki"] = {**PKI, "ca_id": None, "ca_fingerprint": None}
+        found["infra0"]["reasons"]["ca"] = why("etcd/ca.crt: missing", part="ca")
+    plan = planned(found)
+    said = plan["held"] if authority else plan["problems"]
+    assert not acts(plan) and plan["action"] in ("nothing", "refuse") and plan["certificates"]
+    assert "etcd_data_dir there is empty" in " ".join(said) and bool(plan["problems"]) == (not authority)
+
+
+def test_a_member_that_became_ready_while_it_was_looked_at_has_not_lost_its_data() -> None:
+    """Another run founds the cluster: the log was read before its first leader, the membership after that."""
+    plan = planned(observations(up(leader=True), {**up(), "formed": False}, up()))
+    assert (plan["action"], plan["problems"], plan["published"]) == ("nothing", [], HOSTS)
+
+
+def test_a_new_cluster_takes_the_token_of_the_hosts_that_have_data() -> None:
+    """Their logs have ids that were made of it. An emptied host may have the manifest of an earlier attempt."""
+    states = [{**FRESH, "token": "emptied"}, {**BORN, "token": "begun"}, FRESH]
+    found = observations(*states)
+    for host in HOSTS[:2]:
+        found[host]["facts"]["etcd_manifest"] = True
+    plan = planned(found)
+    assert (plan["action"], plan["token"]) == ("bootstrap", "begun")
+    # Begun by hand, as the page says: without a token.
+    del found["infra0"]["etcd"]["token"], found["infra1"]["etcd"]["token"]
+    assert planned(found)["token"] == ""
+
+
+def test_a_member_that_was_restored_or_added_again_is_recorded_by_the_run_that_starts_it() -> None:
+    record = {"name": "x", "cluster_id": "former", "member_id": "former", "data_dir": "/var/lib/etcd", "ca": ""}
+    restored = {**DOWN, "restored": True, "member_id": "1", "record": record}
+    assert (
+        planned(observations({**restored, "member_id": "0"}, restored, {**restored, "member_id": "2"}))["record"]
+        == HOSTS
+    )
+    added = {**FRESH, "record": {**record, "cluster_id": "c1"}}
+    running = {**up(listing("01")), "members_of": "c1"}
+    plan = planned(observations(running, running, added))
+    assert (plan["order"], plan["record"]) == (["infra2"], ["infra2"])
+
+
+@pytest.mark.parametrize(("host", "refused"), [("infra2", True), ("infra0", False)])
+def test_what_keeps_a_member_from_its_first_start(host: str, refused: bool) -> None:
+    """A first run was killed before the third member. Without the library for certificates it would be started without any."""
+    running = up(listing("01"))
+    found = observations(running, running, FRESH)
+    found[host]["pki"], found[host]["facts"]["cryptography_problem"] = {}, "no cryptography"
+    found["infra0"]["pki"] = {**PKI, "ca_key": True}
+    plan = planned(found)
+    assert plan["problems"] == ([f"{host}: no cryptography"] if refused else []) and acts(plan) != refused
+    # A member that has its data starts with the certificates that it has.
+    found["infra2"]["etcd"] = {**DOWN, "members": listing()}
+    assert planned(found)["problems"] == [] and acts(planned(found))
+
+
+HUNG = {**DOWN, "running": True, "members": listing()}
+
+
+@pytest.mark.parametrize(
+    ("states", "started"),
+    [
+        ((up(leader=True), up(), DOWN), ["infra2"]),
+        ((HUNG, HUNG, DOWN), ["infra2"]),
+        ((DOWN, DOWN, DOWN), HOSTS),
+        # The CA host is gone, and was left out.
+        ((None, HUNG, DOWN), ["infra2", "infra1"]),
+    ],
+)
+def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, started: list[str]) -> None:
+    """What is down is started, what runs is left for another run, and no certificate is issued."""
+    found = observations(*states, due="1", differs="1", infra1=[CLOCK])
+    for item in found.values():
+        item["pki"]["usable"] = True
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["start"] + plan["order"] == started, plan
+    assert not plan["certificates"] and not plan["settled"] and "infra1: the clock is off" in plan["notices"]
+    assert not any("certificates" in line for line in plan["lines"])
+    # To issue certificates is all that renew_certificates.yml is for.
+    assert planned(found, operation="renew")["problems"]
+    # Without usable certificates it would not come up.
+    found["infra2"]["reasons"]["certificates"] = why("etcd/server.crt: missing", part="certificates")
+    found["infra2"]["pki"]["usable"] = False
+    assert "infra2" not in planned(found)["start"] + planned(found)["order"]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import has_run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -29,7 +30,7 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
     """Hosts whose ca.crt is not that of the CA host although their own certificates are: it was put there by mistake.
 
     Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or if its
-    CA has none.
+    CA has none. A ca.crt that has signed any of them is in use there: it may be that of the CA host that was exchanged.
     """
     signer = observations.get(cluster.ca_host)
     wanted = signer["pki"].get("ca_key_id") if signer else None
@@ -40,6 +41,10 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
         for host, observation in observations.items()
         if observation["pki"].get("ca_id") not in (None, signer["pki"]["ca_id"])
         and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
+        and not any(
+            item["authority_key_id"] == observation["pki"].get("ca_key_id") is not None
+            for item in observation["pki"].get("certificates", [])
+        )
     ]
 
 
@@ -47,7 +52,8 @@ def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
     """Whether the certificate of the user's own CA is to be written on the CA host: another one than there, and not an older one of
     the same CA."""
     signer = observations.get(cluster.ca_host)
-    if not signer or not own.get("fingerprint"):
+    # An empty pki: the host has no library for certificates, and could not write it either.
+    if not signer or not signer["pki"] or not own.get("fingerprint"):
         return False
     pki = signer["pki"]
     if pki.get("ca_id") == own["id"]:
@@ -155,6 +161,15 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     etcd = {host: observations[host]["etcd"] for host in pki}
     former = [host for host in pki if etcd[host].get("trusts") == "former"]
     proven = {pki[host]["ca_id"] for host in pki if etcd[host].get("trusts") in ("installed", "earlier")}
+    if former and all(_is_recorded(observations[host]) for host in former):
+        return [
+            Problem(
+                f"etcd on {', '.join(former)} was started with another {_DIRECTORY}/ca.crt than the one there, which is the CA of its record: with a"
+                " former certificate of this CA that has expired since, or with a ca.crt that was there by mistake. It refuses members and clients"
+                " until it starts again. On one of these hosts after the other, end etcd (`pkill -x etcd`; the kubelet starts it again) and wait"
+                " until it runs. Then run again."
+            )
+        ]
     if former:
         return [
             Problem(
@@ -196,6 +211,13 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
             problems.append(Problem(text, code="ca-exchanged"))
             break
     return problems
+
+
+def _is_recorded(observation: Observation) -> bool:
+    """Whether the ca.crt of a host is the CA of its record, and has signed all of its certificates."""
+    pki = observation["pki"]
+    recorded = (observation["etcd"].get("record") or {}).get("ca")
+    return bool(recorded and recorded == pki["ca_cert_key"] and pki.get("certificates") and not pki.get("foreign"))
 
 
 def _former_ca(
@@ -264,8 +286,9 @@ def ca_problems(
             )
         return problems
     authority = found.get(cluster.ca_host)
-    formed = [host for host, observation in observations.items() if observation["etcd"].get("formed")]
-    if authority is None and formed and not signer["pki"].get("ca_problems"):
+    formed = [host for host, observation in observations.items() if has_run(observation)]
+    # Without the library for certificates nothing is known of the CA (pki is empty), which is a problem of its own.
+    if signer["pki"] and authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
             Problem(
                 f"ca.crt is missing{', ca.key is there' if signer['pki'].get('ca_key') else ''}, and"

@@ -49,6 +49,11 @@ def same_address(one: str, other: str) -> bool:
     return is_address(one) and is_address(other) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
+def has_run(observation: Observation) -> bool:
+    """Whether the member of a host has seen a leader: its log tells, or it is ready, whatever its log told before that."""
+    return bool(observation["etcd"].get("formed") or observation["etcd"].get("ready"))
+
+
 def cluster_that_answers(observations: Mapping[str, Observation]) -> str:
     """Id of the cluster of which a member could be asked; '' if none could."""
     return next((str(o["etcd"]["members_of"]) for o in observations.values() if o["etcd"].get("members_of")), "")
@@ -99,16 +104,21 @@ def member_problems(cluster: Cluster, observations: Mapping[str, Observation], l
         entry = entry_of(member, listed)
         found = str(observations[member.host]["etcd"].get("member_id") or "") if member.host in observations else ""
         if found and entry and str(entry["id"]) != found:
-            problems.append(
-                Problem(
-                    f"the data directory is that of member {found}, and {member.name} is member {entry['id']} in the running cluster"
-                    f" {cluster.name!r}: it was copied from another host, or is older than the removal and addition of {member.name}. Stop etcd on"
-                    f" this host if it runs, and move the data directory away. {KEEP}",
-                    EVERYTHING,
-                    member.host,
-                    code="foreign-data",
-                )
+            whose = next((str(item["name"]) for item in listed if str(item["id"]) == found and item.get("name")), "")
+            begin = (
+                f"the data directory is that of member {found}{whose and f' ({whose})'}, and {member.name} is member {entry['id']} in the running"
+                f" cluster {cluster.name!r}:"
             )
+            # It may be the live member of that name.
+            text = (
+                f"{begin} the inventory takes the host of {whose} for that of {member.name}, or the data was copied from there. If this is the host"
+                f" of {whose}, leave it as it is, and correct ansible_host, etcd_address or etcd_member_name. Only if {whose} runs on another host,"
+                f" stop etcd here if it runs, and move the data directory away. {KEEP}"
+                if whose
+                else f"{begin} it was copied from another host, or is older than the removal and addition of {member.name}. Stop etcd on"
+                f" this host if it runs, and move the data directory away. {KEEP}"
+            )
+            problems.append(Problem(text, EVERYTHING, member.host, code="foreign-data"))
     return problems
 
 
@@ -140,6 +150,7 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
         entry = entry_of(member, listed)
         was = f"member {record['member_id']} of cluster {record['cluster_id']}"
         text = ""
+        stops: tuple[str, ...] = PROCESSES
         # A log that has not seen a leader was written after the data was gone: the record was written after it had seen one.
         if not etcd["formed"]:
             # Removed and added again: it has another id now, and starts empty as a new member.
@@ -160,8 +171,16 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
                     f" {was}: the data was copied from elsewhere, or another volume is mounted. Put the right data back. If the data is right,"
                     f" move member.json away on this host, and run again. {KEEP}"
                 )
+            elif not proven and record.get("name", member.name) != member.name:
+                # While the cluster runs, its membership tells the same.
+                stops = EVERYTHING
+                text = (
+                    f"the record (member.json) says that this host is that of member {record['name']}, and the inventory calls it {member.name}. A"
+                    f" member keeps its name for life: set etcd_member_name: {record['name']} for this host, or correct ansible_host if this is"
+                    " another host than you mean."
+                )
         if text:
-            problems.append(Problem(text, PROCESSES, member.host, code="record"))
+            problems.append(Problem(text, stops, member.host, code="record"))
     return problems
 
 

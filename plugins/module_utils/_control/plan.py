@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
+    has_run,
     identity_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
@@ -28,7 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
@@ -51,6 +52,12 @@ REFUSE = "refuse"
 
 # Clusters of up to this many members stop when one of them does.
 SURVIVES_NONE = 2
+
+# What is lost for good when a member ends whose data directory was emptied: it may still have the data open.
+KEEP_RUNNING = (
+    "Do not stop etcd: it may be the last to have the data. First save a snapshot from it and copy that to another host"
+    ' (docs/operations.md, "The data directory of a member that runs is empty"). Then bring the volume back.'
+)
 
 # Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
 _RESTARTING = ("kubelet", "manifest")
@@ -126,8 +133,9 @@ class MemberView:
 
 
 def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
-    """The members of the running cluster as the first host that could ask tells it; None if nobody answers."""
-    for observation in observations.values():
+    """The members of the running cluster; None if nobody answers. A member that is ready tells it, if there is one: another may be cut off,
+    and tell what was true before."""
+    for observation in sorted(observations.values(), key=lambda item: not item["etcd"].get("ready")):
         listed = observation["etcd"].get("members")
         if listed:
             return list(listed)
@@ -145,7 +153,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
-        formed=bool(etcd.get("formed")),
+        formed=bool(observation and etcd["has_data"] and has_run(observation)),
         running=bool(etcd.get("running")),
         ready=bool(etcd.get("ready")),
         entry=entry_of(member, listed or []),
@@ -195,6 +203,13 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
                 f"cluster {name!r} does not run, and {', '.join(absent)} are not part of this run. Only all hosts together show whether a"
                 " new cluster may be founded. Run again without --limit and serial."
             )
+        emptied = [item.host for item in views if item.running and not item.has_data and not item.data_elsewhere]
+        if emptied:
+            return refused(
+                f"etcd runs on {', '.join(emptied)}, and etcd_data_dir there is empty: the data was removed or covered by another volume while etcd"
+                f" runs, or etcd has just been started and another run is at work. {KEEP_RUNNING} If another run is at work, run again when it has"
+                " ended."
+            )
         founded = [item.host for item in views if item.founded]
         if founded:
             return refused(
@@ -208,18 +223,32 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
     if lost:
         return refused(
             f"cluster {name!r} has data but does not answer, and {', '.join(lost)} have none: a member that starts empty would not be the"
-            " one that the others remember. If a volume is not mounted there, mount it. Else start the members that have data"
-            " (`systemctl start kubelet`; `journalctl -u kubelet` says why etcd does not come up), and run again when they are a quorum."
+            f" one that the others remember. If a volume is not mounted there, mount it. Else {without_quorum(formed, absent, len(views))}"
         )
     unled = [item.host for item in views if item.has_data and not item.formed]
     if unled and len(formed) + len(absent) <= len(views) // 2:
         return refused(
             f"cluster {name!r} does not answer, and only {', '.join(formed)} have data that has seen a leader; the logs of {', '.join(unled)}"
             " have not. They may have lost their data and been started empty, and would outvote what is left. If a volume is not mounted there,"
-            " mount it, and run again."
+            f" mount it, and run again. Else {without_quorum(formed, absent, len(views))}"
         )
     plan = Plan(START_ALL, start=[item.host for item in views if item.formed and not item.ready], published=formed)
     return start_at_once(cluster, views, plan)
+
+
+def without_quorum(formed: list[str], absent: list[str], size: int) -> str:
+    """What to do if members lost their data and there is no quorum to replace them. formed: hosts with data. absent: not part of the run."""
+    hosts = ", ".join(formed)
+    if len(formed) + len(absent) > size // 2:
+        return (
+            f"start the members that have data: `systemctl start kubelet` on {hosts} (`journalctl -u kubelet` says why etcd does not come up)."
+            " Run again when they are a quorum."
+        )
+    return (
+        f"{hosts} cannot be a quorum: restore a snapshot on all hosts. Keep the data that is left until then: a snapshot can be made of it"
+        f' (docs/operations.md, "All data is lost"). If you know that the data on {hosts} is left over from an earlier cluster that nothing uses,'
+        " move it away, and run again."
+    )
 
 
 def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan:
@@ -269,7 +298,7 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
                 f' docs/recovery.md ("A member has lost its data") has the commands, or leave the host out.'
             )
         elif item.has_lost_data:
-            text = lost_data_text(cluster, item, endpoint_of(listed, item))
+            text = lost_data_text(cluster, item, views, listed)
         if text:
             problems.append(Problem(text, stops, item.host, code="membership"))
     return problems
@@ -281,20 +310,33 @@ def endpoint_of(listed: list[Mapping[str, Any]], item: MemberView) -> str:
     return str(next(iter(urls), ENDPOINT))
 
 
-def lost_data_text(cluster: Cluster, item: MemberView, endpoint: str) -> str:
-    """What has happened to a member that lost its data, and the commands that replace it."""
+def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], listed: list[Mapping[str, Any]]) -> str:
+    """What has happened to a member that lost its data, and the commands that replace it if there is a quorum to do so."""
     entry, member = item.entry or {}, item.member
     urls = ",".join(map(str, entry.get("peer_urls", [])))
     place = f" ({item.recorded_dir})" if item.recorded_dir else ""
     what = "it was started empty since" if item.has_data else "its data directory is empty"
-    return (
+    text = (
         f"member {entry.get('id')} ({urls}) has lost its data: cluster {cluster.name!r} remembers it as a member that has run, and"
-        f" {what}{place}. If a volume is not mounted, stop etcd (mv /etc/kubernetes/manifests/etcd.yaml /root/), mount it, and run again. If the"
-        " data is lost, replace the member:\n"
+        f" {what}{place}. "
+    )
+    if item.running and not item.has_data:
+        text += f"{KEEP_RUNNING} "
+    text += "If a volume is not mounted, stop etcd (mv /etc/kubernetes/manifests/etcd.yaml /root/), mount it, and run again. "
+    unseen = [view.host for view in views if view.has_data is None]
+    if not unseen and not any(view.ready for view in views):
+        formed = [view.host for view in views if view.formed]
+        return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
+    endpoint = endpoint_of(listed, item)
+    # The host may have been built anew with another address.
+    wanted = f"https://{bracketed(member.address)}:{urls.rsplit(':', 1)[-1]}"
+    peers = urls if has_address(entry, member.address) else wanted
+    return (
+        f"{text}If the data is lost, replace the member, one at a time and only while the others are healthy:\n"
         f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
         " prints nothing; move the contents of the data directory away\n"
         f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')), endpoint)}\n"
-        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={urls}', endpoint)}\n"
+        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={peers}', endpoint)}\n"
         "  4. run this playbook again"
     )
 
@@ -302,16 +344,28 @@ def lost_data_text(cluster: Cluster, item: MemberView, endpoint: str) -> str:
 def learner_problems(views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
     """Learners, beside which no member is restarted: whoever added one has not finished."""
     return [
-        Problem(
-            f"its member is a learner: it has no vote yet, and no member is restarted before it has. When it has caught up, run on the"
-            f" host of a healthy member: {etcdctl('member promote ' + str((item.entry or {}).get('id')), endpoint_of(listed, item))}",
-            (RESTART,),
-            item.host,
-            code="learner",
-        )
+        Problem(learner_text(item, endpoint_of(listed, item)), (RESTART,), item.host, code="learner")
         for item in views
         if item.is_learner
     ]
+
+
+def learner_text(item: MemberView, endpoint: str) -> str:
+    """What a learner is, and what makes a voting member of it."""
+    entry, member = item.entry or {}, item.member
+    begin = "its member is a learner: it has no vote yet, and no member is restarted before it has."
+    promote = f"run on the host of a healthy member: {etcdctl('member promote ' + str(entry.get('id')), endpoint)}"
+    if item.has_data is False:
+        # It is never ready, so that the run would wait for it in vain.
+        urls = ",".join(map(str, entry.get("peer_urls", [])))
+        return (
+            f"{begin} It has never started, and this playbook does not start learners. Remove it and add it as a voting member, on the host of a"
+            f" healthy member, and run again: {etcdctl('member remove ' + str(entry.get('id')), endpoint)} ;"
+            f" {etcdctl(f'member add {member.name} --peer-urls={urls}', endpoint)}"
+        )
+    if item.has_data and not item.running:
+        return f"{begin} It does not run: `systemctl start kubelet` on this host. When it has caught up, {promote}"
+    return f"{begin} When it has caught up, {promote}"
 
 
 def decide_with_cluster(
@@ -372,7 +426,11 @@ def decide_with_cluster(
         )
     learners = learner_problems(views, listed)
     if learners and (unstarted or order):
-        return Plan(REFUSE, problems=learners, warnings=warnings)
+        # To start a member that does not run restarts nobody, and may be what the quorum needs.
+        stopped = [item.host for item in views if not (item.running or item.ready or item.is_learner)]
+        unstarted, order = ([host for host in hosts if host in stopped] for hosts in (unstarted, order))
+        if not (unstarted or order):
+            return Plan(REFUSE, problems=learners, warnings=warnings)
     warnings += [note(problem.text, problem.host) for problem in learners]
     if unstarted or order:
         return Plan(ROLLING, order=unstarted + order, gated=not small, published=published, warnings=warnings)

@@ -25,7 +25,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, has_address, same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
+    entry_of,
+    has_address,
+    has_run,
+    same_address,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
     NOTHING,
@@ -67,6 +72,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
+    FOUND,
     PROCESSES,
     RESTART,
     SIGN,
@@ -192,40 +198,50 @@ def asker(members: list[str], observations: Observations) -> str | None:
 
 
 def exists(observations: Observations) -> bool:
-    """Whether there is a cluster already: a log that has seen a leader, or a membership with a member that has run."""
+    """Whether there is a cluster already: a member that is ready or has a log that has seen a leader, or a membership with a member that has run."""
     return any(
-        observation["etcd"].get("formed") or any(e.get("client_urls") for e in observation["etcd"].get("members") or [])
+        has_run(observation) or any(e.get("client_urls") for e in observation["etcd"].get("members") or [])
         for observation in observations.values()
     )
 
 
-def touched(decision: Plan, observations: Observations) -> dict[str, str]:
-    """What a plan does to the member of each host that it touches: START if it does not run or is not ready, else RESTART.
+def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, ...]]:
+    """What a plan does to the member of each host that it touches: RESTART if it is ready, else START, and FOUND if it starts for the first time.
 
     A host whose manifest could not be judged counts as one that has to be restarted: what keeps it from being judged is no mere warning.
     """
     unjudged = [host for host, item in observations.items() if not item["config"]]
-    hosts = [*decision.start, *decision.order, *unjudged]
+    etcd = {
+        host: observations[host]["etcd"]
+        for host in [*decision.start, *decision.order, *unjudged]
+        if host in observations
+    }
+    first = {host for host, state in etcd.items() if host not in unjudged and not state["has_data"]}
     return {
-        host: RESTART if observations[host]["etcd"].get("ready") else START for host in hosts if host in observations
+        host: (RESTART,) if state.get("ready") else (FOUND, START) if host in first else (START,)
+        for host, state in etcd.items()
     }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails."""
+    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails.
+
+    unsigned: it issues no certificate, and starts what is down.
+    """
 
     plan: Plan
     refusals: list[Problem] = field(default_factory=list)
     held: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    unsigned: bool = False
 
 
 def weigh(decision: Plan, problems: list[Problem], observations: Observations, signs: bool, wish: Wish) -> Outcome:
     """Which problems stop which part of a plan. signs: whether certificates of a cluster that exists are due.
 
     A cluster that does not exist yet is founded without any problem, or not at all. One that exists gets its certificates whatever keeps its
-    processes from being restarted, and the other way round. What stops nothing that is due is a warning.
+    processes from being restarted, and what is down is started though certificates cannot be renewed. What stops nothing that is due is a warning.
     """
     everything = [*problems, *decision.problems]
     if not everything:
@@ -238,11 +254,24 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
         processes: list[Problem] = []
     else:
         processes = [
-            *(p for p in problems if any(act in p.stops and p.host in ("", host) for host, act in acts.items())),
+            *(
+                p
+                for p in problems
+                if any({*steps} & {*p.stops} and p.host in ("", host) for host, steps in acts.items())
+            ),
             *decision.problems,
         ]
     whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]
     signing = [problem for problem in everything if SIGN in problem.stops] if signs else []
+    # The quorum may need them, and has no use for a certificate that is renewed in time.
+    startable = [
+        host
+        for host, steps in acts.items()
+        if steps == (START,) and (not needs_signing(observations[host]) or observations[host]["pki"].get("usable"))
+    ]
+    start, order = ([host for host in hosts if host in startable] for hosts in (decision.start, decision.order))
+    if signing and (start or order) and not whole and not processes and wish.operation != RENEW:
+        return Outcome(replace(decision, start=start, order=order), warnings=everything, unsigned=True)
     refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
     if refusals:
         refusals = list(dict.fromkeys([*refusals, *processes]))
@@ -260,9 +289,14 @@ def token(observations: Observations) -> str:
     What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
     not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
     """
-    begun = [
-        str(observation["etcd"]["token"]) for observation in observations.values() if observation["etcd"].get("token")
+    # What has data keeps its ids, whatever the others would be told. A manifest by hand has no token: with it, ids are those of etcd's own.
+    with_data = [
+        item
+        for item in observations.values()
+        if item["etcd"].get("has_data") and (item["etcd"].get("token") or item["facts"]["etcd_manifest"])
     ]
+    begun = [str(item["etcd"].get("token") or "") for item in with_data]
+    begun += [str(item["etcd"]["token"]) for item in observations.values() if item["etcd"].get("token")]
     if begun:
         return begun[0]
     nonces = "".join(sorted(str(observation["etcd"].get("nonce", "")) for observation in observations.values()))
@@ -271,11 +305,17 @@ def token(observations: Observations) -> str:
 
 def to_record(decision: Plan, observations: Observations) -> list[str]:
     """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member."""
+
+    def is_another(etcd: Mapping[str, Any]) -> bool:
+        """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
+        record = etcd.get("record")
+        return not record or any(record[key] != etcd.get(key) for key in ("cluster_id", "member_id"))
+
     return [
         host
         for host, observation in observations.items()
         if observation["reasons"].get("record")
-        or (host in [*decision.start, *decision.order] and not observation["etcd"].get("record"))
+        or (host in [*decision.start, *decision.order] and is_another(observation["etcd"]))
     ]
 
 
@@ -362,7 +402,7 @@ def make_plan(
     make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
-    of_members = [item for item in observations.values() if item["etcd"].get("formed") and needs_signing(item)]
+    of_members = [item for item in observations.values() if has_run(item) and needs_signing(item)]
     known = known_addresses(cluster, observations)
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]
@@ -376,7 +416,13 @@ def make_plan(
         warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
     observations = with_renewals(cluster, observations, wish.own_ca)
-    certificates = certificates or any(item["reasons"]["certificates"] for item in observations.values())
+    if outcome.unsigned:
+        make_ca, stray, moves = False, [], []
+        observations = {
+            host: {**item, "reasons": {**item["reasons"], "ca": [], "certificates": []}}
+            for host, item in observations.items()
+        }
+    certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
     names = {member.host: member.name for member in cluster.members}
     steps = make_steps(
         decision,

@@ -144,7 +144,6 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
 
     command: what its manifest starts.
     """
-    wal = read_wal(params["data_dir"])
     process = find_etcd_process(params["name"])
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
     local = "[::1]" if ":" in params["address"] else "127.0.0.1"
@@ -156,16 +155,10 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
     ready = process is not None and not stale and not pending and is_ready(metrics_of(process.argv, default))
     result: dict[str, Any] = {
-        "has_data": wal is not None,
-        "formed": bool(wal and wal.formed),
-        "restored": bool(wal and wal.restored),
-        "data_problem": wal.problem if wal else "",
         "founded": value_of_flag(command, "initial-cluster-state") == "existing",
         # What a killed first run has begun with is gone on with; a new cluster takes a token that all hosts have a part in.
         "token": value_of_flag(command, "initial-cluster-token") or "",
         "nonce": secrets.token_hex(16),
-        "cluster_id": (wal.cluster_id or None) if wal else None,
-        "member_id": (wal.member_id or None) if wal else None,
         "running": process is not None,
         "stale": stale,
         "pending": pending,
@@ -181,7 +174,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
     ca, cert, key = (os.path.join(pki_dir, name) for name in names)
     if not all(os.path.isfile(path) for path in (ca, cert, key)):
-        return result
+        return {**result, **observe_data(params["data_dir"])}
     # The member itself first. One that is down learns from the others whether its cluster lives.
     for member in sorted(params["members"], key=lambda m: bool(m["address"] != params["address"])):
         itself = member["address"] == params["address"]
@@ -207,7 +200,21 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     for entry in result["members"] or []:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
-    return result
+    # Last: a member that is ready, or has published, has a log that tells of a leader. Read before that, it would be taken for lost.
+    return {**result, **observe_data(params["data_dir"])}
+
+
+def observe_data(data_dir: str) -> dict[str, Any]:
+    """What the data directory says of its member."""
+    wal = read_wal(data_dir)
+    return {
+        "has_data": wal is not None,
+        "formed": bool(wal and wal.formed),
+        "restored": bool(wal and wal.restored),
+        "data_problem": wal.problem if wal else "",
+        "cluster_id": (wal.cluster_id or None) if wal else None,
+        "member_id": (wal.member_id or None) if wal else None,
+    }
 
 
 def pending_manifest(process: Process | None, command: list[str], path: str) -> str:

@@ -8,22 +8,30 @@ usage: python tests/tools/variables_doc.py >docs/variables.md
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / ".collections"))
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import VARIABLES  # noqa: E402
+
 HEAD = """\
 # Variables
 
 Every variable of the collection. Set them for the group, or for a host where that makes sense; each has one default.
 A misspelt name or a value of the wrong type stops a run before anything is changed.
 
-<!-- Written by `make docs` from roles/*/meta/argument_specs.yml: change it there. -->
+<!-- Written by `make docs` from roles/*/meta/argument_specs.yml and plugins/module_utils/_control/variables.py: change it there. -->
 
-| variable | type | default | meaning |
-| --- | --- | --- | --- |
+Scope: a *host* may have a value of its own; the members of a *cluster* share one; a *run* has one, usually from the command line (`-e`); *controller*:
+files and groups that Ansible itself uses.
+
+| variable | scope | type | default | meaning |
+| --- | --- | --- | --- | --- |
 """
 
 
@@ -42,7 +50,7 @@ def row(name: str, option: dict[str, Any]) -> str:
     text = " ".join([description] if isinstance(description, str) else description)
     if "choices" in option:
         text += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
-    cells = [f"`{name}`", kind, f"`{default}`" if default else "empty", text]
+    cells = [f"`{name}`", VARIABLES[name].scope, kind, f"`{default}`" if default else "empty", text]
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n"
 
 

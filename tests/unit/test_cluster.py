@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import cluster as _cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["infra0", "infra1", "infra2"]
@@ -249,8 +250,20 @@ def resolve_all(hosts: dict[str, dict[str, Any]]) -> _cluster.Cluster:
 def test_every_variable_has_a_check() -> None:
     """A new variable gets one, unless its type or choices say all. A passphrase may be any text."""
     judged = {name for name, option in VARIABLES.items() if option["type"] == "bool" or "choices" in option}
-    assert set(VARIABLES) - judged - {"etcd_ca_key_passphrase"} == set(_cluster.VALUES)
-    assert not set(_cluster.VALUES) & judged
+    checked = {name for name, variable in _variables.VARIABLES.items() if variable.check}
+    assert set(VARIABLES) - judged - {"etcd_ca_key_passphrase"} == checked
+    assert not checked & judged
+
+
+def test_the_table_of_variables_and_the_specs_have_the_same_names() -> None:
+    assert list(_variables.VARIABLES) == list(VARIABLES)
+    assert {variable.scope for variable in _variables.VARIABLES.values()} == set(_variables.SCOPES)
+
+
+def test_what_members_share_is_no_matter_of_one_host() -> None:
+    for name, variable in _variables.VARIABLES.items():
+        if variable.agreed or variable.overrules_clients:
+            assert variable.scope == _variables.CLUSTER, name
 
 
 def test_a_value_of_the_play_reaches_no_host_either() -> None:

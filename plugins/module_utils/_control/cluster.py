@@ -11,18 +11,17 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
-    TRUTH,
-    is_address,
-    plain,
-    port_problems,
-    shown,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import (
+    AGREED,
+    FIXED,
+    READ_BY_PEERS,
+    VARIABLES,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, is_address, plain, shown
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
     Member,
     membership_problems,
@@ -178,48 +177,6 @@ def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str
     ]
 
 
-# Variables of the roles, which are the same for everybody.
-_FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
-
-
-# What a value has to look like, by variable. Truth values and choices are judged by their entry of argument_specs.yml.
-VALUES: dict[str, Callable[[str, Any], list[str]]] = {
-    "etcd_group": _values.needed_text_problems,
-    "etcd_control_plane_group": _values.needed_text_problems,
-    "etcd_cluster_name": _values.cluster_name_problems,
-    # Name and address of a member are judged with the membership, which knows their defaults.
-    "etcd_member_name": _values.text_problems,
-    "etcd_address": _values.text_problems,
-    "etcd_ca_host": _values.text_problems,
-    "etcd_ca_cert": _values.text_problems,
-    "etcd_ca_key": _values.text_problems,
-    "etcd_signing_dir": _values.needed_text_problems,
-    "etcd_kubernetes_version": _values.version_problems,
-    "etcd_image_repository": _values.repository_problems,
-    "etcd_image_tag": _values.tag_problems,
-    "etcd_image_archive": _values.text_problems,
-    "etcd_extra_args": _values.flags_problems,
-    "etcd_extra_envs": _values.environment_problems,
-    "etcd_server_cert_sans": _values.san_problems,
-    "etcd_peer_cert_sans": _values.san_problems,
-    "etcd_certificate_validity_period": _values.duration_problems,
-    "etcd_ca_certificate_validity_period": _values.duration_problems,
-    "etcd_certificate_renewal_window": _values.duration_problems,
-    "etcd_container_runtime_endpoint": _values.endpoint_problems,
-    "etcd_kubelet_config": _values.fields_problems,
-    "etcd_client_port": port_problems,
-    "etcd_peer_port": port_problems,
-    "etcd_metrics_port": port_problems,
-    "etcd_data_dir": _values.data_dir_problems,
-    "etcd_startup_timeout": _values.startup_problems,
-    "etcd_health_timeout": _values.timeout_problems,
-    "etcd_external_config_file": _values.text_problems,
-    "etcd_report_html": _values.text_problems,
-    "etcd_report_json": _values.text_problems,
-    "etcd_prometheus_dir": _values.text_problems,
-}
-
-
 def variable_problems(
     host: str,
     variables: Mapping[str, Any],
@@ -233,7 +190,7 @@ def variable_problems(
     """
     problems = []
     given = {str(key) for key in variables if str(key).startswith("etcd_")}
-    for name in sorted(given | set(names).difference(_FIXED)):
+    for name in sorted(given | set(names).difference(FIXED)):
         if name not in options:
             close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
@@ -251,8 +208,9 @@ def invalid_values(variables: Mapping[str, Any], options: Mapping[str, Mapping[s
     for name in sorted(set(options).intersection(map(str, variables))):
         value = variables[name]
         problems = shape_problems(name, value, options[name])
-        if not problems and name in VALUES:
-            problems = VALUES[name](name, value)
+        check = VARIABLES[name].check if name in VARIABLES else None
+        if not problems and check:
+            problems = check(name, value)
         if problems:
             found[name] = problems
     return found
@@ -294,23 +252,12 @@ def _word(value: Any) -> str:
     return next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
 
 
-# What the members read of each other in the inventory.
-_OF_INVENTORY = (
-    "etcd_cluster_name",
-    "etcd_member_name",
-    "etcd_address",
-    "etcd_ca_host",
-    "etcd_server_cert_sans",
-    "etcd_peer_cert_sans",
-)
-
-
 def play_problems(
     host: str, variables: Mapping[str, Any], play: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Values of the play (its vars, those of import_playbook or of a role) that the other members cannot see."""
     problems = []
-    for name in _OF_INVENTORY:
+    for name in READ_BY_PEERS:
         if name not in play:
             continue
         value = play[name]
@@ -324,10 +271,6 @@ def play_problems(
     return problems
 
 
-# What has to be the same on all members: initial-cluster, certificates and clients are made from it.
-_SHARED = ("etcd_ca_host", "etcd_client_port", "etcd_peer_port", "etcd_encryption_algorithm", "etcd_kubernetes_version")
-
-
 def agreement_problems(
     name: str,
     hosts: list[str],
@@ -336,7 +279,7 @@ def agreement_problems(
 ) -> list[str]:
     """Variables that have to be the same on all members and are not. Where one is not set, its default counts."""
     problems = []
-    for variable in _SHARED:
+    for variable in AGREED:
         default = hosts[0] if variable == "etcd_ca_host" else options.get(variable, {}).get("default")
         values = {host: str(inventory[host].get(variable) or default or "(not set)") for host in hosts}
         if len(set(values.values())) > 1:

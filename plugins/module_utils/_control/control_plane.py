@@ -32,6 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     version_range_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -41,17 +42,6 @@ if TYPE_CHECKING:
     Inventory = Mapping[str, Mapping[str, Any]]
 
 KIND = "apiserver-etcd-client"
-
-# Variables that are the cluster's. A control plane host that says something else would be overruled in silence.
-_OF_CLUSTER = (
-    "etcd_ca_cert",
-    "etcd_ca_host",
-    "etcd_certificate_renewal_window",
-    "etcd_certificate_validity_period",
-    "etcd_client_port",
-    "etcd_encryption_algorithm",
-    "etcd_signing_dir",
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +137,7 @@ def plane_problems(
         ]
     problems = variable_problems(host, inventory[host], options)
     theirs = inventory.get(cluster.ca_host, {})
-    for variable in _OF_CLUSTER:
+    for variable in OVERRULES_CLIENTS:
         default = (options.get(variable) or {}).get("default")
         wanted = theirs.get(variable, default)
         # A default that is computed is not known here.

@@ -1,0 +1,91 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Every variable of the collection: its scope, and how its value is checked. Runs on the controller.
+
+Type, default, choices and description are in roles/etcd/meta/argument_specs.yml, which Ansible reads. A test compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
+
+# A host may have a value of its own. The members of a cluster have one value. A run has one, usually from -e. A file or group of the controller.
+HOST, CLUSTER, RUN, CONTROLLER = SCOPES = ("host", "cluster", "run", "controller")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable.
+
+    check: what its value has to look like; truth values and choices are checked by the argument specs.
+    agreed: a run is refused if members of one cluster differ, since initial-cluster, certificates or clients are made from it.
+    read_by_peers: the other members read it from the inventory, so a value that only the play has is refused.
+    overrules_clients: a control plane host uses the value of the CA host, and is refused if it has another.
+    """
+
+    scope: str
+    check: Callable[[str, Any], list[str]] | None = None
+    agreed: bool = False
+    read_by_peers: bool = False
+    overrules_clients: bool = False
+
+
+VARIABLES: dict[str, Variable] = {
+    "etcd_group": Variable(CONTROLLER, formats.needed_text_problems),
+    "etcd_control_plane_group": Variable(CONTROLLER, formats.needed_text_problems),
+    "etcd_operation": Variable(RUN),
+    "etcd_cluster_name": Variable(CLUSTER, formats.cluster_name_problems, read_by_peers=True),
+    # Name and address of a member are judged with the membership, which knows their defaults.
+    "etcd_member_name": Variable(HOST, formats.text_problems, read_by_peers=True),
+    "etcd_address": Variable(HOST, formats.text_problems, read_by_peers=True),
+    "etcd_ca_host": Variable(CLUSTER, formats.text_problems, agreed=True, read_by_peers=True, overrules_clients=True),
+    "etcd_ca_cert": Variable(CLUSTER, formats.text_problems, overrules_clients=True),
+    "etcd_ca_key": Variable(CLUSTER, formats.text_problems),
+    "etcd_ca_key_passphrase": Variable(CLUSTER),
+    "etcd_signing_dir": Variable(CLUSTER, formats.needed_text_problems, overrules_clients=True),
+    "etcd_remove_stray_ca_keys": Variable(RUN),
+    "etcd_kubernetes_version": Variable(CLUSTER, formats.version_problems, agreed=True),
+    "etcd_allow_untested_kubeadm": Variable(HOST),
+    "etcd_image_repository": Variable(HOST, formats.repository_problems),
+    "etcd_image_tag": Variable(HOST, formats.tag_problems),
+    "etcd_image_archive": Variable(CONTROLLER, formats.text_problems),
+    "etcd_extra_args": Variable(HOST, formats.flags_problems),
+    "etcd_extra_envs": Variable(HOST, formats.environment_problems),
+    "etcd_server_cert_sans": Variable(HOST, formats.san_problems, read_by_peers=True),
+    "etcd_peer_cert_sans": Variable(HOST, formats.san_problems, read_by_peers=True),
+    "etcd_encryption_algorithm": Variable(CLUSTER, agreed=True, overrules_clients=True),
+    "etcd_certificate_validity_period": Variable(CLUSTER, formats.duration_problems, overrules_clients=True),
+    "etcd_ca_certificate_validity_period": Variable(CLUSTER, formats.duration_problems),
+    "etcd_certificate_renewal_window": Variable(CLUSTER, formats.duration_problems, overrules_clients=True),
+    "etcd_renew_certificates": Variable(RUN),
+    "etcd_renew_keys": Variable(RUN),
+    "etcd_cgroup_driver": Variable(HOST),
+    "etcd_container_runtime_endpoint": Variable(HOST, formats.endpoint_problems),
+    "etcd_kubelet_config": Variable(HOST, formats.fields_problems),
+    "etcd_client_port": Variable(CLUSTER, formats.port_problems, agreed=True, overrules_clients=True),
+    "etcd_peer_port": Variable(CLUSTER, formats.port_problems, agreed=True),
+    "etcd_metrics_port": Variable(HOST, formats.port_problems),
+    "etcd_metrics_exposed": Variable(HOST),
+    "etcd_data_dir": Variable(HOST, formats.data_dir_problems),
+    "etcd_startup_timeout": Variable(HOST, formats.startup_problems),
+    "etcd_install_dependencies": Variable(HOST),
+    "etcd_allow_interruption": Variable(RUN),
+    "etcd_health_timeout": Variable(RUN, formats.timeout_problems),
+    "etcd_external_config_file": Variable(CONTROLLER, formats.text_problems),
+    "etcd_report_html": Variable(CONTROLLER, formats.text_problems),
+    "etcd_report_json": Variable(CONTROLLER, formats.text_problems),
+    "etcd_prometheus_dir": Variable(CONTROLLER, formats.text_problems),
+}
+
+# Variables of the roles, which are the same for everybody.
+FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
+
+
+# What the members read of each other in the inventory.
+READ_BY_PEERS = [name for name, variable in VARIABLES.items() if variable.read_by_peers]
+AGREED = [name for name, variable in VARIABLES.items() if variable.agreed]
+OVERRULES_CLIENTS = [name for name, variable in VARIABLES.items() if variable.overrules_clients]

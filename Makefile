@@ -71,7 +71,7 @@ format: venv ## formats Python, and mends what ruff can
 	ruff format .
 
 docs: venv ## writes docs/variables.md from the roles' argument specs
-	python tests/tools/variables_doc.py >docs/variables.md
+	python tests/tools/variables_doc.py
 
 pictures: venv ## takes the pictures of the report in docs/, of the demo's cluster
 	@tests/tools/packages

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Prints docs/variables.md, made of what the roles' argument specs say.
+"""Writes docs/variables.md and roles/etcd/defaults/main.yml, made of what the roles' argument specs say.
 
-usage: python tests/tools/variables_doc.py >docs/variables.md
+usage: python tests/tools/variables_doc.py
 """
 
 from __future__ import annotations
@@ -60,5 +60,12 @@ def document() -> str:
     return HEAD + "".join(row(name, option) for role in roles for name, option in specs(role).items())
 
 
+def defaults() -> str:
+    """The whole of roles/etcd/defaults/main.yml."""
+    lines = [f"{name}: {json.dumps(option['default'])}\n" for name, option in specs("etcd").items()]
+    return "---\n# Written by `make docs` from meta/argument_specs.yml: change it there.\n" + "".join(lines)
+
+
 if __name__ == "__main__":
-    print(document(), end="")
+    (ROOT / "docs" / "variables.md").write_text(document(), encoding="utf-8")
+    (ROOT / "roles" / "etcd" / "defaults" / "main.yml").write_text(defaults(), encoding="utf-8")

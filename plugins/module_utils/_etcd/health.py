@@ -475,6 +475,16 @@ POLL = 0.3
 MOST_PROGRESS = 50
 
 
+def known_to_run(seen: Seen) -> Seen:
+    """What was seen of a member whose host has seen its etcd run."""
+    if seen.code != "refused":
+        return seen
+    return replace(
+        seen,
+        error="refuses connections, although its host has seen etcd run: a firewall rejects them, or etcd has ended since.",
+    )
+
+
 # How connections fail that do not reach a member, and for how many seconds until that is no restart of it.
 CUT_OFF = ("refused", "silent", "unreachable")
 STAYS_CUT_OFF = 15.0

@@ -387,7 +387,10 @@ def main() -> None:
     paths = (params["ca"], params["cert"], params["key"])
 
     def ask(seconds: float) -> _health.Report:
-        return _health.evaluate(_health.look_at_all(targets, paths, seconds), time.time(), window, quota)
+        seen = _health.look_at_all(targets, paths, seconds)
+        if params["runs"]:
+            seen = [_health.known_to_run(item) for item in seen]
+        return _health.evaluate(seen, time.time(), window, quota)
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(

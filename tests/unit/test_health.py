@@ -433,3 +433,11 @@ def test_who_renews_a_certificate_that_ends_soon(ends_with_ca: bool) -> None:
     finding = judge(seen(0), seen(1, certificate=soon), seen(2)).findings[0]
     assert finding.code == "certificate" and ("site.yml renews it" in finding.remedy) is not ends_with_ca
     assert ("ends with its CA" in finding.remedy) is ends_with_ca
+
+
+def test_what_refuses_connections_and_runs() -> None:
+    """Nobody is sent to look whether etcd runs where it was seen to run."""
+    assert "a firewall rejects them" in _health.known_to_run(silent(1)).error
+    assert _health.known_to_run(silent(1, "expired")) == silent(1, "expired") and _health.known_to_run(seen(1)) == seen(
+        1
+    )

@@ -238,6 +238,26 @@ def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _roll
     assert host.manifest.read_text() == OLD and host.acts == ["pull"]
 
 
+@pytest.mark.parametrize(("answers", "pulls"), [(1, 2), (100, 3)])
+def test_a_registry_that_does_not_answer_is_asked_again(
+    host: Host, answers: int, pulls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For some seconds: a name server may have been down for a moment."""
+    clock = [0.0]
+    monkeypatch.setattr(engine.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(engine.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
+    monkeypatch.setattr(engine, "PULL_AGAIN", 2 * engine.PULL_PAUSE)
+    again = Cause("image", "runtime", "image registry/etcd:3.5 cannot be pulled: no such host", final=False)
+    monkeypatch.setattr(
+        engine.diagnosis,
+        "ensure_image",
+        lambda *_: host.did("pull") or (again if host.acts.count("pull") <= answers else None),
+    )
+    with contextlib.suppress(EtcdError) if answers > pulls else contextlib.nullcontext():
+        host.run()
+    assert host.acts.count("pull") == pulls and ("install" in host.acts) == (answers < pulls)
+
+
 # --- Lock ------------------------------------------------------------------------------------------------------------
 
 

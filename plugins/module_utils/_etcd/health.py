@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -473,6 +473,16 @@ POLL = 0.3
 
 # Lines of progress that are kept.
 MOST_PROGRESS = 50
+
+
+def known_to_run(seen: Seen) -> Seen:
+    """What was seen of a member whose host has seen its etcd run."""
+    if seen.code != "refused":
+        return seen
+    return replace(
+        seen,
+        error="refuses connections, although its host has seen etcd run: a firewall rejects them, or etcd has ended since.",
+    )
 
 
 # How connections fail that do not reach a member, and for how many seconds until that is no restart of it.

@@ -343,3 +343,16 @@ def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, 
     found["infra2"]["reasons"]["certificates"] = ["etcd/server.crt: missing"]
     found["infra2"]["pki"]["usable"] = False
     assert "infra2" not in planned(found)["start"] + planned(found)["order"]
+
+
+def test_a_cluster_that_is_down_can_be_started_without_the_host_that_has_a_problem() -> None:
+    """The message has the option, and with it the others are started."""
+    found = observations(DOWN, DOWN, DOWN, infra2=[SWAP])
+    plan = planned(found)
+    assert plan["action"] == "refuse" and plan["problems"][0] == "infra2: swap is on"
+    assert plan["problems"][1].endswith("leave infra2 out of this run: --limit 'all:!infra2'.")
+    del found["infra2"]
+    assert planned(found)["start"] == ["infra0", "infra1"]
+    # They would be no quorum, and here the cluster runs.
+    assert len(planned(observations(DOWN, DOWN, DOWN, infra1=[SWAP], infra2=[SWAP]))["problems"]) == 1
+    assert len(planned(observations(up(leader=True), up(), DOWN, infra2=[SWAP]))["problems"]) == 1

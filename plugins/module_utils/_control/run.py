@@ -42,6 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     lost_problems,
     only_certificates,
     plan_lines,
+    start_without_problems,
     without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
@@ -326,6 +327,7 @@ def make_plan(
     outcome = weigh(
         decision, problems, observations, bool(of_members or (certificates and wish.certificates_only)), wish
     )
+    way_out = start_without_problems(cluster, decision, outcome.refusals, observations, wish.limit)
     decision = outcome.plan
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
@@ -362,7 +364,7 @@ def make_plan(
         "lines": merge_hosts(plan_lines(cluster, decision, observations), members),
         "speaker": members[0] if members else None,
         "asker": asker(members, observations),
-        "problems": merged(outcome.refusals),
+        "problems": merged([*outcome.refusals, *way_out]),
         "held": merged(outcome.held),
         "warnings": said,
         "observed": {host: item["etcd"].get("nonce") for host, item in observations.items()},

@@ -356,3 +356,11 @@ def test_a_cluster_that_is_down_can_be_started_without_the_host_that_has_a_probl
     # They would be no quorum, and here the cluster runs.
     assert len(planned(observations(DOWN, DOWN, DOWN, infra1=[SWAP], infra2=[SWAP]))["problems"]) == 1
     assert len(planned(observations(up(leader=True), up(), DOWN, infra2=[SWAP]))["problems"]) == 1
+
+
+def test_a_copy_of_the_ca_key_that_is_removed_is_in_the_plan() -> None:
+    found = observations(*ALL_UP)
+    found["infra0"]["pki"]["ca_public_key"] = found["infra1"]["pki"]["ca_public_key"] = "p"
+    plan = planned(found, remove_stray_ca_keys=True)
+    assert plan["lines"][1:] == ["infra1: certificates: etcd/ca.key: removed, it belongs on the CA host only"]
+    assert plan["lines"][0] == "cluster etcd: no member is restarted" and plan["remove_ca_key"] == ["infra1"]

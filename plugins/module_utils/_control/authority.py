@@ -101,6 +101,23 @@ def with_renewals(
     }
 
 
+def with_removals(observations: Mapping[str, Observation], hosts: list[str]) -> dict[str, Observation]:
+    """Observations with the reason to remove a copy of ca.key on these hosts."""
+    reason = "etcd/ca.key: removed, it belongs on the CA host only"
+    return {
+        host: observation
+        if host not in hosts
+        else {
+            **observation,
+            "reasons": {
+                **observation["reasons"],
+                "certificates": [reason, *observation["reasons"]["certificates"]],
+            },
+        }
+        for host, observation in observations.items()
+    }
+
+
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
     """Hosts that have a copy of the CA host's ca.key and should not. A key of another CA may be the only one there is."""
     signer = observations.get(cluster.ca_host)

@@ -21,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     signs_elsewhere,
     stray_ca_keys,
     trust_warnings,
+    with_removals,
     with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
@@ -333,7 +334,7 @@ def make_plan(
     if elsewhere:
         warnings += elsewhere_warnings(observations, wish.signing_dir)
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
-    observations = with_renewals(cluster, observations, wish.own_ca)
+    observations = with_removals(with_renewals(cluster, observations, wish.own_ca), stray)
     if outcome.unsigned:
         make_ca, stray, moves = False, [], []
         observations = {

@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     RESTART,
     Problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START as STOPS_START
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
 
 if TYPE_CHECKING:
@@ -486,6 +487,9 @@ def start_without_problems(
 ) -> list[Problem]:
     """The way to start a cluster that is down although some of its hosts have problems: the others may be a quorum without them."""
     hosts = list(dict.fromkeys(problem.host for problem in problems))
+    # Who signs is needed by all.
+    if any(STOPS_START not in problem.stops for problem in problems):
+        return []
     rest = [
         member.host
         for member in cluster.members

@@ -232,14 +232,13 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
         ]
     whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]
     signing = [problem for problem in everything if SIGN in problem.stops] if signs else []
-    # The quorum may need them, and has no use for a certificate that is renewed in time.
-    startable = [
-        host
-        for host, steps in acts.items()
-        if steps == (START,) and (not needs_signing(observations[host]) or observations[host]["pki"].get("usable"))
-    ]
-    start, order = ([host for host in hosts if host in startable] for hosts in (decision.start, decision.order))
-    if signing and (start or order) and not whole and not processes and not wish.certificates_only:
+    # The quorum may need what is down, and has no use for a certificate that is renewed in time.
+    down = [host for host, steps in acts.items() if steps == (START,)]
+    start, order = ([host for host in hosts if host in down] for hosts in (decision.start, decision.order))
+    can_start = all(
+        not needs_signing(observations[host]) or observations[host]["pki"].get("usable") for host in [*start, *order]
+    )
+    if signing and (start or order) and can_start and not whole and not processes and not wish.certificates_only:
         return Outcome(replace(decision, start=start, order=order), warnings=everything, unsigned=True)
     refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
     if refusals:

@@ -342,4 +342,28 @@ def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, 
     # Without usable certificates it would not come up.
     found["infra2"]["reasons"]["certificates"] = why("etcd/server.crt: missing", part="certificates")
     found["infra2"]["pki"]["usable"] = False
-    assert "infra2" not in planned(found)["start"] + planned(found)["order"]
+    assert planned(found)["problems"] and not acts(planned(found))
+
+
+def test_a_cluster_that_is_down_can_be_started_without_the_host_that_has_a_problem() -> None:
+    """The message has the option, and with it the others are started."""
+    found = observations(DOWN, DOWN, DOWN, infra2=[SWAP])
+    plan = planned(found)
+    assert plan["action"] == "refuse" and plan["problems"][0] == "infra2: swap is on"
+    assert plan["problems"][1].endswith("leave infra2 out of this run: --limit 'all:!infra2'.")
+    del found["infra2"]
+    assert planned(found)["start"] == ["infra0", "infra1"]
+    # They would be no quorum, and here the cluster runs.
+    assert len(planned(observations(DOWN, DOWN, DOWN, infra1=[SWAP], infra2=[SWAP]))["problems"]) == 1
+    assert len(planned(observations(up(leader=True), up(), DOWN, infra2=[SWAP]))["problems"]) == 1
+    # Without the CA host nobody could be given the certificate that is missing.
+    found = observations(DOWN, DOWN, DOWN, due="1", infra0=[("the CA has expired", (FOUND, SIGN))])
+    assert planned(found)["problems"] == ["infra0: the CA has expired"]
+
+
+def test_a_copy_of_the_ca_key_that_is_removed_is_in_the_plan() -> None:
+    found = observations(*ALL_UP)
+    found["infra0"]["pki"]["ca_public_key"] = found["infra1"]["pki"]["ca_public_key"] = "p"
+    plan = planned(found, remove_stray_ca_keys=True)
+    assert plan["lines"][1:] == ["infra1: certificates: etcd/ca.key: removed, it belongs on the CA host only"]
+    assert plan["lines"][0] == "cluster etcd: no member is restarted" and plan["remove_ca_key"] == ["infra1"]

@@ -103,6 +103,23 @@ def with_renewals(
     }
 
 
+def with_removals(observations: Mapping[str, Observation], hosts: list[str]) -> dict[str, Observation]:
+    """Observations with the reason to remove a copy of ca.key on these hosts."""
+    reason = Reason("certificates", "stray-ca-key", "etcd/ca.key: removed, it belongs on the CA host only").as_dict()
+    return {
+        host: observation
+        if host not in hosts
+        else {
+            **observation,
+            "reasons": {
+                **observation["reasons"],
+                "certificates": [reason, *observation["reasons"]["certificates"]],
+            },
+        }
+        for host, observation in observations.items()
+    }
+
+
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
     """Hosts that have a copy of the CA host's ca.key and should not. A key of another CA may be the only one there is."""
     signer = observations.get(cluster.ca_host)
@@ -167,7 +184,8 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
                 f"etcd on {', '.join(former)} was started with another {_DIRECTORY}/ca.crt than the one there, which is the CA of its record: with a"
                 " former certificate of this CA that has expired since, or with a ca.crt that was there by mistake. It refuses members and clients"
                 " until it starts again. On one of these hosts after the other, end etcd (`pkill -x etcd`; the kubelet starts it again) and wait"
-                " until it runs. Then run again."
+                " until it runs. Then run again.",
+                code="ca-trust",
             )
         ]
     if former:

@@ -8,7 +8,7 @@ with --limit some members have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     merged,
     note,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START as STOPS_START
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
 
@@ -481,11 +482,39 @@ def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list
             f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and a new cluster is founded by all of its hosts"
             " together. Repair that and run again with all of them."
         ]
-    # What the run was kept from stays so.
-    separator = "," if "," in limit else ":"
     return [
         f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and what is right for a cluster depends"
-        f" on all of its members. Repair that, or leave them out on purpose: --limit '{separator.join([limit or 'all', *('!' + h for h in lost)])}'."
+        f" on all of its members. Repair that, or leave them out on purpose: {limit_without(limit, lost)}."
+    ]
+
+
+def limit_without(limit: str, hosts: Iterable[str]) -> str:
+    """The option that leaves hosts out of a run. limit: what it is limited to already, which stays so."""
+    separator = "," if "," in limit else ":"
+    return f"--limit '{separator.join([limit or 'all', *('!' + host for host in hosts)])}'"
+
+
+def start_without_problems(
+    cluster: Cluster, plan: Plan, problems: list[Problem], observations: Mapping[str, Observation], limit: str
+) -> list[Problem]:
+    """The way to start a cluster that is down although some of its hosts have problems: the others may be a quorum without them."""
+    hosts = list(dict.fromkeys(problem.host for problem in problems))
+    # Who signs is needed by all.
+    if any(STOPS_START not in problem.stops for problem in problems):
+        return []
+    rest = [
+        member.host
+        for member in cluster.members
+        if member.host not in hosts and (member.host not in observations or observations[member.host]["etcd"]["formed"])
+    ]
+    if plan.action != START_ALL or not hosts or "" in hosts or len(rest) <= len(cluster.members) // 2:
+        return []
+    return [
+        Problem(
+            f"cluster {cluster.name!r} does not answer, and {', '.join(rest)} can be a quorum without {', '.join(hosts)}. To start them first, leave"
+            f" {', '.join(hosts)} out of this run: {limit_without(limit, hosts)}.",
+            code="way-out",
+        )
     ]
 
 

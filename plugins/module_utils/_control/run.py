@@ -21,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     signs_elsewhere,
     stray_ca_keys,
     trust_warnings,
+    with_removals,
     with_renewals,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
@@ -43,6 +44,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     make_steps,
     only_certificates,
     plan_lines,
+    start_without_problems,
     without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
@@ -263,14 +265,13 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
         ]
     whole = [problem for problem in everything if set(problem.stops) >= set(EVERYTHING)]
     signing = [problem for problem in everything if SIGN in problem.stops] if signs else []
-    # The quorum may need them, and has no use for a certificate that is renewed in time.
-    startable = [
-        host
-        for host, steps in acts.items()
-        if steps == (START,) and (not needs_signing(observations[host]) or observations[host]["pki"].get("usable"))
-    ]
-    start, order = ([host for host in hosts if host in startable] for hosts in (decision.start, decision.order))
-    if signing and (start or order) and not whole and not processes and wish.operation != RENEW:
+    # The quorum may need what is down, and has no use for a certificate that is renewed in time.
+    down = [host for host, steps in acts.items() if steps == (START,)]
+    start, order = ([host for host in hosts if host in down] for hosts in (decision.start, decision.order))
+    can_start = all(
+        not needs_signing(observations[host]) or observations[host]["pki"].get("usable") for host in [*start, *order]
+    )
+    if signing and (start or order) and can_start and not whole and not processes and wish.operation != RENEW:
         return Outcome(replace(decision, start=start, order=order), warnings=everything, unsigned=True)
     refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
     if refusals:
@@ -410,12 +411,13 @@ def make_plan(
     outcome = weigh(
         decision, problems, observations, bool(of_members or (certificates and wish.operation == RENEW)), wish
     )
+    way_out = start_without_problems(cluster, decision, outcome.refusals, observations, wish.limit)
     decision = outcome.plan
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
         warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
     # A renewed certificate of the CA is copied. Nothing has to be signed for it.
-    observations = with_renewals(cluster, observations, wish.own_ca)
+    observations = with_removals(with_renewals(cluster, observations, wish.own_ca), stray)
     if outcome.unsigned:
         make_ca, stray, moves = False, [], []
         observations = {
@@ -454,7 +456,7 @@ def make_plan(
         "lines": plan_lines(cluster, decision, steps, leading),
         "speaker": members[0] if members else None,
         "asker": asker(members, observations),
-        "problems": merged(outcome.refusals),
+        "problems": merged([*outcome.refusals, *way_out]),
         "held": merged(outcome.held),
         "notices": merged([*warnings, *decision.warnings, *outcome.warnings]),
     }

@@ -73,6 +73,8 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(BORN, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(BORN, BORN, FRESH), "bootstrap", HOSTS),
         (observed(BORN, BORN, BORN), "bootstrap", HOSTS),
+        # The kubelet has just started it: it has not written its log yet.
+        (observed(FRESH, {**FRESH, "running": True, "age": 3}, FRESH), "bootstrap", HOSTS),
         # One that waits for the others tells the list it was started with.
         (observed({**BORN, "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(DOWN, DOWN, DOWN), "start", HOSTS),
@@ -169,7 +171,10 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed(*[{**FRESH, "running": True, "ready": True}] * 3),
             "Do not stop etcd: it may be the last to have the data",
         ),
-        (observed(FRESH, {**FRESH, "running": True}, FRESH), "etcd runs on infra1, and etcd_data_dir there is empty"),
+        (
+            observed(FRESH, {**FRESH, "running": True, "age": 90}, FRESH),
+            "etcd runs on infra1, and etcd_data_dir there is empty",
+        ),
         # Members that listen elsewhere than their peers look for them.
         (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
         (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),

@@ -54,6 +54,9 @@ REFUSE = "refuse"
 # Clusters of up to this many members stop when one of them does.
 SURVIVES_NONE = 2
 
+# A new member asks its peers before it writes its log, and waits some seconds for those that do not answer (bootstrap.go).
+WITHOUT_LOG = 60.0
+
 # What is lost for good when a member ends whose data directory was emptied: it may still have the data open.
 KEEP_RUNNING = (
     "Do not stop etcd: it may be the last to have the data. First save a snapshot from it and copy that to another host"
@@ -90,7 +93,7 @@ class MemberView:
     data_elsewhere: its data is in another directory than the wanted one, which the host reports as a problem.
     formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
     recorded_dir: its data directory by the record, '' if there is none. stale: it runs with certificates that were removed. moved: its peers
-    would have to look for it elsewhere.
+    would have to look for it elsewhere. age: of its process, in seconds.
     """
 
     member: Member
@@ -102,6 +105,7 @@ class MemberView:
     moved: bool
     formed: bool
     running: bool
+    age: float
     ready: bool
     entry: Mapping[str, Any] | None
     leader: bool
@@ -156,6 +160,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
         formed=bool(observation and etcd["has_data"] and has_run(observation)),
         running=bool(etcd.get("running")),
+        age=float(etcd.get("age") or 0),
         ready=bool(etcd.get("ready")),
         entry=entry_of(member, listed or []),
         leader=bool(etcd.get("leader")),
@@ -204,12 +209,15 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
                 f"cluster {name!r} does not run, and {', '.join(absent)} are not part of this run. Only all hosts together show whether a"
                 " new cluster may be founded. Run again without --limit and serial."
             )
-        emptied = [item.host for item in views if item.running and not item.has_data and not item.data_elsewhere]
+        emptied = [
+            item.host
+            for item in views
+            if item.running and not (item.has_data or item.data_elsewhere) and (item.ready or item.age > WITHOUT_LOG)
+        ]
         if emptied:
             return refused(
                 f"etcd runs on {', '.join(emptied)}, and etcd_data_dir there is empty: the data was removed or covered by another volume while etcd"
-                f" runs, or etcd has just been started and another run is at work. {KEEP_RUNNING} If another run is at work, run again when it has"
-                " ended."
+                f" runs. {KEEP_RUNNING}"
             )
         founded = [item.host for item in views if item.founded]
         if founded:

@@ -151,6 +151,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     default = f"http://{local}:{params['metrics_port']}/readyz"
     pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
     stale = stale_directory(process, pki_dir)
+    started = _host.process_started(process.pid) if process else 0.0
     pending = pending_manifest(process, command, installed)
     # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
     ready = process is not None and not stale and not pending and is_ready(metrics_of(process.argv, default))
@@ -160,6 +161,8 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "token": value_of_flag(command, "initial-cluster-token") or "",
         "nonce": secrets.token_hex(16),
         "running": process is not None,
+        # 0 as well if it has just ended.
+        "age": round(time.time() - started) if started else 0,
         "stale": stale,
         "pending": pending,
         "ready": ready,

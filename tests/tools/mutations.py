@@ -40,7 +40,7 @@ IDENTITY, RUN, WAL, RECORD, CONFIG = (
     f"plugins/module_utils/{name}.py"
     for name in ("_control/identity", "_control/run", "_host/wal", "_member/record", "_host/kubeadm")
 )
-MANIFEST = "plugins/modules/static_pod_manifest.py"
+TURN, SERVICE = (f"plugins/module_utils/{name}.py" for name in ("_member/turn", "_host/service"))
 PLANES = "plugins/module_utils/_control/control_plane.py"
 KUBELET, HOST, OBSERVE = (
     f"plugins/module_utils/{name}.py" for name in ("_host/kubelet", "_host/facts", "_member/observe")
@@ -170,7 +170,7 @@ BUGS = [
     Bug("the first of several clusters", PLANES, "if len(names) > 1:", "if False:", "test_control_plane.py"),
     Bug("copied key stays", PLANES, "copied[host] = owners", "_ = owners", "test_control_plane.py"),
     Bug("handed over before it exists", PLANES, 'if not signer["etcd"].get("formed") and', "if False and", "test_control_plane.py"),
-    Bug("overruled in silence", PLANES, "for variable in _OF_CLUSTER:", "for variable in ():", "test_control_plane.py"),
+    Bug("overruled in silence", PLANES, "for variable in OVERRULES_CLIENTS:", "for variable in ():", "test_control_plane.py"),
     # What a plan may never do.
     Bug("the leader first", PLAN, "key=lambda v: (v.leader, not v.moved)", "key=lambda v: (not v.leader, not v.moved)", "test_plan.py"),
     Bug("who moves last", PLAN, "key=lambda v: (v.leader, not v.moved)", "key=lambda v: v.leader", "test_plan.py"),
@@ -269,7 +269,7 @@ BUGS = [
     Bug("any newer kubeadm", VERSIONS, "if minor is not None and allow_untested:", "if minor is not None:", "test_preflight.py"),
     Bug("the clock of one host is right", PREFLIGHT, "} if absent else {})", "} if False else {})", "test_preflight.py"),
     Bug("two hosts with one address", PREFLIGHT, "member.host != host and member.address in item", "False and item", "test_preflight.py"),
-    Bug("shared directories are taken", MANIFEST, "[] if foreign_entries(data_dir) else", "[] if False else", "test_static_pod_manifest.py"),
+    Bug("shared directories are taken", TURN, "[] if _host.foreign_entries(spec.data_dir) else", "[] if False else", "test_turn.py"),
     Bug("a doubled dollar is waited for", ROLLOUT, 'or "$$" in argument', "", "test_rollout.py"),
     Bug("clocks are read at one moment", "plugins/module_utils/_host/facts.py", "else time.time() - asked_at", "else time.time()", "test_host.py"),
     Bug("a restored snapshot is new", WAL, "formed=led or has_snapshot", "formed=led", "test_wal.py"),
@@ -283,18 +283,24 @@ BUGS = [
     Bug("who is not ready does not vote", ROLLOUT, "        if not problems:\n            return\n",
         "        if not problems or not ready:\n            return\n", "test_rollout.py"),
     Bug("waits for nobody", ROLLOUT, "        check_controller()\n", "", "test_rollout.py"),
-    Bug("the next run's manifest is undone", MANIFEST, "if read_text(path) != installed:", "if False:", "test_static_pod_manifest.py"),
-    Bug("a stop is an upgrade", MANIFEST, "_kubeadm.manifest_image(before) != _kubeadm.manifest_image(wanted) and", "False and", "test_static_pod_manifest.py"),
-    Bug("a start is a change", MANIFEST, "content, left = [], content", "left = content", "test_static_pod_manifest.py"),
-    Bug("stopped for good", MANIFEST, "not kubelet_unit().active", "False", "test_static_pod_manifest.py"),
-    Bug("certificates wait for a member", MANIFEST, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_static_pod_manifest.py"),
-    Bug("a stop on purpose is a crash", ROLLOUT, "max(0, count - 1) if pod == self.before else count", "count", "test_rollout.py"),
+    # The turn of a member.
+    Bug("the next run's manifest is undone", TURN, "if has_manifest and read_text(self.spec.manifest) != self.wanted:", "if False:", "test_turn.py"),
+    Bug("a stop is an upgrade", TURN, "return images[0] != images[1] and bool(", "return bool(", "test_turn.py"),
+    Bug("a start is a change", TURN, "self.content, self.left = [], self.content", "self.left = self.content", "test_turn.py"),
+    Bug("stopped for good", TURN, "if not _host.kubelet_unit().active:", "if False:", "test_turn.py"),
+    Bug("certificates wait for a member", TURN, 'LOCK = "lock-manifest"', 'LOCK = "lock"', "test_turn.py"),
+    Bug("no lock in the cluster", TURN, "                self._hold_lock(stack, target)", "                pass", "test_turn.py"),
+    Bug("the gate is not asked", TURN, "            _rollout.check_gate(target)", "            pass", "test_turn.py"),
+    Bug("a full database is never repaired", TURN, 'if exc.alarm != "NOSPACE":', "if True:", "test_turn.py"),
+    Bug("stopped without a quorum", TURN, "            if self.process:\n                raise\n", "", "test_turn.py"),
+    Bug("put back against another run", TURN, 'return f"{exc} Nothing was put back." if', 'return "" if', "test_turn.py"),
+    Bug("a lost lock is not noticed", TURN, "            self.lock.check()", "            pass", "test_turn.py"),
     Bug("key of another CA", AUTHORITY, "not in (None, own.get(\"public_key\"))", "is Ellipsis", "test_authority.py"),
     # The kubelet.
     Bug("an old program goes on", KUBELET, "if unit.replaced:", "if False:", "test_kubelet.py"),
     Bug("a script is a program", HOST, "not script and not os.path.samestat", "not os.path.samestat", "test_kubelet.py"),
     Bug("a removed program is the same", HOST, '.endswith(" (deleted)")', '.endswith(" (gone)")', "test_kubelet.py"),
-    Bug("files come back open", OBSERVE, "& 0o7777:04o}", "| 0o7777:04o}", "test_kubelet.py"),
+    Bug("files come back open", SERVICE, "st_mode & 0o7777 if", "st_mode | 0o7777 if", "test_service.py"),
     Bug("times tell what runs", KUBELET, "unit.config != config if known else", "False if known else", "test_kubelet.py"),
     Bug("a clock that was ahead is right", KUBELET, "unit.started + 1 < written <= now", "unit.started + 1 < written", "test_kubelet.py"),
     Bug("enabled until the reboot", HOST, '("enabled", "static")', '("enabled", "enabled-runtime", "static")', "test_host.py"),

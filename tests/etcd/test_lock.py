@@ -180,7 +180,7 @@ def test_one_leader_after_the_other_is_killed(make_cluster: Make, version: str) 
     try:
         with taken(cluster) as lock:
             waiting = contender(cluster, "infra1", 1)
-            for _ in range(3):
+            for _number in range(3):
                 killed = leader(cluster)
                 killed.signal(signal.SIGKILL)
                 lock.check()

@@ -197,7 +197,7 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", documents(), ids=name)
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-        file, _, anchor = target.partition("#")
+        file, _hash, anchor = target.partition("#")
         if "://" in target:
             continue
         page = (path.parent / file).resolve() if file else path

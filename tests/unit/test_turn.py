@@ -119,6 +119,7 @@ class Host:
     def replace_files(self, files: list[_files.Replacement], *_: Any) -> None:
         for item in files:
             Path(item.path).write_bytes(item.data)
+            Path(item.path).chmod(item.mode)
         self.did(f"write {len(files)}")
 
     def pull(self, *_: Any) -> Cause | None:
@@ -361,13 +362,15 @@ def test_manifest_and_kubelet_are_taken_back(host: Host) -> None:
 
 
 def test_a_kubelet_that_does_not_work_is_taken_back(host: Host) -> None:
-    """Before etcd was touched."""
+    """Before etcd was touched. Its files get their modes back, too."""
     host.with_kubelet()
+    host.config.chmod(0o600)
     host.healthy = False
     host.causes = [Cause("kubelet", "kubelet", "maxPods must be positive", final=True)]
     host.at["restart kubelet"] = lambda: host.at.update({"restart kubelet": lambda: setattr(host, "healthy", True)})
     said = host.fails("infra0: the kubelet does not work as changed")
     assert host.config.read_text() == "former" and host.manifest.read_text() == OLD and "install" not in host.acts
+    assert host.config.stat().st_mode & 0o777 == 0o600
     assert "kubelet: maxPods must be positive" in said and "put back, and the kubelet runs with it" in said
     assert "From `journalctl -u kubelet` before that:\n  E1127 failed" in said
 

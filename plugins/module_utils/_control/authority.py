@@ -42,7 +42,7 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
         if observation["pki"].get("ca_id") not in (None, signer["pki"]["ca_id"])
         and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
         and not any(
-            item["authority_key_id"] == observation["pki"].get("ca_key_id") is not None
+            item["authority_key_id"] is not None and item["authority_key_id"] == observation["pki"].get("ca_key_id")
             for item in observation["pki"].get("certificates", [])
         )
     ]

@@ -34,6 +34,7 @@ def with_more_pods(cluster: Lab) -> list[str]:
     return [host for host in cluster.hosts if "maxPods: 20" in cluster.sh(host, f"cat {KUBELET}")]
 
 
+@pytest.mark.long
 def test_a_change_goes_from_host_to_host(cluster: Lab, tmp_path: Path) -> None:
     """--check --diff names what the run does; no etcd restarts; a second run changes nothing. A proxy is not asked."""
     cluster.site()

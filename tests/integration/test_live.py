@@ -114,7 +114,10 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
     assert cluster.containers() == before and cluster.site().changed() == {}
 
 
-@pytest.mark.parametrize("value", ["4711", "many"], ids=["runs", "crashes again and again"])
+@pytest.mark.parametrize(
+    "value",
+    [pytest.param("4711", id="runs"), pytest.param("many", id="crashes again and again", marks=pytest.mark.long)],
+)
 def test_a_manifest_edited_by_hand(cluster: Lab, value: str) -> None:
     """What is different is shown, in the plan and in the diff, and put right on that host only."""
     cluster.site()
@@ -455,6 +458,7 @@ def test_serial(cluster: Lab, tmp_path: Path) -> None:
     cluster.site()
 
 
+@pytest.mark.long
 def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
     """One is refused; the other is made all the same, and the run fails at its end."""
     lab.fresh()

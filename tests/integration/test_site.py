@@ -318,7 +318,7 @@ def test_own_ca(lab: Lab, tmp_path: Path) -> None:
     assert lab.site().changed() == {}
 
 
-@pytest.mark.parametrize("seconds", [4.0, 8.0])
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(8.0, marks=pytest.mark.long)])
 def test_killed_in_the_middle(lab: Lab, seconds: float) -> None:
     """The controller is killed; the next run finishes the work."""
     lab.fresh()

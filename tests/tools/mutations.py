@@ -217,7 +217,7 @@ BUGS = [
     Bug("down for a renewal", RUN, "if signing and (start or order) and can_start", "if False and can_start", "test_run.py"),
     Bug("started without certificates", RUN, "and can_start and not whole", "and not whole", "test_run.py"),
     Bug("an expired CA is put back", AUTHORITY, "if former and all(", "if False and all(", "test_authority.py"),
-    Bug("a CA in use is replaced", AUTHORITY, 'observation["pki"].get("ca_key_id") is not None', "object()", "test_authority.py"),
+    Bug("a CA in use is replaced", AUTHORITY, 'item["authority_key_id"] is not None and item', 'False and item', "test_authority.py"),
     Bug("no way to start the others", RUN, "[*outcome.refusals, *way_out]", "outcome.refusals", "test_run.py"),
     Bug("commands of a log", "plugins/module_utils/_values/problems.py", 'if char.isprintable() or char == "\\n"', "if True", "test_log.py"),
     Bug("a record without data", IDENTITY, "            if not is_new and not etcd.get(", "            if False and not etcd.get(", "test_identity.py"),

@@ -46,9 +46,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
 
 # What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
 RUNTIME, UNIT, KUBELET = "runtime", "unit", "kubelet"
-MANIFEST, ADMISSION, POD, VOLUME, SANDBOX, IMAGE, CONTAINER = (
-    *("manifest", "admission", "pod", "volume", "sandbox", "image", "container"),
-)
+MANIFEST, ADMISSION, POD, VOLUME = "manifest", "admission", "pod", "volume"
+SANDBOX, IMAGE, CONTAINER = "sandbox", "image", "container"
 FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", "complains"
 
 # A failure that is still there after so many seconds, and came again, does not pass by itself: the kubelet tries again after

@@ -44,6 +44,8 @@ def why(*said: str, part: str = "certificates", code: str = "x", restarts: bool 
     return [Reason(part, code, text, restarts).as_dict() for text in said]
 
 
+RECORD = {"name": "infra2", "cluster_id": "c1", "member_id": "2", "data_dir": "/var/lib/etcd", "ca": "", "removed": ""}
+
 # A manifest that differs.
 OTHER_MANIFEST = why("x", part="manifest", restarts=True)
 
@@ -112,9 +114,22 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed(up(), up(), {**FRESH, "record": {"data_dir": "/srv/etcd", "member_id": "2", "cluster_id": "c1"}}),
             "its data directory is empty (/srv/etcd). If a volume is not mounted",
         ),
+        # Data of somebody does not join.
         (
-            observed(up(listing(names="01")), up(listing(names="01")), FRESH),
-            "infra2: the running cluster 'etcd' has no member infra2",
+            observed(up(listing(names="01")), up(listing(names="01")), DOWN),
+            "cluster 'etcd' has no member infra2, and this host has data that has seen a leader",
+        ),
+        (
+            observed(up(listing(names="01")), up(listing(names="01")), BORN),
+            "this host has data or a record of an earlier member",
+        ),
+        (
+            observed(
+                up(listing(names="01")),
+                up(listing(names="01")),
+                {**FRESH, "record": {**RECORD, "removed": "2026-11-27"}},
+            ),
+            "member infra2 was removed from cluster 'etcd' on 2026-11-27, and the inventory still has it",
         ),
         (observed(DOWN, FRESH, FRESH), "infra1, infra2 have none"),
         (observed(FRESH, FRESH, None), "infra2 are not part of this run"),
@@ -193,14 +208,14 @@ def test_refusal(observations: dict[str, Any], words: str) -> None:
 def test_a_member_that_runs_without_its_data_is_not_stopped_before_a_snapshot() -> None:
     emptied = {**up(), "running": True, "has_data": False, "formed": False}
     text = merged(_plan.decide(CLUSTER, observed(emptied, up(leader=True), up())).problems)[0]
-    assert text.index("First save a snapshot") < text.index("stop etcd (mv") < text.index("member remove 0")
+    assert text.index("First save a snapshot") < text.index("stop etcd (mv") < text.index("replace_member.yml")
 
 
-def test_a_member_is_added_again_at_the_address_of_the_inventory() -> None:
+def test_a_member_that_lost_its_data_under_another_address_is_to_be_replaced() -> None:
     """The host was built anew, with another address than the cluster remembers."""
     rebuilt = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.99")], "infra0")
     text = merged(_plan.decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
-    assert "member 2 (https://10.0.0.8:2380)" in text and "--peer-urls=https://10.0.0.99:2380" in text
+    assert "member 2 (https://10.0.0.8:2380)" in text and "replace_member.yml -e etcd_member=infra2" in text
 
 
 def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
@@ -346,7 +361,13 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
     for host in touched if plan.action != "bootstrap" else []:
         state = by_host[host]
         if answers and listed:
-            assert state.listed != "no" and not (state.data == "fresh" and state.listed == "published"), case
+            assert state.listed != "no" or host in plan.join, case
+            assert not (state.data == "fresh" and state.listed == "published"), case
+    # Who joins is fresh, or a learner that is not finished. A member that works tells the membership.
+    for host in plan.join:
+        assert by_host[host].data == "fresh" and by_host[host].listed == "no" and ready and answers, case
+    if plan.join:
+        assert all(state.listed != "unstarted" for state in states if state.data is None), case
     # All at once only where the rest cannot be a quorum that is told nothing, or all were looked at.
     if plan.action == "start" and answers and listed and None in [state.data for state in states]:
         assert len(listed) - len(plan.start) <= len(listed) // 2, case
@@ -354,7 +375,7 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
         return
     # What is down is repaired before anything that works is touched, and the leader is the last of those.
     working = [host for host in plan.order if host in ready]
-    assert plan.order[len(plan.order) - len(working) :] == working, case
+    assert [host for host in plan.order if host not in plan.join][-len(working) :] == working or not working, case
     assert all(by_host[host].differs for host in working), case
     assert not [host for host in working[:-1] if by_host[host].leader], case
     # All that differ are seen to in the same run.
@@ -362,11 +383,15 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
     # With those repaired, the others are a quorum while one is away. Members that were not looked at are for the gate.
     unknown = [host for host in listed if by_host[host].data is None]
     up = set(ready) | set(plan.order)
+    size = len({*listed, *plan.join})
     for host in working:
         left = len(up - {host}) + len(unknown)
-        assert left >= len(listed) // 2 + 1 or (allowed and not plan.gated), case
+        assert left >= size // 2 + 1 or (allowed and not plan.gated), case
     # Without gates only where no cluster of that size could have any.
-    assert plan.gated or len(listed) <= 2, case
+    assert plan.gated or size <= 2, case
+    # A small cluster grows before one of its members restarts, another one afterwards.
+    kinds = [host in plan.join for host in plan.order if host in [*plan.join, *working]]
+    assert kinds == sorted(kinds, reverse=len(listed) <= 2), case
 
 
 def test_a_member_keeps_its_name() -> None:
@@ -516,37 +541,96 @@ def test_members_that_move_go_first() -> None:
     assert _plan.decide(CLUSTER, observed(leading, up(), moving, differs="012")).order == ["infra2", "infra1", "infra0"]
 
 
-@pytest.mark.parametrize("differs", ["", "0"])
-def test_a_learner_is_named_and_not_waited_for(differs: str) -> None:
-    members = listing()
-    members[2]["is_learner"] = True
-    learner = {**DOWN, "running": True, "members": members}
-    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner, differs=differs))
-    assert "infra2" not in plan.order and (plan.action == "refuse") == bool(differs)
-    said = merged([*plan.problems, *plan.warnings])
-    assert "infra2: its member is a learner" in said[0] and "member promote 2" in said[0]
+def growing(*states: dict[str, Any], learner: int | None = None, differs: str = "") -> tuple[Cluster, dict[str, Any]]:
+    """A cluster of these hosts. Those with an empty state are not members yet. learner: the number of one that is."""
+    names = "".join(str(i) for i, state in enumerate(states) if state.get("ready") or i == learner)
+    published = "".join(name for name in names if states[int(name)]["formed"])
+    members = [{**item, "is_learner": item["id"] == str(learner)} for item in listing(published, names)]
+    # etcd learns the name of a member when that starts.
+    members = [{**item, "name": item["name"] if item["client_urls"] else ""} for item in members]
+    found = {
+        f"infra{i}": {**observed(FRESH, differs="0" if str(i) in differs else "")["infra0"]} for i in range(len(states))
+    }
+    for item, state in zip(found.values(), states):
+        item["etcd"] = {**state, "members": members if state.get("ready") else None}
+    return cluster_of(len(states)), found
+
+
+LEARNER = {**DOWN, "running": True}
 
 
 @pytest.mark.parametrize(
-    ("learner", "words"),
+    ("case", "order", "join"),
     [
-        (FRESH, "this playbook does not start learners. Remove it and add it as a voting member"),
-        (DOWN, "It does not run: `systemctl start kubelet` on this host. When it has caught up, run"),
+        # From one to three, five, seven.
+        (growing(up(), FRESH, FRESH), "12", "12"),
+        (growing(up(), up(), up(leader=True), FRESH, FRESH), "34", "34"),
+        (growing(*[up()] * 5, FRESH, FRESH), "56", "56"),
+        # Members that differ restart before others join, unless they are too few for a restart.
+        (growing(up(), up(leader=True), up(), FRESH, differs="01"), "013", "3"),
+        (growing(up(), FRESH, FRESH, differs="0"), "120", "12"),
+        # An interrupted join is finished first: added and never started, or started and not promoted.
+        (growing(up(), up(), FRESH, FRESH, learner=3), "32", "23"),
+        (growing(up(), up(), FRESH, LEARNER, learner=3, differs="0"), "302", "23"),
+        (growing(up(), up(), FRESH, DOWN, learner=3), "32", "23"),
     ],
 )
-def test_a_learner_that_does_not_run_is_not_to_be_promoted_at_once(learner: dict[str, Any], words: str) -> None:
-    members = listing("01" if learner is FRESH else "012")
+def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
+    plan = _plan.decide(*case)
+    assert plan.problems == []
+    assert "".join(host[-1] for host in plan.order) == order
+    assert sorted(host[-1] for host in plan.join) == list(join)
+    assert plan.gated
+
+
+def test_that_two_members_need_each_other_is_said_before() -> None:
+    def notes(*states: dict[str, Any]) -> str:
+        return " ".join(merged(_plan.decide(*growing(*states)).warnings))
+
+    assert "When infra1 has joined, both are needed for quorum until infra2 has joined" in notes(up(), FRESH, FRESH)
+    assert "When infra1 has joined, both are needed for quorum from then on" in notes(up(), FRESH)
+    assert "needed for quorum" not in notes(up(), up(), up(), FRESH)
+
+
+def test_a_down_member_is_repaired_before_another_one_joins() -> None:
+    cluster = cluster_of(4)
+    states = [up(leader=True), DOWN, up(), FRESH]
+    observations = {f"infra{i}": {**observed(state)["infra0"]} for i, state in enumerate(states)}
+    plan = _plan.decide(cluster, observations)
+    assert (plan.order, plan.join) == (["infra1", "infra3"], ["infra3"])
+
+
+@pytest.mark.parametrize("differs", ["", "0"])
+def test_a_learner_whose_host_is_not_in_the_run_holds_up_restarts(differs: str) -> None:
+    members = listing()
     members[2]["is_learner"] = True
-    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), learner))
-    assert plan.action == "refuse" and words in merged(plan.problems)[0]
+    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), None, differs=differs))
+    assert plan.order == [] and (plan.action == "refuse") == bool(differs)
+    said = merged([*plan.problems, *plan.warnings])
+    assert "infra2: member infra2 of cluster 'etcd' is a learner" in said[0] and "Run again with its host" in said[0]
+    # One that the inventory does not have.
+    members = [*listing(), {**listing()[2], "id": "9", "name": "old", "is_learner": True}]
+    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), up(members), differs=differs))
+    assert plan.order == [] and (plan.action == "refuse") == bool(differs)
+    assert "remove_member.yml -e etcd_member=old" in " ".join(merged([*plan.problems, *plan.warnings]))
 
 
-def test_a_voter_that_is_down_is_started_beside_a_learner() -> None:
+def test_a_voter_that_is_down_is_started_beside_a_learner_that_is_not_in_the_run() -> None:
     """That restarts nobody. What differs on the others waits."""
     cluster = cluster_of(4)
     members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
-    states = [up(members, leader=True), DOWN, up(members), {**DOWN, "running": True}]
+    states = [up(members, leader=True), DOWN, up(members)]
     observations = {f"infra{i}": {**observed(state, differs="0")["infra0"]} for i, state in enumerate(states)}
     plan = _plan.decide(cluster, observations)
     assert (plan.action, plan.order) == ("rolling", ["infra1"])
-    assert "infra3: its member is a learner" in merged(plan.warnings)[0]
+    assert "infra3: member infra3 of cluster 'etcd' is a learner" in merged(plan.warnings)[0]
+
+
+def test_no_member_is_added_beside_one_that_has_never_started_elsewhere() -> None:
+    cluster = cluster_of(4)
+    members = listing("01")
+    states = [up(members, leader=True), up(members)]
+    observations = {f"infra{i}": {**observed(state)["infra0"]} for i, state in enumerate(states)}
+    observations["infra3"] = observed(FRESH)["infra0"]
+    plan = _plan.decide(cluster, observations)
+    assert plan.action == "refuse" and "https://10.0.0.8:2380 that has never started" in merged(plan.problems)[0]

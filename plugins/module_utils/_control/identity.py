@@ -145,7 +145,8 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
     for member in cluster.members:
         etcd = observations[member.host]["etcd"] if member.host in observations else {}
         record = etcd.get("record")
-        if not record:
+        # A member that was removed on purpose misses nothing.
+        if not record or record.get("removed"):
             continue
         entry = entry_of(member, listed)
         was = f"member {record['member_id']} of cluster {record['cluster_id']}"

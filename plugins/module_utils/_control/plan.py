@@ -21,15 +21,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     CONFIG,
+    JOIN,
     KINDS,
     START,
     TURN,
     Step,
+    in_order,
     reasons_for,
     reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
@@ -40,7 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START as STOPS_START
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT, etcdctl
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT
 
 if TYPE_CHECKING:
     Observation = Mapping[str, Any]
@@ -73,13 +75,14 @@ class Plan:
 
     action: one of the constants above. state: the value of initial-cluster-state. gated: whether each host of `order` has to pass the
     gates. order: hosts to be touched one after the other. start: hosts whose member is started, all at once. published: hosts whose member
-    names itself only in initial-cluster. problems: why nothing is started or restarted.
+    names itself only in initial-cluster. join: those of `order` whose member joins. problems: why nothing is started or restarted.
     """
 
     action: str
     state: str = "existing"
     gated: bool = True
     order: list[str] = field(default_factory=list)
+    join: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -92,7 +95,8 @@ class MemberView:
 
     data_elsewhere: its data is in another directory than the wanted one, which the host reports as a problem.
     formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
-    recorded_dir: its data directory by the record, '' if there is none. stale: it runs with certificates that were removed. moved: its peers
+    recorded_dir: its data directory by the record, '' if there is none. removed: when it left the cluster, by the record.
+    stale: it runs with certificates that were removed. moved: its peers
     would have to look for it elsewhere. age: of its process, in seconds.
     """
 
@@ -101,6 +105,7 @@ class MemberView:
     data_elsewhere: bool
     founded: bool
     recorded_dir: str
+    removed: str
     stale: bool
     moved: bool
     formed: bool
@@ -126,6 +131,14 @@ class MemberView:
     def is_learner(self) -> bool:
         """Whether it is a member without a vote."""
         return bool(self.entry and self.entry.get("is_learner"))
+
+    @property
+    def joins(self) -> bool:
+        """Whether this run makes a voting member of it: a host without data and record, or a join that was interrupted."""
+        if self.has_data is None or self.has_lost_data:
+            return False
+        is_fresh = not (self.has_data or self.data_elsewhere or self.recorded_dir or self.running)
+        return self.is_learner or (self.entry is None and is_fresh)
 
     @property
     def has_lost_data(self) -> bool:
@@ -156,6 +169,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         data_elsewhere=bool(etcd.get("data_elsewhere")),
         founded=bool(etcd.get("founded")),
         recorded_dir=str((etcd.get("record") or {}).get("data_dir", "")),
+        removed=str((etcd.get("record") or {}).get("removed", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
         formed=bool(observation and etcd["has_data"] and has_run(observation)),
@@ -301,10 +315,17 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
                 f" member keeps its name for life: set etcd_member_name: {other['name']} for this host. The host itself may be called"
                 " what you like."
             )
-        elif item.entry is None:
+        elif item.entry is None and item.removed:
             text = (
-                f"the running cluster {cluster.name!r} has no member {member.name}. This playbook does not add members yet:"
-                f' docs/recovery.md ("A member has lost its data") has the commands, or leave the host out.'
+                f"member {member.name} was removed from cluster {cluster.name!r} on {item.removed}, and the inventory still has it. Take the host out"
+                f" of the inventory, or join it again with an empty data directory: replace_member.yml -e etcd_member={item.host}"
+            )
+        elif item.entry is None and not item.joins:
+            holds = "data that has seen a leader" if item.formed else "data or a record of an earlier member"
+            text = (
+                f"cluster {cluster.name!r} has no member {member.name}, and this host has {holds}. It does not join with it. If the data is that of"
+                f" another cluster, correct the inventory. If the member was replaced or removed, archive the data and join the host empty:"
+                f" replace_member.yml -e etcd_member={item.host}"
             )
         elif item.has_lost_data:
             text = lost_data_text(cluster, item, views, listed)
@@ -321,7 +342,7 @@ def endpoint_of(listed: list[Mapping[str, Any]], item: MemberView) -> str:
 
 def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], listed: list[Mapping[str, Any]]) -> str:
     """What has happened to a member that lost its data, and the commands that replace it if there is a quorum to do so."""
-    entry, member = item.entry or {}, item.member
+    entry = item.entry or {}
     urls = ",".join(map(str, entry.get("peer_urls", [])))
     place = f" ({item.recorded_dir})" if item.recorded_dir else ""
     what = "it was started empty since" if item.has_data else "its data directory is empty"
@@ -336,45 +357,62 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
     if not unseen and not any(view.ready for view in views):
         formed = [view.host for view in views if view.formed]
         return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
-    endpoint = endpoint_of(listed, item)
-    # The host may have been built anew with another address.
-    wanted = f"https://{bracketed(member.address)}:{urls.rsplit(':', 1)[-1]}"
-    peers = urls if has_address(entry, member.address) else wanted
     return (
-        f"{text}If the data is lost, replace the member, one at a time and only while the others are healthy:\n"
-        f"  1. on this host: mv /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/kubeadm-etcd/member.json /root/ ; wait until `pidof etcd`"
-        " prints nothing; move the contents of the data directory away\n"
-        f"  2. on the host of a healthy member: {etcdctl('member remove ' + str(entry.get('id')), endpoint)}\n"
-        f"  3. there as well: {etcdctl(f'member add {member.name} --peer-urls={peers}', endpoint)}\n"
-        "  4. run this playbook again"
+        f"{text}If the data is lost, replace the member while the others are healthy:"
+        f" replace_member.yml -e etcd_member={item.host}"
     )
 
 
-def learner_problems(views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
-    """Learners, beside which no member is restarted: whoever added one has not finished."""
+def learner_problems(
+    cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], joins: list[MemberView]
+) -> list[Problem]:
+    """Learners that this run cannot promote. While there is one, no member joins or restarts."""
+    finished = [item.entry for item in joins]
+    problems = []
+    for entry in listed:
+        if not entry.get("is_learner") or entry in finished:
+            continue
+        name = entry.get("name") or entry.get("id")
+        item = next((item for item in views if item.entry is entry), None)
+        way_out = (
+            "Run again with its host, which finishes the join."
+            if item
+            else f"The inventory does not have it. Remove it: remove_member.yml -e etcd_member={name}"
+        )
+        text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely. {way_out}"
+        problems.append(Problem(text, (RESTART,), item.host if item else "", code="learner"))
+    return problems
+
+
+def unstarted_problems(cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]]) -> list[Problem]:
+    """Voting members that have never started and are not started by this run: no member joins before that."""
+    started = [item.entry for item in views if item.has_data is not None]
+    urls = [
+        ", ".join(map(str, entry.get("peer_urls", [])))
+        for entry in listed
+        if not (entry.get("client_urls") or entry.get("is_learner") or entry in started)
+    ]
     return [
-        Problem(learner_text(item, endpoint_of(listed, item)), (RESTART,), item.host, code="learner")
-        for item in views
-        if item.is_learner
+        Problem(
+            f"cluster {cluster.name!r} has a member at {url} that has never started, and its host is not part of this run. No member is added before it"
+            " runs: run again with its host, or remove it.",
+            (RESTART,),
+            code="unstarted",
+        )
+        for url in urls
     ]
 
 
-def learner_text(item: MemberView, endpoint: str) -> str:
-    """What a learner is, and what makes a voting member of it."""
-    entry, member = item.entry or {}, item.member
-    begin = "its member is a learner: it has no vote yet, and no member is restarted before it has."
-    promote = f"run on the host of a healthy member: {etcdctl('member promote ' + str(entry.get('id')), endpoint)}"
-    if item.has_data is False:
-        # It is never ready, so that the run would wait for it in vain.
-        urls = ",".join(map(str, entry.get("peer_urls", [])))
-        return (
-            f"{begin} It has never started, and this playbook does not start learners. Remove it and add it as a voting member, on the host of a"
-            f" healthy member, and run again: {etcdctl('member remove ' + str(entry.get('id')), endpoint)} ;"
-            f" {etcdctl(f'member add {member.name} --peer-urls={urls}', endpoint)}"
+def quorum_note(cluster: Cluster, voters: int, joins: list[MemberView]) -> list[Problem]:
+    """A warning if the cluster has two voters for a while."""
+    if voters != 1 or not joins:
+        return []
+    until = f"until {joins[1].member.name} has joined as well" if len(joins) > 1 else "from then on"
+    return [
+        note(
+            f"cluster {cluster.name!r} has one member. When {joins[0].member.name} has joined, both are needed for quorum {until}."
         )
-    if item.has_data and not item.running:
-        return f"{begin} It does not run: `systemctl start kubelet` on this host. When it has caught up, {promote}"
-    return f"{begin} When it has caught up, {promote}"
+    ]
 
 
 def decide_with_cluster(
@@ -385,7 +423,8 @@ def decide_with_cluster(
     warnings = [
         note(
             f"the running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
-            " does not have. It is left alone."
+            " does not have. It is left alone. To remove it: remove_member.yml -e"
+            f" etcd_member={entry.get('name') or entry.get('id')}"
         )
         for entry in listed
         if not _names_member(entry, expected)
@@ -394,16 +433,16 @@ def decide_with_cluster(
     if problems:
         return Plan(REFUSE, problems=problems, warnings=warnings)
     published = [item.host for item in views if item.published and item.formed]
+    # Without a member that is ready, the membership may be out of date, and nobody can be added to it.
+    joins = [item for item in views if item.joins and any(other.ready for other in views)]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
-    unstarted = [item.host for item in views if item.has_data is False]
+    unstarted = [item.host for item in views if item.entry and item.has_data is False and not item.joins]
     # Those that do not run first: with them back, others that run without being ready may be restarted. A learner is never ready.
     down = sorted(
-        (item for item in views if item.has_data and not item.ready and not (item.is_learner and item.running)),
-        key=lambda v: v.running,
+        (item for item in views if item.has_data and not item.ready and not item.joins), key=lambda v: v.running
     )
-    order = [item.host for item in down]
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
-    stopped = [item.host for item in views if item.has_data is not None and not item.running]
+    stopped = [item.host for item in views if item.has_data is not None and not item.running and not item.joins]
     unseen = [item for item in views if item.has_data is None]
     rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
     if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
@@ -415,35 +454,49 @@ def decide_with_cluster(
         for item in sorted(views, key=lambda v: (v.leader, not v.moved))
         if item.differs and item.ready and item.host not in unstarted
     ]
-    order += differing
-    small = len(listed) <= SURVIVES_NONE
-    # One that lost its certificates is not ready, and has a vote and clients all the same.
+    first = [item.host for item in joins if item.is_learner]
+    new = [item.host for item in joins if not item.is_learner]
+    unstarted_elsewhere = unstarted_problems(cluster, views, listed) if new else []
+    if unstarted_elsewhere:
+        new = []
+    # With the members that join, a small cluster may survive the restart of one.
+    small = len(listed) + len(new) <= SURVIVES_NONE
+    # A member without its certificates is not ready, but it still votes and serves clients.
     serving = [*differing, *(item.host for item in down if item.running and item.stale)]
     interrupting = [item.host for item in views if item.host in serving and item.restarts]
     if interrupting and small and not allow_interruption:
-        return Plan(
-            REFUSE,
-            problems=[
-                Problem(
-                    f"restarting {', '.join(interrupting)} would interrupt cluster {cluster.name!r}: it has {len(listed)} member(s) and needs"
-                    " all of them for quorum. Set etcd_allow_interruption: true for this run to accept that, or add members.",
-                    (RESTART,),
-                    code="interruption",
-                )
-            ],
-            warnings=warnings,
-        )
-    learners = learner_problems(views, listed)
-    if learners and (unstarted or order):
+        return Plan(REFUSE, problems=[interruption_problem(cluster, interrupting, len(listed))], warnings=warnings)
+    starting = [*unstarted, *(item.host for item in down)]
+    incomplete = learner_problems(cluster, views, listed, joins)
+    if incomplete:
         # To start a member that does not run restarts nobody, and may be what the quorum needs.
-        stopped = [item.host for item in views if not (item.running or item.ready or item.is_learner)]
-        unstarted, order = ([host for host in hosts if host in stopped] for hosts in (unstarted, order))
-        if not (unstarted or order):
-            return Plan(REFUSE, problems=learners, warnings=warnings)
-    warnings += [note(problem.text, problem.host) for problem in learners]
-    if unstarted or order:
-        return Plan(ROLLING, order=unstarted + order, gated=not small, published=published, warnings=warnings)
-    return Plan(NOTHING, published=published, warnings=warnings)
+        stopped = [item.host for item in views if not (item.running or item.ready or item.joins)]
+        due = [*starting, *first, *new, *differing]
+        starting, first, new, differing = [host for host in starting if host in stopped], [], [], []
+        if due and not starting:
+            return Plan(REFUSE, problems=incomplete, warnings=warnings)
+    elif unstarted_elsewhere and not (starting or first or differing):
+        return Plan(REFUSE, problems=unstarted_elsewhere, warnings=warnings)
+    warnings += [note(problem.text, problem.host) for problem in [*incomplete, *unstarted_elsewhere]]
+    # New members join with the version that the cluster runs, unless it needs them before any member can restart.
+    later = [*new, *differing] if len(listed) <= SURVIVES_NONE else [*differing, *new]
+    order = [*starting, *first, *later]
+    if not order:
+        return Plan(NOTHING, published=published, warnings=warnings)
+    join = [*first, *new]
+    voters = len([entry for entry in listed if not entry.get("is_learner")])
+    warnings += quorum_note(cluster, voters, [item for item in joins if item.host in join])
+    return Plan(ROLLING, order=order, join=join, gated=not small, published=published, warnings=warnings)
+
+
+def interruption_problem(cluster: Cluster, hosts: list[str], size: int) -> Problem:
+    """Why members of a cluster that cannot do without any of them are not restarted."""
+    return Problem(
+        f"restarting {', '.join(hosts)} would interrupt cluster {cluster.name!r}: it has {size} member(s) and needs"
+        " all of them for quorum. Set etcd_allow_interruption: true for this run to accept that, or add members.",
+        (RESTART,),
+        code="interruption",
+    )
 
 
 def image_reasons(observation: Observation, archive: str) -> list[Reason]:
@@ -542,10 +595,10 @@ def make_steps(
         for host in wanted.get(kind, [])
     ]
     turns = [
-        Step(TURN, names[host], host, number, reasons_for(TURN, observations[host]))
+        Step(JOIN if host in plan.join else TURN, names[host], host, number, reasons_for(TURN, observations[host]))
         for number, host in enumerate(plan.order, 1)
     ]
-    return sorted([*steps, *turns], key=lambda step: (KINDS.index(step.kind), step.turn or 0))
+    return in_order([*steps, *turns])
 
 
 def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[str]) -> list[str]:

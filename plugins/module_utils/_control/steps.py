@@ -12,6 +12,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 # What a run is asked for. The variable etcd_operation.
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
+REMOVE, REPLACE = "remove", "replace"
+OPERATIONS = (CONVERGE, RENEW, HAND_OVER, REPORT, REMOVE, REPLACE)
 
 # What a step does, in the order in which a run carries them out.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
@@ -21,9 +23,12 @@ CERTIFICATES = "certificates"  # Certificates are issued, or their files repaire
 CONFIG = "config"  # kubeadmcfg.yaml is written.
 IMAGE = "image"  # The image archive is imported.
 START = "start"  # A member is started, all at once.
+LEAVE = "leave"  # A member leaves the membership. The step runs on the host of another member.
+ARCHIVE = "archive"  # The host of a former member is cleared, and its data is archived.
 TURN = "turn"  # A member is changed, one after the other.
+JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
 RECORD = "record"  # The record of a member is written.
-KINDS = (CA, REPLACE_CA, REMOVE_CA_KEY, CERTIFICATES, CONFIG, IMAGE, START, TURN, RECORD)
+KINDS = (CA, REPLACE_CA, REMOVE_CA_KEY, CERTIFICATES, CONFIG, IMAGE, LEAVE, ARCHIVE, START, TURN, JOIN, RECORD)
 
 # What a step of each kind changes, of the parts of a host.
 _PARTS = {
@@ -33,6 +38,7 @@ _PARTS = {
     IMAGE: ("image",),
     START: ("kubelet", "config", "manifest"),
     TURN: ("kubelet", "config", "manifest"),
+    JOIN: ("kubelet", "config", "manifest"),
     RECORD: ("record",),
 }
 
@@ -58,9 +64,14 @@ def reasons_for(kind: str, observation: Mapping[str, Any]) -> tuple[Reason, ...]
     return tuple(Reason.from_dict(item) for item in found)
 
 
+def in_order(steps: Iterable[Step]) -> list[Step]:
+    """Steps as a run carries them out: by kind, and turns of both kinds by their number."""
+    return sorted(steps, key=lambda step: (KINDS.index(TURN if step.turn else step.kind), step.turn or 0))
+
+
 def hosts_of(steps: Iterable[Step], *kinds: str) -> list[str]:
     """Hosts that have a step of one of these kinds, in the order of their turns."""
-    return list(dict.fromkeys(step.host for step in steps if step.kind in kinds))
+    return list(dict.fromkeys(step.host for step in in_order(steps) if step.kind in kinds))
 
 
 def reasons_of(steps: Iterable[Step]) -> list[tuple[str, str, str]]:

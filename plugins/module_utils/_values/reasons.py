@@ -15,6 +15,8 @@ PARTS = {
     "certificates": "certificates",
     "config": "kubeadmcfg.yaml",
     "image": "image",
+    "membership": "membership",
+    "data": "data directory",
     "manifest": "manifest",
     "record": "record",
 }

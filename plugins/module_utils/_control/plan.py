@@ -604,7 +604,7 @@ def make_steps(
 def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[str]) -> list[str]:
     """A plan for people: what is done to the cluster, then to which host and why. leading: hosts whose member is the leader."""
     count = len(cluster.members)
-    order = ", ".join(plan.order)
+    order = ", ".join(f"{host} (joins)" if host in plan.join else host for host in plan.order)
     if len(plan.order) > 1 and plan.order[-1] in leading:
         order += " (the leader, last)"
     words = {

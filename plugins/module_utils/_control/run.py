@@ -26,6 +26,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
+    Departing,
+    Departure,
+    after_departure,
+    depart,
+    departing,
+    name_problem,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
@@ -36,12 +44,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     BOOTSTRAP,
     NOTHING,
     REFUSE,
+    ROLLING,
     Plan,
     alarm_warnings,
     decide,
     image_reasons,
     lost_problems,
     make_steps,
+    membership,
     only_certificates,
     plan_lines,
     start_without_problems,
@@ -56,19 +66,25 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     unknown_address_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    ARCHIVE,
     CA,
     CERTIFICATES,
     CONFIG,
     CONVERGE,
     HAND_OVER,
     IMAGE,
+    JOIN,
+    LEAVE,
     RECORD,
+    REMOVE,
     REMOVE_CA_KEY,
     RENEW,
+    REPLACE,
     REPLACE_CA,
     TURN,
     Step,
     hosts_of,
+    in_order,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import START as START_STEP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
@@ -110,6 +126,9 @@ class Wish:
     signing_dir: str = ""
     limit: str = ""
     allow_untested_kubeadm: bool = False
+    member: str = ""
+    replace_healthy: bool = False
+    wipe_keys: bool = False
 
 
 @dataclass(frozen=True)
@@ -357,8 +376,15 @@ def plan_run(
         needed = {item: observed[item] for item in [*planes, cluster.ca_host] if item in observed}
         failed = [item for item in [*members, *planes] if item in lost]
         return make_hand_over(cluster, clients, needed, Attendance(planes, failed), wish)
-    present = [item for item in members if item in seen]
-    failed = [item for item in members if item in lost]
+    leaving, problem = (
+        departing_of(cluster, seen, observed, wish) if wish.operation in (REMOVE, REPLACE) else (None, "")
+    )
+    if problem:
+        cluster.problems.append(problem)
+    # The host of a member that leaves need not be there any more.
+    gone = [leaving.host] if leaving and leaving.host not in observed else []
+    present = [item for item in members if item in seen and item not in gone]
+    failed = [item for item in members if item in lost and item not in gone]
     observations = with_image({item: observed[item] for item in present if item in observed}, wish.image_archive)
     unobserved = [item for item in present if item not in observed and item not in failed]
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
@@ -368,7 +394,20 @@ def plan_run(
         Attendance(present, failed, unobserved),
         wish,
         archive_problems(lacking) if wish.image_archive else (),
+        leaving,
     )
+
+
+def departing_of(
+    cluster: Cluster, seen: Mapping[str, Mapping[str, Any]], observed: Observations, wish: Wish
+) -> tuple[Departing | None, str]:
+    """The member of this cluster that the run is about, None if it is one of another cluster; and why the name means no member."""
+    clusters = {}
+    for item in seen.values():
+        other = as_cluster(item["cluster"])
+        known = membership({m.host: observed[m.host] for m in other.members if m.host in observed})
+        clusters[other.name] = (other, known or [])
+    return departing(cluster, clusters[cluster.name][1], wish.member), name_problem(wish.member, clusters)
 
 
 def make_plan(
@@ -377,15 +416,26 @@ def make_plan(
     attendance: Attendance,
     wish: Wish,
     archive_problems: Iterable[str] = (),
+    leaving: Departing | None = None,
 ) -> dict[str, Any]:
     """The plan of a run as plain data: see RETURN of the module etcd_plan.
 
-    archive_problems: what is wrong with the image archive, for the hosts that lack the image.
+    archive_problems: what is wrong with the image archive, for the hosts that lack the image. leaving: the member that an operation is
+    about; None if that is one of another cluster.
     """
     members = attendance.members
     if wish.operation == RENEW:
         observations = only_certificates(observations)
+    departure = Departure()
+    if wish.operation in (REMOVE, REPLACE):
+        leaving = leaving or Departing(None, None)
+        if leaving.name:
+            departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
+        observations = after_departure(observations, leaving, wish.operation)
     problems, warnings = judge(cluster, observations, wish)
+    if leaving and wish.operation == REMOVE:
+        # Its host is only cleared.
+        problems = [problem for problem in problems if problem.host != leaving.host or not leaving.host]
     problems += problems_of("image-archive", archive_problems)
     problems += problems_of("lost", lost_problems(attendance.lost, wish.limit, exists(observations)))
     problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
@@ -395,7 +445,11 @@ def make_plan(
         decision = Plan(REFUSE)
     else:
         problems += ca_problems(cluster, observations, wish.own_ca)
-        decision = decide(cluster, observations, wish.allow_interruption)
+        decision = (
+            departure_plan(departure, leaving, wish.operation)
+            if leaving
+            else decide(cluster, observations, wish.allow_interruption)
+        )
         if wish.operation == RENEW:
             decision = without_restarts(cluster, decision)
         warnings += map(note, alarm_warnings(cluster, observations) + trust_warnings(observations))
@@ -426,6 +480,7 @@ def make_plan(
         }
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
     names = {member.host: member.name for member in cluster.members}
+    leave = departure.steps if decision.action != REFUSE and not outcome.held else []
     steps = make_steps(
         decision,
         observations,
@@ -442,6 +497,7 @@ def make_plan(
         },
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
+    steps = in_order([*steps, *leave])
     return {
         **read_off(steps),
         "action": decision.action,
@@ -451,10 +507,13 @@ def make_plan(
         "token": token(observations) if decision.action == BOOTSTRAP else "",
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
+        "departing": departing_data(leaving),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading),
-        "speaker": members[0] if members else None,
+        "speaker": next(
+            iter(item for item in members if not leaving or item != leaving.host or wish.operation == REPLACE), None
+        ),
         "asker": asker(members, observations),
         "problems": merged([*outcome.refusals, *way_out]),
         "held": merged(outcome.held),
@@ -462,19 +521,38 @@ def make_plan(
     }
 
 
+def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:
+    """What happens to the members beside the departure: one that is replaced joins anew."""
+    action = ROLLING if operation == REPLACE and leaving.host else NOTHING
+    joins = [leaving.host] if action == ROLLING else []
+    if departure.problems:
+        action, joins = REFUSE, []
+    return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
+
+
+def departing_data(leaving: Departing | None) -> dict[str, str]:
+    """The member that leaves, as plain data: its name, its id ('' if the membership does not have it), its host ('' if there is none)."""
+    if leaving is None:
+        return {"name": "", "id": "", "host": ""}
+    return {"name": leaving.name, "id": str((leaving.entry or {}).get("id", "")), "host": leaving.host}
+
+
 def read_off(steps: list[Step]) -> dict[str, Any]:
     """What the roles ask of a plan, read off its steps: the steps, whether there are any, and who has one of each kind."""
     return {
         "steps": [step.as_dict() for step in steps],
         "settled": not steps,
-        "order": hosts_of(steps, TURN),
+        "order": hosts_of(steps, TURN, JOIN),
+        "join": hosts_of(steps, JOIN),
+        "leave": hosts_of(steps, LEAVE),
+        "archive": hosts_of(steps, ARCHIVE),
         "start": hosts_of(steps, START_STEP),
         "ca": bool(hosts_of(steps, CA)),
         "certificates": hosts_of(steps, CERTIFICATES),
         "replace_ca": hosts_of(steps, REPLACE_CA),
         "remove_ca_key": hosts_of(steps, REMOVE_CA_KEY),
         "import_image": hosts_of(steps, IMAGE),
-        "config": hosts_of(steps, CONFIG, START_STEP, TURN),
+        "config": hosts_of(steps, CONFIG, START_STEP, TURN, JOIN),
         "record": hosts_of(steps, RECORD),
     }
 
@@ -490,6 +568,7 @@ def make_hand_over(
         "action": HAND_OVER,
         "known_addresses": {},
         "moves": [],
+        "departing": departing_data(None),
         "elsewhere": found.elsewhere,
         "copied": found.copied,
         "lines": found.lines,

@@ -1,0 +1,324 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A member leaves a cluster: for good (remove_member.yml), or to join anew with an empty data directory (replace_member.yml).
+
+Runs on the controller, pure. The membership is changed first, then the host of the former member is cleared.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import alarmed, membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import ARCHIVE, LEAVE, REPLACE, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate it.
+    Observation = Mapping[str, Any]
+    Observations = Mapping[str, Observation]
+    Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Departing:
+    """The member that is to leave. member: None if the inventory does not have it. entry: None if the membership does not have it (any more)."""
+
+    member: Member | None
+    entry: Entry | None
+
+    @property
+    def host(self) -> str:
+        """Its inventory host; '' if there is none."""
+        return self.member.host if self.member else ""
+
+    @property
+    def name(self) -> str:
+        """Its name, or the id of one that has never started and is not in the inventory."""
+        if self.member:
+            return self.member.name
+        return str(self.entry.get("name") or self.entry["id"]) if self.entry else ""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """What follows. problems: why nobody leaves. steps: LEAVE and ARCHIVE."""
+
+    problems: list[Problem] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def departing(cluster: Cluster, listed: Iterable[Entry], wanted: str) -> Departing | None:
+    """The member that a name means in a cluster; None if it means none. wanted: an inventory host, a member's name or its id, exactly."""
+    entries = list(listed)
+    member = next((item for item in cluster.members if item.host == wanted), None)
+    member = member or next((item for item in cluster.members if item.name == wanted), None)
+    if member:
+        return Departing(member, entry_of(member, entries))
+    entry = next((item for item in entries if wanted in (item.get("name"), item.get("id"))), None)
+    if entry is None:
+        return None
+    # Its id may be that of a member of the inventory.
+    owner = next((item for item in cluster.members if entry_of(item, [entry])), None)
+    return Departing(owner, entry)
+
+
+def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]]) -> str:
+    """Why a name means no single member of these clusters; '' if it means one."""
+    if not wanted:
+        return "etcd_member is not set. Name the member: -e etcd_member=NAME (an inventory host, or the name of the member)."
+    named = [name for name, (cluster, listed) in clusters.items() if departing(cluster, listed, wanted)]
+    hosts = [member.host for cluster, _listed in clusters.values() for member in cluster.members]
+    if len(named) == 1 or wanted in hosts:
+        return ""
+    if named:
+        return f"etcd_member: clusters {', '.join(named)} have a member {wanted} each. Name its inventory host."
+    known = [
+        *hosts,
+        *(member.name for cluster, _listed in clusters.values() for member in cluster.members),
+        *(str(entry.get("name") or entry["id"]) for _cluster, listed in clusters.values() for entry in listed),
+    ]
+    close = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Members: {', '.join(dict.fromkeys(known))}."
+    return f"etcd_member: no host of the inventory and no member is called {wanted}. {hint}"
+
+
+def depart(
+    cluster: Cluster,
+    observations: Observations,
+    leaving: Departing,
+    operation: str,
+    replace_healthy: bool,
+    wipe_keys: bool,
+) -> Departure:
+    """What happens for a member to leave, or why it must not. operation: REMOVE or REPLACE."""
+    listed = membership(observations) or []
+    ready = [host for host, item in observations.items() if item["etcd"].get("ready")]
+    helpers = [host for host in ready if host != leaving.host]
+    problems = [
+        *alarm_problems(cluster, observations, leaving),
+        *(quorum_problems(cluster, observations, listed, leaving) if leaving.entry else []),
+        *data_problems(cluster, observations, listed, leaving),
+        *(replace_problems(cluster, observations, leaving, replace_healthy) if operation == REPLACE else []),
+        *ca_key_problems(cluster, observations, leaving, wipe_keys and operation != REPLACE),
+    ]
+    if not helpers:
+        problems = [
+            Problem(
+                f"no other member of cluster {cluster.name!r} is ready, so the membership cannot be changed. If the others are down, run site.yml to"
+                " start them. If their data is lost, restore a snapshot.",
+                code="no-quorum",
+            )
+        ]
+    if problems:
+        return Departure(problems)
+    steps = []
+    if leaving.entry:
+        text = f"member {leaving.entry['id']} leaves cluster {cluster.name}"
+        steps.append(Step(LEAVE, leaving.name, helpers[0], None, (Reason("membership", "leaves", text),)))
+    reasons = archive_reasons(observations.get(leaving.host), wipe_keys)
+    if reasons:
+        steps.append(Step(ARCHIVE, leaving.name, leaving.host, None, tuple(reasons)))
+    return Departure([], steps, departure_warnings(cluster, observations, leaving, operation))
+
+
+def alarm_problems(cluster: Cluster, observations: Observations, leaving: Departing) -> list[Problem]:
+    """Alarms that keep the membership as it is: CORRUPT of another member than the one that leaves, or of the whole cluster."""
+    return [
+        Problem(
+            f"alarm {kind} is raised for {member or 'the whole cluster'}: the data of cluster {cluster.name!r} is in doubt, and no other member leaves"
+            " before that is decided. Replace the member that the alarm names, or restore a snapshot.",
+            code="alarm",
+        )
+        for kind, member in alarmed(observations)
+        if kind != "NOSPACE" and member not in (leaving.name, (leaving.entry or {}).get("id"))
+    ]
+
+
+def quorum_problems(
+    cluster: Cluster, observations: Observations, listed: list[Entry], leaving: Departing
+) -> list[Problem]:
+    """Why the cluster cannot do without the member. Hosts that are not part of the run are for the gate of the turn."""
+    others = [entry for entry in listed if entry is not leaving.entry and entry["id"] != (leaving.entry or {})["id"]]
+    voters = [entry for entry in others if not entry.get("is_learner")]
+    leaves = leaving.entry or {}
+    if not voters:
+        text = f"{leaving.name} is the last voting member of cluster {cluster.name!r}: with it, the cluster ends."
+        return [Problem(f"{text} Add another member first.", code="last-member")]
+    states = {entry["id"]: state_of(entry, cluster, observations) for entry in others}
+    unwell = [entry for entry in voters if states[entry["id"]] == "unwell"]
+    left = len(voters) - len(unwell)
+    names = ", ".join(str(entry.get("name") or entry["id"]) for entry in unwell)
+    if left < len(voters) // 2 + 1:
+        return [
+            Problem(
+                f"without {leaving.name}, cluster {cluster.name!r} would have {len(voters)} voting member(s), and {names} would not be healthy among"
+                " them: no quorum. Repair them first, by site.yml or replace_member.yml.",
+                code="quorum",
+            )
+        ]
+    is_well = bool(leaving.host in observations and observations[leaving.host]["etcd"].get("ready"))
+    if unwell and is_well and not leaves.get("is_learner"):
+        return [
+            Problem(
+                f"{names} of cluster {cluster.name!r} is not healthy, and {leaving.name} is. No healthy member leaves before the others are repaired:"
+                " run site.yml, or replace the member that is not healthy.",
+                code="unwell",
+            )
+        ]
+    return []
+
+
+def state_of(entry: Entry, cluster: Cluster, observations: Observations) -> str:
+    """Whether a member is "well", "unwell" or "unseen": its host is not part of the run."""
+    member = next((item for item in cluster.members if entry_of(item, [entry])), None)
+    if not entry.get("client_urls"):
+        return "unwell"
+    if member is None or member.host not in observations:
+        return "unseen"
+    return "well" if observations[member.host]["etcd"].get("ready") else "unwell"
+
+
+def data_problems(
+    cluster: Cluster, observations: Observations, listed: list[Entry], leaving: Departing
+) -> list[Problem]:
+    """Whether the host has data of another cluster, or of a member that stays. That is left where it is."""
+    etcd = observations[leaving.host]["etcd"] if leaving.host in observations else {}
+    stays = next((item for item in listed if item is not leaving.entry and item["id"] == etcd.get("member_id")), None)
+    if stays:
+        text = f"the data directory of this host is that of member {stays.get('name') or stays['id']} of cluster {cluster.name!r}, which stays. Nothing of it"
+        return [
+            Problem(
+                f"{text} is stopped or archived. Correct etcd_member_name or ansible_host.",
+                host=leaving.host,
+                code="foreign-data",
+            )
+        ]
+    answers = next((o["etcd"]["members_of"] for o in observations.values() if o["etcd"].get("ready")), None)
+    ids = {etcd.get("cluster_id"), (etcd.get("record") or {}).get("cluster_id")} - {None, "", answers}
+    if not ids or not answers:
+        return []
+    return [
+        Problem(
+            f"the data directory or the record of this host is of cluster {', '.join(sorted(ids))}, and cluster {cluster.name!r} is {answers}. Nothing of"
+            " it is archived or removed. Correct the inventory, or move the data directory and member.json away.",
+            host=leaving.host,
+            code="foreign-data",
+        )
+    ]
+
+
+def replace_problems(
+    cluster: Cluster, observations: Observations, leaving: Departing, replace_healthy: bool
+) -> list[Problem]:
+    """Whether there is a host to join anew, and whether its member has to be replaced at all."""
+    if not leaving.member:
+        text = f"member {leaving.name} of cluster {cluster.name!r} has no host in the inventory to join anew. Remove it instead:"
+        return [Problem(f"{text} remove_member.yml -e etcd_member={leaving.name}", code="no-host")]
+    if leaving.host not in observations:
+        text = "this host cannot be reached, or is not part of the run, so its member cannot join anew. Repair the host, or remove the"
+        return [
+            Problem(f"{text} member: remove_member.yml -e etcd_member={leaving.host}", host=leaving.host, code="absent")
+        ]
+    if leaving.entry and observations[leaving.host]["etcd"].get("ready") and not replace_healthy:
+        return [
+            Problem(
+                f"member {leaving.name} is healthy. To replace it all the same, which archives its data: -e etcd_replace_healthy=true",
+                host=leaving.host,
+                code="healthy",
+            )
+        ]
+    return []
+
+
+def ca_key_problems(cluster: Cluster, observations: Observations, leaving: Departing, is_wiped: bool) -> list[Problem]:
+    """Whether the only ca.key would be wiped."""
+    item = observations.get(leaving.host)
+    if not is_wiped or not item or not item["pki"].get("ca_key"):
+        return []
+    others = [host for host, other in observations.items() if host != leaving.host and other["pki"].get("ca_key")]
+    if others:
+        return []
+    return [
+        Problem(
+            f"this host has the only ca.key of cluster {cluster.name!r} that the run has seen, and etcd_wipe_keys would remove it. Move it to another"
+            " host first: move_ca.yml -e etcd_ca_host=HOST",
+            host=leaving.host,
+            code="ca-key",
+        )
+    ]
+
+
+def archive_reasons(observation: Observation | None, wipe_keys: bool) -> list[Reason]:
+    """What is left of the member on its host. None: the host is not part of the run."""
+    if observation is None:
+        return []
+    etcd, facts = observation["etcd"], observation["facts"]
+    record = etcd.get("record") or {}
+    found = []
+    if facts["etcd_manifest"]:
+        found.append(Reason("manifest", "removed", "etcd.yaml: moved away, etcd stops", restarts=True))
+    if facts["kubelet_override"]:
+        found.append(Reason("kubelet", "removed", "kubelet.service.d: the override for etcd is removed"))
+    if etcd.get("has_data"):
+        found.append(Reason("data", "archived", "the data directory is renamed and kept"))
+    if record and not record.get("removed"):
+        found.append(Reason("record", "removed", "member.json: marked as removed"))
+    if wipe_keys and observation["pki"].get("certificates"):
+        found.append(Reason("certificates", "wiped", "private keys and certificates of etcd are removed"))
+    return found
+
+
+def departure_warnings(
+    cluster: Cluster, observations: Observations, leaving: Departing, operation: str
+) -> list[Problem]:
+    """What people have to know beside: a host that could not be cleared, and who still uses the member."""
+    found = []
+    if leaving.member and leaving.host not in observations:
+        found.append(
+            note(
+                "this host cannot be reached, so what is on it stays there. etcd on it cannot come back into the cluster. If the host returns, run this"
+                " playbook again to clear it.",
+                leaving.host,
+            )
+        )
+    if operation != REPLACE and leaving.entry:
+        urls = ", ".join(map(str, leaving.entry.get("client_urls", []))) or "no client URL"
+        where = "the inventory and " if leaving.member else ""
+        found.append(
+            note(
+                f"member {leaving.name} ({urls}) leaves cluster {cluster.name!r}. Take it out of {where}the etcd endpoints of every kube-apiserver"
+                " (--etcd-servers); control_plane.yml prints the remaining ones."
+            )
+        )
+    return found
+
+
+def after_departure(observations: Observations, leaving: Departing, operation: str) -> dict[str, Observation]:
+    """Observations as they will be when the member has left: its host is fresh, and nothing else of the cluster is to be changed."""
+    gone = (leaving.entry or {}).get("id")
+    fresh: dict[str, Any] = {
+        "has_data": False,
+        "formed": False,
+        "ready": False,
+        "running": False,
+        "leader": False,
+        "record": None,
+    }
+    fresh.update(cluster_id=None, member_id=None, moved=False, stale="", restored=False, founded=False)
+    found: dict[str, Observation] = {}
+    for host, item in observations.items():
+        joins = host == leaving.host and operation == REPLACE
+        members = [entry for entry in item["etcd"].get("members") or [] if entry["id"] != gone]
+        etcd = {**item["etcd"], "members": members or None, **(fresh if host == leaving.host else {})}
+        reasons = item["reasons"] if joins else {part: [] for part in item["reasons"]}
+        found[host] = {**item, "etcd": etcd, "reasons": reasons}
+    return found

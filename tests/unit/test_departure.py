@@ -1,0 +1,214 @@
+"""A member leaves, by the functions that the play calls (plan_run, make_plan)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import departing, name_problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from test_plan import CLUSTER, DOWN, FRESH, RECORD, cluster_of, listing, up, why
+from test_preflight import GOOD
+from test_run import PKI
+
+HERE = {**GOOD, "peers": {}, "etcd_manifest": True, "kubelet_override": True}
+ANSWERS = {"members_of": "c1", "alarms": []}
+
+
+def seen(cluster: Cluster, *states: dict[str, Any] | None, members: list[dict[str, Any]]) -> dict[str, Any]:
+    """What etcd_observe returned. None: the host could not be reached."""
+    found: dict[str, Any] = {}
+    for number, (member, state) in enumerate(zip(cluster.members, states)):
+        data = {**asdict(cluster), "clients": [], "known": True}
+        if state is None:
+            found[member.host] = {"cluster": copy.deepcopy(data), "unreachable_because": "timed out"}
+            continue
+        etcd = {"nonce": f"n{number}", "member_id": str(number), **state}
+        etcd.update({**ANSWERS, "members": members} if state.get("ready") else {"members": None})
+        if not state["has_data"]:
+            etcd["member_id"] = None
+        found[member.host] = {
+            "cluster": copy.deepcopy(data),
+            "facts": {**HERE, "addresses": [member.address], "etcd_manifest": state["has_data"]},
+            "etcd": etcd,
+            "kubelet": {"allows_swap": False},
+            "config": {"image": "x"},
+            "images": ["x"],
+            "pki": {**PKI, "ca_key": number == 0},
+            "reasons": {
+                part: why("missing", part=part) if part in ("kubelet", "manifest") and not state["has_data"] else []
+                for part in ("kubelet", "ca", "certificates", "config", "manifest", "record")
+            },
+            "problems": [],
+        }
+    return found
+
+
+def run(
+    operation: str,
+    name: str,
+    *states: dict[str, Any] | None,
+    members: list[dict[str, Any]] | None = None,
+    cluster: Cluster | None = None,
+    change: dict[str, dict[str, Any]] | None = None,
+    **wishes: Any,
+) -> dict[str, Any]:
+    cluster = cluster or cluster_of(len(states))
+    names = "".join(str(i) for i in range(len(states)))
+    found = seen(cluster, *states, members=members or listing(names, names))
+    for host, parts in (change or {}).items():
+        for part, values in parts.items():
+            found[host][part].update(values)
+    wish = _run.Wish(operation=operation, member=name, **wishes)
+    plan: dict[str, Any] = _run.plan_run(cluster.members[0].host, found, [], wish)
+    return plan
+
+
+UP3 = (up(), up(leader=True), up())
+
+
+def kinds(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(step["kind"], step["host"]) for step in plan["steps"]]
+
+
+def test_a_healthy_member_is_removed_by_another_one() -> None:
+    plan = run("remove", "infra2", *UP3)
+    assert plan["problems"] == [] and not plan["settled"]
+    assert kinds(plan) == [("leave", "infra0"), ("archive", "infra2")]
+    assert plan["departing"] == {"name": "infra2", "id": "2", "host": "infra2"}
+    assert (plan["leave"], plan["archive"], plan["order"], plan["record"]) == (["infra0"], ["infra2"], [], [])
+    assert any("--etcd-servers" in text and "infra2" in text for text in plan["notices"])
+    # The first host is not special.
+    plan = run("remove", "infra0", *UP3)
+    assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
+
+
+def test_a_host_that_is_gone_for_good() -> None:
+    plan = run("remove", "infra0", None, *UP3[1:])
+    assert plan["problems"] == [] and kinds(plan) == [("leave", "infra1")] and plan["speaker"] == "infra1"
+    assert any("infra0: this host cannot be reached" in text for text in plan["notices"])
+
+
+def test_a_member_that_the_inventory_does_not_have() -> None:
+    for name in ("infra9", "9"):
+        plan = run("remove", name, *UP3, members=listing("0129", "0129"))
+        assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0")]
+        assert plan["departing"] == {"name": "infra9", "id": "9", "host": ""}
+    plan = run("replace", "infra9", *UP3, members=listing("0129", "0129"))
+    assert "has no host in the inventory to join anew" in plan["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "states", "words"),
+    [
+        ("remove", "", UP3, "etcd_member is not set"),
+        ("remove", "infra", UP3, "no host of the inventory and no member is called infra. Did you mean infra"),
+        ("remove", "infra0", (up(),), "infra0: no other member"),
+        ("remove", "infra0", (DOWN, DOWN, DOWN), "no other member of cluster 'etcd' is ready"),
+        # A healthy member does not leave while another one is not.
+        ("remove", "infra0", (up(), up(), DOWN), "infra2 would not be healthy among them: no quorum"),
+        ("remove", "infra0", (*UP3, up(), DOWN), "infra4 of cluster 'etcd' is not healthy, and infra0 is"),
+        ("replace", "infra0", UP3, "member infra0 is healthy. To replace it all the same"),
+        ("replace", "infra0", (None, *UP3[1:]), "infra0: this host cannot be reached"),
+    ],
+)
+def test_what_is_refused(operation: str, name: str, states: Any, words: str) -> None:
+    plan = run(operation, name, *states)
+    assert plan["problems"] and words.split(": ", 1)[-1] in " ".join(plan["problems"]), plan["problems"]
+    assert plan["steps"] == [] and plan["settled"] and plan["order"] == []
+
+
+def test_dead_members_of_five_leave_one_by_one() -> None:
+    plan = run("remove", "infra4", up(), up(), up(), DOWN, DOWN)
+    assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0"), ("archive", "infra4")]
+    # With three dead there is no quorum.
+    assert run("remove", "infra4", up(), up(), DOWN, DOWN, DOWN)["problems"]
+
+
+def test_a_removal_that_was_killed_is_finished() -> None:
+    members = listing("01", "01")
+    # After the membership was changed.
+    plan = run("remove", "infra2", *UP3[:2], DOWN, members=members)
+    assert plan["problems"] == [] and kinds(plan) == [("archive", "infra2")]
+    # After the host was cleared.
+    cleared = {**FRESH, "record": {**RECORD, "removed": "2026-11-27"}}
+    gone = {"infra2": {"facts": {"etcd_manifest": False, "kubelet_override": False}}}
+    plan = run("remove", "infra2", *UP3[:2], cleared, members=members, change=gone)
+    assert plan["problems"] == [] and plan["settled"]
+
+
+def test_what_belongs_to_others_is_left() -> None:
+    members = listing("01", "01")
+    # The inventory calls a live member by another name.
+    renamed = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "other", "10.0.0.99")], "infra0")
+    plan = run("remove", "infra2", *UP3, cluster=renamed)
+    assert "that of member infra2 of cluster 'etcd', which stays" in plan["problems"][0]
+    # Data of another cluster.
+    plan = run("remove", "infra2", *UP3[:2], {**DOWN, "cluster_id": "c2"}, members=members)
+    assert "is of cluster c2, and cluster 'etcd' is c1" in plan["problems"][0] and plan["steps"] == []
+
+
+def test_the_only_ca_key_is_not_wiped() -> None:
+    assert "move_ca.yml" in run("remove", "infra0", *UP3, wipe_keys=True)["problems"][0]
+    plan = run("remove", "infra0", *UP3, wipe_keys=True, change={"infra1": {"pki": {"ca_key": True}}})
+    assert plan["problems"] == []
+    assert run("remove", "infra0", *UP3)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("alarm", "refused"), [(("CORRUPT", "infra2"), False), (("CORRUPT", "infra1"), True), (("CORRUPT", ""), True)]
+)
+def test_a_member_whose_data_is_corrupt_may_leave(alarm: tuple[str, str], refused: bool) -> None:
+    change = {"infra0": {"etcd": {"alarms": [{"kind": alarm[0], "member": alarm[1]}]}}}
+    for operation in ("remove", "replace"):
+        plan = run(operation, "infra2", *UP3, change=change, replace_healthy=True)
+        assert bool(plan["problems"]) == refused, plan["problems"]
+
+
+@pytest.mark.parametrize(
+    ("state", "members", "steps"),
+    [
+        # It lost its data.
+        ({**FRESH, "record": RECORD}, "012", ["leave", "archive", "join"]),
+        # The host was rebuilt from nothing.
+        (FRESH, "012", ["leave", "join"]),
+        # It was started empty since.
+        ({**DOWN, "formed": False, "running": True}, "012", ["leave", "archive", "join"]),
+        # Killed after the member left, after the host was cleared.
+        ({**FRESH, "record": RECORD}, "01", ["archive", "join"]),
+        ({**FRESH, "record": {**RECORD, "removed": "x"}}, "01", ["join"]),
+        (DOWN, "012", ["leave", "archive", "join"]),
+    ],
+)
+def test_a_member_is_replaced(state: dict[str, Any], members: str, steps: list[str]) -> None:
+    change = {"infra2": {"facts": {"etcd_manifest": state["has_data"], "kubelet_override": False}}}
+    plan = run("replace", "infra2", *UP3[:2], state, members=listing(members, members), change=change)
+    assert plan["problems"] == []
+    assert [step["kind"] for step in plan["steps"] if step["kind"] in ("leave", "archive", "join", "turn")] == steps
+    assert (plan["order"], plan["join"], plan["record"]) == (["infra2"], ["infra2"], ["infra2"])
+    # Nobody else is touched.
+    assert {step["host"] for step in plan["steps"]} <= {"infra0", "infra2"}
+
+
+def test_a_healthy_member_is_replaced_on_demand() -> None:
+    plan = run("replace", "infra1", *UP3, replace_healthy=True)
+    assert plan["problems"] == [] and kinds(plan)[:2] == [("leave", "infra0"), ("archive", "infra1")]
+    assert plan["join"] == ["infra1"]
+
+
+def test_names_are_matched_exactly_and_in_one_cluster() -> None:
+    entries = listing()
+    assert departing(CLUSTER, entries, "infra") is None and departing(CLUSTER, entries, "INFRA1") is None
+    named = departing(CLUSTER, entries, "1")
+    assert named and named.member and named.member.host == "infra1"
+    second = Cluster("b", [Member("b0", "infra0", "10.0.1.6")], "b0")
+    both = {"a": (CLUSTER, entries), "b": (second, [])}
+    # An inventory host says which cluster is meant.
+    assert name_problem("infra0", both) == "" and name_problem("b0", both) == ""
+    third = Cluster("c", [Member("c0", "infra7", "10.0.2.6")], "c0")
+    fourth = Cluster("d", [Member("d0", "infra7", "10.0.3.6")], "d0")
+    assert "clusters c, d have a member infra7 each" in name_problem("infra7", {"c": (third, []), "d": (fourth, [])})

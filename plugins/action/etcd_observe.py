@@ -7,8 +7,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import host_arguments, look_of, resolved
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import (
+    host_arguments,
+    look_of,
+    may_be_gone,
+    resolved,
+    unreachable,
+)
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     inventory_variables,
     plain,
@@ -56,11 +63,16 @@ class ActionModule(ActionBase):
             look, cluster, values, lambda name: plain(templar.template(variables[name])), time.time()
         )
         if arguments is not None:
-            result.update(
-                self._execute_module(
-                    module_name="kubeadm.etcd.etcd_host_info", module_args=arguments, task_vars=variables
+            try:
+                result.update(
+                    self._execute_module(
+                        module_name="kubeadm.etcd.etcd_host_info", module_args=arguments, task_vars=variables
+                    )
                 )
-            )
+            except AnsibleConnectionFailure as exc:
+                if not may_be_gone(host, args["operation"], cluster, str(values.get("etcd_member", ""))):
+                    raise
+                result.update(unreachable(str(exc)))
         package = (result.get("facts") or {}).get("cryptography_package") if arguments else None
         result["installs"] = bool(arguments and arguments["install_dependencies"] and package)
         return result

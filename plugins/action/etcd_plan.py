@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     plan_run,
     refusal,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, OPERATIONS, REPORT
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     failure,
@@ -27,7 +27,10 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
 )
 
 OPTIONS = {
-    "operation": {"type": "str", "default": "converge", "choices": ["converge", "renew", "hand_over", "report"]},
+    "operation": {"type": "str", "default": "converge", "choices": list(OPERATIONS)},
+    "member": {"type": "str", "default": ""},
+    "replace_healthy": {"type": "bool", "default": False},
+    "wipe_keys": {"type": "bool", "default": False},
     "runtime_endpoint": {"type": "str", "default": ""},
     "ca_cert": {"type": "path", "default": ""},
     "ca_key": {"type": "path", "default": ""},
@@ -78,6 +81,9 @@ class ActionModule(ActionBase):
                     "allow_interruption",
                     "allow_untested_kubeadm",
                     "remove_stray_ca_keys",
+                    "member",
+                    "replace_healthy",
+                    "wipe_keys",
                 )
             },
             own_ca=own_ca,

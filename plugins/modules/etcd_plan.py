@@ -30,10 +30,23 @@ options:
   operation:
     description:
       - What the run is for. V(converge) brings the cluster to what the variables want. V(renew) issues certificates and plans nothing else.
-        V(hand_over) gives control plane hosts their certificate. V(report) shows and refuses nothing.
+        V(hand_over) gives control plane hosts their certificate. V(remove) removes a member, V(replace) removes it and joins its host anew.
+        V(report) shows and refuses nothing.
     type: str
-    choices: [converge, renew, hand_over, report]
+    choices: [converge, renew, hand_over, report, remove, replace]
     default: converge
+  member:
+    description: The member that V(remove) or V(replace) of O(operation) is about - an inventory host, or the name or id of the member.
+    type: str
+    default: ""
+  replace_healthy:
+    description: Whether a member that is healthy may be replaced.
+    type: bool
+    default: false
+  wipe_keys:
+    description: Whether the private keys of etcd are removed from the host of a member that is removed.
+    type: bool
+    default: false
   runtime_endpoint:
     description: Socket of the container runtime, for messages.
     type: str
@@ -86,8 +99,8 @@ EXAMPLES = r"""
 RETURN = r"""
 steps:
   description:
-    - What the run does. Each step has a C(kind) (ca, replace_ca, remove_ca_key, certificates, config, image, start, turn, record), the C(member)
-      that it is about, the C(host) that it runs on, its C(turn) (none if all take it at once) and its C(reasons), as
+    - What the run does. Each step has a C(kind) (ca, replace_ca, remove_ca_key, certificates, config, image, leave, archive, start, turn, join, record), the
+      C(member) that it is about, the C(host) that it runs on, its C(turn) (none if all take it at once) and its C(reasons), as
       M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success
   type: list
@@ -105,6 +118,38 @@ order:
   returned: success
   type: list
   elements: str
+join:
+  description: Hosts among RV(order) whose member joins as a learner and is promoted. Likewise C(leave), the host that removes a member from the
+    membership, and C(archive), the host that is cleared of a former member.
+  returned: success
+  type: list
+  elements: str
+members:
+  description: Name and address of the members that the cluster has after the run.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the member.
+      type: str
+    address:
+      description: Its IP address.
+      type: str
+departing:
+  description: The member that leaves. Its fields are empty if none does.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Name of the member.
+      type: str
+    id:
+      description: Its id, empty if the membership does not have it any more.
+      type: str
+    host:
+      description: Its inventory host, empty if there is none.
+      type: str
 start:
   description: Hosts whose member is started, all at once.
   returned: success

@@ -80,6 +80,7 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert plan["problems"] == [] and not plan["settled"]
     assert kinds(plan) == [("leave", "infra0"), ("archive", "infra2")]
     assert plan["departing"] == {"name": "infra2", "id": "2", "host": "infra2"}
+    assert [member["name"] for member in plan["members"]] == ["infra0", "infra1"]
     assert (plan["leave"], plan["archive"], plan["order"], plan["record"]) == (["infra0"], ["infra2"], [], [])
     assert any("--etcd-servers" in text and "infra2" in text for text in plan["notices"])
     # The first host is not special.

@@ -208,8 +208,8 @@ def data_problems(
         return []
     return [
         Problem(
-            f"the data directory or the record of this host is of cluster {', '.join(sorted(ids))}, and cluster {cluster.name!r} is {answers}. Nothing of"
-            " it is archived or removed. Correct the inventory, or move the data directory and member.json away.",
+            f"the data directory or the record of this host is of cluster {', '.join(sorted(map(str, ids)))}, and cluster {cluster.name!r} is"
+            f" {answers}. Nothing of it is archived or removed. Correct the inventory, or move the data directory and member.json away.",
             host=leaving.host,
             code="foreign-data",
         )

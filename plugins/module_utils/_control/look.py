@@ -10,8 +10,9 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
 # Options of etcd_host_info that are variables of the same meaning. Values that are known to be wrong do not reach a host.
 _DIRECT = {
@@ -65,6 +66,17 @@ def resolved(
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []
     return {**asdict(cluster), "known": cluster.known, "clients": [asdict(client) for client in clients]}
+
+
+def may_be_gone(host: str, operation: str, cluster: Mapping[str, Any], leaving: str) -> bool:
+    """Whether a host need not answer: it is that of the member that is removed. leaving: an inventory host or the name of a member."""
+    names = [item["name"] for item in cluster["members"] if item["host"] == host]
+    return operation == REMOVE and leaving in (host, *names)
+
+
+def unreachable(why: str) -> dict[str, Any]:
+    """What is known of a host that does not answer and need not: nothing differs that could be changed."""
+    return {"unreachable_because": why, "reasons": {part: [] for part in PARTS}}
 
 
 def is_looked_at(look: Look, cluster: Mapping[str, Any]) -> bool:

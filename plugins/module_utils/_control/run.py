@@ -508,6 +508,7 @@ def make_plan(
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "departing": departing_data(leaving),
+        "members": members_after(cluster, leaving if wish.operation == REMOVE else None),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading),
@@ -528,6 +529,15 @@ def departure_plan(departure: Departure, leaving: Departing, operation: str) -> 
     if departure.problems:
         action, joins = REFUSE, []
     return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
+
+
+def members_after(cluster: Cluster, leaving: Departing | None) -> list[dict[str, str]]:
+    """Name and address of the members that the cluster has after the run. leaving: one that is removed for good."""
+    return [
+        {"name": member.name, "address": member.address}
+        for member in cluster.members
+        if not leaving or member != leaving.member
+    ]
 
 
 def departing_data(leaving: Departing | None) -> dict[str, str]:
@@ -569,6 +579,7 @@ def make_hand_over(
         "known_addresses": {},
         "moves": [],
         "departing": departing_data(None),
+        "members": members_after(cluster, None),
         "elsewhere": found.elsewhere,
         "copied": found.copied,
         "lines": found.lines,

@@ -38,6 +38,9 @@ VARIABLES: dict[str, Variable] = {
     "etcd_group": Variable(CONTROLLER, formats.needed_text_problems),
     "etcd_control_plane_group": Variable(CONTROLLER, formats.needed_text_problems),
     "etcd_operation": Variable(RUN),
+    "etcd_member": Variable(RUN, formats.text_problems),
+    "etcd_replace_healthy": Variable(RUN),
+    "etcd_wipe_keys": Variable(RUN),
     "etcd_cluster_name": Variable(CLUSTER, formats.cluster_name_problems, read_by_peers=True),
     # Name and address of a member are judged with the membership, which knows their defaults.
     "etcd_member_name": Variable(HOST, formats.text_problems, read_by_peers=True),

@@ -204,7 +204,7 @@ GARBAGE: list[Any] = [
 ]  # fmt: skip
 # Any text on one line may be a path or a passphrase; the rest has a format.
 TEXTS = {name for name, option in VARIABLES.items() if option["type"] == "path"} - {"etcd_data_dir"}
-TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_ca_key_passphrase"}
+TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_ca_key_passphrase", "etcd_member"}
 
 
 @pytest.mark.parametrize("name", VARIABLES)

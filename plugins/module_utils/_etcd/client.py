@@ -408,16 +408,7 @@ class EtcdClient:
         """The membership as this member knows it; linearizable: as a quorum knows it."""
         data = self.call("cluster/member/list", {"linearizable": linearizable})
         try:
-            return [
-                Member(
-                    id=int(item.get("ID", 0)),
-                    name=str(item.get("name", "")),
-                    peer_urls=list(item.get("peerURLs", [])),
-                    client_urls=list(item.get("clientURLs", [])),
-                    is_learner=bool(item.get("isLearner", False)),
-                )
-                for item in data.get("members", [])
-            ]
+            return members_in(data)
         except (AttributeError, TypeError, ValueError) as exc:
             raise self._no_etcd() from exc
 
@@ -450,6 +441,20 @@ class EtcdClient:
         shown = certificate_of(self.connect().sock.getpeercert() or {})
         ends = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in self.context.get_ca_certs()]
         return replace(shown, ends_with_ca=bool(ends) and shown.not_after >= max(ends))
+
+
+def members_in(data: Mapping[str, Any]) -> list[Member]:
+    """The membership in an answer of the cluster API. ValueError, TypeError or AttributeError if it is none."""
+    return [
+        Member(
+            id=int(item.get("ID", 0)),
+            name=str(item.get("name", "")),
+            peer_urls=list(item.get("peerURLs", [])),
+            client_urls=list(item.get("clientURLs", [])),
+            is_learner=bool(item.get("isLearner", False)),
+        )
+        for item in data.get("members", [])
+    ]
 
 
 def certificate_of(shown: Mapping[str, Any]) -> Certificate:

@@ -99,7 +99,7 @@ class LockUnconfirmedError(LockLostError):
     """No member has confirmed the lock for too long. Another run may hold it, unless the whole cluster is down (see above)."""
 
 
-class _SilentError(Exception):
+class SilentError(Exception):
     """No member answered. The text has what each one said instead."""
 
 
@@ -181,7 +181,7 @@ class Members:
         self.credentials = credentials
 
     def call(self, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        """One call of the gateway. EtcdUnreachableError if a quorum has refused it, _SilentError if no member answers in time."""
+        """One call of the gateway. EtcdUnreachableError if a quorum has refused it, SilentError if no member answers in time."""
         answers = []
         urls = self.urls
         for number, url in enumerate(urls):
@@ -204,7 +204,7 @@ class Members:
                 continue
             self.urls = urls[number:] + urls[:number]
             return answer
-        raise _SilentError("; ".join(answers) or "no time is left to ask any member")
+        raise SilentError("; ".join(answers) or "no time is left to ask any member")
 
     def read(self, deadline: float) -> Standing | None:
         """The key as a quorum knows it."""
@@ -251,9 +251,9 @@ class ClusterLock:
             except EtcdUnreachableError as exc:
                 # NOSPACE, CORRUPT, or something that passes, such as too many requests.
                 self._answer = str(exc)
-                with contextlib.suppress(EtcdUnreachableError, _SilentError):
+                with contextlib.suppress(EtcdUnreachableError, SilentError):
                     self._check_alarms(self._answer)
-            except _SilentError as exc:
+            except SilentError as exc:
                 self._answer = str(exc)
             if clock() - heard > ELECTION:
                 raise NoQuorumError(
@@ -358,7 +358,7 @@ class ClusterLock:
         try:
             answer = self.members.call("lease/keepalive", {"ID": str(self.lease)}, deadline)
             standing = self.members.read(deadline)
-        except (EtcdUnreachableError, _SilentError) as exc:
+        except (EtcdUnreachableError, SilentError) as exc:
             self._answer = str(exc)
             return False
         if standing is None:
@@ -407,7 +407,7 @@ class ClusterLock:
                 released = True
             except EtcdUnreachableError as exc:
                 released = exc.code == "not-found"
-            except _SilentError:
+            except SilentError:
                 pass
             if not released:
                 time.sleep(POLL)

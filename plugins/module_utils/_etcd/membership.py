@@ -1,0 +1,159 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Changes of the membership: a learner is added and promoted, a member is removed, a leader hands over.
+
+Every change reads the membership before each attempt, so it can be repeated after a lost answer or by another run. etcd answers
+"unhealthy cluster" for some seconds after a change (server/etcdserver/server.go, strictReconfigCheck): that is retried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    EtcdClient,
+    EtcdUnreachableError,
+    Member,
+    Status,
+    members_in,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Members, SilentError, clock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+T = TypeVar("T")
+
+# Seconds for one answer of a quorum, however many members are asked for it.
+ANSWER = 10.0
+
+# Seconds between two attempts.
+PAUSE = 1.0
+
+
+def entry_at(members: Sequence[Member], peer_urls: Sequence[str]) -> Member | None:
+    """The member with one of these peer URLs; None if there is none."""
+    return next((member for member in members if set(member.peer_urls) & set(peer_urls)), None)
+
+
+class Membership:
+    """The membership of a cluster that has a quorum. urls: client URLs of its members. while_waiting: called before each attempt."""
+
+    def __init__(
+        self, urls: Sequence[str], credentials: tuple[str, str, str], while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        self.credentials = credentials
+        self._server = Members(urls, credentials)
+        self._while_waiting = while_waiting
+
+    def _call(self, path: str, **body: Any) -> dict[str, Any]:
+        return self._server.call(path, body, clock() + ANSWER)
+
+    def members(self) -> list[Member]:
+        """The members as a quorum knows them. EtcdError if none answers."""
+        try:
+            return members_in(self._call("cluster/member/list", linearizable=True))
+        except SilentError as exc:
+            raise EtcdError(f"no member tells the membership: {exc}.") from exc
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise EtcdError("a member tells a membership that is not etcd's.") from exc
+
+    def add_learner(self, peer_urls: list[str], seconds: float) -> Member:
+        """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it."""
+
+        def added() -> Member | None:
+            entry = entry_at(self.members(), peer_urls)
+            if entry is None:
+                self._call("cluster/member/add", peerURLs=peer_urls, isLearner=True)
+            return entry
+
+        return self._until(f"add a learner at {', '.join(peer_urls)}", added, seconds, retried=())
+
+    def promote(self, member_id: int, seconds: float) -> Member:
+        """Make a voting member of a learner, as soon as it has caught up. EtcdError if it is not one after some seconds."""
+
+        def promoted() -> Member | None:
+            entry = next((member for member in self.members() if member.id == member_id), None)
+            if entry is None:
+                raise EtcdError(f"member {member_id:x} has left the membership while it was being promoted.")
+            if not entry.is_learner:
+                return entry
+            # "in sync with leader": etcd compares raft indexes (readyPercentThreshold), and refuses until then.
+            self._call("cluster/member/promote", ID=str(member_id))
+            return None
+
+        return self._until(f"promote member {member_id:x}", promoted, seconds, retried=("precondition",))
+
+    def remove(self, member_id: int, seconds: float) -> bool:
+        """Remove a member, if the membership has it. Returns whether it had. EtcdError if etcd refuses."""
+        found: list[bool] = []
+
+        def removed() -> bool | None:
+            found.append(any(member.id == member_id for member in self.members()))
+            if not found[-1]:
+                return True
+            self._call("cluster/member/remove", ID=str(member_id))
+            return None
+
+        self._until(f"remove member {member_id:x}", removed, seconds, retried=("not-found",))
+        return found[0]
+
+    def hand_over(self, member_id: int, seconds: float) -> bool:
+        """See that a member is not the leader. Returns whether it was."""
+        was: list[bool] = []
+
+        def handed_over() -> bool | None:
+            members = self.members()
+            status = self._status(members)
+            was.append(status.leader == member_id)
+            if not was[-1]:
+                return True
+            voters = [member for member in members if member.started and not member.is_learner]
+            heir = next((member for member in voters if member.id != member_id), None)
+            leader = next((member for member in voters if member.id == member_id), None)
+            if heir is None or leader is None:
+                raise EtcdError(f"member {member_id:x} is the leader, and no other voting member has started.")
+            with EtcdClient(leader.client_urls[0], *self.credentials, timeout=ANSWER) as client:
+                client.call("maintenance/transfer-leadership", {"targetID": str(heir.id)})
+            return None
+
+        self._until(f"take the leadership from member {member_id:x}", handed_over, seconds, retried=("precondition",))
+        return was[0]
+
+    def _status(self, members: Sequence[Member]) -> Status:
+        """What the first member that knows a leader says of itself. EtcdUnreachableError if none does."""
+        failure = EtcdUnreachableError("no member knows a leader.", "unavailable")
+        for member in members:
+            if not member.started or member.is_learner:
+                continue
+            try:
+                with EtcdClient(member.client_urls[0], *self.credentials, timeout=ANSWER / 2) as client:
+                    status = client.status()
+            except EtcdUnreachableError as exc:
+                failure = exc
+                continue
+            if status.leader:
+                return status
+        raise failure
+
+    def _until(self, what: str, attempt: Callable[[], T | None], seconds: float, retried: tuple[str, ...]) -> T:
+        """Attempt something until it returns a value. What gets no answer of a quorum is repeated, refusals only if their code is in `retried`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._while_waiting()
+            is_refused = False
+            try:
+                result = attempt()
+                if result is not None:
+                    return result
+                # The next attempt sees whether it has come about.
+                time.sleep(0.1)
+                continue
+            except SilentError as exc:
+                said = str(exc)
+            except EtcdUnreachableError as exc:
+                said = str(exc).rstrip(".")
+                is_refused = exc.code in ("precondition", "exhausted", "not-found", "grpc") and exc.code not in retried
+            if is_refused or time.monotonic() > deadline:
+                raise EtcdError(f"etcd does not {what}: {said}.")
+            time.sleep(PAUSE)

@@ -1,0 +1,190 @@
+"""Members come and go, with real etcd and a client that writes: no acknowledged write is lost, and what was begun is finished."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
+
+
+def small(make_cluster: Make, version: str, size: int, most: int) -> tuple[Cluster, list[Member]]:
+    """A cluster that runs, and members that may join it."""
+    cluster = make_cluster(most, version)
+    joiners = cluster.members[size:]
+    cluster.members, cluster.names = cluster.members[:size], cluster.names[:size]
+    cluster.found()
+    return cluster, joiners
+
+
+def membership(cluster: Cluster) -> Membership:
+    return Membership([member.endpoint for member in cluster.members], cluster[0].files)
+
+
+def join(cluster: Cluster, member: Member) -> None:
+    """What a join does on a host: add a learner, start it with the membership of that moment, promote it."""
+    acts = membership(cluster)
+    entry = acts.add_learner([peer_url(member.name)], 30)
+    member.start("existing", [*cluster.names, member.name])
+    acts.promote(entry.id, 60)
+    cluster.members.append(member)
+    cluster.names.append(member.name)
+    wait_until(f"{member.name} is not healthy", member.healthy)
+
+
+@contextmanager
+def writing(cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """A client that writes to whichever member takes it. Sees at the end whether all that was acknowledged is there."""
+    done = threading.Event()
+    counted: dict[str, Any] = {"acknowledged": 0, "gap": 0.0}
+
+    def write() -> None:
+        last = time.monotonic()
+        while not done.is_set():
+            number = counted["acknowledged"]
+            if any(member.running and member.put(f"key{number}") for member in list(cluster.members)):
+                now = time.monotonic()
+                counted["gap"], last = max(counted["gap"], now - last), now
+                counted["acknowledged"] += 1
+            else:
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield counted
+    finally:
+        done.set()
+        thread.join()
+    with next(member for member in cluster.members if member.running).client(timeout=10.0) as client:
+        found = int(client.call("kv/range", {"key": "a2V5", "range_end": "a2V6", "count_only": True})["count"])
+    assert found == counted["acknowledged"], (found, counted)
+
+
+@each_version
+def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
+    cluster, joiners = small(make_cluster, version, 1, 5)
+    with writing(cluster) as counted:
+        for member in joiners:
+            join(cluster, member)
+        assert sorted(item.name for item in membership(cluster).members()) == sorted(cluster.names)
+        assert not any(item.is_learner for item in membership(cluster).members())
+        cluster.wait()
+        while len(cluster.members) > 1:
+            leaving = next(member for member in cluster.members if member.leads() or len(cluster.members) == 2)
+            entry = entry_at(membership(cluster).members(), [peer_url(leaving.name)])
+            assert entry
+            cluster.members.remove(leaving)
+            cluster.names.remove(leaving.name)
+            acts = membership(cluster)
+            acts.hand_over(entry.id, 30)
+            assert acts.remove(entry.id, 30) and not acts.remove(entry.id, 30)
+            # etcd ends by itself.
+            wait_until(f"{leaving.name} still runs", lambda member=leaving: not member.running)
+    assert counted["acknowledged"] > 100
+    print(f"etcd {version}: {counted['acknowledged']} writes, longest gap {counted['gap']:.2f} s")
+
+
+@other_versions_long
+def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: str) -> None:
+    cluster, joiners = small(make_cluster, version, 3, 4)
+    acts = membership(cluster)
+    urls = [peer_url(joiners[0].name)]
+    entry = acts.add_learner(urls, 30)
+    # Another run, or one whose answer was lost, finds what is there.
+    assert acts.add_learner(urls, 30) == entry and entry.is_learner and not entry.started
+    # It cannot be promoted, and etcd says why.
+    with pytest.raises(EtcdError, match="in sync with leader"):
+        acts.promote(entry.id, 2)
+    # etcd has one learner at a time.
+    with pytest.raises(EtcdError, match="too many learner"):
+        acts.add_learner(["https://10.77.0.99:2380"], 30)
+    assert acts.remove(entry.id, 30) and entry_at(acts.members(), urls) is None
+    cluster.write("afterwards")
+
+
+@other_versions_long
+def test_a_dead_member_is_replaced(make_cluster: Make, version: str) -> None:
+    cluster, _joiners = small(make_cluster, version, 3, 3)
+    dead = cluster[2]
+    with writing(cluster):
+        dead.signal(signal.SIGKILL)
+        dead.lose()
+        entry = entry_at(membership(cluster).members(), [peer_url(dead.name)])
+        assert entry
+        cluster.members.remove(dead)
+        cluster.names.remove(dead.name)
+        acts = membership(cluster)
+        assert not acts.hand_over(entry.id, 30) and acts.remove(entry.id, 30)
+        join(cluster, dead)
+    assert cluster.agree()
+
+
+@other_versions_long
+def test_no_quorum_no_change(make_cluster: Make, version: str) -> None:
+    cluster, joiners = small(make_cluster, version, 3, 4)
+    for member in cluster.members[1:]:
+        member.signal(signal.SIGKILL)
+    acts = Membership([cluster[0].endpoint], cluster[0].files)
+    with pytest.raises(EtcdError, match="no member tells the membership"):
+        acts.add_learner([peer_url(joiners[0].name)], 1)
+    # etcd itself keeps a quorum that is there from being voted away.
+    cluster.members[1].start("existing", cluster.names, published=True)
+    cluster.wait(cluster.members[:2])
+    with cluster[0].client() as client:
+        entry = next(item for item in client.members() if item.name == cluster.names[1])
+    with pytest.raises(EtcdError, match="etcd does not remove"):
+        acts.remove(entry.id, 3)
+
+
+@other_versions_long
+def test_a_learner_with_much_to_catch_up(make_cluster: Make, version: str) -> None:
+    """It is promoted when it has, and not before."""
+    cluster, joiners = small(make_cluster, version, 1, 2)
+    big = "x" * 100_000
+    for number in range(300):
+        assert cluster[0].put(f"big{number}", big)
+    member = joiners[0]
+    acts = membership(cluster)
+    entry = acts.add_learner([peer_url(member.name)], 30)
+    member.start("existing", [*cluster.names, member.name])
+    member.signal(signal.SIGSTOP)
+    with pytest.raises(EtcdError, match="does not promote"):
+        acts.promote(entry.id, 2)
+    member.signal(signal.SIGCONT)
+    assert not acts.promote(entry.id, 60).is_learner
+    cluster.members.append(member)
+    cluster.wait()
+    wait_until("they do not agree", cluster.agree)
+
+
+def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change was made, and the answer never came: it is not made twice."""
+    cluster, joiners = small(make_cluster, "3.6.14", 1, 2)
+    acts = membership(cluster)
+    call, lost = acts._server.call, []
+
+    def losing(path: str, body: Any, deadline: float) -> Any:
+        answer = call(path, body, deadline)
+        if path != "cluster/member/list" and path not in lost:
+            lost.append(path)
+            raise EtcdUnreachableError("the connection ended", "closed")
+        return answer
+
+    monkeypatch.setattr(acts._server, "call", losing)
+    urls = [peer_url(joiners[0].name)]
+    entry = acts.add_learner(urls, 30)
+    assert len(acts.members()) == 2
+    joiners[0].start("existing", [*cluster.names, joiners[0].name])
+    assert not acts.promote(entry.id, 60).is_learner
+    joiners[0].signal(signal.SIGTERM)
+    assert lost == ["cluster/member/add", "cluster/member/promote"]

@@ -120,6 +120,17 @@ class Membership:
         self._until(f"take the leadership from member {member_id:x}", handed_over, seconds, retried=("precondition",))
         return was[0]
 
+    def disarm(self, member_id: int) -> None:
+        """Disarm the alarms that a member has raised. EtcdError if no member answers."""
+        try:
+            raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])
+            for alarm in raised:
+                if int(alarm.get("memberID", 0)) == member_id:
+                    body = {"action": "DEACTIVATE", "memberID": str(member_id), "alarm": alarm.get("alarm", "NONE")}
+                    self._call("maintenance/alarm", **body)
+        except SilentError as exc:
+            raise EtcdError(f"no member tells the alarms: {exc}.") from exc
+
     def _status(self, members: Sequence[Member]) -> Status:
         """What the first member that knows a leader says of itself. EtcdUnreachableError if none does."""
         failure = EtcdUnreachableError("no member knows a leader.", "unavailable")

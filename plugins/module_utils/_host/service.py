@@ -114,14 +114,22 @@ def put_back(files: Mapping[str, KeptFile]) -> None:
 
 def start(restart: bool) -> None:
     """Have systemd read its files and start the kubelet at each boot; restart: start it now as well, again if it runs."""
-    for words in (
-        ["daemon-reload"],
-        ["enable", "kubelet.service"],
-        *([["restart", "kubelet.service"]] if restart else []),
-    ):
-        done = run(["systemctl", *words], START)
-        if done.code != 0:
-            raise EtcdError(f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]}")
+    systemctl("daemon-reload")
+    systemctl("enable", "kubelet.service")
+    if restart:
+        systemctl("restart", "kubelet.service")
+
+
+def stop() -> None:
+    """Stop the kubelet, and keep it from starting at boot."""
+    systemctl("disable", "--now", "kubelet.service")
+
+
+def systemctl(*words: str) -> None:
+    """Run systemctl. EtcdError if it fails."""
+    done = run(["systemctl", *words], START)
+    if done.code != 0:
+        raise EtcdError(f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]}")
 
 
 def ask(address: tuple[str, int] = HEALTHZ) -> int:

@@ -22,13 +22,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 MODE = 0o600
 
+# Fields that may be empty.
+_OPTIONAL = ("ca", "removed")
+
 
 @dataclass(frozen=True)
 class Record:
     """A member as its log knew it when it had a leader.
 
     name: of the member. cluster_id, member_id: hexadecimal. data_dir: absolute path. ca: fingerprint of the public key of the CA, so
-    that a CA certificate renewed over the same key is the same CA; '' if it could not be read.
+    that a CA certificate renewed over the same key is the same CA; '' if it could not be read. removed: the day on which the member left
+    its cluster (YYYY-MM-DD, UTC), '' while it has not.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Record:
     member_id: str
     data_dir: str
     ca: str = ""
+    removed: str = ""
 
     def as_text(self) -> str:
         """As it stands in the file."""
@@ -48,7 +53,9 @@ class Record:
         if not isinstance(data, Mapping):
             raise ValueError("it is not a mapping")
         known = {field.name: data.get(field.name, "") for field in fields(cls)}
-        lacking = [name for name, value in known.items() if not isinstance(value, str) or (not value and name != "ca")]
+        lacking = [
+            name for name, value in known.items() if not isinstance(value, str) or (not value and name not in _OPTIONAL)
+        ]
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         return cls(**known)

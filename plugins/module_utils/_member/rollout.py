@@ -93,17 +93,19 @@ def make_target(name: str, members: list[tuple[str, str]], client_port: int, met
         raise EtcdError(f"members does not have {name}. It has to list all members, this one included.")
     ordered = [addresses[name], *(address for other, address in members if other != name)]
     loopback = "[::1]" if ":" in addresses[name] else "127.0.0.1"
-    directory = os.path.join(pki_dir, "etcd")
     return Target(
         name=name,
         urls=[f"https://{bracketed(address)}:{client_port}" for address in ordered],
         metrics=f"http://{loopback}:{metrics_port}/readyz",
-        credentials=(
-            os.path.join(directory, "ca.crt"),
-            os.path.join(directory, "healthcheck-client.crt"),
-            os.path.join(directory, "healthcheck-client.key"),
-        ),
+        credentials=credentials_in(pki_dir),
     )
+
+
+def credentials_in(pki_dir: str) -> tuple[str, str, str]:
+    """Files of CA, certificate and key with which a host asks members."""
+    directory = os.path.join(pki_dir, "etcd")
+    names = ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")
+    return os.path.join(directory, names[0]), os.path.join(directory, names[1]), os.path.join(directory, names[2])
 
 
 # --- Processes -------------------------------------------------------------------------------------------------------

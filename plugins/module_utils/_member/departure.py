@@ -1,0 +1,339 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A member leaves its cluster, and its former host is cleared.
+
+`leave` runs on the host of another member, so the host of the member that leaves may be gone for good. `clear` runs on that host afterwards.
+Both look first at what is there, so what a killed run has begun is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
+    ClusterLock,
+    Holder,
+    LockRefusedError,
+    cluster_lock,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import own_pod
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    ensure_directory,
+    locked,
+    move_file,
+    replace_file,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
+    MODE,
+    Record,
+    current_record,
+    read_record,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
+
+# The lock of the turn of a member on its host (turn.py).
+HOST_LOCK = "lock-manifest"
+
+# Where the manifest of a member that has left is kept, in the work directory.
+REMOVED_MANIFEST = "etcd.yaml.removed"
+
+# How long the kubelet may take to end a static pod: it sees the change within 20 s, and gives the pod 30 s.
+ENDS = 120.0
+
+
+# --- The membership --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LeaveSpec:
+    """Who leaves. member_id: hexadecimal. members: name and address of those that are asked. timeout: seconds for each change."""
+
+    member: str
+    member_id: str
+    members: list[tuple[str, str]]
+    client_port: int = 2379
+    pki_dir: str = "/etc/kubernetes/pki"
+    timeout: float = 60.0
+
+    @property
+    def target(self) -> _rollout.Target:
+        """How to ask the other members."""
+        addresses = [address for name, address in self.members if name != self.member]
+        urls = [f"https://{bracketed(address)}:{self.client_port}" for address in addresses]
+        return _rollout.Target(self.member, urls, "", _rollout.credentials_in(self.pki_dir))
+
+
+def departure_problems(name: str, leaving: Member, others: Sequence[_rollout.Other], is_well: bool) -> list[str]:
+    """Why the cluster cannot do without a member. others: the other members. is_well: whether the member itself is healthy."""
+    voters = [other for other in others if other.voter]
+    left = len([other for other in voters if not other.problem])
+    if not voters:
+        return [f"{name} is the last voting member: with it, the cluster ends. Add another member first."]
+    problems = [f"{other.name} {other.problem}" for other in voters if other.problem]
+    if left < len(voters) // 2 + 1:
+        return [
+            *problems,
+            f"without {name}, {left} of {len(voters)} voting members would be healthy, which is no quorum",
+        ]
+    return problems if is_well and not leaving.is_learner else []
+
+
+def leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
+    """Remove a member from the membership, or look whether it could be (check). Returns the module's result."""
+    target = spec.target
+    acts = Membership(target.urls, target.credentials, _rollout.check_controller)
+    entry = _entry(acts.members(), spec.member_id)
+    if entry is None:
+        return reported([])
+    _check_departure(spec, target, acts)
+    if not check:
+        with contextlib.ExitStack() as stack:
+            lock = _hold_lock(stack, spec, target)
+            _check_departure(spec, target, acts)
+            acts.hand_over(entry.id, spec.timeout)
+            if lock:
+                lock.check()
+            acts.remove(entry.id, spec.timeout)
+            # An alarm of a member that has left would go on stopping the cluster.
+            acts.disarm(entry.id)
+    return reported([Reason("membership", "leaves", f"member {spec.member_id} ({spec.member}) leaves the membership")])
+
+
+def _entry(members: Sequence[Member], member_id: str) -> Member | None:
+    return next((member for member in members if f"{member.id:x}" == member_id), None)
+
+
+def _hold_lock(stack: contextlib.ExitStack, spec: LeaveSpec, target: _rollout.Target) -> ClusterLock | None:
+    """The cluster lock. None if etcd refuses it because of an alarm: the removal may be what ends that, and it has its gate."""
+    holder = Holder(socket.gethostname(), spec.member, f"removal of {spec.member}")
+    try:
+        return stack.enter_context(
+            cluster_lock(target.urls, target.credentials, holder, while_waiting=_rollout.check_controller)
+        )
+    except LockRefusedError:
+        return None
+
+
+def _check_departure(spec: LeaveSpec, target: _rollout.Target, acts: Membership) -> None:
+    """EtcdError if the cluster cannot do without the member. Asked again for some seconds: it may be an election."""
+    deadline = time.monotonic() + _rollout.PATIENCE
+    while True:
+        members = acts.members()
+        leaving = _entry(members, spec.member_id)
+        if leaving is None:
+            return
+        others = [
+            _rollout.describe_other(
+                member, _rollout.ask_health(member.client_urls[0], target) if member.started else None
+            )
+            for member in members
+            if member is not leaving
+        ]
+        is_well = leaving.started and _rollout.ask_health(leaving.client_urls[0], target) is None
+        problems = departure_problems(spec.member, leaving, others, is_well)
+        if not problems:
+            return
+        if time.monotonic() > deadline:
+            raise EtcdError(f"{spec.member} is not removed: {'; '.join(problems)}.")
+        time.sleep(1.0)
+
+
+# --- The host --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClearSpec:
+    """The host of a former member. members: name and address of those that are asked whether it has left. wipe_keys: also its certificates."""
+
+    member: str
+    members: list[tuple[str, str]]
+    client_port: int = 2379
+    wipe_keys: bool = False
+    manifests_dir: str = "/etc/kubernetes/manifests"
+    data_dir: str = "/var/lib/etcd"
+    work_dir: str = "/etc/kubernetes/kubeadm-etcd"
+    pki_dir: str = "/etc/kubernetes/pki"
+    runtime_endpoint: str = "unix:///var/run/containerd/containerd.sock"
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest."""
+        return os.path.join(self.manifests_dir, "etcd.yaml")
+
+    @property
+    def override(self) -> list[str]:
+        """Files that make the kubelet a service manager for etcd."""
+        ours = [os.path.join(self.work_dir, name) for name in ("kubelet.yaml", "before-kubelet.sh")]
+        return [DROP_IN, DATA_DROP_IN, *ours]
+
+    @property
+    def key_files(self) -> list[str]:
+        """Keys and certificates of etcd."""
+        directory = os.path.join(self.pki_dir, "etcd")
+        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        inside = [os.path.join(directory, name) for name in names if name.endswith((".key", ".crt"))]
+        client = [os.path.join(self.pki_dir, f"apiserver-etcd-client.{end}") for end in ("key", "crt")]
+        return [*inside, *(path for path in client if os.path.exists(path))]
+
+
+def archived_name(moment: float) -> str:
+    """How a data directory that is kept is called after its own name. moment: Unix seconds."""
+    return time.strftime("removed-%Y%m%dT%H%M%SZ", time.gmtime(moment))
+
+
+def clear_reasons(spec: ClearSpec, record: Record | None) -> list[Reason]:
+    """What is left of a member on its host."""
+    found = []
+    if os.path.exists(spec.manifest):
+        found.append(Reason("manifest", "removed", f"{spec.manifest}: moved to {spec.work_dir}", restarts=True))
+    override = [path for path in spec.override if os.path.exists(path)]
+    if override:
+        found.append(Reason("kubelet", "removed", f"kubelet stopped, and removed: {', '.join(override)}"))
+    if _has_data(spec.data_dir):
+        found.append(Reason("data", "archived", f"{spec.data_dir}: renamed, and kept"))
+    if (record or found) and not (record and record.removed):
+        found.append(Reason("record", "removed", f"{RECORD}: marked as removed"))
+    if spec.wipe_keys and spec.key_files:
+        found.append(Reason("certificates", "wiped", f"removed: {', '.join(spec.key_files)}"))
+    return found
+
+
+def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
+    """Clear the host of a member that has left, or look what would be done (check). Returns the module's result."""
+    if check:
+        return {**reported(clear_reasons(spec, read_record(spec.work_dir))), "archive": ""}
+    ensure_directory(spec.work_dir, 0o700)
+    with locked(os.path.join(spec.work_dir, HOST_LOCK), ENDS):
+        record = read_record(spec.work_dir)
+        reasons = clear_reasons(spec, record)
+        archive = ""
+        if reasons:
+            _rollout.check_controller()
+            check_has_left(spec)
+            _end_etcd(spec)
+            _remove_override(spec)
+            # Before the data is renamed: it says whose it was.
+            _mark_record(spec, record)
+            archive = archive_data(spec.data_dir, time.time())
+        if spec.wipe_keys:
+            for path in spec.key_files:
+                os.unlink(path)
+    return {**reported(reasons), "archive": archive}
+
+
+def check_has_left(spec: ClearSpec) -> None:
+    """EtcdError if the member whose data is here is still a member, or if nobody tells and it may be."""
+    wal = read_wal(spec.data_dir)
+    process = _rollout.find_etcd_process(spec.member)
+    if not (wal or process):
+        return
+    addresses = [address for name, address in spec.members if name != spec.member]
+    urls = [f"https://{bracketed(address)}:{spec.client_port}" for address in addresses]
+    members = Membership(urls, _rollout.credentials_in(spec.pki_dir), _rollout.check_controller).members()
+    here = wal.member_id if wal else ""
+    still = next((item for item in members if f"{item.id:x}" == here or (not here and item.name == spec.member)), None)
+    if still:
+        raise EtcdError(
+            f"{spec.member}: nothing is stopped or archived, because the data in {spec.data_dir} is that of member {still.id:x}"
+            f" ({still.name}), which is still in the membership. Remove it first: remove_member.yml."
+        )
+
+
+def _end_etcd(spec: ClearSpec) -> None:
+    """Move the manifest away, and wait until etcd and its pod have ended. EtcdError if they do not."""
+    if os.path.exists(spec.manifest):
+        move_file(spec.manifest, os.path.join(spec.work_dir, REMOVED_MANIFEST))
+    deadline = time.monotonic() + ENDS
+    is_told = False
+    while True:
+        process = _rollout.find_etcd_process(spec.member)
+        if process is None and not _runs_pod(spec):
+            return
+        # Without its kubelet nothing ends it.
+        if process and not is_told and not service.answers():
+            _rollout.stop(process)
+            is_told = True
+        if time.monotonic() > deadline:
+            raise EtcdError(
+                f"{spec.member}: etcd still runs {ENDS:.0f} s after its manifest was moved to {spec.work_dir}. Look at `journalctl -u kubelet` and"
+                " `crictl ps --name etcd`, end it, and run again."
+            )
+        _rollout.check_controller()
+        time.sleep(0.5)
+
+
+def _runs_pod(spec: ClearSpec) -> bool:
+    """Whether the sandbox of etcd's pod is there. It is removed by the kubelet, which is stopped next."""
+    if not service.answers():
+        return False
+    try:
+        return any(item.state == cri.RUNNING for item in cri.sandboxes(spec.runtime_endpoint, own_pod()))
+    except EtcdError:
+        return False
+
+
+def _remove_override(spec: ClearSpec) -> None:
+    """Stop the kubelet, which has nothing else to do, and remove the files that make it run etcd."""
+    files = [path for path in spec.override if os.path.exists(path)]
+    if not files:
+        return
+    service.stop()
+    for path in files:
+        os.unlink(path)
+    service.systemctl("daemon-reload")
+
+
+def _mark_record(spec: ClearSpec, record: Record | None) -> None:
+    """Keep in the record that the member has left. Without a record, what its data tells."""
+    if record and record.removed:
+        return
+    known = record or current_record(spec.member, spec.data_dir, spec.pki_dir)
+    wal = read_wal(spec.data_dir)
+    if known is None:
+        ids = (wal.cluster_id, wal.member_id) if wal else ("", "")
+        known = Record(spec.member, ids[0] or "unknown", ids[1] or "unknown", os.path.normpath(spec.data_dir))
+    text = replace(known, removed=time.strftime("%Y-%m-%d", time.gmtime())).as_text()
+    replace_file(record_path(spec.work_dir), text.encode(), MODE)
+
+
+def _has_data(data_dir: str) -> bool:
+    """Whether there is something of etcd in a directory."""
+    return os.path.isdir(os.path.join(data_dir, "member"))
+
+
+def archive_data(data_dir: str, moment: float) -> str:
+    """Rename a data directory, so that it is kept and not used. Returns its new path; '' if there was no data.
+
+    A volume cannot be renamed: what etcd has in it is renamed inside of it, under a name that counts as etcd's (foreign_entries).
+    """
+    if not _has_data(data_dir):
+        return ""
+    path = os.path.realpath(data_dir)
+    kept = f"{path}.{archived_name(moment)}"
+    inside = os.path.join(path, "member")
+    try:
+        if os.path.ismount(path):
+            kept = f"{inside}.{archived_name(moment)}"
+            os.rename(inside, kept)
+        else:
+            os.rename(path, kept)
+    except OSError as exc:
+        raise EtcdError(
+            f"{data_dir} cannot be renamed to {kept}: {exc.strerror}. Move it away, and run again."
+        ) from exc
+    return kept

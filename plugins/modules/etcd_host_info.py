@@ -145,16 +145,14 @@ pki:
   type: dict
 kubelet:
   description:
-    - Files of the kubelet override with their wanted content (C(files)), what those that differ have now (C(previous)), what is allowed but
-      worth a word (C(warnings)), and why the
-      kubelet has to be restarted (C(restart)); without such a reason, files are written and systemd reads them, and the kubelet goes on.
+    - Why the kubelet has to be restarted (C(restart)); without such a reason, files are written and systemd reads them, and the kubelet goes on.
+      What is allowed but worth a word (C(warnings)).
     - Whether the kubelet does not run because the member has a record and its data is missing (C(held)).
   returned: for members
   type: dict
 config:
   description:
-    - Of the wanted kubeadm configuration, the Kubernetes version, the image and the startup timeout that are written to it, and whether another
-      startup timeout alone is a reason to restart the member (C(startup_counts)). Empty if it is invalid, or cannot be rendered.
+    - Of the wanted kubeadm configuration, the Kubernetes version and the image. Empty if it is invalid, or cannot be rendered.
   returned: for members
   type: dict
 images:

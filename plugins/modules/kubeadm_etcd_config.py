@@ -230,8 +230,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Write the file where it differs; the module's result."""
     program, path = params["kubeadm"], params["path"]
     found = _kubeadm.find_kubeadm_version(program)
-    wanted = {**params, "kubernetes_version": params["kubernetes_version"] or str(found)}
-    spec = _kubeadm.ConfigSpec.from_params(wanted)
+    spec = _kubeadm.ConfigSpec.from_params(params).completed(found)
     _kubeadm.raise_problems([problem.text for problem in _kubeadm.config_problems(spec, found)])
     text = _kubeadm.render_config(spec)
     _kubeadm.validate_config(text, program)

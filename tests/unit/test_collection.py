@@ -130,6 +130,14 @@ def test_a_module_is_documented(path: Path) -> None:
     assert yaml.safe_load(constants["RETURN"])
 
 
+def test_changes_are_described_alike() -> None:
+    """Modules that act return the same `changes`, and Ansible has no fragments for RETURN."""
+    returns = [path.read_text(encoding="utf-8").split('RETURN = r"""')[1].split('"""')[0] for path in MODULES]
+    found = [yaml.safe_load(text).get("changes") for text in returns]
+    assert len([item for item in found if item]) >= 4
+    assert all(item == next(filter(None, found)) for item in found if item)
+
+
 @pytest.mark.parametrize("path", ON_HOSTS, ids=name)
 def test_hosts_need_the_standard_library_only(path: Path) -> None:
     allowed = {"ansible", "ansible_collections", *sys.stdlib_module_names}

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,16 @@ class Host:
         command = _observe.arguments_in(str(self.manifests / "etcd.yaml"))
         return _observe.observe_kubelet(params, facts, command, [] if problems is None else problems)
 
-    def write(self, seen: dict[str, Any]) -> None:
-        """Write the files, as the role does."""
-        for path, text in seen["files"].items():
+    @property
+    def files(self) -> Mapping[str, str]:
+        """What is wanted, as the turn of the member has it."""
+        wanted = {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}}
+        shared = {"runtime_endpoint": "unix:///run/c.sock", "manifests_dir": str(self.manifests)}
+        return service.kubelet_files(service.kubelet_spec({**wanted, **shared}, str(self.data)), "v1.36.3", 2).files
+
+    def write(self) -> None:
+        """Write the files, as the turn does."""
+        for path, text in self.files.items():
             Path(path).write_text(text, encoding="utf-8")
 
     def install(self) -> None:
@@ -221,7 +229,7 @@ class Host:
 def test_files_of_a_former_version_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was added since counts from the next start on: no kubelet restarts for it, and the second run has nothing to do."""
     host = Host(tmp_path, monkeypatch)
-    files = host.observe()["files"]
+    files = host.files
     for path in (str(host.config), _kubelet.DROP_IN):
         Path(path).write_text(files[path], encoding="utf-8")
         os.utime(path, (900.0, 900.0))
@@ -230,7 +238,7 @@ def test_files_of_a_former_version_change_without_a_restart(tmp_path: Path, monk
         _kubelet.DATA_DROP_IN,
         str(host.config.parent / "before-kubelet.sh"),
     }
-    host.write(seen)
+    host.write()
     os.utime(host.config, (900.0, 900.0))
     assert host.observe()["reasons"] == []
 
@@ -242,7 +250,7 @@ def test_the_kubelet_does_not_start_etcd_without_its_data(
 ) -> None:
     host = Host(tmp_path, monkeypatch)
     host.data = tmp_path / directory
-    host.write(host.observe())
+    host.write()
     assert host.start().returncode == 0, "a fresh host"
     assert host.started_with.read_text(encoding="utf-8") == host.config.read_text(encoding="utf-8")
     host.install()
@@ -266,7 +274,7 @@ def test_the_kubelet_does_not_start_etcd_without_its_data(
 )
 def test_what_the_kubelet_may_start(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, monkeypatch)
-    host.write(host.observe())
+    host.write()
     host.install()
     if "manifest" not in without:
         (host.config.parent / "member.json").unlink()
@@ -278,7 +286,7 @@ def test_what_the_kubelet_may_start(without: str, tmp_path: Path, monkeypatch: p
 
 def test_a_data_directory_that_is_quoted_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, monkeypatch)
-    host.write(host.observe())
+    host.write()
     host.install()
     manifest = host.manifests / "etcd.yaml"
     for quote in "'", '"':
@@ -291,7 +299,7 @@ def test_a_data_directory_that_is_quoted_in_the_manifest(tmp_path: Path, monkeyp
 def test_a_copy_that_cannot_be_made_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, monkeypatch)
     monkeypatch.setattr(_kubelet, "STARTED_WITH", "/nowhere/kubelet.yaml")
-    host.write(host.observe())
+    host.write()
     assert host.start().returncode == 0
 
 
@@ -314,7 +322,7 @@ def test_the_volume_is_waited_for(directories: tuple[str, ...], line: str) -> No
 def test_a_link_leads_to_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, monkeypatch)
     host.data.symlink_to(tmp_path / "ssd")
-    assert f'"{host.data}" "{tmp_path}/ssd"' in host.observe()["files"][_kubelet.DATA_DROP_IN]
+    assert f'"{host.data}" "{tmp_path}/ssd"' in host.files[_kubelet.DATA_DROP_IN]
 
 
 OURS = _kubelet.UnitFile(_kubelet.DROP_IN, _kubelet.render_drop_in(SPEC))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import lock as _lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import Unit
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec, Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
@@ -59,25 +61,45 @@ class Host:
         self.healthy = True
         self.causes: list[Cause] = []
         self.image: Cause | None = None
+        self.membership: list[Member] = []
+        self.configs: list[str] = []
         self.lost: EtcdError | None = None
         # What keeps the lock from being taken.
         self.refused: EtcdError | None = None
         # What happens while the member is waited for, each time; at each act, by its name.
         self.waits: list[Callable[[], None]] = []
         self.at: dict[str, Callable[[], None]] = {}
-        self.spec = engine.TurnSpec(
-            member="infra0",
-            members=[("infra0", "10.0.0.6")],
-            config="wanted",
-            timeout=5,
-            rolling=True,
-            **{f"{name}_dir": str(root / name) for name in ("data", "work", "pki")},  # type: ignore[arg-type]
-            manifests_dir=str(root / "manifests"),
-        )
         kubeadm = engine._kubeadm
+        self.written = root / "work" / "kubeadmcfg.yaml"
+        self.files = {str(self.config): "wanted"}
+        self.spec = engine.TurnSpec(
+            config=kubeadm.ConfigSpec.from_params(
+                {
+                    "name": "infra0",
+                    "address": "10.0.0.6",
+                    "members": [{"name": "infra0", "address": "10.0.0.6"}],
+                    "initial_cluster_state": "existing",
+                    "path": str(self.written),
+                    "data_dir": str(root / "data"),
+                    "pki_dir": str(root / "pki"),
+                }
+            ),
+            kubelet=KubeletSpec("systemd", "unix:///x", str(root / "manifests"), str(self.config)),
+            parts=("config", "manifest"),
+            turn=1,
+            timeout=5,
+        )
+        version = kubeadm.parse_version("v1.36.3")
+        self.written.write_text(kubeadm.render_config(self.spec.config.completed(version)))
         image_of = kubeadm.manifest_image
         fakes: list[tuple[Any, str, Any]] = [
-            (kubeadm, "render_manifest", lambda *_: NEW),
+            (kubeadm, "find_kubeadm_version", lambda _program: version),
+            # Of a directory under /tmp, which is emptied at boot.
+            (kubeadm, "config_problems", lambda *_: []),
+            (kubeadm, "validate_config", lambda *_: None),
+            (kubeadm, "render_manifest", self.render),
+            (service, "kubelet_files", lambda *_: service.KubeletFiles(self.files, str(self.config))),
+            (_host, "program_version", lambda _argv: "v1.36.3"),
             (kubeadm, "manifest_image", lambda text: image_of(text) or "registry/etcd:3.6"),
             (kubeadm, "manifest_arguments", lambda text: [line[6:] for line in text.splitlines()]),
             (engine, "mode_problem", lambda *_: None),
@@ -87,7 +109,7 @@ class Host:
             (engine.diagnosis, "ensure_image", self.pull),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
-            (_rollout, "ask_membership", lambda *_: (None, [])),
+            (_rollout, "ask_membership", lambda *_: (None, self.membership)),
             (_rollout, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
@@ -115,6 +137,10 @@ class Host:
         Path(path).write_bytes(data)
         if path == str(self.manifest):
             self.did("install")
+
+    def render(self, config: str, _program: str) -> str:
+        self.configs.append(config)
+        return NEW
 
     def replace_files(self, files: list[_files.Replacement], *_: Any) -> None:
         for item in files:
@@ -158,7 +184,8 @@ class Host:
 
     def with_kubelet(self, text: str = "wanted") -> None:
         self.config.write_text("former")
-        self.spec = replace(self.spec, kubelet=service.KubeletFiles({str(self.config): text}, str(self.config)))
+        self.files = {str(self.config): text}
+        self.spec = replace(self.spec, parts=engine.PARTS)
 
     def run(self, check: bool = False) -> dict[str, Any]:
         return engine.take_turn(self.spec, check)
@@ -214,18 +241,15 @@ def test_a_kubelet_whose_files_count_from_the_next_start_on(host: Host) -> None:
     """Written, without lock and gate: nothing restarts."""
     host.with_kubelet("former")
     script = host.root / "work" / "before-kubelet.sh"
-    host.spec = replace(
-        host.spec,
-        config="",
-        kubelet=service.KubeletFiles({str(host.config): "former", str(script): "new"}, str(host.config)),
-    )
+    host.files[str(script)] = "new"
+    host.spec = replace(host.spec, parts=("kubelet",))
     assert host.run()["changed"] and host.acts == ["write 1", "reload", "wait"]
 
 
 def test_the_kubelet_alone(host: Host) -> None:
     """The role kubelet without the role static_pod: the same gate and lock, and the manifest is left."""
     host.with_kubelet()
-    host.spec = replace(host.spec, config="")
+    host.spec = replace(host.spec, parts=("kubelet",))
     host.run()
     assert host.acts == ["lock", "gate", "check lock", "write 1", "restart kubelet", "wait", "unlock"]
     assert host.manifest.read_text() == OLD
@@ -257,6 +281,38 @@ def test_a_registry_that_does_not_answer_is_asked_again(
     with contextlib.suppress(EtcdError) if answers > pulls else contextlib.nullcontext():
         host.run()
     assert host.acts.count("pull") == pulls and ("install" in host.acts) == (answers < pulls)
+
+
+def test_the_configuration_is_written_with_what_is_made_of_it(host: Host) -> None:
+    text = host.written.read_text()
+    host.written.unlink()
+    result = host.run()
+    assert host.written.read_text() == text == host.configs[-1]
+    assert result["reasons"][0] == "kubeadmcfg.yaml: missing"
+    assert [item["after_header"] for item in result["diff"]] == [str(host.written), str(host.manifest)]
+
+
+def test_the_configuration_alone(host: Host) -> None:
+    """Names in certificates, for example: the manifest is left, and nothing is waited for."""
+    host.written.write_text("---\n")
+    host.spec = replace(host.spec, parts=("config",), turn=0)
+    assert host.run(check=True)["changed"] and host.written.read_text() == "---\n"
+    assert host.run()["changed"] and "infra0" in host.written.read_text()
+    assert host.acts == [] and host.configs == [] and host.manifest.read_text() == OLD and not host.run()["changed"]
+
+
+@pytest.mark.parametrize("urls", [[], ["https://10.0.0.6:2379"]])
+def test_who_stands_in_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) -> None:
+    """Another run may have started the member while this one waited for the lock."""
+    members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra1", 7))]
+    host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
+    host.membership = [
+        Member(6, "infra0", [], urls, is_learner=False),
+        Member(7, "infra1", [], ["x"], is_learner=False),
+    ]
+    host.run()
+    assert ["infra1=" in text for text in host.configs] == [True, not urls]
+    assert ("infra1=" in host.written.read_text()) == (not urls)
 
 
 # --- Lock ------------------------------------------------------------------------------------------------------------
@@ -487,7 +543,7 @@ def test_one_run_at_a_time(host: Host) -> None:
 
     def second() -> None:
         said.append(host.fails("."))
-        with _files.locked(os.path.join(host.spec.work_dir, "lock"), 0.1):
+        with _files.locked(os.path.join(host.spec.kubelet.work_dir, "lock"), 0.1):
             pass
 
     host.waits = [second]
@@ -497,12 +553,15 @@ def test_one_run_at_a_time(host: Host) -> None:
 
 
 def test_check_mode_writes_nothing_and_waits_for_nobody(host: Host) -> None:
-    os.rmdir(host.spec.work_dir)
+    shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changed"] and host.acts == ["gate", "announce new"]
-    assert host.manifest.read_text() == OLD and not os.path.exists(host.spec.work_dir)
-    os.mkdir(host.spec.work_dir)
-    with _files.locked(os.path.join(host.spec.work_dir, engine.LOCK), 0.1):
+    assert host.manifest.read_text() == OLD and not os.path.exists(host.spec.kubelet.work_dir)
+    os.mkdir(host.spec.kubelet.work_dir)
+    with _files.locked(os.path.join(host.spec.kubelet.work_dir, engine.LOCK), 0.1):
         assert host.run(check=True)["changed"]
+    host.acts.clear()
+    host.spec = replace(host.spec, turn=2)
+    assert host.run(check=True)["changed"] and host.acts == ["announce new"], "the turn before it was not taken"
 
 
 def test_a_first_start_waits_for_no_other_host(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,7 +573,7 @@ def test_a_first_start_waits_for_no_other_host(host: Host, monkeypatch: pytest.M
     host.at["install"] = lambda: setattr(host, "process", process)
     monkeypatch.setattr(engine, "probe", lambda *_: (False, ""))
     monkeypatch.setattr(_host, "process_started", lambda _pid: time.time() - engine.LASTS - 1)
-    host.spec = replace(host.spec, rolling=False)
+    host.spec = replace(host.spec, turn=0)
     host.run()
     assert host.acts == ["write 1", "restart kubelet", "pull", "install"]
 
@@ -523,7 +582,7 @@ def test_a_first_start_says_why_at_once(host: Host) -> None:
     host.manifest.unlink()
     host.process = None
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -no-such-flag", final=True)]
-    host.spec = replace(host.spec, rolling=False)
+    host.spec = replace(host.spec, turn=0)
     said = host.fails("etcd: flag provided but not defined: -no-such-flag")
     assert said.startswith("infra0: etcd does not run after 0 s (no etcd process runs)")
 
@@ -550,7 +609,7 @@ def test_a_cluster_that_is_down_is_started_as_it_was(
     monkeypatch.setattr(_log, "log_paths", lambda _since: logs)
     monkeypatch.setattr(_log, "last_words", lambda _paths: "")
     monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
-    host.spec = replace(host.spec, rolling=False)
+    host.spec = replace(host.spec, turn=0)
     result = host.run()
     assert host.manifest.read_text() == (NEW if replaced else OLD + image)
     assert bool(result["left"]) != replaced and result["changed"] == replaced
@@ -569,7 +628,7 @@ def test_what_a_killed_run_has_left_in_the_directory_of_manifests_is_removed(hos
 
 def test_a_data_directory_that_others_share_keeps_its_mode(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """/srv with other people's files in it, made readable for root only, would shut them out."""
-    data = Path(host.spec.data_dir)
+    data = Path(host.spec.config.data_dir)
     asked: list[str] = []
     monkeypatch.setattr(engine, "mode_problem", lambda path, _mode: asked.append(path))
     (data / "member").mkdir()

@@ -562,7 +562,7 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "replace_ca": hosts_of(steps, REPLACE_CA),
         "remove_ca_key": hosts_of(steps, REMOVE_CA_KEY),
         "import_image": hosts_of(steps, IMAGE),
-        "config": hosts_of(steps, CONFIG, START_STEP, TURN, JOIN),
+        "config": hosts_of(steps, CONFIG),
         "record": hosts_of(steps, RECORD),
     }
 

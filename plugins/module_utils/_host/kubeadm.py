@@ -15,8 +15,8 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
@@ -40,7 +40,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import SUPPORTED, version_range_problems
 
-# Options of kubeadm_etcd_config, and what etcd_host_info takes under `config`.
+# Options of kubeadm_etcd_config, and what etcd_host_info and etcd_member_turn take under `config`.
 CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"},
     "name": {"type": "str", "required": True},
@@ -187,6 +187,8 @@ class ConfigSpec:
     metrics_exposed: bool = False
     startup_timeout: str = ""
     allow_untested_kubeadm: bool = False
+    path: str = CONFIG_ARGUMENTS["path"]["default"]
+    kubeadm: str = CONFIG_ARGUMENTS["kubeadm"]["default"]
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> ConfigSpec:
@@ -227,6 +229,14 @@ class ConfigSpec:
         for key in ("server_cert_sans", "peer_cert_sans"):
             values[key] = [str(san) for san in values[key]]
         return cls(**values)
+
+    def completed(self, kubeadm: Version, database: int = 0, installed: str | None = None) -> ConfigSpec:
+        """The same with what it leaves open: the version is kubeadm's, and etcd gets the time that it needs to start, see startup_timeout."""
+        return replace(
+            self,
+            kubernetes_version=self.kubernetes_version or str(kubeadm),
+            startup_timeout=startup_timeout(self.startup_timeout, database, installed),
+        )
 
 
 # --- What is wrong ---------------------------------------------------------------------------------------------------
@@ -457,26 +467,33 @@ def raise_problems(problems: list[str]) -> None:
 # --- The configuration -----------------------------------------------------------------------------------------------
 
 
+def initial_cluster(
+    name: str, peers: Iterable[tuple[str, str]], state: str, token: str = "", published: bool = False
+) -> list[tuple[str, str]]:
+    """The flags that etcd reads only while it has no data: who the members are, whether their cluster is new, and its token.
+
+    peers: name and peer URL of every member, one line for each URL; of a cluster that a member joins, those that the cluster tells, and the
+    member itself. A member that has published names itself only: etcd then refuses to start without its data. With the full list it takes
+    over its former id from a peer, joins empty, and may outvote the one member that has an acknowledged write (etcd 3.5 to 3.7, bootstrap.go).
+    """
+    alone = published and state == "existing"
+    return [
+        ("initial-cluster", ",".join(f"{peer}={url}" for peer, url in peers if peer == name or not alone)),
+        ("initial-cluster-state", state),
+        # It goes into the ids of a new cluster. One that runs has its ids.
+        *([("initial-cluster-token", token)] if token and state == "new" else []),
+    ]
+
+
 def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     """extraArgs: ours in the page's order, then the user's by name."""
     address = bracketed(spec.address)
     loopback = "[::1]" if ":" in spec.address else "127.0.0.1"
-    # It goes into the ids of a new cluster. One that runs has its ids.
-    token = spec.initial_cluster_state == "new" and spec.initial_cluster_token
     client, peer = f"https://{address}:{spec.client_port}", f"https://{address}:{spec.peer_port}"
-    # A member that has published names itself only: etcd then refuses to start without its data. With the full list it takes over its
-    # former id from a peer, joins empty, and may outvote the one member that has an acknowledged write (etcd 3.5 to 3.7, bootstrap.go).
-    alone = spec.published and spec.initial_cluster_state == "existing"
-    cluster = ",".join(
-        f"{m.name}=https://{bracketed(m.address)}:{spec.peer_port}"
-        for m in spec.members
-        if m.name == spec.name or not alone
-    )
+    peers = [(m.name, f"https://{bracketed(m.address)}:{spec.peer_port}") for m in spec.members]
     own = [
         ("name", spec.name),
-        ("initial-cluster", cluster),
-        ("initial-cluster-state", spec.initial_cluster_state),
-        *([("initial-cluster-token", spec.initial_cluster_token)] if token else []),
+        *initial_cluster(spec.name, peers, spec.initial_cluster_state, spec.initial_cluster_token, spec.published),
         ("listen-peer-urls", peer),
         # The page leaves out the loopback address; with it etcdctl on the host works as on a control plane.
         ("listen-client-urls", f"https://{loopback}:{spec.client_port},{client}"),
@@ -773,6 +790,14 @@ def startup_timeout(wanted: str, database: int, installed: str | None) -> str:
     needed = STARTUP_SECONDS + (60.0 * 2 ** math.ceil(math.log2(gib)) if gib > 1 else 0.0)
     seconds = max(needed, probe_seconds(installed))
     return f"{math.ceil(seconds / 60)}m" if seconds > STARTUP_SECONDS else ""
+
+
+def startup_counts(wanted: str, formed: bool, is_ready: Callable[[], bool]) -> bool:
+    """Whether another startup probe alone is a reason to restart a member. It is if somebody asks for a timeout (etcd_startup_timeout).
+
+    A member that is ready is not restarted for it. One that is not may be killed again and again before it is.
+    """
+    return bool(wanted) or (formed and not is_ready())
 
 
 def database_size(data_dir: str) -> int:

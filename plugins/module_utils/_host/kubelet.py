@@ -32,6 +32,16 @@ PAGE_CONFIG = f"{DROP_IN_DIR}/kubelet.conf"
 FAIL_CGROUP_V1_MINOR = 35
 
 
+# What etcd_member_turn takes under `kubelet`.
+KUBELET_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "cgroup_driver": {"type": "str", "choices": ["systemd", "cgroupfs"], "default": "systemd"},
+    "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
+    "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
+    "config_path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"},
+    "extra": {"type": "dict", "default": {}},
+}
+
+
 @dataclass(frozen=True)
 class KubeletSpec:
     """What the kubelet of an etcd host is to be.
@@ -48,14 +58,19 @@ class KubeletSpec:
     data_dirs: tuple[str, ...] = ("/var/lib/etcd",)
 
     @property
+    def work_dir(self) -> str:
+        """Our directory on the host."""
+        return os.path.dirname(self.config_path)
+
+    @property
     def guard_path(self) -> str:
         """Script that systemd runs before the kubelet."""
-        return os.path.join(os.path.dirname(self.config_path), "before-kubelet.sh")
+        return os.path.join(self.work_dir, "before-kubelet.sh")
 
     @property
     def record_path(self) -> str:
         """The record of the member, which exists once its log has seen a leader."""
-        return record_path(os.path.dirname(self.config_path))
+        return record_path(self.work_dir)
 
 
 @dataclass(frozen=True)

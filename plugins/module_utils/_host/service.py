@@ -8,9 +8,11 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
@@ -20,15 +22,20 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     replace_files,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import (
+    KUBELET_ARGUMENTS,
+    KubeletSpec,
     Unit,
     file_reasons,
+    kubelet_config,
     restart_reasons,
     unit_reasons,
+    wanted_files,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import minor_of
 
 FILE_MODE = 0o644
 
@@ -58,6 +65,22 @@ class KubeletState:
     found: Mapping[str, str | None]
     reasons: list[Reason]
     restart: list[Reason]
+
+
+def kubelet_spec(wanted: Mapping[str, Any], data_dir: str) -> KubeletSpec:
+    """The kubelet that this host is to have. wanted: see KUBELET_ARGUMENTS."""
+    return KubeletSpec(
+        **{key: wanted[key] for key in KUBELET_ARGUMENTS},
+        program=shutil.which("kubelet") or "/usr/bin/kubelet",
+        # Mounts below a link are not those below the directory that it leads to.
+        data_dirs=tuple(dict.fromkeys((data_dir, os.path.realpath(data_dir)))),
+    )
+
+
+def kubelet_files(spec: KubeletSpec, version: str | None, cgroups: int) -> KubeletFiles:
+    """The files that make a kubelet of this version what it is to be. cgroups: their version on this host."""
+    config = kubelet_config(spec, minor_of(version) or 0, cgroups == 1)
+    return KubeletFiles(wanted_files(spec, config), spec.config_path)
 
 
 def kubelet_state(wanted: KubeletFiles, manifests_dir: str) -> KubeletState:

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +21,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mode_problem, read_text
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import KubeletFiles, kubelet_state
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import (
+    kubelet_files,
+    kubelet_spec,
+    kubelet_state,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
@@ -50,7 +53,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import minor_of
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
@@ -434,37 +436,28 @@ def observe_config(
     ):
         return {}, [], []
     installed = os.path.join(params["manifests_dir"], "etcd.yaml")
-    asked = params["config"].get("startup_timeout") or ""
-    timeout = _kubeadm.startup_timeout(asked, _kubeadm.database_size(params["data_dir"]), read_text(installed))
-    # A member that is ready is not restarted for it. One that is not may be killed again and again before it is.
-    startup_counts = bool(asked) or (etcd["formed"] and not etcd["ready"])
-    path = params["config"].get("path", "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml")
     # What etcd reads at its foundation only is not known before the plan is made. It tells of a killed first run whose list was another one.
     is_founded = etcd["formed"] or not etcd["has_data"]
     try:
-        spec = _kubeadm.ConfigSpec.from_params(
-            {
-                **params["config"],
-                "kubernetes_version": params["config"].get("kubernetes_version") or kubeadm,
-                "initial_cluster_token": etcd["token"],
-                "startup_timeout": timeout,
-            }
-        )
-        found = _kubeadm.config_problems(spec, _kubeadm.parse_version(kubeadm))
+        asked = _kubeadm.ConfigSpec.from_params({**params["config"], "initial_cluster_token": etcd["token"]})
+        version, before = _kubeadm.parse_version(kubeadm), read_text(installed)
+        spec = asked.completed(version, _kubeadm.database_size(asked.data_dir), before)
+        found = _kubeadm.config_problems(spec, version)
         if found:
             problems.extend(found)
             return {}, [], []
         text = _kubeadm.render_config(spec)
-        config_reasons = _kubeadm.config_reasons(read_text(path), text, is_founded)
+        config_reasons = _kubeadm.config_reasons(read_text(spec.path), text, is_founded)
         # What is there was validated before it was written.
         if config_reasons:
-            _kubeadm.validate_config(text, "kubeadm")
-        manifest = _kubeadm.render_manifest(text, "kubeadm")
+            _kubeadm.validate_config(text, spec.kubeadm)
+        manifest = _kubeadm.render_manifest(text, spec.kubeadm)
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
         problems.append(Problem(str(exc), PROCESSES, code="configuration"))
         return {}, [], []
-    reasons = _kubeadm.manifest_reasons(read_text(installed), manifest, is_founded, startup_counts)
+    counts = _kubeadm.startup_counts(asked.startup_timeout, etcd["formed"], lambda: etcd["ready"])
+    reasons = _kubeadm.manifest_reasons(before, manifest, is_founded, counts)
     # A directory that others share is not taken from them.
     own = [] if _host.foreign_entries(params["data_dir"]) else [(params["data_dir"], 0o700)]
     for target, mode in ((installed, 0o600), *own):
@@ -472,12 +465,7 @@ def observe_config(
         if problem:
             reasons.append(Reason("manifest", "mode", f"{target}: {problem}"))
     return (
-        {
-            "kubernetes_version": spec.kubernetes_version,
-            "image": _kubeadm.manifest_image(manifest),
-            "startup_timeout": timeout,
-            "startup_counts": startup_counts,
-        },
+        {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
         config_reasons,
         reasons,
     )
@@ -487,29 +475,18 @@ def observe_kubelet(
     params: Params, facts: dict[str, Any], command: list[str], problems: list[Problem]
 ) -> dict[str, Any]:
     """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts."""
-    wanted = params["kubelet"]
-    spec = _kubelet.KubeletSpec(
-        cgroup_driver=wanted["cgroup_driver"],
-        runtime_endpoint=params["runtime_endpoint"],
-        manifests_dir=params["manifests_dir"],
-        config_path=wanted["config_path"],
-        extra=wanted["extra"],
-        program=shutil.which("kubelet") or "/usr/bin/kubelet",
-        # Mounts below a link are not those below the directory that it leads to.
-        data_dirs=tuple(dict.fromkeys((params["data_dir"], os.path.realpath(params["data_dir"])))),
-    )
+    shared = {key: params[key] for key in ("runtime_endpoint", "manifests_dir")}
+    spec = kubelet_spec({**params["kubelet"], **shared}, params["data_dir"])
     problems.extend(_kubelet.config_problems(spec))
     drop_ins = _host.kubelet_drop_ins()
-    config = _kubelet.kubelet_config(spec, minor_of(facts["kubelet_version"]) or 0, facts["cgroup_version"] == 1)
-    files = _kubelet.wanted_files(spec, config)
-    state = kubelet_state(KubeletFiles(files, spec.config_path), spec.manifests_dir)
+    wanted = kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"])
+    state = kubelet_state(wanted, spec.manifests_dir)
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
         problems.extend(_kubelet.unit_problems(state.unit) or _kubelet.override_problems(drop_ins, spec))
     problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"], state.found[spec.config_path]))
     data_dir = value_of_flag(command, "data-dir")
     return {
-        "files": files,
         "restart": as_data(state.restart),
         "reasons": as_data(state.reasons),
         # The same question as that of the script before the kubelet (render_guard).
@@ -523,10 +500,10 @@ def observe_kubelet(
             *_kubelet.dropped_arguments([*drop_ins, *_host.kubelet_environment()]),
             *_kubelet.page_warnings(
                 state.unit,
-                is_ours=state.found[_kubelet.DROP_IN] == files[_kubelet.DROP_IN],
+                is_ours=state.found[_kubelet.DROP_IN] == wanted.files[_kubelet.DROP_IN],
                 config_is_there=os.path.exists(_kubelet.PAGE_CONFIG),
                 key_dirs=_host.copied_key_dirs(),
             ),
         ],
-        "allows_swap": config.get("failSwapOn") is False,
+        "allows_swap": spec.extra.get("failSwapOn") is False,
     }

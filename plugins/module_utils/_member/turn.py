@@ -42,6 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     set_mode,
     strays,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -81,53 +82,52 @@ PULL_AGAIN = 15.0
 PULL_PAUSE = 3.0
 
 
+# What a turn may change.
+KUBELET, CONFIG, MANIFEST = PARTS = ("kubelet", "config", "manifest")
+
+
 @dataclass(frozen=True)
 class TurnSpec:
     """What a member is to be, and how it may be changed.
 
-    members: name and address of all expected members. config: kubeadmcfg.yaml as text, '' to leave the manifest as it is.
-    kubelet: files of the kubelet, None to leave it as it is. rolling: whether a cluster runs. allow_interruption: without a gate.
-    startup_counts: whether another startup probe alone is a reason to restart.
+    parts: what of it is changed. turn: the number of its turn in a cluster that runs, 0 if none runs. allow_interruption: without a gate.
     """
 
-    member: str
-    members: list[tuple[str, str]]
-    config: str = ""
-    kubelet: service.KubeletFiles | None = None
-    rolling: bool = False
+    config: _kubeadm.ConfigSpec
+    kubelet: KubeletSpec
+    parts: tuple[str, ...] = PARTS
+    turn: int = 0
     allow_interruption: bool = False
-    startup_counts: bool = False
     timeout: float = 300.0
-    client_port: int = 2379
-    metrics_port: int = 2381
-    manifests_dir: str = "/etc/kubernetes/manifests"
-    data_dir: str = "/var/lib/etcd"
-    work_dir: str = "/etc/kubernetes/kubeadm-etcd"
-    pki_dir: str = "/etc/kubernetes/pki"
-    kubeadm: str = "kubeadm"
-    runtime_endpoint: str = "unix:///var/run/containerd/containerd.sock"
+
+    @property
+    def member(self) -> str:
+        """Name of the member."""
+        return self.config.name
 
     @property
     def manifest(self) -> str:
         """Path of the manifest."""
-        return os.path.join(self.manifests_dir, "etcd.yaml")
+        return os.path.join(self.kubelet.manifests_dir, "etcd.yaml")
 
     @property
     def target(self) -> _rollout.Target:
         """The member and how to ask it."""
-        return _rollout.make_target(self.member, self.members, self.client_port, self.metrics_port, self.pki_dir)
+        config = self.config
+        members = [(member.name, member.address) for member in config.members]
+        return _rollout.make_target(config.name, members, config.client_port, config.metrics_port, config.pki_dir)
 
 
 def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
     """Change the member of this host, or look what would be changed (check). Returns the module's result."""
     with contextlib.ExitStack() as stack:
         if not check:
-            ensure_directory(spec.work_dir, DIRECTORY_MODE)
+            ensure_directory(spec.kubelet.work_dir, DIRECTORY_MODE)
             # It waits again where the previous manifest is put back.
-            lasts = 2 * spec.timeout if spec.rolling else 0
-            stack.enter_context(locked(os.path.join(spec.work_dir, LOCK), LOCK_PATIENCE, lasts))
+            lasts = 2 * spec.timeout if spec.turn else 0
+            stack.enter_context(locked(os.path.join(spec.kubelet.work_dir, LOCK), LOCK_PATIENCE, lasts))
         turn = Turn(spec, check)
-        if spec.rolling:
+        if spec.turn:
             turn.roll(stack)
         else:
             turn.start()
@@ -144,20 +144,7 @@ class Turn:
     def __init__(self, spec: TurnSpec, check: bool) -> None:
         self.spec = spec
         self.check = check
-        self.process = _rollout.find_etcd_process(spec.member)
-        self.kubelet = service.kubelet_state(spec.kubelet, spec.manifests_dir) if spec.kubelet else None
-        self.before = read_text(spec.manifest)
-        self.wanted = ""
-        self.content: list[Reason] = []
-        self.left: list[Reason] = []
-        self.stale = ""
-        self.formed = False
-        self.own: list[tuple[str, int]] = []
-        self.modes: dict[str, str | None] = {}
-        self.reasons: list[Reason] = []
-        if spec.config:
-            self._look()
-        self.reasons = [*(self.kubelet.reasons if self.kubelet else []), *self.reasons]
+        self.look()
         # From here on, what has been done.
         self.lock: ClusterLock | None = None
         self.is_alone = False
@@ -169,28 +156,81 @@ class Turn:
 
     # --- What differs ------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Compare the manifest with what kubeadm makes of the configuration."""
+    def look(self, published: bool = False) -> None:
+        """Compare the host with what is wanted. published: whether the cluster knows the member as one that has started."""
         spec = self.spec
-        self.wanted = _kubeadm.render_manifest(spec.config, spec.kubeadm)
-        _kubeadm.check_other_pods(spec.manifests_dir)
-        wal = read_wal(spec.data_dir)
+        self.process = _rollout.find_etcd_process(spec.member)
+        self.before = read_text(spec.manifest)
+        self.files = service.KubeletFiles({}, spec.kubelet.config_path)
+        self.kubelet: service.KubeletState | None = None
+        self.config = self.wanted = ""
+        self.config_before: str | None = None
+        self.content: list[Reason] = []
+        self.left: list[Reason] = []
+        self.stale = ""
+        self.formed = False
+        self.own: list[tuple[str, int]] = []
+        self.modes: dict[str, str | None] = {}
+        self.reasons: list[Reason] = []
+        self.config_reasons: list[Reason] = []
+        if KUBELET in spec.parts:
+            version = _host.program_version(["kubelet", "--version"])
+            self.files = service.kubelet_files(spec.kubelet, version, _host.cgroup_version())
+            self.kubelet = service.kubelet_state(self.files, spec.kubelet.manifests_dir)
+            self.reasons += self.kubelet.reasons
+        if CONFIG in spec.parts or MANIFEST in spec.parts:
+            self._look_at_config(published)
+        if MANIFEST in spec.parts:
+            self._look_at_manifest()
+
+    def _look_at_config(self, published: bool) -> None:
+        """Compare kubeadmcfg.yaml with what is wanted."""
+        asked = self.spec.config
+        wal = read_wal(asked.data_dir)
         self.formed = bool(wal and wal.formed)
-        self.stale = _rollout.stale_directory(self.process, spec.pki_dir)
-        self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, spec.startup_counts)
+        version = _kubeadm.find_kubeadm_version(asked.kubeadm)
+        config = replace(asked, published=asked.published or published)
+        config = config.completed(version, _kubeadm.database_size(asked.data_dir), self.before)
+        _kubeadm.raise_problems([problem.text for problem in _kubeadm.config_problems(config, version)])
+        self.config, self.config_before = _kubeadm.render_config(config), read_text(asked.path)
+        self.config_reasons = _kubeadm.config_reasons(self.config_before, self.config, self.formed)
+        # What is there was validated before it was written.
+        if self.config_reasons:
+            _kubeadm.validate_config(self.config, asked.kubeadm)
+        mode = mode_problem(asked.path, FILE_MODE)
+        self.modes[asked.path] = mode
+        self.reasons += self.config_reasons
+        if mode:
+            self.reasons.append(Reason("config", "mode", f"{asked.path}: {mode}"))
+
+    def _look_at_manifest(self) -> None:
+        """Compare the manifest with what kubeadm makes of the configuration."""
+        data_dir, manifests_dir = self.spec.config.data_dir, self.spec.kubelet.manifests_dir
+        self.wanted = _kubeadm.render_manifest(self.config, self.spec.config.kubeadm)
+        _kubeadm.check_other_pods(manifests_dir)
+        self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
+        counts = _kubeadm.startup_counts(self.spec.config.startup_timeout, self.formed, self._is_ready)
+        self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, counts)
         # A directory that others share is not taken from them.
-        self.own = [] if _host.foreign_entries(spec.data_dir) else [(spec.data_dir, DIRECTORY_MODE)]
-        self.modes = {path: mode_problem(path, mode) for path, mode in ((spec.manifest, FILE_MODE), *self.own)}
-        missing = [path for path in (spec.manifests_dir, spec.data_dir) if not os.path.isdir(path)]
-        self.reasons = [
+        own = [] if _host.foreign_entries(data_dir) else [(data_dir, DIRECTORY_MODE)]
+        self.own = [(self.spec.manifest, FILE_MODE), *own]
+        modes = {path: mode_problem(path, mode) for path, mode in self.own}
+        self.modes.update(modes)
+        missing = [path for path in (manifests_dir, data_dir) if not os.path.isdir(path)]
+        self.reasons += [
             *(
                 Reason("manifest", "left-behind", f"{path}: left behind by a run that was killed")
-                for path in strays(spec.manifests_dir)
+                for path in strays(manifests_dir)
             ),
-            *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in self.modes.items() if problem),
+            *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in modes.items() if problem),
             *(Reason("manifest", "missing", f"{path}: missing") for path in missing),
             *([Reason("manifest", "stale", self.stale, restarts=True)] if self.stale else []),
         ]
+
+    def _is_ready(self) -> bool:
+        """Whether etcd runs and is ready."""
+        metrics = self.spec.target.metrics
+        return bool(self.process and _rollout.is_ready(_rollout.metrics_of(self.process.argv, metrics)))
 
     @property
     def restarts_etcd(self) -> bool:
@@ -202,6 +242,11 @@ class Turn:
         """Whether this turn restarts the kubelet, which may restart etcd: it takes up whatever manifest is there."""
         return bool(self.kubelet and self.kubelet.restart)
 
+    @property
+    def stops(self) -> bool:
+        """Whether this turn may stop etcd."""
+        return self.restarts_etcd or self.restarts_kubelet
+
     def leave_content(self) -> None:
         """Start the member with the manifest that is there, as it was."""
         if self.before:
@@ -210,13 +255,15 @@ class Turn:
     def result(self) -> dict[str, Any]:
         """What the module returns."""
         diff = []
-        if self.kubelet and self.spec.kubelet:
+        if self.kubelet:
             diff = [
                 {"before_header": path, "after_header": path, "before": self.kubelet.found[path] or "", "after": text}
-                for path, text in self.spec.kubelet.files.items()
+                for path, text in self.files.files.items()
                 if self.kubelet.found[path] != text
             ]
-        if self.spec.config:
+        if self.config_reasons:
+            diff.append(_kubeadm.shown_diff(self.spec.config.path, self.config_before, self.config))
+        if MANIFEST in self.spec.parts:
             diff.append(_kubeadm.shown_diff(self.spec.manifest, self.before, self._installed()))
         return {
             **reported([*self.reasons, *self.content]),
@@ -235,8 +282,9 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
+            self.change_config()
             self._start_kubelet()
-        if not self.spec.config:
+        if MANIFEST not in self.spec.parts:
             # The kubelet of a host that has no manifest yet. It is proven with its member.
             return
         # A cluster that is down is started as it was. What differs is for a run that sees it, member by member.
@@ -253,23 +301,19 @@ class Turn:
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""
         target = self.spec.target
-        stops = self.restarts_etcd or self.restarts_kubelet
         if not self.check:
             _rollout.check_controller()
             self.see_that_kubelet_runs()
             self.have_image()
-            if stops:
+            if self.stops:
                 self._hold_lock(stack, target)
-        # In check mode, what earlier steps would have repaired has not been repaired.
-        if stops and not self.spec.allow_interruption and not (self.check and not self.restarts_etcd):
+        # In check mode, what earlier steps and turns would have repaired has not been repaired.
+        unrepaired = self.check and (self.spec.turn > 1 or not self.restarts_etcd)
+        if self.stops and not self.spec.allow_interruption and not unrepaired:
             _rollout.check_gate(target)
         if not self.check:
             _rollout.check_controller()
-        was_ready = bool(
-            not self.spec.config
-            and self.process
-            and _rollout.is_ready(_rollout.metrics_of(self.process.argv, target.metrics))
-        )
+        was_ready = MANIFEST not in self.spec.parts and self._is_ready()
         if self.check:
             self._announce(target)
             return
@@ -277,7 +321,7 @@ class Turn:
             self.act(target)
             if self.is_alone:
                 self.waited = self._wait_until_started()
-            elif self.spec.config or was_ready:
+            elif MANIFEST in self.spec.parts or was_ready:
                 # A member that is down may need more than its kubelet.
                 self.waited = self._wait_for_member(target, self._installed(), self._old())
         except (_rollout.AbandonedError, LockError):
@@ -288,7 +332,7 @@ class Turn:
     # --- Lock and gate -----------------------------------------------------------------------------------------------
 
     def _hold_lock(self, stack: contextlib.ExitStack, target: _rollout.Target) -> None:
-        """Take the cluster lock for the rest of the turn."""
+        """Take the cluster lock for the rest of the turn, and look again: while another run held it, that may have changed the cluster."""
         try:
             _client, members = _rollout.ask_membership(target, self.process)
         except EtcdError:
@@ -313,6 +357,9 @@ class Turn:
             # A turn may be what raises the quota. It has its gate.
             if exc.alarm != "NOSPACE":
                 raise
+        else:
+            _client, members = _rollout.ask_membership(target, self.process)
+            self.look(any(member.name == target.name and member.started for member in members))
 
     def _check_lock(self) -> None:
         if self.lock:
@@ -320,7 +367,7 @@ class Turn:
 
     def see_that_kubelet_runs(self) -> None:
         """EtcdError if etcd would be stopped and nothing would start it again."""
-        if self.kubelet or not self.restarts_etcd or not (self.process or self.spec.rolling):
+        if self.kubelet or not self.restarts_etcd or not (self.process or self.spec.turn):
             return
         if not _host.kubelet_unit().active:
             raise EtcdError(
@@ -334,11 +381,11 @@ class Turn:
         if not image or not (self.content or not self.process):
             return
         deadline = time.monotonic() + PULL_AGAIN
-        cause = diagnosis.ensure_image(self.spec.runtime_endpoint, image, PULL)
+        cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         while cause and not cause.final and time.monotonic() < deadline:
             _rollout.check_controller()
             time.sleep(PULL_PAUSE)
-            cause = diagnosis.ensure_image(self.spec.runtime_endpoint, image, PULL)
+            cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         if cause:
             raise EtcdError(
                 f"{self.spec.member}: nothing was started or restarted, because {cause.text}. Correct etcd_image_repository or etcd_image_tag, make the"
@@ -363,7 +410,8 @@ class Turn:
             self._check_lock()
             self.change_kubelet()
             self.prove_kubelet()
-        if self.spec.config:
+        self.change_config()
+        if MANIFEST in self.spec.parts:
             self._check_lock()
             self._announce(target)
             self.change_manifest()
@@ -381,13 +429,22 @@ class Turn:
                 f"{self.spec.member}: the kubelet does not start: {exc}\nFrom `journalctl -u kubelet`:{log}"
             ) from exc
 
+    def change_config(self) -> None:
+        """Write kubeadmcfg.yaml."""
+        path = self.spec.config.path
+        if self.config_reasons:
+            ensure_directory(os.path.dirname(path), DIRECTORY_MODE)
+            replace_file(path, self.config.encode(), FILE_MODE)
+        elif self.modes.get(path):
+            set_mode(path, FILE_MODE)
+
     def change_kubelet(self) -> None:
         """Write the kubelet's files, and start it if what runs is not what would run."""
-        if not self.kubelet or not self.spec.kubelet or not self.kubelet.reasons:
+        if not self.kubelet or not self.kubelet.reasons:
             return
-        for path in (self.spec.work_dir, self.spec.manifests_dir):
+        for path in (self.spec.kubelet.work_dir, self.spec.kubelet.manifests_dir):
             ensure_directory(path, DIRECTORY_MODE)
-        differing = {path: text for path, text in self.spec.kubelet.files.items() if self.kubelet.found[path] != text}
+        differing = {path: text for path, text in self.files.files.items() if self.kubelet.found[path] != text}
         self.since = time.time()
         self.kept = service.keep(list(differing))
         service.write(differing)
@@ -398,11 +455,11 @@ class Turn:
 
     def change_manifest(self) -> None:
         """Install the manifest, or restart etcd with the one that is there."""
-        spec = self.spec
-        for path in (spec.manifests_dir, spec.data_dir):
+        spec, work_dir = self.spec, self.spec.kubelet.work_dir
+        for path in (spec.kubelet.manifests_dir, spec.config.data_dir):
             ensure_directory(path, DIRECTORY_MODE)
-        remove_strays(spec.manifests_dir)
-        for path, mode in ((spec.manifest, FILE_MODE), *self.own):
+        remove_strays(spec.kubelet.manifests_dir)
+        for path, mode in self.own:
             if self.modes[path]:
                 set_mode(path, mode)
         if not self.restarts_etcd:
@@ -410,8 +467,8 @@ class Turn:
         self.since = time.time()
         if self.content:
             if self.before:
-                replace_file(os.path.join(spec.work_dir, PREVIOUS), self.before.encode(), FILE_MODE)
-            replace_file(spec.manifest, self.wanted.encode(), FILE_MODE, staging_dir=spec.work_dir)
+                replace_file(os.path.join(work_dir, PREVIOUS), self.before.encode(), FILE_MODE)
+            replace_file(spec.manifest, self.wanted.encode(), FILE_MODE, staging_dir=work_dir)
             self.installed = True
         elif self.process:
             _rollout.stop(self.process)
@@ -422,7 +479,7 @@ class Turn:
         """What keeps the kubelet or etcd from coming up since the last act."""
         hidden = [value for text in (self.wanted, self.before or "") for value in _kubeadm.env_values(text).values()]
         try:
-            return diagnosis.diagnose(self.since, self.spec.runtime_endpoint, hidden=hidden)
+            return diagnosis.diagnose(self.since, self.spec.kubelet.runtime_endpoint, hidden=hidden)
         except EtcdError:
             return []
 
@@ -554,7 +611,7 @@ class Turn:
 
     def _put_manifest_back(self) -> str:
         """Install the previous manifest. Returns why that failed, '' if it did not."""
-        kept = os.path.join(self.spec.work_dir, PREVIOUS)
+        kept = os.path.join(self.spec.kubelet.work_dir, PREVIOUS)
         try:
             # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
             os.utime(kept)

@@ -83,6 +83,14 @@ options:
         finished by the next one.
     type: int
     default: 0
+  join:
+    description:
+      - Whether the member joins a cluster that runs. It is added as a learner, started with the membership of that moment, and promoted when it has caught
+        up, which may take half an hour. All other members have to be healthy voting members.
+      - If etcd does not start, the learner is removed again, its data and manifest are kept under other names, and the module fails. If it starts and has not
+        caught up in time, it stays a learner. An interrupted join is finished by the next one.
+    type: bool
+    default: false
   allow_interruption:
     description: Change the member of a running cluster even if the cluster stops without it. It is waited for all the same.
     type: bool
@@ -162,15 +170,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import ConfigSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import kubelet_spec
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import take_join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import PARTS, TurnSpec, take_turn
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
 def spec_of(params: dict[str, Any]) -> TurnSpec:
     """The turn that the options ask for."""
+    options = {key: value for key, value in params.items() if key != "join"}
     config = ConfigSpec.from_params(params["config"])
     kubelet = kubelet_spec(params["kubelet"], config.data_dir)
-    return TurnSpec(**{**params, "config": config, "kubelet": kubelet, "parts": tuple(params["parts"])})
+    return TurnSpec(**{**options, "config": config, "kubelet": kubelet, "parts": tuple(params["parts"])})
 
 
 def main() -> None:
@@ -180,13 +190,15 @@ def main() -> None:
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
             "parts": {"type": "list", "elements": "str", "choices": list(PARTS), "default": list(PARTS)},
             "turn": {"type": "int", "default": 0},
+            "join": {"type": "bool", "default": False},
             "allow_interruption": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
     )
     try:
-        result = take_turn(spec_of(module.params), module.check_mode)
+        act = take_join if module.params["join"] else take_turn
+        result = act(spec_of(module.params), module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

@@ -161,7 +161,10 @@ def _normal(address: str) -> str:
 
 @dataclass(frozen=True)
 class ConfigSpec:
-    """What kubeadmcfg.yaml of one member is to say. Fields are the options of kubeadm_etcd_config."""
+    """What kubeadmcfg.yaml of one member is to say. Fields are the options of kubeadm_etcd_config.
+
+    peers: name and peer URL of every member as the cluster tells them, for a member that joins; empty: those of `members`.
+    """
 
     name: str
     address: str
@@ -189,6 +192,7 @@ class ConfigSpec:
     allow_untested_kubeadm: bool = False
     path: str = CONFIG_ARGUMENTS["path"]["default"]
     kubeadm: str = CONFIG_ARGUMENTS["kubeadm"]["default"]
+    peers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> ConfigSpec:
@@ -198,8 +202,7 @@ class ConfigSpec:
         """
         shapes: dict[str, tuple[type, str]] = {"dict": (Mapping, "a mapping"), "list": (list, "a list")}
         values: dict[str, Any] = {}
-        for key in cls.__dataclass_fields__:
-            argument = CONFIG_ARGUMENTS[key]
+        for key, argument in CONFIG_ARGUMENTS.items():
             value: Any = params.get(key)
             if value is None:
                 if argument.get("required"):
@@ -490,7 +493,7 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     address = bracketed(spec.address)
     loopback = "[::1]" if ":" in spec.address else "127.0.0.1"
     client, peer = f"https://{address}:{spec.client_port}", f"https://{address}:{spec.peer_port}"
-    peers = [(m.name, f"https://{bracketed(m.address)}:{spec.peer_port}") for m in spec.members]
+    peers = spec.peers or [(m.name, f"https://{bracketed(m.address)}:{spec.peer_port}") for m in spec.members]
     own = [
         ("name", spec.name),
         *initial_cluster(spec.name, peers, spec.initial_cluster_state, spec.initial_cluster_token, spec.published),

@@ -24,36 +24,28 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     cluster_lock,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import own_pod
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
-    ensure_directory,
-    locked,
-    move_file,
     replace_file,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     MODE,
     Record,
     current_record,
     read_record,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
-# The lock of the turn of a member on its host (turn.py).
-HOST_LOCK = "lock-manifest"
-
 # Where the manifest of a member that has left is kept, in the work directory.
 REMOVED_MANIFEST = "etcd.yaml.removed"
-
-# How long the kubelet may take to end a static pod: it sees the change within 20 s, and gives the pod 30 s.
-ENDS = 120.0
 
 
 # --- The membership --------------------------------------------------------------------------------------------------
@@ -191,11 +183,6 @@ class ClearSpec:
         return [*inside, *(path for path in client if os.path.exists(path))]
 
 
-def archived_name(moment: float) -> str:
-    """How a data directory that is kept is called after its own name. moment: Unix seconds."""
-    return time.strftime("removed-%Y%m%dT%H%M%SZ", time.gmtime(moment))
-
-
 def clear_reasons(spec: ClearSpec, record: Record | None) -> list[Reason]:
     """What is left of a member on its host."""
     found = []
@@ -204,7 +191,7 @@ def clear_reasons(spec: ClearSpec, record: Record | None) -> list[Reason]:
     override = [path for path in spec.override if os.path.exists(path)]
     if override:
         found.append(Reason("kubelet", "removed", f"kubelet stopped, and removed: {', '.join(override)}"))
-    if _has_data(spec.data_dir):
+    if has_data(spec.data_dir):
         found.append(Reason("data", "archived", f"{spec.data_dir}: renamed, and kept"))
     if (record or found) and not (record and record.removed):
         found.append(Reason("record", "removed", f"{RECORD}: marked as removed"))
@@ -217,15 +204,16 @@ def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
     """Clear the host of a member that has left, or look what would be done (check). Returns the module's result."""
     if check:
         return {**reported(clear_reasons(spec, read_record(spec.work_dir))), "archive": ""}
-    ensure_directory(spec.work_dir, 0o700)
-    with locked(os.path.join(spec.work_dir, HOST_LOCK), ENDS):
+    with contextlib.ExitStack() as stack:
+        hold_host_lock(stack, spec.work_dir)
         record = read_record(spec.work_dir)
         reasons = clear_reasons(spec, record)
         archive = ""
         if reasons:
             _rollout.check_controller()
             check_has_left(spec)
-            _end_etcd(spec)
+            kept = os.path.join(spec.work_dir, REMOVED_MANIFEST)
+            end_etcd(spec.member, spec.manifest, kept, spec.runtime_endpoint)
             _remove_override(spec)
             # Before the data is renamed: it says whose it was.
             _mark_record(spec, record)
@@ -254,39 +242,6 @@ def check_has_left(spec: ClearSpec) -> None:
         )
 
 
-def _end_etcd(spec: ClearSpec) -> None:
-    """Move the manifest away, and wait until etcd and its pod have ended. EtcdError if they do not."""
-    if os.path.exists(spec.manifest):
-        move_file(spec.manifest, os.path.join(spec.work_dir, REMOVED_MANIFEST))
-    deadline = time.monotonic() + ENDS
-    is_told = False
-    while True:
-        process = _rollout.find_etcd_process(spec.member)
-        if process is None and not _runs_pod(spec):
-            return
-        # Without its kubelet nothing ends it.
-        if process and not is_told and not service.answers():
-            _rollout.stop(process)
-            is_told = True
-        if time.monotonic() > deadline:
-            raise EtcdError(
-                f"{spec.member}: etcd still runs {ENDS:.0f} s after its manifest was moved to {spec.work_dir}. Look at `journalctl -u kubelet` and"
-                " `crictl ps --name etcd`, end it, and run again."
-            )
-        _rollout.check_controller()
-        time.sleep(0.5)
-
-
-def _runs_pod(spec: ClearSpec) -> bool:
-    """Whether the sandbox of etcd's pod is there. It is removed by the kubelet, which is stopped next."""
-    if not service.answers():
-        return False
-    try:
-        return any(item.state == cri.RUNNING for item in cri.sandboxes(spec.runtime_endpoint, own_pod()))
-    except EtcdError:
-        return False
-
-
 def _remove_override(spec: ClearSpec) -> None:
     """Stop the kubelet, which has nothing else to do, and remove the files that make it run etcd."""
     files = [path for path in spec.override if os.path.exists(path)]
@@ -309,31 +264,3 @@ def _mark_record(spec: ClearSpec, record: Record | None) -> None:
         known = Record(spec.member, ids[0] or "unknown", ids[1] or "unknown", os.path.normpath(spec.data_dir))
     text = replace(known, removed=time.strftime("%Y-%m-%d", time.gmtime())).as_text()
     replace_file(record_path(spec.work_dir), text.encode(), MODE)
-
-
-def _has_data(data_dir: str) -> bool:
-    """Whether there is something of etcd in a directory."""
-    return os.path.isdir(os.path.join(data_dir, "member"))
-
-
-def archive_data(data_dir: str, moment: float) -> str:
-    """Rename a data directory, so that it is kept and not used. Returns its new path; '' if there was no data.
-
-    A volume cannot be renamed: what etcd has in it is renamed inside of it, under a name that counts as etcd's (foreign_entries).
-    """
-    if not _has_data(data_dir):
-        return ""
-    path = os.path.realpath(data_dir)
-    kept = f"{path}.{archived_name(moment)}"
-    inside = os.path.join(path, "member")
-    try:
-        if os.path.ismount(path):
-            kept = f"{inside}.{archived_name(moment)}"
-            os.rename(inside, kept)
-        else:
-            os.rename(path, kept)
-    except OSError as exc:
-        raise EtcdError(
-            f"{data_dir} cannot be renamed to {kept}: {exc.strerror}. Move it away, and run again."
-        ) from exc
-    return kept

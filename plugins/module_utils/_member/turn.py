@@ -118,14 +118,18 @@ class TurnSpec:
         return _rollout.make_target(config.name, members, config.client_port, config.metrics_port, config.pki_dir)
 
 
+def hold_host_lock(stack: contextlib.ExitStack, work_dir: str, lasts: float = 0.0) -> None:
+    """Change the member of this host alone. lasts: how long another one may be at work, seconds."""
+    ensure_directory(work_dir, DIRECTORY_MODE)
+    stack.enter_context(locked(os.path.join(work_dir, LOCK), LOCK_PATIENCE, lasts))
+
+
 def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
     """Change the member of this host, or look what would be changed (check). Returns the module's result."""
     with contextlib.ExitStack() as stack:
         if not check:
-            ensure_directory(spec.kubelet.work_dir, DIRECTORY_MODE)
             # It waits again where the previous manifest is put back.
-            lasts = 2 * spec.timeout if spec.turn else 0
-            stack.enter_context(locked(os.path.join(spec.kubelet.work_dir, LOCK), LOCK_PATIENCE, lasts))
+            hold_host_lock(stack, spec.kubelet.work_dir, 2 * spec.timeout if spec.turn else 0)
         turn = Turn(spec, check)
         if spec.turn:
             turn.roll(stack)

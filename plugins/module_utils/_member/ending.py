@@ -1,0 +1,78 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""etcd is ended for good on a host, and its data is kept: for a member that has left, and for one whose join is taken back."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import own_pod
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+# How long the kubelet may take to end a static pod: it sees the change within 20 s, and gives the pod 30 s.
+ENDS = 120.0
+
+
+def end_etcd(member: str, manifest: str, kept: str, runtime_endpoint: str) -> None:
+    """Move the manifest away (to kept), and wait until etcd and its pod have ended. EtcdError if they do not."""
+    if os.path.exists(manifest):
+        move_file(manifest, kept)
+    deadline = time.monotonic() + ENDS
+    is_told = False
+    while True:
+        process = _rollout.find_etcd_process(member)
+        if process is None and not _runs_pod(runtime_endpoint):
+            return
+        # Without its kubelet nothing ends it.
+        if process and not is_told and not service.answers():
+            _rollout.stop(process)
+            is_told = True
+        if time.monotonic() > deadline:
+            raise EtcdError(
+                f"{member}: etcd still runs {ENDS:.0f} s after its manifest was moved to {kept}. Look at `journalctl -u kubelet` and"
+                " `crictl ps --name etcd`, end it, and run again."
+            )
+        _rollout.check_controller()
+        time.sleep(0.5)
+
+
+def _runs_pod(runtime_endpoint: str) -> bool:
+    """Whether the sandbox of etcd's pod is there. The kubelet removes it, if it runs."""
+    if not service.answers():
+        return False
+    try:
+        return any(item.state == cri.RUNNING for item in cri.sandboxes(runtime_endpoint, own_pod()))
+    except EtcdError:
+        return False
+
+
+def archived_name(moment: float) -> str:
+    """How a data directory that is kept is called after its own name. moment: Unix seconds."""
+    return time.strftime("removed-%Y%m%dT%H%M%SZ", time.gmtime(moment))
+
+
+def has_data(data_dir: str) -> bool:
+    """Whether there is something of etcd in a directory."""
+    return os.path.isdir(os.path.join(data_dir, "member"))
+
+
+def archive_data(data_dir: str, moment: float) -> str:
+    """Rename a data directory, so that it is kept and not used. Returns its new path; '' if there was no data.
+
+    A volume cannot be renamed: what etcd has in it is renamed inside of it, under a name that counts as etcd's (foreign_entries).
+    """
+    if not has_data(data_dir):
+        return ""
+    path = os.path.realpath(data_dir)
+    inside = os.path.join(path, "member")
+    source = inside if os.path.ismount(path) else path
+    kept = f"{source}.{archived_name(moment)}"
+    try:
+        os.rename(source, kept)
+    except OSError as exc:
+        raise EtcdError(f"{source} cannot be renamed to {kept}: {exc.strerror}. Move it away, and run again.") from exc
+    return kept

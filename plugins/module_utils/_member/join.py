@@ -1,0 +1,179 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A member joins a cluster that runs: added as a learner, started, promoted when it has caught up.
+
+Every stage is read from the membership and the host, so an interrupted join is finished by the next run, whoever starts it. A join whose
+etcd does not start is taken back, since a learner that never comes keeps every other member from being changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Holder, LockError, cluster_lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import Turn, TurnSpec, hold_host_lock, peer_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+
+# How long a learner may take to catch up: it is sent the whole database.
+CATCHES_UP = 1800.0
+
+# The kubelet's startup probe asks /readyz, which a learner answers with 503 (etcd 3.5.19 and later). After kubeadm's four minutes the kubelet would
+# end a learner that is still catching up. Once the member has started, another timeout of that probe restarts nobody (startup_counts).
+STARTUP = "30m"
+
+# For a change of the membership that etcd does not accept yet.
+ACCEPTED = 60.0
+
+# Where the manifest of a join that was taken back is kept, in the work directory.
+REFUSED_MANIFEST = "etcd.yaml.refused"
+
+
+def take_join(spec: TurnSpec, check: bool) -> dict[str, Any]:
+    """Have the member of this host join, or look what would be changed (check). Returns the module's result."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            hold_host_lock(stack, spec.kubelet.work_dir, CATCHES_UP)
+        turn = JoinTurn(spec, check)
+        turn.join(stack)
+        return turn.result()
+
+
+def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
+    """Why no member may be added now. A voter that is not there would leave a quorum to fewer members than before."""
+    return [f"{other.name} {other.problem}" for other in others if other.problem]
+
+
+def peers_of(members: Sequence[Member], name: str) -> tuple[tuple[str, str], ...]:
+    """Name and peer URL of all members, as initial-cluster has them. name: of the one that joins, which etcd does not know yet."""
+    return tuple((member.name or name, url) for member in members for url in member.peer_urls)
+
+
+class JoinTurn(Turn):
+    """The turn of a member that joins."""
+
+    def __init__(self, spec: TurnSpec, check: bool) -> None:
+        config = spec.config
+        config = replace(config, initial_cluster_state="existing", startup_timeout=config.startup_timeout or STARTUP)
+        super().__init__(replace(spec, config=config), check)
+        self.membership = Membership(
+            spec.target.urls[1:], spec.target.credentials, while_waiting=_rollout.check_controller
+        )
+
+    def join(self, stack: contextlib.ExitStack) -> None:
+        """The whole turn."""
+        urls = peer_urls(self.wanted)
+        joins = Reason(
+            "membership", "joins", f"{self.spec.member} joins at {', '.join(urls)}: a learner until it has caught up"
+        )
+        if self.check:
+            self.reasons.insert(0, joins)
+            return
+        _rollout.check_controller()
+        self.have_image()
+        holder = Holder(socket.gethostname(), self.spec.member, f"join of {self.spec.member}")
+        self.lock = stack.enter_context(
+            cluster_lock(
+                self.spec.target.urls[1:], self.spec.target.credentials, holder, while_waiting=_rollout.check_controller
+            )
+        )
+        self._check_others(urls)
+        self._check_lock()
+        entry = self.membership.add_learner(urls, ACCEPTED)
+        self._look_again(entry)
+        self.reasons.insert(0, joins)
+        try:
+            self.act(self.spec.target)
+            self.waited = self._wait_until_promoted(entry)
+        except (_rollout.AbandonedError, LockError):
+            raise
+        except EtcdError as exc:
+            raise EtcdError(f"{exc} {self._take_back(entry)}") from exc
+        self.waited += self._wait_for_member(self.spec.target, self._installed(), self._old())
+
+    def _check_others(self, urls: list[str]) -> None:
+        """EtcdError if another member is not a healthy voter. Asked again for some seconds: it may be an election."""
+        deadline = time.monotonic() + _rollout.PATIENCE
+        target = self.spec.target
+        while True:
+            members = self.membership.members()
+            mine = entry_at(members, urls)
+            others = [
+                _rollout.describe_other(
+                    member, _rollout.ask_health(member.client_urls[0], target) if member.started else None
+                )
+                for member in members
+                if member is not mine
+            ]
+            problems = join_problems(others)
+            if not problems:
+                return
+            if time.monotonic() > deadline:
+                raise EtcdError(
+                    f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}."
+                )
+            time.sleep(1.0)
+
+    def _look_again(self, entry: Member) -> None:
+        """Compare the host with what the membership of this moment makes of the configuration."""
+        peers = peers_of(self.membership.members(), self.spec.member)
+        self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
+        self.look(entry.started)
+        record = read_record(self.spec.kubelet.work_dir)
+        if record and record.removed:
+            # It would keep the kubelet from starting a member without data (before-kubelet.sh).
+            path = record_path(self.spec.kubelet.work_dir)
+            move_file(path, f"{path}.former")
+
+    def _wait_until_promoted(self, entry: Member) -> float:
+        """Wait until etcd runs as wanted, and promote it as soon as the leader takes it for one that has caught up; seconds."""
+        begin = time.monotonic()
+        wanted, old = _kubeadm.manifest_arguments(self._installed()), self._old()
+        watch = _rollout.Watch(self.causes)
+        while True:
+            _rollout.check_controller()
+            process = _rollout.find_etcd_process(self.spec.member)
+            problem = _rollout.process_problem(process, old, wanted)
+            if not problem:
+                self._check_lock()
+                try:
+                    self.membership.promote(entry.id, 0.0)
+                    return time.monotonic() - begin
+                except EtcdError as exc:
+                    problem = str(exc).rstrip(".")
+            waited = time.monotonic() - begin
+            if waited > max(self.spec.timeout, CATCHES_UP) or watch.is_hopeless():
+                what = f"it has not joined after {waited:.0f} s: {problem}"
+                raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
+            time.sleep(1.0)
+
+    def _take_back(self, entry: Member) -> str:
+        """Undo a join whose etcd does not start, and say what became of it."""
+        if self._lost_lock():
+            return "Nothing was taken back, because another run holds the cluster lock. Run again."
+        mine = next((member for member in self.membership.members() if member.id == entry.id), None)
+        if mine and not mine.is_learner:
+            return "It has been promoted and stays a member. Correct the cause, and run again."
+        if _rollout.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
+            return "It goes on catching up as a learner. Run again to finish the join."
+        work_dir = self.spec.kubelet.work_dir
+        kept = os.path.join(work_dir, REFUSED_MANIFEST)
+        end_etcd(self.spec.member, self.spec.manifest, kept, self.spec.kubelet.runtime_endpoint)
+        self.membership.remove(entry.id, ACCEPTED)
+        archive = archive_data(self.spec.config.data_dir, time.time())
+        data = f", its data is {archive}" if archive else ""
+        return f"The join was taken back: the learner has left the membership, its manifest is {kept}{data}. Correct the cause, and run again."

@@ -122,7 +122,7 @@ def depart(
         return Departure(problems)
     steps = []
     if leaving.entry:
-        text = f"member {leaving.entry['id']} leaves cluster {cluster.name}"
+        text = f"{leaving.name} (id {leaving.entry['id']}) leaves the cluster"
         steps.append(Step(LEAVE, leaving.name, helpers[0], None, (Reason("membership", "leaves", text),)))
     reasons = archive_reasons(observations.get(leaving.host), wipe_keys)
     if reasons:

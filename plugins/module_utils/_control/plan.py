@@ -20,9 +20,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     identity_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    ARCHIVE,
     CONFIG,
     JOIN,
     KINDS,
+    LEAVE,
     START,
     TURN,
     Step,
@@ -616,6 +618,9 @@ def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[st
         NOTHING: "no member is restarted" if steps else "nothing to do",
         REFUSE: "nothing is changed",
     }
+    leaving = next((step.member for step in steps if step.kind in (LEAVE, ARCHIVE)), "")
+    if leaving:
+        words[NOTHING], words[ROLLING] = f"{leaving} leaves", f"{leaving} leaves; then {words[ROLLING]}"
     place = {member.host: number for number, member in enumerate(cluster.members)}
     listed = sorted(steps, key=lambda step: place.get(step.host, count))
     details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(listed))

@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
+from .conftest import ADDRESSES, Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
 
 
 def small(make_cluster: Make, version: str, size: int, most: int) -> tuple[Cluster, list[Member]]:
@@ -188,3 +190,88 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
     assert not acts.promote(entry.id, 60).is_learner
     joiners[0].signal(signal.SIGTERM)
     assert lost == ["cluster/member/add", "cluster/member/promote"]
+
+
+# --- A member leaves, by the function that the module calls -----------------------------------------------------------
+
+
+def leave_spec(cluster: Cluster, leaving: Member, *, timeout: float = 30.0) -> LeaveSpec:
+    """A departure as it is asked for on the host of the first member that stays."""
+    with cluster[0].client() as client:
+        entry = entry_at(client.members(), [peer_url(leaving.name)])
+    helper = next(member for member in cluster.members if member is not leaving)
+    members = [(member.name, ADDRESSES[member.name]) for member in cluster.members]
+    number = f"{entry.id:x}" if entry else "1"
+    return LeaveSpec(leaving.name, number, members, pki_dir=str(helper.pki), timeout=timeout)
+
+
+def names(cluster: Cluster) -> list[str]:
+    return sorted(item.name for item in membership(cluster).members())
+
+
+@other_versions_long
+def test_what_leaves_and_what_does_not(make_cluster: Make, version: str) -> None:
+    cluster, _joiners = small(make_cluster, version, 3, 3)
+    leader = next(member for member in cluster.members if member.leads())
+    others = [member for member in cluster.members if member is not leader]
+    spec = leave_spec(cluster, leader)
+    with writing(cluster):
+        # Check mode says the same, and changes nothing.
+        said = leave(spec, check=True)
+        assert said["changed"] and names(cluster) == sorted(cluster.names)
+        # A healthy member stays while another one is down, and the two that are left would be no quorum.
+        others[1].signal(signal.SIGKILL)
+        with pytest.raises(EtcdError, match=f"{others[1].name} is not healthy"):
+            leave(spec, check=False)
+        assert names(cluster) == sorted(cluster.names)
+        # The one that is down may leave.
+        gone = leave_spec(cluster, others[1])
+        assert leave(gone, check=False)["changed"] and not leave(gone, check=False)["changed"]
+        cluster.members.remove(others[1])
+        wait_until("the two are not healthy", lambda: all(member.healthy() for member in cluster.members))
+        # Then the leader, which hands over first.
+        assert leave(spec, check=False) == said
+        cluster.members.remove(leader)
+        # The last one is the cluster.
+        number = f"{membership(cluster).members()[0].id:x}"
+        asked = [("as it is called elsewhere", ADDRESSES[others[0].name])]
+        last = replace(spec, member=others[0].name, member_id=number, members=asked)
+        with pytest.raises(EtcdError, match="last voting member"):
+            leave(last, check=False)
+
+
+def test_two_that_leave_at_once(make_cluster: Make) -> None:
+    """Two controllers, each of which takes another member away: the cluster lock has them follow each other, and the gate looks again."""
+    cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)
+    specs = [leave_spec(cluster, member) for member in cluster.members[1:]]
+    said: list[str] = []
+
+    def run(spec: LeaveSpec) -> None:
+        try:
+            leave(spec, check=False)
+        except EtcdError as exc:
+            said.append(str(exc))
+
+    threads = [threading.Thread(target=run, args=(spec,)) for spec in specs]
+    with writing(cluster):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        left = names(cluster)
+        assert cluster.names[0] in left and len(left) == 3 - (2 - len(said)), said
+        cluster.members = [member for member in cluster.members if member.name in left]
+
+
+def test_a_member_with_an_alarm_takes_it_along(make_cluster: Make) -> None:
+    """CORRUPT of one member stops the whole cluster. When the member has left, the cluster goes on."""
+    cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)
+    spec = leave_spec(cluster, cluster[2])
+    with cluster[0].client() as client:
+        client.call(
+            "maintenance/alarm", {"action": "ACTIVATE", "memberID": str(int(spec.member_id, 16)), "alarm": "CORRUPT"}
+        )
+    assert not cluster[0].put("while it is raised")
+    assert leave(spec, check=False)["changed"]
+    cluster.members.pop()
+    cluster.write("afterwards")

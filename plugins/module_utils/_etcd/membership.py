@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    Alarm,
     EtcdClient,
     EtcdUnreachableError,
     Member,
@@ -120,16 +121,19 @@ class Membership:
         self._until(f"take the leadership from member {member_id:x}", handed_over, seconds, retried=("precondition",))
         return was[0]
 
-    def disarm(self, member_id: int) -> None:
-        """Disarm the alarms that a member has raised. EtcdError if no member answers."""
+    def alarms(self) -> list[Alarm]:
+        """All alarms that are raised. EtcdError if no member answers."""
         try:
             raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])
-            for alarm in raised:
-                if int(alarm.get("memberID", 0)) == member_id:
-                    body = {"action": "DEACTIVATE", "memberID": str(member_id), "alarm": alarm.get("alarm", "NONE")}
-                    self._call("maintenance/alarm", **body)
         except SilentError as exc:
             raise EtcdError(f"no member tells the alarms: {exc}.") from exc
+        return [Alarm(int(item.get("memberID", 0)), str(item.get("alarm", "NONE"))) for item in raised]
+
+    def disarm(self, member_id: int) -> None:
+        """Disarm the alarms that a member has raised. EtcdError if no member answers."""
+        for alarm in self.alarms():
+            if alarm.member_id == member_id:
+                self._call("maintenance/alarm", action="DEACTIVATE", memberID=str(member_id), alarm=alarm.kind)
 
     def _status(self, members: Sequence[Member]) -> Status:
         """What the first member that knows a leader says of itself. EtcdUnreachableError if none does."""

@@ -129,9 +129,12 @@ def _check_departure(spec: LeaveSpec, target: _rollout.Target, acts: Membership)
         leaving = _entry(members, spec.member_id)
         if leaving is None:
             return
+        # One member whose data is corrupt stops all of them. It is that alarm which ends when it leaves.
+        corrupt = {alarm.member_id for alarm in acts.alarms() if alarm.kind == "CORRUPT"}
+        without = ("NOSPACE", "CORRUPT") if corrupt == {leaving.id} else ("NOSPACE",)
         others = [
             _rollout.describe_other(
-                member, _rollout.ask_health(member.client_urls[0], target) if member.started else None
+                member, _rollout.ask_health(member.client_urls[0], target, without) if member.started else None
             )
             for member in members
             if member is not leaving

@@ -243,13 +243,14 @@ def describe_other(member: Member, answer: str | None) -> Other:
     return Other(name, True, None if answer is None else f"is not healthy ({answer}): repair it first")
 
 
-def ask_health(url: str, target: Target) -> str | None:
-    """None where the member behind a client URL can serve a linearizable read, else what it said.
+def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)) -> str | None:
+    """None where the member behind a client URL can serve a linearizable read, else what it said. without: alarms that do not count.
 
     A full database is no obstacle: raising the quota, which needs this very restart, is how it is mended.
     """
+    query = "&".join(f"exclude={alarm}" for alarm in without)
     try:
-        code, said = EtcdClient(url, *target.credentials, timeout=ANSWER).request("GET", "/health?exclude=NOSPACE")
+        code, said = EtcdClient(url, *target.credentials, timeout=ANSWER).request("GET", f"/health?{query}")
     except EtcdError as exc:
         return str(exc).rstrip(".")
     return None if code == 200 else brief(said) or f"it answers {code}"

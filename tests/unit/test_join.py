@@ -1,0 +1,217 @@
+"""The turn of a member that joins, phase by phase, and how it is taken back: on a host that is a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from test_turn import NEW, Host
+
+OTHERS = [Member(i, f"infra{i}", [f"peer{i}"], [f"client{i}"], False) for i in (1, 2)]
+RECORD = '{"name": "infra0", "cluster_id": "c", "member_id": "1", "data_dir": "/d", "removed": "2026-11-27"}'
+
+
+class Joining(Host):
+    """A host without a member, and a cluster of two. promotes: how often etcd refuses to promote the learner."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(root, monkeypatch)
+        self.manifest.unlink()
+        self.process = None
+        self.members = list(OTHERS)
+        self.refusals = 0
+        self.unwell: str | None = None
+        self.with_kubelet()
+        self.active = False
+        fakes: list[tuple[Any, str, Any]] = [
+            (join, "Membership", lambda *_, **__: Asked(self)),
+            (join, "cluster_lock", self.cluster_lock),
+            (join, "end_etcd", lambda _member, manifest, kept, _endpoint: self.ends(manifest, kept)),
+            (join.time, "sleep", lambda _seconds: None),
+            (_rollout, "ask_health", lambda url, _target: self.unwell if url == "client2" else None),
+            (_rollout, "PATIENCE", -1.0),
+            (_rollout, "process_problem", lambda process, _old, _wanted: None if process else "no etcd process runs"),
+            (_rollout, "told", lambda text, causes, _since: _rollout.sentence(text, causes)),
+        ]
+        for target, name, fake in fakes:
+            monkeypatch.setattr(target, name, fake)
+
+    # What the turn asks of the membership.
+
+    def list_members(self) -> list[Member]:
+        return self.members
+
+    def add_learner(self, urls: list[str], _seconds: float) -> Member:
+        mine = next((member for member in self.members if member.peer_urls == urls), None)
+        if mine is None:
+            self.did("add")
+            mine = Member(9, "", urls, [], True)
+            self.members.append(mine)
+        return mine
+
+    def promote(self, number: int, _seconds: float) -> None:
+        self.did("promote")
+        if self.refusals:
+            self.refusals -= 1
+            raise EtcdError("etcd does not promote member 9: in sync with leader.")
+        self.members = [m if m.id != number else Member(9, "infra0", m.peer_urls, ["x"], False) for m in self.members]
+
+    def remove(self, number: int, _seconds: float) -> None:
+        self.did("remove")
+        self.members = [member for member in self.members if member.id != number]
+
+    def ends(self, manifest: str, kept: str) -> None:
+        self.did("end")
+        Path(manifest).rename(kept)
+        self.process = None
+
+    def start(self, restart: bool) -> None:
+        super().start(restart)
+        if self.manifest.exists() and not self.causes:
+            self.process = _rollout.Process(8, 2, ["etcd"])
+
+    def run(self, check: bool = False) -> dict[str, Any]:
+        return join.take_join(self.spec, check)
+
+    def wait(self, *_: Any) -> float:
+        self.did("wait")
+        return 1.0
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Joining:
+    return Joining(tmp_path, monkeypatch)
+
+
+class Asked:
+    """The membership as the turn asks it."""
+
+    def __init__(self, host: Joining) -> None:
+        self.members = host.list_members
+        self.add_learner, self.promote, self.remove = host.add_learner, host.promote, host.remove
+
+
+JOIN = ["pull", "lock", "check lock", "add", "check lock", "announce new", "install"]
+
+
+def test_the_order_of_a_join(host: Joining) -> None:
+    """The learner is added last of all that can fail before it, and promoted under the lock."""
+    result = host.run()
+    assert [act for act in host.acts if act not in ("write 1", "restart kubelet")] == [
+        *JOIN,
+        "check lock",
+        "promote",
+        "wait",
+        "unlock",
+    ]
+    assert host.acts.index("install") < host.acts.index("restart kubelet") < host.acts.index("promote")
+    assert result["changes"][0]["code"] == "joins" and host.manifest.read_text() == NEW
+    # The configuration has the membership of that moment, and lets a learner take its time.
+    text = host.written.read_text()
+    assert "infra1=peer1,infra2=peer2,infra0=new" in text and "existing" in text and "30m" in text
+
+
+def test_check_mode_adds_nobody(host: Joining) -> None:
+    assert host.run(check=True)["changes"][0]["code"] == "joins"
+    assert host.acts == [] and host.members == OTHERS
+
+
+def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
+    host.refusals = 3
+    host.run()
+    assert host.acts.count("promote") == 4 and not host.members[-1].is_learner
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_an_interrupted_join_is_finished(host: Joining, started: bool) -> None:
+    """Added and never started; started and not promoted: nobody is added again."""
+    host.members.append(Member(9, "infra0" if started else "", ["new"], ["x"] if started else [], True))
+    host.run()
+    assert "add" not in host.acts and "promote" in host.acts
+    # One that has started names itself only.
+    assert ("infra1=" in host.written.read_text()) != started
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (None, "infra2 is not healthy \\(x\\)"),
+        (Member(3, "", ["peer3"], [], False), "member 3 is a member but has never started"),
+        (Member(3, "infra3", ["peer3"], ["c"], True), "infra3 is a learner"),
+    ],
+)
+def test_nobody_joins_while_another_member_is_unwell(host: Joining, other: Member | None, words: str) -> None:
+    if other:
+        host.members.append(other)
+    else:
+        host.unwell = "x"
+    host.fails(f"does not join while another member is unwell: {words}")
+    assert "add" not in host.acts and not host.manifest.exists()
+
+
+def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
+    (host.root / "data" / "member").mkdir()
+    host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
+    said = host.fails("flag provided but not defined")
+    assert "The join was taken back" in said and host.members == OTHERS
+    assert host.acts.index("end") < host.acts.index("remove") and "promote" not in host.acts
+    assert not host.manifest.exists() and (host.root / "work" / "etcd.yaml.refused").read_text() == NEW
+    # Its data is kept, and the next run finds a fresh host.
+    assert not (host.root / "data").exists() and len(list(host.root.glob("data.removed-*"))) == 1
+
+
+def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that runs and is slow; a member that has been promoted."""
+    monkeypatch.setattr(join, "CATCHES_UP", -1.0)
+    host.spec = join.replace(host.spec, timeout=-1.0)
+    host.refusals = 100
+    said = host.fails("it has not joined after")
+    assert "goes on catching up" in said and "remove" not in host.acts and len(host.members) == 3
+    host.acts.clear()
+    host.refusals = 1
+    host.at["promote"] = lambda: host.members.__setitem__(2, Member(9, "infra0", ["new"], ["x"], False))
+    assert "stays a member" in host.fails("it has not joined after") and "remove" not in host.acts
+
+
+def test_a_lock_that_is_lost_undoes_nothing(host: Joining) -> None:
+    def lose() -> None:
+        host.lost = LockLostError("another run holds the lock")
+
+    host.at["install"] = lose
+    host.fails("another run holds the lock")
+    assert "promote" not in host.acts and "remove" not in host.acts and len(host.members) == 3
+
+
+def test_the_record_of_a_former_member_makes_way(host: Joining) -> None:
+    """It would keep the kubelet from starting a member without data. One of a member that has not left stays."""
+    record = host.root / "work" / "member.json"
+    record.write_text(RECORD)
+    host.run()
+    assert not record.exists() and record.with_name("member.json.former").read_text() == RECORD
+    record.write_text(RECORD.replace("2026-11-27", ""))
+    host.run()
+    assert record.exists()
+
+
+def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "etcd"
+    assert ending.archive_data(str(data), 0.0) == ""
+    (data / "member" / "wal").mkdir(parents=True)
+    assert ending.archive_data(str(data), 0.0) == f"{data}.removed-19700101T000000Z" and not data.exists()
+    (data / "member" / "wal").mkdir(parents=True)
+    monkeypatch.setattr(ending.os.path, "ismount", lambda _path: True)
+    assert ending.archive_data(str(data), 1.0) == f"{data}/member.removed-19700101T000001Z"
+    assert [path.name for path in data.iterdir()] == ["member.removed-19700101T000001Z"]
+    # A link leads to where the data is.
+    (data / "member").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    monkeypatch.setattr(ending.os.path, "ismount", lambda path: path == str(data))
+    assert ending.archive_data(str(link), 2.0) == f"{data}/member.removed-19700101T000002Z"

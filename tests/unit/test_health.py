@@ -100,7 +100,7 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
         "degraded",
         "infra2 is not in the membership",
     ),
-    "one too many": ([seen(0), seen(1)], "degraded", "infra2 is in the membership, but not expected"),
+    "one too many": ([seen(0), seen(1)], "degraded", "infra2 is in the membership, and the inventory does not have it"),
     "two memberships": ([seen(0), seen(1, members=MEMBERS[:2]), seen(2)], "degraded", "do not agree on the membership"),
     "full": ([seen(0), seen(1, **alarm(1, "NOSPACE")), seen(2)], "degraded", "Alarm NOSPACE at infra1: the database"),
     "corrupt": ([seen(0, **alarm(2, "CORRUPT")), seen(1), seen(2)], "degraded", "Alarm CORRUPT at infra2: its data"),
@@ -132,8 +132,7 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
     "learner": (
         [seen(0, members=LEARNER), seen(1, members=LEARNER), seen(2, members=[], is_learner=True, commits=False)],
         "degraded",
-        "infra2 is a learner: it has no vote and serves no clients. Once it has caught up, promote it with"
-        " `etcdctl member promote f000000000000005` on another member.",
+        "infra2 is a learner: it has not joined completely, has no vote and serves no clients. site.yml finishes the join",
     ),
     "no address": ([seen(0), seen(1), silent(2, "address")], "degraded", "infra2: refuses"),
     "half an answer": ([seen(0), seen(1), seen(2, error="infra2 hangs", commits=False)], "degraded", "infra2 hangs"),

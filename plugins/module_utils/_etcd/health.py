@@ -279,9 +279,10 @@ def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
     if not expected or not listed:
         return []
     found = [member.name for member in listed]
-    reasons = [f"{name} is not in the membership." for name in expected if name not in found]
+    reasons = [f"{name} is not in the membership. site.yml adds it." for name in expected if name not in found]
     reasons += [
-        f"{member.name or format(member.id, 'x')} is in the membership, but not expected. It is left alone."
+        f"{member.name or format(member.id, 'x')} is in the membership, and the inventory does not have it. To remove it: remove_member.yml -e"
+        f" etcd_member={member.name or format(member.id, 'x')}"
         for member in listed
         if member.name not in expected
     ]
@@ -295,9 +296,8 @@ def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
         return [f"{label}: {item.error}"]
     if item.status and item.status.is_learner:
         return [
-            f"{label} is a learner: it has no vote and serves no clients. Once it has caught up, promote it with"
-            f" `etcdctl member promote {line['id']}` on another member. If it is not to be a voter, remove it with"
-            f" `etcdctl member remove {line['id']}`."
+            f"{label} is a learner: it has not joined completely, has no vote and serves no clients. site.yml finishes the join; to take it back:"
+            f" remove_member.yml -e etcd_member={label}"
         ]
     if not item.commits:
         return [f"{label} is not healthy: {item.reason or 'it cannot commit'}."]

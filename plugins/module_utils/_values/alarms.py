@@ -14,7 +14,7 @@ _COMPARE, _DISARM = (f"`{etcdctl(arguments)}`" for arguments in ("endpoint hashk
 ALARMS = {
     "NOSPACE": f'the database has reached its quota, and writes are refused. Compact, defragment (docs/recovery.md, "The database is full"), then {_DISARM}',
     "CORRUPT": "its data differs from that of the other members, and all writes are refused. Confirm that by the hashes"
-    f' ({_COMPARE}), remove that member, add it again empty (docs/recovery.md, "The data of the members differs"), then {_DISARM}',
+    f' ({_COMPARE}), then replace that member: replace_member.yml (docs/recovery.md, "The data of the members differs")',
 }
 # The same if it is raised for the whole cluster.
 CLUSTER_ALARMS = {

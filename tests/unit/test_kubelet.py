@@ -193,21 +193,25 @@ class Host:
             "cgroup_version": 2,
             "runtime_cgroup_driver": driver,
         }
-        params = {
-            "kubelet": {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}},
-            "runtime_endpoint": "unix:///run/c.sock",
-            "manifests_dir": str(self.manifests),
-            "data_dir": str(self.data),
-        }
+        params = {"kubelet": self.wanted, "data_dir": str(self.data)}
         command = _observe.arguments_in(str(self.manifests / "etcd.yaml"))
         return _observe.observe_kubelet(params, facts, command, [] if problems is None else problems)
 
     @property
+    def wanted(self) -> dict[str, Any]:
+        """The kubelet as an option of modules."""
+        return {
+            "cgroup_driver": "systemd",
+            "runtime_endpoint": "unix:///run/c.sock",
+            "manifests_dir": str(self.manifests),
+            "config_path": str(self.config),
+            "extra": {},
+        }
+
+    @property
     def files(self) -> Mapping[str, str]:
         """What is wanted, as the turn of the member has it."""
-        wanted = {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}}
-        shared = {"runtime_endpoint": "unix:///run/c.sock", "manifests_dir": str(self.manifests)}
-        return service.kubelet_files(service.kubelet_spec({**wanted, **shared}, str(self.data)), "v1.36.3", 2).files
+        return service.kubelet_files(service.kubelet_spec(self.wanted, str(self.data)), "v1.36.3", 2).files
 
     def write(self) -> None:
         """Write the files, as the turn does."""

@@ -63,13 +63,14 @@ def test_a_member_is_observed_with_what_it_is_to_have() -> None:
     found = arguments("infra1") or {}
     assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
     assert found["pki"] == {"wanted": "__etcd_wanted_pki"} and found["config"] == {"wanted": "__etcd_wanted_config"}
-    assert found["data_dir"] == "/var/lib/etcd" and found.get("member", True)
+    assert found["kubelet"] == {"wanted": "__etcd_wanted_kubelet"} and found.get("member", True)
 
 
 def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
     found = arguments("infra1", infra1={"etcd_client_port": "x"}) or {}
-    assert "client_port" not in found and found["peer_port"] == 2380
-    assert found["pki"] == found["config"] == {} and not any(name.startswith("__") for name in found["asked"])
+    assert found["config"] == {"data_dir": "/var/lib/etcd", "peer_port": 2380, "metrics_port": 2381}
+    assert found["kubelet"]["runtime_endpoint"] == "unix:///x"
+    assert found["pki"] == {} and not any(name.startswith("__") for name in found["asked"])
 
 
 def test_an_address_that_is_not_known_yet() -> None:
@@ -78,7 +79,7 @@ def test_an_address_that_is_not_known_yet() -> None:
     assert not resolved("infra0", **unknown)[1]["known"]
     own, other = arguments("infra1", **unknown) or {}, arguments("infra0", **unknown) or {}
     assert own["address"] == "" and own["members"] == [] and own["pki"] == {}
-    assert [member["name"] for member in other["members"]] == ["infra0", "infra2"] and other["config"] == {}
+    assert [member["name"] for member in other["members"]] == ["infra0", "infra2"] and "name" not in other["config"]
     seen = {"infra1": {"facts": {"default_address": "10.0.0.7"}}}
     assert resolved("infra0", before=seen, **unknown)[1]["known"]
 
@@ -97,7 +98,8 @@ def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], obse
     found = arguments(host, "hand_over", **changes)
     assert (found is not None) == observed
     if host == PLANE and found:
-        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"} and "config" not in found
+        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"}
+        assert found["config"] == {"client_port": {"wanted": "__etcd_client_port"}}
 
 
 def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:

@@ -13,15 +13,18 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
 
-# Options of etcd_host_info that are variables of the same meaning. Values that are known to be wrong do not reach a host.
-_DIRECT = {
+# What a host is looked at with if some variable is wrong, or an address is not known yet. Values that are known to be wrong do not reach it.
+_PLACES = {
     "etcd_data_dir": "data_dir",
     "etcd_client_port": "client_port",
     "etcd_peer_port": "peer_port",
     "etcd_metrics_port": "metrics_port",
-    "etcd_container_runtime_endpoint": "runtime_endpoint",
 }
-_KUBELET = {"etcd_cgroup_driver": "cgroup_driver", "etcd_kubelet_config": "extra"}
+_KUBELET = {
+    "etcd_cgroup_driver": "cgroup_driver",
+    "etcd_container_runtime_endpoint": "runtime_endpoint",
+    "etcd_kubelet_config": "extra",
+}
 
 
 @dataclass(frozen=True)
@@ -93,26 +96,25 @@ def host_arguments(
     listed = [{"name": item["name"], "address": item["address"]} for item in cluster["members"]]
     member = next((item for item in cluster["members"] if item["host"] == look.host), None)
     if member is None:
-        port = {"client_port": wanted("__etcd_client_port")} if valid else {}
         return {
             **arguments,
-            **port,
             "name": look.host.lower(),
             "member": False,
             "members": listed if known else [],
             "pki": wanted("__etcd_wanted_pki") if valid else {},
+            "config": {"client_port": wanted("__etcd_client_port")} if valid else {},
         }
-    direct = {option: values[name] for name, option in _DIRECT.items() if name not in cluster["invalid"]}
-    kubelet = {option: values[name] for name, option in _KUBELET.items() if name not in cluster["invalid"]}
+    places, kubelet = (
+        {option: values[name] for name, option in options.items() if name not in cluster["invalid"]}
+        for options in (_PLACES, _KUBELET)
+    )
     return {
         **arguments,
-        **direct,
         "name": member["name"],
         "address": member["address"],
         "members": [item for item in listed if item["address"]] if member["address"] else [],
         # Values that are known to be wrong, or not known yet, are not compared with what is on the host.
         "pki": wanted("__etcd_wanted_pki") if member["address"] and valid else {},
-        "config": wanted("__etcd_wanted_config") if known and valid else {},
-        "kubelet": {**kubelet, "config_path": f"{wanted('etcd_work_dir')}/kubelet.yaml"},
-        "manifests_dir": wanted("etcd_manifests_dir"),
+        "config": wanted("__etcd_wanted_config") if known and valid else places,
+        "kubelet": wanted("__etcd_wanted_kubelet") if valid else kubelet,
     }

@@ -32,7 +32,7 @@ PAGE_CONFIG = f"{DROP_IN_DIR}/kubelet.conf"
 FAIL_CGROUP_V1_MINOR = 35
 
 
-# What etcd_member_turn takes under `kubelet`.
+# What etcd_host_info and etcd_member_turn take under `kubelet`.
 KUBELET_ARGUMENTS: dict[str, dict[str, Any]] = {
     "cgroup_driver": {"type": "str", "choices": ["systemd", "cgroupfs"], "default": "systemd"},
     "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},

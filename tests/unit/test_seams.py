@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
 from test_plan import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
@@ -71,6 +72,38 @@ def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
     assert found["config"] == {"data_dir": "/var/lib/etcd", "peer_port": 2380, "metrics_port": 2381}
     assert found["kubelet"]["runtime_endpoint"] == "unix:///x"
     assert found["pki"] == {} and not any(name.startswith("__") for name in found["asked"])
+
+
+@pytest.mark.parametrize(
+    ("value", "flags"),
+    [("", {}), ("8589934592", {"quota-backend-bytes": "8589934592"}), (0, {"quota-backend-bytes": 0})],
+)
+def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, flags: dict[str, Any]) -> None:
+    """The table says so, and nothing else has to name it. With its default, etcd has its own."""
+    monkeypatch.setitem(_variables.VARIABLES, "etcd_quota", _variables.Variable("host", flag="quota-backend-bytes"))
+    monkeypatch.setitem(_variables.VARIABLES, "etcd_vote", _variables.Variable("host", flag="pre-vote"))
+    options = {
+        **OPTIONS,
+        "etcd_quota": {"type": "str", "default": ""},
+        "etcd_vote": {"type": "bool", "default": False},
+        "etcd_extra_args": {"type": "dict", "default": {}},
+    }
+
+    def found(**values: Any) -> dict[str, Any]:
+        look = _look.look_of("infra0", HOSTS, [], "converge")
+        return _look.resolved(look, inventory(), {}, options, {"etcd_quota": value, "etcd_vote": "no", **values}, ())
+
+    assert found()["extra_args"] == flags
+    assert found(etcd_extra_args={"cors": "a"}, etcd_vote="yes")["extra_args"] == {
+        "cors": "a",
+        **flags,
+        "pre-vote": True,
+    }
+    doubled = found(etcd_extra_args={"quota-backend-bytes": 1})
+    assert [text.split(" ")[1] for text in doubled["problems"]] == ["etcd_quota"] * len(flags)
+    assert found(etcd_extra_args=["quota-backend-bytes"])["extra_args"] == flags, (
+        "what is no mapping is refused elsewhere"
+    )
 
 
 def test_an_address_that_is_not_known_yet() -> None:

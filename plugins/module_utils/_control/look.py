@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
 
 # What a host is looked at with if some variable is wrong, or an address is not known yet. Values that are known to be wrong do not reach it.
@@ -55,7 +56,7 @@ def resolved(
     values: Mapping[str, Any],
     names: Iterable[str],
 ) -> dict[str, Any]:
-    """The cluster of a host as plain data: name, members, ca_host, known, problems, warnings, invalid, and clients.
+    """The cluster of a host as plain data: name, members, ca_host, known, problems, warnings, invalid, and clients; extra_args of the host's etcd.
 
     inventory: variables by host. before: observations that were made already. options: the etcd_* variables that exist. values: those
     of the play for this host; names: of all that the play has.
@@ -67,7 +68,14 @@ def resolved(
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []
-    return {**asdict(cluster), "known": cluster.known, "clients": [asdict(client) for client in clients]}
+    flags, doubled = extra_args(values, options)
+    return {
+        **asdict(cluster),
+        "problems": [*cluster.problems, *(f"{look.host}: {text}" for text in doubled)],
+        "known": cluster.known,
+        "clients": [asdict(client) for client in clients],
+        "extra_args": flags,
+    }
 
 
 def is_looked_at(look: Look, cluster: Mapping[str, Any]) -> bool:

@@ -491,7 +491,7 @@ def observe_kubelet(
 ) -> dict[str, Any]:
     """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts."""
     spec = kubelet_spec(params["kubelet"], params["data_dir"])
-    problems.extend(_kubelet.config_problems(spec))
+    problems.extend([*_kubelet.config_problems(spec), *_kubelet.pod_name_problems()])
     drop_ins = _host.kubelet_drop_ins()
     wanted = kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"])
     state = kubelet_state(wanted, spec.manifests_dir)

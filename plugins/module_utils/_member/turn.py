@@ -294,7 +294,7 @@ class Turn:
         if self.check:
             return
         self.see_that_kubelet_runs()
-        self.have_image()
+        self.have_images()
         self.change_manifest()
         self.waited = self._wait_until_started()
 
@@ -304,7 +304,7 @@ class Turn:
         if not self.check:
             _rollout.check_controller()
             self.see_that_kubelet_runs()
-            self.have_image()
+            self.have_images()
             if self.stops:
                 self._hold_lock(stack, target)
         # In check mode, what earlier steps and turns would have repaired has not been repaired.
@@ -375,11 +375,22 @@ class Turn:
                 " why; where this run has left it alone, run again."
             )
 
-    def have_image(self) -> None:
-        """Have the image pulled before anything stops."""
+    def have_images(self) -> None:
+        """Have the images of etcd and of its sandbox pulled before anything stops."""
         image = _kubeadm.manifest_image(self._installed())
         if not image or not (self.content or not self.process):
             return
+        self._have(
+            image,
+            "Correct etcd_image_repository or etcd_image_tag, make the registry reachable, or set etcd_image_archive",
+        )
+        pause = diagnosis.pause_image(self.spec.kubelet.runtime_endpoint)
+        if pause:
+            self._have(
+                pause, "Correct the sandbox image in the configuration of the runtime, or make the registry reachable"
+            )
+
+    def _have(self, image: str, remedy: str) -> None:
         deadline = time.monotonic() + PULL_AGAIN
         cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         while cause and not cause.final and time.monotonic() < deadline:
@@ -388,8 +399,7 @@ class Turn:
             cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         if cause:
             raise EtcdError(
-                f"{self.spec.member}: nothing was started or restarted, because {cause.text}. Correct etcd_image_repository or etcd_image_tag, make the"
-                " registry reachable, or set etcd_image_archive, and run again."
+                f"{self.spec.member}: nothing was started or restarted, because {cause.text}. {remedy}, and run again."
             )
 
     def _announce(self, target: _rollout.Target) -> None:

@@ -10,6 +10,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
 from test_plan import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
 
@@ -93,6 +94,7 @@ def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, 
         look = _look.look_of("infra0", HOSTS, [], "converge")
         return _look.resolved(look, inventory(), {}, options, {"etcd_quota": value, "etcd_vote": "no", **values}, ())
 
+    assert formats.flag_value_problems("etcd_quota", value) == [] and formats.flag_value_problems("etcd_quota", "ü")
     assert found()["extra_args"] == flags
     assert found(etcd_extra_args={"cors": "a"}, etcd_vote="yes")["extra_args"] == {
         "cors": "a",

@@ -461,12 +461,8 @@ def observe_config(
         if found:
             problems.extend(found)
             return {}, [], []
-        text = _kubeadm.render_config(spec)
-        config_reasons = _kubeadm.config_reasons(read_text(spec.path), text, is_founded)
-        # What is there was validated before it was written.
-        if config_reasons:
-            _kubeadm.validate_config(text, spec.kubeadm)
-        manifest = _kubeadm.render_manifest(text, spec.kubeadm)
+        config = _kubeadm.config_state(spec, is_founded)
+        manifest = _kubeadm.render_manifest(config.text, spec.kubeadm)
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
         problems.append(Problem(str(exc), PROCESSES, code="configuration"))
@@ -481,7 +477,7 @@ def observe_config(
             reasons.append(Reason("manifest", "mode", f"{target}: {problem}"))
     return (
         {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
-        config_reasons,
+        config.reasons,
         reasons,
     )
 

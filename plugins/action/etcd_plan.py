@@ -24,10 +24,11 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     plain,
     read_once,
     show,
+    variable_options,
 )
 
-OPTIONS = {
-    "operation": {"type": "str", "default": "converge", "choices": ["converge", "renew", "hand_over", "report"]},
+OPTIONS: dict[str, dict[str, Any]] = {
+    "operation": {"type": "str", "default": "converge"},
     "runtime_endpoint": {"type": "str", "default": ""},
     "ca_cert": {"type": "path", "default": ""},
     "ca_key": {"type": "path", "default": ""},
@@ -52,7 +53,9 @@ class ActionModule(ActionBase):
         """The plan. Failed if the run is refused; the message is shown once for each cluster."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _validation, args = self.validate_argument_spec(argument_spec=OPTIONS)  # type: ignore[no-untyped-call]
+        operations = [*variable_options()["etcd_operation"]["choices"], REPORT]
+        spec = {**OPTIONS, "operation": {**OPTIONS["operation"], "choices": operations}}
+        _validation, args = self.validate_argument_spec(argument_spec=spec)  # type: ignore[no-untyped-call]
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")

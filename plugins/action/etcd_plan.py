@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     plan_run,
     refusal,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, OPERATIONS, REPORT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     failure,
@@ -24,10 +24,11 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     plain,
     read_once,
     show,
+    variable_options,
 )
 
-OPTIONS = {
-    "operation": {"type": "str", "default": "converge", "choices": list(OPERATIONS)},
+OPTIONS: dict[str, dict[str, Any]] = {
+    "operation": {"type": "str", "default": "converge"},
     "member": {"type": "str", "default": ""},
     "replace_healthy": {"type": "bool", "default": False},
     "wipe_keys": {"type": "bool", "default": False},
@@ -55,7 +56,9 @@ class ActionModule(ActionBase):
         """The plan. Failed if the run is refused; the message is shown once for each cluster."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _validation, args = self.validate_argument_spec(argument_spec=OPTIONS)  # type: ignore[no-untyped-call]
+        operations = [*variable_options()["etcd_operation"]["choices"], REPORT]
+        spec = {**OPTIONS, "operation": {**OPTIONS["operation"], "choices": operations}}
+        _validation, args = self.validate_argument_spec(argument_spec=spec)  # type: ignore[no-untyped-call]
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")

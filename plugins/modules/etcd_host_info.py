@@ -53,11 +53,13 @@ options:
     type: dict
     default: {}
   config:
-    description: The kubeadm configuration that the host is to have. Options of M(kubeadm.etcd.kubeadm_etcd_config).
+    description:
+      - The kubeadm configuration that the host is to have. Options of M(kubeadm.etcd.kubeadm_etcd_config), as for M(kubeadm.etcd.etcd_member_turn).
+      - Without C(name) only C(data_dir) and the ports are used, and neither kubeadmcfg.yaml nor the manifest is compared.
     type: dict
     default: {}
   kubelet:
-    description: The kubelet that the host is to have.
+    description: The kubelet that the host is to have, as for M(kubeadm.etcd.etcd_member_turn).
     type: dict
     default: {}
     suboptions:
@@ -66,6 +68,14 @@ options:
         type: str
         choices: [systemd, cgroupfs]
         default: systemd
+      runtime_endpoint:
+        description: Socket of the container runtime.
+        type: str
+        default: unix:///var/run/containerd/containerd.sock
+      manifests_dir:
+        description: Directory of static pod manifests.
+        type: path
+        default: /etc/kubernetes/manifests
       config_path:
         description: Where the KubeletConfiguration stands.
         type: path
@@ -78,30 +88,6 @@ options:
     description: Whether the run installs the package of the library cryptography, for the message about a Python without it.
     type: bool
     default: false
-  data_dir:
-    description: Data directory of etcd.
-    type: path
-    default: /var/lib/etcd
-  manifests_dir:
-    description: Directory of static pod manifests.
-    type: path
-    default: /etc/kubernetes/manifests
-  client_port:
-    description: Port for clients.
-    type: int
-    default: 2379
-  peer_port:
-    description: Port for the other members.
-    type: int
-    default: 2380
-  metrics_port:
-    description: Port for metrics and probes.
-    type: int
-    default: 2381
-  runtime_endpoint:
-    description: Socket of the container runtime.
-    type: str
-    default: unix:///var/run/containerd/containerd.sock
 """
 
 EXAMPLES = r"""
@@ -181,6 +167,7 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -203,23 +190,8 @@ def main() -> None:
             },
             "pki": {"type": "dict", "default": {}},
             "config": {"type": "dict", "default": {}},
-            "kubelet": {
-                "type": "dict",
-                "default": {},
-                "apply_defaults": True,
-                "options": {
-                    "cgroup_driver": {"type": "str", "choices": ["systemd", "cgroupfs"], "default": "systemd"},
-                    "config_path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubelet.yaml"},
-                    "extra": {"type": "dict", "default": {}},
-                },
-            },
+            "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
             "install_dependencies": {"type": "bool", "default": False},
-            "data_dir": {"type": "path", "default": "/var/lib/etcd"},
-            "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
-            "client_port": {"type": "int", "default": 2379},
-            "peer_port": {"type": "int", "default": 2380},
-            "metrics_port": {"type": "int", "default": 2381},
-            "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
         },
         supports_check_mode=True,
     )

@@ -27,9 +27,10 @@ attributes:
     support: full
 options:
   operation:
-    description: What the run is for. V(hand_over) takes the control plane hosts into account, and is the only one that observes them.
+    description:
+      - What the run is for, a value of the variable C(etcd_operation). V(hand_over) takes the control plane hosts into account, and is the only one that
+        observes them.
     type: str
-    choices: [converge, renew, hand_over]
     default: converge
 """
 

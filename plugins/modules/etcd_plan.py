@@ -28,12 +28,8 @@ attributes:
     support: full
 options:
   operation:
-    description:
-      - What the run is for. V(converge) brings the cluster to what the variables want. V(renew) issues certificates and plans nothing else.
-        V(hand_over) gives control plane hosts their certificate. V(remove) removes a member, V(replace) removes it and joins its host anew.
-        V(report) shows and refuses nothing.
+    description: What the run is for, a value of the variable C(etcd_operation); or V(report), which shows and refuses nothing.
     type: str
-    choices: [converge, renew, hand_over, report, remove, replace]
     default: converge
   member:
     description: The member that V(remove) or V(replace) of O(operation) is about - an inventory host, or the name or id of the member.

@@ -207,50 +207,30 @@ changes:
       type: bool
 """
 
-import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
-    ensure_directory,
-    mode_problem,
-    read_text,
-    replace_file,
-    set_mode,
-)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
-
-MODE = 0o600
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 
 
 def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Write the file where it differs; the module's result."""
-    program, path = params["kubeadm"], params["path"]
-    found = _kubeadm.find_kubeadm_version(program)
+    found = _kubeadm.find_kubeadm_version(params["kubeadm"])
     spec = _kubeadm.ConfigSpec.from_params(params).completed(found)
     _kubeadm.raise_problems([problem.text for problem in _kubeadm.config_problems(spec, found)])
-    text = _kubeadm.render_config(spec)
-    _kubeadm.validate_config(text, program)
-
-    before = read_text(path)
     wal = read_wal(spec.data_dir)
-    content = _kubeadm.config_reasons(before, text, bool(wal and wal.formed))
-    mode = mode_problem(path, MODE)
-    reasons = [*content, *([Reason("config", "mode", f"{os.path.basename(path)}: {mode}")] if mode else [])]
-    if not check_mode and content:
-        ensure_directory(os.path.dirname(path), 0o700)
-        replace_file(path, text.encode(), MODE)
-    elif not check_mode and mode:
-        set_mode(path, MODE)
+    state = _kubeadm.config_state(spec, bool(wal and wal.formed))
+    if not check_mode:
+        state.write()
     return {
-        **reported(reasons),
-        "path": path,
-        "content": text,
+        **reported(state.reasons),
+        "path": spec.path,
+        "content": state.text,
         "kubernetes_version": spec.kubernetes_version,
-        "diff": _kubeadm.shown_diff(path, before, text if content else before or ""),
+        "diff": state.diff,
     }
 
 

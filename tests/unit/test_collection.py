@@ -312,7 +312,8 @@ PLAY = """\
   vars_files: ["{root}/roles/etcd/defaults/main.yml", "{root}/roles/etcd/vars/main.yml"]
   vars:
     member: {{host: localhost, name: "1e3", address: 10.0.0.6, server_cert_sans: [], peer_cert_sans: []}}
-    __etcd_host: {{cluster: {{name: etcd, ca_host: localhost, known: true, problems: [], invalid: [], members: ["{{{{ member }}}}"]}}}}
+    __etcd_host: {{cluster: {{name: etcd, ca_host: localhost, known: true, problems: [], invalid: [], members: ["{{{{ member }}}}"],
+      extra_args: "{{{{ etcd_extra_args }}}}"}}}}
     __etcd_plan: {{state: new, token: "12e4", published: []}}
   tasks:
     - ansible.builtin.debug:

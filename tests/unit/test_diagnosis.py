@@ -448,18 +448,6 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
 # --- Before a change -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("host", "valid"),
-    [("infra0", True), ("Infra0.Example.org", True), ("infra_0", False), ("infra0-", False), ("a..b", False), ("x" * 62, True), ("x" * 250, False)],
-)  # fmt: skip
-def test_the_name_of_a_host_becomes_part_of_the_name_of_a_pod(host: str, valid: bool) -> None:
-    assert (_diagnosis.pod_name_problem(host) is None) == valid
-
-
-def test_the_kubelet_makes_the_name_of_the_host_lower_case() -> None:
-    assert _diagnosis.own_pod("Infra0.Example.org") == "etcd-infra0.example.org"
-
-
 def test_passwords_of_registries(tmp_path: Path) -> None:
     def auth(text: str) -> dict[str, str]:
         return {"auth": base64.b64encode(text.encode()).decode()}

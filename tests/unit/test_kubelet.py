@@ -167,6 +167,16 @@ def test_a_program_that_was_replaced_while_it_runs(case: str, tmp_path: Path) ->
     assert not _host.runs_replaced_program(process.pid, str(program)), "it has ended"
 
 
+@pytest.mark.parametrize(
+    ("host", "valid"),
+    [("infra0", True), ("Infra0.Example.org", True), ("infra_0", False), ("infra0-", False), ("a..b", False), ("x" * 62, True), ("x" * 250, False)],
+)  # fmt: skip
+def test_the_name_of_a_host_becomes_part_of_the_name_of_a_pod(host: str, valid: bool) -> None:
+    problems = _kubelet.pod_name_problems(host)
+    assert not problems if valid else problems[0].stops == PROCESSES
+    assert _kubelet.own_pod("Infra0.Example.org") == "etcd-infra0.example.org"
+
+
 class Host:
     """A host under a directory: what `observe_kubelet` sees of it."""
 
@@ -184,6 +194,7 @@ class Host:
         monkeypatch.setattr(_host, "kubelet_drop_ins", lambda: self.drop_ins)
         monkeypatch.setattr(_host, "kubelet_environment", list)
         monkeypatch.setattr(_host, "copied_key_dirs", list)
+        monkeypatch.setattr(_kubelet.socket, "gethostname", lambda: "infra0")
 
     def observe(self, problems: list[Problem] | None = None, driver: str | None = None) -> dict[str, Any]:
         """As etcd_host_info does."""
@@ -193,21 +204,25 @@ class Host:
             "cgroup_version": 2,
             "runtime_cgroup_driver": driver,
         }
-        params = {
-            "kubelet": {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}},
-            "runtime_endpoint": "unix:///run/c.sock",
-            "manifests_dir": str(self.manifests),
-            "data_dir": str(self.data),
-        }
+        params = {"kubelet": self.wanted, "data_dir": str(self.data)}
         command = _observe.arguments_in(str(self.manifests / "etcd.yaml"))
         return _observe.observe_kubelet(params, facts, command, [] if problems is None else problems)
 
     @property
+    def wanted(self) -> dict[str, Any]:
+        """The kubelet as an option of modules."""
+        return {
+            "cgroup_driver": "systemd",
+            "runtime_endpoint": "unix:///run/c.sock",
+            "manifests_dir": str(self.manifests),
+            "config_path": str(self.config),
+            "extra": {},
+        }
+
+    @property
     def files(self) -> Mapping[str, str]:
         """What is wanted, as the turn of the member has it."""
-        wanted = {"cgroup_driver": "systemd", "config_path": str(self.config), "extra": {}}
-        shared = {"runtime_endpoint": "unix:///run/c.sock", "manifests_dir": str(self.manifests)}
-        return service.kubelet_files(service.kubelet_spec({**wanted, **shared}, str(self.data)), "v1.36.3", 2).files
+        return service.kubelet_files(service.kubelet_spec(self.wanted, str(self.data)), "v1.36.3", 2).files
 
     def write(self) -> None:
         """Write the files, as the turn does."""

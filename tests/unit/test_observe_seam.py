@@ -31,6 +31,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(_observe, "observe_kubelet", lambda *_args: {"reasons": []})
     monkeypatch.setattr(_observe, "find_etcd_process", lambda _name: None)
     monkeypatch.setattr(_observe._kubeadm, "find_kubeadm_version", lambda _program: "v1.36.3")
+    # Of a directory under /tmp, which is emptied at boot.
+    monkeypatch.setattr(_observe._kubeadm, "config_problems", lambda *_args: [])
     monkeypatch.setattr(_observe._kubeadm, "validate_config", lambda *_args: None)
     monkeypatch.setattr(_observe._kubeadm, "render_manifest", lambda *_args: WANTED)
     modes: dict[str, str] = {}
@@ -41,20 +43,19 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "members": [{"name": "infra0", "address": "10.0.0.6"}],
         "asked_at": None,
         "install_dependencies": False,
-        "data_dir": str(tmp_path / "data"),
-        "manifests_dir": str(manifests),
-        "kubelet": {"config_path": str(tmp_path / "work" / "kubelet.yaml")},
+        "kubelet": {
+            "config_path": str(tmp_path / "work" / "kubelet.yaml"),
+            "manifests_dir": str(manifests),
+            "runtime_endpoint": "unix:///run/x.sock",
+        },
         "pki": {},
         "config": {
             "path": str(tmp_path / "work" / "kubeadmcfg.yaml"),
             "name": "infra0",
             "address": "10.0.0.6",
             "members": [{"name": "infra0", "address": "10.0.0.6"}],
+            "data_dir": str(tmp_path / "data"),
         },
-        "client_port": 2379,
-        "peer_port": 2380,
-        "metrics_port": 2381,
-        "runtime_endpoint": "unix:///run/x.sock",
     }
 
     def observe(installed: str, **problems: str) -> tuple[dict[str, Any], _plan.MemberView]:

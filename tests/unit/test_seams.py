@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
 from test_plan import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
 
@@ -63,13 +65,47 @@ def test_a_member_is_observed_with_what_it_is_to_have() -> None:
     found = arguments("infra1") or {}
     assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
     assert found["pki"] == {"wanted": "__etcd_wanted_pki"} and found["config"] == {"wanted": "__etcd_wanted_config"}
-    assert found["data_dir"] == "/var/lib/etcd" and found.get("member", True)
+    assert found["kubelet"] == {"wanted": "__etcd_wanted_kubelet"} and found.get("member", True)
 
 
 def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
     found = arguments("infra1", infra1={"etcd_client_port": "x"}) or {}
-    assert "client_port" not in found and found["peer_port"] == 2380
-    assert found["pki"] == found["config"] == {} and not any(name.startswith("__") for name in found["asked"])
+    assert found["config"] == {"data_dir": "/var/lib/etcd", "peer_port": 2380, "metrics_port": 2381}
+    assert found["kubelet"]["runtime_endpoint"] == "unix:///x"
+    assert found["pki"] == {} and not any(name.startswith("__") for name in found["asked"])
+
+
+@pytest.mark.parametrize(
+    ("value", "flags"),
+    [("", {}), ("8589934592", {"quota-backend-bytes": "8589934592"}), (0, {"quota-backend-bytes": 0})],
+)
+def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, flags: dict[str, Any]) -> None:
+    """The table says so, and nothing else has to name it. With its default, etcd has its own."""
+    monkeypatch.setitem(_variables.VARIABLES, "etcd_quota", _variables.Variable("host", flag="quota-backend-bytes"))
+    monkeypatch.setitem(_variables.VARIABLES, "etcd_vote", _variables.Variable("host", flag="pre-vote"))
+    options = {
+        **OPTIONS,
+        "etcd_quota": {"type": "str", "default": ""},
+        "etcd_vote": {"type": "bool", "default": False},
+        "etcd_extra_args": {"type": "dict", "default": {}},
+    }
+
+    def found(**values: Any) -> dict[str, Any]:
+        look = _look.look_of("infra0", HOSTS, [], "converge")
+        return _look.resolved(look, inventory(), {}, options, {"etcd_quota": value, "etcd_vote": "no", **values}, ())
+
+    assert formats.flag_value_problems("etcd_quota", value) == [] and formats.flag_value_problems("etcd_quota", "ü")
+    assert found()["extra_args"] == flags
+    assert found(etcd_extra_args={"cors": "a"}, etcd_vote="yes")["extra_args"] == {
+        "cors": "a",
+        **flags,
+        "pre-vote": True,
+    }
+    doubled = found(etcd_extra_args={"quota-backend-bytes": 1})
+    assert [text.split(" ")[1] for text in doubled["problems"]] == ["etcd_quota"] * len(flags)
+    assert found(etcd_extra_args=["quota-backend-bytes"])["extra_args"] == flags, (
+        "what is no mapping is refused elsewhere"
+    )
 
 
 def test_an_address_that_is_not_known_yet() -> None:
@@ -78,7 +114,7 @@ def test_an_address_that_is_not_known_yet() -> None:
     assert not resolved("infra0", **unknown)[1]["known"]
     own, other = arguments("infra1", **unknown) or {}, arguments("infra0", **unknown) or {}
     assert own["address"] == "" and own["members"] == [] and own["pki"] == {}
-    assert [member["name"] for member in other["members"]] == ["infra0", "infra2"] and other["config"] == {}
+    assert [member["name"] for member in other["members"]] == ["infra0", "infra2"] and "name" not in other["config"]
     seen = {"infra1": {"facts": {"default_address": "10.0.0.7"}}}
     assert resolved("infra0", before=seen, **unknown)[1]["known"]
 
@@ -97,7 +133,8 @@ def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], obse
     found = arguments(host, "hand_over", **changes)
     assert (found is not None) == observed
     if host == PLANE and found:
-        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"} and "config" not in found
+        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"}
+        assert found["config"] == {"client_port": {"wanted": "__etcd_client_port"}}
 
 
 def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:

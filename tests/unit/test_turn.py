@@ -61,6 +61,7 @@ class Host:
         self.healthy = True
         self.causes: list[Cause] = []
         self.image: Cause | None = None
+        self.pause: str | None = None
         self.membership: list[Member] = []
         self.configs: list[str] = []
         self.lost: EtcdError | None = None
@@ -102,11 +103,12 @@ class Host:
             (_host, "program_version", lambda _argv: "v1.36.3"),
             (kubeadm, "manifest_image", lambda text: image_of(text) or "registry/etcd:3.6"),
             (kubeadm, "manifest_arguments", lambda text: [line[6:] for line in text.splitlines()]),
-            (engine, "mode_problem", lambda *_: None),
-            (engine, "replace_file", self.replace_file),
+            *((layer, "mode_problem", lambda *_: None) for layer in (engine, kubeadm)),
+            *((layer, "replace_file", self.replace_file) for layer in (engine, kubeadm)),
             (engine, "LOCK_PATIENCE", 0.1),
             (engine, "cluster_lock", self.cluster_lock),
             (engine.diagnosis, "ensure_image", self.pull),
+            (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
             (_rollout, "ask_membership", lambda *_: (None, self.membership)),
@@ -261,6 +263,15 @@ def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _roll
     host.process = process
     host.fails("nothing was started or restarted, because image registry/etcd:3.5 cannot be pulled")
     assert host.manifest.read_text() == OLD and host.acts == ["pull"]
+
+
+def test_an_image_of_sandboxes_that_cannot_be_pulled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime would make no pod without it."""
+    host.pause = "registry/pause:3.99"
+    cause = Cause("image", "runtime", "image registry/pause:3.99 cannot be pulled: not found", final=True)
+    monkeypatch.setattr(engine.diagnosis, "ensure_image", lambda _, image, *__: cause if "pause" in image else None)
+    host.fails(r"because image registry/pause:3.99 cannot be pulled: not found\. Correct the sandbox image")
+    assert host.manifest.read_text() == OLD and host.acts == []
 
 
 @pytest.mark.parametrize(("answers", "pulls"), [(1, 2), (100, 3)])

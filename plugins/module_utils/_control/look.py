@@ -11,18 +11,22 @@ from typing import Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
-# Options of etcd_host_info that are variables of the same meaning. Values that are known to be wrong do not reach a host.
-_DIRECT = {
+# What a host is looked at with if some variable is wrong, or an address is not known yet. Values that are known to be wrong do not reach it.
+_PLACES = {
     "etcd_data_dir": "data_dir",
     "etcd_client_port": "client_port",
     "etcd_peer_port": "peer_port",
     "etcd_metrics_port": "metrics_port",
-    "etcd_container_runtime_endpoint": "runtime_endpoint",
 }
-_KUBELET = {"etcd_cgroup_driver": "cgroup_driver", "etcd_kubelet_config": "extra"}
+_KUBELET = {
+    "etcd_cgroup_driver": "cgroup_driver",
+    "etcd_container_runtime_endpoint": "runtime_endpoint",
+    "etcd_kubelet_config": "extra",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def resolved(
     values: Mapping[str, Any],
     names: Iterable[str],
 ) -> dict[str, Any]:
-    """The cluster of a host as plain data: name, members, ca_host, known, problems, warnings, invalid, and clients.
+    """The cluster of a host as plain data: name, members, ca_host, known, problems, warnings, invalid, and clients; extra_args of the host's etcd.
 
     inventory: variables by host. before: observations that were made already. options: the etcd_* variables that exist. values: those
     of the play for this host; names: of all that the play has.
@@ -65,7 +69,14 @@ def resolved(
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []
-    return {**asdict(cluster), "known": cluster.known, "clients": [asdict(client) for client in clients]}
+    flags, doubled = extra_args(values, options)
+    return {
+        **asdict(cluster),
+        "problems": [*cluster.problems, *(f"{look.host}: {text}" for text in doubled)],
+        "known": cluster.known,
+        "clients": [asdict(client) for client in clients],
+        "extra_args": flags,
+    }
 
 
 def may_be_gone(host: str, operation: str, cluster: Mapping[str, Any], leaving: str) -> bool:
@@ -105,26 +116,25 @@ def host_arguments(
     listed = [{"name": item["name"], "address": item["address"]} for item in cluster["members"]]
     member = next((item for item in cluster["members"] if item["host"] == look.host), None)
     if member is None:
-        port = {"client_port": wanted("__etcd_client_port")} if valid else {}
         return {
             **arguments,
-            **port,
             "name": look.host.lower(),
             "member": False,
             "members": listed if known else [],
             "pki": wanted("__etcd_wanted_pki") if valid else {},
+            "config": {"client_port": wanted("__etcd_client_port")} if valid else {},
         }
-    direct = {option: values[name] for name, option in _DIRECT.items() if name not in cluster["invalid"]}
-    kubelet = {option: values[name] for name, option in _KUBELET.items() if name not in cluster["invalid"]}
+    places, kubelet = (
+        {option: values[name] for name, option in options.items() if name not in cluster["invalid"]}
+        for options in (_PLACES, _KUBELET)
+    )
     return {
         **arguments,
-        **direct,
         "name": member["name"],
         "address": member["address"],
         "members": [item for item in listed if item["address"]] if member["address"] else [],
         # Values that are known to be wrong, or not known yet, are not compared with what is on the host.
         "pki": wanted("__etcd_wanted_pki") if member["address"] and valid else {},
-        "config": wanted("__etcd_wanted_config") if known and valid else {},
-        "kubelet": {**kubelet, "config_path": f"{wanted('etcd_work_dir')}/kubelet.yaml"},
-        "manifests_dir": wanted("etcd_manifests_dir"),
+        "config": wanted("__etcd_wanted_config") if known and valid else places,
+        "kubelet": wanted("__etcd_wanted_kubelet") if valid else kubelet,
     }

@@ -13,7 +13,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # What a run is asked for. The variable etcd_operation.
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
-OPERATIONS = (CONVERGE, RENEW, HAND_OVER, REPORT, REMOVE, REPLACE)
 
 # What a step does, in the order in which a run carries them out.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.

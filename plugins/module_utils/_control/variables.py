@@ -7,7 +7,7 @@ Type, default, choices and description are in roles/etcd/meta/argument_specs.yml
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class Variable:
     agreed: a run is refused if members of one cluster differ, since initial-cluster, certificates or clients are made from it.
     read_by_peers: the other members read it from the inventory, so a value that only the play has is refused.
     overrules_clients: a control plane host uses the value of the CA host, and is refused if it has another.
+    flag: the flag of etcd that the value is given to. With the default, the flag is left out, and etcd has its own.
     """
 
     scope: str
@@ -32,6 +33,7 @@ class Variable:
     agreed: bool = False
     read_by_peers: bool = False
     overrules_clients: bool = False
+    flag: str = ""
 
 
 VARIABLES: dict[str, Variable] = {
@@ -92,3 +94,32 @@ FIXED = ("etcd_manifests_dir", "etcd_pki_dir", "etcd_work_dir")
 READ_BY_PEERS = [name for name, variable in VARIABLES.items() if variable.read_by_peers]
 AGREED = [name for name, variable in VARIABLES.items() if variable.agreed]
 OVERRULES_CLIENTS = [name for name, variable in VARIABLES.items() if variable.overrules_clients]
+
+
+def flags_by_variable(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Flags of etcd that variables of ours are set to. values: of a host. options: the variables as argument_specs.yml describes them."""
+    found = {}
+    for name, variable in VARIABLES.items():
+        if not variable.flag or name not in values:
+            continue
+        value, option = values[name], options[name]
+        if option["type"] == "bool":
+            value = formats.TRUTH.get(str(value).lower(), value)
+        if str(value) != str(option["default"]):
+            found[name] = {variable.flag: value}
+    return found
+
+
+def extra_args(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """All flags of etcd that variables of a host are set to, and which of them etcd_extra_args sets once more."""
+    given = values.get("etcd_extra_args")
+    flags = dict(given) if isinstance(given, Mapping) else {}
+    problems = []
+    for name, own in flags_by_variable(values, options).items():
+        problems += [
+            f"{name} and etcd_extra_args.{flag} set the same flag of etcd. Remove one of them."
+            for flag in own
+            if flag in flags
+        ]
+        flags.update(own)
+    return flags, problems

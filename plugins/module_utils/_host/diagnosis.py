@@ -12,7 +12,6 @@ import base64
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,9 +30,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     has_image,
     pull_image,
     runtime_answers,
+    sandbox_image,
     sandboxes,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN, own_pod
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     cause_of_death,
     complaints,
@@ -164,26 +164,6 @@ class Evidence:
     containers: Sequence[Container] = ()
     sandboxes: Sequence[Container] = ()
     logs: Mapping[str, str] = field(default_factory=dict)
-
-
-def own_pod(host: str = "") -> str:
-    """The name of the pod of etcd: the kubelet appends the name of its node, which is that of the host in lower case."""
-    return f"etcd-{(host or socket.gethostname()).strip().lower()}"
-
-
-# RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).
-_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-
-
-def pod_name_problem(host: str) -> str | None:
-    """Why the host's name cannot be part of a pod's name; None if it can."""
-    pod = own_pod(host)
-    if _POD_NAME.fullmatch(pod) and len(pod) <= 253:
-        return None
-    return (
-        f"the host's name ({printable(host)}) cannot be part of the name of a pod, which is made of it ({printable(pod)}): the kubelet would"
-        " refuse etcd's manifest. A name has lower-case letters, digits, '-' and '.'. Change it with hostnamectl hostname NAME."
-    )
 
 
 # --- Judging ---------------------------------------------------------------------------------------------------------
@@ -628,6 +608,14 @@ def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
         text = f"image {image} cannot be pulled: {f'nothing came of it within {timeout:.0f} s' if late else exc}"
         return Cause(IMAGE, "runtime", shown(text), bool(_FINAL_PULL.search(str(exc))))
     return None
+
+
+def pause_image(endpoint: str) -> str | None:
+    """The image of which the runtime makes sandboxes; None if it does not tell."""
+    try:
+        return sandbox_image(endpoint)
+    except CriError:
+        return None
 
 
 # Where the kubelet, which asks the runtime the same, finds passwords of registries (pkg/credentialprovider/config.go).

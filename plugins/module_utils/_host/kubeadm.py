@@ -19,7 +19,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    ensure_directory,
+    mode_problem,
+    read_text,
+    replace_file,
+    set_mode,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import NOT_FOUND, TIMED_OUT, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats as _values
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -575,6 +581,45 @@ def config_reasons(on_disk: str | None, wanted: str, has_data: bool) -> list[Rea
         for name in changed_envs(on_disk, wanted)
     ]
     return envs + [Reason("config", "line", text) for text in differing_lines("kubeadmcfg.yaml", before, after)]
+
+
+CONFIG_MODE = 0o600
+
+
+@dataclass(frozen=True)
+class ConfigState:
+    """kubeadmcfg.yaml as it is to be and as it is. content: why its text is replaced. reasons: all that is done to it."""
+
+    path: str
+    text: str
+    before: str | None
+    content: list[Reason]
+    reasons: list[Reason]
+
+    @property
+    def diff(self) -> dict[str, str]:
+        """What a module returns as diff."""
+        return shown_diff(self.path, self.before, self.text if self.content else self.before or "")
+
+    def write(self) -> None:
+        """Make it what it is to be."""
+        if self.content:
+            ensure_directory(os.path.dirname(self.path), 0o700)
+            replace_file(self.path, self.text.encode(), CONFIG_MODE)
+        elif self.reasons:
+            set_mode(self.path, CONFIG_MODE)
+
+
+def config_state(spec: ConfigSpec, has_data: bool) -> ConfigState:
+    """Compare kubeadmcfg.yaml with what is wanted. EtcdError with kubeadm's own words if it refuses that. has_data: see config_reasons."""
+    text, before = render_config(spec), read_text(spec.path)
+    content = config_reasons(before, text, has_data)
+    # What is there was validated before it was written.
+    if content:
+        validate_config(text, spec.kubeadm)
+    mode = mode_problem(spec.path, CONFIG_MODE)
+    reasons = [Reason("config", "mode", f"{os.path.basename(spec.path)}: {mode}")] if mode else []
+    return ConfigState(spec.path, text, before, content, content + reasons)
 
 
 def data_dir_in(config_text: str) -> str | None:

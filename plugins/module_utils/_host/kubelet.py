@@ -7,11 +7,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, START, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    FOUND,
+    PROCESSES,
+    START,
+    Problem,
+    printable,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
 
@@ -32,7 +39,7 @@ PAGE_CONFIG = f"{DROP_IN_DIR}/kubelet.conf"
 FAIL_CGROUP_V1_MINOR = 35
 
 
-# What etcd_member_turn takes under `kubelet`.
+# What etcd_host_info and etcd_member_turn take under `kubelet`.
 KUBELET_ARGUMENTS: dict[str, dict[str, Any]] = {
     "cgroup_driver": {"type": "str", "choices": ["systemd", "cgroupfs"], "default": "systemd"},
     "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
@@ -380,6 +387,30 @@ def unit_problems(unit: Unit) -> list[Problem]:
             )
         ]
     return []
+
+
+def own_pod(host: str = "") -> str:
+    """The name of the pod of etcd: the kubelet appends the name of its node, which is that of the host in lower case."""
+    return f"etcd-{(host or socket.gethostname()).strip().lower()}"
+
+
+# RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).
+_POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def pod_name_problems(host: str = "") -> list[Problem]:
+    """Why the host's name cannot be part of a pod's name."""
+    pod = own_pod(host)
+    if _POD_NAME.fullmatch(pod) and len(pod) <= 253:
+        return []
+    return [
+        Problem(
+            f"the host's name makes {printable(pod)} the name of etcd's pod, which the kubelet refuses. Names have lower-case letters, digits, '-'"
+            " and '.', beginning and ending with a letter or digit. Change it: hostnamectl hostname NAME.",
+            PROCESSES,
+            code="host-name",
+        )
+    ]
 
 
 def config_problems(spec: KubeletSpec) -> list[Problem]:

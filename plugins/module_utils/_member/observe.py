@@ -54,6 +54,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 
+PORTS = ("client_port", "peer_port", "metrics_port")
+
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Params = dict[str, Any]
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 def observe(params: Params) -> dict[str, Any]:
     """Everything that C(etcd_host_info) returns, from its options."""
     problems: list[Problem] = []
+    params = with_places(params)
     # The inventory's mistakes are reported by the controller. A name would be looked up here, and wait for it.
     params = {**params, "members": [member for member in params["members"] if is_address(member["address"])]}
     kubeadm: str | None
@@ -71,7 +74,7 @@ def observe(params: Params) -> dict[str, Any]:
         kubeadm = None
     facts = _host.host_facts(
         params["data_dir"],
-        [params["client_port"], params["peer_port"], params["metrics_port"]],
+        [params[port] for port in PORTS],
         peer_targets(params),
         params["runtime_endpoint"],
         kubeadm,
@@ -124,6 +127,18 @@ def observe(params: Params) -> dict[str, Any]:
         },
         "problems": [problem.as_dict() for problem in problems],
     }
+
+
+def with_places(params: Params) -> Params:
+    """Options, and beside them where things are: directories, ports and sockets, by the specs of the configuration and the kubelet.
+
+    A configuration without a name tells those only: its other values are known to be wrong, or not known yet.
+    """
+    config = params["config"]
+    places = {key: config.get(key, _kubeadm.CONFIG_ARGUMENTS[key]["default"]) for key in ("data_dir", *PORTS)}
+    places.update({key: int(places[key]) for key in PORTS})
+    shared = {key: params["kubelet"][key] for key in ("manifests_dir", "runtime_endpoint")}
+    return {**params, **places, **shared, "config": config if config.get("name") else {}}
 
 
 def peer_targets(params: Params) -> list[tuple[str, int]]:
@@ -446,12 +461,8 @@ def observe_config(
         if found:
             problems.extend(found)
             return {}, [], []
-        text = _kubeadm.render_config(spec)
-        config_reasons = _kubeadm.config_reasons(read_text(spec.path), text, is_founded)
-        # What is there was validated before it was written.
-        if config_reasons:
-            _kubeadm.validate_config(text, spec.kubeadm)
-        manifest = _kubeadm.render_manifest(text, spec.kubeadm)
+        config = _kubeadm.config_state(spec, is_founded)
+        manifest = _kubeadm.render_manifest(config.text, spec.kubeadm)
         _kubeadm.check_other_pods(params["manifests_dir"])
     except EtcdError as exc:
         problems.append(Problem(str(exc), PROCESSES, code="configuration"))
@@ -466,7 +477,7 @@ def observe_config(
             reasons.append(Reason("manifest", "mode", f"{target}: {problem}"))
     return (
         {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
-        config_reasons,
+        config.reasons,
         reasons,
     )
 
@@ -475,9 +486,8 @@ def observe_kubelet(
     params: Params, facts: dict[str, Any], command: list[str], problems: list[Problem]
 ) -> dict[str, Any]:
     """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts."""
-    shared = {key: params[key] for key in ("runtime_endpoint", "manifests_dir")}
-    spec = kubelet_spec({**params["kubelet"], **shared}, params["data_dir"])
-    problems.extend(_kubelet.config_problems(spec))
+    spec = kubelet_spec(params["kubelet"], params["data_dir"])
+    problems.extend([*_kubelet.config_problems(spec), *_kubelet.pod_name_problems()])
     drop_ins = _host.kubelet_drop_ins()
     wanted = kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"])
     state = kubelet_state(wanted, spec.manifests_dir)

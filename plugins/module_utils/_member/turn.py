@@ -167,8 +167,8 @@ class Turn:
         self.before = read_text(spec.manifest)
         self.files = service.KubeletFiles({}, spec.kubelet.config_path)
         self.kubelet: service.KubeletState | None = None
-        self.config = self.wanted = ""
-        self.config_before: str | None = None
+        self.config: _kubeadm.ConfigState | None = None
+        self.wanted = ""
         self.content: list[Reason] = []
         self.left: list[Reason] = []
         self.stale = ""
@@ -176,18 +176,18 @@ class Turn:
         self.own: list[tuple[str, int]] = []
         self.modes: dict[str, str | None] = {}
         self.reasons: list[Reason] = []
-        self.config_reasons: list[Reason] = []
         if KUBELET in spec.parts:
             version = _host.program_version(["kubelet", "--version"])
             self.files = service.kubelet_files(spec.kubelet, version, _host.cgroup_version())
             self.kubelet = service.kubelet_state(self.files, spec.kubelet.manifests_dir)
             self.reasons += self.kubelet.reasons
         if CONFIG in spec.parts or MANIFEST in spec.parts:
-            self._look_at_config(published)
-        if MANIFEST in spec.parts:
-            self._look_at_manifest()
+            self.config = self._look_at_config(published)
+            self.reasons += self.config.reasons
+        if MANIFEST in spec.parts and self.config:
+            self._look_at_manifest(self.config.text)
 
-    def _look_at_config(self, published: bool) -> None:
+    def _look_at_config(self, published: bool) -> _kubeadm.ConfigState:
         """Compare kubeadmcfg.yaml with what is wanted."""
         asked = self.spec.config
         wal = read_wal(asked.data_dir)
@@ -196,21 +196,12 @@ class Turn:
         config = replace(asked, published=asked.published or published)
         config = config.completed(version, _kubeadm.database_size(asked.data_dir), self.before)
         _kubeadm.raise_problems([problem.text for problem in _kubeadm.config_problems(config, version)])
-        self.config, self.config_before = _kubeadm.render_config(config), read_text(asked.path)
-        self.config_reasons = _kubeadm.config_reasons(self.config_before, self.config, self.formed)
-        # What is there was validated before it was written.
-        if self.config_reasons:
-            _kubeadm.validate_config(self.config, asked.kubeadm)
-        mode = mode_problem(asked.path, FILE_MODE)
-        self.modes[asked.path] = mode
-        self.reasons += self.config_reasons
-        if mode:
-            self.reasons.append(Reason("config", "mode", f"{asked.path}: {mode}"))
+        return _kubeadm.config_state(config, self.formed)
 
-    def _look_at_manifest(self) -> None:
+    def _look_at_manifest(self, config: str) -> None:
         """Compare the manifest with what kubeadm makes of the configuration."""
         data_dir, manifests_dir = self.spec.config.data_dir, self.spec.kubelet.manifests_dir
-        self.wanted = _kubeadm.render_manifest(self.config, self.spec.config.kubeadm)
+        self.wanted = _kubeadm.render_manifest(config, self.spec.config.kubeadm)
         _kubeadm.check_other_pods(manifests_dir)
         self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
         counts = _kubeadm.startup_counts(self.spec.config.startup_timeout, self.formed, self._is_ready)
@@ -218,15 +209,14 @@ class Turn:
         # A directory that others share is not taken from them.
         own = [] if _host.foreign_entries(data_dir) else [(data_dir, DIRECTORY_MODE)]
         self.own = [(self.spec.manifest, FILE_MODE), *own]
-        modes = {path: mode_problem(path, mode) for path, mode in self.own}
-        self.modes.update(modes)
+        self.modes = {path: mode_problem(path, mode) for path, mode in self.own}
         missing = [path for path in (manifests_dir, data_dir) if not os.path.isdir(path)]
         self.reasons += [
             *(
                 Reason("manifest", "left-behind", f"{path}: left behind by a run that was killed")
                 for path in strays(manifests_dir)
             ),
-            *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in modes.items() if problem),
+            *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in self.modes.items() if problem),
             *(Reason("manifest", "missing", f"{path}: missing") for path in missing),
             *([Reason("manifest", "stale", self.stale, restarts=True)] if self.stale else []),
         ]
@@ -265,8 +255,8 @@ class Turn:
                 for path, text in self.files.files.items()
                 if self.kubelet.found[path] != text
             ]
-        if self.config_reasons:
-            diff.append(_kubeadm.shown_diff(self.spec.config.path, self.config_before, self.config))
+        if self.config and self.config.content:
+            diff.append(self.config.diff)
         if MANIFEST in self.spec.parts:
             diff.append(_kubeadm.shown_diff(self.spec.manifest, self.before, self._installed()))
         return {
@@ -286,7 +276,8 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
-            self.change_config()
+            if self.config:
+                self.config.write()
             self._start_kubelet()
         if MANIFEST not in self.spec.parts:
             # The kubelet of a host that has no manifest yet. It is proven with its member.
@@ -298,7 +289,7 @@ class Turn:
         if self.check:
             return
         self.see_that_kubelet_runs()
-        self.have_image()
+        self.have_images()
         self.change_manifest()
         self.waited = self._wait_until_started()
 
@@ -308,7 +299,7 @@ class Turn:
         if not self.check:
             _rollout.check_controller()
             self.see_that_kubelet_runs()
-            self.have_image()
+            self.have_images()
             if self.stops:
                 self._hold_lock(stack, target)
         # In check mode, what earlier steps and turns would have repaired has not been repaired.
@@ -379,11 +370,22 @@ class Turn:
                 " why; where this run has left it alone, run again."
             )
 
-    def have_image(self) -> None:
-        """Have the image pulled before anything stops."""
+    def have_images(self) -> None:
+        """Have the images of etcd and of its sandbox pulled before anything stops."""
         image = _kubeadm.manifest_image(self._installed())
         if not image or not (self.content or not self.process):
             return
+        self._have(
+            image,
+            "Correct etcd_image_repository or etcd_image_tag, make the registry reachable, or set etcd_image_archive",
+        )
+        pause = diagnosis.pause_image(self.spec.kubelet.runtime_endpoint)
+        if pause:
+            self._have(
+                pause, "Correct the sandbox image in the configuration of the runtime, or make the registry reachable"
+            )
+
+    def _have(self, image: str, remedy: str) -> None:
         deadline = time.monotonic() + PULL_AGAIN
         cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         while cause and not cause.final and time.monotonic() < deadline:
@@ -392,8 +394,7 @@ class Turn:
             cause = diagnosis.ensure_image(self.spec.kubelet.runtime_endpoint, image, PULL)
         if cause:
             raise EtcdError(
-                f"{self.spec.member}: nothing was started or restarted, because {cause.text}. Correct etcd_image_repository or etcd_image_tag, make the"
-                " registry reachable, or set etcd_image_archive, and run again."
+                f"{self.spec.member}: nothing was started or restarted, because {cause.text}. {remedy}, and run again."
             )
 
     def _announce(self, target: _rollout.Target) -> None:
@@ -414,7 +415,8 @@ class Turn:
             self._check_lock()
             self.change_kubelet()
             self.prove_kubelet()
-        self.change_config()
+        if self.config:
+            self.config.write()
         if MANIFEST in self.spec.parts:
             self._check_lock()
             self._announce(target)
@@ -432,15 +434,6 @@ class Turn:
             raise EtcdError(
                 f"{self.spec.member}: the kubelet does not start: {exc}\nFrom `journalctl -u kubelet`:{log}"
             ) from exc
-
-    def change_config(self) -> None:
-        """Write kubeadmcfg.yaml."""
-        path = self.spec.config.path
-        if self.config_reasons:
-            ensure_directory(os.path.dirname(path), DIRECTORY_MODE)
-            replace_file(path, self.config.encode(), FILE_MODE)
-        elif self.modes.get(path):
-            set_mode(path, FILE_MODE)
 
     def change_kubelet(self) -> None:
         """Write the kubelet's files, and start it if what runs is not what would run."""

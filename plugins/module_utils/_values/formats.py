@@ -283,6 +283,13 @@ def flag_name_problems(name: Any) -> list[str]:
     return []
 
 
+def flag_value_problems(variable: str, value: Any) -> list[str]:
+    """The value of a variable that is a flag of etcd. What kind of value the flag takes, etcd knows."""
+    if re.fullmatch(r"[ -~]{0,1000}", str(value)):
+        return []
+    return [f"{variable} is {shown(str(value))}. Write a number, a duration or a text in ASCII, on one line."]
+
+
 def flag_of(variable: Any) -> str:
     """The flag that an environment variable of etcd stands for; empty if it stands for none."""
     text = str(variable)

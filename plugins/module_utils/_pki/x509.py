@@ -360,6 +360,16 @@ def key_pem(key: Any) -> bytes:
     return data
 
 
+def encrypted_pem(key: Any, passphrase: str) -> str:
+    """A private key as PKCS#8, encrypted with a passphrase."""
+    pem: bytes = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(passphrase.encode()),
+    )
+    return pem.decode()
+
+
 def serial_number() -> int:
     """Random, 63 bits, not zero (kubeadm, pki_helpers.go)."""
     return (int.from_bytes(os.urandom(8), "big") >> 1) or 1

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
     is_lockstep,
@@ -27,7 +29,11 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
 )
 
 OPTIONS = {
-    "operation": {"type": "str", "default": "converge", "choices": ["converge", "renew", "hand_over", "report"]},
+    "operation": {
+        "type": "str",
+        "default": "converge",
+        "choices": ["converge", "renew", "hand_over", "report", "move_ca"],
+    },
     "runtime_endpoint": {"type": "str", "default": ""},
     "ca_cert": {"type": "path", "default": ""},
     "ca_key": {"type": "path", "default": ""},
@@ -38,6 +44,9 @@ OPTIONS = {
     "allow_interruption": {"type": "bool", "default": False},
     "allow_untested_kubeadm": {"type": "bool", "default": False},
     "remove_stray_ca_keys": {"type": "bool", "default": False},
+    "ca_host": {"type": "str", "default": ""},
+    "ca_export": {"type": "path", "default": ""},
+    "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
 }
 
 
@@ -78,6 +87,7 @@ class ActionModule(ActionBase):
                     "allow_interruption",
                     "allow_untested_kubeadm",
                     "remove_stray_ca_keys",
+                    "ca_host",
                 )
             },
             own_ca=own_ca,
@@ -85,6 +95,7 @@ class ActionModule(ActionBase):
             external_files=files,
             signing_dir=controller_path(args["signing_dir"]),
             limit=str(variables.get("ansible_limit", "")),
+            ca_export=check_export(controller_path(args["ca_export"]), args["ca_export_passphrase"]),
         )
         lost = [item for item in variables["ansible_play_hosts_all"] if item not in there]
         plan = plan_run(host, seen, lost, wish, partial(archive_problems, archive))
@@ -101,7 +112,13 @@ class ActionModule(ActionBase):
             show(plan["lines"])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
         signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
-        return {"changed": False, **plan, "own_ca": own_ca, "signing_dir": signing_dir}
+        return {
+            "changed": False,
+            **plan,
+            "own_ca": own_ca,
+            "signing_dir": signing_dir,
+            "ca_export": asdict(wish.ca_export),
+        }
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

@@ -29,7 +29,7 @@ options:
   operation:
     description: What the run is for. V(hand_over) takes the control plane hosts into account, and is the only one that observes them.
     type: str
-    choices: [converge, renew, hand_over]
+    choices: [converge, renew, hand_over, move_ca]
     default: converge
 """
 

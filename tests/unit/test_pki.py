@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
@@ -49,7 +50,8 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(
                 module, name, lambda *a, _f=original, _m=more, **k: _f(*a, **{**_m, **k}), raising=False
             )
-    monkeypatch.setattr(_pki_steps, "Replacement", lambda *a: _files.Replacement(*a, *me))
+    for module in (_pki_steps, _move):
+        monkeypatch.setattr(module, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
 
 def spec(where: Path, **changes: Any) -> _pki.PkiSpec:

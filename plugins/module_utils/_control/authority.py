@@ -183,7 +183,7 @@ def lost_key_text(cluster: Cluster, observations: Mapping[str, Observation]) -> 
         f"the CA's key is lost: no host of cluster {cluster.name!r} has {_DIRECTORY}/ca.key, so no certificate can be issued or renewed.{until}"
         f" If a copy is kept in a safe, name it in etcd_ca_cert (a copy of ca.crt) and etcd_ca_key, and run site.yml, which brings it to"
         f" {cluster.ca_host}. If your CA signs elsewhere, set etcd_ca_cert to a copy of ca.crt: requests are then written to files. Else see"
-        ' docs/certificates.md, "The CA\'s key is lost".'
+        ' docs/certificates.md, "The CA key is lost".'
     )
 
 

@@ -148,6 +148,10 @@ def test_refusals(found: dict[str, Any], wishes: dict[str, Any], words: str) -> 
     assert plan["steps"] == [] and plan["settled"]
 
 
+def test_a_cluster_that_does_not_exist_has_lost_nothing() -> None:
+    assert len(moved(seen(FRESH, FRESH, FRESH, key=""))["problems"]) == 1
+
+
 def test_a_host_without_the_library() -> None:
     found = seen()
     found["infra1"]["facts"]["cryptography_problem"] = "Install python3-cryptography"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
@@ -55,8 +55,8 @@ class CaMove:
     """What is still to be done. problems: why nothing is done."""
 
     problems: list[Problem]
-    steps: list[Step]
-    lines: list[str]
+    steps: list[Step] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def check_export(path: str, passphrase: str) -> Export:
@@ -112,7 +112,7 @@ def move_ca(
     for host, observation in observations.items():
         problems += host_problems(host, observation, host == target)
     if problems:
-        return CaMove(problems, [], [])
+        return CaMove(problems)
     holders = [host for host, item in observations.items() if item["pki"].get("ca_public_key")]
     others = [host for host in holders if host != target]
     problems += key_problems(cluster, observations, absent, holders, own_ca)
@@ -127,7 +127,7 @@ def move_ca(
             )
         )
     if problems:
-        return CaMove(problems, [], [])
+        return CaMove(problems)
     steps = move_steps(cluster, holders, export)
     moving = f"ca.key moves from {', '.join(others)} to {target}" if others else f"ca.key is on {target}"
     if others and target in holders:

@@ -35,7 +35,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_run,
     same_address,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import Export, move_ca, one_file_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import (
+    CaMove,
+    Export,
+    move_ca,
+    one_file_problems,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
     NOTHING,
@@ -529,11 +534,12 @@ def make_move(
         *problems_of("ca-export", one_file_problems(wish.ca_export, clusters)),
         *lockstep_problems(attendance),
     ]
-    if observations and not attendance.lost and not exists(observations):
-        problems.append(without_cluster(cluster))
     absent = [member.host for member in cluster.members if member.host not in observations]
-    found = move_ca(cluster, observations, absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
-    problems = list(dict.fromkeys([*problems, *found.problems]))
+    if not absent and not cluster.problems and not exists(observations):
+        found = CaMove([without_cluster(cluster)])
+    else:
+        found = move_ca(cluster, observations, absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
+    problems += found.problems
     return {
         **read_off([] if problems else found.steps),
         "action": MOVE_CA,

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
     is_lockstep,
@@ -42,6 +44,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "allow_interruption": {"type": "bool", "default": False},
     "allow_untested_kubeadm": {"type": "bool", "default": False},
     "remove_stray_ca_keys": {"type": "bool", "default": False},
+    "ca_host": {"type": "str", "default": ""},
+    "ca_export": {"type": "path", "default": ""},
+    "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
 }
 
 
@@ -87,6 +92,7 @@ class ActionModule(ActionBase):
                     "member",
                     "replace_healthy",
                     "wipe_keys",
+                    "ca_host",
                 )
             },
             own_ca=own_ca,
@@ -94,6 +100,7 @@ class ActionModule(ActionBase):
             external_files=files,
             signing_dir=controller_path(args["signing_dir"]),
             limit=str(variables.get("ansible_limit", "")),
+            ca_export=check_export(controller_path(args["ca_export"]), args["ca_export_passphrase"]),
         )
         lost = [item for item in variables["ansible_play_hosts_all"] if item not in there]
         plan = plan_run(host, seen, lost, wish, partial(archive_problems, archive))
@@ -110,7 +117,13 @@ class ActionModule(ActionBase):
             show(plan["lines"])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
         signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
-        return {"changed": False, **plan, "own_ca": own_ca, "signing_dir": signing_dir}
+        return {
+            "changed": False,
+            **plan,
+            "own_ca": own_ca,
+            "signing_dir": signing_dir,
+            "ca_export": asdict(wish.ca_export),
+        }
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

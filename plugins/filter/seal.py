@@ -1,24 +1,24 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The key of a user's own CA on its way to the CA host: encrypted on the controller, so that no argument of a module has it in clear."""
+"""A secret on its way to the CA host: encrypted on the controller, so that no argument of a module has it in clear."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: seal
-short_description: Encrypt a private key for one host
+short_description: Encrypt a private key or a passphrase for one host
 version_added: 0.1.0
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
-  - Encrypts a private key to the public key that M(kubeadm.etcd.etcd_pki) made on the host which is to have it
+  - Encrypts a private key, or another text, to the public key that M(kubeadm.etcd.etcd_pki) made on the host which is to have it
     (O(kubeadm.etcd.etcd_pki#module:step=transport)).
   - Ansible may keep arguments of modules in files on the host and on the controller. The result is of no use in them.
   - ECDH with P-256, HKDF with SHA-256, AES-256-GCM.
 positional: recipient, passphrase
 options:
   _input:
-    description: Private key (PEM).
+    description: Private key (PEM), or with O(text) any text.
     type: str
     required: true
   recipient:
@@ -29,6 +29,10 @@ options:
     description: Passphrase of the private key, if that is encrypted. The host does not need it.
     type: str
     default: ""
+  text:
+    description: Whether the input is a text that is encrypted as it is, such as a passphrase.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -50,17 +54,20 @@ _value:
 from typing import Any
 
 
-def seal(key: str, recipient: str, passphrase: str = "") -> str:
+def seal(secret: str, recipient: str, passphrase: str = "", text: bool = False) -> str:
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
     from ansible.errors import AnsibleFilterError
     from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
-    private = _x509.load_key(str(key).encode(), str(passphrase or ""))
-    if private is None:
-        raise AnsibleFilterError("the CA's key is not a private key in PEM form, or its passphrase is wrong.")
+    data = str(secret).encode()
+    if not text:
+        private = _x509.load_key(data, str(passphrase or ""))
+        if private is None:
+            raise AnsibleFilterError("the CA's key is not a private key in PEM form, or its passphrase is wrong.")
+        data = _x509.key_pem(private)
     try:
-        return _x509.seal(_x509.key_pem(private), str(recipient))
+        return _x509.seal(data, str(recipient))
     except ValueError as exc:
         raise AnsibleFilterError(f"the CA host returned no key to encrypt to: {exc}.") from exc
 

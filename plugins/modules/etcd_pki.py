@@ -23,16 +23,22 @@ requirements:
 options:
   step:
     description:
-      - V(transport) makes a key pair and returns its public half, to which P(kubeadm.etcd.seal#filter) encrypts your CA's key. On the CA host.
+      - V(transport) makes a key pair and returns its public half, to which P(kubeadm.etcd.seal#filter) encrypts your CA's key, and V(send) that of
+        another host. On the CA host.
       - V(ca) makes the CA if there is none, or brings in O(ca_cert) and its key. On the CA host.
       - V(request) makes keys and certificate requests for what has to be issued. On each member.
       - V(sign) signs O(requests). On the CA host; writes nothing.
       - V(collect) writes O(requests) to files under O(signing_dir) for a CA that signs elsewhere, and reads what it has signed.
         On the controller, delegated to localhost.
       - V(install) puts O(ca_cert) and O(certificates) into place. On each member.
+      - V(send) encrypts ca.key for O(recipient), the key of another host (V(transport)). On the host that has it; writes nothing.
+      - V(receive) writes the key that V(send) returned, unless there is one, and proves that it signs for the ca.crt of this host. On the new CA host.
+      - V(remove) removes ca.key if it is the key O(ca_public_key) that V(receive) has proven. On the host that had it. With O(ca_host), it
+        ends the move instead. Until then, or for five minutes if a run was killed, no run removes the ca.key that was received.
+      - V(export) returns ca.key, encrypted with a passphrase. On the CA host; writes nothing.
     type: str
     required: true
-    choices: [transport, ca, request, sign, collect, install]
+    choices: [transport, ca, request, sign, collect, install, send, receive, remove, export]
   pki_dir:
     description: Where certificates and keys are.
     type: path
@@ -126,6 +132,19 @@ options:
   sealed_key:
     description:
       - The same, encrypted by P(kubeadm.etcd.seal#filter) to what V(transport) returned, without passphrase. Not a secret.
+      - With V(receive), the key as V(send) returned it in RV(sealed_key).
+    type: str
+  recipient:
+    description: Public key (PEM) of the host that is to get ca.key, RV(transport_key) there. With V(send).
+    type: str
+  ca_public_key:
+    description: The key that may be removed, RV(ca_public_key) of the CA host. With V(remove).
+    type: str
+  sealed_passphrase:
+    description: Passphrase for V(export), encrypted by P(kubeadm.etcd.seal#filter) to what V(transport) returned. Not a secret.
+    type: str
+  sealed_copy:
+    description: What V(export) returned before, encrypted likewise. It is checked and returned as it is.
     type: str
   ca_key_passphrase:
     description: Passphrase of O(ca_key), where that is encrypted.
@@ -219,6 +238,30 @@ EXAMPLES = r"""
     address: 10.0.0.6
     ca_cert: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.crt') }}"
     sealed_key: "{{ lookup('ansible.builtin.file', '/srv/pki/ca.key') | kubeadm.etcd.seal(transport.transport_key) }}"
+
+- name: Bring the CA's key from infra0 to infra1, after V(transport) on infra1
+  kubeadm.etcd.etcd_pki:
+    step: send
+    name: infra0
+    address: 10.0.0.6
+    recipient: "{{ hostvars.infra1.transport.transport_key }}"
+  register: sent
+
+- name: Receive it on infra1
+  kubeadm.etcd.etcd_pki:
+    step: receive
+    name: infra1
+    address: 10.0.0.7
+    ca_cert: "{{ hostvars.infra0.sent.ca_cert }}"
+    sealed_key: "{{ hostvars.infra0.sent.sealed_key }}"
+  register: received
+
+- name: Remove it from infra0
+  kubeadm.etcd.etcd_pki:
+    step: remove
+    name: infra0
+    address: 10.0.0.6
+    ca_public_key: "{{ hostvars.infra1.received.ca_public_key }}"
 
 - name: Make keys and requests
   kubeadm.etcd.etcd_pki:
@@ -331,11 +374,23 @@ changes:
       type: bool
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
-  returned: with O(step=ca)
+  returned: with O(step=ca) and O(step=send)
   type: str
 transport_key:
-  description: Public key (PEM) for P(kubeadm.etcd.seal#filter).
+  description: Public key (PEM) for P(kubeadm.etcd.seal#filter), or for O(recipient).
   returned: with O(step=transport)
+  type: str
+sealed_key:
+  description: The CA's key, readable by the host of O(recipient) only. Empty in check mode.
+  returned: with O(step=send)
+  type: str
+ca_public_key:
+  description: SHA-256 of the public half of the CA's key that this host can sign with, hexadecimal.
+  returned: with O(step=receive)
+  type: str
+exported:
+  description: The CA's key as PKCS#8 (PEM), encrypted with the passphrase. Empty in check mode. Keep it out of logs (C(no_log)).
+  returned: with O(step=export)
   type: str
 csrs:
   description: Requests (PEM) by certificate - server, peer, healthcheck-client, apiserver-etcd-client.
@@ -412,12 +467,15 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import cryptography_problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, locked
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-STEPS = ("transport", "ca", "request", "sign", "collect", "install")
+STEPS = ("transport", "ca", "request", "sign", "collect", "install", "send", "receive", "remove", "export")
+# They change nothing on the host, and do not wait for those that do.
+ONLY_READ = ("sign", "collect", "send")
 
 
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
@@ -428,9 +486,17 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         return _pki_steps.step_transport(spec, check)
     if params["step"] == "ca":
         sealed = params["sealed_key"]
-        key = _pki_steps.unsealed_key(spec, sealed, check) if sealed else params["ca_key"]
+        key = next(iter(_pki_steps.unsealed(spec, [sealed], check)), None) if sealed else params["ca_key"]
         passphrase = params["ca_key_passphrase"] or ""
         return _pki_steps.step_ca(spec, params["ca_cert"], key, passphrase, check, now, has_key=bool(sealed and check))
+    if params["step"] == "send":
+        return _move.step_send(spec, params["recipient"], check)
+    if params["step"] == "receive":
+        return _move.step_receive(spec, params["sealed_key"] or "", params["ca_cert"], check)
+    if params["step"] == "remove":
+        return _move.step_remove(spec, params["ca_public_key"] or "", check)
+    if params["step"] == "export":
+        return _move.step_export(spec, params["sealed_passphrase"], params["sealed_copy"] or "", check)
     if params["step"] == "request":
         return _pki_steps.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
@@ -451,7 +517,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
 def run_alone(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """The same, while no other run changes the PKI of this host. What only reads does not wait."""
     with contextlib.ExitStack() as stack:
-        if not check and params["step"] not in ("sign", "collect"):
+        if not check and params["step"] not in ONLY_READ:
             ensure_directory(params["work_dir"], 0o700)
             stack.enter_context(locked(_pki.PkiSpec.from_params(params).lock))
         return run(params, check)
@@ -474,15 +540,23 @@ def main() -> None:
             "ca_cert": {"type": "str"},
             "ca_key": {"type": "str", "no_log": True},
             "ca_key_passphrase": {"type": "str", "no_log": True},
-            # Readable by the host that it was sealed for, and by nobody else.
+            # Readable by the host that they were sealed for, and by nobody else.
             "sealed_key": {"type": "str", "no_log": False},
+            "sealed_passphrase": {"type": "str", "no_log": False},
+            "sealed_copy": {"type": "str"},
+            "recipient": {"type": "str"},
+            "ca_public_key": {"type": "str", "no_log": False},
             "requests": {"type": "list", "elements": "dict", "default": [], "options": member},
             "certificates": {"type": "dict", "default": {}},
             "signing_dir": {"type": "path"},
             "replace_ca": {"type": "bool", "default": False},
             "remove_ca_key": {"type": "bool", "default": False},
         },
-        required_if=[("step", "collect", ("signing_dir", "ca_cert"))],
+        required_if=[
+            ("step", "collect", ("signing_dir", "ca_cert")),
+            ("step", "send", ("recipient",)),
+            ("step", "export", ("sealed_passphrase",)),
+        ],
         mutually_exclusive=[("ca_key", "sealed_key")],
         supports_check_mode=True,
     )

@@ -83,6 +83,18 @@ options:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
     default: false
+  ca_host:
+    description: Host that is to have ca.key, as the inventory names it. For V(move_ca).
+    type: str
+    default: ""
+  ca_export:
+    description: File on the controller that is to get an encrypted copy of ca.key. For V(move_ca).
+    type: path
+    default: ""
+  ca_export_passphrase:
+    description: Passphrase of O(ca_export), of which only the length is looked at.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -95,8 +107,9 @@ EXAMPLES = r"""
 RETURN = r"""
 steps:
   description:
-    - What the run does. Each step has a C(kind) (ca, replace_ca, remove_ca_key, certificates, config, image, leave, archive, start, turn, join, record), the
-      C(member) that it is about, the C(host) that it runs on, its C(turn) (none if all take it at once) and its C(reasons), as
+    - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, certificates,
+      config, image, leave, archive, start, turn, join, record), the C(member) that it is about, the C(host) that it runs on, its C(turn) (none if all
+      take it at once) and its C(reasons), as
       M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success
   type: list
@@ -106,7 +119,7 @@ settled:
   returned: success
   type: bool
 action:
-  description: What happens to the members - bootstrap, nothing, rolling or start; hand_over in a hand-over.
+  description: What happens to the members - bootstrap, nothing, rolling or start; hand_over and move_ca in these operations.
   returned: success
   type: str
 order:
@@ -152,7 +165,9 @@ start:
   type: list
   elements: str
 certificates:
-  description: Hosts whose certificates are issued or repaired. Likewise C(replace_ca), C(remove_ca_key), C(import_image), C(config), C(record).
+  description:
+    - Hosts whose certificates are issued or repaired. Likewise C(replace_ca), C(send_ca_key), C(receive_ca_key), C(remove_ca_key), C(export_ca_key),
+      C(import_image), C(config), C(record).
   returned: success
   type: list
   elements: str
@@ -188,6 +203,10 @@ signing_dir:
   description: Directory of the cluster on the controller, for a CA that signs elsewhere.
   returned: success
   type: str
+ca_export:
+  description: The copy of ca.key that is asked for - its C(file) on the controller, whether that C(exists), and C(problems).
+  returned: success
+  type: dict
 own_ca:
   description: Your own CA - the certificate that signs (C(cert)), its C(fingerprint), C(id), C(not_after), C(public_key), and whether its C(key) is given.
   returned: success

@@ -203,7 +203,7 @@ CONTROL = "    infra3:\n"
             (),
             ["infra3 need a certificate, and the CA host infra0 cannot be reached"],
         ),
-        (CONTROL, CONTROL, ("-e", "etcd_ca_host=infra1"), ["infra1: infra3 need certificates, and ca.key is not in"]),
+        (CONTROL, CONTROL, ("-e", "etcd_ca_host=infra1"), ["infra3 need certificates: ca.key is not in"]),
     ],
 )
 def test_bad_input_is_refused(plane: Plane, old: str, new: str, arguments: tuple[str, ...], words: list[str]) -> None:

@@ -30,7 +30,12 @@ from test_run import observations as complete
         ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "ca.crt is missing, ca.key is there"),
         ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "(infra1, infra2 have the same ca.crt)"),
         ({"infra1": {"ca_fingerprint": "other", "ca_id": "other"}}, None, "infra1 trust another CA"),
-        ({"infra0": {"ca_key": False}}, None, "ca.key is not in"),
+        ({"infra0": {"ca_key": False}}, None, "the CA's key is lost: no host of cluster 'etcd' has"),
+        (
+            {"infra0": {"ca_key": False}, "infra2": {"ca_key": True, "ca_public_key": "p", "ca_cert_key": "p"}},
+            None,
+            "need certificates: ca.key is on infra2, and not on the CA host infra0",
+        ),
         ({}, "mine", "etcd_ca_cert is another CA"),
         (
             {"infra0": {"ca_fingerprint": "left over", "ca_id": "left over"}},
@@ -442,7 +447,7 @@ def test_a_mode_is_repaired_without_anyone_who_signs() -> None:
     plan = planned(found)
     assert plan["problems"] == [] and plan["certificates"] and plan["order"] == ["infra1"]
     found["infra1"]["pki"]["due"] = ["peer"]
-    assert "ca.key is not in" in planned(found)["problems"][0]
+    assert "the CA's key is lost" in planned(found)["problems"][0]
 
 
 def test_one_host_that_trusts_nothing_does_not_speak_for_all() -> None:

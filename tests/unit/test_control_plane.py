@@ -279,7 +279,7 @@ def test_without_the_ca_host() -> None:
             {"infra0": signer(ca_fingerprint=None, ca_id=None, ca_key=False)},
             "infra0: ca.crt is missing, and cluster 'etcd' has data",
         ),
-        ({"infra0": signer(ca_key=False)}, "infra0: control0 need certificates, and ca.key is not in"),
+        ({"infra0": signer(ca_key=False)}, "control0 need certificates: ca.key is not in"),
         ({"infra0": signer(ca_problems=[Problem("etcd/ca.key is empty").as_dict()])}, "infra0: etcd/ca.key is empty"),
         ({"infra0": signer(facts={"cryptography_problem": "Install the package x"})}, "infra0: Install the package x"),
     ],

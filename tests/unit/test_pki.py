@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
@@ -49,7 +50,8 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(
                 module, name, lambda *a, _f=original, _m=more, **k: _f(*a, **{**_m, **k}), raising=False
             )
-    monkeypatch.setattr(_pki_steps, "Replacement", lambda *a: _files.Replacement(*a, *me))
+    for module in (_pki_steps, _move):
+        monkeypatch.setattr(module, "Replacement", lambda *a: _files.Replacement(*a, *me))
 
 
 def spec(where: Path, **changes: Any) -> _pki.PkiSpec:
@@ -761,7 +763,7 @@ def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
     assert stat.S_IMODE(waiting.stat().st_mode) == 0o600 and "PRIVATE" not in repr(transport)
     sealed = _x509.seal(_x509.key_pem(_x509.load_key(key.encode())), transport["transport_key"])
     assert key.splitlines()[1] not in sealed
-    opened = _pki_steps.unsealed_key(it, sealed, False)
+    (opened,) = _pki_steps.unsealed(it, [sealed], False)
     assert not waiting.exists() and opened
     assert _pki_steps.step_ca(it, cert, opened, "", False, LATER)["reasons"] == ["etcd/ca.crt: missing"]
     assert (
@@ -769,7 +771,7 @@ def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
         == _x509.load_key(key.encode()).private_numbers()
     )
     with pytest.raises(EtcdError, match="encrypted for another run"):
-        _pki_steps.unsealed_key(it, sealed, False)
+        _pki_steps.unsealed(it, [sealed], False)
 
 
 @pytest.mark.parametrize("how", ["another host", "changed", "cut off", "no base64", "empty"])
@@ -787,7 +789,7 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
         "empty": "",
     }.get(how, sealed)
     with pytest.raises(EtcdError, match="cannot be opened"):
-        _pki_steps.unsealed_key(it, sealed, False)
+        _pki_steps.unsealed(it, [sealed], False)
     assert not Path(it.transport).exists()
 
 
@@ -804,7 +806,7 @@ def test_check_mode_of_a_ca_whose_key_is_sent(tmp_path: Path) -> None:
     (tmp_path / "pki/etcd/ca.crt").write_text(cert)
     it = spec(tmp_path, ca_host=True)
     assert _pki_steps.step_transport(it, True)["transport_key"] and not Path(it.transport).exists()
-    assert _pki_steps.unsealed_key(it, "x", True) is None
+    assert _pki_steps.unsealed(it, ["x"], True) == []
     check = _pki_steps.step_ca(it, cert, None, "", True, LATER, has_key=True)
     real = _pki_steps.step_ca(it, cert, key, "", False, LATER)
     assert check["reasons"] == real["reasons"] == ["etcd/ca.key: missing"]

@@ -88,36 +88,23 @@ def with_renewals(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
 ) -> dict[str, Observation]:
     """Observations with the reasons that only a comparison of hosts gives: a CA certificate that was renewed on the CA host."""
-    found = renewal_reasons(cluster, observations, own)
-    return {
-        host: observation
-        if host not in found
-        else {
-            **observation,
-            "reasons": {
-                **observation["reasons"],
-                "certificates": [found[host].as_dict(), *observation["reasons"]["certificates"]],
-            },
-        }
-        for host, observation in observations.items()
-    }
+    return with_reasons(observations, renewal_reasons(cluster, observations, own))
+
+
+def with_reasons(observations: Mapping[str, Observation], found: Mapping[str, Reason]) -> dict[str, Observation]:
+    """Observations with a further reason for some hosts."""
+    result = dict(observations)
+    for host, reason in found.items():
+        reasons = observations[host]["reasons"]
+        more = {reason.part: [reason.as_dict(), *reasons[reason.part]]}
+        result[host] = {**observations[host], "reasons": {**reasons, **more}}
+    return result
 
 
 def with_removals(observations: Mapping[str, Observation], hosts: list[str]) -> dict[str, Observation]:
     """Observations with the reason to remove a copy of ca.key on these hosts."""
-    reason = Reason("certificates", "stray-ca-key", "etcd/ca.key: removed, it belongs on the CA host only").as_dict()
-    return {
-        host: observation
-        if host not in hosts
-        else {
-            **observation,
-            "reasons": {
-                **observation["reasons"],
-                "certificates": [reason, *observation["reasons"]["certificates"]],
-            },
-        }
-        for host, observation in observations.items()
-    }
+    reason = Reason("certificates", "stray-ca-key", "etcd/ca.key: removed, it belongs on the CA host only")
+    return with_reasons(observations, dict.fromkeys(hosts, reason))
 
 
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
@@ -134,9 +121,87 @@ def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> 
 
 
 def signs_elsewhere(cluster: Cluster, observations: Mapping[str, Observation], own_ca: Mapping[str, Any]) -> bool:
-    """Whether the key of the user's own CA is neither on the controller nor on the CA host."""
+    """Whether the key of the user's own CA is neither on the controller nor on a host of the cluster."""
     signer = observations.get(cluster.ca_host)
-    return bool(own_ca.get("fingerprint") and not own_ca.get("key") and signer and not signer["pki"].get("ca_key"))
+    if not own_ca.get("fingerprint") or own_ca.get("key") or not signer or signer["pki"].get("ca_key"):
+        return False
+    return not key_holders(cluster, observations)
+
+
+def key_holders(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
+    """Hosts with the key of the CA host's CA: of its ca.crt, and of their own."""
+    pki = {host: item["pki"] for host, item in observations.items() if item["pki"].get("ca_public_key")}
+    wanted = observations.get(cluster.ca_host, {"pki": {}})["pki"].get("ca_id")
+    return [
+        host
+        for host, item in pki.items()
+        if item["ca_public_key"] == item.get("ca_cert_key") and wanted in (None, item.get("ca_id"))
+    ]
+
+
+def lacks_key(cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any]) -> bool:
+    """Whether the CA host has its ca.crt and no key, and neither brings the inventory one along."""
+    signer = observations.get(cluster.ca_host)
+    return bool(signer and signer["pki"].get("ca_id") and not signer["pki"].get("ca_key") and not own.get("key"))
+
+
+def missing_key(cluster: Cluster, observations: Mapping[str, Observation]) -> tuple[str, str]:
+    """Where the key is that the CA host lacks, as far as this run can tell: a code, and what to do."""
+    holders = key_holders(cluster, observations)
+    if holders:
+        return (
+            "ca-key-elsewhere",
+            f"ca.key is on {', '.join(holders)}, and not on the CA host {cluster.ca_host}: no certificate can be issued or renewed. Run move_ca.yml,"
+            f" which brings it to {cluster.ca_host}, or set etcd_ca_host: {holders[0]}.",
+        )
+    absent = [member.host for member in cluster.members if member.host not in observations]
+    if absent:
+        return (
+            "ca-key-missing",
+            f"ca.key is not in {_DIRECTORY} on the CA host {cluster.ca_host}: no certificate can be issued or renewed. If {', '.join(absent)} (not"
+            " observed in this run) has it, run move_ca.yml, or set etcd_ca_host to that host. If it is kept in a safe, name it in etcd_ca_cert and"
+            " etcd_ca_key. If your CA signs elsewhere, set etcd_ca_cert to a copy of ca.crt: requests are then written to files.",
+        )
+    return "ca-key-lost", lost_key_text(cluster, observations)
+
+
+def lost_key_text(cluster: Cluster, observations: Mapping[str, Observation]) -> str:
+    """That no host has the CA's key, until when the cluster can do without it, and what to do."""
+    ends = [
+        (str(item["not_after"]), host)
+        for host, observation in observations.items()
+        for item in observation["pki"].get("certificates", [])
+        if item.get("not_after")
+    ]
+    end, host = min(ends, default=("", ""))
+    until = (
+        f" The first to end is on {host}, on {end[:10]}: from then on, members and clients refuse each other."
+        if end
+        else ""
+    )
+    return (
+        f"the CA's key is lost: no host of cluster {cluster.name!r} has {_DIRECTORY}/ca.key, so no certificate can be issued or renewed.{until}"
+        f" If a copy is kept in a safe, name it in etcd_ca_cert (a copy of ca.crt) and etcd_ca_key, and run site.yml, which brings it to"
+        f" {cluster.ca_host}. If your CA signs elsewhere, set etcd_ca_cert to a copy of ca.crt: requests are then written to files. Else see"
+        ' docs/certificates.md, "The CA key is lost".'
+    )
+
+
+def key_warnings(cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any]) -> list[str]:
+    """A key that the CA host lacks, before a certificate is due. Once it is, this is a problem (ca_problems)."""
+    due = any(needs_signing(observation) for observation in observations.values())
+    is_missing = lacks_key(cluster, observations, own) and (key_holders(cluster, observations) or not own.get("id"))
+    return [missing_key(cluster, observations)[1]] if is_missing and not due else []
+
+
+def own_key_reasons(
+    cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any]
+) -> dict[str, Reason]:
+    """The CA host, if it has the user's own CA and lacks its key, which the inventory brings along: it was lost, or is new here."""
+    pki = observations.get(cluster.ca_host, {"pki": {}})["pki"]
+    if not own.get("key") or pki.get("ca_key") or pki.get("ca_id") != own["id"]:
+        return {}
+    return {cluster.ca_host: Reason("ca", "key-missing", "etcd/ca.key: missing, it is brought from etcd_ca_key")}
 
 
 def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str) -> list[str]:
@@ -346,17 +411,9 @@ def ca_problems(
                     code="ca-differs",
                 )
             )
-    if authority and wanting and not signer["pki"].get("ca_key") and not own_id:
-        problems.append(
-            Problem(
-                f"{', '.join(wanting)} need certificates, and ca.key is not in {_DIRECTORY}."
-                " Put it back, set etcd_ca_host to the host that has it, or, if the key is kept elsewhere, set etcd_ca_cert"
-                " to a copy of ca.crt: requests are then written to files.",
-                unsigned,
-                host=cluster.ca_host,
-                code="ca-key-missing",
-            )
-        )
+    if wanting and lacks_key(cluster, observations, own) and (key_holders(cluster, observations) or not own_id):
+        code, text = missing_key(cluster, observations)
+        problems.append(Problem(f"{', '.join(wanting)} need certificates: {text}", unsigned, code=code))
     if own_id and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
         problems.append(
             Problem(

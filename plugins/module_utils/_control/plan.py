@@ -521,15 +521,15 @@ def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Obse
     }
 
 
+def without_cluster(cluster: Cluster) -> Problem:
+    """Why nothing is done to a cluster that does not exist."""
+    return Problem(f"cluster {cluster.name!r} has not been founded yet. Run site.yml first.", code="no-cluster")
+
+
 def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
     """A plan as a run has it that starts nobody."""
     if plan.action == BOOTSTRAP:
-        return Plan(
-            REFUSE,
-            problems=[
-                Problem(f"cluster {cluster.name!r} has not been founded yet. Run site.yml first.", code="no-cluster")
-            ],
-        )
+        return Plan(REFUSE, problems=[without_cluster(cluster)])
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])
 
 

@@ -17,10 +17,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     broken_ca_hosts,
     ca_problems,
     elsewhere_warnings,
+    key_warnings,
     needs_signing,
+    own_key_reasons,
     signs_elsewhere,
     stray_ca_keys,
     trust_warnings,
+    with_reasons,
     with_removals,
     with_renewals,
 )
@@ -40,6 +43,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_run,
     same_address,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import (
+    CaMove,
+    Export,
+    move_ca,
+    one_file_problems,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     BOOTSTRAP,
     NOTHING,
@@ -55,6 +64,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     only_certificates,
     plan_lines,
     start_without_problems,
+    without_cluster,
     without_restarts,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
@@ -71,16 +81,20 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     CERTIFICATES,
     CONFIG,
     CONVERGE,
+    EXPORT_CA_KEY,
     HAND_OVER,
     IMAGE,
     JOIN,
     LEAVE,
+    MOVE_CA,
+    RECEIVE_CA_KEY,
     RECORD,
     REMOVE,
     REMOVE_CA_KEY,
     RENEW,
     REPLACE,
     REPLACE_CA,
+    SEND_CA_KEY,
     TURN,
     Step,
     hosts_of,
@@ -112,7 +126,7 @@ if TYPE_CHECKING:
 class Wish:
     """What a run is asked for, beside what each host is to be. Fields are options of the module etcd_plan.
 
-    external_files: by cluster, the file that is to get its etcd.external stanza.
+    external_files: by cluster, the file that is to get its etcd.external stanza. ca_host: the value of etcd_ca_host, '' if it is not set.
     """
 
     operation: str = CONVERGE
@@ -129,6 +143,8 @@ class Wish:
     member: str = ""
     replace_healthy: bool = False
     wipe_keys: bool = False
+    ca_host: str = ""
+    ca_export: Export = field(default_factory=Export)
 
 
 @dataclass(frozen=True)
@@ -387,6 +403,9 @@ def plan_run(
     failed = [item for item in members if item in lost and item not in gone]
     observations = with_image({item: observed[item] for item in present if item in observed}, wish.image_archive)
     unobserved = [item for item in present if item not in observed and item not in failed]
+    if wish.operation == MOVE_CA:
+        names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
+        return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
     return make_plan(
         cluster,
@@ -453,6 +472,8 @@ def make_plan(
         if wish.operation == RENEW:
             decision = without_restarts(cluster, decision)
         warnings += map(note, alarm_warnings(cluster, observations) + trust_warnings(observations))
+        warnings += map(note, key_warnings(cluster, observations, wish.own_ca))
+    observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
     signer = observations.get(cluster.ca_host)
     make_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
     stray = stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else []
@@ -561,6 +582,9 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "certificates": hosts_of(steps, CERTIFICATES),
         "replace_ca": hosts_of(steps, REPLACE_CA),
         "remove_ca_key": hosts_of(steps, REMOVE_CA_KEY),
+        "send_ca_key": hosts_of(steps, SEND_CA_KEY),
+        "receive_ca_key": hosts_of(steps, RECEIVE_CA_KEY),
+        "export_ca_key": hosts_of(steps, EXPORT_CA_KEY),
         "import_image": hosts_of(steps, IMAGE),
         "config": hosts_of(steps, CONFIG),
         "record": hosts_of(steps, RECORD),
@@ -588,6 +612,39 @@ def make_hand_over(
         "problems": merged(found.problems),
         "held": [],
         "notices": merged(found.warnings),
+    }
+
+
+def make_move(
+    cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish, clusters: Iterable[str]
+) -> dict[str, Any]:
+    """The plan of a run that moves the CA's key, in the same form. clusters: names of all clusters of the run."""
+    problems = [
+        *problems_of("lost", lost_problems(attendance.lost, wish.limit)),
+        *problems_of("ca-export", one_file_problems(wish.ca_export, clusters)),
+        *lockstep_problems(attendance),
+    ]
+    absent = [member.host for member in cluster.members if member.host not in observations]
+    if not absent and not cluster.problems and not exists(observations):
+        found = CaMove([without_cluster(cluster)])
+    else:
+        found = move_ca(cluster, observations, absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
+    problems += found.problems
+    return {
+        **read_off([] if problems else found.steps),
+        "action": MOVE_CA,
+        "known_addresses": {},
+        "moves": [],
+        "departing": departing_data(None),
+        "members": members_after(cluster, None),
+        "elsewhere": False,
+        "copied": [],
+        "lines": found.lines,
+        "speaker": attendance.members[0] if attendance.members else None,
+        "asker": None,
+        "problems": merged(problems),
+        "held": [],
+        "notices": [],
     }
 
 

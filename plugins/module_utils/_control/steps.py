@@ -13,11 +13,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # What a run is asked for. The variable etcd_operation.
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
+MOVE_CA = "move_ca"
 
 # What a step does, in the order in which a run carries them out.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
 REPLACE_CA = "replace_ca"  # The ca.crt of a host is replaced by that of the CA host.
+SEND_CA_KEY = "send_ca_key"  # ca.key is encrypted for the CA host.
+RECEIVE_CA_KEY = "receive_ca_key"  # It is written on the CA host, unless it is there, and proven.
 REMOVE_CA_KEY = "remove_ca_key"  # A copy of ca.key is removed.
+EXPORT_CA_KEY = "export_ca_key"  # An encrypted copy of ca.key is written on the controller.
 CERTIFICATES = "certificates"  # Certificates are issued, or their files repaired.
 CONFIG = "config"  # kubeadmcfg.yaml is written.
 IMAGE = "image"  # The image archive is imported.
@@ -27,7 +31,8 @@ ARCHIVE = "archive"  # The host of a former member is cleared, and its data is a
 TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
 RECORD = "record"  # The record of a member is written.
-KINDS = (CA, REPLACE_CA, REMOVE_CA_KEY, CERTIFICATES, CONFIG, IMAGE, LEAVE, ARCHIVE, START, TURN, JOIN, RECORD)
+CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
+KINDS = (CA, REPLACE_CA, *CA_KEY_KINDS, CERTIFICATES, CONFIG, IMAGE, LEAVE, ARCHIVE, START, TURN, JOIN, RECORD)
 
 # What a step of each kind changes, of the parts of a host.
 _PARTS = {

@@ -51,6 +51,8 @@ VARIABLES: dict[str, Variable] = {
     "etcd_ca_cert": Variable(CLUSTER, formats.text_problems, overrules_clients=True),
     "etcd_ca_key": Variable(CLUSTER, formats.text_problems),
     "etcd_ca_key_passphrase": Variable(CLUSTER),
+    "etcd_ca_export": Variable(CONTROLLER, formats.text_problems),
+    "etcd_ca_export_passphrase": Variable(RUN),
     "etcd_signing_dir": Variable(CLUSTER, formats.needed_text_problems, overrules_clients=True),
     "etcd_remove_stray_ca_keys": Variable(RUN),
     "etcd_kubernetes_version": Variable(CLUSTER, formats.version_problems, agreed=True),

@@ -8,8 +8,8 @@ import os
 import time
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import own_pod
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import own_pod
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 

@@ -84,7 +84,7 @@ class JoinTurn(Turn):
             self.reasons.insert(0, joins)
             return
         _rollout.check_controller()
-        self.have_image()
+        self.have_images()
         holder = Holder(socket.gethostname(), self.spec.member, f"join of {self.spec.member}")
         self.lock = stack.enter_context(
             cluster_lock(

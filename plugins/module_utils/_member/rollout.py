@@ -237,9 +237,13 @@ def describe_other(member: Member, answer: str | None) -> Other:
     """One line of the membership with what the member answered (None: it is healthy)."""
     name = member.name or f"member {member.id:x}"
     if not member.started:
-        return Other(name, not member.is_learner, "is a member but has never started: run site.yml with its host, or remove it")
+        return Other(
+            name, not member.is_learner, "is a member but has never started: run site.yml with its host, or remove it"
+        )
     if member.is_learner:
-        return Other(name, False, "is a learner, which has not joined completely: run site.yml with its host, or remove it")
+        return Other(
+            name, False, "is a learner, which has not joined completely: run site.yml with its host, or remove it"
+        )
     return Other(name, True, None if answer is None else f"is not healthy ({answer}): repair it first")
 
 

@@ -175,8 +175,13 @@ class PkiSpec:
 
     @property
     def transport(self) -> str:
-        """A key that exists while the user's CA key is on its way here. A dot file, which is swept where a run was killed."""
+        """A key that exists while the CA's key or a passphrase is on its way here. A dot file, which is swept where a run was killed."""
         return os.path.join(self.work_dir, TEMPORARY + "transport.key")
+
+    @property
+    def claim(self) -> str:
+        """A file that exists while a run relies on the ca.key of this host, and removes others. A dot file, as above."""
+        return os.path.join(self.work_dir, TEMPORARY + "ca-key-stays")
 
     @property
     def lock(self) -> str:
@@ -630,8 +635,8 @@ def _stray_warning(spec: PkiSpec, state: PkiState, key: Any, problem: str) -> st
     if state.ca_cert_key not in (None, state.ca_public_key):
         return f"{path} is here, although this is not the CA host, and it is the key of another CA. Move it to where that CA is kept."
     removal = (
-        "If the CA host has the same key, remove it here (a run with etcd_remove_stray_ca_keys: true compares them and does so); else set"
-        " etcd_ca_host."
+        "If the CA host has the same key, remove it here (a run with etcd_remove_stray_ca_keys: true compares them and does so). Else run"
+        " move_ca.yml, which brings it to the CA host, or set etcd_ca_host."
         if spec.kinds == LEAF_NAMES
         else "Remove it by hand, unless an etcd runs here that has to sign."
     )

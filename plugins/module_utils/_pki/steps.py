@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     replace_file,
     replace_files,
     set_mode,
+    sync_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
@@ -107,13 +109,13 @@ def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: An
 
 
 def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
-    """A key pair to which the controller encrypts a private key on its way here (_x509.seal). Its private half is in a file of root's.
+    """A key pair to which a private key or a passphrase is encrypted on its way here (_x509.seal). Its private half is in a file of root's.
 
-    step_ca with the sealed key removes it; what a killed run leaves is replaced here and swept by step_install.
+    The step that gets the secret removes it; what a killed run leaves is replaced here and swept by step_install.
     """
     key = _x509.make_key("ECDSA-P256")
     if not check:
-        _make_directories(spec)
+        make_directories(spec)
         # Not through a link that somebody has left there.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec.transport)
@@ -121,22 +123,45 @@ def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
     return {**reported([]), "transport_key": _x509.public_pem(key.public_key())}
 
 
-def unsealed_key(spec: PkiSpec, sealed: str, check: bool) -> str | None:
-    """The private key (PEM) that was sealed for this host. None in check mode, in which there is no key to open it.
+def unsealed(spec: PkiSpec, sealed: list[str], check: bool) -> list[str]:
+    """The secrets that were sealed for this host. Empty in check mode, in which there is no key to open them.
 
-    The key that opens it is removed, whatever becomes of the run from here.
+    The key that opens them is removed, whatever becomes of the run from here.
     """
     if check:
-        return None
+        return []
     key = _x509.load_key(read_or_say(spec.transport)[0])
     with contextlib.suppress(FileNotFoundError):
         os.unlink(spec.transport)
-    data = None if key is None else _x509.unseal(sealed, key)
-    if data is None:
+    data = [None if key is None else _x509.unseal(text, key) for text in sealed]
+    opened = [item.decode() for item in data if item is not None]
+    if len(opened) < len(sealed):
         raise EtcdError(
-            "the CA's key was encrypted for another run, and cannot be opened. Run again; one run at a time."
+            "what was sent to this host was encrypted for another run, and cannot be opened. Run again; one run at a time."
         )
-    return data.decode()
+    return opened
+
+
+# Seconds for which a run may rely on a ca.key that it has proven. A run that was killed keeps nobody from removing it for longer.
+_CLAIMED = 300.0
+
+
+def drop_ca_key(spec: PkiSpec) -> None:
+    """Remove ca.key from this host. EtcdError while another run relies on it: each would remove what the other one keeps."""
+    path = spec.path("etcd/ca.key")
+    if os.path.islink(path):
+        raise EtcdError(f"{path} is not removed: it is a link to {os.path.realpath(path)}. Remove both by hand.")
+    try:
+        age = time.time() - os.stat(spec.claim).st_mtime
+    except FileNotFoundError:
+        age = _CLAIMED
+    if age < _CLAIMED:
+        raise EtcdError(
+            f"{path} is not removed: another run is bringing the CA's key to this host. Let it end, and run again with the etcd_ca_host that you"
+            f" want. If it was killed, wait for {_CLAIMED / 60:.0f} minutes first."
+        )
+    os.unlink(path)
+    sync_directory(os.path.dirname(path))
 
 
 def step_ca(
@@ -197,7 +222,7 @@ def step_ca(
         if problems:
             raise EtcdError(" ".join(problems))
     if pair is not None and not check:
-        _make_directories(spec)
+        make_directories(spec)
         keys = [Replacement(key_path, pair[0], 0o600)] if pair[0] else []
         replace_files([*keys, Replacement(cert_path, pair[1], 0o644)])
     for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
@@ -250,7 +275,8 @@ def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, no
     return stored_key or b"", certificate_pem(make_authority(spec, key, now)).encode()
 
 
-def _make_directories(spec: PkiSpec) -> None:
+def make_directories(spec: PkiSpec) -> None:
+    """Make the directories of certificates and keys."""
     ensure_directory(spec.pki_dir, 0o755)
     ensure_directory(spec.path("etcd"), 0o755)
     ensure_directory(spec.work_dir, 0o700)
@@ -454,7 +480,7 @@ def step_install(
         files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))
     for kind, text in certificates.items():
         files += _pair(spec, kind, text, authority, now)
-    _make_directories(spec)
+    make_directories(spec)
     replace_files(files)
     for directory in directories(spec):
         if directory_problem(directory):
@@ -463,7 +489,7 @@ def step_install(
         if mode_problem(spec.path(name), mode):
             set_mode(spec.path(name), mode)
     if stray:
-        os.unlink(spec.path("etcd/ca.key"))
+        drop_ca_key(spec)
     shutil.rmtree(spec.pending, ignore_errors=True)
     for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
         remove_strays(directory)

@@ -24,6 +24,7 @@ try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -358,6 +359,43 @@ def key_pem(key: Any) -> bytes:
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
     return data
+
+
+# Rounds of PBKDF2 for a copy that may be found by others. The library's own form has 2048, and no way to say so.
+_ROUNDS = 600_000
+
+
+def encrypted_pem(key: Any, passphrase: str) -> str:
+    """A private key as PKCS#8, encrypted with a passphrase: PBES2 with PBKDF2-HMAC-SHA256 and AES-256-CBC (RFC 8018, A.4)."""
+    salt, start = os.urandom(16), os.urandom(16)
+    data = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    data += bytes([16 - len(data) % 16]) * (16 - len(data) % 16)
+    secret = hashlib.pbkdf2_hmac("sha256", passphrase.encode(), salt, _ROUNDS, 32)
+    cipher = Cipher(algorithms.AES(secret), modes.CBC(start)).encryptor()
+    pkcs5 = bytes.fromhex("2a864886f70d0105")
+    hmac_sha256 = _der(0x30, _der(0x06, bytes.fromhex("2a864886f70d0209")), _der(0x05))
+    derivation = _der(0x30, _der(0x04, salt), _der(0x02, _ROUNDS.to_bytes(3, "big")), hmac_sha256)
+    encryption = _der(0x30, _der(0x06, bytes.fromhex("60864801650304012a")), _der(0x04, start))
+    scheme = _der(0x30, _der(0x30, _der(0x06, pkcs5 + b"\x0c"), derivation), encryption)
+    whole = _der(
+        0x30, _der(0x30, _der(0x06, pkcs5 + b"\x0d"), scheme), _der(0x04, cipher.update(data) + cipher.finalize())
+    )
+    text = base64.b64encode(whole).decode()
+    lines = [text[number : number + 64] for number in range(0, len(text), 64)]
+    label = "ENCRYPTED PRIVATE KEY"
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    """A value in DER: tag, length, contents."""
+    contents = b"".join(parts)
+    length = len(contents)
+    if length < 0x80:
+        return bytes([tag, length]) + contents
+    size = (length.bit_length() + 7) // 8
+    return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + contents
 
 
 def serial_number() -> int:

@@ -1,6 +1,6 @@
 """Ends the whole run at its Nth task, as a controller that loses power does.
 
-Environment: KILL_AT (number of the task, from 1; 0: never), KILL_AFTER (seconds into it), KILL_COUNT (a file that gets the
+Environment: KILL_AT (number of the task, from 1, or its name; 0: never), KILL_AFTER (seconds into it), KILL_COUNT (a file that gets the
 number of tasks begun), KILL_MARKER (processes with this text in their environment are those of the run).
 """
 
@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 
@@ -44,10 +45,11 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self.begun = 0
 
-    def v2_playbook_on_task_start(self, *_args: object, **_kwargs: object) -> None:
+    def v2_playbook_on_task_start(self, task: Any, **_kwargs: object) -> None:
         self.begun += 1
         Path(os.environ["KILL_COUNT"]).write_text(str(self.begun), encoding="utf-8")
-        if self.begun == int(os.environ["KILL_AT"]):
+        # The name of a task of a role begins with that of the role.
+        if os.environ["KILL_AT"] in (str(self.begun), task.get_name().rsplit(" : ", 1)[-1]):
             delay = float(os.environ["KILL_AFTER"])
             if delay:
                 timer = threading.Timer(delay, kill)

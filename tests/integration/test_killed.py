@@ -33,8 +33,8 @@ def files(lab: Lab) -> dict[str, str]:
     }
 
 
-def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str) -> tuple[Run, int]:
-    """A run that is killed at a task (0: never), and how many tasks had begun."""
+def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str, **how: str) -> tuple[Run, int]:
+    """A run that is killed at a task (0: never), and how many tasks had begun. how: playbook and inventory, if they are others."""
     count = tmp_path / "count"
     run = lab.play(
         *arguments,
@@ -45,6 +45,7 @@ def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str) -> tuple[R
         KILL_MARKER=f"kill-{os.getpid()}-{number}",
         ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),
         ANSIBLE_CALLBACKS_ENABLED="kill_at",
+        **how,
     )
     # It may be killed while it writes.
     return run, int(count.read_text(encoding="utf-8") or 0)

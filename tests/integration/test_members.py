@@ -1,0 +1,201 @@
+"""Members come and go on real hosts: joined as learners, removed, replaced, and taken back if etcd does not start."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import LAB_NAME, Lab, Run, inventory
+from .test_killed import STEP, killed_at
+from .test_live import flat, writing
+
+HOSTS = ["infra0", "infra1", "infra2", "infra3"]
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Lab]:
+    """Four fresh hosts of a lab of their own."""
+    it = Lab(f"{LAB_NAME}members", HOSTS)
+    it("up", "--hosts", str(len(HOSTS)))
+    it.fresh()
+    yield it
+    it("down")
+
+
+def only(lab: Lab, path: Path, *names: str, **variables: str) -> str:
+    """An inventory of some hosts. variables: of a host, as YAML."""
+    addresses = lab.addresses()
+    return inventory(
+        lab, path, {name: f'ansible_host: "{addresses[name]}"' + variables.get(name, "") for name in names}
+    )
+
+
+def names(lab: Lab, host: str = "infra0") -> list[str]:
+    """The voting members, as etcdctl tells them."""
+    listed = json.loads(lab.etcdctl(host, "member", "list", "-w", "json"))["members"]
+    assert not any(item.get("isLearner") for item in listed)
+    return sorted(item["name"] for item in listed)
+
+
+def hit(lab: Lab, playbook: str, member: str, where: str, *arguments: str) -> Run:
+    """remove_member.yml or replace_member.yml for a member, which succeeds."""
+    run = lab.play(
+        "-e", f"etcd_member={member}", *arguments, playbook=f"playbooks/{playbook}_member.yml", inventory=where
+    )
+    assert run.code == 0, run.output[-6000:]
+    return run
+
+
+def test_from_one_member_to_three(hosts: Lab, tmp_path: Path) -> None:
+    """In one run, while a client writes. The second run changes nothing, and the first host is where the CA is."""
+    assert hosts.play(inventory=only(hosts, tmp_path, "infra0")).code == 0
+    assert names(hosts) == ["infra0"]
+    three = only(hosts, tmp_path, "infra0", "infra1", "infra2")
+    with writing(hosts, "grow") as counted:
+        check = hosts.play("--check", "--diff", inventory=three)
+        assert check.code == 0 and names(hosts) == ["infra0"], check.output[-6000:]
+        run = hosts.play("--diff", inventory=three)
+    assert run.code == 0, run.output[-6000:]
+    assert "one member after the other: infra1 (joins), infra2 (joins)" in run.output
+    assert "both are needed for quorum until infra2 has joined as well" in flat(run.output)
+    assert names(hosts) == ["infra0", "infra1", "infra2"]
+    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+    again = hosts.play(inventory=three)
+    assert again.code == 0 and again.changed() == {}, again.output[-6000:]
+    # What a member that joined has is what the page's first run leaves.
+    assert hosts.sh("infra1", "ls /etc/kubernetes/pki/etcd") == hosts.sh("infra2", "ls /etc/kubernetes/pki/etcd")
+
+
+def test_a_join_whose_etcd_does_not_start_is_taken_back(hosts: Lab, tmp_path: Path) -> None:
+    """In etcd's words. Corrected, the next run joins the host."""
+    wrong = only(hosts, tmp_path, *HOSTS, infra3=", etcd_extra_args: {quota-backend-bytes: 8G}")
+    run = hosts.play(inventory=wrong)
+    said = flat(run.output)
+    assert run.code != 0 and "The join was taken back" in said and "quota-backend-bytes" in said, run.output[-6000:]
+    assert names(hosts) == ["infra0", "infra1", "infra2"]
+    assert hosts.sh("infra3", "ls /etc/kubernetes/manifests; pidof etcd || true") == ""
+    four = only(hosts, tmp_path, *HOSTS)
+    run = hosts.play(inventory=four)
+    assert run.code == 0 and names(hosts) == HOSTS, run.output[-6000:]
+    assert hosts.play(inventory=four).changed() == {}
+
+
+def test_the_leader_is_removed(hosts: Lab, tmp_path: Path) -> None:
+    """Its data and record are kept, no write fails, and it does not join again by itself."""
+    four = only(hosts, tmp_path, *HOSTS)
+    status = json.loads(hosts.etcdctl("infra0", "endpoint", "status", "--cluster", "-w", "json"))
+    leader = next(item for item in status if item["Status"]["leader"] == item["Status"]["header"]["member_id"])
+    address = re.sub(r"https://(.*):2379", r"\1", leader["Endpoint"])
+    name = next(host for host, item in hosts.addresses().items() if item == address)
+    if name == "infra0":
+        # It has the writer.
+        other = next(item for item in hosts.members() if item["name"] == "infra1")
+        hosts.etcdctl("infra0", "move-leader", f"{other['ID']:x}")
+        name = "infra1"
+    check = hosts.play("-e", f"etcd_member={name}", "--check", playbook="playbooks/remove_member.yml", inventory=four)
+    assert check.code == 0 and names(hosts) == HOSTS, check.output[-6000:]
+    with writing(hosts, "removal") as counted:
+        run = hit(hosts, "remove", name, four)
+    rest = [host for host in HOSTS if host != name]
+    assert names(hosts) == rest and f"cluster etcd: {name} leaves" in run.output
+    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+    left = hosts.sh(
+        name,
+        "pidof etcd; systemctl is-active kubelet; ls /etc/kubernetes/manifests /etc/systemd/system/kubelet.service.d;"
+        " ls -d /var/lib/etcd*/member* /var/lib/etcd.* 2>/dev/null; cat /etc/kubernetes/kubeadm-etcd/member.json",
+        check=False,
+    )
+    assert "inactive" in left and ".removed-" in left and "etcd.yaml" not in left and '"removed": "20' in left, left
+    assert hit(hosts, "remove", name, four).changed() == {}
+    refused = hosts.play(inventory=four)
+    assert refused.code != 0 and f"member {name} was removed from cluster 'etcd'" in flat(refused.output)
+    # Without it, nothing differs.
+    assert hosts.play(inventory=only(hosts, tmp_path, *rest)).changed() == {}
+    hit(hosts, "replace", name, only(hosts, tmp_path, *HOSTS))
+    assert names(hosts) == HOSTS
+
+
+def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> None:
+    four = only(hosts, tmp_path, *HOSTS)
+    hosts.sh(
+        "infra2",
+        "mv /etc/kubernetes/manifests/etcd.yaml /root/; while pidof etcd; do sleep 0.2; done; rm -r /var/lib/etcd/member",
+    )
+    refused = hosts.play(inventory=four)
+    assert refused.code != 0 and "replace_member.yml -e etcd_member=infra2" in flat(refused.output)
+    with writing(hosts, "replace") as counted:
+        hit(hosts, "replace", "infra2", four)
+    assert names(hosts) == HOSTS and counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert hosts.play(inventory=four).changed() == {}
+    # A healthy one is not replaced by mistake.
+    run = hosts.play("-e", "etcd_member=infra2", playbook="playbooks/replace_member.yml", inventory=four)
+    assert run.code != 0 and "etcd_replace_healthy=true" in flat(run.output)
+
+
+def test_a_host_that_is_gone_for_good(hosts: Lab, tmp_path: Path) -> None:
+    """Its member is removed without it, and it is cleared when it comes back. Rebuilt from nothing, it joins anew."""
+    four = only(hosts, tmp_path, *HOSTS)
+    hosts("stop", "infra3")
+    run = hit(hosts, "remove", "infra3", four)
+    assert names(hosts) == HOSTS[:3] and "this host cannot be reached" in flat(run.output)
+    hosts("start", "infra3")
+    hit(hosts, "remove", "infra3", four)
+    assert "inactive" in hosts.sh("infra3", "systemctl is-active kubelet || true")
+    hosts("wipe", "infra3")
+    run = hosts.play(inventory=four)
+    assert run.code == 0 and names(hosts) == HOSTS, run.output[-6000:]
+
+
+def sweep(lab: Lab, tmp_path: Path, where: str, playbook: str, member: str, number: int) -> tuple[bool, int]:
+    """An operation that is killed at a task, and the same again, while a client writes. Whether it was killed, and how many tasks had begun."""
+    arguments = ("-e", f"etcd_member={member}") if playbook != "site.yml" else ()
+    with writing(lab, f"{Path(playbook).stem}{number}") as counted:
+        run, begun = killed_at(lab, tmp_path, number, *arguments, playbook=playbook, inventory=where)
+        again = lab.play(*arguments, playbook=playbook, inventory=where)
+    # A replacement that was complete is refused: the member is healthy.
+    is_done = playbook == "playbooks/replace_member.yml" and "etcd_replace_healthy=true" in flat(again.output)
+    assert again.code == 0 or is_done, (
+        f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
+    )
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, (number, counted)
+    is_gone = playbook == "playbooks/remove_member.yml"
+    third = lab.play(*arguments, playbook=playbook, inventory=where) if is_gone else lab.play(inventory=where)
+    assert third.code == 0 and third.changed() == {}, (number, third.output[-3000:])
+    return run.code != 0, begun
+
+
+@pytest.mark.long
+def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
+    """A join, a removal and a replacement: the next run finishes each of them."""
+    four, three = only(hosts, tmp_path, *HOSTS), tmp_path / "three"
+    three.mkdir()
+    rest = only(hosts, three, *HOSTS[:3])
+    assert hosts.play(inventory=rest).code == 0
+    killed = {"site.yml": 0, "playbooks/remove_member.yml": 0, "playbooks/replace_member.yml": 0}
+    most = dict.fromkeys(killed, 1)
+    number = 1
+    while any(number <= count for count in most.values()):
+        for playbook, member in (
+            ("site.yml", "infra3"),
+            ("playbooks/replace_member.yml", "infra3"),
+            ("playbooks/remove_member.yml", "infra3"),
+        ):
+            if playbook == "playbooks/replace_member.yml":
+                hosts.sh(
+                    "infra3",
+                    "mv /etc/kubernetes/manifests/etcd.yaml /root/; while pidof etcd; do sleep 0.2; done; rm -r /var/lib/etcd/member",
+                )
+            was_killed, begun = sweep(hosts, tmp_path, four, playbook, member, number)
+            killed[playbook] += was_killed
+            most[playbook] = max(most[playbook], begun + STEP if was_killed else begun)
+            assert names(hosts) == (HOSTS[:3] if playbook == "playbooks/remove_member.yml" else HOSTS), (
+                playbook,
+                number,
+            )
+        hosts("wipe", "infra3")
+        number += STEP
+    print(f"killed: {killed}")

@@ -45,6 +45,9 @@ PLANES = "plugins/module_utils/_control/control_plane.py"
 KUBELET, HOST, OBSERVE = (
     f"plugins/module_utils/{name}.py" for name in ("_host/kubelet", "_host/facts", "_member/observe")
 )
+JOIN, CLEAR, LEAVES = (
+    f"plugins/module_utils/{name}.py" for name in ("_member/join", "_member/departure", "_control/departure")
+)
 PAGE = "roles/report/templates/report.html.j2"
 
 
@@ -172,8 +175,8 @@ BUGS = [
     # What a plan may never do.
     Bug("the leader first", PLAN, "key=lambda v: (v.leader, not v.moved)", "key=lambda v: (not v.leader, not v.moved)", "test_plan.py"),
     Bug("who moves last", PLAN, "key=lambda v: (v.leader, not v.moved)", "key=lambda v: v.leader", "test_plan.py"),
-    Bug("who works before who is down", PLAN, "order += differing", "order = differing + order", "test_plan.py"),
-    Bug("all restart at once without quorum", PLAN, "if item.has_data is not None and not item.running]", "if item.has_data]",
+    Bug("who works before who is down", PLAN, "order = [*starting, *first, *later]", "order = [*later, *first, *starting]", "test_plan.py"),
+    Bug("all restart at once without quorum", PLAN, "if item.has_data is not None and not item.running and not item.joins]", "if item.has_data]",
         "test_plan.py"),
     Bug("founded beside data", PLAN, "    if not formed:\n", "    if len(formed) < 2:\n",
         "test_plan.py"),
@@ -181,7 +184,33 @@ BUGS = [
     Bug("lost data starts empty", PLAN, "elif item.has_lost_data:", "elif False:", "test_plan.py"),
     Bug("emptied and started since", PLAN, "and self.has_data is not None and not self.formed", "and self.has_data is False", "test_plan.py"),
     Bug("a minority that was led starts", PLAN, "if unled and len(formed)", "if False and len(formed)", "test_identity.py"),
-    Bug("a learner is waited for", PLAN, "not (item.is_learner and item.running)", "True", "test_plan.py"),
+    Bug("a learner is waited for", PLAN, "and not item.ready and not item.joins)", "and not item.ready)", "test_plan.py"),
+    Bug("a host with a record joins", PLAN, "self.data_elsewhere or self.recorded_dir or self.running", "self.data_elsewhere or self.running", "test_plan.py"),
+    Bug("a host with data joins", PLAN, "is_fresh = not (self.has_data or ", "is_fresh = not (", "test_plan.py"),
+    Bug("joined while nobody is ready", PLAN, "if item.joins and any(other.ready for other in views)]", "if item.joins]", "test_plan.py"),
+    Bug("joined beside a member that never started", PLAN, "    if unstarted_elsewhere:\n", "    if False:\n", "test_plan.py"),
+    Bug("restarted beside a learner", PLAN, "    if incomplete:\n", "    if False:\n", "test_plan.py"),
+    Bug("a small cluster restarts before it grows", PLAN, "[*new, *differing] if len(listed) <= SURVIVES_NONE",
+        "[*differing, *new] if len(listed) <= SURVIVES_NONE", "test_plan.py"),
+    Bug("joined beside an unwell member", JOIN, "            if not problems:\n", "            if True:\n", "test_join.py"),
+    Bug("promoted without the lock", JOIN, "                self._check_lock()\n", "", "test_join.py"),
+    Bug("a member that was promoted is removed", JOIN, "if mine and not mine.is_learner:", "if False:", "test_join.py"),
+    Bug("a slow learner is removed", JOIN, "if _rollout.find_etcd_process(self.spec.member) and", "if False and", "test_join.py"),
+    Bug("the inventory's membership", JOIN, "replace(self.spec.config, peers=peers)", "replace(self.spec.config)", "test_join.py"),
+    Bug("the kubelet ends a learner", JOIN, "config.startup_timeout or STARTUP", "config.startup_timeout", "test_join.py"),
+    Bug("the last one leaves", LEAVES, "    if not voters:\n", "    if False:\n", "test_departure.py"),
+    Bug("quorum leaves", LEAVES, "if left < len(voters) // 2 + 1:", "if False:", "test_departure.py"),
+    Bug("a healthy one leaves beside one that is down", LEAVES, "if unwell and is_well and", "if False and", "test_departure.py"),
+    Bug("a live member is cleared", LEAVES, "    if stays:\n", "    if False:\n", "test_departure.py"),
+    Bug("data of another cluster is archived", LEAVES, "    if not ids or not answers:\n", "    if True:\n", "test_departure.py"),
+    Bug("the only CA key leaves", LEAVES, 'if not item or not item["pki"].get("ca_key"):', "if True:", "test_departure.py"),
+    Bug("a healthy one is replaced", LEAVES, '["etcd"].get("ready") and not replace_healthy:', '["etcd"].get("x"):', "test_departure.py"),
+    Bug("others are changed by a removal", LEAVES,
+        "else {part: [] for part in item", 'else item["reasons"] or {part: [] for part in item', "test_departure.py"),
+    Bug("cleared while a member", CLEAR, "    if still:\n", "    if False:\n", "test_clear.py"),
+    Bug("renamed before it is recorded", CLEAR, "            _mark_record(spec, record)\n            archive = archive_data(spec.data_dir, time.time())\n",
+        "            archive = archive_data(spec.data_dir, time.time())\n            _mark_record(spec, record)\n", "test_clear.py"),
+    Bug("keys are wiped unasked", CLEAR, "        if spec.wipe_keys:\n", "        if True:\n", "test_clear.py"),
     Bug("small clusters are interrupted", PLAN, "if interrupting and small and not allow_interruption:", "if False:", "test_plan.py"),
     Bug("always settled", RUN, '"settled": not steps,', '"settled": True,', "test_seams.py"),
     Bug("turns without steps", PLAN, "for number, host in enumerate(plan.order, 1)", "for number, host in enumerate([], 1)", "test_seams.py"),
@@ -206,7 +235,6 @@ BUGS = [
     Bug("the membership of who is cut off", PLAN, 'key=lambda item: not item["etcd"].get("ready")', "key=lambda item: False", "test_plan.py"),
     Bug("stopped before a snapshot", PLAN, "if item.running and not item.has_data:\n        text", "if False:\n        text", "test_plan.py"),
     Bug("replaced without a quorum", PLAN, "if not unseen and not any(view.ready for view in views):", "if False:", "test_plan.py"),
-    Bug("added at a former address", PLAN, "urls if has_address(entry, member.address) else wanted", "urls", "test_plan.py"),
     Bug("a learner keeps a member down", PLAN, "if host in stopped]", "if False]", "test_plan.py"),
     Bug("a live member is stopped", IDENTITY, "                if whose\n", "                if False\n", "test_identity.py"),
     Bug("renamed while down", IDENTITY, 'record.get("name", member.name) != member.name', "False", "test_identity.py"),

@@ -107,8 +107,11 @@ def depart(
         *alarm_problems(cluster, observations, leaving),
         *(quorum_problems(cluster, observations, listed, leaving) if leaving.entry else []),
         *data_problems(cluster, observations, listed, leaving),
-        *(replace_problems(cluster, observations, leaving, replace_healthy) if operation == REPLACE else []),
-        *ca_key_problems(cluster, observations, leaving, wipe_keys and operation != REPLACE),
+        *(
+            replace_problems(cluster, observations, leaving, replace_healthy)
+            if operation == REPLACE
+            else ca_key_problems(cluster, observations, leaving)
+        ),
     ]
     if not helpers:
         problems = [
@@ -239,18 +242,17 @@ def replace_problems(
     return []
 
 
-def ca_key_problems(cluster: Cluster, observations: Observations, leaving: Departing, is_wiped: bool) -> list[Problem]:
-    """Whether the only ca.key would be wiped."""
+def ca_key_problems(cluster: Cluster, observations: Observations, leaving: Departing) -> list[Problem]:
+    """Whether the only ca.key is on the host, which is about to leave the inventory: no run would find it there."""
     item = observations.get(leaving.host)
-    if not is_wiped or not item or not item["pki"].get("ca_key"):
+    if not item or not item["pki"].get("ca_key"):
         return []
-    others = [host for host, other in observations.items() if host != leaving.host and other["pki"].get("ca_key")]
-    if others:
+    if any(other["pki"].get("ca_key") for host, other in observations.items() if host != leaving.host):
         return []
     return [
         Problem(
-            f"this host has the only ca.key of cluster {cluster.name!r} that the run has seen, and etcd_wipe_keys would remove it. Move it to another"
-            " host first: move_ca.yml -e etcd_ca_host=HOST",
+            f"this host has the only ca.key of cluster {cluster.name!r} that the run has seen. Bring it to a host that stays first:"
+            " move_ca.yml -e etcd_ca_host=HOST",
             host=leaving.host,
             code="ca-key",
         )

@@ -198,7 +198,7 @@ BUGS = [
     Bug("a slow learner is removed", JOIN, "if _rollout.find_etcd_process(self.spec.member) and", "if False and", "test_join.py"),
     Bug("the inventory's membership", JOIN, "replace(self.spec.config, peers=peers)", "replace(self.spec.config)", "test_join.py"),
     Bug("the kubelet ends a learner", JOIN, "config.startup_timeout or STARTUP", "config.startup_timeout", "test_join.py"),
-    Bug("the last one leaves", LEAVES, "    if not voters:\n", "    if False:\n", "test_departure.py"),
+    Bug("the last one leaves", LEAVES, "    if not helpers:\n", "    if False:\n", "test_departure.py"),
     Bug("quorum leaves", LEAVES, "if left < len(voters) // 2 + 1:", "if False:", "test_departure.py"),
     Bug("a healthy one leaves beside one that is down", LEAVES, "if unwell and is_well and", "if False and", "test_departure.py"),
     Bug("a live member is cleared", LEAVES, "    if stays:\n", "    if False:\n", "test_departure.py"),

@@ -88,6 +88,14 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
+@pytest.mark.parametrize("operation", ["remove", "replace"])
+def test_nothing_else_is_changed(operation: str) -> None:
+    """Whatever differs on other hosts is for site.yml."""
+    differs = {"manifest": why("x", part="manifest", restarts=True), "certificates": why("y")}
+    plan = run(operation, "infra2", *UP3, change={"infra1": {"reasons": differs}}, replace_healthy=True)
+    assert plan["problems"] == [] and "infra1" not in {step["host"] for step in plan["steps"]}
+
+
 def test_a_host_that_is_gone_for_good() -> None:
     plan = run("remove", "infra0", None, *UP3[1:])
     assert plan["problems"] == [] and kinds(plan) == [("leave", "infra1")] and plan["speaker"] == "infra1"

@@ -153,9 +153,6 @@ def quorum_problems(
     others = [entry for entry in listed if entry is not leaving.entry and entry["id"] != (leaving.entry or {})["id"]]
     voters = [entry for entry in others if not entry.get("is_learner")]
     leaves = leaving.entry or {}
-    if not voters:
-        text = f"{leaving.name} is the last voting member of cluster {cluster.name!r}: with it, the cluster ends."
-        return [Problem(f"{text} Add another member first.", code="last-member")]
     states = {entry["id"]: state_of(entry, cluster, observations) for entry in others}
     unwell = [entry for entry in voters if states[entry["id"]] == "unwell"]
     left = len(voters) - len(unwell)

@@ -185,7 +185,6 @@ BUGS = [
     Bug("emptied and started since", PLAN, "and self.has_data is not None and not self.formed", "and self.has_data is False", "test_plan.py"),
     Bug("a minority that was led starts", PLAN, "if unled and len(formed)", "if False and len(formed)", "test_identity.py"),
     Bug("a learner is waited for", PLAN, "and not item.ready and not item.joins)", "and not item.ready)", "test_plan.py"),
-    Bug("a host with a record joins", PLAN, "self.data_elsewhere or self.recorded_dir or self.running", "self.data_elsewhere or self.running", "test_plan.py"),
     Bug("a host with data joins", PLAN, "is_fresh = not (self.has_data or ", "is_fresh = not (", "test_plan.py"),
     Bug("joined while nobody is ready", PLAN, "if item.joins and any(other.ready for other in views)]", "if item.joins]", "test_plan.py"),
     Bug("joined beside a member that never started", PLAN, "    if unstarted_elsewhere:\n", "    if False:\n", "test_plan.py"),

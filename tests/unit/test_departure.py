@@ -117,7 +117,7 @@ def test_a_member_that_the_inventory_does_not_have() -> None:
         ("remove", "", UP3, "etcd_member is not set"),
         ("remove", "infra", UP3, "no host of the inventory and no member is called infra. Did you mean infra"),
         ("remove", "infra0", (up(),), "infra0: no other member"),
-        ("remove", "infra0", (DOWN, DOWN, DOWN), "no other member of cluster 'etcd' is ready"),
+        ("remove", "infra0", (DOWN, DOWN, DOWN), "no other member of cluster 'etcd' that this run has seen is ready"),
         # A healthy member does not leave while another one is not.
         ("remove", "infra0", (up(), up(), DOWN), "infra2 would not be healthy among them: no quorum"),
         ("remove", "infra0", (*UP3, up(), DOWN), "infra4 of cluster 'etcd' is not healthy, and infra0 is"),
@@ -222,3 +222,17 @@ def test_names_are_matched_exactly_and_in_one_cluster() -> None:
     third = Cluster("c", [Member("c0", "infra7", "10.0.2.6")], "c0")
     fourth = Cluster("d", [Member("d0", "infra7", "10.0.3.6")], "d0")
     assert "clusters c, d have a member infra7 each" in name_problem("infra7", {"c": (third, []), "d": (fourth, [])})
+
+
+def test_a_host_means_its_own_cluster() -> None:
+    """Two clusters in one play, each with a member of that name: only the one whose host was named loses it."""
+    first = cluster_of(3)
+    hosts = [Member(f"b{i}", f"infra{i}", f"10.0.1.{6 + i}") for i in range(3)]
+    second = Cluster("b", hosts, "b0")
+    found = {**seen(first, *UP3, members=listing()), **seen(second, *UP3, members=listing())}
+    # A host that failed before it was observed.
+    found["b2"] = {}
+    wish = _run.Wish(operation="remove", member="infra2")
+    plans = {host: _run.plan_run(host, found, [], wish) for host in ("infra0", "b0")}
+    assert kinds(plans["infra0"]) == [("leave", "infra0"), ("archive", "infra2")] and plans["infra0"]["problems"] == []
+    assert plans["b0"]["settled"] and plans["b0"]["departing"] == {"name": "", "id": "", "host": ""}

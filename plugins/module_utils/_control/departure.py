@@ -71,6 +71,14 @@ def departing(cluster: Cluster, listed: Iterable[Entry], wanted: str) -> Departi
     return Departing(owner, entry)
 
 
+def departing_in(
+    cluster: Cluster, listed: list[Entry], wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]]
+) -> Departing | None:
+    """The member that a name means in this one of several clusters. An inventory host means its own cluster, whatever members are called elsewhere."""
+    hosts = {member.host: other.name for other, _listed in clusters.values() for member in other.members}
+    return departing(cluster, listed, wanted) if hosts.get(wanted, cluster.name) == cluster.name else None
+
+
 def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]]) -> str:
     """Why a name means no single member of these clusters; '' if it means one."""
     if not wanted:
@@ -116,8 +124,8 @@ def depart(
     if not helpers:
         problems = [
             Problem(
-                f"no other member of cluster {cluster.name!r} is ready, so the membership cannot be changed. If the others are down, run site.yml to"
-                " start them. If their data is lost, restore a snapshot.",
+                f"no other member of cluster {cluster.name!r} that this run has seen is ready, so the membership cannot be changed. If the run was limited"
+                " to some hosts, run it without --limit. If the others are down, run site.yml to start them. If their data is lost, restore a snapshot.",
                 code="no-quorum",
             )
         ]

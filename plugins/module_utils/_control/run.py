@@ -34,7 +34,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     Departure,
     after_departure,
     depart,
-    departing,
+    departing_in,
     name_problem,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
@@ -423,10 +423,12 @@ def departing_of(
     """The member of this cluster that the run is about, None if it is one of another cluster; and why the name means no member."""
     clusters = {}
     for item in seen.values():
-        other = as_cluster(item["cluster"])
-        known = membership({m.host: observed[m.host] for m in other.members if m.host in observed})
-        clusters[other.name] = (other, known or [])
-    return departing(cluster, clusters[cluster.name][1], wish.member), name_problem(wish.member, clusters)
+        if item.get("cluster"):
+            other = as_cluster(item["cluster"])
+            known = membership({m.host: observed[m.host] for m in other.members if m.host in observed})
+            clusters[other.name] = (other, known or [])
+    listed = clusters[cluster.name][1]
+    return departing_in(cluster, listed, wish.member, clusters), name_problem(wish.member, clusters)
 
 
 def make_plan(

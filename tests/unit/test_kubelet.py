@@ -222,7 +222,7 @@ class Host:
     @property
     def files(self) -> Mapping[str, str]:
         """What is wanted, as the turn of the member has it."""
-        return service.kubelet_files(service.kubelet_spec(self.wanted, str(self.data)), "v1.36.3", 2).files
+        return service.kubelet_files(service.kubelet_spec(self.wanted, str(self.data)), "v1.36.3", 2)
 
     def write(self) -> None:
         """Write the files, as the turn does."""

@@ -99,7 +99,7 @@ class Host:
             (kubeadm, "config_problems", lambda *_: []),
             (kubeadm, "validate_config", lambda *_: None),
             (kubeadm, "render_manifest", self.render),
-            (service, "kubelet_files", lambda *_: service.KubeletFiles(self.files, str(self.config))),
+            (service, "kubelet_files", lambda *_: self.files),
             (_host, "program_version", lambda _argv: "v1.36.3"),
             (kubeadm, "manifest_image", lambda text: image_of(text) or "registry/etcd:3.6"),
             (kubeadm, "manifest_arguments", lambda text: [line[6:] for line in text.splitlines()]),

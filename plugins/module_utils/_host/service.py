@@ -50,21 +50,22 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class KubeletFiles:
-    """The files of the kubelet as they are to be, by path, and which of them is its configuration."""
-
-    files: Mapping[str, str]
-    config_path: str
-
-
-@dataclass(frozen=True)
 class KubeletState:
-    """What differs at the kubelet. found: texts as they are (None: no file). reasons: all of it, restart: what it takes a restart for."""
+    """What differs at the kubelet.
+
+    files, found: texts by path as they are to be, and as they are (None: no file). reasons: all of it, restart: what it takes a restart for.
+    """
 
     unit: Unit
+    files: Mapping[str, str]
     found: Mapping[str, str | None]
     reasons: list[Reason]
     restart: list[Reason]
+
+    @property
+    def differing(self) -> dict[str, str]:
+        """The files that have to be written."""
+        return {path: text for path, text in self.files.items() if self.found[path] != text}
 
 
 def kubelet_spec(wanted: Mapping[str, Any], data_dir: str) -> KubeletSpec:
@@ -77,27 +78,27 @@ def kubelet_spec(wanted: Mapping[str, Any], data_dir: str) -> KubeletSpec:
     )
 
 
-def kubelet_files(spec: KubeletSpec, version: str | None, cgroups: int) -> KubeletFiles:
+def kubelet_files(spec: KubeletSpec, version: str | None, cgroups: int) -> dict[str, str]:
     """The files that make a kubelet of this version what it is to be. cgroups: their version on this host."""
-    config = kubelet_config(spec, minor_of(version) or 0, cgroups == 1)
-    return KubeletFiles(wanted_files(spec, config), spec.config_path)
+    return wanted_files(spec, kubelet_config(spec, minor_of(version) or 0, cgroups == 1))
 
 
-def kubelet_state(wanted: KubeletFiles, manifests_dir: str) -> KubeletState:
+def kubelet_state(spec: KubeletSpec, files: dict[str, str]) -> KubeletState:
     """Compare the kubelet with what it is to be: its files, and what runs."""
-    unit = _host.kubelet_unit()
-    files = dict(wanted.files)
-    found = {path: read_text(path) for path in files}
-    before = found[wanted.config_path]
-    written = 0.0 if before is None else os.stat(wanted.config_path).st_mtime
-    restart = restart_reasons(unit, wanted.config_path, files[wanted.config_path], before, written, time.time())
+    unit, path = _host.kubelet_unit(), spec.config_path
+    found = {item: read_text(item) for item in files}
+    before = found[path]
+    written = 0.0 if before is None else os.stat(path).st_mtime
+    restart = restart_reasons(unit, path, files[path], before, written, time.time())
     missing = []
-    if not os.path.isdir(manifests_dir):
-        missing = [Reason("kubelet", "missing", f"{manifests_dir}: missing")]
+    if not os.path.isdir(spec.manifests_dir):
+        missing = [Reason("kubelet", "missing", f"{spec.manifests_dir}: missing")]
         # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
         text = "kubelet.service: started without the manifests directory"
         restart.append(Reason("kubelet", "without-directory", text))
-    return KubeletState(unit, found, [*file_reasons(files, found), *unit_reasons(unit), *missing, *restart], restart)
+    return KubeletState(
+        unit, files, found, [*file_reasons(files, found), *unit_reasons(unit), *missing, *restart], restart
+    )
 
 
 @dataclass(frozen=True)

@@ -489,8 +489,7 @@ def observe_kubelet(
     spec = kubelet_spec(params["kubelet"], params["data_dir"])
     problems.extend([*_kubelet.config_problems(spec), *_kubelet.pod_name_problems()])
     drop_ins = _host.kubelet_drop_ins()
-    wanted = kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"])
-    state = kubelet_state(wanted, spec.manifests_dir)
+    state = kubelet_state(spec, kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"]))
     # Without systemd, or without the kubelet, that is said already.
     if facts["systemd"] and facts["kubelet_version"]:
         problems.extend(_kubelet.unit_problems(state.unit) or _kubelet.override_problems(drop_ins, spec))
@@ -510,7 +509,7 @@ def observe_kubelet(
             *_kubelet.dropped_arguments([*drop_ins, *_host.kubelet_environment()]),
             *_kubelet.page_warnings(
                 state.unit,
-                is_ours=state.found[_kubelet.DROP_IN] == wanted.files[_kubelet.DROP_IN],
+                is_ours=state.found[_kubelet.DROP_IN] == state.files[_kubelet.DROP_IN],
                 config_is_there=os.path.exists(_kubelet.PAGE_CONFIG),
                 key_dirs=_host.copied_key_dirs(),
             ),

@@ -165,7 +165,6 @@ class Turn:
         spec = self.spec
         self.process = _rollout.find_etcd_process(spec.member)
         self.before = read_text(spec.manifest)
-        self.files = service.KubeletFiles({}, spec.kubelet.config_path)
         self.kubelet: service.KubeletState | None = None
         self.config: _kubeadm.ConfigState | None = None
         self.wanted = ""
@@ -178,8 +177,8 @@ class Turn:
         self.reasons: list[Reason] = []
         if KUBELET in spec.parts:
             version = _host.program_version(["kubelet", "--version"])
-            self.files = service.kubelet_files(spec.kubelet, version, _host.cgroup_version())
-            self.kubelet = service.kubelet_state(self.files, spec.kubelet.manifests_dir)
+            files = service.kubelet_files(spec.kubelet, version, _host.cgroup_version())
+            self.kubelet = service.kubelet_state(spec.kubelet, files)
             self.reasons += self.kubelet.reasons
         if CONFIG in spec.parts or MANIFEST in spec.parts:
             self.config = self._look_at_config(published)
@@ -252,8 +251,7 @@ class Turn:
         if self.kubelet:
             diff = [
                 {"before_header": path, "after_header": path, "before": self.kubelet.found[path] or "", "after": text}
-                for path, text in self.files.files.items()
-                if self.kubelet.found[path] != text
+                for path, text in self.kubelet.differing.items()
             ]
         if self.config and self.config.content:
             diff.append(self.config.diff)
@@ -441,10 +439,9 @@ class Turn:
             return
         for path in (self.spec.kubelet.work_dir, self.spec.kubelet.manifests_dir):
             ensure_directory(path, DIRECTORY_MODE)
-        differing = {path: text for path, text in self.files.files.items() if self.kubelet.found[path] != text}
         self.since = time.time()
-        self.kept = service.keep(list(differing))
-        service.write(differing)
+        self.kept = service.keep(list(self.kubelet.differing))
+        service.write(self.kubelet.differing)
         try:
             service.start(self.restarts_kubelet)
         except EtcdError as exc:

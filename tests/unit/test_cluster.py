@@ -204,7 +204,8 @@ GARBAGE: list[Any] = [
 ]  # fmt: skip
 # Any text on one line may be a path or a passphrase; the rest has a format.
 TEXTS = {name for name, option in VARIABLES.items() if option["type"] == "path"} - {"etcd_data_dir"}
-TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_ca_key_passphrase", "etcd_member"}
+PASSPHRASES = {name for name, option in VARIABLES.items() if option.get("no_log")}
+TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_member", *PASSPHRASES}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -235,7 +236,7 @@ WRONG: dict[str, list[Any]] = {
 def test_garbage_is_refused_for_every_variable(name: str) -> None:
     option = VARIABLES[name]
     # Control characters in a passphrase are nobody's business.
-    wrong = [value for value in WRONG[option["type"]] if not (name == "etcd_ca_key_passphrase" and value == "a\nb")]
+    wrong = [value for value in WRONG[option["type"]] if not (name in PASSPHRASES and value == "a\nb")]
     if option["type"] == "str" and name not in TEXTS:
         wrong += [LONG, "ünïcødé ☃"]
     for value in wrong:
@@ -251,7 +252,7 @@ def test_every_variable_has_a_check() -> None:
     """A new variable gets one, unless its type or choices say all. A passphrase may be any text."""
     judged = {name for name, option in VARIABLES.items() if option["type"] == "bool" or "choices" in option}
     checked = {name for name, variable in _variables.VARIABLES.items() if variable.check}
-    assert set(VARIABLES) - judged - {"etcd_ca_key_passphrase"} == checked
+    assert set(VARIABLES) - judged - PASSPHRASES == checked
     assert not checked & judged
 
 

@@ -808,8 +808,11 @@ def test_check_mode_of_a_ca_whose_key_is_sent(tmp_path: Path) -> None:
     assert _pki_steps.step_transport(it, True)["transport_key"] and not Path(it.transport).exists()
     assert _pki_steps.unsealed(it, ["x"], True) == []
     check = _pki_steps.step_ca(it, cert, None, "", True, LATER, has_key=True)
+    before = os.stat(tmp_path / "pki/etcd/ca.crt").st_mtime_ns
     real = _pki_steps.step_ca(it, cert, key, "", False, LATER)
     assert check["reasons"] == real["reasons"] == ["etcd/ca.key: missing"]
+    # Its time tells whether a running etcd has read it.
+    assert os.stat(tmp_path / "pki/etcd/ca.crt").st_mtime_ns == before and (tmp_path / "pki/etcd/ca.key").exists()
 
 
 def test_a_transport_key_of_a_killed_run_is_swept(tmp_path: Path) -> None:

@@ -223,8 +223,10 @@ def step_ca(
             raise EtcdError(" ".join(problems))
     if pair is not None and not check:
         make_directories(spec)
-        keys = [Replacement(key_path, pair[0], 0o600)] if pair[0] else []
-        replace_files([*keys, Replacement(cert_path, pair[1], 0o644)])
+        files = [Replacement(key_path, pair[0], 0o600)] if pair[0] else []
+        # Written after etcd has started, it would look renewed (trusted_ca).
+        files += [] if pair[1] == stored_cert else [Replacement(cert_path, pair[1], 0o644)]
+        replace_files(files)
     for path, mode in ((cert_path, 0o644), (key_path, 0o600)):
         problem = mode_problem(path, mode) if pair is None or check else None
         if problem:

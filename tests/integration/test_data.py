@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -124,25 +123,3 @@ def test_the_data_directory_of_another_member(cluster: Lab) -> None:
         refused(cluster, "infra1: the data directory is that of member", "--limit", "infra1")
     finally:
         put_back(cluster, ["infra1"])
-
-
-@pytest.mark.usefixtures("value")
-def test_a_member_that_was_removed(cluster: Lab) -> None:
-    """docs/recovery.md, "A member has lost its data", by the commands that the refusal prints."""
-    before = cluster.containers()
-    cluster.sh("infra2", STOP)
-    cluster.sh("infra2", "mv /var/lib/etcd/member /var/lib/etcd-gone")
-    refused(cluster, "has lost its data")
-    printed = cluster.play().output
-    commands = list(
-        dict.fromkeys(re.findall(r"(nsenter -t .* member (?:remove|add) .*)$", printed, flags=re.MULTILINE))
-    )
-    assert len(commands) == 2, printed
-    cluster.sh("infra2", "mv /etc/kubernetes/kubeadm-etcd/member.json /root/")
-    for command in commands:
-        cluster.sh("infra0", command)
-    assert set(cluster.site().changed()) == {"infra2"}
-    after = cluster.containers()
-    assert healthy(cluster) and {h for h in cluster.hosts if before[h] != after[h]} == {"infra2"}
-    cluster.sh("infra2", "rm -r /var/lib/etcd-gone /root/etcd.yaml /root/member.json")
-    assert cluster.site().changed() == {}

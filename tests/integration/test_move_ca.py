@@ -90,7 +90,7 @@ def test_the_new_ca_host_signs(found: Lab) -> None:
     "task",
     [
         pytest.param("Write ca.key on the CA host, and prove that it signs", marks=pytest.mark.long),
-        "Remove ca.key where it was",
+        "Remove ca.key from its former host",
     ],
 )
 def test_killed_and_finished(found: Lab, tmp_path: Path, task: str) -> None:

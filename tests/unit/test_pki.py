@@ -898,7 +898,7 @@ def test_leaves_keep_the_addresses_at_which_the_member_is_known(tmp_path: Path) 
     assert [reason.split(":")[0] for reason in reasons] == ["etcd/server.crt", "etcd/peer.crt"]
     assert "lack 10.0.0.66, 2001:db8::1" in reasons[0] and "in excess" not in reasons[0]
     moved = {"address": "10.0.0.66"}
-    assert "with 10.0.0.6, 2001:db8::1" in issue(tmp_path, **moved)["install"]["reasons"][0]
+    assert "have 10.0.0.6, 2001:db8::1 in excess" in issue(tmp_path, **moved)["install"]["reasons"][0]
     assert issue(tmp_path, **moved)["install"]["reasons"] == []
 
 

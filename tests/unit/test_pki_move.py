@@ -113,7 +113,7 @@ def test_what_is_never_replaced(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_pa
     after = files(tmp_path / "new")
     assert {name: data for name, data in after.items() if "work" not in name} == before
     shutil.copy(other.path("etcd/ca.key"), new.path("etcd/ca.key"))
-    with pytest.raises(EtcdError, match=r"ca\.key does not belong to"):
+    with pytest.raises(EtcdError, match=r"ca\.key is not the key of"):
         received(old, new)
     assert key_of(new) == key_of(other) and key_of(old)
 

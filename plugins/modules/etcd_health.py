@@ -6,16 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: etcd_health
-short_description: What is true of an etcd cluster now
+short_description: Check the health of an etcd cluster
 version_added: 0.1.0
 description:
-  - Asks every member side by side over TLS, with a client certificate of the CA, and judges the answers - health, leader,
-    term, lag, learners, alarms, database size, membership as each member tells it against the expected one, versions,
-    server certificates.
-  - Changes nothing, and never fails by itself; O(fail) and C(failed_when) make it fail.
-  - Is over in O(request_timeout) seconds (with O(wait_for) in O(timeout)), whatever is at the other end.
-  - Runs on a member as well as on the controller, where that reaches the members and has a certificate and its key.
-    Such a certificate may do everything with the data, since etcd knows no less than that.
+  - Asks all members in parallel over TLS, with a client certificate of the CA, and judges the answers - health, leader, term, lag,
+    learners, alarms, database size, membership compared with the expected one, versions, server certificates.
+  - Changes nothing. Fails only with O(fail) or C(failed_when).
+  - Ends after O(request_timeout) seconds at the latest, or, with O(wait_for), after O(timeout) seconds, whatever the members do.
+  - Runs on a member, or on the controller if that reaches the members and has a client certificate with its key.
+    Such a certificate gives full access to all data.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -23,7 +22,7 @@ extends_documentation_fragment:
   - kubeadm.etcd.connection
 options:
   members:
-    description: The expected members. Either these or O(endpoints).
+    description: The expected members. Set either O(members) or O(endpoints).
     type: list
     elements: dict
     suboptions:
@@ -33,61 +32,59 @@ options:
         required: true
       address:
         description:
-          - IP address of the member, version 4 or 6. A member without one is not asked; that is a reason for the verdict to be
-            worse than V(healthy).
+          - IPv4 or IPv6 address of the member. A member without an address cannot be asked, so the verdict is worse than V(healthy).
         type: str
         default: ""
   endpoints:
-    description: Client URLs (C(https://ADDRESS:PORT)) to be asked, where the membership is not to be judged.
+    description: Client URLs (C(https://ADDRESS:PORT)) to ask, without a check of the membership.
     type: list
     elements: str
   wait_for:
     description:
-      - The verdict to wait for. A better one will do.
-      - V(degraded) waits for a quorum, V(healthy) until nothing is wrong, V(none) does not wait.
-      - Alarms are not waited for, since they stay until a person disarms them (RV(lasting)).
-      - In check mode nothing is waited for.
+      - The verdict to wait for, or a better one.
+      - V(degraded) waits for a quorum, V(healthy) waits until nothing is wrong, V(none) does not wait.
+      - The module does not wait for the end of alarms, because they stay until a person disarms them (RV(lasting)).
+      - The module does not wait in check mode.
     type: str
     choices: [none, degraded, healthy]
     default: none
   runs:
     description:
-      - Whether etcd of all members is known to run, as M(kubeadm.etcd.etcd_member_turn) has seen. A member whose connections are refused or not
-        answered for 15 seconds all the same is not waited for any longer.
+      - Whether etcd of all members is known to run, from M(kubeadm.etcd.etcd_member_turn). If a member then refuses connections or does not
+        answer for 15 seconds, the module stops waiting.
     type: bool
     default: false
   timeout:
-    description: How many seconds to wait at most.
+    description: The maximum time to wait, in seconds.
     type: int
     default: 120
   request_timeout:
-    description: How many seconds one member has for all of its answers.
+    description: The time for all answers of one member, in seconds.
     type: int
     default: 3
   renewal_window:
-    description: Server certificates that end sooner than this are a finding. A duration such as V(720h).
+    description: Report server certificates that expire sooner than this as a finding. A duration such as V(720h).
     type: str
     default: 2160h
   quota:
     description:
-      - How large the database may get, in bytes, on members that do not tell it (etcd before 3.6).
-      - Give the value of their flag C(--quota-backend-bytes) if it is set, as it is. A value that etcd would not take counts as
-        unknown.
-      - Without it, etcd's default of 2147483648.
+      - The quota of the database in bytes, for members that do not report it (etcd before 3.6).
+      - Set it to the value of their flag C(--quota-backend-bytes), if they have one. An invalid value counts as unknown.
+      - By default, etcd's default of 2147483648.
     type: raw
   fail:
-    description: Fail where the verdict is worse than O(wait_for) (without waiting, than V(healthy)).
+    description: Fail if the verdict is worse than O(wait_for), or, without waiting, worse than V(healthy).
     type: bool
     default: false
   show:
     description:
-      - Print the table as text when the cluster is what O(wait_for) asks for, and these lines below it. Not printed if the callback prints for
-        programs (C(json)); then RV(table) has it.
+      - If the cluster reaches O(wait_for), print the table as text, with these lines below it. A callback for programs (C(json)) prints
+        nothing; RV(table) has the table.
     type: list
     elements: str
 seealso:
   - module: kubeadm.etcd.etcd_host_info
-  - name: The gateway that is asked
+  - name: The JSON gateway
     description: etcd's documentation of its JSON gateway.
     link: https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/
 """
@@ -131,20 +128,20 @@ RETURN = r"""
 verdict:
   description:
     - V(healthy) - nothing is wrong.
-    - V(degraded) - there is a quorum, but something is wrong. Writes go through unless RV(alarms) has an entry.
-    - V(down) - no read went through the log of any member, or so many refuse connections that there can be no quorum.
-    - V(unknown) - nobody could be asked, for reasons that say nothing of the members (network, names, certificates).
+    - V(degraded) - there is a quorum, but something is wrong. Writes succeed unless RV(alarms) has an entry.
+    - V(down) - no linearizable read succeeded on any member, or so many members refuse connections that there can be no quorum.
+    - V(unknown) - no member could be asked, for reasons outside of the members (network, names, certificates).
   returned: always
   type: str
   sample: degraded
 reasons:
-  description: Why the verdict is not V(healthy), one sentence each, with what to do where that is known.
+  description: Why the verdict is not V(healthy), one message for each reason.
   returned: always
   type: list
   elements: str
   sample: ["infra1 is not healthy: RAFT NO LEADER."]
 findings:
-  description: What deserves attention although it makes nothing unhealthy today.
+  description: What needs attention, although it does not make the cluster unhealthy now.
   returned: always
   type: list
   elements: dict
@@ -153,7 +150,7 @@ findings:
       description: One of V(security), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
       type: str
     member:
-      description: Name of the member. Empty where it is about the cluster.
+      description: Name of the member. Empty if the finding is about the cluster.
       type: str
     text:
       description: What was found.
@@ -167,8 +164,8 @@ healthy:
   type: bool
 quorum:
   description:
-    - Whether a quorum works together, that is whether RV(verdict) is V(healthy) or V(degraded).
-    - Writes may be refused all the same while RV(alarms) has an entry.
+    - Whether there is a working quorum, that is whether RV(verdict) is V(healthy) or V(degraded).
+    - Writes may still be refused while RV(alarms) has an entry.
   returned: always
   type: bool
 alarms:
@@ -184,46 +181,46 @@ alarms:
       description: Name of the member. Empty if the alarm is raised for the whole cluster.
       type: str
 lasting:
-  description: Whether nothing but alarms is wrong, which stay until a person disarms them. They are not waited for.
+  description: Whether alarms are the only reasons. They stay until a person disarms them, so the module does not wait for their end.
   returned: always
   type: bool
 members:
-  description: Each endpoint that was asked.
+  description: The result for each endpoint.
   returned: always
   type: list
   elements: dict
   contains:
     name:
-      description: Name of the member as the membership has it, else as expected.
+      description: Name of the member in the membership, or the expected name.
       type: str
     endpoint:
       description: Client URL.
       type: str
     reachable:
-      description: Whether it told its status.
+      description: Whether the member returned its status.
       type: bool
     healthy:
-      description: Whether it can read through the log and has no alarm.
+      description: Whether linearizable reads succeed and the member has no alarm.
       type: bool
     reason:
-      description: What it says where it is not healthy.
+      description: Why the member reports itself unhealthy.
       type: str
     error:
-      description: Why it did not answer, or not all, and what to do.
+      description: Why answers are missing, and what to do.
       type: str
     error_code:
       description:
-        - RV(members[].error) in one word. Empty where all was answered.
-        - C(refused), C(silent) (TCP does not come through), C(timeout) (it does, and no answer follows), C(unreachable), C(name),
+        - The code of RV(members[].error). Empty if there is no error.
+        - C(refused), C(silent) (no TCP connection), C(timeout) (a TCP connection, but no answer), C(unreachable), C(name),
           C(closed), C(garbage), C(not-tls), C(tls), C(tls-san), C(tls-expired), C(tls-not-yet-valid), C(tls-unknown-ca),
-          C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials), C(endpoint), C(address), or the gRPC code of an error
-          of etcd's (C(unavailable), C(exhausted), ...).
+          C(tls-client-refused), C(tls-server), C(no-gateway), C(auth), C(credentials), C(endpoint), C(address), or the gRPC code of an
+          error from etcd (C(unavailable), C(exhausted), ...).
       type: str
     round_trip:
-      description: Milliseconds for connection and TLS handshake. None where there was none.
+      description: Milliseconds for connection and TLS handshake. None if there was no connection.
       type: float
     certificate:
-      description: The server certificate as shown. None where none was accepted.
+      description: The server certificate that the member presents. None without a TLS connection.
       type: dict
       contains:
         subject:
@@ -234,69 +231,69 @@ members:
           type: list
           elements: str
         not_before:
-          description: Begin, ISO 8601.
+          description: Start of validity, ISO 8601.
           type: str
         not_after:
-          description: End, ISO 8601.
+          description: End of validity, ISO 8601.
           type: str
         seconds_left:
-          description: Seconds until its end.
+          description: Seconds until it expires.
           type: int
         days_left:
-          description: Whole days until its end.
+          description: Whole days until it expires.
           type: int
         ends_with_ca:
-          description: Whether it ends with its CA, so that no certificate of this CA can last longer.
+          description: Whether its CA expires at the same time, so that no certificate of this CA can last longer.
           type: bool
     id:
-      description: Id of the member, hexadecimal. This and the following are there where RV(members[].reachable) is true.
+      description: Id of the member, hexadecimal. This and the following fields exist if RV(members[].reachable) is true.
       type: str
     role:
       description: V(leader), V(follower) or V(learner).
       type: str
     version:
-      description: Version of etcd that it runs.
+      description: Version of etcd that the member runs.
       type: str
     cluster_version:
-      description: The version on which it says that the cluster agreed.
+      description: The cluster version that the member reports.
       type: str
     leader:
-      description: Name of the leader that it knows. Empty where it knows none.
+      description: Name of the leader that the member reports. Empty if it knows none.
       type: str
     raft_term:
-      description: Its term.
+      description: The raft term of the member.
       type: int
     raft_index:
-      description: The last entry of its log.
+      description: Index of the last entry in its raft log.
       type: int
     raft_applied_index:
-      description: The last entry that it has applied.
+      description: Index of the last entry that it has applied.
       type: int
     raft_lag:
-      description: Entries that it has not applied of the longest log seen.
+      description: Number of entries by which it lags behind the longest raft log.
       type: int
     db_size:
       description: Size of the database file in bytes.
       type: int
     db_size_in_use:
-      description: Bytes of it that are in use.
+      description: Bytes of the database file that are in use.
       type: int
     fragmentation:
-      description: The part of the file that is not in use, 0 to 1. Defragmentation gives it back.
+      description: The unused part of the database file, 0 to 1. Defragmentation frees it.
       type: float
     quota:
-      description: Bytes at which writes are refused, as the member tells it, else O(quota). 0 if there is no limit, or it is unknown.
+      description: The database size in bytes at which etcd refuses writes, reported by the member, or O(quota). 0 if unlimited or unknown.
       type: int
     alarms:
-      description: The kinds of its alarms (RV(alarms)), with those of the whole cluster.
+      description: The kinds of its alarms (RV(alarms)), including those of the whole cluster.
       type: list
       elements: str
     membership:
-      description: Names of the members as it knows them. A learner does not tell.
+      description: Names of the members that it reports. Empty for a learner.
       type: list
       elements: str
 leader:
-  description: Name of the leader on which the members agree. Empty where they do not.
+  description: Name of the leader. Empty if the members do not agree on one.
   returned: always
   type: str
 cluster_id:
@@ -304,31 +301,31 @@ cluster_id:
   returned: always
   type: str
 version:
-  description: Version of etcd, the oldest where there are several.
+  description: The oldest version of etcd that a member runs.
   returned: always
   type: str
 cluster_version:
-  description: The version on which the cluster agreed.
+  description: The cluster version.
   returned: always
   type: str
 quorum_size:
-  description: How many voting members make a quorum.
+  description: The number of voting members for a quorum.
   returned: always
   type: int
 table:
-  description: All of it for a person, line by line.
+  description: The table, the reasons and the findings as lines of text.
   returned: always
   type: list
   elements: str
 progress:
   description:
-    - One line for each time that verdict or reasons changed while it waited. On the host they go to the system log meanwhile.
+    - One line for each change of verdict or reasons during the wait. The host's system log gets the same lines at once.
   returned: always
   type: list
   elements: str
-  sample: ["after 0 s: down; No member knows a leader: quorum is lost, or an election is under way.", "after 4 s: healthy"]
+  sample: ["after 0 s: down; No member knows a leader: the quorum is lost, or an election is in progress.", "after 4 s: healthy"]
 waited:
-  description: Seconds that were waited.
+  description: The time waited, in seconds.
   returned: always
   type: float
 """

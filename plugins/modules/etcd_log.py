@@ -6,11 +6,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: etcd_log
-short_description: Read in etcd's own log why a member is not healthy
+short_description: Find out from etcd's log why a member is not healthy
 version_added: 0.1.0
 description:
-  - Looks whether the member of this host runs and listens, and reads the newest log of its container.
-  - Of an etcd that has ended it returns the reason, of one that runs the most frequent warnings and errors of the last minute.
+  - Checks whether the member of this host runs and listens, and reads the newest log of its container.
+  - If etcd has ended, returns the reason. If it runs, returns the most frequent warnings and errors of the last minute.
   - Changes nothing, and never fails.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
@@ -27,8 +27,8 @@ options:
     default: 2379
   error_code:
     description:
-      - How the connection of another host to the client port failed, as RV(kubeadm.etcd.etcd_health#module:members[].error_code). Empty if
-        it did not fail.
+      - How a connection from another host to the client port failed, from RV(kubeadm.etcd.etcd_health#module:members[].error_code). Empty if
+        it succeeded.
     type: str
     default: ""
 seealso:
@@ -48,13 +48,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reasons:
-  description: What is known, one sentence each.
+  description: Why the member is not healthy, one message for each reason.
   returned: always
   type: list
   elements: str
-  sample: ["etcd does not run. Its log says: discovery failed; error: member count is unequal."]
+  sample: ["etcd is not running. Its log says: discovery failed; error: member count is unequal."]
 lines:
-  description: RV(reasons) with the name of the member before each, as they are shown at the end of a run.
+  description: RV(reasons), each after the name of the member, for the message at the end of a run.
   returned: always
   type: list
   elements: str

@@ -11,8 +11,9 @@ version_added: 0.1.0
 description:
   - Writes C(member.json) outside the data directory, with the name and id of the member, the id of its cluster, its data directory and the
     fingerprint of the public key of its CA, as they are read from the write-ahead log and C(ca.crt).
-  - With it, a volume that is not mounted, a copied or restored data directory and a CA that was exchanged by hand can be told from a fresh host.
-  - Writes nothing while the log has not seen a leader, or is that of a restored snapshot that has not seen one since.
+  - Later runs use the record to distinguish a fresh host from one with an unmounted volume, a copied or restored data directory, or a CA that was
+    exchanged by hand.
+  - Writes nothing until the log has seen a leader. The log of a restored snapshot must have seen one since the restore.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -31,7 +32,7 @@ options:
     type: path
     default: /etc/kubernetes/pki
   work_dir:
-    description: Directory of the record. Made with mode 0700 if it is missing.
+    description: Directory of the record. Created with mode 0700 if it is missing.
     type: path
     default: /etc/kubernetes/kubeadm-etcd
 """
@@ -49,12 +50,12 @@ path:
   type: str
   sample: /etc/kubernetes/kubeadm-etcd/member.json
 record:
-  description: What it says. Empty while there is nothing to record.
+  description: The content of the record. Empty if there is nothing to record yet.
   returned: always
   type: dict
   sample: {name: infra0, cluster_id: cdf818194e3a8c32, member_id: f5e0c1e5dc2f1ba3, data_dir: /var/lib/etcd, ca: 5a1f}
 reasons:
-  description: Why the file was changed, one sentence each. Empty if it was not.
+  description: Why the file was changed, one text for each reason. Empty if it was not changed.
   returned: always
   type: list
   elements: str

@@ -8,9 +8,9 @@ module: etcd_observe
 short_description: Resolve the cluster of a host, and observe the host
 version_added: 0.1.0
 description:
-  - Reads from the inventory who the members of the host's etcd cluster are, and runs M(kubeadm.etcd.etcd_host_info) on the host with what the
-    variables of the role C(kubeadm.etcd.etcd) want of it. Used by that role, which registers the result as C(__etcd_host).
-  - In a hand-over, members other than the CA host are observed only if the address of a member is not known yet.
+  - Reads the members of the host's etcd cluster from the inventory, and runs M(kubeadm.etcd.etcd_host_info) on the host with the variables of the
+    role C(kubeadm.etcd.etcd). That role uses it, and registers the result as C(__etcd_host).
+  - For V(hand_over) of O(operation), members other than the CA host are observed only if the address of a member is not known yet.
   - Changes nothing.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
@@ -28,8 +28,7 @@ attributes:
 options:
   operation:
     description:
-      - What the run is for, a value of the variable C(etcd_operation). V(hand_over) takes the control plane hosts into account, and is the only one that
-        observes them.
+      - The operation of the run, a value of the variable C(etcd_operation). Only V(hand_over) observes the control plane hosts.
     type: str
     default: converge
 """
@@ -48,11 +47,11 @@ cluster:
   returned: always
   type: dict
 installs:
-  description: Whether the host lacks the library cryptography, and the variables allow its installation.
+  description: Whether the run installs the library cryptography - the host lacks it, and the variables allow it.
   returned: always
   type: bool
 facts:
-  description: This and all else as M(kubeadm.etcd.etcd_host_info) returns it.
+  description: This and all other values are those of M(kubeadm.etcd.etcd_host_info).
   returned: if the host is observed
   type: dict
 """

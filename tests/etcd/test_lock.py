@@ -232,7 +232,7 @@ def test_without_quorum(make_cluster: Make) -> None:
     for member in cluster.members[1:]:
         member.signal(signal.SIGKILL)
     begin = time.monotonic()
-    with pytest.raises(NoQuorumError, match="no member answers for a quorum"), taken(cluster):
+    with pytest.raises(NoQuorumError, match="the cluster has no quorum"), taken(cluster):
         pass
     assert time.monotonic() - begin < 30
     cluster.start_as_published(cluster.members[1:])
@@ -284,7 +284,7 @@ def test_a_holder_that_reaches_nobody(make_cluster: Make) -> None:
                 check_for_ever(lock)
             assert time.monotonic() - cut < TTL + 2 and not (cluster.directory / "inside").exists()
             assert waiting.communicate(timeout=30)[0].split() == ["inside", "done"]
-        with pytest.raises(LockLostError, match="its lease has ended"):
+        with pytest.raises(LockLostError, match="its lease has expired"):
             lock.check(patience=10)
 
 
@@ -294,7 +294,7 @@ def test_a_key_that_was_deleted_by_hand(make_cluster: Make) -> None:
     with taken(cluster) as lock:
         cluster.etcdctl("del", KEY)
         with taken(cluster, "infra1") as second:
-            with pytest.raises(LockLostError, match="now held by host infra1"):
+            with pytest.raises(LockLostError, match=r"another run holds it now .host infra1"):
                 lock.check()
             second.check()
         with pytest.raises(LockLostError):

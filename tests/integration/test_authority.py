@@ -120,7 +120,7 @@ def damaged(cluster: Lab, tmp_path: Path) -> Run:
     run = cluster.play(playbook=str(playbook))
     assert run.code == 0, run.output[-4000:]
     assert not healthy(cluster)
-    return refused(cluster, "so members and clients refuse each other. There are two ways out")
+    return refused(cluster, "so members and clients reject each other. There are two ways out")
 
 
 @pytest.mark.long
@@ -155,14 +155,14 @@ def test_a_ca_certificate_that_is_renewed(cluster: Lab) -> None:
     cluster.sh("infra0", f"cd {ETCD} && {soon}")
     before, containers = serials(cluster), cluster.containers()
     run = cluster.site()
-    assert set(run.changed()) == {"infra1", "infra2"} and "the CA ends on" in flat(run.output), run.output[-6000:]
+    assert set(run.changed()) == {"infra1", "infra2"} and "the CA expires on" in flat(run.output), run.output[-6000:]
     command = re.search(r"(cd \S+ && openssl x509 .*? && mv ca.crt.new ca.crt)", flat(run.output))
     assert command
     assert cluster.site().changed() == {}
     cluster.sh("infra0", command.group(1))
     assert set(cluster.site().changed()) == {"infra1", "infra2"}
     run = cluster.site()
-    assert run.changed() == {} and "the CA's certificate was renewed after etcd was started" in flat(run.output)
+    assert run.changed() == {} and "the CA's certificate was renewed after etcd started" in flat(run.output)
     assert serials(cluster) == before and cluster.containers() == containers and healthy(cluster)
     for host in cluster.hosts:
         assert "ok" in cluster.sh(host, f"openssl verify -CAfile {ETCD}/ca.crt {ETCD}/server.crt").lower()

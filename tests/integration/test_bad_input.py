@@ -75,13 +75,13 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         [
             "unknown variable etcd_clientport. Did you mean etcd_client_port?",
-            "etcd_extra_args is the text 'foo=bar'. Write a mapping",
+            "etcd_extra_args is a text, 'foo=bar'. Write a mapping",
             "etcd_server_cert_sans has the entry {'b.example.com': None}",
             "etcd_peer_cert_sans has the entry None",
-            "nowhere is no host of cluster 'etcd'",
+            "nowhere is not a host of cluster 'etcd'",
             "two ports are the same",
             "unix:///run/none.sock does not exist",
-            "etcd_image_archive: /nowhere/etcd.tar is no file",
+            "etcd_image_archive: /nowhere/etcd.tar is not a file",
         ],
     ),
     "configuration": (
@@ -103,19 +103,19 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_data_dir": "var/lib/etcd",
         },
         [
-            "etcd_extra_args.data-dir cannot be set there. Set etcd_data_dir",
-            "etcd_extra_args.name cannot be set there. Set etcd_member_name",
-            "etcd_extra_args.initial-cluster cannot be set there",
-            "etcd_extra_args.cert-file cannot be set there",
+            "etcd_extra_args.data-dir must not be set. Set etcd_data_dir",
+            "etcd_extra_args.name must not be set. Set etcd_member_name",
+            "etcd_extra_args.initial-cluster must not be set",
+            "etcd_extra_args.cert-file must not be set",
             "etcd_extra_args.--quota-backend-bytes: write quota-backend-bytes, without dashes",
             "etcd_extra_args.quota-backend-bytes has no value",
-            "etcd_extra_envs.ETCD_NAME stands for the flag --name",
+            "etcd_extra_envs.ETCD_NAME sets the flag --name",
             "etcd_server_cert_sans: 'Not_A_Name' is neither an IP address nor a DNS name",
-            "etcd_certificate_validity_period '365d' is no period. Write hours, for example 8760h",
-            "etcd_certificate_renewal_window 'soon' is no period",
-            "etcd_image_tag 'bad tag!' is no image tag",
+            "etcd_certificate_validity_period '365d' is not a period. Write hours, for example 8760h",
+            "etcd_certificate_renewal_window 'soon' is not a period",
+            "etcd_image_tag 'bad tag!' is not an image tag",
             "etcd_kubelet_config must not set staticPodPath",
-            "etcd_data_dir 'var/lib/etcd' cannot be used. Write the absolute path",
+            "etcd_data_dir 'var/lib/etcd' is invalid. Write the absolute path",
         ],
     ),
     # What the inventory shows to be wrong reaches no module on a host: each of these made one fail, or did harm.
@@ -132,15 +132,15 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_extra_envs": {"ETCD_INITIAL_CLUSTER_TOKEN": "x"},
         },
         [
-            "etcd_client_port 70000 is no port",
+            "etcd_client_port 70000 is not a port",
             "etcd_data_dir '/var/lib' is a directory that other programs use",
             "etcd_cluster_name '../../x' is invalid",
-            "etcd_container_runtime_endpoint 'containerd' is no socket",
+            "etcd_container_runtime_endpoint 'containerd' is not the socket",
             "etcd_health_timeout 0 is invalid",
             "etcd_startup_timeout 'soon' is invalid",
-            "etcd_kubelet_config: 'max pods' is no name of a field",
-            "etcd_extra_args.initial-cluster-token cannot be set there. Leave it out",
-            "etcd_extra_envs.ETCD_INITIAL_CLUSTER_TOKEN stands for the flag --initial-cluster-token",
+            "etcd_kubelet_config: 'max pods' is not the name of a field",
+            "etcd_extra_args.initial-cluster-token must not be set. Remove it",
+            "etcd_extra_envs.ETCD_INITIAL_CLUSTER_TOKEN sets the flag --initial-cluster-token",
         ],
     ),
     "an older version": ({"etcd_kubernetes_version": "v1.30.0"}, ["etcd_kubernetes_version", "v1.30.0"]),
@@ -176,7 +176,7 @@ def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerpr
 MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]] = {
     "same address": (
         lambda a: {"infra0": f"ansible_host: {a['infra0']}", "infra1": f"ansible_host: {a['infra0']}"},
-        ["is that of infra0 and infra1"],
+        ["infra0 and infra1 have the same"],
     ),
     "same name": (
         lambda a: {h: f"ansible_host: {x}, etcd_member_name: infra0" for h, x in a.items()},
@@ -187,15 +187,18 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
             "infra0": f"ansible_host: {a['infra0']}",
             "other": f"ansible_host: {a['infra0']}, etcd_cluster_name: b",
         },
-        ["infra0 and other of cluster 'b' are one machine", "other and infra0 of cluster 'etcd' are one machine"],
+        [
+            "infra0 and other of cluster 'b' are the same machine",
+            "other and infra0 of cluster 'etcd' are the same machine",
+        ],
     ),
-    "no RFC 1123 name": (
+    "not an RFC 1123 name": (
         lambda a: {h: f"ansible_host: {x}, etcd_member_name: {h}_x" for h, x in a.items()},
-        ["'infra0_x' is no RFC 1123 name"],
+        ["'infra0_x' is not an RFC 1123 name"],
     ),
     "foreign address": (
         lambda a: {h: f"ansible_host: {x}, etcd_address: 192.0.2.{i + 1}" for i, (h, x) in enumerate(a.items())},
-        ["192.0.2.1 is no address of this host"],
+        ["192.0.2.1 is not an address of this host"],
     ),
     "one machine twice": (
         lambda a: {
@@ -203,7 +206,7 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
             "infra1": f"ansible_host: {a['infra1']}",
             "again": f"ansible_host: {a['infra1']}, etcd_address: 192.0.2.7",
         },
-        ["infra1 and again are one machine", "again: etcd_address 192.0.2.7 is no address of this host"],
+        ["infra1 and again are the same machine", "again: etcd_address 192.0.2.7 is not an address of this host"],
     ),
     "mixed families": (
         lambda a: {
@@ -246,7 +249,7 @@ def test_clusters_that_would_write_one_file(fresh: Lab, untouched: Fingerprint, 
         host: f"ansible_host: {address}, etcd_cluster_name: c{number}"
         for number, (host, address) in enumerate(fresh.addresses().items())
     }
-    words = ["etcd_external_config_file is /x/external.yaml for the clusters c0, c1, c2"]
+    words = ["etcd_external_config_file is /x/external.yaml for several clusters (c0, c1, c2)"]
     refused(
         fresh,
         untouched,
@@ -269,7 +272,7 @@ def test_vars_of_a_play(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> N
     said = re.sub(r"\s+", " ", run.output)
     assert run.code != 0 and "etcd_ca_host is 'infra1' in this play only" in said, run.output[-3000:]
     assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in said
-    assert "etcd_client_port 70000 is no port" in said
+    assert "etcd_client_port 70000 is not a port" in said
     assert run.changed() == {} and different(untouched, fresh.fingerprint()) == {}
 
 
@@ -308,7 +311,7 @@ HOSTS = {
     "versions differ between hosts": (
         "mv /usr/bin/kubelet /root/k; printf '#!/bin/sh\\necho Kubernetes v1.36.1\\n' > /usr/bin/kubelet; chmod +x /usr/bin/kubelet",
         "mv -f /root/k /usr/bin/kubelet",
-        ["kubelet differs between the hosts (infra0 v1.36.3, infra1 v1.36.1"],
+        ["the hosts have different versions of kubelet (infra0 v1.36.3, infra1 v1.36.1"],
     ),
     "runtime stopped": (
         "systemctl stop containerd",
@@ -318,7 +321,7 @@ HOSTS = {
     "ports taken": (
         "for port in 2379 2380; do systemd-run -q --unit porttaker$port python3 -m http.server $port; done; sleep 1",
         "systemctl stop porttaker2379 porttaker2380",
-        ["infra1: port 2379 is taken by python3", "infra1: port 2380 is taken by python3"],
+        ["infra1: port 2379 is in use by python3", "infra1: port 2380 is in use by python3"],
     ),
     "kubeadm too old": (
         "for p in kubeadm kubelet; do mv /usr/bin/$p /root/$p; printf '#!/bin/sh\necho v1.31.14\n' > /usr/bin/$p; chmod +x /usr/bin/$p; done",
@@ -333,7 +336,7 @@ HOSTS = {
     "a data directory that others use": (
         "touch /var/lib/etcd/notes.txt",
         "rm /var/lib/etcd/notes.txt",
-        ["infra1: etcd_data_dir /var/lib/etcd holds notes.txt"],
+        ["infra1: etcd_data_dir /var/lib/etcd contains notes.txt"],
     ),
     "kubelet without a unit": (
         "mv /lib/systemd/system/kubelet.service /root/; systemctl daemon-reload; systemctl stop kubelet",
@@ -345,7 +348,7 @@ HOSTS = {
         "cp /etc/containerd/config.toml /root/; sed -i 's/^disabled_plugins.*/disabled_plugins = [\"io.containerd.grpc.v1.cri\"]/' /etc/containerd/config.toml;"
         " systemctl restart containerd",
         "mv -f /root/config.toml /etc/containerd/; systemctl restart containerd",
-        ["infra1: the container runtime's socket", "take cri out of disabled_plugins"],
+        ["infra1: the container runtime's socket", "remove cri from disabled_plugins"],
     ),
     "former control plane": (
         "mkdir -p /etc/kubernetes; touch /etc/kubernetes/admin.conf",
@@ -358,7 +361,7 @@ HOSTS = {
     "firewall": (
         "iptables -I INPUT -p tcp --dport 2380 -j DROP",
         "iptables -D INPUT -p tcp --dport 2380 -j DROP",
-        ["infra1", "does not answer on TCP port 2380"],
+        ["infra1", "on TCP port 2380"],
     ),
 }
 
@@ -430,7 +433,7 @@ def test_ca_that_signs_elsewhere_and_may_not_sign(fresh: Lab, untouched: Fingerp
     cert, key = str(tmp_path / "leaf.crt"), str(tmp_path / "leaf.key")
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=mine", "-addext",
             "basicConstraints=critical,CA:FALSE")  # fmt: skip
-    refused(fresh, untouched, ["is no CA certificate"], "-e", f"etcd_ca_cert={cert}")
+    refused(fresh, untouched, ["is not a CA certificate"], "-e", f"etcd_ca_cert={cert}")
 
 
 def test_ca_key_encrypted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
@@ -490,7 +493,7 @@ def test_a_source_address_that_peers_would_reject(fresh: Lab, untouched: Fingerp
     for host, address in addresses.items():
         others = ", ".join(other for other in fresh.hosts if other != host)
         words.append(
-            f"{host}: connections to {others} leave this host from {address}, and etcd_address is {second_address(address)}:"
+            f"{host}: connections to {others} leave this host from {address}, not from etcd_address {second_address(address)}:"
         )
         words.append(f"Set etcd_peer_cert_sans: [{address}] for this host")
         fresh.sh(host, f"ip addr add {second_address(address)}/24 dev eth0")

@@ -201,9 +201,9 @@ CONTROL = "    infra3:\n"
             "    infra0:\n",
             "    infra0:\n      ansible_port: 1022\n",
             (),
-            ["infra3 need a certificate, and the CA host infra0 cannot be reached"],
+            ["infra3: a new certificate is due, and the CA host infra0, which issues it, cannot be reached"],
         ),
-        (CONTROL, CONTROL, ("-e", "etcd_ca_host=infra1"), ["infra3 need certificates: ca.key is not in"]),
+        (CONTROL, CONTROL, ("-e", "etcd_ca_host=infra1"), ["infra3: new certificates are due: ca.key is not in"]),
     ],
 )
 def test_bad_input_is_refused(plane: Plane, old: str, new: str, arguments: tuple[str, ...], words: list[str]) -> None:
@@ -248,7 +248,7 @@ def test_files_of_another_etcd_are_not_replaced(plane: Plane) -> None:
     )
     back = "rm -r /etc/kubernetes/pki && mv /root/pki /etc/kubernetes/pki; rm -f /root/other.*"
     for name, words in (
-        ("etcd/ca.crt", "is another CA than that"),
+        ("etcd/ca.crt", "is not the CA of cluster"),
         ("apiserver-etcd-client.crt", "signed by another CA (mine)"),
     ):
         plane.sh(f"{make} {PKI}/{name}")
@@ -261,7 +261,7 @@ def test_files_of_another_etcd_are_not_replaced(plane: Plane) -> None:
     for end in ("crt", "key"):
         text = plane.lab.sh("infra0", f"cat {PKI}/apiserver-etcd-client.{end}")
         plane.sh(f"cat > {PKI}/apiserver-etcd-client.{end} <<'EOF'\n{text.strip()}\nEOF")
-    assert "with a key of its own, since infra0 has the same one" in plane.play()
+    assert "with a new key, because infra0 has the same key" in plane.play()
     assert plane.sh(f"sha256sum < {PKI}/apiserver-etcd-client.key") != plane.lab.sh(
         "infra0", f"sha256sum < {PKI}/apiserver-etcd-client.key"
     )

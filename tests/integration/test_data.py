@@ -58,7 +58,7 @@ def test_an_image_archive(cluster: Lab) -> None:
     image = cluster.sh("infra1", f"sed -n 's/^ *image: //p' {MANIFEST}").strip()
     listed = "ctr -n k8s.io images ls -q"
     cluster.sh("infra1", f"ctr -n k8s.io images rm {image}")
-    refused(cluster, f"and not {image}, which hosts of this cluster lack", "-e", f"etcd_image_archive={files['pause']}")
+    refused(cluster, f"and not {image}, but hosts of this cluster lack", "-e", f"etcd_image_archive={files['pause']}")
     archive = ("-e", f"etcd_image_archive={files['etcd']}")
     for arguments in (("--check", *archive), archive):
         assert image not in cluster.sh("infra1", listed).split()
@@ -86,12 +86,15 @@ def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
     stop(cluster, cluster.hosts)
     try:
         cluster.sh("infra0", "mv /var/lib/etcd/restored/member /var/lib/etcd/member")
-        refused(cluster, "infra1: the record (member.json) says that this host was member")
+        refused(
+            cluster, "infra1: the data of this host is missing: according to its record (member.json), it was member"
+        )
         # Beside the data of the others, etcd would start it without a word, and they would diverge.
         for host in ("infra1", "infra2"):
             cluster.sh(host, "cp -a /var/lib/etcd-kept /var/lib/etcd/member")
         refused(
-            cluster, "infra0: the data directory is a restored snapshot, and infra1, infra2 would go on with other data"
+            cluster,
+            "infra0: the data directory is a restored snapshot, and infra1, infra2 would continue with other data",
         )
     finally:
         cluster.sh("infra0", "rm -rf /var/lib/etcd/restored /var/lib/etcd/snapshot.db")
@@ -119,7 +122,7 @@ def test_the_data_directory_of_another_member(cluster: Lab) -> None:
         target = [str(LAB), "exec", "--name", cluster.name, "infra1", "--", "tar", "-C", "/var/lib/etcd", "-x"]
         with subprocess.Popen(source, stdout=subprocess.PIPE) as sender:
             subprocess.run(target, stdin=sender.stdout, check=True, timeout=60)
-        refused(cluster, "infra1: the data directory is that of member")
-        refused(cluster, "infra1: the data directory is that of member", "--limit", "infra1")
+        refused(cluster, "infra1: the data directory belongs to member")
+        refused(cluster, "infra1: the data directory belongs to member", "--limit", "infra1")
     finally:
         put_back(cluster, ["infra1"])

@@ -68,7 +68,7 @@ def install(lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Lab]:
-    """One host with a cluster of one member."""
+    """One host with a cluster of one."""
     it = Lab(f"{LAB_NAME}-diagnosis", [HOST])
     it("up", "--hosts", "1")
     it.site()

@@ -192,7 +192,7 @@ def test_another_address(cluster: Lab, tmp_path: Path) -> None:
         cluster.sh("infra1", f"ip address del {new}/24 dev {device}")
     before = cluster.containers()
     run = cluster.play(inventory=path)
-    assert run.code != 0 and f"{new} is no address of this host" in flat(run.output), run.output[-6000:]
+    assert run.code != 0 and f"{new} is not an address of this host" in flat(run.output), run.output[-6000:]
     assert run.changed() == {} and cluster.containers() == before
     with writing(cluster, "address lost") as counted:
         cluster.site()
@@ -324,7 +324,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         ),
         on_all("mv /var/lib/away /var/lib/etcd/member; systemctl start kubelet"),
         [],
-        "infra0: the record (member.json) says that this host was",
+        "infra0: the data of this host is missing: according to its record (member.json), it was",
     ),
     "moved while down": (
         on_all(DOWN),
@@ -451,8 +451,10 @@ def test_serial(cluster: Lab, tmp_path: Path) -> None:
     # The CA host is in another batch: said, and nothing is pretended.
     sans = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_server_cert_sans": ["c.example.com"]}')
     run = cluster.play(*sans, playbook=str(playbook))
-    assert run.code != 0 and "infra1 need certificates, and the CA host infra0 is not part of this run" in flat(
-        run.output
+    assert (
+        run.code != 0
+        and "infra1: new certificates are due, and the CA host infra0, which issues them, is not part of this run"
+        in flat(run.output)
     )
     assert set(run.changed()) == {"infra0"}
     cluster.site()
@@ -471,7 +473,7 @@ def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
         }
         run = lab.play(inventory=inventory(lab, tmp_path, hosts))
         assert run.code != 0 and set(run.changed()) == {"infra0"}, run.output[-6000:]
-        assert "192.0.2.1 is no address of this host" in flat(run.output)
+        assert "192.0.2.1 is not an address of this host" in flat(run.output)
         assert "1 of 1 members healthy" in run.output
     finally:
         lab.fresh()

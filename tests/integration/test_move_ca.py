@@ -90,7 +90,7 @@ def test_the_new_ca_host_signs(found: Lab) -> None:
     "task",
     [
         pytest.param("Write ca.key on the CA host, and prove that it signs", marks=pytest.mark.long),
-        "Remove ca.key where it was",
+        "Remove ca.key from its former host",
     ],
 )
 def test_killed_and_finished(found: Lab, tmp_path: Path, task: str) -> None:
@@ -156,5 +156,5 @@ def test_a_copy_for_a_safe(found: Lab, tmp_path: Path) -> None:
     back = (*to("infra2"), "-e", json.dumps(own))
     assert set(found.site(*back).changed()) == {"infra2"} and holders(found) == ["infra2"]
     run = found.site(*back)
-    assert run.changed() == {} and "was renewed after etcd was started" not in flat(run.output)
+    assert run.changed() == {} and "was renewed after etcd started" not in flat(run.output)
     assert healthy(found)

@@ -161,7 +161,7 @@ def test_chosen_certificates_and_new_keys(cluster: Lab) -> None:
     # A window longer than the default validity, and a validity shorter than the default window, are both allowed.
     periods = ("-e", "etcd_certificate_validity_period=1000h", "-e", "etcd_certificate_renewal_window=100h")
     run = cluster.site("--check", "--diff", *arguments, playbook=RENEW)
-    assert "healthcheck-client.crt: renewed, asked for with a new key" in run.output
+    assert "healthcheck-client.crt: renewed, requested with a new key" in run.output
     assert serials(cluster) == before
     cluster.site(*arguments, *periods, playbook=RENEW)
     end = cluster.sh(
@@ -224,14 +224,14 @@ def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
         "etcd/server.key: mode is 0640, not 0600",
         "etcd/server.crt: owner is 65534:0, not 0:0",
         "etcd/server.crt: issued, missing",
-        "etcd/peer.crt: issued again, no PEM certificate",
+        "etcd/peer.crt: issued again, not a PEM certificate",
         "etcd/healthcheck-client.crt: issued again, a directory",
-        "apiserver-etcd-client.crt: issued again, key: a link that leads nowhere",
+        "apiserver-etcd-client.crt: issued again, key: a broken symbolic link",
         "etcd/ca.crt: empty",
         "etcd/ca.crt: another CA",
         "signed by another CA (etcd-ca)",
-        "subject is infra0, not infra2",
-        "left behind by a run that was killed",
+        "the subject is infra0, not infra2",
+        "left over from a run that was killed",
     ):
         assert words in " ".join(run.output.split()), f"{words}: {run.output}"
     assert all(good > 5 and failed == [] for good, failed in ready.values()), ready
@@ -244,11 +244,17 @@ def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("mv {0}/ca.crt /root/kept.crt", ["ca.crt is missing, ca.key is there", "infra1, infra2 have the same ca.crt"]),
+        (
+            "mv {0}/ca.crt /root/kept.crt",
+            ["ca.crt is missing, ca.key exists", "ca.crt can be copied from infra1, infra2"],
+        ),
         # Nothing is due that a key would be needed for: said, and the run goes on.
-        ("cp {0}/server.key {0}/ca.key", ["does not belong to etcd/ca.crt", "failed=0"]),
-        ("truncate -s 40 {0}/ca.crt", ["etcd/ca.crt is no PEM certificate", "every member has the same file"]),
-        ("mv {0}/peer.crt /root/; mkdir -p {0}/peer.crt/x", ["peer.crt is a directory that is not empty"]),
+        ("cp {0}/server.key {0}/ca.key", ["is not the key of etcd/ca.crt", "failed=0"]),
+        ("truncate -s 40 {0}/ca.crt", ["etcd/ca.crt is not a PEM certificate", "all have the same file"]),
+        (
+            "mv {0}/peer.crt /root/; mkdir -p {0}/peer.crt/x",
+            ["peer.crt must be a file, but is a directory with content"],
+        ),
     ],
 )
 def test_where_something_would_be_lost_it_is_refused(cluster: Lab, damage: str, words: list[str]) -> None:
@@ -275,7 +281,7 @@ def test_ca_key_where_it_does_not_belong(cluster: Lab) -> None:
     key = cluster.sh("infra0", f"cat {PKI}/etcd/ca.key").strip()
     cluster.sh("infra1", f"umask 077; cat > {PKI}/etcd/ca.key <<'EOF'\n{key}\nEOF")
     run = cluster.site()
-    assert run.changed() == {} and f"infra1: {PKI}/etcd/ca.key is here, although this is not the CA host" in " ".join(
+    assert run.changed() == {} and f"infra1: {PKI}/etcd/ca.key exists, although this is not the CA host" in " ".join(
         run.output.split()
     )
     run = cluster.site("-e", '{"etcd_remove_stray_ca_keys": true}')
@@ -380,7 +386,7 @@ def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
     made, place = intermediate(tmp_path), tmp_path / "signing"
     base = ("-e", f"etcd_ca_cert={made['chain.crt']}", "-e", f"etcd_signing_dir={place}")
     run = lab.play("--check", *base)
-    assert run.code == 0 and "the run stops there until they are signed" in " ".join(run.output.split())
+    assert run.code == 0 and "fails until they are signed" in " ".join(run.output.split())
     assert not place.exists()
 
     def sign(name: str, *instead: str) -> None:
@@ -419,7 +425,7 @@ def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
     text = " ".join(run.output.split())
     assert run.code != 0 and "3 certificates of cluster etcd wait" in text, run.output[-3000:]
     for words in (
-        "infra0/server.crt: names and addresses are without infra0, localhost",
+        "infra0/server.crt: its names and addresses lack infra0, localhost",
         "infra1/peer.crt: its key belongs to another certificate",
         "infra2/server.crt: signed by another CA (company)",
     ):
@@ -437,7 +443,7 @@ def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
     renew = ("-e", '{"etcd_renew_certificates": ["peer"]}')
     containers, before = lab.containers(), serials(lab)
     run = lab.play(*base, *renew, playbook=RENEW)
-    assert run.code != 0 and run.output.count("the one that is in use already") >= 3, run.output[-3000:]
+    assert run.code != 0 and run.output.count("this is the certificate in use") >= 3, run.output[-3000:]
     assert serials(lab) == before
     for host in lab.hosts:
         sign(f"{host}/peer")
@@ -462,7 +468,7 @@ def test_own_key_that_is_on_the_ca_host_already(lab: Lab, tmp_path: Path) -> Non
     put = f"umask 077; mkdir -p {PKI}/etcd; chmod 755 {PKI} {PKI}/etcd; cat > {PKI}/etcd/ca.key <<'EOF'\n%s\nEOF"
     lab.sh("infra0", put % made["root.key"].read_text(encoding="utf-8").strip())
     run = lab.play("-e", f"etcd_ca_cert={made['chain.crt']}")
-    assert run.code != 0 and "etcd/ca.key does not belong to etcd_ca_cert" in " ".join(run.output.split())
+    assert run.code != 0 and "etcd/ca.key is not the key of etcd_ca_cert" in " ".join(run.output.split())
     lab.sh("infra0", put % (tmp_path / "plain.key").read_text(encoding="utf-8").strip())
     lab.site("-e", f"etcd_ca_cert={made['chain.crt']}")
     whole(lab)

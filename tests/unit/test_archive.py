@@ -61,11 +61,14 @@ def test_problems(tmp_path: Path) -> None:
     text, compressed = tmp_path / "text.tar", tmp_path / "etcd.tar.zst"
     text.write_text("no archive", encoding="utf-8")
     compressed.write_bytes(b"\x28\xb5\x2f\xfd...")
-    assert "is no file" in _archive.archive_problems(str(tmp_path / "none"), [])[0]
-    assert f"has registry.k8s.io/pause:3.10, and not {IMAGE}" in _archive.archive_problems(other, [IMAGE, IMAGE])[0]
-    assert "cannot be read as an image archive" in _archive.archive_problems(str(text), [IMAGE])[0]
+    assert "is not a file" in _archive.archive_problems(str(tmp_path / "none"), [])[0]
+    assert (
+        f"contains registry.k8s.io/pause:3.10, but hosts of this cluster lack {IMAGE}"
+        in _archive.archive_problems(other, [IMAGE, IMAGE])[0]
+    )
+    assert "is not an image archive" in _archive.archive_problems(str(text), [IMAGE])[0]
     strange = write(tmp_path / "strange.tar", manifest={"a": 1})
-    assert "cannot be read as an image archive" in _archive.archive_problems(strange, [IMAGE])[0]
+    assert "is not an image archive" in _archive.archive_problems(strange, [IMAGE])[0]
     # Nobody lacks it, or what is in it cannot be told: the import is tried.
     for path, wanted in (("", [IMAGE]), (other, []), (str(text), []), (unnamed, [IMAGE]), (str(compressed), [IMAGE])):
         assert _archive.archive_problems(path, wanted) == [], path

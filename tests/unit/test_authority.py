@@ -25,22 +25,26 @@ from test_run import observations as complete
         (
             {"infra0": {"ca_fingerprint": None, "ca_id": None, "ca_key": False}},
             None,
-            "infra0: ca.crt is missing, and cluster 'etcd' has",
+            "infra0: etcd/ca.crt is missing, and cluster 'etcd' has",
         ),
-        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "ca.crt is missing, ca.key is there"),
-        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "(infra1, infra2 have the same ca.crt)"),
-        ({"infra1": {"ca_fingerprint": "other", "ca_id": "other"}}, None, "infra1 trust another CA"),
+        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "ca.crt is missing, ca.key exists"),
+        ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, None, "(ca.crt can be copied from infra1, infra2)"),
+        (
+            {"infra1": {"ca_fingerprint": "other", "ca_id": "other"}},
+            None,
+            "ca.crt on infra1 is not the CA on the CA host",
+        ),
         ({"infra0": {"ca_key": False}}, None, "the CA's key is lost: no host of cluster 'etcd' has"),
         (
             {"infra0": {"ca_key": False}, "infra2": {"ca_key": True, "ca_public_key": "p", "ca_cert_key": "p"}},
             None,
-            "need certificates: ca.key is on infra2, and not on the CA host infra0",
+            "new certificates are due: ca.key is on infra2, and not on the CA host infra0",
         ),
-        ({}, "mine", "etcd_ca_cert is another CA"),
+        ({}, "mine", "etcd_ca_cert is not the CA"),
         (
             {"infra0": {"ca_fingerprint": "left over", "ca_id": "left over"}},
             "f",
-            "another CA than the one in use on infra0",
+            "not the CA in use on infra0",
         ),
         ({"infra0": {"ca_problems": [Problem("ca.crt is expired").as_dict()]}}, None, "infra0: ca.crt is expired"),
     ],
@@ -74,7 +78,7 @@ def test_a_ca_that_an_earlier_attempt_has_left() -> None:
         "ca_problems": [],
     }
     problems = _authority.ca_problems(CLUSTER, observations, {"fingerprint": "mine", "id": "mine", "not_after": "2040"})
-    assert "infra0: etcd/ca.crt is another CA than etcd_ca_cert" in merged(problems)[0]
+    assert "infra0: etcd/ca.crt is not the CA in etcd_ca_cert" in merged(problems)[0]
 
 
 def test_ca_of_a_good_cluster() -> None:
@@ -89,7 +93,9 @@ def test_ca_host_left_out_by_limit() -> None:
     observations = observed(None, up(), up())
     assert _authority.ca_problems(CLUSTER, observations, None) == []
     observations["infra1"]["reasons"]["certificates"] = why("server.crt: missing")
-    assert "CA host infra0 is not part" in _authority.ca_problems(CLUSTER, observations, None)[0].text
+    assert (
+        "CA host infra0, which issues them, is not part" in _authority.ca_problems(CLUSTER, observations, None)[0].text
+    )
 
 
 def with_pki(**changes: dict[str, Any]) -> dict[str, Any]:
@@ -175,14 +181,14 @@ def test_ca_that_signs_elsewhere(changes: dict[str, Any], own: dict[str, Any], e
     assert _authority.ca_problems(CLUSTER, observations, own) == []
     assert _authority.elsewhere_warnings(observations, "/srv") == []
     observations["infra1"]["reasons"]["certificates"] = why("etcd/peer.crt: issued, missing")
-    assert "infra1 need certificates" in _authority.elsewhere_warnings(observations, "/srv")[0]
+    assert "infra1: new certificates are due" in _authority.elsewhere_warnings(observations, "/srv")[0]
     assert bool(_authority.ca_problems(CLUSTER, observations, own)) == (bool(changes) and not own)
 
 
 def test_ca_key_on_the_host_is_another_cas() -> None:
     observations = with_pki(infra0={"ca_public_key": "q"})
     assert _authority.ca_problems(CLUSTER, observations) == []
-    assert "etcd/ca.key does not belong to etcd_ca_cert" in _authority.ca_problems(CLUSTER, observations, OWN)[0].text
+    assert "etcd/ca.key is not the key of etcd_ca_cert" in _authority.ca_problems(CLUSTER, observations, OWN)[0].text
 
 
 # --- Which CA runs -----------------------------------------------------------------------------------------------------
@@ -222,9 +228,9 @@ DOWN = {"trusts": "unknown", "record": "f"}
             [NEW] * 3,
             ["on infra0, infra1, infra2 was exchanged while etcd runs", "Put the former ca.crt back on infra0"],
         ),
-        ([NEW, {}, {}], ["on infra0 was exchanged", "(infra1, infra2 still have it)", "the former ca.key on infra0"]),
+        ([NEW, {}, {}], ["on infra0 was exchanged", "(copy it from infra1, infra2)", "the former ca.key on infra0"]),
         ([{**NEW, "foreign": ["server"]}] * 3, ["cut the members off"]),
-        ([ISSUED, NEW, NEW], ["Some of the certificates are of this CA, some of the former one. Put the former"]),
+        ([ISSUED, NEW, NEW], ["Some certificates are from the installed CA, some from the former one. Put the former"]),
         # Damaged already: all certificates are of the new CA, and what runs does not trust it.
         ([ISSUED] * 3, ["There are two ways out. 1. Put the former", "ansible 'infra0:infra1:infra2' -i INVENTORY -b"]),
         ([ISSUED, ISSUED, {"ca": "new"}], ["ansible 'infra0:infra1' -i INVENTORY -b"]),
@@ -232,22 +238,28 @@ DOWN = {"trusts": "unknown", "record": "f"}
         (
             [{"trusts": "former", "record": "f"}] * 3,
             [
-                "a former certificate of this CA that has expired since",
+                "a certificate of this CA that has expired since",
                 "On one of these hosts after the other",
                 "pkill",
             ],
         ),
-        ([{"trusts": "former", "record": "f"}, {}, {}], ["etcd on infra0 was started with another", "pkill"]),
+        ([{"trusts": "former", "record": "f"}, {}, {}], ["etcd on infra0 still uses a different", "pkill"]),
         # Nothing runs: the record, or the certificates where there is none.
-        ([{**DOWN, "ca": "new"}] * 3, ["is not the CA of cluster 'etcd': the record", "systemctl start kubelet"]),
-        ([{**DOWN, "ca": "new"}, {}, {}], ["on infra0 is not the CA of cluster"]),
+        (
+            [{**DOWN, "ca": "new"}] * 3,
+            ["is not known to be the CA of cluster 'etcd': the member's record", "systemctl start kubelet"],
+        ),
+        ([{**DOWN, "ca": "new"}, {}, {}], ["on infra0 is not known to be the CA of cluster"]),
         ([{"ca": "new", "trusts": "unknown", "foreign": ALL}] * 3, ["another CA has signed the certificates of all"]),
         ([{"ca": "new", "trusts": "unknown"}] * 3, []),
         # The way back from the damage: the former ca.crt is there again, the certificates are still those of the other CA.
         ([{"ca": "f", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, []),
         ([{"ca": "f", "trusts": "untrusted", "foreign": ALL}] * 3, []),
         ([{"ca": "f", "trusts": "unknown", "foreign": ALL, "record": "f"}] * 3, []),
-        ([{"ca": "new", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3, ["is not the CA of cluster"]),
+        (
+            [{"ca": "new", "trusts": "untrusted", "foreign": ALL, "record": "f"}] * 3,
+            ["is not known to be the CA of cluster"],
+        ),
         # What runs wins over the record.
         ([{"ca": "new", "record": "f"}] * 3, []),
         ([{"ca": "new", "record": "f"}, {"ca": "new", "record": "f", "trusts": "unknown"}, {"ca": "new"}], []),
@@ -261,7 +273,9 @@ def test_the_ca_of_a_run_is_that_of_what_runs(hosts: list[dict[str, Any]], words
     text = " ".join(merged(problems))
     assert bool(problems) == bool(words) and all(item in text for item in words), text
     about = [
-        item for item in problems if any(word in item.text for word in ("was exchanged", "is not the CA of", "pkill"))
+        item
+        for item in problems
+        if any(word in item.text for word in ("was exchanged", "is not known to be the CA of", "pkill"))
     ]
     assert len(about) <= 1 and all(problem.stops == EVERYTHING for problem in about)
     # What is not known to be wrong is never followed by the advice to end members.
@@ -462,7 +476,7 @@ def test_one_host_that_trusts_nothing_does_not_speak_for_all() -> None:
 def test_a_ca_that_nothing_proves() -> None:
     """Exchanged under members that run, the certificates removed to be made again, and nothing is recorded."""
     found = complete(*[{**STOPPED, "running": True, "ready": True, "trusts": "unproven"}] * 3, due="012")
-    assert "no certificate is left that proves it" in planned(found)["problems"][0]
+    assert "no certificate is left to prove that it is the same CA" in planned(found)["problems"][0]
     # With a record it is known.
     for item in found.values():
         item["pki"]["ca_cert_key"] = "k"

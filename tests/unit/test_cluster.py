@@ -76,27 +76,27 @@ def test_member(host: str, variables: dict[str, Any], observed: str | None, name
 @pytest.mark.parametrize(
     ("hosts", "words"),
     [
-        (three(infra1={"etcd_member_name": "infra0"}), "etcd_member_name 'infra0' is that of infra0 and infra1"),
-        (three(infra1={"ansible_host": "10.0.0.6"}), "etcd_address '10.0.0.6' is that of infra0 and infra1"),
-        (three(infra0={"etcd_member_name": "infra_0"}), "'infra_0' is no RFC 1123 name"),
-        (three(infra0={"etcd_member_name": "-bad"}), "'-bad' is no RFC 1123 name"),
-        (three(infra0={"etcd_member_name": "infra0\n"}), "is no RFC 1123 name"),
-        (three(infra0={"etcd_member_name": "a" * 64}), "is no RFC 1123 name"),
+        (three(infra1={"etcd_member_name": "infra0"}), "infra0 and infra1 have the same etcd_member_name, 'infra0'"),
+        (three(infra1={"ansible_host": "10.0.0.6"}), "infra0 and infra1 have the same etcd_address, '10.0.0.6'"),
+        (three(infra0={"etcd_member_name": "infra_0"}), "'infra_0' is not an RFC 1123 name"),
+        (three(infra0={"etcd_member_name": "-bad"}), "'-bad' is not an RFC 1123 name"),
+        (three(infra0={"etcd_member_name": "infra0\n"}), "is not an RFC 1123 name"),
+        (three(infra0={"etcd_member_name": "a" * 64}), "is not an RFC 1123 name"),
         (three(infra2={"etcd_address": "fd00::8"}), "mix IPv4 and IPv6"),
-        (three(infra0={"etcd_address": "infra0.example.com"}), "is no IP address"),
-        (three(infra0={"etcd_address": "127.0.0.1"}), "cannot be reached"),
-        (three(infra0={"etcd_address": "0.0.0.0"}), "means every address"),
+        (three(infra0={"etcd_address": "infra0.example.com"}), "is not an IP address"),
+        (three(infra0={"etcd_address": "127.0.0.1"}), "cannot reach"),
+        (three(infra0={"etcd_address": "0.0.0.0"}), "stands for all addresses"),
         (three(infra0={"etcd_address": "224.0.0.1"}), "multicast"),
         (three(infra0={"etcd_address": "169.254.0.1"}), "link-local"),
         (three(infra0={"etcd_clientport": 1}), "unknown variable etcd_clientport. Did you mean etcd_client_port?"),
         (three(infra0={"etcd_zzz": 1}), "unknown variable etcd_zzz. docs/variables.md"),
-        (three(infra0={"etcd_extra_args": "--foo"}), "etcd_extra_args is the text '--foo'. Write a mapping"),
-        (three(infra0={"etcd_server_cert_sans": "a"}), "etcd_server_cert_sans is the text 'a'. Write a list"),
+        (three(infra0={"etcd_extra_args": "--foo"}), "etcd_extra_args is a text, '--foo'. Write a mapping"),
+        (three(infra0={"etcd_server_cert_sans": "a"}), "etcd_server_cert_sans is a text, 'a'. Write a list"),
         (three(infra0={"etcd_client_port": "x"}), "Write a whole number"),
-        (three(infra0={"etcd_client_port": 70000}), "is no port"),
+        (three(infra0={"etcd_client_port": 70000}), "is not a port"),
         (three(infra0={"etcd_client_port": 2380}), "two ports are the same"),
         (three(infra0={"etcd_encryption_algorithm": "RSA"}), "Write one of RSA-2048, ECDSA-P256"),
-        (three(infra0={"etcd_ca_host": "other"}), "other is no host of cluster 'etcd'"),
+        (three(infra0={"etcd_ca_host": "other"}), "other is not a host of cluster 'etcd'"),
         (three(infra0={"etcd_client_port": 1}, infra1={"etcd_client_port": 2}), "etcd_client_port differs within"),
     ],
 )
@@ -159,7 +159,7 @@ def test_what_the_play_says() -> None:
         ({"type": "list"}, ["a", {"b": None}], "has the entry {'b': None}"),
         ({"type": "list"}, [None], "has the entry None"),
         ({"type": "list"}, ["a", 10], None),
-        ({"type": "str"}, ["a"], "is the list \"['a']\""),
+        ({"type": "str"}, ["a"], "is a list, \"['a']\""),
         ({"type": "str"}, 1.36, None),
         ({"type": "path"}, {"a": 1}, "Write a text"),
     ],
@@ -177,10 +177,10 @@ def test_several_clusters_in_one_group() -> None:
 
 def test_a_machine_in_two_clusters() -> None:
     hosts = three(other={"ansible_host": "10.0.0.7", "etcd_cluster_name": "b"})
-    words = "infra1 and other of cluster 'b' are one machine, 10.0.0.7"
+    words = "infra1 and other of cluster 'b' are the same machine, 10.0.0.7"
     assert [text for text in resolve(hosts).problems if words in text]
     other = _cluster.resolve("other", list(hosts), hosts, {}, OPTIONS)
-    assert "other and infra1 of cluster 'etcd' are one machine" in other.problems[0]
+    assert "other and infra1 of cluster 'etcd' are the same machine" in other.problems[0]
     # Behind another gateway it is another one.
     for way in ({"ansible_port": 2222}, {"ansible_ssh_common_args": "-J gateway"}):
         apart = three(other={**hosts["other"], **way})
@@ -190,7 +190,7 @@ def test_a_machine_in_two_clusters() -> None:
 def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
     hosts = three()
     cluster = _cluster.resolve("infra0", [], hosts, {}, OPTIONS)
-    assert "infra0 is not in the group of the members" in cluster.problems[0]
+    assert "infra0 is not in the group of the etcd members" in cluster.problems[0]
 
 
 SPECS: dict[str, Any] = yaml.safe_load((ROOT / "roles/etcd/meta/argument_specs.yml").read_text(encoding="utf-8"))
@@ -241,7 +241,7 @@ def test_garbage_is_refused_for_every_variable(name: str) -> None:
         wrong += [LONG, "ünïcødé ☃"]
     for value in wrong:
         problems = resolve_all(three(infra0={name: value})).problems
-        assert [text for text in problems if name in text or "is no RFC 1123" in text], (name, value, problems)
+        assert [text for text in problems if name in text or "is not an RFC 1123" in text], (name, value, problems)
 
 
 def resolve_all(hosts: dict[str, dict[str, Any]]) -> _cluster.Cluster:
@@ -330,17 +330,17 @@ def test_one_machine_twice_in_one_cluster() -> None:
     """With two addresses of it, so that the addresses do not tell."""
     hosts = three(infra2={"ansible_host": "10.0.0.7", "etcd_address": "10.0.1.7"})
     problems = resolve_all(hosts).problems
-    assert len(problems) == 1 and "infra1 and infra2 are one machine, 10.0.0.7" in problems[0], problems
+    assert len(problems) == 1 and "infra1 and infra2 are the same machine, 10.0.0.7" in problems[0], problems
     hosts["infra2"]["ansible_port"] = 2222
     assert resolve_all(hosts).problems == []
     # Two members behind one name of ssh.
     named = {
         host: {"ansible_host": "gateway", "etcd_address": f"10.0.0.{number}"} for number, host in enumerate(HOSTS, 6)
     }
-    assert "infra0 and infra1 and infra2 are one machine" in resolve_all(named).problems[0]
+    assert "infra0 and infra1 and infra2 are the same machine" in resolve_all(named).problems[0]
 
 
 def test_an_address_that_ansible_could_not_resolve() -> None:
     """ansible-core 2.17 hands over the template where facts are missing."""
     problems = resolve_all(three(infra0={"etcd_address": "{{ ansible_facts.eth0.ipv4.address }}"})).problems
-    assert len(problems) == 1 and "Facts of hosts are not gathered" in problems[0]
+    assert len(problems) == 1 and "facts are not gathered" in problems[0]

@@ -74,21 +74,24 @@ def test_several_clusters() -> None:
     [
         (
             {"control0": {"etcd_cluster_name": "no"}},
-            "control0: etcd_cluster_name 'no' is no cluster of the inventory. It",
+            "control0: etcd_cluster_name 'no' is not a cluster of the inventory. Write one of",
         ),
         (
             {"control0": {"etcd_clientport": 1}},
             "control0: unknown variable etcd_clientport. Did you mean etcd_client_port?",
         ),
-        ({"control0": {"etcd_client_port": 2479}}, "etcd_client_port is '2479' here and '2379' for cluster 'etcd'"),
+        (
+            {"control0": {"etcd_client_port": 2479}},
+            "etcd_client_port is '2479' for this host and '2379' for cluster 'etcd'",
+        ),
         (
             {
                 "control0": {"etcd_encryption_algorithm": "RSA-4096"},
                 "infra0": {"etcd_encryption_algorithm": "RSA-3072"},
             },
-            "etcd_encryption_algorithm is 'RSA-4096' here and 'RSA-3072' for cluster",
+            "etcd_encryption_algorithm is 'RSA-4096' for this host and 'RSA-3072' for cluster",
         ),
-        ({"infra0": {"etcd_address": "nowhere"}}, "'nowhere' is no IP address"),
+        ({"infra0": {"etcd_address": "nowhere"}}, "'nowhere' is not an IP address"),
     ],
 )
 def test_problems_of_the_inventory(changes: dict[str, Any], words: str) -> None:
@@ -110,7 +113,7 @@ def test_a_member_is_no_control_plane_host() -> None:
 
 def test_no_members_at_all() -> None:
     found = cp.resolve_control_plane("control0", PLANES, [], inventory(), {}, OPTIONS)
-    assert "the inventory has no members" in found[0].problems[0]
+    assert "the inventory has no etcd members" in found[0].problems[0]
 
 
 # --- What ------------------------------------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ def test_fresh_hosts_get_a_certificate() -> None:
     assert (found.due, found.copied, found.elsewhere) == (["control0"], [], False)
     assert (merged(found.problems), found.warnings) == ([], [])
     assert found.lines == [
-        "cluster etcd: handed over to control0, control1; a certificate is issued",
+        "cluster etcd: handed over to control0, control1; certificates are issued",
         *[f"control0: certificates: {reason}" for reason in FRESH],
     ]
 
@@ -201,7 +204,7 @@ def test_fresh_hosts_get_a_certificate() -> None:
 def test_nothing_to_do() -> None:
     found = decide(infra0=signer(), control0=plane(serial="s1"), control1=plane(serial="s2"))
     assert found.due == [] and found.problems == []
-    assert found.lines == ["cluster etcd: handed over to control0, control1; every certificate is as it should be"]
+    assert found.lines == ["cluster etcd: handed over to control0, control1; no certificate has to change"]
 
 
 @pytest.mark.parametrize(
@@ -211,18 +214,19 @@ def test_a_copied_key_is_replaced(serials: tuple[str, str], copied: list[str]) -
     seen = {host: plane(serial=serial) for host, serial in zip(PLANES, serials)}
     found = decide(infra0=signer(), **seen)
     assert found.copied == found.due == copied and found.problems == []
-    assert "has the same one" in found.lines[1]
+    assert "has the same key" in found.lines[1]
 
 
 def test_without_the_ca_host() -> None:
     """--limit: nothing has to be signed, or it is said what the run lacks."""
     assert decide(control0=plane(serial="s1")).problems == []
     found = decide(control0=plane(*FRESH))
-    assert "the CA host infra0 is not part of this run" in merged(found.problems)[0]
+    assert "the CA host infra0, which issues them, is not part of this run" in merged(found.problems)[0]
     found = decide(lost=["infra0"], control0=plane(*FRESH))
     assert (
         len(found.problems) == 1
-        and "control0 need a certificate, and the CA host infra0 cannot be reached" in merged(found.problems)[0]
+        and "control0: a new certificate is due, and the CA host infra0, which issues it, cannot be reached"
+        in merged(found.problems)[0]
     )
     assert decide(lost=["infra0"], control0=plane(serial="s1")).problems == []
 
@@ -245,11 +249,11 @@ def test_without_the_ca_host() -> None:
         ),
         (
             {"control0": plane(*FRESH, facts={"peers": {"10.0.0.7 2379": "silent"}})},
-            "control0: infra1 (10.0.0.7) does not answer on TCP port 2379, and runs",
+            "control0: this host cannot reach infra1 (10.0.0.7) on TCP port 2379, although that member runs",
         ),
         (
             {"control0": plane(*FRESH, facts={"peers": {"10.0.0.6 2379": "unreachable"}})},
-            "control0: infra0 (10.0.0.6) does not answer",
+            "control0: this host cannot reach infra0 (10.0.0.6)",
         ),
         (
             {"control0": plane(*FRESH, ca_problems=[Problem("x.crt is a directory that is not empty").as_dict()])},
@@ -257,11 +261,11 @@ def test_without_the_ca_host() -> None:
         ),
         (
             {"control0": plane(*FRESH, ca_fingerprint="other", ca_id="other")},
-            "control0: /etc/kubernetes/pki/etcd/ca.crt is another CA",
+            "control0: /etc/kubernetes/pki/etcd/ca.crt is not the CA",
         ),
         (
             {"control0": plane("x", serial="s1", ca_fingerprint="other", ca_id="other")},
-            "a stacked one, another cluster",
+            "stacked, or another cluster",
         ),
         (
             {"control0": plane("x", certificates=[leaf("s1", reasons=["other-ca"], issuer="mine")])},
@@ -273,13 +277,13 @@ def test_without_the_ca_host() -> None:
         ),
         (
             {"infra0": signer(etcd={"formed": False, "members": None})},
-            "Cluster 'etcd' does not exist yet (infra0 has no data of it). Run site.yml first.",
+            "cluster 'etcd' does not exist yet: infra0 has no data of it. Run site.yml first.",
         ),
         (
             {"infra0": signer(ca_fingerprint=None, ca_id=None, ca_key=False)},
-            "infra0: ca.crt is missing, and cluster 'etcd' has data",
+            "infra0: etcd/ca.crt is missing, and cluster 'etcd' has data",
         ),
-        ({"infra0": signer(ca_key=False)}, "control0 need certificates: ca.key is not in"),
+        ({"infra0": signer(ca_key=False)}, "control0: new certificates are due: ca.key is not in"),
         ({"infra0": signer(ca_problems=[Problem("etcd/ca.key is empty").as_dict()])}, "infra0: etcd/ca.key is empty"),
         ({"infra0": signer(facts={"cryptography_problem": "Install the package x"})}, "infra0: Install the package x"),
     ],
@@ -307,12 +311,12 @@ def test_a_ca_certificate_that_was_renewed_is_handed_over() -> None:
     """It is the same CA: nothing is signed for it, so no key is needed, and no other etcd's files are in the way."""
     for key in (True, False):
         found = decide(
-            infra0=signer(ca_fingerprint="f2", ca_key=key, warnings=["the CA ends on 2030-01-01"]),
+            infra0=signer(ca_fingerprint="f2", ca_key=key, warnings=["the CA expires on 2030-01-01"]),
             control0=plane(serial="s1"),
         )
         assert found.problems == [] and found.due == ["control0"], found
         assert "the CA's certificate has been renewed (infra0 has the new one)" in found.lines[1]
-        assert merged(found.warnings) == ["infra0: the CA ends on 2030-01-01"]
+        assert merged(found.warnings) == ["infra0: the CA expires on 2030-01-01"]
 
 
 def test_ca_that_signs_elsewhere() -> None:
@@ -328,8 +332,8 @@ def test_members_without_an_address_or_a_place_in_the_membership() -> None:
     unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
     found = cp.hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
     assert merged(found.problems) == [
-        "infra2: its address is not known, and it was not looked at in this run, or has no default route. Set etcd_address, or"
-        " run with all members."
+        "infra2: its address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or"
+        " run without --limit."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
-    assert found.problems == [] and "infra2 is handed over as an endpoint" in merged(found.warnings)[0]
+    assert found.problems == [] and "the endpoints include infra2, but the membership" in merged(found.warnings)[0]

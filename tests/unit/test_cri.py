@@ -69,14 +69,14 @@ def serve(tmp_path: Path) -> Iterator[Callable[[bytes], str]]:
     ("said", "words"),
     [
         (HELLO + BEGIN + frame(DATA, 0, content(b"version")) + END, None),
-        (HELLO + frame(HEADERS, 5, plain("grpc-status", "12")), "take cri out of disabled_plugins"),
-        (HELLO + BEGIN + frame(HEADERS, 5, plain("grpc-status", "14")), "take cri out of disabled_plugins"),
-        (HELLO + frame(HEADERS, 5, b"\xff"), "take cri out of disabled_plugins"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no gRPC server"),
-        (HELLO, "is no gRPC server"),
-        (HELLO * 30, "is no gRPC server"),
-        (HELLO + frame(GOAWAY, 0, bytes(8)), "is no gRPC server"),
-        (b"", "is no gRPC server"),
+        (HELLO + frame(HEADERS, 5, plain("grpc-status", "12")), "remove cri from disabled_plugins"),
+        (HELLO + BEGIN + frame(HEADERS, 5, plain("grpc-status", "14")), "remove cri from disabled_plugins"),
+        (HELLO + frame(HEADERS, 5, b"\xff"), "remove cri from disabled_plugins"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not a gRPC server"),
+        (HELLO, "is not a gRPC server"),
+        (HELLO * 30, "is not a gRPC server"),
+        (HELLO + frame(GOAWAY, 0, bytes(8)), "is not a gRPC server"),
+        (b"", "is not a gRPC server"),
     ],
 )
 def test_what_a_runtime_answers(said: bytes, words: str | None, serve: Callable[[bytes], str]) -> None:
@@ -91,7 +91,7 @@ def test_no_runtime(tmp_path: Path) -> None:
         silent.bind(str(path))
         assert "Connection refused" in str(cri.runtime_answers(f"unix://{path}"))
         silent.listen()
-        assert cri.runtime_answers(f"unix://{path}", 0.1) == "takes connections but did not answer within 0 s"
+        assert cri.runtime_answers(f"unix://{path}", 0.1) == "accepts connections but did not answer within 0 s"
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,14 @@ TABLE = [
         "kflag",
         "kubelet",
         "kubelet",
-        "unknown flag: --no-such-flag (further files of kubelet.service: /etc/systemd/system/",
+        "unknown flag: --no-such-flag (kubelet.service has additional drop-ins: /etc/systemd/system/",
     ),
     ("kgone", "kubelet", "systemd", "Failed at step EXEC spawning /usr/bin/nokubelet: No such file or directory"),
     (
         "kpre",
         "kubelet",
         "systemd",
-        "Control process exited, code=exited, status=1/FAILURE (further files of kubelet.service: ",
+        "Control process exited, code=exited, status=1/FAILURE (kubelet.service has additional drop-ins: ",
     ),
     ("kdep", "kubelet", "systemd", "Unit nosuch.service not found."),
     ("guard", "kubelet", "sh", "etcd is not started: this host is a member of a cluster"),
@@ -266,7 +266,9 @@ def test_an_etcd_that_was_started_again_may_stay_up() -> None:
 
 
 def test_an_end_without_words() -> None:
-    assert ended("", exit_code=137, reason="Error")[0].text == "etcd ended 1 s after its start with 137: Error"
+    assert (
+        ended("", exit_code=137, reason="Error")[0].text == "etcd ended 1 s after its start with exit code 137: Error"
+    )
     (killed,) = ended("", exit_code=137, reason="OOMKilled")
     assert (killed.code, killed.program, killed.final) == ("memory", "runtime", True)
 
@@ -385,7 +387,7 @@ def test_files_of_others_are_named() -> None:
     other = "/etc/systemd/system/kubelet.service.d/90-site.conf"
     assert _diagnosis.foreign_drop_ins(f"{paths} {other}") == [other]
     (cause,) = unit(list(DEATH), ActiveState="failed", SubState="failed", DropInPaths=f"{paths} {other}")
-    assert cause.text == f"command failed: no (further files of kubelet.service: {other})"
+    assert cause.text == f"command failed: no (kubelet.service has additional drop-ins: {other})"
 
 
 def test_a_runtime_that_does_not_answer() -> None:

@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fdopen" if call == "write" else call, failing)
-    with pytest.raises(EtcdError, match=r"cannot be written: No space left on device. The old files are in force"):
+    with pytest.raises(EtcdError, match=r"cannot be written: No space left on device. No file was changed"):
         put((first, b"new key"), (second, b"new certificate"))
     monkeypatch.undo()
     assert (first.read_bytes(), second.read_bytes()) == (b"old key", b"old certificate")
@@ -134,7 +134,7 @@ def test_directories(tmp_path: Path) -> None:
     assert (tmp_path / "empty.crt").read_bytes() == b"1"
     (tmp_path / "full.crt").mkdir()
     (tmp_path / "full.crt" / "x").write_bytes(b"somebody's")
-    with pytest.raises(EtcdError, match=r"full.crt is a directory that is not empty.*Move it away"):
+    with pytest.raises(EtcdError, match=r"full.crt must be a file, but is a directory with content.*Move it away"):
         put((tmp_path / "other.crt", b"2"), (tmp_path / "full.crt", b"1"))
     assert (tmp_path / "full.crt" / "x").exists() and not (tmp_path / "other.crt").exists()
     assert _files.strays(str(tmp_path)) == []
@@ -204,7 +204,7 @@ def test_lock(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b""), b"", "empty"),
         (lambda _path: None, None, "missing"),
         (lambda path: path.mkdir(), None, "a directory"),
-        (lambda path: path.symlink_to("/nowhere"), None, "a link that leads nowhere"),
+        (lambda path: path.symlink_to("/nowhere"), None, "a broken symbolic link"),
     ],
 )
 def test_read_or_say(tmp_path: Path, make: Any, data: bytes | None, words: str) -> None:
@@ -251,9 +251,7 @@ def test_a_pair_of_which_one_cannot_be_renamed(
     if not linked:
         monkeypatch.setattr(os, "link", lambda *_a, **_k: refuse())
     renames_that_fail(monkeypatch, 2, errno.EPERM)
-    with pytest.raises(
-        EtcdError, match=r"a.crt cannot be written: Operation not permitted. The old files are in force"
-    ):
+    with pytest.raises(EtcdError, match=r"a.crt cannot be written: Operation not permitted. No file was changed"):
         put((key, b"new key"), (certificate, b"new certificate"))
     assert sorted(os.listdir(tmp_path)) == (["a.crt", "a.key"] if there else [])
     if there:
@@ -274,7 +272,7 @@ def test_the_message_names_what_could_not_be_taken_back(tmp_path: Path, monkeypa
         original(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(EtcdError, match=r"a.crt cannot be written: .*a.key could not be taken back and is new"):
+    with pytest.raises(EtcdError, match=r"a.crt cannot be written: .*The old .*a.key could not be restored"):
         put((key, b"new key"), (certificate, b"new certificate"))
     assert key.read_bytes() == b"new key"
 
@@ -341,7 +339,7 @@ def test_two_files_that_are_one(tmp_path: Path) -> None:
     (tmp_path / "peer.key").write_bytes(b"old")
     (tmp_path / "server.key").symlink_to(tmp_path / "peer.key")
     names = ("server.key", "peer.key")
-    with pytest.raises(EtcdError, match=r"server\.key and .*peer\.key are one file"):
+    with pytest.raises(EtcdError, match=r"server\.key and .*peer\.key are the same file"):
         put(*((tmp_path / name, name.encode()) for name in names))
     assert (tmp_path / "peer.key").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["peer.key", "server.key"]
 

@@ -100,8 +100,8 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
         "degraded",
         "infra2 is not in the membership",
     ),
-    "one too many": ([seen(0), seen(1)], "degraded", "infra2 is in the membership, and the inventory does not have it"),
-    "two memberships": ([seen(0), seen(1, members=MEMBERS[:2]), seen(2)], "degraded", "do not agree on the membership"),
+    "one too many": ([seen(0), seen(1)], "degraded", "infra2 is in the membership, but not in the inventory"),
+    "two memberships": ([seen(0), seen(1, members=MEMBERS[:2]), seen(2)], "degraded", "report different memberships"),
     "full": ([seen(0), seen(1, **alarm(1, "NOSPACE")), seen(2)], "degraded", "Alarm NOSPACE at infra1: the database"),
     "corrupt": ([seen(0, **alarm(2, "CORRUPT")), seen(1), seen(2)], "degraded", "Alarm CORRUPT at infra2: its data"),
     "corrupt, and etcd does not know where": (
@@ -132,7 +132,7 @@ VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
     "learner": (
         [seen(0, members=LEARNER), seen(1, members=LEARNER), seen(2, members=[], is_learner=True, commits=False)],
         "degraded",
-        "infra2 is a learner: it has not joined completely, has no vote and serves no clients. site.yml finishes the join",
+        "infra2 is a learner: it has no vote and serves no clients. Run site.yml to finish its join",
     ),
     "no address": ([seen(0), seen(1), silent(2, "address")], "degraded", "infra2: refuses"),
     "half an answer": ([seen(0), seen(1), seen(2, error="infra2 hangs", commits=False)], "degraded", "infra2 hangs"),
@@ -159,7 +159,7 @@ def test_a_member_without_an_address_is_not_asked() -> None:
     seen_it = _health.look_at_all([("infra2", "")], ("", "", ""), 1)
     assert seen_it[0].code == "address"
     report = judge(seen(0), seen(1), *seen_it)
-    assert report.reasons == ["infra2: its address is not known; set etcd_address or ansible_host to it."]
+    assert report.reasons == ["infra2: its address is unknown. Set etcd_address or ansible_host to its address."]
     assert _health.render_table(report)[3].split()[:4] == ["infra2", "-", "no", "answer"]
 
 
@@ -268,8 +268,8 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "certificate": (
         {"certificate": Certificate("x", NOW - DAY, NOW + 10 * DAY, [])},
         "certificate",
-        "infra1 ends in 10 days",
-        "A run of site.yml",
+        "infra1 expires in 10 days",
+        "Run site.yml",
     ),
     "certificate at the edge": (
         {"certificate": Certificate("x", NOW - DAY, NOW + WINDOW - 1, [])},
@@ -286,7 +286,7 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "etcdctl defrag",
     ),
     "mixed": ({"version": "3.6.15"}, "mixed-versions", "3.6.14, 3.6.15", "Finish the upgrade"),
-    "lag": ({"raft_index": 6000, "raft_applied_index": 100}, "lag", "infra1 is 5900 log entries behind", "disk"),
+    "lag": ({"raft_index": 6000, "raft_applied_index": 100}, "lag", "infra1 lags 5900 log entries behind", "disk"),
     "below the floor": (
         {"version": "3.6.13"},
         "security",
@@ -295,7 +295,7 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "below the floor of 3.5": ({"version": "3.5.24"}, "security", "etcd 3.5.24", "3.5.33-0"),
     "below the floor of 3.7": ({"version": "3.7.0"}, "security", "etcd 3.7.0", "3.7.1-0"),
-    "no fixes": ({"version": "3.4.45"}, "security", "gets no fixes any more", "one minor version at a time"),
+    "no more fixes": ({"version": "3.4.45"}, "security", "gets no more fixes", "one minor version at a time"),
 }
 
 
@@ -432,8 +432,8 @@ def test_who_renews_a_certificate_that_ends_soon(ends_with_ca: bool) -> None:
     """No run renews one that ends with its CA."""
     soon = Certificate("infra1", NOW - DAY, NOW + 20 * DAY, ["localhost"], ends_with_ca)
     finding = judge(seen(0), seen(1, certificate=soon), seen(2)).findings[0]
-    assert finding.code == "certificate" and ("site.yml renews it" in finding.remedy) is not ends_with_ca
-    assert ("ends with its CA" in finding.remedy) is ends_with_ca
+    assert finding.code == "certificate" and ("Run site.yml to renew it" in finding.remedy) is not ends_with_ca
+    assert ("Its CA expires at the same time" in finding.remedy) is ends_with_ca
 
 
 def test_what_refuses_connections_and_runs() -> None:

@@ -33,21 +33,21 @@ RUNNING = {**up(), "members_of": "c1"}
         # Volumes that are not mounted: on one host, on all, with and without members that answer.
         (
             [recorded(FRESH, 0), recorded(FRESH, 1), recorded(FRESH, 2)],
-            "infra0: the record (member.json) says that this host was member 0",
+            "infra0: the data of this host is missing: according to its record (member.json), it was member 0",
         ),
-        ([recorded(FRESH, 0), FRESH, FRESH], "infra0: the record"),
-        ([recorded(DOWN, 0), recorded(DOWN, 1), recorded(FRESH, 2)], "infra2: the record"),
+        ([recorded(FRESH, 0), FRESH, FRESH], "infra0: the data of this host is missing"),
+        ([recorded(DOWN, 0), recorded(DOWN, 1), recorded(FRESH, 2)], "infra2: the data of this host is missing"),
         # Two of three were started empty by their kubelets, and found a cluster beside the first host, which has not come back.
         (
             [recorded(FRESH, 0), *[{**up(listing("12")), "cluster_id": "c2", "members_of": "c2"}] * 2],
-            "infra0: the record",
+            "infra0: the data of this host is missing",
         ),
         # Emptied and started again since: the logs that etcd has written have never seen a leader.
         (
             [recorded(BORN, 0), recorded(BORN, 1), recorded(BORN, 2)],
-            "a log that has never seen a leader was written since",
+            "a log without a leader was written since",
         ),
-        ([recorded({**BORN, "members": listing("")}, n) for n in range(3)], "infra0: the record"),
+        ([recorded({**BORN, "members": listing("")}, n) for n in range(3)], "infra0: the data of this host is missing"),
         # Another volume, and the data of another member.
         (
             [recorded({**DOWN, "cluster_id": "c2"}, 0), recorded(DOWN, 1), recorded(DOWN, 2)],
@@ -55,11 +55,11 @@ RUNNING = {**up(), "members_of": "c1"}
         ),
         (
             [recorded({**DOWN, "cluster_id": "c2"}, n) for n in range(3)],
-            "infra0: the data directory is that of member 0 of cluster c2",
+            "infra0: the data directory belongs to member 0 of cluster c2",
         ),
         (
             [recorded(DOWN, 0, member_id="7"), recorded(DOWN, 1), recorded(DOWN, 2)],
-            "infra0: the data directory is that of member 0",
+            "infra0: the data directory belongs to member 0",
         ),
         # Restored snapshots beside data that goes on.
         (
@@ -138,12 +138,13 @@ def test_a_live_member_that_the_inventory_takes_for_another_is_not_to_be_stopped
     """Two hosts have changed places in the inventory. The process of the other name is not seen as that of this member."""
     states = [{**(up() if running else DOWN), "members": listing(), "member_id": number} for number in "021"]
     texts = merged(_plan.decide(CLUSTER, observed(*states)).problems)
-    assert len(texts) == 2 and "the inventory takes the host of infra2 for that of infra1" in texts[0]
-    assert all("leave it as it is, and correct ansible_host" in text and "Only if infra" in text for text in texts)
+    assert len(texts) == 2 and "the inventory confuses the hosts of infra2 and infra1" in texts[0]
+    assert all("do not touch it: correct ansible_host" in text and "Only if infra" in text for text in texts)
     # Of a member that nobody knows any more the data is old.
     states[1]["member_id"] = "9"
     assert (
-        "older than the removal and addition of infra1" in merged(_plan.decide(CLUSTER, observed(*states)).problems)[0]
+        "is from before infra1 was removed and added again"
+        in merged(_plan.decide(CLUSTER, observed(*states)).problems)[0]
     )
 
 
@@ -152,7 +153,10 @@ def test_a_member_keeps_its_name_while_the_cluster_is_down() -> None:
     states[1]["record"]["member_id"], states[2]["record"]["member_id"] = "1", "2"
     problems = _plan.decide(CLUSTER, observed(*states)).problems
     assert [problem.host for problem in problems] == ["infra1", "infra2"] and SIGN in problems[0].stops
-    assert "set etcd_member_name: infra2 for this host, or correct ansible_host" in problems[0].text
+    assert (
+        "Set etcd_member_name: infra2 for this host. If this is the wrong host, correct ansible_host"
+        in problems[0].text
+    )
     # What runs counts more.
     alive = [recorded({**RUNNING, "members": listing()}, n) for n in range(3)]
     alive[1]["record"]["name"] = "former"

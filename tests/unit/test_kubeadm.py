@@ -101,24 +101,24 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
         ("v1.36.3", {"name": "Infra0"}, ["members does not have Infra0"]),
         ("v1.36.3", {"address": "10.0.0.9"}, ["members has infra0 with 10.0.0.6, but its address is 10.0.0.9"]),
         ("v1.36.3", {"members": [*V4, {"name": "infra_3", "address": "10.0.0.9"}]}, ["infra_3", "RFC 1123"]),
-        ("v1.36.3", {"members": [*V4, {"name": "infra3", "address": "10.0.0.6"}]}, ["10.0.0.6", "infra3", "its own"]),
-        ("v1.36.3", {"members": [*V4, {"name": "infra2", "address": "10.0.0.9"}]}, ["'infra2'", "its own"]),
+        ("v1.36.3", {"members": [*V4, {"name": "infra3", "address": "10.0.0.6"}]}, ["10.0.0.6", "infra3", "the same"]),
+        ("v1.36.3", {"members": [*V4, {"name": "infra2", "address": "10.0.0.9"}]}, ["'infra2'", "the same"]),
         ("v1.36.3", {"members": [*V4, {"name": "infra3", "address": "fd00::9"}]}, ["mix IPv4 and IPv6"]),
         *(
             ("v1.36.3", {"address": bad, "members": [{"name": "infra0", "address": bad}]}, [words])
             for bad, words in (
-                ("host.example.com", "is no IP address"),
-                ("0.0.0.0", "means every address"),
-                ("::", "means every address"),
-                ("127.0.0.1", "cannot be reached"),
+                ("host.example.com", "is not an IP address"),
+                ("0.0.0.0", "stands for all addresses"),
+                ("::", "stands for all addresses"),
+                ("127.0.0.1", "cannot reach"),
                 ("224.0.0.1", "multicast"),
                 ("169.254.1.1", "link-local"),
                 ("fe80::1", "link-local"),
-                ("[fd00::6]", "is no IP address"),
+                ("[fd00::6]", "is not an IP address"),
             )
         ),
         # ports
-        ("v1.36.3", {"client_port": 0}, ["etcd_client_port 0 is no port"]),
+        ("v1.36.3", {"client_port": 0}, ["etcd_client_port 0 is not a port"]),
         ("v1.36.3", {"client_port": 2380}, ["two ports are the same"]),
         # images (facts: etcd exits with code 2 in these combinations)
         ("v1.36.3", {"image_tag": "3.5.21-0"}, ["etcd_image_tag 3.5.21-0", "--feature-gates", "Use etcd 3.6 or 3.7"]),
@@ -129,25 +129,29 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
         ("v1.35.4", {"image_tag": "3.7.3@sha256:" + "a" * 64}, ["--experimental-*", "write it as X.Y.Z-N"]),
         ("v1.34.4", {"image_tag": "3.5.10-0"}, ["too old for the probes"]),
         ("v1.34.4", {"image_tag": "3.4.13-0"}, ["too old for the probes"]),
-        ("v1.36.3", {"image_tag": "bad tag!"}, ["'bad tag!' is no image tag"]),
-        ("v1.36.3", {"image_tag": "a:b"}, ["'a:b' is no image tag"]),
-        ("v1.36.3", {"image_tag": "3.6.5+x"}, ["is no image tag"]),
-        ("v1.36.3", {"image_repository": "https://registry.example.com"}, ["is no image repository"]),
-        ("v1.36.3", {"image_repository": "registry.example.com/k8s/"}, ["is no image repository", "final slash"]),
-        ("v1.36.3", {"image_repository": "registry example"}, ["is no image repository"]),
+        ("v1.36.3", {"image_tag": "bad tag!"}, ["'bad tag!' is not an image tag"]),
+        ("v1.36.3", {"image_tag": "a:b"}, ["'a:b' is not an image tag"]),
+        ("v1.36.3", {"image_tag": "3.6.5+x"}, ["is not an image tag"]),
+        ("v1.36.3", {"image_repository": "https://registry.example.com"}, ["is not an image repository"]),
+        (
+            "v1.36.3",
+            {"image_repository": "registry.example.com/k8s/"},
+            ["is not an image repository", "trailing slash"],
+        ),
+        ("v1.36.3", {"image_repository": "registry example"}, ["is not an image repository"]),
         # extra_args: ours
         ("v1.36.3", {"extra_args": {"data-dir": "/x"}}, ["etcd_extra_args.data-dir", "Set etcd_data_dir"]),
         ("v1.36.3", {"extra_args": {"name": "x"}}, ["Set etcd_member_name"]),
-        ("v1.36.3", {"extra_args": {"initial-cluster": "x"}}, ["made from the members of the inventory"]),
+        ("v1.36.3", {"extra_args": {"initial-cluster": "x"}}, ["sets it from the members in the inventory"]),
         ("v1.36.3", {"extra_args": {"listen-client-urls": "x"}}, ["Set etcd_address and etcd_client_port"]),
         ("v1.36.3", {"extra_args": {"initial-advertise-peer-urls": "x"}}, ["Set etcd_address and etcd_peer_port"]),
         ("v1.36.3", {"extra_args": {"listen-metrics-urls": "x"}}, ["Set etcd_metrics_port and etcd_metrics_exposed"]),
-        ("v1.36.3", {"extra_args": {"peer-client-cert-auth": False}}, ["makes the certificates"]),
+        ("v1.36.3", {"extra_args": {"peer-client-cert-auth": False}}, ["issues the certificates"]),
         ("v1.36.3", {"extra_args": {"wal-dir": "/x"}}, ["inside the container"]),
-        ("v1.36.3", {"extra_args": {"force-new-cluster": True}}, ["cluster of one member"]),
+        ("v1.36.3", {"extra_args": {"force-new-cluster": True}}, ["cluster of one"]),
         ("v1.36.3", {"extra_args": {"enable-grpc-gateway": False}}, ["gateway"]),
         # extra_args: shape
-        ("v1.36.3", {"extra_args": {"--quota-backend-bytes": 1}}, ["write quota-backend-bytes, without dashes"]),
+        ("v1.36.3", {"extra_args": {"--quota-backend-bytes": 1}}, ["Write quota-backend-bytes, without them"]),
         ("v1.36.3", {"extra_args": {"quota-backend-bytes": ""}}, ["etcd_extra_args.quota-backend-bytes has no value"]),
         ("v1.36.3", {"extra_args": {"quota-backend-bytes": None}}, ["has no value"]),
         ("v1.36.3", {"extra_args": {"cors": []}}, ["has no value"]),
@@ -199,10 +203,10 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
             ["etcd_extra_envs.ETCD_LOG_LEVEL", "does not start"],
         ),
         ("v1.33.6", {"extra_envs": {"ETCD_FEATURE_GATES": "x=true"}}, ["does not have it yet"]),
-        ("v1.36.3", {"extra_envs": {"A B": "x"}}, ["'A B' is no name of a variable"]),
-        ("v1.36.3", {"extra_envs": {"": "x"}}, ["is no name of a variable"]),
+        ("v1.36.3", {"extra_envs": {"A B": "x"}}, ["'A B' is not the name of an environment variable"]),
+        ("v1.36.3", {"extra_envs": {"": "x"}}, ["is not the name of an environment variable"]),
         ("v1.36.3", {"extra_envs": {"A": "x\ny"}}, ["line break"]),
-        ("v1.36.3", {"extra_envs": {"A": ["x"]}}, ["is the list"]),
+        ("v1.36.3", {"extra_envs": {"A": ["x"]}}, ["has a value of type list"]),
         # certificates
         ("v1.36.3", {"server_cert_sans": ["UPPER.example.com"]}, ["etcd_server_cert_sans", "upper.example.com"]),
         *(
@@ -549,8 +553,8 @@ def test_a_newer_kubeadm_is_used_as_the_newest_known_one_if_asked() -> None:
 def test_what_makes_the_ids_of_a_cluster_is_not_set_by_hand(name: str) -> None:
     """Members with different tokens never form a quorum."""
     variable = "ETCD_" + name.upper().replace("-", "_")
-    assert "cannot be set there" in problems(extra_args={name: "x"})[0]
-    assert "cannot be set there" in problems(extra_envs={variable: "x"})[0]
+    assert "must not be set" in problems(extra_args={name: "x"})[0]
+    assert "must not be set" in problems(extra_envs={variable: "x"})[0]
 
 
 GIB = 1 << 30

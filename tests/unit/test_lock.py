@@ -233,7 +233,7 @@ def test_another_holder_for_too_long(etcd: FakeEtcd) -> None:
     assert raised.value.record == OTHER and etcd.lease == 7
     text = str(raised.value)
     assert "host infra1, which works on member infra1 (kubelet) since 2026-11-27 01:06:39 UTC" in text
-    assert "Waited 20 s" in text and "ends by itself 60 s later" in text
+    assert "waited 20 s" in text and "expires 60 s later" in text
 
 
 def test_a_wait_that_is_abandoned(etcd: FakeEtcd) -> None:
@@ -252,7 +252,7 @@ def test_a_wait_that_is_abandoned(etcd: FakeEtcd) -> None:
 
 def test_no_quorum(etcd: FakeEtcd) -> None:
     etcd.down = True
-    with pytest.raises(NoQuorumError, match=r"no member answers for a quorum: .*10\.0\.0\.1.*10\.0\.0\.2"):
+    with pytest.raises(NoQuorumError, match=r"the cluster has no quorum: .*10\.0\.0\.1.*10\.0\.0\.2"):
         take(etcd)
     assert etcd.now < 1000 + _lock.ELECTION + 2 * _lock.ANSWER * len(URLS) + _lock.CONFIRM
 
@@ -293,7 +293,7 @@ def test_unanswered_it_is_held_for_two_thirds_of_its_time(etcd: FakeEtcd) -> Non
         while etcd.now < confirmed + 33:
             lock.check()
             etcd.sleep(1)
-        with pytest.raises(LockUnconfirmedError, match=r"for 4\d s, and it lasts 60 s: .*is down"):
+        with pytest.raises(LockUnconfirmedError, match=r"for 4\d s, and it expires after 60 s: .*is down"):
             check_for_ever(lock)
         # Before the lease ends.
         assert etcd.now < confirmed + 60
@@ -325,7 +325,7 @@ def test_the_time_counts_from_before_the_request(etcd: FakeEtcd, monkeypatch: py
 def test_a_lock_that_is_gone(etcd: FakeEtcd) -> None:
     with cluster_lock(URLS, FILES, HOLDER) as lock:
         etcd.end(lock.lease)
-        with pytest.raises(LockLostError, match="its lease has ended"):
+        with pytest.raises(LockLostError, match="its lease has expired"):
             lock.check()
         # However it looks later.
         etcd.hold(lock.record)
@@ -337,7 +337,7 @@ def test_a_lock_that_another_run_has(etcd: FakeEtcd) -> None:
     with cluster_lock(URLS, FILES, HOLDER) as lock:
         etcd.end(lock.lease)
         etcd.hold(OTHER)
-        with pytest.raises(LockLostError, match="now held by host infra1") as raised:
+        with pytest.raises(LockLostError, match=r"another run holds it now .host infra1") as raised:
             lock.check()
         assert not isinstance(raised.value, LockUnconfirmedError)
     assert etcd.lease == 7

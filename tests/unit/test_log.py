@@ -131,7 +131,7 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
             "refused",
             ["Its log says: failed to reach the peer URL; error: no space left"],
         ),
-        (False, False, log((0, "info", "ready")), "refused", ["etcd does not run.\nThe last lines of its log:"]),
+        (False, False, log((0, "info", "ready")), "refused", ["etcd is not running.\nThe last lines of its log:"]),
         (
             True,
             True,
@@ -139,7 +139,7 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
             "timeout",
             ["(2 times in the last minute): rejected connection"],
         ),
-        (True, True, log((0, "info", "ready")), "timeout", ["its log has no warning of the last minute"]),
+        (True, True, log((0, "info", "ready")), "timeout", ["its log has no warning in the last minute"]),
         (True, False, log((0, "warn", FULL)), "refused", ["does not listen on its client port yet", "failed to reach"]),
         # A rule with REJECT: for who connects it looks as if nobody listened.
         (
@@ -147,14 +147,14 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
             True,
             log((0, "warn", FULL)),
             "refused",
-            ["connections of other hosts do not get there: a firewall", "failed to reach"],
+            ["connections from other hosts fail: a firewall", "failed to reach"],
         ),
         (
             True,
             True,
             log((0, "warn", FULL)),
             "silent",
-            ["connections of other hosts do not get there: a firewall", "failed to reach"],
+            ["connections from other hosts fail: a firewall", "failed to reach"],
         ),
         (True, True, log((0, "warn", FULL)), "", ["failed to reach"]),
     ],

@@ -112,7 +112,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
     [
         (seen(), {"to": ""}, "etcd_ca_host is not set, so infra0"),
         (seen(key="1"), {"to": "", "ca_export": COPY}, "etcd_ca_host is not set, so infra0"),
-        (seen(), {"problems": ["etcd_ca_host: x is no host"]}, "etcd_ca_host: x is no host"),
+        (seen(), {"problems": ["etcd_ca_host x is not a host"]}, "etcd_ca_host x is not a host"),
         # No host has it: all of them are known, or one of them may have it.
         (seen(key=""), {}, "the CA's key is lost: no host of cluster 'etcd' has"),
         (seen(key=""), {}, "The first to end is on infra0, on 2027-03-01"),

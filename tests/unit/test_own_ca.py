@@ -50,7 +50,7 @@ def test_what_is_returned_of_a_ca(tmp_path: Path) -> None:
         ("missing", "ca.key cannot be read on the controller: No such file or directory"),
         ("directory", "ca.key cannot be read on the controller: Is a directory"),
         ("binary", "ca.key cannot be read on the controller: it is not text"),
-        ("vault", "it is encrypted by ansible-vault: give its password"),
+        ("vault", "it is encrypted by ansible-vault, and its password is missing"),
         ("empty", "it is empty"),
         ("certificate", "etcd_ca_cert is not set"),
     ],
@@ -164,7 +164,7 @@ def test_files_are_read_as_the_role_reads_them(tmp_path: Path, core: str, key: s
     if key == "missing":
         assert f"etcd_ca_key: {path} cannot be read on the controller: No such file" in found["problems"][0]
     elif key == "vaulted, no password":
-        assert "it is encrypted by ansible-vault: give its password" in found["problems"][0]
+        assert "it is encrypted by ansible-vault, and its password is missing" in found["problems"][0]
     else:
         assert found["problems"] == [] and found["key"]
         assert found["fingerprint"] == _x509.fingerprint(cert.read_text())

@@ -135,14 +135,14 @@ def test_openssl_agrees(tmp_path: Path, algorithm: str) -> None:
     [
         (
             {"server_cert_sans": ["new.example.com"]},
-            "etcd/server.crt: issued again, names and addresses are without new.example.com",
+            "etcd/server.crt: issued again, its names and addresses lack new.example.com",
         ),
-        ({"peer_cert_sans": ["10.9.9.9"]}, "etcd/peer.crt: issued again, names and addresses are without 10.9.9.9"),
-        ({"name": "other"}, "etcd/server.crt: issued again, subject is infra0, not other"),
-        ({"address": "10.0.0.7"}, "without 10.0.0.7 and with 10.0.0.6"),
+        ({"peer_cert_sans": ["10.9.9.9"]}, "etcd/peer.crt: issued again, its names and addresses lack 10.9.9.9"),
+        ({"name": "other"}, "etcd/server.crt: issued again, the subject is infra0, not other"),
+        ({"address": "10.0.0.7"}, "lack 10.0.0.7 and have 10.0.0.6 in excess"),
         ({"encryption_algorithm": "ECDSA-P384"}, "key is ECDSA-P256, not ECDSA-P384"),
-        ({"renew": ["server"]}, "etcd/server.crt: renewed, asked for"),
-        ({"renew": ["all"], "renew_keys": True}, "etcd/server.crt: renewed, asked for with a new key"),
+        ({"renew": ["server"]}, "etcd/server.crt: renewed, requested"),
+        ({"renew": ["all"], "renew_keys": True}, "etcd/server.crt: renewed, requested with a new key"),
         ({"renewal_window": "8759h"}, "etcd/peer.crt: renewed, 364 days left of 365"),
     ],
 )
@@ -177,16 +177,16 @@ def damage(path: Path, how: str) -> None:
     ("name", "how", "words"),
     [
         ("server.crt", "remove", "etcd/server.crt: issued, missing"),
-        ("server.crt", "garbage", "etcd/server.crt: issued again, no PEM certificate"),
+        ("server.crt", "garbage", "etcd/server.crt: issued again, not a PEM certificate"),
         ("server.crt", "empty", "etcd/server.crt: issued again, empty"),
         ("server.crt", "directory", "etcd/server.crt: issued again, a directory"),
-        ("server.crt", "link", "etcd/server.crt: issued again, a link that leads nowhere"),
+        ("server.crt", "link", "etcd/server.crt: issued again, a broken symbolic link"),
         ("server.key", "directory", "etcd/server.crt: issued again, key: a directory"),
-        ("server.key", "link", "etcd/server.crt: issued again, key: a link that leads nowhere"),
+        ("server.key", "link", "etcd/server.crt: issued again, key: a broken symbolic link"),
         ("server.crt", "peer.crt", "etcd/server.crt: issued again, its key belongs to another certificate"),
         ("server.crt", "healthcheck-client.crt", "usages are clientAuth"),
         ("server.key", "remove", "etcd/server.crt: issued again, key: missing"),
-        ("server.key", "garbage", "etcd/server.crt: issued again, key: no private key that can be used"),
+        ("server.key", "garbage", "etcd/server.crt: issued again, key: not a usable private key"),
         ("server.key", "peer.key", "etcd/server.crt: issued again, its key belongs to another certificate"),
         ("server.key", "mode", "etcd/server.key: mode is 0640, not 0600"),
         ("ca.crt", "mode", "etcd/ca.crt: mode is 0640, not 0644"),
@@ -318,14 +318,14 @@ def test_possession_is_proven(tmp_path: Path, how: str) -> None:
     csrs = _pki_steps.step_request(spec(tmp_path / "other"), None, False, NOW)["csrs"]
     if how == "garbage":
         csrs["server"] = "garbage"
-        words = "it cannot be read"
+        words = "it is not a PEM request"
     else:
         # The last byte of the signature, well inside of its DER form.
         der = bytearray(base64.b64decode("".join(csrs["server"].splitlines()[1:-1])))
         der[-1] ^= 1
         body = base64.b64encode(bytes(der)).decode()
         csrs["server"] = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
-        words = "its signature does not fit its key"
+        words = "its signature does not match its key"
     with pytest.raises(EtcdError, match=f"infra0: the request for server is refused: {words}"):
         _pki_steps.step_sign(spec(tmp_path, ca_host=True), entry(csrs), False, NOW)
 
@@ -343,7 +343,7 @@ def test_ca_key_that_does_not_belong_here(tmp_path: Path) -> None:
     issue(tmp_path)
     member = spec(tmp_path)
     seen = _pki.observe(member, NOW)
-    assert seen.reasons == [] and "etcd/ca.key is here, although" in seen.warnings[0]
+    assert seen.reasons == [] and "etcd/ca.key exists, although" in seen.warnings[0]
     for it, remove, left in ((member, False, True), (spec(tmp_path, ca_host=True), True, True), (member, True, False)):
         result = _pki_steps.step_install(it, None, {}, False, NOW, remove_ca_key=remove)
         assert (tmp_path / "pki/etcd/ca.key").exists() == left
@@ -355,7 +355,7 @@ def test_bundle_in_ca_crt_is_said(tmp_path: Path) -> None:
     cert, _key = own_ca(tmp_path / "other")
     with open(tmp_path / "pki/etcd/ca.crt", "a", encoding="ascii") as handle:
         handle.write(cert)
-    assert "also trusts mine" in _pki.observe(spec(tmp_path, ca_host=True), NOW).warnings[0]
+    assert "also contains mine" in _pki.observe(spec(tmp_path, ca_host=True), NOW).warnings[0]
 
 
 # --- A CA that signs elsewhere ---------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def test_same_requests_are_left_alone_and_others_replaced(tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "work")
     other = _pki_steps.step_request(spec(tmp_path), found["ca"], False, NOW)["csrs"]
     seen = collect(tmp_path, found["ca"], other, check=True)
-    assert "infra0/server.csr: another key or other contents" in seen["reasons"]
+    assert "infra0/server.csr: new key or new contents" in seen["reasons"]
     assert path.read_text() == csrs["server"]
     collect(tmp_path, found["ca"], other)
     assert path.read_text() == other["server"]
@@ -414,13 +414,13 @@ def test_same_requests_are_left_alone_and_others_replaced(tmp_path: Path) -> Non
     ("how", "words"),
     [
         ("empty", "empty"),
-        ("garbage", "no PEM certificate"),
+        ("garbage", "not a PEM certificate"),
         ("peer", "its key belongs to another certificate"),
         ("foreign", "signed by another CA (etcd-ca)"),
-        ("usages", "usages are serverAuth"),
+        ("usages", "its extended key usages are serverAuth"),
         ("late", "expired on"),
         ("window", "89 days left of 365"),
-        ("in use", "the one that is in use already"),
+        ("in use", "this is the certificate in use"),
     ],
 )
 def test_what_is_not_taken(tmp_path: Path, how: str, words: str) -> None:
@@ -476,23 +476,23 @@ def test_own_ca_without_its_key(tmp_path: Path) -> None:
     assert (tmp_path / "fits/pki/etcd/ca.key").read_text() == key
     before = files(tmp_path / "foreign")
     for given in (None, key):
-        with pytest.raises(EtcdError, match=r"ca.key does not belong to the given CA certificate"):
+        with pytest.raises(EtcdError, match=r"ca.key is not the key of the given CA certificate"):
             _pki_steps.step_ca(spec(tmp_path / "foreign", ca_host=True), cert, given, "", False, LATER)
         assert files(tmp_path / "foreign") == before
-    with pytest.raises(EtcdError, match="ca_key needs its certificate"):
+    with pytest.raises(EtcdError, match="ca_key is set and ca_cert is not"):
         _pki_steps.step_ca(alone, None, key, "", False, LATER)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-addext", "keyUsage=critical,cRLSign"), "may not sign certificates (its key usage lacks keyCertSign)"),
+        (("-addext", "keyUsage=critical,cRLSign"), "must not sign certificates (its key usage lacks keyCertSign)"),
         (("-addext", "extendedKeyUsage=serverAuth"), "may only sign for serverAuth"),
         (("-addext", "extendedKeyUsage=serverAuth,clientAuth"), ""),
         (("-addext", "extendedKeyUsage=anyExtendedKeyUsage"), ""),
         (("-addext", "nameConstraints=permitted;DNS:example.com"), "do not allow localhost"),
-        (("-newkey", "rsa:1024"), "has a key of 1024 bits, which is too weak"),
-        (("-newkey", "ed25519"), "has a key that kubeadm does not take (Ed25519PublicKey)"),
+        (("-newkey", "rsa:1024"), "has an RSA key of 1024 bits, which is too weak"),
+        (("-newkey", "ed25519"), "has a key that kubeadm does not support (Ed25519PublicKey)"),
     ],
 )
 def test_ca_that_etcd_would_not_accept(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -528,11 +528,14 @@ def test_intermediate_is_what_is_installed(tmp_path: Path) -> None:
     assert (tmp_path / "pki/etcd/ca.crt").read_text() == cert
     assert not _pki_steps.step_ca(it, cert + root, key, "", False, LATER)["changed"]
     for bundle, words in (
-        (root + cert, "etcd_ca_key does not belong to etcd_ca_cert"),
-        (cert + own_ca(tmp_path / "stranger")[0], "certificate 1 (between) was not signed by the one after it (mine)"),
+        (root + cert, "etcd_ca_key is not the key of etcd_ca_cert"),
+        (
+            cert + own_ca(tmp_path / "stranger")[0],
+            "certificate 1 (between) is not signed by the next one in the file (mine)",
+        ),
     ):
         found = " ".join(_pki.check_own_ca(bundle, key, "", LATER))
-        assert words in found or "was not signed by the one after it" in found, found
+        assert words in found or "is not signed by the next one in the file" in found, found
     assert root_key
 
 
@@ -549,7 +552,7 @@ def test_certificate_that_does_not_fit_is_not_installed(tmp_path: Path) -> None:
 def test_another_ca_is_not_put_over_the_one_in_use(tmp_path: Path) -> None:
     issue(tmp_path / "a")
     other = issue(tmp_path / "b")["ca"]["ca_cert"]
-    with pytest.raises(EtcdError, match="is another CA than the given one"):
+    with pytest.raises(EtcdError, match="is not the CA in ca_cert"):
         _pki_steps.step_install(spec(tmp_path / "a", ca_host=True), other, {}, False, NOW)
 
 
@@ -571,7 +574,7 @@ def test_own_ca_is_brought_in(tmp_path: Path) -> None:
     assert result["reasons"] == ["etcd/ca.crt: missing"] and key not in repr(result)
     assert not _pki_steps.step_ca(it, cert, key, "", False, LATER)["changed"]
     other_cert, other_key = own_ca(tmp_path / "other")
-    with pytest.raises(EtcdError, match="is another CA than the given one"):
+    with pytest.raises(EtcdError, match="is not the CA in etcd_ca_cert"):
         _pki_steps.step_ca(it, other_cert, other_key, "", False, LATER)
 
 
@@ -582,11 +585,11 @@ def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
     locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n"
     assert _pki.check_own_ca(cert, key, "", LATER) == []
     for arguments, words in (
-        (("garbage", key, LATER), "etcd_ca_cert is no PEM certificate"),
-        ((cert, "garbage", LATER), "etcd_ca_key is no private key"),
+        (("garbage", key, LATER), "etcd_ca_cert is not a PEM certificate"),
+        ((cert, "garbage", LATER), "etcd_ca_key is not a private key"),
         ((cert, locked, LATER), "is encrypted"),
-        ((cert, other_key, LATER), "does not belong to"),
-        ((leaf, leaf_key, LATER), "is no CA certificate"),
+        ((cert, other_key, LATER), "is not the key of"),
+        ((leaf, leaf_key, LATER), "is not a CA certificate"),
         ((cert, key, NOW + timedelta(days=901)), "expired on"),
     ):
         assert any(words in text for text in _pki.check_own_ca(*arguments[:2], "", arguments[2])), words
@@ -675,15 +678,15 @@ def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
     issue(tmp_path, now=LATER, **periods)
     assert files(tmp_path) == before
     seen = _pki.observe(spec(tmp_path, ca_host=True), LATER)
-    assert seen.reasons == [] and "in 59 days, and certificates cannot last longer" in seen.warnings[0], seen.warnings
+    assert seen.reasons == [] and "in 59 days, and no certificate can last longer" in seen.warnings[0], seen.warnings
     assert f"cd {tmp_path}/pki/etcd && openssl x509 -in ca.crt -signkey ca.key" in seen.warnings[0]
     # In the last third of their life too.
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=55)).reasons == []
     # Said once, at the host where it is renewed.
-    assert "ends on" not in str(_pki.observe(spec(tmp_path), LATER).warnings)
+    assert "expires on" not in str(_pki.observe(spec(tmp_path), LATER).warnings)
     # With a renewed CA they are due in the last third of their life, and at once if they are asked for.
     (tmp_path / "pki/etcd/ca.crt").write_text(renewed(tmp_path))
-    assert "the CA gave certificates for 60 days" in _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings[0]
+    assert "the CA issued certificates for 60 days" in _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings[0]
     assert len(_pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=41)).reasons) == 4
     issue(tmp_path, now=LATER, renew=["all"], **periods)
     assert _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings == []
@@ -722,7 +725,7 @@ def test_certificates_whose_life_is_shorter_than_the_window(tmp_path: Path, life
     assert bool(seen.reasons) == due
     assert bool(seen.warnings) == (life < 270)
     if life < 270:
-        assert f"for {life} days, and etcd_certificate_renewal_window is 90 days" in seen.warnings[0]
+        assert f"for {life} days, too short for etcd_certificate_renewal_window (90 days)" in seen.warnings[0]
 
 
 @pytest.mark.parametrize("name", ["MÜLLER GmbH", "Société"])
@@ -788,7 +791,7 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
         "no base64": "?" + sealed,
         "empty": "",
     }.get(how, sealed)
-    with pytest.raises(EtcdError, match="cannot be opened"):
+    with pytest.raises(EtcdError, match="cannot be decrypted"):
         _pki_steps.unsealed(it, [sealed], False)
     assert not Path(it.transport).exists()
 
@@ -820,7 +823,7 @@ def test_a_transport_key_of_a_killed_run_is_swept(tmp_path: Path) -> None:
     it = spec(tmp_path, ca_host=True)
     _pki_steps.step_transport(it, False)
     assert texts(_pki.observe(it, NOW).reasons) == [
-        "work/.kubeadm-etcd-transport.key: left behind by a run that was killed"
+        "work/.kubeadm-etcd-transport.key: left over from a run that was killed"
     ]
     issue(tmp_path)
     assert not Path(it.transport).exists() and _pki.observe(it, NOW).reasons == []
@@ -835,7 +838,9 @@ def test_directory_of_keys_that_others_may_write_to(tmp_path: Path, name: str) -
     (tmp_path / "work").mkdir(exist_ok=True)
     (tmp_path / name).chmod(0o777)
     seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
-    assert texts(seen.reasons) == [f"{tmp_path / name}: mode is 0777, writable for others than root"] and seen.usable
+    assert (
+        texts(seen.reasons) == [f"{tmp_path / name}: mode is 0777, writable by users other than root"] and seen.usable
+    )
     issue(tmp_path)
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o755
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons == []
@@ -863,8 +868,8 @@ def test_ca_key_that_is_not_a_copy_is_not_removed(tmp_path: Path, how: str) -> N
     else:
         path.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n")
     warning = _pki.observe(spec(tmp_path), NOW).warnings[0]
-    assert "ca.key is here, although this is not the CA host" in warning and "etcd_remove_stray_ca_keys" not in warning
-    with pytest.raises(EtcdError, match="It is not removed"):
+    assert "ca.key exists, although this is not the CA host" in warning and "etcd_remove_stray_ca_keys" not in warning
+    with pytest.raises(EtcdError, match="does not remove it"):
         _pki_steps.step_install(spec(tmp_path), None, {}, False, NOW, remove_ca_key=True)
     assert path.exists()
 
@@ -891,9 +896,9 @@ def test_leaves_keep_the_addresses_at_which_the_member_is_known(tmp_path: Path) 
     assert spec(tmp_path, **moving).wanted_sans("healthcheck-client") == []
     reasons = issue(tmp_path, **moving)["install"]["reasons"]
     assert [reason.split(":")[0] for reason in reasons] == ["etcd/server.crt", "etcd/peer.crt"]
-    assert "without 10.0.0.66, 2001:db8::1" in reasons[0] and "with 10.0.0.6" not in reasons[0]
+    assert "lack 10.0.0.66, 2001:db8::1" in reasons[0] and "in excess" not in reasons[0]
     moved = {"address": "10.0.0.66"}
-    assert "with 10.0.0.6, 2001:db8::1" in issue(tmp_path, **moved)["install"]["reasons"][0]
+    assert "have 10.0.0.6, 2001:db8::1 in excess" in issue(tmp_path, **moved)["install"]["reasons"][0]
     assert issue(tmp_path, **moved)["install"]["reasons"] == []
 
 
@@ -981,7 +986,7 @@ def test_durations(tmp_path: Path, text: str, hours: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "365d", "1y", "3600", "0s", "-5h", "9999999h", "h"])
 def test_bad_durations(tmp_path: Path, text: str) -> None:
-    with pytest.raises(EtcdError, match=r"etcd_certificate_validity_period .* is no period. Write hours"):
+    with pytest.raises(EtcdError, match=r"etcd_certificate_validity_period .* is not a period. Write hours"):
         spec(tmp_path, certificate_validity_period=text)
 
 
@@ -994,7 +999,7 @@ def test_bad_sans(tmp_path: Path, san: str) -> None:
 
 
 def test_window_that_would_renew_for_ever(tmp_path: Path) -> None:
-    with pytest.raises(EtcdError, match="every run would re-issue"):
+    with pytest.raises(EtcdError, match="every run would renew"):
         spec(tmp_path, certificate_validity_period="100h", renewal_window="100h")
 
 
@@ -1053,14 +1058,14 @@ def test_a_control_plane_host_cannot_become_a_member(tmp_path: Path) -> None:
             it, [{**PLANE, "address": "10.0.0.9", "host": "control0", "csrs": {**csrs, "x": "y"}}], False, NOW
         )
     for kind in ("server", "peer", "healthcheck-client", "x"):
-        assert f"control0: the request for {kind} is refused: this host gets apiserver-etcd-client only." in str(
+        assert f"control0: the request for {kind} is refused: this host may only have apiserver-etcd-client." in str(
             error.value
         )
 
 
 def test_what_serves_needs_an_address(tmp_path: Path) -> None:
     for kinds in (["server"], ["peer", "apiserver-etcd-client"]):
-        with pytest.raises(EtcdError, match="is no IP address"):
+        with pytest.raises(EtcdError, match="is not an IP address"):
             spec(tmp_path, address="", kinds=kinds)
     assert spec(tmp_path, address="", kinds=["healthcheck-client"]).wanted_sans("healthcheck-client") == []
 
@@ -1072,7 +1077,7 @@ def test_a_key_in_the_file_of_a_certificate_stays_there(tmp_path: Path) -> None:
     certificate = path.read_text()
     path.write_text((tmp_path / "pki/etcd/ca.key").read_text() + certificate)
     seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
-    assert "PRIVATE" not in str(dataclasses.asdict(seen)) and "holds a private key" in seen.warnings[0]
+    assert "PRIVATE" not in str(dataclasses.asdict(seen)) and "contains a private key" in seen.warnings[0]
     assert seen.ca_cert == certificate and seen.reasons == []
     result = _pki_steps.step_ca(spec(tmp_path, ca_host=True), None, None, "", False, NOW)
     assert "PRIVATE" not in str(result) and result["ca_cert"] == certificate

@@ -113,7 +113,7 @@ def test_what_is_never_replaced(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_pa
     after = files(tmp_path / "new")
     assert {name: data for name, data in after.items() if "work" not in name} == before
     shutil.copy(other.path("etcd/ca.key"), new.path("etcd/ca.key"))
-    with pytest.raises(EtcdError, match=r"ca\.key does not belong to"):
+    with pytest.raises(EtcdError, match=r"ca\.key is not the key of"):
         received(old, new)
     assert key_of(new) == key_of(other) and key_of(old)
 
@@ -157,7 +157,7 @@ def test_two_runs_in_opposite_directions(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec
         ("missing key", "ca.key: missing. Run again"),
         ("encrypted key", "no private key in PEM form without a passphrase"),
         ("missing certificate", "ca.crt: missing. Put back a copy"),
-        ("another key", "ca.key does not belong to"),
+        ("another key", "ca.key is not the key of"),
     ],
 )
 def test_a_pair_that_cannot_sign_is_not_sent(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], damage: str, words: str) -> None:

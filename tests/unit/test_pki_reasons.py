@@ -118,22 +118,32 @@ def judged(where: Path, it: Files, **options: Any) -> list[_pki.Reason]:
 # What makes a reason: (fields that differ, options that differ, the words that a person reads, whether the key goes too).
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "missing": ({"certificate": "missing"}, {}, "missing", False),
-    "unreadable": ({"certificate": "garbage"}, {}, "no PEM certificate", False),
+    "unreadable": ({"certificate": "garbage"}, {}, "not a PEM certificate", False),
     "key-missing": ({"key": "missing"}, {}, "key: missing", True),
-    "key-unreadable": ({"key": "garbage"}, {}, "key: no private key that can be used", True),
-    "key-algorithm": ({"curve": "P384"}, {}, "key is ECDSA-P384, not ECDSA-P256", True),
+    "key-unreadable": ({"key": "garbage"}, {}, "key: not a usable private key", True),
+    "key-algorithm": ({"curve": "P384"}, {}, "the key is ECDSA-P384, not ECDSA-P256", True),
     "key-mismatch": ({"other_key": True}, {}, "its key belongs to another certificate", True),
     # The name of the right CA, and the signature of a wrong one: who looks at names only is deceived.
     "other-ca": ({"signer": "theirs"}, {}, "signed by another CA (etcd-ca)", False),
-    "subject": ({"subject": "infra1"}, {}, "subject is infra1, not infra0", True),
-    "sans": ({"sans": SANS[1:]}, {}, "names and addresses are without etcd.example.com", False),
-    "usages": ({"usages": ("clientAuth",)}, {}, "usages are clientAuth", False),
-    "key-usages": ({"key_usages": ("digital_signature",)}, {}, "key usages are digitalSignature", False),
-    "authority": ({"authority": True}, {}, "may sign other certificates (CA:TRUE)", False),
+    "subject": ({"subject": "infra1"}, {}, "the subject is infra1, not infra0", True),
+    "sans": ({"sans": SANS[1:]}, {}, "its names and addresses lack etcd.example.com", False),
+    "usages": (
+        {"usages": ("clientAuth",)},
+        {},
+        "its extended key usages are clientAuth, not serverAuth, clientAuth",
+        False,
+    ),
+    "key-usages": (
+        {"key_usages": ("digital_signature",)},
+        {},
+        "its key usages are digitalSignature, not digitalSignature, keyEncipherment",
+        False,
+    ),
+    "authority": ({"authority": True}, {}, "it may sign other certificates (CA:TRUE)", False),
     "not-yet-valid": ({"days": (1, 365)}, {}, "not valid before 2030-05-02 12:00 UTC", False),
     "expired": ({"days": (-400, -1)}, {}, "expired on 2030-04-30", False),
     "window": ({"days": (-304, 61)}, {}, "61 days left of 365", False),
-    "asked-for": ({}, {"renew": ["server"]}, "asked for", False),
+    "asked-for": ({}, {"renew": ["server"]}, "requested", False),
 }
 
 # Nothing can be said of what is in a file that is not there.
@@ -198,7 +208,7 @@ def test_edges(tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], 
 
 def test_new_key_on_request(tmp_path: Path) -> None:
     assert judged(tmp_path, Files(), renew=["server"], renew_keys=True) == [
-        _pki.Flaw("asked-for", "asked for with a new key", True)
+        _pki.Flaw("asked-for", "requested with a new key", True)
     ]
 
 

@@ -145,11 +145,11 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         ),
         (
             observed(up(), {**DOWN, "member_id": "0"}, up()),
-            "infra1: the data directory is that of member 0 (infra0), and infra1 is member 1",
+            "infra1: the data directory belongs to member 0 (infra0), but infra1 is member 1",
         ),
         (
             observed(DOWN, {**DOWN, "member_id": "a"}, {**DOWN, "member_id": "a"}),
-            "infra1 and infra2 have the data directory of one",
+            "infra1 and infra2 have the data directory of the same",
         ),
         (
             observed(FRESH, FRESH, {**FRESH, **BORN, "members": listing()}),

@@ -71,19 +71,27 @@ HOST_PROBLEMS: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"cryptography_problem": "Install the package python3-cryptography"}, "python3-cryptography", (FOUND, SIGN)),
     (
         {"addresses": ["127.0.0.1", "10.9.9.9"]},
-        "10.0.0.6 is no address of this host. It has 10.9.9.9.",
+        "10.0.0.6 is not an address of this host. Set etcd_address to one of 10.9.9.9.",
         EVERYTHING,
     ),
-    (listener(["/usr/sbin/nginx"]), "port 2379 is taken by nginx (pid 7)", PROCESSES),
-    (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is taken by etcd (pid 7, member other)", PROCESSES),
+    (listener(["/usr/sbin/nginx"]), "port 2379 is in use by nginx (pid 7)", PROCESSES),
+    (listener(["/usr/local/bin/etcd", "--name=other"]), "port 2379 is in use by etcd (pid 7, member other)", PROCESSES),
     ({"swaps": ["/dev/sda2"]}, "swapoff", PROCESSES),
     (NODE, "move these files away", PROCESSES),
     # Data on a host whose kubelet is not ours yet: a node with a stacked etcd, for example.
     ({**NODE, **data(has_data=True)}, "move these files away", PROCESSES),
     ({**NODE, "etcd_manifest": True}, "move these files away", PROCESSES),
-    ({"disk_free": 200 << 20}, "200 MiB are free for etcd's data, 512 are needed", (FOUND, START)),
-    ({"disk_free": 100 << 20, **data(has_data=True)}, "100 MiB are free for etcd's data, 128 are needed", (RESTART,)),
-    (data(path="/data", foreign=["backup", "home"]), "etcd_data_dir /data holds backup, home", (FOUND, START)),
+    (
+        {"disk_free": 200 << 20},
+        "200 MiB of disk space are free for etcd's data, and 512 MiB are needed",
+        (FOUND, START),
+    ),
+    (
+        {"disk_free": 100 << 20, **data(has_data=True)},
+        "100 MiB of disk space are free for etcd's data, and 128 MiB are needed",
+        (RESTART,),
+    ),
+    (data(path="/data", foreign=["backup", "home"]), "etcd_data_dir /data contains backup, home", (FOUND, START)),
     (data(filesystem="tmpfs"), "is in memory (tmpfs)", (FOUND, START)),
     ({"kubeadm_version": None}, "kubeadm is not installed", PROCESSES),
     ({"kubelet_version": None}, "kubelet is not installed", PROCESSES),
@@ -145,7 +153,7 @@ def test_nobody_is_told_to_reset_a_host(
 def test_a_data_directory_that_a_member_shares_is_left_to_it() -> None:
     facts = {**GOOD, **data(has_data=True, foreign=["home"], filesystem="tmpfs")}
     assert _preflight.host_problems(MEMBERS[0], facts, "") == []
-    assert "Its mode and owner are left" in _preflight.host_warnings(facts)[0]
+    assert "its mode and owner are not changed" in _preflight.host_warnings(facts)[0]
     assert "loses its data at the next reboot" in _preflight.host_warnings(facts)[1]
 
 
@@ -177,7 +185,7 @@ def test_swap_that_the_kubelet_is_to_put_up_with() -> None:
 def test_files_on_the_controller() -> None:
     assert _preflight.external_problems("a", "", {"a": "", "b": ""}) == []
     assert _preflight.external_problems("a", "/x", {"a": "/x", "b": "/y"}) == []
-    assert "for the clusters a, b" in _preflight.external_problems("a", "/x", {"a": "/x", "b": "/x"})[0]
+    assert "for several clusters (a, b)" in _preflight.external_problems("a", "/x", {"a": "/x", "b": "/x"})[0]
 
 
 def test_our_own_etcd_may_listen() -> None:
@@ -190,28 +198,28 @@ def test_our_own_etcd_may_listen() -> None:
     [
         (
             {"kubeadm_version": "v1.36.2"},
-            "kubeadm differs between the hosts (infra0 v1.36.3, infra1 v1.36.2)",
+            "the hosts have different versions of kubeadm (infra0 v1.36.3, infra1 v1.36.2)",
             (FOUND, RESTART),
         ),
-        ({"kubelet_version": "v1.36.4"}, "kubelet differs between the hosts", (FOUND, RESTART)),
-        ({"kubelet_version": "v1.35.4"}, "kubelet differs between the hosts", PROCESSES),
+        ({"kubelet_version": "v1.36.4"}, "the hosts have different versions of kubelet", (FOUND, RESTART)),
+        ({"kubelet_version": "v1.35.4"}, "the hosts have different versions of kubelet", PROCESSES),
         ({"clock_offset": 500.5}, "the clocks of infra0 and infra1 are 500 s apart", (FOUND, SIGN)),
         (
             {"peers": {"10.0.0.6 2380": "silent"}},
-            "infra0 (10.0.0.6) does not answer on TCP port 2380, seen from infra1",
+            "infra1 cannot reach infra0 (10.0.0.6) on TCP port 2380",
             (FOUND, RESTART),
         ),
         (
             {"addresses": ["10.0.0.7", "10.0.0.6"]},
-            "infra1: this host has the address of infra0, 10.0.0.6: they are one machine",
+            "infra1: this host has the address of infra0, 10.0.0.6: both are the same machine",
             EVERYTHING,
         ),
         (
             {"peers": {"10.0.0.6 2379": "unreachable", "10.0.0.6 2380": "silent"}},
-            "infra0 (10.0.0.6) does not answer on TCP port 2379, 2380",
+            "infra0 (10.0.0.6) on TCP port 2379, 2380",
             (FOUND, RESTART),
         ),
-        ({"peers": {"10.0.0.6 2380": "unreachable"}}, "a missing route", (FOUND, RESTART)),
+        ({"peers": {"10.0.0.6 2380": "unreachable"}}, "the routes and the network", (FOUND, RESTART)),
     ],
 )
 def test_cluster_problems_and_what_they_stop(change: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
@@ -238,9 +246,9 @@ def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: floa
     [
         (listener(["etcd", "--name=infra0"], "2380", full=True), "hangs", ("found",)),
         # It accepts: then something on the way drops packets.
-        (listener(["etcd", "--name=infra0"], "2380"), "does not answer on TCP port 2380", (FOUND, RESTART)),
-        (listener(["etcd", "--name=infra0"], "2379", full=True), "does not answer on TCP port 2380", (FOUND, RESTART)),
-        ({}, "does not answer on TCP port 2380", (FOUND, RESTART)),
+        (listener(["etcd", "--name=infra0"], "2380"), "on TCP port 2380", (FOUND, RESTART)),
+        (listener(["etcd", "--name=infra0"], "2379", full=True), "on TCP port 2380", (FOUND, RESTART)),
+        ({}, "on TCP port 2380", (FOUND, RESTART)),
     ],
 )
 def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
@@ -264,9 +272,9 @@ SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::
             CLUSTER,
             {"sources": {"10.0.0.7 2379": "10.0.0.5", "10.0.0.7 2380": "10.0.0.5"}},
             [
-                "connections to infra1 leave this host from 10.0.0.5, and etcd_address is 10.0.0.6: etcd rejects peers whose source"
-                " address is not in their certificate. Set etcd_peer_cert_sans: [10.0.0.5] for this host, or, before the cluster is"
-                " founded, etcd_address: 10.0.0.5."
+                "connections to infra1 leave this host from 10.0.0.5, not from etcd_address 10.0.0.6: etcd rejects peers whose source"
+                " address is not in their certificate. Set etcd_peer_cert_sans: [10.0.0.5] for this host. If the cluster does not exist"
+                " yet, you can set etcd_address: 10.0.0.5 instead."
             ],
         ),
         (CLUSTER, {"sources": {"10.0.0.7 2380": "10.0.0.6"}}, []),
@@ -277,7 +285,7 @@ SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::
         (
             Cluster("etcd", SIX, "infra0"),
             {"sources": {"fd00::7 2380": "fd00::c5f:7"}, "temporary_addresses": ["fd00::c5f:7"]},
-            ["fd00::c5f:7 is a temporary IPv6 address and will change: turn privacy extensions off"],
+            ["fd00::c5f:7 is a temporary IPv6 address and will change: disable privacy extensions"],
         ),
         # SANs that are there stay; a name does not count.
         (
@@ -326,7 +334,7 @@ def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"cgroup_version": 1}, "failCgroupV1"), ({"disk_free": 1 << 30}, "1024 MiB are free")],
+    [({"cgroup_version": 1}, "failCgroupV1"), ({"disk_free": 1 << 30}, "1024 MiB of disk space are free")],
 )
 def test_host_warnings(change: dict[str, Any], words: str) -> None:
     assert words in _preflight.host_warnings({**GOOD, **change})[0]

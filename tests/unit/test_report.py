@@ -60,21 +60,21 @@ def changed(**health: Any) -> Looked:
         (changed(verdict="degraded", reasons=["infra2 is down."]), "degraded", ["infra2 is down."]),
         (changed(verdict="down", reasons=["No quorum."]), "down", ["No quorum."]),
         (changed(verdict="something new"), "unknown", []),
-        (replace(samples.well(), health=None), "unknown", ["infra0 could not ask the members."]),
+        (replace(samples.well(), health=None), "unknown", ["infra0 could not check the members."]),
         (
             replace(samples.well(), health={"msg": "no module"}),
             "unknown",
-            ["infra0 could not ask the members: no module"],
+            ["infra0 could not check the members: no module"],
         ),
         (
             replace(samples.well(), health=None, speaker=""),
             "unknown",
-            ["None of its hosts can be reached by ssh, or all have failed earlier in this run, so nobody could be asked."],
+            ["The members were not checked, because none of their hosts is reachable by ssh, or all have failed earlier in this run."],
         ),
         (
             replace(samples.well(), cluster=Cluster("etcd", samples.members(3), "infra0", ["infra0: unknown variable etcd_x."])),
             "unknown",
-            ["The members were not asked: the inventory is wrong.", "infra0: unknown variable etcd_x."],
+            ["The members were not checked, because the inventory is invalid.", "infra0: unknown variable etcd_x."],
         ),
     ],
 )  # fmt: skip
@@ -136,7 +136,7 @@ def test_certificates_that_end_are_found_once() -> None:
     looked = replace(it, observations={**it.observations, "infra1": ending})
     assert codes(looked) == [("certificate-window", "infra1")]
     text = one(looked)["findings"][0]["text"]
-    assert text == "peer, healthcheck-client: certificates of infra1: the first ends in 5 days (2026-11-29)."
+    assert text == "infra1: certificates peer, healthcheck-client: the first expires in 5 days (2026-11-29)."
     rows = [samples.silent(member) for member in it.cluster.members]
     looked = replace(looked, health={**(it.health or {}), "members": rows})
     assert "server, peer" in one(looked)["findings"][0]["text"]
@@ -162,7 +162,7 @@ def test_a_host_that_ssh_does_not_reach() -> None:
     looked = replace(it, observations=seen, lost=["infra2"])
     cluster = one(looked)
     assert cluster["verdict"] == "healthy" and cluster["unreachable"] == ["infra2"]
-    assert codes(looked) == [("ssh", "")] and "infra2: not reached" in cluster["lines"][-1]
+    assert codes(looked) == [("ssh", "")] and "infra2: not reachable" in cluster["lines"][-1]
     kinds = [item["kind"] for item in cluster["certificates"] if item["member"] == "infra2"]
     assert kinds == ["server"]
 
@@ -175,14 +175,14 @@ def test_what_site_yml_would_change_or_refuse() -> None:
             "kubelet": [],
         }
     )
-    refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is no image tag.", "stops": ["restart"]}])
+    refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is not an image tag.", "stops": ["restart"]}])
     looked = replace(it, observations={"infra0": differs, "infra1": differs, "infra2": refused})
     assert [(item["code"], item["text"]) for item in one(looked)["findings"]] == [
         ("differs", "infra0, infra1: manifest: etcd.yaml: --x=1 added"),
-        ("refused", "infra2: etcd_image_tag 'x' is no image tag."),
+        ("refused", "infra2: etcd_image_tag 'x' is not an image tag."),
     ]
     assert any(line.startswith("FINDING: infra0, infra1: manifest") for line in one(looked)["lines"])
-    assert one(looked)["findings"][1]["remedy"] == "Until this is fixed, site.yml does not restart one that runs."
+    assert one(looked)["findings"][1]["remedy"] == "Until this is fixed, site.yml does not restart a running one."
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,11 @@ def test_what_site_yml_would_change_or_refuse() -> None:
     [
         (
             EVERYTHING,
-            "found the cluster, start a member or kubelet that does not run, restart one that runs or issue certificates.",
+            "found the cluster, start a member or kubelet that does not run, restart a running one or issue certificates.",
         ),
-        (("start", "restart"), "does not start a member or kubelet that does not run or restart one that runs."),
+        (("start", "restart"), "does not start a member or kubelet that does not run or restart a running one."),
         (("sign",), "does not issue certificates."),
-        ((), "goes on, and warns"),
+        ((), "continues, with a warning"),
     ],
 )
 def test_what_a_problem_stops(stops: tuple[str, ...], words: str) -> None:
@@ -308,7 +308,7 @@ def test_bars_of_certificates() -> None:
     # A window longer than the whole life: no mark, and nothing outside of the bar.
     made = _report.certificate("m", "peer", samples.begin(1, 30), samples.end(-2), samples.NOW, Settings())
     shown = _report.certificate_page(made)
-    assert (shown["percent"], shown["mark"], shown["label"]) == ("0.0", "", "ended")
+    assert (shown["percent"], shown["mark"], shown["label"]) == ("0.0", "", "expired")
 
 
 def test_members_that_answer_and_that_do_not() -> None:
@@ -426,7 +426,7 @@ def test_all_that_matters_is_on_the_page() -> None:
         "term 4711, 123456789 behind",
         "40 days of 365, until 2027-01-03",
         "Open without a certificate: http://[2001:db8:1234:5678:9abc:def0:1234:6]:2381",
-        "not reached: dead-host",
+        "not reachable by ssh: dead-host",
         "looked at on 2026-11-24 12:00:00 UTC",
     ):
         assert words in text, words

@@ -173,7 +173,7 @@ def test_a_python_that_no_package_is_for(prefixes: tuple[str, str]) -> None:
 def test_what_is_set_is_not_advised(version: str | None) -> None:
     problem = _host.cryptography_problem(version, "ID=debian\n", "/usr/bin/python3", SYSTEM, installs=True)
     assert problem and "or set etcd_install_dependencies" not in problem
-    assert "the package python3-cryptography (this distribution) has not helped" in problem
+    assert "the package python3-cryptography (this distribution) did not provide it" in problem
 
 
 def test_library_that_is_too_old() -> None:

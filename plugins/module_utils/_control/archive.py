@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The archive of the etcd image, a file on the controller: what is in it, and why it would not help the hosts that lack it."""
+"""The archive of the etcd image, a file on the controller: which images it contains, and whether they are the ones that hosts lack."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import os
 import tarfile
 from collections.abc import Iterable
 
-# tarfile cannot look into it before Python 3.14; containerd can.
+# The magic number of zstd. containerd imports such archives, but tarfile reads them only since Python 3.14.
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
-# containerd's own annotation of an image in an OCI layout (containerd, images/annotations.go), and that of the OCI image
-# specification, which is a full name or a tag alone.
+# Annotations with the name of an image in an OCI layout: containerd's own (images/annotations.go), and that of the OCI image
+# specification, a full name or only a tag.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 def archive_problems(path: str, wanted: Iterable[str]) -> list[str]:
-    """Why the archive cannot be imported, or does not hold the images that are wanted. path: '' where there is none."""
+    """Why the archive cannot be imported, or lacks a wanted image. path: '' if there is no archive."""
     if not path:
         return []
     if not os.path.isfile(path):
-        return [f"etcd_image_archive: {path} is no file on the controller. Name one, as `ctr images export` writes it."]
+        return [
+            f"etcd_image_archive: {path} is not a file on the controller. Set it to a file that `ctr images export` has written."
+        ]
     lacking = sorted(set(wanted))
     try:
         names = image_names(path) if lacking else []
     except Exception as exc:
-        # tarfile lets through what decompressors raise, and what is in the files can be anything.
-        return [
-            f"etcd_image_archive: {path} cannot be read as an image archive ({exc}). `ctr images export` writes one."
-        ]
+        # Decompressors raise exceptions of their own, and the content of the files is arbitrary.
+        return [f"etcd_image_archive: {path} is not an image archive ({exc}). Write one with `ctr images export`."]
     return [
-        f"etcd_image_archive: {path} has {', '.join(names)}, and not {image}, which hosts of this cluster lack. Export that image,"
-        " or set etcd_image_repository and etcd_image_tag to the one that it has."
+        f"etcd_image_archive: {path} contains {', '.join(names)}, but hosts of this cluster lack {image}. Export that image, or set"
+        " etcd_image_repository and etcd_image_tag to the image in the archive."
         for image in lacking
         if names and image not in names
     ]
 
 
 def image_names(path: str) -> list[str]:
-    """Full names of the images in an archive of docker or of the OCI; empty where it has none, or cannot be looked into."""
+    """Full names of the images in a docker or OCI archive; empty if it has none, or is compressed with zstd."""
     with open(path, "rb") as handle:
         if handle.read(len(_ZSTD)) == _ZSTD:
             return []
@@ -59,7 +59,7 @@ def image_names(path: str) -> list[str]:
 
 
 def full_name(image: str) -> str:
-    """The name of an image as containerd has it: docker leaves out its own registry."""
+    """The full name of an image, as containerd stores it: docker omits its own registry."""
     registry, slash, _rest = image.partition("/")
     if not slash:
         return f"docker.io/library/{image}"

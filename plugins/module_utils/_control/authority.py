@@ -1,9 +1,9 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What follows from the CA that each host has: may certificates be signed, and would they fit those in use?
+"""Checks of the CA: can certificates be issued, and do the hosts and the running members agree on the CA?
 
-Runs on the controller, over observations of `etcd_host_info` by inventory host. A CA is its key and its name (ca_id): a renewed
-certificate over both is the same CA, and what the former certificate signed stays valid.
+Runs on the controller, on observations of `etcd_host_info` by inventory host. A CA is identified by its key and its name (ca_id): a
+renewed certificate with the same key and name is the same CA, and the certificates that it issued before stay valid.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Observation = Mapping[str, Any]
 
-# What a problem stops that is about signing only: members run and restart with what they have.
+# What a problem with signing stops. Members run and restart with the certificates that they have.
 _ISSUING = (FOUND, SIGN)
 
 _DIRECTORY = "/etc/kubernetes/pki/etcd"
 
 
 def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts whose ca.crt is not that of the CA host although their own certificates are: it was put there by mistake.
+    """Hosts whose certificates come from the CA host's CA, but whose ca.crt is a different CA: it was put there by mistake.
 
-    Told by the key identifiers in the certificates (RFC 5280, 4.2.1.1). Nothing is known without the CA host, or if its
-    CA has none. A ca.crt that has signed any of them is in use there: it may be that of the CA host that was exchanged.
+    The key identifiers in the certificates show it (RFC 5280, 4.2.1.1). The result is empty without the CA host, or if its CA has no key
+    identifier. A ca.crt that has signed one of the host's certificates is in use: the CA may have been exchanged on the CA host instead.
     """
     signer = observations.get(cluster.ca_host)
     wanted = signer["pki"].get("ca_key_id") if signer else None
@@ -49,10 +49,10 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
 
 
 def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any]) -> bool:
-    """Whether the certificate of the user's own CA is to be written on the CA host: another one than there, and not an older one of
-    the same CA."""
+    """Whether the certificate of the user's own CA has to be written on the CA host: it differs from the installed one, and is not an older
+    certificate of the same CA."""
     signer = observations.get(cluster.ca_host)
-    # An empty pki: the host has no library for certificates, and could not write it either.
+    # An empty pki: the host lacks the cryptography library, and could not write the certificate either.
     if not signer or not signer["pki"] or not own.get("fingerprint"):
         return False
     pki = signer["pki"]
@@ -65,9 +65,9 @@ def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
 def renewal_reasons(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
 ) -> dict[str, Reason]:
-    """Hosts whose ca.crt is another certificate of the CA than the one that counts, and the reason to bring it up to date.
+    """Hosts whose ca.crt is an outdated certificate of the CA, each with the reason to replace it.
 
-    That of the CA host counts, or the user's own if the CA host is to get that.
+    The CA host's certificate is the current one, or the user's own if the CA host is about to get that.
     """
     signer = observations.get(cluster.ca_host)
     if not signer or not signer["pki"].get("ca_id"):
@@ -87,12 +87,12 @@ def renewal_reasons(
 def with_renewals(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
 ) -> dict[str, Observation]:
-    """Observations with the reasons that only a comparison of hosts gives: a CA certificate that was renewed on the CA host."""
+    """Observations plus the reasons that only a comparison of hosts shows: a CA certificate that was renewed on the CA host."""
     return with_reasons(observations, renewal_reasons(cluster, observations, own))
 
 
 def with_reasons(observations: Mapping[str, Observation], found: Mapping[str, Reason]) -> dict[str, Observation]:
-    """Observations with a further reason for some hosts."""
+    """Observations plus one reason for some hosts."""
     result = dict(observations)
     for host, reason in found.items():
         reasons = observations[host]["reasons"]
@@ -108,7 +108,7 @@ def with_removals(observations: Mapping[str, Observation], hosts: list[str]) -> 
 
 
 def stray_ca_keys(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """Hosts that have a copy of the CA host's ca.key and should not. A key of another CA may be the only one there is."""
+    """Hosts with a stray copy of the CA host's ca.key. Keys of other CAs are not included: each may be the only copy."""
     signer = observations.get(cluster.ca_host)
     if not signer or signer["pki"].get("ca_problems"):
         return []
@@ -205,35 +205,36 @@ def own_key_reasons(
 
 
 def elsewhere_warnings(observations: Mapping[str, Observation], signing_dir: str) -> list[str]:
-    """What a run cannot do by itself if the CA signs elsewhere."""
+    """Warnings if certificates are due and the CA signs elsewhere (external signing)."""
     wanting = [host for host, observation in observations.items() if needs_signing(observation)]
     if not wanting:
         return []
     return [
-        f"{', '.join(wanting)} need certificates, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
-        f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+        f"{', '.join(wanting)}: new certificates are due, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host. The run"
+        f" writes the requests to {signing_dir} on the controller, and fails until they are signed."
     ]
 
 
 def trust_warnings(observations: Mapping[str, Observation]) -> list[str]:
-    """Members that run with an earlier certificate of their CA, whose end they do not survive."""
+    """Warnings about members that still trust an earlier certificate of their CA, and stop working when it expires."""
     hosts = [host for host, observation in observations.items() if observation["etcd"].get("trusts") == "earlier"]
     if not hosts:
         return []
     return [
-        f"{', '.join(hosts)}: the CA's certificate was renewed after etcd was started. etcd trusts the former one until it restarts, and"
-        ' refuses everyone once that has expired. Restart one member after the other before then (docs/certificates.md, "The CA expires").'
+        f"{', '.join(hosts)}: the CA's certificate was renewed after etcd started. Until it restarts, etcd trusts the former certificate, and"
+        " rejects all clients and peers when that expires. Restart one member after the other before then"
+        ' (docs/certificates.md, "The CA expires").'
     ]
 
 
 def needs_signing(observation: Observation) -> bool:
-    """Whether a certificate of a host has to be issued. A mode that is repaired needs nobody who signs."""
+    """Whether a certificate of a host has to be issued. Repairing a file mode needs no CA."""
     due = observation["pki"].get("due")
     return bool(observation["reasons"]["certificates"] if due is None else due)
 
 
 def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], repaired: list[str]) -> list[Problem]:
-    """Whether the CA of this run is another one than that of the cluster: what runs decides, then the record.
+    """Problems if the CA on the hosts is not the CA of the cluster. The running members decide, then the records.
 
     repaired: hosts whose ca.crt is replaced by that of the CA host.
     """
@@ -246,10 +247,10 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     if former and all(_is_recorded(observations[host]) for host in former):
         return [
             Problem(
-                f"etcd on {', '.join(former)} was started with another {_DIRECTORY}/ca.crt than the one there, which is the CA of its record: with a"
-                " former certificate of this CA that has expired since, or with a ca.crt that was there by mistake. It refuses members and clients"
-                " until it starts again. On one of these hosts after the other, end etcd (`pkill -x etcd`; the kubelet starts it again) and wait"
-                " until it runs. Then run again.",
+                f"etcd on {', '.join(former)} still uses a different {_DIRECTORY}/ca.crt, which was there when it started: a certificate of this CA"
+                " that has expired since, or a ca.crt that was there by mistake. etcd rejects members and clients until it restarts. The"
+                " installed ca.crt is right: it matches the record (member.json). On one of these hosts after the other, end etcd (`pkill -x"
+                " etcd`; the kubelet starts it again) and wait until it runs. Then run again.",
                 code="ca-trust",
             )
         ]
@@ -261,8 +262,7 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
         ]
     recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
     changed = [host for host in pki if recorded[host] and recorded[host] != pki[host]["ca_cert_key"]]
-    # Without a record the certificates of the members tell what their CA was.
-    # They are of no use anyway if what runs refuses them.
+    # Without a record, the members' certificates show which CA the cluster had, unless the running etcd rejects them.
     issued = [
         item for host, item in pki.items() if item.get("certificates") and etcd[host].get("trusts") != "untrusted"
     ]
@@ -279,17 +279,20 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     ]
     problems = []
     for hosts, evidence in (
-        (changed, "the record of its member (/etc/kubernetes/kubeadm-etcd/member.json) names another CA"),
+        (changed, "the member's record (/etc/kubernetes/kubeadm-etcd/member.json) names another CA"),
         (unsigned, "another CA has signed the certificates of all members"),
-        (unproven_hosts, "it was written after etcd had started, and no certificate is left that proves it"),
+        (
+            unproven_hosts,
+            "the file was written after etcd started, and no certificate is left to prove that it is the same CA",
+        ),
     ):
         unproven = [host for host in hosts if pki[host]["ca_id"] not in proven]
         if unproven:
             text = (
-                f"{_DIRECTORY}/ca.crt on {', '.join(unproven)} is not the CA of cluster {cluster.name!r}: {evidence}, and no running member"
-                f" accepts this one. Put the former ca.crt back on all members, and its ca.key on {cluster.ca_host}. If the CA was exchanged on"
-                " purpose while no member ran, start the kubelets by hand (`systemctl start kubelet` on every member): the next run sees"
-                " which CA the members run with."
+                f"{_DIRECTORY}/ca.crt on {', '.join(unproven)} is not known to be the CA of cluster {cluster.name!r}: {evidence}, and no running"
+                f" member accepts this CA. Put the former ca.crt back on all members, and its ca.key on {cluster.ca_host}. If the CA was"
+                " exchanged on purpose while no member ran, start the kubelets by hand (`systemctl start kubelet` on every member): the next"
+                " run sees which CA the members use."
             )
             problems.append(Problem(text, code="ca-exchanged"))
             break
@@ -297,7 +300,7 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
 
 
 def _is_recorded(observation: Observation) -> bool:
-    """Whether the ca.crt of a host is the CA of its record, and has signed all of its certificates."""
+    """Whether a host's ca.crt matches its record, and has signed all of its certificates."""
     pki = observation["pki"]
     recorded = (observation["etcd"].get("record") or {}).get("ca")
     return bool(recorded and recorded == pki["ca_cert_key"] and pki.get("certificates") and not pki.get("foreign"))
@@ -306,30 +309,32 @@ def _is_recorded(observation: Observation) -> bool:
 def _former_ca(
     cluster: Cluster, former: list[str], pki: Mapping[str, Mapping[str, Any]], others: list[str], proven: set[str]
 ) -> str:
-    """Members run that trust another CA than the ca.crt beside them: how to get back.
+    """The message if running members trust a CA other than the ca.crt on their hosts: how to get back.
 
-    former: their hosts. others: the other hosts, proven: the CAs that members are known to run with.
+    former: their hosts. others: the other hosts. proven: the CAs that members are known to run with.
     """
-    # Members that run with the CA that they have: theirs is what is missing on the others.
+    # Members that run with the CA on their host have the file that the hosts in `former` lack.
     have = [host for host in others if pki[host]["ca_id"] in proven and pki[host]["ca_id"] != pki[former[0]]["ca_id"]]
-    copies = f" ({', '.join(have)} still have it)" if have else ""
+    copies = f" (copy it from {', '.join(have)})" if have else ""
     back = f"Put the former ca.crt back on {', '.join(former)}{copies} and the former ca.key on {cluster.ca_host}, then run site.yml"
     begin = (
         f"{_DIRECTORY}/ca.crt on {', '.join(former)} was exchanged while etcd runs: the members there trust the CA that they were"
-        " started with, not this one."
+        " started with, not the installed one."
     )
     issued = [host for host in former if pki[host].get("certificates") and not pki[host].get("foreign")]
     if not issued:
         return (
-            f"{begin} Certificates of this CA would cut the members off from each other and from their clients. {back}: nothing restarts."
-            " Changing the CA of a cluster with data needs both to be trusted for a while, which this playbook does not do."
+            f"{begin} Certificates from the installed CA would cut the members off from each other and from their clients. {back}: nothing"
+            " restarts. To change the CA of a cluster with data, both CAs have to be trusted for a while, which this playbook does not do."
         )
     if issued != former or have:
-        return f"{begin} Some of the certificates are of this CA, some of the former one. {back}: nothing restarts."
+        return (
+            f"{begin} Some certificates are from the installed CA, some from the former one. {back}: nothing restarts."
+        )
     return (
-        f"{begin} Their certificates are of this CA, so members and clients refuse each other. There are two ways out. 1. {back}: certificates"
-        " are issued again, nothing restarts. 2. If the former CA is lost or must not be used any more, end etcd on all of these hosts at"
-        " once, so that it starts with this CA; that costs some seconds without quorum:"
+        f"{begin} Their certificates are from the installed CA, so members and clients reject each other. There are two ways out. 1. {back}: it"
+        " issues the certificates again, and nothing restarts. 2. If the former CA is lost or must not be used any more, end etcd on all of"
+        " these hosts at once. It then starts with the installed CA, after some seconds without quorum:"
         f" `ansible '{':'.join(former)}' -i INVENTORY -b -m ansible.builtin.command -a 'pkill -x etcd'`. Then run site.yml, and give the"
         ' control plane hosts the new CA (docs/certificates.md, "The CA was exchanged by hand").'
     )
@@ -338,9 +343,9 @@ def _former_ca(
 def ca_problems(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
 ) -> list[Problem]:
-    """Why certificates could not be signed, or would not fit those in use.
+    """Why certificates cannot be issued, or would not match the CA in use.
 
-    own: the CA that the inventory brings along, as the filter own_ca returns it.
+    own: the user's own CA from the inventory, as the filter own_ca returns it.
     """
     problems: list[Problem] = []
     own = own or {}
@@ -349,7 +354,7 @@ def ca_problems(
     found = {host: o["pki"]["ca_id"] for host, o in observations.items() if o["pki"].get("ca_id")}
     holders = [host for host in found if host != cluster.ca_host]
     wanting = [host for host, observation in observations.items() if needs_signing(observation)]
-    # A member whose certificates merely end soon starts with those that it has.
+    # A member whose certificates are only about to expire starts with those that it has.
     usable = all(observations[host]["pki"].get("usable", True) for host in wanting)
     unsigned = _ISSUING if usable else EVERYTHING
     for host, observation in observations.items():
@@ -361,8 +366,8 @@ def ca_problems(
         if wanting:
             problems.append(
                 Problem(
-                    f"{', '.join(wanting)} need certificates, and the CA host {cluster.ca_host} is not part of this run."
-                    " Run again with it (or without --limit).",
+                    f"{', '.join(wanting)}: new certificates are due, and the CA host {cluster.ca_host}, which issues them, is not part of this"
+                    " run. Include it, or run without --limit.",
                     unsigned,
                     code="ca-host-absent",
                 )
@@ -370,14 +375,13 @@ def ca_problems(
         return problems
     authority = found.get(cluster.ca_host)
     formed = [host for host, observation in observations.items() if has_run(observation)]
-    # Without the library for certificates nothing is known of the CA (pki is empty), which is a problem of its own.
+    # Without the cryptography library nothing is known of the CA (pki is empty). That is reported as a problem of its own.
     if signer["pki"] and authority is None and formed and not signer["pki"].get("ca_problems"):
         problems.append(
             Problem(
-                f"ca.crt is missing{', ca.key is there' if signer['pki'].get('ca_key') else ''}, and"
-                f" cluster {cluster.name!r} has data. A new CA would shut its members out from each other. Put ca.crt and"
-                f" ca.key back on {cluster.ca_host}"
-                + (f" ({', '.join(holders)} have the same ca.crt)" if holders else "")
+                f"etcd/ca.crt is missing{', ca.key exists' if signer['pki'].get('ca_key') else ''}, and cluster {cluster.name!r} has data. Its"
+                f" members would not trust each other with a new CA. Put ca.crt and ca.key back on {cluster.ca_host}"
+                + (f" (ca.crt can be copied from {', '.join(holders)})" if holders else "")
                 + ", or set etcd_ca_host to the host that has them.",
                 host=cluster.ca_host,
                 code="ca-missing",
@@ -387,16 +391,16 @@ def ca_problems(
     if own_id and formed and other:
         problems.append(
             Problem(
-                f"etcd_ca_cert is another CA than the one in use on {', '.join(other)}. Changing the CA of a cluster with"
-                " data needs both to be trusted for a while, which this playbook does not do. Leave out etcd_ca_cert.",
+                f"etcd_ca_cert is not the CA in use on {', '.join(other)}. To change the CA of a cluster with data, both CAs have to be trusted"
+                " for a while, which this playbook does not do. Remove etcd_ca_cert and etcd_ca_key.",
                 code="own-ca-differs",
             )
         )
     elif own_id and authority not in (None, own_id):
         problems.append(
             Problem(
-                "etcd/ca.crt is another CA than etcd_ca_cert. It is not replaced: move it and ca.key away if no"
-                " member uses them, or leave out etcd_ca_cert.",
+                "etcd/ca.crt is not the CA in etcd_ca_cert, and the run does not replace it. If no member uses it, move it and ca.key away. If"
+                " members use it, remove etcd_ca_cert and etcd_ca_key.",
                 host=cluster.ca_host,
                 code="own-ca-differs",
             )
@@ -406,19 +410,19 @@ def ca_problems(
         if other:
             problems.append(
                 Problem(
-                    f"{', '.join(other)} trust another CA than the one on {cluster.ca_host}. Correct etcd_ca_host, or copy"
-                    " the right ca.crt and ca.key there.",
+                    f"ca.crt on {', '.join(other)} is not the CA on the CA host {cluster.ca_host}. Correct etcd_ca_host, or copy the"
+                    " cluster's ca.crt and ca.key to that host.",
                     code="ca-differs",
                 )
             )
     if wanting and lacks_key(cluster, observations, own) and (key_holders(cluster, observations) or not own_id):
         code, text = missing_key(cluster, observations)
-        problems.append(Problem(f"{', '.join(wanting)} need certificates: {text}", unsigned, code=code))
+        problems.append(Problem(f"{', '.join(wanting)}: new certificates are due: {text}", unsigned, code=code))
     if own_id and signer["pki"].get("ca_public_key") not in (None, own.get("public_key")):
         problems.append(
             Problem(
-                "etcd/ca.key does not belong to etcd_ca_cert. It is not replaced: move it away if no"
-                " member uses it, or leave out etcd_ca_cert.",
+                "etcd/ca.key is not the key of etcd_ca_cert, and the run does not replace it. If the cluster does not use that key, move it"
+                " away. If it does, remove etcd_ca_cert and etcd_ca_key.",
                 host=cluster.ca_host,
                 code="ca-key-foreign",
             )

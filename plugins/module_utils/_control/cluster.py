@@ -1,9 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who the members of a cluster are, from the inventory alone, and what is wrong with how they are written there.
+"""The members of a cluster, from the inventory alone, and the errors in the inventory.
 
-Runs on the controller. Takes the inventory's variables of all hosts, so that a run with --limit knows the whole
-cluster as well.
+Runs on the controller. Reads the variables of all hosts, so that a run with --limit knows the whole cluster.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ _EXAMPLES = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """The cluster that a host belongs to. `problems` forbid a run, `warnings` do not.
+    """The cluster that a host belongs to. `problems` stop the run, `warnings` do not.
 
-    invalid: variables of this host whose value must not reach a module.
+    invalid: variables of this host with an invalid value, which must not reach a module.
     """
 
     name: str
@@ -67,21 +66,21 @@ class Cluster:
         return all(member.address for member in self.members)
 
 
-# Variables of Ansible's that tell how a host is reached.
+# Ansible's variables for the connection to a host.
 CONNECTION = ("ansible_host", "ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")
 
 
 def member_of(host: str, variables: Mapping[str, Any], observed: str | None) -> Member:
-    """The member that a host is to be: its variables, the default address seen on it (None: not looked).
+    """The member that a host should be. observed: the address of its default route (None: not observed).
 
-    etcd_address wins, then ansible_host where that is an address, then what was observed.
+    The address is etcd_address, else ansible_host if that is an address, else the observed one.
     """
     name = str(variables.get("etcd_member_name") or host.lower())
     given = variables.get("etcd_address") or ""
     if not given and is_address(variables.get("ansible_host", host)):
         given = variables.get("ansible_host", host)
     address = str(given or observed or "")
-    # One spelling for each address: kubeadm and certificates normalise it, a comparison of texts would not.
+    # Normalise the address, as kubeadm and certificates do, so that texts can be compared.
     address = str(ipaddress.ip_address(address)) if is_address(address) else address
     sans = [variables.get(key) for key in ("etcd_server_cert_sans", "etcd_peer_cert_sans")]
     return Member(host, name, address, *([str(san) for san in item] if isinstance(item, list) else [] for item in sans))
@@ -103,17 +102,17 @@ def resolve(
 ) -> Cluster:
     """The cluster of `host`.
 
-    group: hosts of the etcd group, in inventory order. inventory: variables by host. observed: default addresses seen
-    in this run. options: the etcd_* variables that exist, as argument_specs.yml describes them. play: values as the play
-    has them for this host. names: of all etcd_* variables that the play has.
+    group: hosts of the etcd group, in inventory order. inventory: variables by host. observed: default addresses observed in this run.
+    options: the etcd_* variables that exist, from argument_specs.yml. play: this host's values in the play. names: names of all etcd_*
+    variables of the play.
     """
     name = cluster_name(inventory[host])
     hosts = [item for item in group if cluster_name(inventory[item]) == name]
     problems = []
     if host not in hosts:
-        # Taken for a cluster of its own, each host of a misnamed group would found one (kubernetes/website#9563).
+        # Otherwise each host of a misnamed group would found a cluster of one (kubernetes/website#9563).
         problems.append(
-            f"{host} is not in the group of the members. Put it there, or set etcd_group to the group it is in."
+            f"{host} is not in the group of the etcd members. Add it to that group, or set etcd_group to its group."
         )
         hosts = [host]
     members = [member_of(item, inventory[item], observed.get(item)) for item in hosts]
@@ -127,41 +126,43 @@ def resolve(
     ]
     if ca_host not in hosts:
         problems.append(
-            f"etcd_ca_host: {plain(ca_host)} is no host of cluster {shown(name)}. Name one of {', '.join(hosts)}, or leave it out."
+            f"etcd_ca_host {plain(ca_host)} is not a host of cluster {shown(name)}. Set it to one of {', '.join(hosts)}, or remove it."
         )
     invalid = list(invalid_values({**inventory[host], **(play or {})}, options))
     return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
 
 
 def size_warnings(name: str, members: list[Member]) -> list[str]:
-    """What is allowed but worth a word: one member, an even number, more than seven."""
+    """Warnings about the number of members: one, an even number, more than seven."""
     count = len(members)
     if count == 1:
-        return [f"Cluster {shown(name)} has one member only: it survives the loss of none. Three are the usual number."]
+        return [
+            f"cluster {shown(name)} has one member only, so any failure stops it. Use three members if it has to survive a failure."
+        ]
     if count % 2 == 0:
         return [
-            f"Cluster {shown(name)} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, no more"
-            f" than one of {count - 1}. Use an odd number."
+            f"cluster {shown(name)} has {count} members, an even number: it survives the loss of {(count - 1) // 2}, like a cluster of"
+            f" {count - 1}. Use an odd number."
         ]
     if count > 7:
         return [
-            f"Cluster {shown(name)} has {count} members. etcd advises at most seven: each write waits for a majority."
+            f"cluster {shown(name)} has {count} members, and each write waits for a majority of them. Use at most seven, as etcd advises."
         ]
     return []
 
 
 def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Hosts that are reached as another host is: of this cluster, or of another one (others).
+    """Hosts with the same connection as another host of this cluster or of another one (others).
 
-    Addresses alone do not tell: networks of several clusters may overlap.
+    The whole connection is compared, not addresses alone: the networks of several clusters may overlap.
     """
     ways = {
         item: [str(inventory[item].get(key) or (item if key == "ansible_host" else "")) for key in CONNECTION]
         for item in [*hosts, *others]
     }
     problems = [
-        f"{host} and {other} of cluster {shown(cluster_name(inventory[other]))} are one machine, {ways[host][0]}: it"
-        " would get the files of both. Correct ansible_host, or leave one of them out."
+        f"{host} and {other} of cluster {shown(cluster_name(inventory[other]))} are the same machine, {ways[host][0]}: it"
+        " would get the files of both. Correct ansible_host, or remove one of them from the inventory."
         for host in hosts
         for other in others
         if ways[host] == ways[other]
@@ -170,8 +171,8 @@ def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str
         [host for host in hosts if ways[host] == way] for way in {tuple(way): way for way in ways.values()}.values()
     ]
     return problems + [
-        f"{' and '.join(same)} are one machine, {ways[same[0]][0]}: it would get the files of all of them, and run one member. Correct"
-        " ansible_host, or leave all but one of them out."
+        f"{' and '.join(same)} are the same machine, {ways[same[0]][0]}: it would get the files of all of them, and run one member. Correct"
+        " ansible_host, or remove all but one of them from the inventory."
         for same in twins
         if len(same) > 1
     ]
@@ -186,7 +187,7 @@ def variable_problems(
 ) -> list[str]:
     """Unknown etcd_* variables (with the likely spelling) and invalid values.
 
-    variables: of the inventory. names: of what the play has besides, and the roles. play: values as the play has them.
+    variables: from the inventory. names: names of further variables, from the play and the roles. play: the values in the play.
     """
     problems = []
     given = {str(key) for key in variables if str(key).startswith("etcd_")}
@@ -203,7 +204,7 @@ def variable_problems(
 
 
 def invalid_values(variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What is wrong with the values that the inventory gives, by variable: first their shape, then their format."""
+    """Problems with the values of the inventory, by variable: wrong types, then invalid formats."""
     found = {}
     for name in sorted(set(options).intersection(map(str, variables))):
         value = variables[name]
@@ -217,29 +218,30 @@ def invalid_values(variables: Mapping[str, Any], options: Mapping[str, Mapping[s
 
 
 def shape_problems(name: str, value: Any, option: Mapping[str, Any]) -> list[str]:
-    """Why a value has the wrong shape for its variable. option: its entry of argument_specs.yml."""
+    """Why a value has the wrong type for its variable. option: its entry in argument_specs.yml."""
     kind = str(option.get("type", "str"))
     seen = "…" if option.get("no_log") else shown(str(value))
     if value is None:
-        return [f"{name} has no value. Write one, or leave the variable out."]
+        return [f"{name} has no value. Write a value, or remove the variable."]
     if kind in _TYPES and not isinstance(value, _TYPES[kind]):
         example = _EXAMPLES.get(name, f"a {kind}")
-        return [f"{name} is the {_word(value)} {seen}. Write {example}."]
+        return [f"{name} is a {_word(value)}, {seen}. Write {example}."]
     if kind == "int" and (isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,18}", str(value).strip())):
         return [f"{name} is {shown(value)}. Write a whole number."]
     if kind == "bool" and str(value).lower() not in TRUTH:
         return [f"{name} is {shown(value)}. Write true or false."]
     if kind in ("str", "path") and isinstance(value, (Mapping, list, tuple)):
-        return [f"{name} is the {_word(value)} {seen}. Write a text."]
-    # A colon and a blank in an entry make it a mapping, a dash without anything makes it null.
+        return [f"{name} is a {_word(value)}, {seen}. Write a text."]
+    # In YAML, a colon and a blank turn an entry into a mapping, and a dash alone is null.
     wrong = (
         [item for item in value if item is None or isinstance(item, (Mapping, list, tuple))] if kind == "list" else []
     )
     problems = [
-        f"{name} has the entry {shown(item)}. Write a text, in quotes where it holds a colon." for item in wrong
+        f"{name} has the entry {shown(item)}, which is not a text. Write a text, in quotes if it contains a colon."
+        for item in wrong
     ]
     choices = option.get("choices")
-    # Of a list each item is chosen.
+    # Each item of a list has to be one of the choices.
     chosen = [str(item) for item in value] if kind == "list" else [str(value)]
     if choices and not set(chosen) <= {str(choice) for choice in choices}:
         wanted = "only" if kind == "list" else "one of"
@@ -248,25 +250,25 @@ def shape_problems(name: str, value: Any, option: Mapping[str, Any]) -> list[str
 
 
 def _word(value: Any) -> str:
-    # Ansible's values are of types derived from Python's.
+    # The types of Ansible's values are derived from Python's.
     return next((word for base, word in _WORDS.items() if isinstance(value, base)), "value")
 
 
 def play_problems(
     host: str, variables: Mapping[str, Any], play: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Values of the play (its vars, those of import_playbook or of a role) that the other members cannot see."""
+    """Values from the play (its vars, those of import_playbook or of a role) that the other members cannot see."""
     problems = []
     for name in READ_BY_PEERS:
         if name not in play:
             continue
         value = play[name]
         default = host.lower() if name == "etcd_member_name" else options[name].get("default")
-        # A name that is a number in the inventory is a text in the play.
+        # A name such as 1 is a number in the inventory and a text in the play.
         if str(value) != str(variables.get(name, default)):
             problems.append(
-                f"{host}: {name} is {value!r} in this play only, and the members read each other's from the inventory. Set it"
-                " there (host_vars, group_vars), or with -e."
+                f"{host}: {name} is {value!r} in this play only, but the other members read it from the inventory. Set it in the inventory"
+                " (host_vars, group_vars), or with -e."
             )
     return problems
 
@@ -277,12 +279,15 @@ def agreement_problems(
     inventory: Mapping[str, Mapping[str, Any]],
     options: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """Variables that have to be the same on all members and are not. Where one is not set, its default counts."""
+    """Variables that must be the same on all members, and differ. If one is not set, its default is compared."""
     problems = []
     for variable in AGREED:
         default = hosts[0] if variable == "etcd_ca_host" else options.get(variable, {}).get("default")
         values = {host: str(inventory[host].get(variable) or default or "(not set)") for host in hosts}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{host} {plain(value)}" for host, value in values.items())
-            problems.append(f"{variable} differs within cluster {shown(name)} ({listed}). Set it once, for the group.")
+            problems.append(
+                f"{variable} differs within cluster {shown(name)} ({listed}), but must be the same for all members. Set it once, for the"
+                " group."
+            )
     return problems

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The control plane hosts that use a cluster: which ones, what they still need, and why they do not get it.
+"""The control plane hosts of a cluster: which they are, what each needs, and what stops the handover.
 
-Runs on the controller. A control plane host has one certificate of the cluster's CA, and nothing else of a member.
+Runs on the controller. A control plane host gets ca.crt and one client certificate of the cluster, and nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KIND = "apiserver-etcd-client"
 
 @dataclass(frozen=True)
 class Client:
-    """A control plane host, as the CA host is told of it: the certificates that it may have."""
+    """A control plane host, with the kinds of certificates that the CA host may issue to it."""
 
     host: str
     name: str
@@ -55,9 +55,9 @@ class Client:
 
 @dataclass(frozen=True)
 class HandOver:
-    """What is still to be done for the control plane hosts of a cluster. problems: why nothing is done.
+    """What the control plane hosts of a cluster still need. problems: what stops the handover.
 
-    due: hosts that need a certificate. copied: those among them whose key another host has too.
+    due: hosts that need a certificate. copied: hosts whose key another host has too.
     """
 
     due: list[str]
@@ -73,7 +73,7 @@ class HandOver:
 
 
 def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tuple[str | None, str]:
-    """The cluster that a host of either group belongs to, or None and why that is not known."""
+    """The cluster that a member or control plane host belongs to, or None and the problem."""
     names = list(dict.fromkeys(cluster_name(inventory[item]) for item in members))
     given = inventory[host].get("etcd_cluster_name")
     if host in members:
@@ -81,16 +81,19 @@ def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tupl
     if given and str(given) in names:
         return str(given), ""
     if not names:
-        return None, f"{host}: the inventory has no members. Add them to the group etcd, or set etcd_group."
+        return (
+            None,
+            f"{host}: the inventory has no etcd members. Add them to the group etcd, or set etcd_group to their group.",
+        )
     if given:
         return (
             None,
-            f"{host}: etcd_cluster_name {str(given)!r} is no cluster of the inventory. It has {', '.join(names)}.",
+            f"{host}: etcd_cluster_name {str(given)!r} is not a cluster of the inventory. Write one of {', '.join(names)}.",
         )
     if len(names) > 1:
         return None, (
-            f"{host}: the inventory has several clusters ({', '.join(names)}). Say which one its kube-apiserver uses:"
-            " etcd_cluster_name, a variable of this host or its group."
+            f"{host}: the inventory has several clusters ({', '.join(names)}). Set etcd_cluster_name, for this host or its group, to the"
+            " cluster that its kube-apiserver uses."
         )
     return names[0], ""
 
@@ -128,24 +131,23 @@ def plane_problems(
     inventory: Inventory,
     options: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """What is wrong with how a control plane host is written in the inventory."""
+    """Problems with a control plane host in the inventory."""
     if host in members:
         return [
-            f"{host} is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet, and a member's runs"
-            " on its own, with a configuration of ours: as a node of Kubernetes it would need kubeadm's. Use another host for one"
-            " of the two."
+            f"{host} is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet: a member's runs standalone with"
+            " this collection's configuration, and a Kubernetes node's needs the one of kubeadm. Use another host for one of the two."
         ]
     problems = variable_problems(host, inventory[host], options)
     theirs = inventory.get(cluster.ca_host, {})
     for variable in OVERRULES_CLIENTS:
         default = (options.get(variable) or {}).get("default")
         wanted = theirs.get(variable, default)
-        # A default that is computed is not known here.
+        # The value of a computed default is unknown here.
         if variable not in inventory[host] or "{{" in str(wanted) or str(inventory[host][variable]) == str(wanted):
             continue
         problems.append(
-            f"{host}: {variable} is {str(inventory[host][variable])!r} here and {str(wanted)!r} for cluster {cluster.name!r}."
-            " It is the cluster's: set it for the members, or for all hosts, and leave it out here."
+            f"{host}: {variable} is {str(inventory[host][variable])!r} for this host and {str(wanted)!r} for cluster {cluster.name!r}. It"
+            " belongs to the cluster: remove it here, and set it for the members or for all hosts."
         )
     return problems
 
@@ -161,17 +163,17 @@ def hand_over(
     lost: list[str],
     signing_dir: str = "",
 ) -> HandOver:
-    """What is to be done for the control plane hosts of this run.
+    """What the control plane hosts of this run need.
 
-    observations: by host, of them and of the CA host. own_ca: the CA that the inventory brings along. lost: hosts that the
-    run began with and that have failed.
+    observations: by host, of the control plane hosts and of the CA host. own_ca: the user's own CA from the inventory. lost: hosts that
+    failed in this run.
     """
     hosts = [client.host for client in clients if client.host in observations]
     signer = observations.get(cluster.ca_host)
     copied = copied_keys(hosts, cluster.ca_host, observations)
     reasons = {host: list(observations[host]["reasons"]["certificates"]) for host in hosts}
     for host, other in copied.items():
-        text = f"{KIND}.crt: issued again with a key of its own, since {other} has the same one"
+        text = f"{KIND}.crt: issued again with a new key, because {other} has the same key"
         reasons[host].append(Reason("certificates", "copied", text).as_dict())
     wanting = [host for host in hosts if reasons[host]]
     renewed = renewal_reasons(cluster, observations)
@@ -203,16 +205,16 @@ def hand_over(
     if spread > CLOCK_PROBLEM:
         problems.append(
             Problem(
-                f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Certificates would not be valid yet on one of"
-                " them: set up time synchronisation (chrony, systemd-timesyncd).",
+                f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. A certificate issued on one could be not yet valid on the"
+                " other. Set up time synchronisation (chrony, systemd-timesyncd).",
                 code="clocks",
             )
         )
     if cluster.ca_host in lost and wanting:
         problems.append(
             Problem(
-                f"{', '.join(wanting)} need a certificate, and the CA host {cluster.ca_host} cannot be reached, could not be"
-                " observed, or has failed earlier in this run (see above). Repair that, or set etcd_ca_host to another member that holds ca.key.",
+                f"{', '.join(wanting)}: a new certificate is due, and the CA host {cluster.ca_host}, which issues it, cannot be reached, could not be"
+                " observed, or has failed earlier in this run (see above). Repair it, or set etcd_ca_host to another member that has ca.key.",
                 code="ca-host-absent",
             )
         )
@@ -221,8 +223,8 @@ def hand_over(
     if elsewhere and wanting:
         warnings.append(
             note(
-                f"{', '.join(wanting)} need a certificate, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host."
-                f" Requests are written to {signing_dir} on the controller, and the run stops there until they are signed."
+                f"{', '.join(wanting)}: a new certificate is due, and the key of etcd_ca_cert is neither in etcd_ca_key nor on the CA host. The run"
+                f" writes the requests to {signing_dir} on the controller, and fails until they are signed."
             )
         )
     names = {client.host: client.name for client in clients}
@@ -236,11 +238,11 @@ def hand_over(
         for host in due
     ]
     words = (
-        "a certificate is issued"
+        "certificates are issued"
         if wanting
         else "the CA's certificate is replaced"
         if due
-        else "every certificate is as it should be"
+        else "no certificate has to change"
     )
     details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(steps))
     lines = [f"cluster {cluster.name}: handed over to {', '.join(hosts)}; {words}", *details]
@@ -248,9 +250,9 @@ def hand_over(
 
 
 def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Observation]) -> dict[str, str]:
-    """Control plane hosts whose certificate, and so its key, is that of a host before: by host, that other host.
+    """Control plane hosts with a certificate, and so a key, that another host has too; by host, the other host.
 
-    It was copied there by hand, as the page has it. The CA host is the one member that is looked at.
+    It was copied by hand, as the page describes. Of the members, only the CA host is compared.
     """
     owners: dict[str, str] = {}
     copied = {}
@@ -264,7 +266,7 @@ def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Obser
 def as_members(
     cluster: Cluster, reasons: Mapping[str, list[dict[str, Any]]], observations: Mapping[str, Observation]
 ) -> dict[str, Observation]:
-    """Observations as `ca_problems` reads them: what members need is left out, and so is what control planes trust."""
+    """Observations for `ca_problems`, without the certificates that members need, and without the CA that control plane hosts trust."""
     found: dict[str, Observation] = {
         host: {**observations[host], "etcd": {}, "pki": {**observations[host]["pki"], "ca_id": None, "due": None}}
         for host in reasons
@@ -282,9 +284,9 @@ def as_members(
 
 
 def host_problems(host: str, observation: Observation) -> list[Problem]:
-    """What is wrong with a control plane host on its own."""
+    """Problems of a single control plane host."""
     facts = observation["facts"]
-    # What is handed over does not depend on what a newer kubeadm does.
+    # The handover does not depend on the version of kubeadm.
     problems = [Problem(text, host=host, code="kubeadm") for text in kubeadm_problems(facts, allow_untested=True)]
     if facts["cryptography_problem"]:
         problems.append(Problem(facts["cryptography_problem"], host=host, code="cryptography"))
@@ -292,36 +294,35 @@ def host_problems(host: str, observation: Observation) -> list[Problem]:
 
 
 def signer_problems(cluster: Cluster, signer: Observation) -> list[Problem]:
-    """Why there is nothing to hand over yet."""
+    """Why the cluster cannot be handed over yet."""
     if signer["facts"]["cryptography_problem"]:
         return [Problem(signer["facts"]["cryptography_problem"], host=cluster.ca_host, code="cryptography")]
     if not signer["etcd"].get("formed") and not signer["etcd"].get("members"):
-        text = f"Cluster {cluster.name!r} does not exist yet ({cluster.ca_host} has no data of it). Run site.yml first."
+        text = f"cluster {cluster.name!r} does not exist yet: {cluster.ca_host} has no data of it. Run site.yml first."
         return [Problem(text, code="no-cluster")]
     return []
 
 
 def foreign_problems(cluster: Cluster, pki: Mapping[str, Any], signer: Mapping[str, Any]) -> list[str]:
-    """Files of another etcd in the places that kubeadm looks at: whoever uses them would lose it. None is replaced."""
+    """Problems with files of another etcd in kubeadm's places. A kube-apiserver may use them, so none is replaced."""
     wanted = signer.get("ca_id")
     way_out = (
-        "It is not replaced, since a kube-apiserver here may be using another etcd with it (a stacked one, another cluster)."
-        " Move it away if nothing does, or correct etcd_cluster_name."
+        "The run does not replace it, because a kube-apiserver on this host may use it for another etcd (stacked, or another cluster)."
+        " If nothing uses it, move it away. If it is right, correct etcd_cluster_name."
     )
     if wanted and pki.get("ca_id") not in (None, wanted):
-        return [f"/etc/kubernetes/pki/etcd/ca.crt is another CA than that of cluster {cluster.name!r}. {way_out}"]
+        return [f"/etc/kubernetes/pki/etcd/ca.crt is not the CA of cluster {cluster.name!r}. {way_out}"]
     for item in pki.get("certificates", []):
         other = item.get("authority_key_id") and signer.get("ca_key_id") not in (None, item["authority_key_id"])
         if item["kind"] == KIND and ("other-ca" in item["reasons"] or other):
             return [
-                f"/etc/kubernetes/pki/{KIND}.crt is signed by another CA ({item['issuer']}) than that of cluster"
-                f" {cluster.name!r}. {way_out}"
+                f"/etc/kubernetes/pki/{KIND}.crt is signed by another CA ({item['issuer']}), not by that of cluster {cluster.name!r}. {way_out}"
             ]
     return []
 
 
 def way_problems(cluster: Cluster, observation: Observation, signer: Observation) -> list[str]:
-    """Members that the CA host reaches and this host does not: something between them drops packets."""
+    """Running members that this host cannot reach: a firewall or router in between drops packets."""
     tried, theirs = observation["facts"]["peers"], signer["facts"]["peers"]
     addresses = {member.address: member for member in cluster.members}
     problems = []
@@ -333,18 +334,18 @@ def way_problems(cluster: Cluster, observation: Observation, signer: Observation
         )
         if member and alive:
             problems.append(
-                f"{member.name} ({address}) does not answer on TCP port {port}, and runs. Open it for this host (a firewall"
-                " that drops or rejects packets, a missing route, a wrong etcd_address)."
+                f"this host cannot reach {member.name} ({address}) on TCP port {port}, although that member runs. Allow the connection: check"
+                " the firewalls, the routes and etcd_address."
             )
     return problems
 
 
 def member_warnings(cluster: Cluster, signer: Observation) -> list[str]:
-    """Where the membership is not that of the inventory, whose addresses are handed over."""
+    """A warning if members of the inventory, whose addresses are handed over, are not in the membership."""
     listed = signer["etcd"].get("members") or []
     missing = [member.name for member in cluster.members if listed and entry_of(member, listed) is None]
     if not missing:
         return []
     return [
-        f"{', '.join(missing)} is handed over as an endpoint, and is not in the membership of {cluster.name!r}. Run site.yml."
+        f"the endpoints include {', '.join(missing)}, but the membership of cluster {cluster.name!r} does not. Run site.yml."
     ]

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A user's own CA, checked on the controller, where its files are: the key is not sent anywhere to be looked at."""
+"""Checks of a user's own CA, on the controller, so that its key need not be sent anywhere for the check."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _
 
 
 def reading_problem(variable: str, path: str) -> str:
-    """Why the text of a file named by a variable is not there."""
+    """Why the file that a variable names could not be read."""
     try:
         with open(path, encoding="utf-8") as handle:
             begin = handle.read(100)
-        # What the lookup could have decrypted is not read by anything else.
+        # With the vault password, the lookup would have decrypted the file.
         reason = (
-            "it is encrypted by ansible-vault: give its password (--vault-id)"
+            "it is encrypted by ansible-vault, and its password is missing (--vault-id)"
             if "$ANSIBLE_VAULT" in begin
             else "it is empty"
         )
@@ -26,16 +26,16 @@ def reading_problem(variable: str, path: str) -> str:
         reason = str(exc.strerror)
     except UnicodeDecodeError:
         reason = "it is not text"
-    return f"{variable}: {path} cannot be read on the controller: {reason}. Name a PEM file."
+    return f"{variable}: {path} cannot be read on the controller: {reason}. Set it to a readable PEM file."
 
 
 def check_own_ca(
     cert: str | None, key: str | None = "", passphrase: str = "", cert_file: str = "", key_file: str = ""
 ) -> dict[str, Any]:
-    """The certificate that signs (cert), its fingerprint, what a renewal of it keeps (id), its end (not_after), the fingerprint of its public
-    key, whether its key is given (key), and problems.
+    """The signing certificate (cert), its fingerprint, the id that a renewal keeps (id), its end (not_after), the fingerprint of its public key,
+    whether its key is given (key), and problems.
 
-    cert, key: texts, empty if there is none or if it could not be read. Without a key, the key is on the CA host already, or the CA signs elsewhere.
+    cert, key: PEM texts, empty if missing or unreadable. Without a key, it is on the CA host already, or the CA signs elsewhere.
     """
     problems: list[str] = []
     nothing: dict[str, Any] = {
@@ -56,7 +56,7 @@ def check_own_ca(
     files = (("etcd_ca_cert", cert, cert_file), ("etcd_ca_key", key, key_file))
     problems += [reading_problem(variable, path) for variable, text, path in files if path and not text]
     if not problems:
-        # Values of a vault are texts of their own kind before ansible-core 2.19.
+        # Before ansible-core 2.19, vault values have a type of their own.
         key_pem = str(key) if key else None
         problems += _pki.check_own_ca(str(cert), key_pem, str(passphrase or ""), datetime.now(timezone.utc))
     if problems:

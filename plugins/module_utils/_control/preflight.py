@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is wrong with hosts, judged from their observations. Runs on the controller, before anything is changed.
+"""Checks of the hosts before any change, made on the controller from their observations.
 
-Every sentence says what is wrong, where, and what to do.
+Every message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Facts = Mapping[str, Any]
 
-# etcd's default quota is 2 GiB; its log and snapshots take some more.
+# etcd's default quota is 2 GiB. Its log and snapshots need additional space.
 DISK_WANTED = 3 << 30
-# To begin with.
+# For a new member.
 DISK_NEEDED = 512 << 20
-# What etcd takes when it starts on the data that it has: it writes the next segment of its log in advance (64 MB, etcd wal.go,
-# SegmentSizeBytes), and a snapshot.
+# For a member that has data: when etcd starts, it preallocates the next segment of its log (64 MB, etcd wal.go, SegmentSizeBytes) and
+# writes a snapshot.
 DISK_NEEDED_BY_MEMBER = 128 << 20
 
-# A certificate is valid from five minutes before it was signed (kubeadm, CertificateBackdate).
+# Certificates are valid from five minutes before they are signed (kubeadm, CertificateBackdate). These limits stay well below that.
 CLOCK_PROBLEM = 120.0
 CLOCK_WARNING = 10.0
 CONTROLLER = "the controller"
@@ -54,9 +54,9 @@ _VOLATILE = ("ramfs", "tmpfs")
 def host_problems(
     member: Member, facts: Facts, endpoint: str, swap: bool = False, allow_untested: bool = False
 ) -> list[Problem]:
-    """What is wrong with one host on its own, and what it stops.
+    """Problems of a single host, and what each stops.
 
-    swap: whether its kubelet is to put up with swap. allow_untested: whether a kubeadm newer than those known here may be used.
+    swap: whether the kubelet is configured to tolerate swap. allow_untested: whether a kubeadm newer than the supported ones may be used.
     """
     found = program_problems(facts, allow_untested)
 
@@ -66,7 +66,7 @@ def host_problems(
     if not facts["systemd"]:
         problem(
             "systemd",
-            "systemd does not run here. The kubelet is managed as a systemd service: use such a host.",
+            "systemd does not run on this host, and the kubelet runs as a systemd service. Use a host with systemd.",
             *PROCESSES,
         )
     if facts["runtime_problem"]:
@@ -79,10 +79,10 @@ def host_problems(
     if facts["cryptography_problem"]:
         problem("cryptography", facts["cryptography_problem"], FOUND, SIGN)
     if member.address and member.address not in facts["addresses"]:
-        # It would be in the certificates, too.
+        # The address would be in the certificates, too.
         problem(
             "address",
-            f"etcd_address {member.address} is no address of this host. It has"
+            f"etcd_address {member.address} is not an address of this host. Set etcd_address to one of"
             f" {', '.join(a for a in facts['addresses'] if not a.startswith(('127.', '::1', 'fe80')))}.",
             *EVERYTHING,
         )
@@ -90,23 +90,23 @@ def host_problems(
         if not is_ours(owner["argv"], member.name):
             problem(
                 "port",
-                f"port {port} is taken by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}), which is not the etcd of member"
-                f" {member.name}. Set etcd_client_port, etcd_peer_port or etcd_metrics_port to a free port, set etcd_member_name if this is"
-                " the member under another name, or free the port if nothing needs that program.",
+                f"port {port} is in use by {owner['program']} (pid {owner['pid']}{name_of(owner['argv'])}), which is not the etcd of member"
+                f" {member.name}. Set etcd_client_port, etcd_peer_port or etcd_metrics_port to a free port. If this is the same member under"
+                " another name, set etcd_member_name. If nothing needs that program, stop it.",
                 *PROCESSES,
             )
     if facts["swaps"] and not swap:
         problem(
             "swap",
-            f"swap is on ({', '.join(facts['swaps'])}), and the kubelet refuses to start. Set etcd_kubelet_config:"
-            " {failSwapOn: false}; or, with enough free memory, run `swapoff -a` on one host after the other and take it out of /etc/fstab.",
+            f"swap is on ({', '.join(facts['swaps'])}): the kubelet would not start. Set etcd_kubelet_config: {{failSwapOn: false}}. Or, if"
+            " enough memory is free, run `swapoff -a` on one host after the other and remove swap from /etc/fstab.",
             *PROCESSES,
         )
     if facts["leftovers"] and not is_member(facts):
         problem("leftovers", leftover_text(facts), *PROCESSES)
     if is_short_of_disk(facts):
         if has_data(facts):
-            # It may well come up, and is down already: only what runs is left alone.
+            # This member may still start if it is down. Only a running one is left alone.
             problem("disk", disk_text(facts, DISK_NEEDED_BY_MEMBER), RESTART)
         else:
             problem("disk", disk_text(facts, DISK_NEEDED), FOUND, START)
@@ -115,40 +115,40 @@ def host_problems(
 
 
 def is_member(facts: Facts) -> bool:
-    """Whether the kubelet of a host is a member's already: it has the override, and a manifest or data of etcd."""
+    """Whether the host is a member already: its kubelet has this collection's drop-in, and it has a manifest or data of etcd."""
     return bool(facts["kubelet_override"] and (facts["etcd_manifest"] or has_data(facts)))
 
 
 def has_data(facts: Facts) -> bool:
-    """Whether there is data in the data directory."""
+    """Whether the data directory contains data of a member."""
     return bool(facts["data_dir"]["has_data"])
 
 
 def leftover_text(facts: Facts) -> str:
-    """Files of a Kubernetes node, and the way out. `kubeadm reset` is none: it empties the data directory and removes the PKI."""
+    """The files of a Kubernetes node, and what to do. Not `kubeadm reset`: it empties the data directory and removes the PKI."""
     files = facts["leftovers"]
     return (
-        f"this host is, or was, a node of a Kubernetes cluster: {', '.join(files)}. Its kubelet is to run etcd and nothing else. Use another"
-        " host; or, if it is no node any more, move these files away (`mkdir -p /root/kubernetes-node && mv -n"
+        f"this host is, or was, a node of a Kubernetes cluster: it has {', '.join(files)}. The kubelet of a member runs etcd and nothing else."
+        " Use another host. Or, if it is no longer a node, move these files away (`mkdir -p /root/kubernetes-node && mv -n"
         f" {' '.join(files)} /root/kubernetes-node/`). Do not run `kubeadm reset`: it would delete etcd's data and certificates too."
     )
 
 
 def is_short_of_disk(facts: Facts) -> bool:
-    """Whether too little space is free for etcd: less for one that has its data than for one that begins."""
+    """Whether too little disk space is free for etcd. A member that has data needs less than a new one."""
     return bool(facts["disk_free"] < (DISK_NEEDED_BY_MEMBER if has_data(facts) else DISK_NEEDED))
 
 
 def disk_text(facts: Facts, needed: int) -> str:
-    """How much space is free, and needed."""
+    """The message about too little disk space."""
     return (
-        f"{_mib(facts['disk_free'])} MiB are free for etcd's data, {_mib(needed)} are needed. Free some on the filesystem of etcd_data_dir,"
-        " or make it larger."
+        f"only {_mib(facts['disk_free'])} MiB of disk space are free for etcd's data, and {_mib(needed)} MiB are needed. Free space on the"
+        " filesystem of etcd_data_dir, or enlarge it."
     )
 
 
 def data_dir_problems(facts: Facts) -> list[Problem]:
-    """Whether the data directory can be given to etcd alone. One that a member has is left as it is: see host_warnings."""
+    """Why the data directory of a new member cannot be etcd's alone. The directory of an existing member is not changed: see host_warnings."""
     found = facts["data_dir"]
     if has_data(facts):
         return []
@@ -156,8 +156,8 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
     if found["foreign"]:
         problems.append(
             Problem(
-                f"etcd_data_dir {found['path']} holds {', '.join(found['foreign'])}, and is made readable for root only. Set etcd_data_dir to a"
-                f" directory of its own, for example {found['path'].rstrip('/')}/etcd.",
+                f"etcd_data_dir {found['path']} contains {', '.join(found['foreign'])}, and the run would make it readable for root only. Set"
+                f" etcd_data_dir to a directory for etcd alone, for example {found['path'].rstrip('/')}/etcd.",
                 (FOUND, START),
                 code="data-directory",
             )
@@ -166,7 +166,7 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
         problems.append(
             Problem(
                 f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): the member would lose its data at each reboot. Set"
-                " etcd_data_dir to a directory on a disk, or mount one there.",
+                " etcd_data_dir to a directory on a disk, or mount a disk there.",
                 (FOUND, START),
                 code="data-directory",
             )
@@ -175,7 +175,7 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
 
 
 def program_problems(facts: Facts, allow_untested: bool = False) -> list[Problem]:
-    """kubeadm and kubelet: there, supported, and of one minor version. Certificates need neither."""
+    """Why kubeadm or the kubelet cannot be used: missing, unsupported, or of different minor versions. Certificates need neither."""
     kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
     problems = kubeadm_problems(facts, allow_untested)
     if not kubelet:
@@ -188,75 +188,78 @@ def program_problems(facts: Facts, allow_untested: bool = False) -> list[Problem
 
 
 def kubeadm_problems(facts: Facts, allow_untested: bool = False) -> list[str]:
-    """kubeadm: there, and supported."""
+    """Why kubeadm cannot be used: missing or unsupported."""
     kubeadm = facts["kubeadm_version"]
     return version_range_problems(kubeadm, allow_untested) if kubeadm else [_missing("kubeadm")]
 
 
 def version_range_warnings(facts: Facts) -> list[str]:
-    """A kubeadm that nobody has tested, where it is allowed."""
+    """A warning if kubeadm is newer than every version that this collection is tested with."""
     kubeadm = facts["kubeadm_version"]
     if (minor_of(kubeadm) or 0) <= NEWEST_MINOR:
         return []
     return [
-        f"kubeadm {kubeadm} is newer than {SUPPORTED}, which this collection was tested with. It is treated as 1.{NEWEST_MINOR}. A newer"
-        " kubeadm.etcd may know it."
+        f"kubeadm {kubeadm} is newer than {SUPPORTED}, the versions that this collection is tested with. It is treated as 1.{NEWEST_MINOR}. Check"
+        " whether a newer kubeadm.etcd supports it."
     ]
 
 
 def _missing(program: str) -> str:
-    return f"{program} is not installed, or does not run. Install the package {program} {SUPPORTED}."
+    return f"{program} is not installed, or cannot be run. Install the package {program}, version {SUPPORTED}."
 
 
 def name_of(argv: list[str]) -> str:
-    """The name of another etcd, for a message: where a host was renamed in the inventory, it is this member's."""
+    """The member name of another etcd, for a message. If a host was renamed in the inventory, it is the same member."""
     flags = (item.split("=", 1)[1] for item in argv if item.startswith("--name="))
     return next((f", member {name}" for name in flags), "")
 
 
 def host_warnings(facts: Facts) -> list[str]:
-    """What is allowed on one host but worth a word."""
+    """Warnings about a single host."""
     warnings = version_range_warnings(facts)
     if facts["cgroup_version"] == 1 and (minor_of(facts["kubelet_version"]) or 0) >= 35:
         warnings.append(
-            "this host has cgroup v1, which the kubelet refuses from 1.35 on; its configuration gets failCgroupV1: false."
-            " Move to cgroup v2: support for v1 will end."
+            "this host has cgroup v1, which the kubelet refuses by default since 1.35, so its configuration gets failCgroupV1: false."
+            " Move the host to cgroup v2: Kubernetes will drop v1."
         )
     if facts["disk_free"] < DISK_WANTED and not is_short_of_disk(facts):
-        warnings.append(f"only {_mib(facts['disk_free'])} MiB are free for etcd's data.")
+        warnings.append(
+            f"only {_mib(facts['disk_free'])} MiB of disk space are free for etcd's data. Have at least {_mib(DISK_WANTED)} MiB free on the"
+            " filesystem of etcd_data_dir."
+        )
     if facts["leftovers"] and is_member(facts):
         files = facts["leftovers"]
         warnings.append(
-            f"files of a Kubernetes node lie on this member: {', '.join(files)}. Nothing here uses them. If you need them, move them to another"
+            f"this member has files of a Kubernetes node: {', '.join(files)}. etcd does not use them. If you need them, move them to another"
             " host. Do not run `kubeadm reset` on a member: it deletes etcd's data and certificates."
         )
     found = facts["data_dir"]
     if has_data(facts) and found["foreign"]:
         warnings.append(
-            f"etcd_data_dir {found['path']} holds {', '.join(found['foreign'])} beside the member's data. Its mode and owner are left as they"
-            " are. Move what is not etcd's to another directory."
+            f"etcd_data_dir {found['path']} contains {', '.join(found['foreign'])} besides the member's data, so its mode and owner are not"
+            " changed. Move what does not belong to etcd to another directory."
         )
     if has_data(facts) and found["filesystem"] in _VOLATILE:
         warnings.append(
             f"etcd_data_dir {found['path']} is in memory ({found['filesystem']}): this member loses its data at the next reboot. Move the data"
-            ' to a disk before that (docs/operations.md, "Move the data directory").'
+            ' to a disk before then (docs/operations.md, "Move the data directory").'
         )
     return warnings
 
 
 def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
-    """What is wrong between hosts: versions, clocks, addresses, connections."""
+    """Problems between hosts: versions, clocks, addresses, connections."""
     problems: list[Problem] = []
     for name in ("kubeadm", "kubelet"):
         versions = {host: item[f"{name}_version"] for host, item in facts.items() if item[f"{name}_version"]}
         if len(set(versions.values())) > 1:
             listed = ", ".join(f"{host} {version}" for host, version in versions.items())
-            # A member that is down is started all the same, as it was: a patch release does not keep it from coming up.
+            # A different patch release does not keep a member from starting, so a member that is down is started anyway.
             minors = {minor_of(version) for version in versions.values()}
             stops = PROCESSES if len(minors) > 1 else (FOUND, RESTART)
             problems.append(
                 Problem(
-                    f"{name} differs between the hosts ({listed}). Install one version on all of them.",
+                    f"the hosts have different versions of {name} ({listed}). Install the same version on all of them.",
                     stops,
                     code="versions",
                 )
@@ -269,8 +272,8 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Probl
             if member.address and member.host != host and member.address in item["addresses"]:
                 problems.append(
                     Problem(
-                        f"this host has the address of {member.host}, {member.address}: they are one machine, or the address is that of"
-                        " several. Correct etcd_address or ansible_host, or leave one of the hosts out.",
+                        f"this host has the address of {member.host}, {member.address}: both are the same machine, or several machines share"
+                        " the address. Correct etcd_address or ansible_host, or remove one of the hosts from the inventory.",
                         host=host,
                         code="same-machine",
                     )
@@ -278,17 +281,17 @@ def cluster_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Probl
     return [*problems, *connection_problems(cluster, facts), *source_problems(cluster, facts)]
 
 
-# States of `_host.reach` in which a connection did not get as far as the host.
+# States of reach() in _host/facts.py in which a connection did not reach the host.
 NOT_REACHED = ("silent", "unreachable")
 
 
 def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Problem]:
-    """Members that another one does not reach. A closed port is none: before a cluster is founded nothing listens there."""
+    """Members that another host cannot reach. A closed port is no problem: before a cluster is founded, nothing listens there."""
     problems = []
     seen: dict[tuple[str, str, str], list[str]] = {}
     for host, item in facts.items():
         for member in cluster.members:
-            # A host that is not part of this run may well be down; etcd's own gates look at that.
+            # A host that is not part of this run may be down. The gate of each turn checks the members' health.
             if member.host not in facts:
                 continue
             missed = [
@@ -299,11 +302,11 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
             hung = [port for port in missed if is_hung(member, facts[member.host], port)]
             cut = [port for port in missed if port not in hung]
             if hung:
-                # To restart it is the way to repair it.
+                # A restart repairs it, so restarts are not stopped.
                 problems.append(
                     Problem(
-                        f"etcd of {member.name} ({member.address}) listens on TCP port {', '.join(hung)} but does not accept connections: it hangs."
-                        " See its log under /var/log/pods, and the disk that holds its data.",
+                        f"etcd of {member.name} ({member.address}) hangs: it listens on TCP port {', '.join(hung)} but does not accept connections."
+                        " Check its log under /var/log/pods on that host, and the disk with its data.",
                         stops=(FOUND,),
                         host=host,
                         code="hung",
@@ -311,11 +314,11 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
                 )
             if cut:
                 seen.setdefault((member.name, member.address, ", ".join(cut)), []).append(host)
-    # If two members do not reach each other, a restart of a third one leaves no quorum: none is restarted, whichever host has noticed it.
+    # If two members cannot reach each other, restarting a third one leaves no quorum. So none is restarted, whichever host reports it.
     return problems + [
         Problem(
-            f"{name} ({address}) does not answer on TCP port {ports}, seen from {', '.join(hosts)}. Open it between the members"
-            " (a firewall that drops or rejects packets, a wrong etcd_address, a missing route, a network that is down).",
+            f"{', '.join(hosts)} cannot reach {name} ({address}) on TCP port {ports}. Allow this connection between all members: check the"
+            " firewalls, etcd_address, the routes and the network.",
             stops=(FOUND, RESTART),
             code="connection",
         )
@@ -324,7 +327,7 @@ def connection_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Pr
 
 
 def is_hung(member: Member, facts: Facts, port: str) -> bool:
-    """Whether this member's etcd listens on a port and accepts nobody, so that further connections get no answer."""
+    """Whether this member's etcd listens on a port without accepting connections, so that new ones get no answer."""
     listener = facts["listeners"].get(port)
     return bool(listener and listener["full"] and is_ours(listener["argv"], member.name))
 
@@ -333,7 +336,7 @@ def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Proble
     """Hosts whose connections to other members leave from an address that is not in their peer certificate.
 
     etcd compares the source address with the addresses in the certificate, then with what its DNS names resolve to
-    (client/pkg/transport/listener_tls.go, checkCertSAN). Names are not counted here: a quorum must not depend on DNS.
+    (client/pkg/transport/listener_tls.go, checkCertSAN). Names do not count here: a quorum must not depend on DNS.
     """
     problems = []
     for member in cluster.members:
@@ -350,15 +353,15 @@ def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Proble
                 names.extend([name] if name not in names else [])
         for source, names in leaving.items():
             remedy = (
-                f"{source} is a temporary IPv6 address and will change: turn privacy extensions off on this host"
+                f"{source} is a temporary IPv6 address and will change: disable privacy extensions on this host"
                 " (sysctl net.ipv6.conf.INTERFACE.use_tempaddr=0)."
                 if source in item["temporary_addresses"]
-                else f"Set etcd_peer_cert_sans: [{', '.join([*member.peer_cert_sans, source])}] for this host, or, before the cluster"
-                f" is founded, etcd_address: {source}."
+                else f"Set etcd_peer_cert_sans: [{', '.join([*member.peer_cert_sans, source])}] for this host. If the cluster does not exist"
+                f" yet, you can set etcd_address: {source} instead."
             )
             problems.append(
                 Problem(
-                    f"connections to {', '.join(names)} leave this host from {source}, and etcd_address is {member.address}: etcd"
+                    f"connections to {', '.join(names)} leave this host from {source}, not from etcd_address {member.address}: etcd"
                     f" rejects peers whose source address is not in their certificate. {remedy}",
                     stops=(FOUND,),
                     host=member.host,
@@ -369,43 +372,43 @@ def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Proble
 
 
 def unknown_address_problems(cluster: Cluster) -> list[str]:
-    """Members whose address is not known once all hosts of the run have been looked at."""
+    """Members whose address is still unknown after all hosts of the run were observed."""
     return [
-        f"{member.host}: its address is not known, and it was not looked at in this run, or has no default route. Set"
-        " etcd_address, or run with all members."
+        f"{member.host}: its address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or run"
+        " without --limit."
         for member in cluster.members
         if not member.address
     ]
 
 
 def external_problems(name: str, path: str, others: Mapping[str, str]) -> list[str]:
-    """Whether clusters would write the same file. path: that of this cluster ('': none). others: the paths by cluster."""
+    """Clusters that would write the same file. path: the file of this cluster ('': none). others: the files by cluster."""
     same = sorted(other for other, where in others.items() if path and where == path and other != name)
     if not same:
         return []
     return [
-        f"etcd_external_config_file is {path} for the clusters {', '.join([name, *same])}: each would overwrite what the"
-        " other has written. Give each cluster one of its own, in the variables of its hosts."
+        f"etcd_external_config_file is {path} for several clusters ({', '.join([name, *same])}): each would overwrite the file of the"
+        " other. Set a different path for each cluster, in the variables of its hosts."
     ]
 
 
 def judged_clocks(cluster: Cluster, facts: Mapping[str, Facts]) -> dict[str, Facts]:
-    """The clocks that have to agree. If members are missing from this run, the controller's stands for theirs."""
+    """The clocks that have to agree. If members are not part of this run, the controller's clock stands in for theirs."""
     absent = [member.host for member in cluster.members if member.host not in facts]
     return {**facts, **({CONTROLLER: {"clock_offset": 0.0}} if absent else {})}
 
 
 def clock_text(spread: float, fastest: str, slowest: str) -> str:
-    """Clocks that do not agree, and the way out."""
+    """The message about clocks that differ too much."""
     return (
-        f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. A certificate that one of them signs would not be valid yet, or no"
-        " longer, on the other. Set up time synchronisation (chrony, systemd-timesyncd)."
+        f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. A certificate issued on one could be not yet valid, or expired, on"
+        " the other. Set up time synchronisation (chrony, systemd-timesyncd)."
     )
 
 
 def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:
     """Seconds between the clocks that differ most, the fastest host and the slowest."""
-    # Late by as long as it takes to reach a host, far below what is judged here.
+    # Each offset includes the time that it takes to reach the host, which is far below the limits here.
     clocks = {host: float(item["clock_offset"]) for host, item in facts.items() if item["clock_offset"] is not None}
     if not clocks:
         return 0.0, "", ""
@@ -414,10 +417,12 @@ def clock_spread(facts: Mapping[str, Facts]) -> tuple[float, str, str]:
 
 
 def cluster_warnings(facts: Mapping[str, Facts]) -> list[str]:
-    """What is allowed between hosts but worth a word."""
+    """Warnings about differences between hosts."""
     spread, fastest, slowest = clock_spread(facts)
     if CLOCK_WARNING < spread <= CLOCK_PROBLEM:
-        return [f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Set up time synchronisation."]
+        return [
+            f"the clocks of {slowest} and {fastest} are {spread:.0f} s apart. Set up time synchronisation (chrony, systemd-timesyncd)."
+        ]
     return []
 
 

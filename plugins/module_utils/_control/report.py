@@ -1,9 +1,9 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The report on all clusters of a run: what `etcd_health` and `etcd_host_info` saw, put together for people and programs.
+"""The report on all clusters of a run, from the results of `etcd_health` and `etcd_host_info`.
 
-Runs on the controller. `assemble` makes the report as plain data, which is the JSON file; `page` makes of it what the HTML page
-shows, as texts and percentages: the template only lays them out.
+Runs on the controller. `assemble` returns the report as plain data, the content of the JSON file. `page` turns it into the texts and
+percentages of the HTML page, so that the template contains layout only.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
 
-# A CA cannot be renewed by a run: whoever has to plan its replacement wants to know early.
+# A run cannot renew a CA, and its replacement has to be planned: warn early. Days.
 CA_WARNING = 365
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 KINDS = ("server", "peer", "healthcheck-client", "apiserver-etcd-client")
 
-RENEW = "Run site.yml: it issues them again, and nothing restarts."
+RENEW = "Run site.yml, which renews them without a restart."
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the inventory says of one host, as far as the report needs it."""
+    """The inventory variables of one host that the report needs."""
 
     client_port: int = 2379
     metrics_port: int = 2381
@@ -58,7 +58,7 @@ class Settings:
 
     @classmethod
     def from_variables(cls, variables: Data, options: Data) -> Settings:
-        """From inventory variables, and the defaults that the role's argument specs have for the rest."""
+        """From inventory variables; missing ones have the default of the role's argument specs."""
 
         def value(name: str) -> str:
             default = options.get(name, {}).get("default", "")
@@ -75,7 +75,7 @@ class Settings:
 
 
 def _number(text: str, default: int) -> int:
-    """A number written in an inventory; another text is somebody else's to complain about."""
+    """A number from the inventory, or the default if the text is invalid, which is reported elsewhere."""
     return int(text) if re.fullmatch(r"[0-9]+", text) else default
 
 
@@ -83,8 +83,8 @@ def _number(text: str, default: int) -> int:
 class Looked:
     """What a run knows of one cluster.
 
-    speaker: the host that asked ('' where none could). health: what etcd_health returned there, or None. observations:
-    what etcd_host_info returned, by host. lost: hosts that the run could not reach. settings: by host.
+    speaker: the host that ran etcd_health ('' if none could). health: its result, or None. observations: the results of etcd_host_info, by
+    host. lost: hosts that the run could not reach. settings: by host.
     """
 
     cluster: Cluster
@@ -142,37 +142,37 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
 
 
 def judged(looked: Looked) -> tuple[str, list[str]]:
-    """The verdict and why it is not healthy. Nobody is asked where the inventory does not say rightly who they are."""
+    """The verdict, and the reasons if it is not healthy. No member is asked if the inventory is invalid."""
     if looked.cluster.problems:
-        return "unknown", ["The members were not asked: the inventory is wrong.", *looked.cluster.problems]
+        return "unknown", ["The members were not checked, because the inventory is invalid.", *looked.cluster.problems]
     if not looked.health or "verdict" not in looked.health:
         if not looked.speaker:
             return "unknown", [
-                "None of its hosts can be reached by ssh, or all have failed earlier in this run, so nobody could be asked."
+                "The members were not checked, because none of their hosts is reachable by ssh, or all have failed earlier in this run."
             ]
         said = (looked.health or {}).get("msg")
-        return "unknown", [f"{looked.speaker} could not ask the members{f': {said}' if said else '.'}"]
+        return "unknown", [f"{looked.speaker} could not check the members{f': {said}' if said else '.'}"]
     verdict = str(looked.health["verdict"])
     return verdict if verdict in VERDICTS else "unknown", list(looked.health.get("reasons", []))
 
 
 def silent_row(looked: Looked, member: Member) -> dict[str, Any]:
-    """A member that nobody could ask, in the form in which etcd_health tells of members."""
+    """The row of a member that could not be checked, in the form of etcd_health."""
     url = f"https://{bracketed(member.address)}:{looked.of(member.host).client_port}" if member.address else ""
     return {
         "name": member.name,
         "endpoint": url,
         "reachable": False,
         "healthy": False,
-        "error": "not asked",
+        "error": "not checked",
         "error_code": "",
     }
 
 
 def metrics(looked: Looked) -> dict[str, Any]:
-    """Where Prometheus asks the members: over TLS at the client port, or at the metrics port where that is open (exposed).
+    """The targets for Prometheus: each member's client port with TLS, or its metrics port if that is exposed.
 
-    directory: where the scrape configuration looks for the certificate files of this cluster, beside itself.
+    directory: the directory with this cluster's certificate files, relative to the scrape configuration.
     """
     targets = []
     for member in looked.cluster.members:
@@ -192,7 +192,7 @@ def metrics(looked: Looked) -> dict[str, Any]:
 
 
 def certificate(member: str, kind: str, begin: str, end: str, now: datetime, settings: Settings) -> dict[str, Any]:
-    """One certificate: how long it was made for, how long it lasts, and whether a run would issue it again. Days."""
+    """One certificate: its whole life and the rest of it in days, and whether a run would renew it."""
     left = (moment(end) - now).total_seconds()
     whole = (moment(end) - moment(begin)).total_seconds() if begin else settings.validity
     window = CA_WARNING * DAY if kind == "ca" else settings.window
@@ -210,13 +210,13 @@ def certificate(member: str, kind: str, begin: str, end: str, now: datetime, set
 
 
 def moment(text: str) -> datetime:
-    """A time in ISO 8601, of UTC where it does not say."""
+    """A time in ISO 8601, in UTC unless it has a time zone."""
     found = datetime.fromisoformat(text.replace("Z", "+00:00"))
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def authority(looked: Looked, now: datetime) -> list[dict[str, Any]]:
-    """The CA, as the CA host has it, or else the first host that has one."""
+    """The CA certificate of the CA host, or of the first host that has one."""
     order = [looked.cluster.ca_host, *looked.observations]
     for host in order:
         pki = looked.observations.get(host, {}).get("pki", {})
@@ -227,7 +227,7 @@ def authority(looked: Looked, now: datetime) -> list[dict[str, Any]]:
 
 
 def leaves(looked: Looked, rows: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The certificates of the members: from their files, and of one that ssh does not reach from what it shows its clients."""
+    """The certificates of the members, from their files. If ssh does not reach a host, the server certificate that its member presents."""
     found = []
     told = {row["name"]: row.get("certificate") or {} for row in rows}
     for member in looked.cluster.members:
@@ -245,7 +245,7 @@ def leaves(looked: Looked, rows: list[dict[str, Any]], now: datetime) -> list[di
 
 
 def certificate_findings(certificates: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Certificates that end soon. What a member shows its clients is judged by etcd_health already."""
+    """Findings on certificates that expire soon, except server certificates, on which etcd_health reports."""
     judged_there = {row["name"] for row in rows if row.get("certificate")}
     findings = []
     by_member: dict[str, list[dict[str, Any]]] = {}
@@ -258,7 +258,7 @@ def certificate_findings(certificates: list[dict[str, Any]], rows: list[dict[str
                     "ca-ends",
                     "",
                     f"The CA {ends(item)}: no certificate of this cluster can last longer.",
-                    "A run does not replace a CA: old and new have to be trusted side by side for a while. Plan that while there is time.",
+                    'A run does not renew the CA. Plan its renewal early (docs/certificates.md, "The CA expires").',
                 )
             )
             continue
@@ -268,29 +268,30 @@ def certificate_findings(certificates: list[dict[str, Any]], rows: list[dict[str
         kinds = ", ".join(item["kind"] for item in items)
         code = "certificate-ended" if first["state"] == "ended" else "certificate-window"
         noun = "certificate" if len(items) == 1 else "certificates"
-        findings.append(finding(code, name, f"{kinds}: {noun} of {name}: the first {ends(first)}.", RENEW))
+        when = ends(first) if len(items) == 1 else f"the first {ends(first)}"
+        findings.append(finding(code, name, f"{name}: {noun} {kinds}: {when}.", RENEW))
     return findings
 
 
 def ends(item: Data) -> str:
-    """When a certificate ends, in words."""
+    """The text on when a certificate expires."""
     days = int(item["days_left"])
     date = str(item["not_after"])[:10]
     if item["state"] == "ended":
-        return f"ended on {date}"
-    return f"ends in {days} day{'' if days == 1 else 's'} ({date})"
+        return f"expired on {date}"
+    return f"expires in {days} day{'' if days == 1 else 's'} ({date})"
 
 
 # --- Findings on hosts -----------------------------------------------------------------------------------------------
 
 
 def finding(code: str, member: str, text: str, remedy: str = "") -> dict[str, str]:
-    """One finding, as etcd_health has them."""
+    """One finding in the form of etcd_health."""
     return {"code": code, "member": member, "text": text, "remedy": remedy}
 
 
 def ssh_findings(looked: Looked) -> list[dict[str, str]]:
-    """Hosts that ssh does not reach: their members may be well, but their files were not looked at."""
+    """A finding on hosts that ssh does not reach: their members may be healthy, but their files were not read."""
     if not looked.lost:
         return []
     names = ", ".join(looked.lost)
@@ -298,14 +299,14 @@ def ssh_findings(looked: Looked) -> list[dict[str, str]]:
         finding(
             "ssh",
             "",
-            f"{names}: not reached, or not observed, by this run. What it says of them comes from the other members.",
-            "Repair ssh to them (the run says what is wrong), then look again.",
+            f"{names}: not reachable by ssh, or not observed, in this run. The report on them comes from the other members only.",
+            "Repair ssh to these hosts (the output of the run has the error), then run health.yml again.",
         )
     ]
 
 
 def host_findings(looked: Looked) -> list[dict[str, str]]:
-    """What is worth a word on the hosts, and what a run of site.yml would change there."""
+    """Findings on the hosts: warnings, what a run of site.yml would change, and what it would refuse."""
     seen = looked.observations
     said = [
         note(text, host)
@@ -331,7 +332,7 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
     return [
         *(finding("host", "", text) for text in merged(said)),
         *(
-            finding("differs", "", text, "`site.yml --check --diff` shows what would change; site.yml changes it.")
+            finding("differs", "", text, "Run `site.yml --check --diff` to see the change, and site.yml to make it.")
             for text in merged(differs)
         ),
         *(finding("refused", "", text, refusal(stops)) for stops, of in problems.items() for text in merged(of)),
@@ -341,21 +342,21 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
 _STOPPED = {
     FOUND: "found the cluster",
     START: "start a member or kubelet that does not run",
-    RESTART: "restart one that runs",
+    RESTART: "restart a running one",
     SIGN: "issue certificates",
 }
 
 
 def refusal(stops: tuple[str, ...]) -> str:
-    """What site.yml does not do before a problem is fixed."""
+    """What site.yml refuses to do until a problem is fixed."""
     words = [words for step, words in _STOPPED.items() if step in stops]
     if not words:
-        return "A run of site.yml goes on, and warns of it."
+        return "A run of site.yml continues, with a warning."
     return f"Until this is fixed, site.yml does not {', '.join(words[:-1])}{' or ' if words[1:] else ''}{words[-1]}."
 
 
 def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[str, str]]) -> list[str]:
-    """What a terminal shows below the table of etcd_health, or instead of it."""
+    """The lines for the terminal after the table of etcd_health, or without it."""
     lines = []
     if not (looked.health or {}).get("table"):
         lines = [f"cluster {looked.cluster.name}: {verdict}", *(f"PROBLEM: {text}" for text in reasons)]
@@ -367,17 +368,17 @@ def own_lines(verdict: str, reasons: list[str], looked: Looked, own: list[dict[s
 
 # --- The page --------------------------------------------------------------------------------------------------------
 
-# Sign, word and meaning of each verdict: never only a colour.
+# Sign, word and meaning of each verdict, so that colour is never the only difference.
 WORDS = {
-    "healthy": ("✓", "Healthy", "Every member answers, they agree, and nothing is wrong."),
-    "degraded": ("!", "Degraded", "There is a quorum, so clients are served, but something is wrong."),
-    "down": ("\u00d7", "Down", "There is no quorum: nothing can be written, or read linearizably."),
-    "unknown": ("?", "Unknown", "Nobody could be asked."),
+    "healthy": ("✓", "Healthy", "Every member is healthy."),
+    "degraded": ("!", "Degraded", "The cluster has a quorum and serves clients, but something is wrong."),
+    "down": ("\u00d7", "Down", "The cluster has no quorum: writes and linearizable reads fail."),
+    "unknown": ("?", "Unknown", "No member could be checked."),
 }
 
 
 def page(report: Data) -> dict[str, Any]:
-    """What the HTML page shows, as texts and percentages."""
+    """The content of the HTML page, as texts and percentages."""
     clusters = [cluster_page(item, number) for number, item in enumerate(report["clusters"], 1)]
     count = len(clusters)
     well = sum(item["verdict"] == "healthy" for item in report["clusters"])
@@ -398,13 +399,13 @@ def page(report: Data) -> dict[str, Any]:
 
 
 def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
-    """One cluster as it is shown."""
+    """The content of the page for one cluster."""
     members = cluster["members"]
     well = sum(bool(row["healthy"]) for row in members)
     sign, word, meaning = WORDS[cluster["verdict"]]
     facts = [
         ("Members", f"{well} of {len(members)} healthy"),
-        ("Quorum", f"{'kept' if cluster['quorum'] else 'not kept'}, {cluster['quorum_size']} needed"),
+        ("Quorum", f"{'yes' if cluster['quorum'] else 'no'}, {cluster['quorum_size']} needed"),
         ("Leader", cluster["leader"] or "unknown"),
         ("etcd", versions(members) or cluster["version"] or "unknown"),
         ("Cluster version", cluster["cluster_version"] or "unknown"),
@@ -433,18 +434,18 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
 
 
 def asked(cluster: Data) -> str:
-    """From where the cluster was looked at, and who could not be reached."""
-    where = f"asked on {cluster['asked_on']}" if cluster["asked_on"] else "nobody could be asked"
-    return f"{where}, not reached: {', '.join(cluster['unreachable'])}" if cluster["unreachable"] else where
+    """From which host the members were checked, and which hosts ssh did not reach."""
+    where = f"checked from {cluster['asked_on']}" if cluster["asked_on"] else "no member could be checked"
+    return f"{where}, not reachable by ssh: {', '.join(cluster['unreachable'])}" if cluster["unreachable"] else where
 
 
 def versions(members: list[Data]) -> str:
-    """The versions of etcd that run."""
+    """The versions of etcd that the members run."""
     return ", ".join(sorted({str(row["version"]) for row in members if row.get("version")}))
 
 
 def member_page(row: Data) -> dict[str, Any]:
-    """One member as it is shown."""
+    """The content of the page for one member."""
     answered = bool(row["reachable"])
     state = "healthy" if row["healthy"] else "unhealthy" if answered else "no answer"
     why = row.get("error") or row.get("reason") or ""
@@ -455,12 +456,12 @@ def member_page(row: Data) -> dict[str, Any]:
         "state": state,
         "level": "good" if row["healthy"] else "bad",
         "why": "" if row["healthy"] else why,
-        "role": row.get("role") or "not told",
-        "version": row.get("version") or "not told",
-        "raft": "not told",
+        "role": row.get("role") or "unknown",
+        "version": row.get("version") or "unknown",
+        "raft": "unknown",
         "alarms": row.get("alarms") or [],
         "database": None,
-        "round_trip": "not told",
+        "round_trip": "unknown",
     }
     if row.get("raft_term") is not None:
         lag = int(row.get("raft_lag") or 0)
@@ -473,13 +474,13 @@ def member_page(row: Data) -> dict[str, Any]:
 
 
 def database_page(row: Data) -> dict[str, Any]:
-    """Size of a database, what of it is in use, and its quota."""
+    """The size of a database, the part in use, and its quota."""
     size, quota = int(row["db_size"]), int(row["quota"])
     used = int(row.get("db_size_in_use") or 0)
     share = 100.0 * size / quota
     return {
         "percent": share_text(size, quota),
-        # Within a bar that is but a dot nothing can be seen.
+        # A part of a bar this short would not be visible.
         "in_use_percent": share_text(used, quota) if share > 3 else "",
         "level": "bad" if share >= 95 else "warn" if share >= 80 else "good",
         "label": f"{amount(size)} of {amount(quota)}, {f'{share:.1f}' if share >= 0.1 else 'below 0.1'} %",
@@ -493,30 +494,30 @@ def share_text(part: float, whole: float) -> str:
 
 
 def amount(size: int) -> str:
-    """A size with a unit that fits."""
+    """A size in bytes with a suitable unit."""
     power = min((max(size, 1).bit_length() - 1) // 10, len(_UNITS) - 1)
     value = size / 1024**power
     return f"{value:.0f} {_UNITS[power]}" if value >= 100 or value.is_integer() else f"{value:.1f} {_UNITS[power]}"
 
 
 def certificate_page(item: Data) -> dict[str, Any]:
-    """One certificate as a bar: what is left of its whole life, with a mark where a run issues it again."""
+    """One certificate as a bar: the rest of its life, with a mark at the start of the renewal window."""
     days = int(item["days_left"])
-    label = "ended" if item["state"] == "ended" else f"{days} day{'' if days == 1 else 's'}"
+    label = "expired" if item["state"] == "ended" else f"{days} day{'' if days == 1 else 's'}"
     return {
         "kind": item["kind"],
         "label": label,
         "detail": f"of {item['days_whole']}, until {str(item['not_after'])[:10]}",
         "level": {"good": "good", "window": "warn", "ended": "bad"}[item["state"]],
         "percent": share_text(days, item["days_whole"]),
-        # Where the window is longer than the whole life there is nothing to mark.
+        # A window longer than the whole life has no mark.
         "mark": share_text(item["days_window"], item["days_whole"]) if item["days_window"] < item["days_whole"] else "",
         "window": item["days_window"],
     }
 
 
 def certificate_rows(cluster: Data) -> list[dict[str, Any]]:
-    """Certificates by member, one cell for each kind; None where nothing was seen."""
+    """Certificates by member, one cell for each kind; None if the certificate is unknown."""
     rows: dict[str, dict[str, Any]] = {}
     for item in cluster["certificates"]:
         if item["kind"] != "ca":

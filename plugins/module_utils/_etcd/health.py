@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is true of a cluster, judged from what each member says, and a table of it that a person can read."""
+"""The health of a cluster: asks each member, judges the answers, and renders them as a table."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ DEGRADED = "degraded"
 DOWN = "down"
 UNKNOWN = "unknown"
 
-# From the best to the worst. Nobody could be asked is worse than degraded, and says less than down.
+# From the best to the worst. UNKNOWN (no member could be asked) is worse than DEGRADED, but does not prove DOWN.
 VERDICTS = (HEALTHY, DEGRADED, UNKNOWN, DOWN)
 
-# etcd stops writing at its quota (2 GiB where nothing is set, server/storage/quota.go).
+# etcd refuses writes at its quota, which is 2 GiB by default (server/storage/quota.go).
 DEFAULT_QUOTA = 2 << 30
 QUOTA_WARNING = 0.8
 
-# Defragmentation stops a member for a while: not worth it for less than this, in bytes and as a part of the file.
+# Defragmentation blocks a member for a while, so it is only advised from this size and this unused part of the file on.
 FRAGMENTED_BYTES = 256 << 20
 FRAGMENTED_PART = 0.5
 
-# Entries that a member may be behind without a word: a busy leader is always some ahead.
+# Log entries that a member may lag without a finding: a busy leader is always ahead a little.
 LAG_WARNING = 1000
 
-# The first patch of each branch without known holes: GHSA-6vch-q96h-7gc3, published on 2026-07-23.
+# The first patch release of each branch without known vulnerabilities: GHSA-6vch-q96h-7gc3, published on 2026-07-23.
 SECURITY_FLOOR = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
 ADVISORY = "GHSA-6vch-q96h-7gc3"
 
@@ -50,9 +50,9 @@ DAY = 86400.0
 
 @dataclass
 class Seen:
-    """What one endpoint said. error: why it said nothing, or not all; code: the same in one word.
+    """The answers of one endpoint. error: why answers are missing; code: the same for programs.
 
-    commits: whether it could read through the log, which takes a quorum; reason: what it says where not.
+    commits: whether a linearizable read succeeded, which needs a quorum; reason: why not.
     round_trip: seconds for connection and handshake.
     """
 
@@ -71,7 +71,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not make a cluster unhealthy today. member: empty where it is the cluster's."""
+    """Something to act on that does not make the cluster unhealthy now. member: empty if it concerns the cluster."""
 
     code: str
     member: str
@@ -81,10 +81,10 @@ class Finding:
 
 @dataclass
 class Report:
-    """The judgement. reasons: why the verdict is not better; findings: what else deserves attention.
+    """The verdict. reasons: why it is not better; findings: what else needs attention.
 
-    alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: they are the only reasons, and stay until a
-    person disarms them: nothing to wait for.
+    alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: alarms are the only reasons, and they stay until a
+    person disarms them, so waiting does not help.
     """
 
     verdict: str
@@ -106,7 +106,7 @@ class Report:
 
     @property
     def quorum(self) -> bool:
-        """Whether a quorum works together. An alarm may keep it from taking writes."""
+        """Whether there is a working quorum, although an alarm may make it refuse writes."""
         return self.verdict in (HEALTHY, DEGRADED)
 
     def at_least(self, verdict: str) -> bool:
@@ -115,9 +115,9 @@ class Report:
 
 
 def quota_of(value: Any) -> int:
-    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or not a value that etcd takes.
+    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or an invalid value.
 
-    A flag that is given several times (a list) has its last value. None and 0 are etcd's default, less than 0 is no limit.
+    The last value of a repeated flag (a list) counts. None and 0 mean etcd's default, a negative value means no limit.
     """
     if isinstance(value, (list, tuple)):
         return quota_of(value[-1] if value else None)
@@ -135,11 +135,11 @@ def quota_of(value: Any) -> int:
 
 
 def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) -> Seen:
-    """Ask one endpoint everything, in `timeout` seconds. Never raises: what went wrong is in the answer."""
+    """Ask one endpoint everything within `timeout` seconds. Never raises: errors are in the result."""
     seen = Seen(endpoint, name)
     if not endpoint:
-        # A member of an inventory of names, whose host could not be looked at.
-        seen.error, seen.code = "its address is not known; set etcd_address or ansible_host to it.", "address"
+        # The inventory has no address for this member, and its host was not observed.
+        seen.error, seen.code = "its address is unknown. Set etcd_address or ansible_host to its address.", "address"
         return seen
     deadline = time.monotonic() + timeout
     try:
@@ -152,7 +152,7 @@ def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) 
             try:
                 seen.members = client.members()
             except EtcdUnreachableError as exc:
-                # A learner does not answer this one (server/etcdserver/api/v3rpc/interceptor.go).
+                # A learner refuses this request (server/etcdserver/api/v3rpc/interceptor.go).
                 if not seen.status.is_learner:
                     raise
                 seen.reason = str(exc)
@@ -164,23 +164,23 @@ def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) 
 
 
 def ask_health(client: EtcdClient, seen: Seen, timeout: float) -> None:
-    """Ask for what takes a quorum. Without one the answer may not come: that is an answer too."""
+    """Try a request that needs a quorum. Without a quorum it may time out, which is a result too."""
     try:
         seen.commits, seen.reason = client.health(timeout)
     except EtcdUnreachableError as exc:
         if exc.code != "timeout":
             raise
-        seen.reason = f"no read went through the log within {timeout:.1f} s"
+        seen.reason = f"no linearizable read succeeded within {timeout:.1f} s"
 
 
 def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], timeout: float) -> list[Seen]:
-    """Ask all endpoints (name, URL) side by side; in `timeout` seconds all is over, whatever is at the other end."""
+    """Ask all endpoints (name, URL) in parallel. Returns after `timeout` seconds at the latest, whatever the endpoints do."""
     found: list[Seen | None] = [None] * len(targets)
 
     def ask(number: int, name: str, endpoint: str) -> None:
         found[number] = look(name, endpoint, paths, timeout)
 
-    # Not a pool: that waits for its threads, and a name server that is silent holds one for half a minute.
+    # Not a pool: it would wait for its threads, and a silent name server blocks a thread for half a minute.
     threads = [
         threading.Thread(target=ask, args=(number, *target), daemon=True) for number, target in enumerate(targets)
     ]
@@ -192,7 +192,10 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
     return [
         item
         or Seen(
-            endpoint, name, error=f"{endpoint} gave no answer within {timeout:.1f} s (name server?).", code="timeout"
+            endpoint,
+            name,
+            error=f"{endpoint} did not answer within {timeout:.1f} s. If it is a name, check the name server.",
+            code="timeout",
         )
         for item, (name, endpoint) in zip(found, targets)
     ]
@@ -202,9 +205,9 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
 
 
 def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = DEFAULT_QUOTA) -> Report:
-    """Judge what was seen. now: Unix seconds; renewal_window: seconds. Names are expected where they are given.
+    """Judge the answers. now: Unix seconds; renewal_window: seconds. Endpoints with a name are the expected members.
 
-    quota: bytes, of members that do not tell theirs.
+    quota: bytes, for members that do not report theirs.
     """
     answered = [item for item in seen if item.status]
     statuses = [item.status for item in seen if item.status]
@@ -245,43 +248,45 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
 def verdict_of(seen: list[Seen], quorum_size: int, reasons: list[str]) -> str:
     """The verdict.
 
-    One read through the log proves a quorum. Where none went through there is none, unless nobody could be asked at all:
-    then it is known only of members that refuse connections that they do not run.
+    One linearizable read proves a quorum. If members answer and no such read succeeds, there is no quorum. If no member answers, only
+    those that refuse connections are known to be down.
     """
     if any(item.commits for item in seen):
         return DEGRADED if reasons else HEALTHY
     if any(item.status for item in seen):
         return DOWN
-    # Of endpoints without names there may be more than are asked.
+    # Endpoints without names may not be all members of the cluster.
     stopped = sum(item.code == "refused" for item in seen if item.name)
     return DOWN if stopped and len(seen) - stopped < quorum_size else UNKNOWN
 
 
 def cluster_reasons(answered: list[Seen]) -> list[str]:
-    """Where the members do not say the same."""
+    """Contradictions between the answers of the members."""
     statuses = [(item.name or item.endpoint, item.status) for item in answered if item.status]
     reasons = []
     if len({status.cluster_id for _name, status in statuses}) > 1:
         told = ", ".join(f"{name} {status.cluster_id:x}" for name, status in statuses)
-        reasons.append(f"The endpoints are different clusters ({told}).")
+        reasons.append(f"The endpoints belong to different clusters ({told}).")
     leaders = {status.leader for _name, status in statuses if status.leader}
     if statuses and not leaders:
-        reasons.append("No member knows a leader: quorum is lost, or an election is under way.")
+        reasons.append("No member knows a leader: the quorum is lost, or an election is in progress.")
     elif len(leaders) > 1:
-        reasons.append("The members name different leaders: an election is under way, or the network is split.")
+        reasons.append(
+            "The members report different leaders: an election is in progress, or the network is partitioned."
+        )
     if len({tuple(sorted(member.id for member in item.members)) for item in answered if item.members}) > 1:
-        reasons.append("The members do not agree on the membership.")
+        reasons.append("The members report different memberships.")
     return reasons
 
 
 def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
-    """Where the membership is not the expected one. Nothing where nobody expected, or told, any."""
+    """Differences between the membership and the expected members. Empty if either is unknown."""
     if not expected or not listed:
         return []
     found = [member.name for member in listed]
-    reasons = [f"{name} is not in the membership. site.yml adds it." for name in expected if name not in found]
+    reasons = [f"{name} is not in the membership. Run site.yml to add it." for name in expected if name not in found]
     reasons += [
-        f"{member.name or format(member.id, 'x')} is in the membership, and the inventory does not have it. To remove it: remove_member.yml -e"
+        f"{member.name or format(member.id, 'x')} is in the membership, but not in the inventory. If it should not be a member, remove it: remove_member.yml -e"
         f" etcd_member={member.name or format(member.id, 'x')}"
         for member in listed
         if member.name not in expected
@@ -290,24 +295,24 @@ def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
 
 
 def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
-    """What is wrong with one member."""
+    """Why one member is not healthy."""
     label = line["name"] or item.endpoint
     if item.error:
         return [f"{label}: {item.error}"]
     if item.status and item.status.is_learner:
         return [
-            f"{label} is a learner: it has not joined completely, has no vote and serves no clients. site.yml finishes the join; to take it back:"
+            f"{label} is a learner: it has no vote and serves no clients. Run site.yml to finish its join, or, if it should not be a member, remove it:"
             f" remove_member.yml -e etcd_member={label}"
         ]
     if not item.commits:
-        return [f"{label} is not healthy: {item.reason or 'it cannot commit'}."]
+        return [f"{label} is not healthy: {item.reason or 'it cannot commit writes'}."]
     if item.status and not item.status.leader:
         return [f"{label} knows no leader."]
     return [f"{label} reports: {text}." for text in item.status.other_errors] if item.status else []
 
 
 def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]:
-    """What is worth a word about the cluster as a whole. versions: of the members, oldest first."""
+    """Findings on the cluster as a whole. versions: of the members, oldest first."""
     found = []
     if len(versions) > 1:
         found.append(
@@ -315,7 +320,7 @@ def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]
                 "mixed-versions",
                 "",
                 f"The members run different versions: {', '.join(versions)}.",
-                "Finish the upgrade: a run of site.yml brings all members to the same image.",
+                "Finish the upgrade: run site.yml, which gives all members the same image.",
             )
         )
     if voters and len(voters) % 2 == 0:
@@ -323,8 +328,8 @@ def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]
             Finding(
                 "even-members",
                 "",
-                f"{len(voters)} voting members survive the loss of no more than {len(voters) - 1} would"
-                f" ({(len(voters) - 1) // 2}).",
+                f"The cluster has {len(voters)} voting members, an even number: it survives the loss of {(len(voters) - 1) // 2}, like a"
+                f" cluster of {len(voters) - 1}.",
                 "Use an odd number of members.",
             )
         )
@@ -332,7 +337,7 @@ def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]
 
 
 def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Finding]:
-    """What is worth a word about one member, from its row."""
+    """Findings on one member, from its row."""
     if not line["reachable"]:
         return []
     name = line["name"] or line["endpoint"]
@@ -345,8 +350,8 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
             Finding(
                 "lag",
                 name,
-                f"{name} is {line['raft_lag']} log entries behind.",
-                "Look at its disk and network; it is no help to the quorum while it lags.",
+                f"{name} lags {line['raft_lag']} log entries behind, so it may not help the quorum.",
+                "Check its disk and network.",
             )
         )
     if line["quota"] and line["db_size"] > QUOTA_WARNING * line["quota"]:
@@ -364,7 +369,7 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "fragmentation",
                 name,
                 f"{100 * line['fragmentation']:.0f} % of the database file of {name} is unused.",
-                "`etcdctl defrag`, one member after the other, the leader last.",
+                "Run `etcdctl defrag` on one member after the other, the leader last.",
             )
         )
     certificate = line["certificate"]
@@ -373,10 +378,10 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
             Finding(
                 "certificate",
                 name,
-                f"The server certificate of {name} ends in {certificate['days_left']} days.",
-                'It ends with its CA, and no certificate can last longer: docs/certificates.md, "The CA expires".'
+                f"The server certificate of {name} expires in {certificate['days_left']} days.",
+                'Its CA expires at the same time. Renew the CA first (docs/certificates.md, "The CA expires").'
                 if certificate["ends_with_ca"]
-                else "A run of site.yml renews it.",
+                else "Run site.yml to renew it.",
             )
         )
     return found
@@ -388,20 +393,20 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def security_problem(version: str) -> tuple[str, str] | None:
-    """Why a version of etcd should not be run any more, and what to do; None where nothing is known against it."""
+    """Why a version of etcd should not be used any more, and what to do; None if it has no known vulnerability."""
     numbers = version_key(version)
     if len(numbers) < 3:
         return None
     branch = (numbers[0], numbers[1])
     if branch < min(SECURITY_FLOOR):
-        return "which gets no fixes any more", "Upgrade to a supported branch, one minor version at a time."
+        return "which gets no more fixes", "Upgrade to a supported branch, one minor version at a time."
     floor = SECURITY_FLOOR.get(branch)
     if floor is None or numbers[2] >= floor:
         return None
     wanted = f"{branch[0]}.{branch[1]}.{floor}"
     return (
-        f"which can be brought down by anyone who reaches its port ({ADVISORY})",
-        f"Set etcd_image_tag to {wanted}-0 or later and run site.yml; kubeadm's own choice is older.",
+        f"which anyone who can reach its port can crash ({ADVISORY})",
+        f"Set etcd_image_tag to {wanted}-0 or later and run site.yml. kubeadm's default is older.",
     )
 
 
@@ -455,7 +460,7 @@ def row(
         "db_size": status.db_size,
         "db_size_in_use": status.db_size_in_use,
         "fragmentation": round(max(0.0, 1.0 - used), 3),
-        # A negative one, in etcd's configuration, is none.
+        # A negative quota means no limit.
         "quota": max(0, quota if status.quota is None else status.quota),
         "alarms": own_alarms,
         "membership": sorted(member.name or f"{member.id:x}" for member in item.members),
@@ -471,21 +476,21 @@ def moment(seconds: float) -> str:
 
 POLL = 0.3
 
-# Lines of progress that are kept.
+# The number of progress lines to keep.
 MOST_PROGRESS = 50
 
 
 def known_to_run(seen: Seen) -> Seen:
-    """What was seen of a member whose host has seen its etcd run."""
+    """The answers of a member whose etcd was seen running on its host: a refused connection has another meaning then."""
     if seen.code != "refused":
         return seen
     return replace(
         seen,
-        error="refuses connections, although its host has seen etcd run: a firewall rejects them, or etcd has ended since.",
+        error="refuses connections, although etcd was running on its host: a firewall rejects them, or etcd has ended since.",
     )
 
 
-# How connections fail that do not reach a member, and for how many seconds until that is no restart of it.
+# Codes of connections that do not reach a member, and the seconds after which this is not just a restart of the member.
 CUT_OFF = ("refused", "silent", "unreachable")
 STAYS_CUT_OFF = 15.0
 
@@ -498,10 +503,10 @@ def wait_for(
     tell: Callable[[str], object],
     runs: bool = False,
 ) -> tuple[Report, list[str], float]:
-    """Ask until the verdict is this one or better, or time is over. None: ask once.
+    """Ask until the verdict is this one or better, or the time is over. None: ask once.
 
-    ask: takes the seconds it may take. tell: gets each line of progress. runs: whether all members are known to run, so that one which nobody
-    can connect to is not waited for. Returns the last report, a line for each time something changed, and the seconds.
+    ask: takes its timeout in seconds. tell: gets each line of progress. runs: whether all members are known to run, so that waiting for a
+    member that refuses all connections does not help. Returns the last report, a line for each change, and the seconds waited.
     """
     begin = connected = time.monotonic()
     progress: list[str] = []
@@ -527,8 +532,8 @@ def wait_for(
 
 
 def render_table(report: Report) -> list[str]:
-    """The table, a line of summary, and every reason and finding on a line of its own."""
-    # Narrower than 80 columns with IPv4: Ansible's YAML output folds longer lines.
+    """The table, a summary, and one line for each reason and finding."""
+    # Less than 80 columns wide with IPv4: Ansible's YAML output folds longer lines.
     header = ["MEMBER", "ENDPOINT", "HEALTH", "ROLE", "ETCD", "TERM", "LAG", "DB", "ALARMS", "CERT"]
     lines = [header]
     for line in report.members:

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The cluster lock: a run holds it while it changes a member, so that two members of a cluster are never changed at once.
+"""The cluster lock: a run holds it while it changes a member, so that two members of a cluster never change at the same time.
 
 The lock is one key in etcd itself, under a lease that a thread keeps alive. It is taken by a transaction that requires that the key
 does not exist, and it ends with the lease: by revocation, or `ttl` seconds after its holder has died.
@@ -43,18 +43,18 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 # Kubernetes has its keys under /registry.
 KEY = "kubeadm.etcd/lock"
 
-# As long as an act may take effect after its holder has died: the kubelet sees a new manifest within 20 s, and gives the old pod 30 s.
+# An act may still take effect this long after its holder has died: the kubelet sees a new manifest within 20 s, and gives the old pod 30 s.
 TTL = 60
 
-# How long a waiter waits: several turns of other members, and the lock of a run that has died.
+# How long to wait for another holder: long enough for several turns of other members, and for the lock of a run that has died.
 PATIENCE = 300.0
 
 POLL = 0.5
 
-# For one answer of one member.
+# Timeout for one answer of one member.
 ANSWER = 3.0
 
-# How long no member may answer before there is no quorum: an election takes about 2 s.
+# If no member answers for this long, there is no quorum. An election takes about 2 s.
 ELECTION = 10.0
 
 # How long a check waits for a confirmation, and a release for its answer.
@@ -63,7 +63,7 @@ CONFIRM = 6.0
 # The lease is renewed this many times in the time for which one confirmation holds.
 BEATS = 4
 
-# Codes of EtcdUnreachableError by which a quorum has decided. With any other, the next member is asked.
+# Codes of EtcdUnreachableError that are the decision of a quorum. After any other code, the next member is asked.
 _DECIDED = ("not-found", "precondition", "exhausted", "grpc")
 
 
@@ -72,7 +72,7 @@ class LockError(EtcdError):
 
 
 class LockBusyError(LockError):
-    """Other runs have held the lock for as long as we were to wait. record: of the last one."""
+    """Other runs have held the lock for the whole waiting time. record: of the last one."""
 
     def __init__(self, text: str, record: Record) -> None:
         super().__init__(text)
@@ -80,7 +80,7 @@ class LockBusyError(LockError):
 
 
 class NoQuorumError(LockError):
-    """No member that we reach answers for a quorum, so the lock cannot be taken."""
+    """No reachable member has a quorum, so the lock cannot be taken."""
 
 
 class LockRefusedError(LockError):
@@ -100,7 +100,7 @@ class LockUnconfirmedError(LockLostError):
 
 
 class SilentError(Exception):
-    """No member answered. The text has what each one said instead."""
+    """No member answered. The text has the error of each."""
 
 
 def clock() -> float:
@@ -119,7 +119,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Record:
-    """The value of the key. since: UTC, by the holder's clock. nonce: one for each time that the lock is taken."""
+    """The value of the key. since: UTC, by the holder's clock. nonce: new each time that the lock is taken."""
 
     host: str
     member: str
@@ -134,7 +134,7 @@ class Record:
 
     @classmethod
     def parse(cls, text: str) -> Record:
-        """From JSON. Whatever a person has put there is read, with fields that are unknown."""
+        """From JSON. Accepts any text, since a person may have written the key; missing fields are "unknown"."""
         try:
             data = json.loads(text)
         except ValueError:
@@ -151,14 +151,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Standing:
-    """The key as it stands in etcd, and the lease that it ends with (0: none)."""
+    """The present value of the key in etcd, and the lease that it expires with (0: none)."""
 
     record: Record
     lease: int
 
 
 def encode(text: str) -> str:
-    """A key or a value as the gateway takes it."""
+    """A key or a value in the encoding of the gateway."""
     return base64.b64encode(text.encode()).decode()
 
 
@@ -171,9 +171,9 @@ def read_standing(answer: Mapping[str, Any]) -> Standing | None:
 
 
 class Members:
-    """All members as one server: the first that answers for a quorum is asked again first.
+    """All members as one server. The member that answered last is asked first.
 
-    Each request has a connection of its own, so certificates may be replaced while the lock is held, and threads share nothing.
+    Each request uses a new connection, so certificates may be replaced while the lock is held, and threads share nothing.
     """
 
     def __init__(self, urls: Sequence[str], credentials: tuple[str, str, str]) -> None:
@@ -188,7 +188,7 @@ class Members:
             left = deadline - clock()
             if left <= 0:
                 break
-            # A member that is silent leaves time to ask the next one.
+            # Leave time to ask the next member if this one is silent.
             timeout = min(ANSWER, left / 2 if url != urls[-1] else left)
             try:
                 with EtcdClient(url, *self.credentials, timeout=timeout) as client:
@@ -199,7 +199,7 @@ class Members:
                 answers.append(str(exc).rstrip("."))
                 continue
             if "error" in answer:
-                # The form of an error in the answer to a streaming call, such as lease/keepalive.
+                # Streaming calls such as lease/keepalive return errors in this form.
                 answers.append(f"{url}: {answer['error'].get('message')}")
                 continue
             self.urls = urls[number:] + urls[:number]
@@ -207,7 +207,7 @@ class Members:
         raise SilentError("; ".join(answers) or "no time is left to ask any member")
 
     def read(self, deadline: float) -> Standing | None:
-        """The key as a quorum knows it."""
+        """The key, by a linearizable read."""
         return read_standing(self.call("kv/range", {"key": encode(KEY)}, deadline))
 
     def alarms(self, deadline: float) -> list[str]:
@@ -257,7 +257,7 @@ class ClusterLock:
                 self._answer = str(exc)
             if clock() - heard > ELECTION:
                 raise NoQuorumError(
-                    f"{self.record.host}: the cluster lock cannot be taken, because no member answers for a quorum: {self._answer}."
+                    f"{self.record.host}: the cluster lock cannot be taken, because the cluster has no quorum: {self._answer}."
                     " Run health.yml to see which members are down, start them, and run again."
                 )
             if standing and clock() - begin >= patience:
@@ -265,7 +265,7 @@ class ClusterLock:
             time.sleep(poll)
 
     def _start(self, standing: Standing) -> bool:
-        """Begin to renew the lease, and return True; False if it ended at once, because it was granted long before the key was free."""
+        """Start renewing the lease, and return True; False if it has expired already, because it was granted long before the key was free."""
         self.record, self.lease = standing.record, standing.lease
         # If no member answers now, check() judges by the time of the grant.
         self._beat(clock() + CONFIRM)
@@ -297,7 +297,7 @@ class ClusterLock:
         except EtcdUnreachableError as exc:
             if exc.code != "not-found":
                 raise
-            # The lease has ended while we waited.
+            # The lease has expired during the wait.
             self._granted = False
             return None
         if answer.get("succeeded"):
@@ -309,10 +309,10 @@ class ClusterLock:
         self._confirmed = clock()
         try:
             answer = self.members.call("lease/grant", {"ID": str(self.lease), "TTL": str(self.ttl)}, deadline)
-            # etcd gives more than asked for if its election timeout is long.
+            # etcd grants a longer TTL if its election timeout is long.
             self.ttl = max(self.ttl, int(answer.get("TTL", 0)))
         except EtcdUnreachableError as exc:
-            # The id exists: ours, of a request whose answer was lost.
+            # The id exists: it is from our own request, whose answer was lost.
             if exc.code != "precondition":
                 raise
         self._granted = True
@@ -323,8 +323,7 @@ class ClusterLock:
         for alarm in ("CORRUPT", "NOSPACE"):
             if alarm in raised:
                 raise LockRefusedError(
-                    f"{self.record.host}: the cluster lock cannot be taken: etcd refuses all writes, the lock's too, while alarm {alarm}"
-                    f" is raised. {answer}",
+                    f"{self.record.host}: the cluster lock cannot be taken: etcd refuses all writes while alarm {alarm} is raised. {answer}",
                     alarm,
                 )
 
@@ -332,13 +331,13 @@ class ClusterLock:
         """LockRefusedError if the holder has ended, and etcd does not remove its key because of the alarm CORRUPT."""
         answer = self.members.call("lease/timetolive", {"ID": str(standing.lease)}, clock() + ANSWER)
         if int(answer.get("TTL", 0)) <= 0 and "CORRUPT" in self.members.alarms(clock() + ANSWER):
-            self._check_alarms(f"It still has the lock of {standing.record}, whose run has ended.")
+            self._check_alarms(f"etcd still has the lock of {standing.record}, whose run has ended.")
 
     def _busy(self, standing: Standing, waited: float) -> str:
         return (
-            f"{self.record.host}: another run holds the cluster lock: {standing.record}. Waited {waited:.0f} s. Two members of a cluster"
-            " are never changed at once. Run again when that run has ended. If it has died, the lock ends by itself"
-            f" {standing.record.ttl} s later, provided that the cluster has a leader."
+            f"{self.record.host}: another run holds the cluster lock ({standing.record}), so this run changes no member. It waited"
+            f" {waited:.0f} s. Run again when the other run has ended. If that run has died, its lock expires {standing.record.ttl} s later,"
+            " provided that the cluster has a leader."
         )
 
     # --- Keeping it ------------------------------------------------------------------------------------------------
@@ -362,22 +361,22 @@ class ClusterLock:
             self._answer = str(exc)
             return False
         if standing is None:
-            self._lost = "its lease has ended, or its key was deleted"
+            self._lost = "its lease has expired, or its key was deleted"
             return False
         if standing.record.nonce != self.record.nonce:
-            self._lost = f"it is now held by {standing.record}"
+            self._lost = f"another run holds it now ({standing.record})"
             return False
-        # A leader that has just been elected may not know a lease yet that is there.
+        # A newly elected leader may not know an existing lease yet.
         if int(answer.get("result", {}).get("TTL", 0)) <= 0:
             return False
         self._confirmed = max(self._confirmed, sent)
         return True
 
     def check(self, patience: float = CONFIRM) -> None:
-        """Return if the lock is held: call it before each act. LockLostError or LockUnconfirmedError if not.
+        """Return if the lock is held; call this before each act. LockLostError or LockUnconfirmedError if not.
 
-        It asks the cluster. If no member answers, the time since the last confirmation decides, and only if that is too long it asks
-        again for `patience` seconds: as long as a cluster may take that has just been started.
+        Asks the cluster. If no member answers, the time since the last confirmation decides. If that is too long, it asks again for
+        `patience` seconds: the time that a cluster may need to come up.
         """
         deadline = clock() + patience
         while True:
@@ -385,19 +384,19 @@ class ClusterLock:
             if self._lost:
                 raise LockLostError(
                     f"{self.record.host}: the cluster lock was lost while {self.record.member} was being changed: {self._lost}. Another run"
-                    " may change a member now, so this one stops. Run again when the other run has ended."
+                    " may change a member now, so this run stops. Run again when no other run is active."
                 )
             if clock() < self._valid_until:
                 return
             if clock() > deadline:
                 raise LockUnconfirmedError(
-                    f"{self.record.host}: no member has confirmed the cluster lock for {clock() - self._confirmed:.0f} s, and it lasts"
+                    f"{self.record.host}: no member has confirmed the cluster lock for {clock() - self._confirmed:.0f} s, and it expires after"
                     f" {self.ttl} s: {self._answer}. Another run may hold it now. Run health.yml to see which members are down."
                 )
             time.sleep(POLL)
 
     def release(self) -> bool:
-        """Give it back, and return whether that is certain: if not, it ends by itself after `ttl` seconds."""
+        """Release the lock, and return whether that is certain. If not, it expires after `ttl` seconds."""
         self._ended.set()
         released = not self.lease
         deadline = clock() + CONFIRM
@@ -417,7 +416,7 @@ class ClusterLock:
 
 
 def _nothing() -> None:
-    """Nothing to look at while waiting."""
+    """The default for while_waiting."""
 
 
 @contextlib.contextmanager
@@ -430,11 +429,11 @@ def cluster_lock(
     poll: float = POLL,
     while_waiting: Callable[[], None] = _nothing,
 ) -> Iterator[ClusterLock]:
-    """Hold the lock of a cluster. Call check() of what it yields before each act.
+    """Hold the lock of a cluster. Call check() of the yielded lock before each act.
 
-    urls: client URLs of all members: any of them will do, so that the member that is being restarted is not needed. credentials: files of
-    CA, certificate and key. patience: how long to wait for another holder, in seconds. ttl: after how many seconds a holder that has died
-    has lost the lock. while_waiting: called before each attempt; it ends the wait by an exception.
+    urls: client URLs of all members. Any of them will do, so the member that restarts is not needed. credentials: files of CA, certificate
+    and key. patience: how long to wait for another holder, in seconds. ttl: seconds after which the lock of a dead holder expires.
+    while_waiting: called before each attempt; an exception from it ends the wait.
     LockBusyError, NoQuorumError or LockRefusedError if it cannot be taken.
     """
     lock = ClusterLock(Members(urls, credentials), holder, ttl)

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The container runtime, asked as the kubelet asks it: CRI v1 over gRPC on a unix socket (k8s.io/cri-api, runtime/v1).
+"""A client for the container runtime, with the kubelet's protocol: CRI v1 over gRPC on a unix socket (k8s.io/cri-api, runtime/v1).
 
-crictl is not on every host, and ctr knows containerd only. A call is one HTTP/2 stream on a connection of its own.
+Not every host has crictl, and ctr works with containerd only. Each call is one HTTP/2 stream on a new connection.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Dict, List, Union
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-# What identifies the containers of a pod (pkg/kubelet/types/labels.go).
+# Labels that identify the containers of a pod (pkg/kubelet/types/labels.go).
 POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
 
-# Statuses of gRPC (google.rpc.Code); NO_ANSWER: none came.
+# gRPC status codes (google.rpc.Code). NO_ANSWER: the runtime sent no status.
 UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED, NO_ANSWER = 2, 4, 5, 12, -1
 
-# Of a container (ContainerState).
+# States of a container (ContainerState).
 CREATED, RUNNING, EXITED = 0, 1, 2
 
-# A message of protobuf: the values of each field, by its number.
+# A protobuf message: the values of each field, by number.
 Fields = Dict[int, List[Union[int, bytes]]]
 
-# For one question. Pulling an image takes longer.
+# Timeout for one call. Pulling an image has a timeout of its own.
 TIMEOUT = 5.0
 
 # Types and flags of HTTP/2 frames (RFC 9113, section 6).
@@ -38,12 +38,12 @@ _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATIO
 _ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 _PADDED, _PRIORITY = 8, 32
 
-# How much an answer may have: lists of a host with one pod are far below.
+# The maximum size of an answer in bytes. Lists of a host with one pod are far smaller.
 _MOST = 1 << 22
 
 
 class CriError(EtcdError):
-    """What a runtime did not do. code: the status of gRPC, which counts; the text is the runtime's own."""
+    """A failed call. code: the gRPC status, for programs; the text is the runtime's own."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -52,9 +52,9 @@ class CriError(EtcdError):
 
 @dataclass(frozen=True)
 class Container:
-    """A container of a pod, or the pod's sandbox. Times are Unix seconds, 0 if there is none.
+    """A container of a pod, or the pod's sandbox. Times are Unix seconds, 0 if unknown.
 
-    attempt: how often the kubelet has made it again. state: CREATED, RUNNING or EXITED. reason, message: of its end.
+    attempt: how often the kubelet has recreated it. state: CREATED, RUNNING or EXITED. reason, message: why it ended.
     """
 
     id: str
@@ -71,29 +71,29 @@ class Container:
     log_path: str = ""
 
 
-# --- Questions -------------------------------------------------------------------------------------------------------
+# --- Calls -----------------------------------------------------------------------------------------------------------
 
 
 def runtime_answers(endpoint: str, timeout: float = 3.0, method: str = "Version") -> str | None:
-    """None where a container runtime answers on a unix socket, else what is wrong, in words.
+    """Why no container runtime answers on a unix socket; None if one does.
 
-    method: one of RuntimeService that takes an empty message.
+    method: a method of RuntimeService that takes an empty message.
     """
     try:
         call(endpoint, "RuntimeService", method, b"", timeout)
     except CriError as exc:
         if exc.code in (NO_ANSWER, DEADLINE_EXCEEDED):
             return str(exc)
-        # A status and no message. Others than "unimplemented" come from a runtime that is about to start.
+        # The runtime answered with a status only. Statuses other than UNIMPLEMENTED come from a runtime that is starting.
         return (
-            "answers, but not as a runtime of the kubelet (CRI v1). With containerd: take cri out of disabled_plugins in"
-            " /etc/containerd/config.toml and restart it; it takes 1.6 or later"
+            "answers, but does not offer CRI v1, which the kubelet needs. With containerd (1.6 or later): remove cri from disabled_plugins in"
+            " /etc/containerd/config.toml and restart containerd"
         )
     return None
 
 
 def containers(endpoint: str, pod: str, namespace: str = "kube-system") -> list[Container]:
-    """The containers of a pod with how they ended, the newest first. CriError if the runtime does not tell."""
+    """The containers of a pod with their exit states, the newest first. CriError if the call fails."""
     selector = b"".join(
         _bytes(4, _bytes(1, key.encode()) + _bytes(2, value.encode()))
         for key, value in ((POD_NAME, pod), (POD_NAMESPACE, namespace))
@@ -104,14 +104,14 @@ def containers(endpoint: str, pod: str, namespace: str = "kube-system") -> list[
         try:
             found.append(container_status(endpoint, _text(message(item), 1)))
         except CriError as exc:
-            # The kubelet removes those that ended.
+            # The kubelet may have removed an ended container meanwhile.
             if exc.code != NOT_FOUND:
                 raise
     return sorted(found, key=lambda container: -container.created)
 
 
 def container_status(endpoint: str, container_id: str) -> Container:
-    """One container as it is now."""
+    """The present status of one container."""
     answer = message(call(endpoint, "RuntimeService", "ContainerStatus", _bytes(1, container_id.encode())))
     status = _inner(answer, 1)
     metadata = _inner(status, 2)
@@ -133,7 +133,7 @@ def container_status(endpoint: str, container_id: str) -> Container:
 
 
 def sandboxes(endpoint: str, pod: str, namespace: str = "kube-system") -> list[Container]:
-    """The sandboxes of a pod, the newest first; one that is not ready counts as EXITED."""
+    """The sandboxes of a pod, the newest first. A sandbox that is not ready has the state EXITED."""
     selector = b"".join(
         _bytes(3, _bytes(1, key.encode()) + _bytes(2, value.encode()))
         for key, value in ((POD_NAME, pod), (POD_NAMESPACE, namespace))
@@ -153,12 +153,12 @@ def sandboxes(endpoint: str, pod: str, namespace: str = "kube-system") -> list[C
 
 
 def has_image(endpoint: str, image: str) -> bool:
-    """Whether the runtime has an image. CriError if it does not tell."""
+    """Whether the runtime has an image. CriError if the call fails."""
     return 1 in message(call(endpoint, "ImageService", "ImageStatus", _bytes(1, _bytes(1, image.encode()))))
 
 
 def sandbox_image(endpoint: str) -> str | None:
-    """The image of sandboxes (pause), which the runtime pulls by itself; None if it does not tell. containerd 1 does."""
+    """The image of sandboxes (pause), which the runtime pulls itself; None if it does not report it. containerd 1 does."""
     answer = message(call(endpoint, "RuntimeService", "Status", b"\x08\x01"))
     for item in map(message, answer.get(2, [])):
         if _text(item, 1) == "config":
@@ -171,9 +171,9 @@ def sandbox_image(endpoint: str) -> str | None:
 
 
 def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str] | None = None) -> None:
-    """Have the runtime pull an image. CriError with what it, or the registry, says.
+    """Make the runtime pull an image. CriError with the error of the runtime or the registry.
 
-    auth: username and password for the registry. The runtime gives up when we do: the connection ends with the call.
+    auth: username and password for the registry. A timeout closes the connection, which cancels the pull.
     """
     request = _bytes(1, _bytes(1, image.encode()))
     if auth:
@@ -186,7 +186,7 @@ def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str
 
 
 def call(endpoint: str, service: str, method: str, request: bytes, timeout: float = TIMEOUT) -> bytes:
-    """One call without streams: the message that answers it. CriError with the status, or without an answer."""
+    """One unary call; returns the message of the answer. CriError with the status, or with NO_ANSWER."""
     path = endpoint[len("unix://") :] if endpoint.startswith("unix://") else endpoint
     if not os.path.exists(path):
         raise CriError(NO_ANSWER, "does not exist")
@@ -197,7 +197,9 @@ def call(endpoint: str, service: str, method: str, request: bytes, timeout: floa
             connection.sendall(_request(f"/runtime.v1.{service}/{method}", request))
             return _answer(connection, time.monotonic() + timeout)
         except socket.timeout:
-            raise CriError(DEADLINE_EXCEEDED, f"takes connections but did not answer within {timeout:.0f} s") from None
+            raise CriError(
+                DEADLINE_EXCEEDED, f"accepts connections but did not answer within {timeout:.0f} s"
+            ) from None
         except OSError as exc:
             raise CriError(NO_ANSWER, f"does not answer: {exc.strerror or exc}") from exc
 
@@ -207,12 +209,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def _field(name: str, value: str) -> bytes:
-    """A header that is not to be indexed, without Huffman coding (RFC 7541, section 6.2.2)."""
+    """A header field without indexing and without Huffman coding (RFC 7541, section 6.2.2)."""
     return b"\0" + b"".join(bytes((len(text),)) + text.encode("ascii") for text in (name, value))
 
 
 def _request(path: str, content: bytes) -> bytes:
-    """A call with its message, which gRPC precedes by five bytes."""
+    """The bytes of a call. gRPC puts five bytes before the message."""
     headers = (
         (":method", "POST"),
         (":scheme", "http"),
@@ -224,7 +226,7 @@ def _request(path: str, content: bytes) -> bytes:
     return b"".join(
         (
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            # SETTINGS_INITIAL_WINDOW_SIZE, and the same for the connection: an answer never waits for us.
+            # SETTINGS_INITIAL_WINDOW_SIZE, and the same for the connection, so that the server never waits for a window update.
             _frame(_SETTINGS, 0, 0, b"\0\4" + _MOST.to_bytes(4, "big")),
             _frame(_WINDOW_UPDATE, 0, 0, _MOST.to_bytes(4, "big")),
             _frame(_HEADERS, _END_HEADERS, 1, b"".join(_field(name, value) for name, value in headers)),
@@ -234,7 +236,7 @@ def _request(path: str, content: bytes) -> bytes:
 
 
 def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
-    """So many bytes; fewer if the connection ends. socket.timeout after the deadline."""
+    """Read `count` bytes; fewer if the connection ends. socket.timeout after the deadline."""
     parts = []
     while count:
         left = deadline - time.monotonic()
@@ -250,7 +252,7 @@ def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
 
 
 def _answer(connection: socket.socket, deadline: float) -> bytes:
-    """The message in the frames of a server."""
+    """Read the server's frames up to the end of the stream, and return the message."""
     content, block, fields, is_last, is_first = b"", b"", Headers(), False, True
     while len(content) + len(block) <= _MOST:
         header = _read(connection, 9, deadline)
@@ -273,11 +275,11 @@ def _answer(connection: socket.socket, deadline: float) -> bytes:
                 block = b""
                 if is_last:
                     return _message_of(content, fields.values)
-    raise CriError(NO_ANSWER, "is no gRPC server")
+    raise CriError(NO_ANSWER, "is not a gRPC server")
 
 
 def _unpadded(payload: bytes, flags: int) -> bytes:
-    """The content of a frame that may be padded, and may begin with a priority (HEADERS; no frame of data has that flag)."""
+    """The content of a frame without its padding and, for HEADERS, without its priority (DATA frames never have that flag)."""
     start, end = 0, len(payload)
     if flags & _PADDED and payload:
         start, end = 1, end - payload[0]
@@ -285,7 +287,7 @@ def _unpadded(payload: bytes, flags: int) -> bytes:
 
 
 def _message_of(content: bytes, trailers: Mapping[str, str]) -> bytes:
-    """The message of an answer that is complete. CriError with the status if it is another than 0."""
+    """The message of a complete answer. CriError if the status is not 0."""
     status = trailers.get("grpc-status", "")
     code = int(status) if status.isdigit() else UNKNOWN
     if code:
@@ -297,8 +299,8 @@ def _message_of(content: bytes, trailers: Mapping[str, str]) -> bytes:
 
 _STATIC_TABLE = 61
 
-# The characters that may be in a header, by the length of their code in bits (appendix B). The code is canonical: within a length,
-# codes follow each other in the order of characters.
+# Printable characters by the length of their Huffman code in bits (appendix B). The code is canonical: codes of one length are consecutive,
+# in the order of the characters.
 _CHARACTERS = {
     5: "012aceiost",
     6: " %-./3456789=A_bdfghlmnpru",
@@ -329,7 +331,7 @@ _CODES = _huffman_codes()
 
 
 def huffman_decoded(data: bytes) -> str:
-    """A text of printable characters; what follows another one is left out."""
+    """Decode a text of printable characters. Decoding stops at any other character."""
     text, code, length = [], 0, 0
     for byte in data:
         for shift in range(7, -1, -1):
@@ -342,14 +344,14 @@ def huffman_decoded(data: bytes) -> str:
 
 
 class Headers:
-    """The fields that a server sends on one connection. Names of the static table are not needed, and are ''."""
+    """The header fields that a server sends on one connection. Names from the static table are not needed, and are ''."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self._table: list[tuple[str, str]] = []
 
     def read(self, block: bytes) -> None:
-        """Add the fields of one block. One that is broken ends there."""
+        """Add the fields of one block, up to the first invalid one."""
         position = 0
         try:
             while position < len(block):
@@ -363,7 +365,7 @@ class Headers:
             index, position = _integer(block, position, 7)
             name, value = self._entry(index)
         elif first & 0xE0 == 0x20:
-            # The size of the table changes, which stays below what is sent.
+            # A change of the table size. Entries need not be evicted for the few fields here.
             return _integer(block, position, 5)[1]
         else:
             is_indexed = bool(first & 0x40)
@@ -383,7 +385,7 @@ class Headers:
 
 
 def _integer(block: bytes, position: int, bits: int) -> tuple[int, int]:
-    """A number with a prefix of so many bits (section 5.1), and where it ends."""
+    """An integer with a prefix of `bits` bits (section 5.1), and the position after it."""
     value, position = block[position] & ((1 << bits) - 1), position + 1
     if value < (1 << bits) - 1:
         return value, position
@@ -397,7 +399,7 @@ def _integer(block: bytes, position: int, bits: int) -> tuple[int, int]:
 
 
 def _string(block: bytes, position: int) -> tuple[str, int]:
-    """A text (section 5.2), and where it ends."""
+    """A string (section 5.2), and the position after it."""
     is_huffman = bool(block[position] & 0x80)
     length, position = _integer(block, position, 7)
     data = block[position : position + length]
@@ -433,7 +435,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def message(data: int | bytes) -> Fields:
-    """The fields of a message. One that is broken ends there."""
+    """The fields of a message, up to the first invalid one."""
     fields: Fields = {}
     if isinstance(data, int):
         return fields

@@ -1,9 +1,9 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Why the etcd static pod of this host does not come up, in the words of the program that knows it.
+"""Why the static pod of etcd does not start on this host, with the error of the program that failed.
 
-`diagnose` reads systemd, the journal of the kubelet, the runtime and etcd's log, and `causes` judges what was read. Codes come from what
-these programs say in a form of their own: properties, message ids, states, and the reason and the fields of the kubelet's log (klog).
+`diagnose` reads systemd, the kubelet's journal, the runtime and etcd's log; `causes` judges this evidence. Codes are derived from
+structured data: unit properties, message ids, container states, and the reasons and fields of the kubelet's log (klog).
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
-# What keeps etcd from coming up, from the bottom to the top: the first cause is the one to remove.
+# Codes of causes, from the lowest layer to the highest. The first cause is the one to remove.
 RUNTIME, UNIT, KUBELET = "runtime", "unit", "kubelet"
 MANIFEST, ADMISSION, POD, VOLUME = "manifest", "admission", "pod", "volume"
 SANDBOX, IMAGE, CONTAINER = "sandbox", "image", "container"
 FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", "complains"
 
-# A failure that is still there after so many seconds, and came again, does not pass by itself: the kubelet tries again after
-# 10 s at first, be it a container, an image or (systemd, RestartSec) the kubelet itself.
+# A failure that repeats after this many seconds is permanent: the first retry of a container, an image or (systemd, RestartSec) the
+# kubelet itself comes after 10 s.
 LASTING = 10.0
 
-# The former pod may fail on while it is ended, after its manifest was replaced (terminationGracePeriodSeconds: 30). It is known by
-# what the kubelet logged of it before that. The same manifest put back is the same pod, and counts after that time.
+# After its manifest was replaced, the former pod may still log failures while it terminates (terminationGracePeriodSeconds: 30). It is
+# recognised by what the kubelet logged about it before. If the same manifest was put back, it is the same pod, and counts after that time.
 BEFORE, ENDING = 60.0, 30.0
 
-# The log of a program is shown up to this length.
+# The maximum length of a text from a log.
 MOST = 600
 
-# Messages of systemd, by their ids (sd-messages.h): a unit failed, is being started, has stopped; a program could not be started, ended.
+# Message ids of systemd (sd-messages.h): a unit failed, is starting, has stopped; a process could not be started, has ended.
 _UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 _BEGINS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "9d1aaa27d60140bd96365438aad20286", _UNIT_FAILED)
 _NOT_SPAWNED = "641257651c1b4ec9a8624d7a40a9e1e7"
 _EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 
-# Reasons of the kubelet for a pod that it cannot bring up (pkg/kubelet/container/sync_result.go, pkg/kubelet/images/types.go).
+# The kubelet's reasons for a pod that it cannot start (pkg/kubelet/container/sync_result.go, pkg/kubelet/images/types.go).
 _REASONS = {
     "CreatePodSandboxError": SANDBOX,
     "ConfigPodSandboxError": SANDBOX,
@@ -91,10 +91,10 @@ _OF_MANIFESTS = ("Unable to process watch event", "Could not process manifest fi
 
 _UID = re.compile(r'\(UID: "([^"]*)"\)')
 
-# Of a pod that does not fit onto the host (pkg/kubelet/allocation/allocation_manager.go, all kubelets supported here).
+# The message about a pod that does not fit on the host (pkg/kubelet/allocation/allocation_manager.go, all supported kubelets).
 _DENIED = "Pod admission denied"
 
-# What a registry answers to each further attempt, too.
+# Errors of a registry that a retry does not change.
 _FINAL_PULL = re.compile(
     r": not found\b|\b(401|403|404) \w+|[Uu]nauthorized|authorization failed|pull access denied|insufficient_scope"
     r"|invalid reference format|no match for platform|manifest unknown"
@@ -103,7 +103,7 @@ _FINAL_PULL = re.compile(
 
 @dataclass(frozen=True)
 class Cause:
-    """Why etcd does not come up. program: whose words the text is. final: waiting longer cannot help."""
+    """Why etcd does not start. program: the program that the text comes from. final: waiting does not help."""
 
     code: str
     program: str
@@ -113,7 +113,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the journal. message_id, priority: as systemd has them. ended: how a process ended, if it is about that."""
+    """A line of the journal. message_id, priority: from systemd. ended: how a process ended, if the line reports that."""
 
     time: float
     program: str
@@ -126,7 +126,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the kubelet's log in klog's form. fields: of a structured one."""
+    """A line of the kubelet's log (klog). fields: of a structured line."""
 
     time: float
     level: str
@@ -135,22 +135,22 @@ class Entry:
 
     @property
     def uid(self) -> str:
-        """Of the pod that it is about, '' if there is none: each manifest is a pod with a uid of its own."""
+        """The uid of the pod that the line is about, or ''. Each version of a manifest is a pod with its own uid."""
         named = _UID.search(self.message)
         return self.fields.get("podUID") or (named.group(1) if named else "")
 
     @property
     def words(self) -> str:
-        """The message and what went wrong."""
+        """The message and its error."""
         said = self.fields.get("err") or self.fields.get("error") or self.fields.get("message")
         return f"{self.message}: {said}" if said else self.message
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was read. since, now: Unix seconds. runtime: why the runtime does not answer. unit: properties of kubelet.service.
+    """The evidence. since, now: Unix seconds. runtime: why the runtime does not answer. unit: properties of kubelet.service.
 
-    journal: of the kubelet, from BEFORE seconds before the change on. installed: whether the change was another manifest.
+    journal: of the kubelet, from BEFORE seconds before the change. installed: whether the change was a new manifest.
     containers, sandboxes: of the pod, the newest first. logs: text by path.
     """
 
@@ -170,9 +170,9 @@ class Evidence:
 
 
 def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
-    """What keeps etcd from coming up; empty if nothing is known to.
+    """Why etcd does not start; empty if no cause is found.
 
-    hidden: texts that are not shown, wherever they come from (values of etcd_extra_envs).
+    hidden: secret texts that are masked in all causes (values of etcd_extra_envs).
     """
     seen = without(seen, hidden)
     lines = [line for line in seen.journal if line.time >= seen.since]
@@ -186,7 +186,7 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
     }
     counts = seen.since + ENDING
     entries = [entry for entry in entries_of(lines) if entry.uid not in former or entry.time > counts]
-    # The name of a log has the uid of its pod.
+    # The path of a log contains the uid of its pod.
     items = [
         item for item in seen.containers if item.created > counts or not any(uid in item.log_path for uid in former)
     ]
@@ -200,8 +200,8 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
 
 
 def without(seen: Evidence, hidden: Iterable[str]) -> Evidence:
-    """Evidence without values that are not to be seen. Before anything is cut: half of a value is left then."""
-    # A short one is in other words, too, and no secret. In JSON and in quotes a value may be escaped.
+    """The evidence with secret values masked. This comes before texts are shortened, which could leave half of a value."""
+    # Short values occur in other words too, and are no secrets. In JSON and in quotes, a value may be escaped.
     values = {value for value in hidden if len(value) > 3}
     values |= {json.dumps(value)[1:-1] for value in values}
     if not values:
@@ -223,7 +223,7 @@ _GRPC = re.compile(r"rpc error: code = \w+ desc = ")
 
 
 def shown(text: str) -> str:
-    """A text as it may be shown: on one line, without what a terminal takes for commands, the middle left out if it is long."""
+    """A text for a message: on one line, without control characters, shortened in the middle if it is long."""
     text = printable(" ".join(_GRPC.sub("", text).split()))
     return text if len(text) <= MOST else f"{text[: MOST // 2]} ... {text[-MOST // 2 :]}"
 
@@ -235,7 +235,7 @@ def _runtime_causes(seen: Evidence) -> list[Cause]:
 
 
 def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
-    """A kubelet that does not run, or has just been started again after it failed."""
+    """Causes in kubelet.service: it does not run, or has just been restarted after a failure."""
     unit = seen.unit
     if unit.get("LoadState", "loaded") != "loaded":
         said = unit.get("LoadError", "").strip() or f"LoadState={unit['LoadState']}"
@@ -247,7 +247,7 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         return []
     if not failures and starting:
         return []
-    # One that is not started again stays down, and one that runs may stay up this time.
+    # A unit that systemd does not restart stays down. A running kubelet may stay up this time.
     final = not running and (not starting or len(failures) > 1)
     program, said = last_words_of_kubelet(last_attempt(journal, failures[-1] if failures else len(journal)))
     if not said:
@@ -255,7 +255,7 @@ def _unit_causes(seen: Evidence, journal: Sequence[Line]) -> list[Cause]:
         details = f" ({unit['Result']})" if unit.get("Result") else ""
         said = f"kubelet.service is {unit.get('ActiveState', 'unknown')}{details}"
     others = foreign_drop_ins(unit.get("DropInPaths", ""))
-    told = f" (further files of kubelet.service: {', '.join(others)})" if others else ""
+    told = f" (kubelet.service has additional drop-ins: {', '.join(others)})" if others else ""
     return [Cause(KUBELET, program, f"{said}{told}", final)]
 
 
@@ -266,22 +266,22 @@ def foreign_drop_ins(paths: str) -> list[str]:
 
 
 def last_attempt(lines: Sequence[Line], end: int) -> Sequence[Line]:
-    """The lines of the last start before one, by number: of the kubelet, of scripts before it, and of systemd."""
+    """The lines of the last start attempt before line `end`: of the kubelet, of the scripts before it, and of systemd."""
     begin = max((number for number, line in enumerate(lines[:end]) if line.message_id in _BEGINS), default=-1)
     return lines[begin + 1 : end]
 
 
 def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
-    """Why a start of the kubelet failed, and whose words these are: its last error, what it or a script before it printed, systemd."""
-    # What it logged last has nothing to do with a signal.
+    """The program and text that explain a failed start: the kubelet's last error, else plain output of it or of a script before it, else systemd."""
+    # After a signal, the kubelet's last log lines do not explain the end.
     killed = [line.text for line in lines if line.ended in ("killed", "dumped")]
     if killed:
         return "systemd", killed[-1]
-    # A child of systemd that is no other program yet is "(kubelet)".
+    # A child of systemd is named "(kubelet)" until it has executed the program.
     said = [line for line in joined(lines) if line.program != "systemd" and not line.program.startswith("(")]
     entries = [entry for entry in entries_of(said) if entry.level in "EF"]
     panics = [line.text for line in said if line.text.startswith(("panic:", "fatal error:"))]
-    # "command failed" is the last word; an error before it may be of a part that did without something.
+    # "command failed" is the last error. Earlier errors may be from parts that could continue.
     words = panics[-1:] or [entry.words for entry in entries][-1:]
     if words:
         return "kubelet", words[0]
@@ -296,7 +296,7 @@ def last_words_of_kubelet(lines: Sequence[Line]) -> tuple[str, str]:
 
 
 def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
-    """A manifest that the kubelet cannot read, or a pod that it does not take."""
+    """Causes in the manifest: the kubelet cannot read it, or does not admit the pod."""
     newest = max((container.created for container in seen.containers), default=0.0)
     for entry in reversed(entries):
         if entry.time < newest:
@@ -322,7 +322,7 @@ _MOUNT_ERROR = re.compile(
 
 @dataclass(frozen=True)
 class SyncError:
-    """What kept the kubelet from bringing a pod up, once. reason: its word for it, '' if it has none. uid: of the pod."""
+    """One failure of the kubelet to start a pod. reason: the kubelet's reason, or ''. uid: of the pod."""
 
     time: float
     reason: str
@@ -331,7 +331,7 @@ class SyncError:
 
 
 def sync_errors(entries: Sequence[Entry], pod: str) -> list[SyncError]:
-    """What kept the kubelet from bringing a pod up, of its newest version only."""
+    """The kubelet's failures to start a pod, for the newest version of the manifest only."""
     found = []
     for entry in entries:
         mount = _MOUNT_ERROR.search(entry.message)
@@ -348,7 +348,7 @@ def sync_errors(entries: Sequence[Entry], pod: str) -> list[SyncError]:
 
 
 def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
-    """A pod that the kubelet takes and cannot bring up: the sandbox, the image, the container."""
+    """Causes in a pod that the kubelet has admitted but cannot start: sandbox, image, container, volume."""
     newest = max((item.created for item in seen.containers if item.state != CREATED), default=0.0)
     ready = max((item.created for item in seen.sandboxes if item.state == RUNNING), default=0.0)
     found = sync_errors(entries, seen.pod)
@@ -361,9 +361,9 @@ def _pod_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
         return []
     code = code_of(errors[-1])
     same = [error for error in errors if code_of(error) == code]
-    # Of "ErrImagePull" and "ImagePullBackOff" the former says why.
+    # "ErrImagePull" has the reason, "ImagePullBackOff" has not.
     last = next((error for error in reversed(same) if not error.reason.endswith("BackOff")), same[-1])
-    # A container that could not be started is waited with as one that ended.
+    # The kubelet backs off after a container that could not be started, as after one that ended.
     lasts = (found if code == CONTAINER else same)[-1].time - same[0].time >= LASTING
     return [Cause(code, "kubelet", last.text, lasts or (code == IMAGE and bool(_FINAL_PULL.search(last.text))))]
 
@@ -374,10 +374,10 @@ def code_of(error: SyncError) -> str:
 
 
 def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
-    """An etcd that was started, and ended or complains."""
+    """Causes in etcd itself: it was started, and has ended, or logs errors."""
     loops = [error.time for error in sync_errors(entries, seen.pod) if error.reason == _CRASH_LOOP]
     ours = [item for item in seen.containers if item.created >= seen.since]
-    # After a restart of the kubelet alone, the pod may wait for its next start.
+    # After a restart of the kubelet alone, the pod may still be in back-off.
     if not ours and loops and not seen.installed:
         ours = list(seen.containers[:1])
     if not ours:
@@ -393,7 +393,7 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     last = ended[0]
     first = min([*loops, *(item.finished for item in ended)])
     again = len(ended) > 1 or last.attempt > 0 or bool(loops)
-    # The one after it may stay up.
+    # If a newer container exists, it may stay up.
     lasts = ours[0] is last and again and seen.now - first >= LASTING
     return [_death(last, seen.logs.get(last.log_path, ""), lasts)]
 
@@ -409,7 +409,7 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     logged = [entry for entry in map(entry_of, texts) if entry]
     dead = cause_of_death(log)
     if dead and not logged:
-        # It has not even begun to log: the flags are read first, and are the same at each start.
+        # etcd parses its flags before it starts to log, and they are the same at each start.
         return Cause(FLAG, "etcd", dead, True)
     refused = next((entry for entry in logged if entry.get("msg") == _REFUSED), None)
     if refused:
@@ -417,12 +417,14 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     error = next((entry for entry in reversed(logged) if entry.get("msg") == _SERVER_ERROR), None)
     if error:
         return Cause(ENDED, "etcd", in_words(error, MOST), lasts or _REMOVED in str(error.get("error")))
-    # Before etcd handles signals, Go cannot end the first process of a container by one, and ends it with 2.
+    # Before etcd handles signals, Go exits with 2 after a signal, because the kernel does not kill the first process of a container.
     stopped = any(entry.get("msg") == _SIGNALLED for entry in logged) or (container.exit_code == 2 and not dead)
     if stopped:
         before = log.split(_SIGNALLED, 1)[0]
         said = "".join(f"; its log says: {message.text}" for message in complaints(before)[:1])
-        return Cause(STOPPED, "etcd", f"etcd was stopped {lived}, as the kubelet does if a probe fails{said}", lasts)
+        return Cause(
+            STOPPED, "etcd", f"etcd was stopped {lived}, probably by the kubelet after a failed probe{said}", lasts
+        )
     if dead:
         fatal = next((entry for entry in reversed(logged) if entry.get("level") in ("panic", "fatal")), None)
         text = in_words(fatal, MOST) if fatal else dead
@@ -430,19 +432,19 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
             return Cause(ENDED, "etcd", text, lasts)
         refused = next((entry for entry in logged if entry.get("msg") == _NO_ANSWER), None)
         return Cause(ENDED, "etcd", f"{text}; {in_words(refused)}" if refused else text, False)
-    status = f"etcd ended {lived} with {container.exit_code}: {container.message or container.reason}"
+    status = f"etcd ended {lived} with exit code {container.exit_code}: {container.message or container.reason}"
     said = "".join(f"; its log says: {message.text}" for message in complaints(log)[:1])
     return Cause(ENDED, "etcd", f"{status}{said}", lasts)
 
 
-# Members of two clusters that take each other for peers.
+# etcd's error if a peer belongs to another cluster.
 _FOREIGN = "ignored by remote peer due to cluster ID mismatch"
 
-# A member that joins a cluster ends if no other member answers, who may come up yet.
+# A joining member ends if no other member answers. The others may still come up, so this is not final.
 _NEEDS_OTHERS = "cannot fetch cluster info from peer urls"
 _NO_ANSWER = "failed to get cluster response"
 
-# Messages of etcd: of flags that do not fit each other and of an error of the server, which end it without "fatal"; of a signal.
+# Messages of etcd: conflicting flags and server errors, which end it without the level "fatal"; a signal.
 _REFUSED = "failed to verify flags"
 _SERVER_ERROR, _REMOVED = "server error", "permanently removed from the cluster"
 _SIGNALLED = "received signal; shutting down"
@@ -455,7 +457,7 @@ _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 
 
 def joined(lines: Sequence[Line]) -> list[Line]:
-    """Lines with those that belong together in one: klog writes a text of several lines as KEY=<, the text, and ' >'."""
+    """Lines with continuation lines joined: klog writes a text of several lines as KEY=<, the text, and ' >'."""
     found: list[Line] = []
     opened: dict[int, int] = {}
     for line in lines:
@@ -472,12 +474,12 @@ def joined(lines: Sequence[Line]) -> list[Line]:
 
 
 def entries_of(lines: Sequence[Line]) -> list[Entry]:
-    """What is in klog's form."""
+    """All entries in klog's format."""
     return [entry for line in joined(lines) for entry in [entry_of_klog(line)] if entry]
 
 
 def entry_of_klog(line: Line) -> Entry | None:
-    """A line of the kubelet's log; None if it is none."""
+    """A klog entry; None if the line has another format."""
     match = _KLOG.match(line.text)
     if not match:
         return None
@@ -491,7 +493,7 @@ def entry_of_klog(line: Line) -> Entry | None:
 
 
 def unquoted(text: str) -> str:
-    """What Go has quoted (strconv.Quote)."""
+    """Undo Go's quoting (strconv.Quote)."""
     try:
         return str(json.loads(f'"{text}"'))
     except ValueError:
@@ -508,7 +510,7 @@ def journal_of(text: str) -> list[Line]:
             continue
         said = data.get("MESSAGE")
         if isinstance(said, list):
-            # Not valid as UTF-8.
+            # journalctl writes invalid UTF-8 as a list of bytes.
             said = bytes(said).decode("utf-8", errors="replace")
         if isinstance(said, str):
             found.append(
@@ -534,7 +536,7 @@ _FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,MESSAGE_ID,EXIT_CODE,_PID"
 
 
 def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -> Evidence:
-    """Read what tells why the pod does not come up, in a fraction of a second."""
+    """Collect the evidence, in a fraction of a second."""
     shown_unit = run(["systemctl", "show", "kubelet.service", f"--property={_PROPERTIES}"], 10.0).stdout
     journal = run(
         ["journalctl", "--unit=kubelet.service", f"--since=@{since - BEFORE:.3f}", "--lines=4000", "--output=json",
@@ -565,7 +567,7 @@ def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -
 
 
 def _changed(path: str) -> float:
-    """When a file was put where it is; 0 if there is none."""
+    """When a file was installed (ctime); 0 if it does not exist."""
     try:
         return os.stat(path).st_ctime
     except OSError:
@@ -573,7 +575,7 @@ def _changed(path: str) -> float:
 
 
 def tail(path: str, most: int = 1 << 20) -> str:
-    """The end of a log, from the beginning of a line on; empty if there is none any more: the kubelet removes it with its container."""
+    """The end of a log, starting with a whole line; empty if the kubelet has removed the log with its container."""
     try:
         with open(path, "rb") as handle:
             size = handle.seek(0, os.SEEK_END)
@@ -585,10 +587,10 @@ def tail(path: str, most: int = 1 << 20) -> str:
 
 
 def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = ()) -> list[Cause]:
-    """Why etcd does not come up on this host since a change; empty if nothing is known to keep it from it.
+    """Why etcd does not start on this host since a change; empty if no cause is found.
 
-    since: Unix seconds, when the manifest was installed or the kubelet started. endpoint: of the container runtime. hidden: texts that
-    are not shown (values of etcd_extra_envs).
+    since: Unix seconds, when the manifest was installed or the kubelet started. endpoint: of the container runtime. hidden: secret texts
+    to mask (values of etcd_extra_envs).
     """
     return causes(look(since, endpoint, pod or own_pod()), hidden)
 
@@ -597,7 +599,7 @@ def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] =
 
 
 def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
-    """Have the runtime pull an image that it does not have; why it does not have it then, None if it does."""
+    """Make the runtime pull an image if it does not have it. Returns why that failed, or None."""
     try:
         if not has_image(endpoint, image):
             pull_image(endpoint, image, timeout, credentials_for(image))
@@ -605,25 +607,25 @@ def ensure_image(endpoint: str, image: str, timeout: float) -> Cause | None:
         if exc.code in (NO_ANSWER, UNIMPLEMENTED):
             return Cause(RUNTIME, "runtime", f"the container runtime {exc}", False)
         late = exc.code == DEADLINE_EXCEEDED
-        text = f"image {image} cannot be pulled: {f'nothing came of it within {timeout:.0f} s' if late else exc}"
+        text = f"image {image} cannot be pulled: {f'the pull did not end within {timeout:.0f} s' if late else exc}"
         return Cause(IMAGE, "runtime", shown(text), bool(_FINAL_PULL.search(str(exc))))
     return None
 
 
 def pause_image(endpoint: str) -> str | None:
-    """The image of which the runtime makes sandboxes; None if it does not tell."""
+    """The image that the runtime uses for sandboxes; None if it does not report it."""
     try:
         return sandbox_image(endpoint)
     except CriError:
         return None
 
 
-# Where the kubelet, which asks the runtime the same, finds passwords of registries (pkg/credentialprovider/config.go).
+# Files in which the kubelet looks for registry credentials (pkg/credentialprovider/config.go).
 _DOCKER_CONFIGS = ("/var/lib/kubelet/config.json", "/root/.docker/config.json", "/.docker/config.json")
 
 
 def credentials_for(image: str, paths: Iterable[str] = _DOCKER_CONFIGS) -> dict[str, str] | None:
-    """User and password for the registry of an image, as the kubelet would send them; None if there are none."""
+    """Username and password for the registry of an image, as the kubelet would send them; None if there are none."""
     for path in paths:
         try:
             data = json.loads(tail(path) or "{}")
@@ -636,7 +638,7 @@ def credentials_for(image: str, paths: Iterable[str] = _DOCKER_CONFIGS) -> dict[
 
 
 def credentials_in(data: Any, image: str) -> dict[str, str] | None:
-    """From a docker configuration: those of the longest registry or path that the image's name begins with."""
+    """Username and password from a docker configuration, for the longest registry or path that is a prefix of the image name."""
     auths = data.get("auths") if isinstance(data, dict) else None
     best, found = -1, None
     for key, value in auths.items() if isinstance(auths, dict) else ():

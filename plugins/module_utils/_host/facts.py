@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is true of a host: programs, runtime, addresses, ports, disk, leftovers. Looks only, never changes anything.
+"""Facts about a host: programs, runtime, addresses, ports, disk, leftover files. Read-only.
 
-Each function reads one thing and returns plain data; `_preflight` judges it on the controller.
+Each function reads one fact and returns plain data. _control/preflight.py judges the facts on the controller.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 
 TIMEOUT = 20.0
 
-# Files that a control plane, or a worker, of a Kubernetes cluster leaves behind.
+# Files of a Kubernetes node (control plane or worker).
 _LEFTOVERS = (
     "/etc/kubernetes/manifests/kube-apiserver.yaml",
     "/etc/kubernetes/manifests/kube-controller-manager.yaml",
@@ -43,27 +43,27 @@ _LEFTOVERS = (
 
 
 def output(argv: list[str]) -> str:
-    """What a program prints; nothing where it fails, is missing or hangs."""
+    """The output of a program; empty if it fails, is missing or times out."""
     done = run(argv, TIMEOUT)
     return done.stdout if done.code == 0 else ""
 
 
 def program_version(argv: list[str]) -> str | None:
-    """The first vX.Y.Z in what a program prints; None where it is missing or says nothing like it."""
+    """The first vX.Y.Z in the output of a program; None if there is none."""
     match = re.search(r"v\d+\.\d+\.\d+[^\s]*", output(argv))
     return match.group(0) if match else None
 
 
 def cgroup_version() -> int:
-    """1 (also hybrid) or 2. The kubelet asks the same: is /sys/fs/cgroup a cgroup2 filesystem?"""
+    """The cgroup version: 1 (also hybrid) or 2, by the same test as the kubelet: whether /sys/fs/cgroup is a cgroup2 filesystem."""
     return 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
 
 
 def runtime_cgroup_driver(endpoint: str) -> str | None:
-    """The cgroup driver of containerd, where the kubelet's has to be set to the same; None if it has not, or is not known.
+    """The cgroup driver of containerd, if the kubelet has to be configured with the same; None if not, or if it is unknown.
 
-    A runtime that tells the kubelet its driver (CRI RuntimeConfig: containerd 2, CRI-O 1.28) overrules the kubelet's
-    configuration (cmd/kubelet/app/server.go, getCgroupDriverFromCRI; all kubelets supported here).
+    A runtime that reports its driver (CRI RuntimeConfig: containerd 2, CRI-O 1.28) overrides the kubelet's configuration
+    (cmd/kubelet/app/server.go, getCgroupDriverFromCRI; all supported kubelets).
     """
     if "containerd" not in endpoint or runtime_answers(endpoint, method="RuntimeConfig") is None:
         return None
@@ -71,9 +71,9 @@ def runtime_cgroup_driver(endpoint: str) -> str | None:
 
 
 def cgroup_driver_in(dump: str) -> str | None:
-    """The cgroup driver of the default runtime, from what `containerd config dump` prints; None if it is not runc or not there.
+    """The cgroup driver of the default runtime in the output of `containerd config dump`; None if that is not runc, or is missing.
 
-    The dump is in the form of version 2 whatever the file is like, one key on a line, with defaults (seen with containerd 1.6.20).
+    The dump always has format version 2, with one key per line, including defaults (seen with containerd 1.6.20).
     """
     plugin = 'plugins."io.containerd.grpc.v1.cri".containerd'
     sections: dict[str, dict[str, str]] = {}
@@ -105,7 +105,7 @@ def temporary_addresses() -> list[str]:
 
 
 def _addresses() -> dict[str, list[str]]:
-    """What follows each address in the output of ip: its scope, flags and interface."""
+    """By address: the words that follow it in the output of ip, such as scope, flags and interface."""
     text = output(["ip", "-o", "addr", "show"])
     found = re.findall(r"\binet6? ([0-9a-fA-F.:]+)(?:/| peer )(.*)", text)
     return {address: rest.split() for address, rest in found}
@@ -114,23 +114,23 @@ def _addresses() -> dict[str, list[str]]:
 def default_address() -> str | None:
     """The source address of the default route (IPv4 first), as kubeadm would choose it; None without a route."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        # No route, or no IPv6 at all.
+        # OSError: no route, or no IPv6.
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            # Connecting a datagram socket sends nothing: the kernel only chooses a route.
+            # Connecting a datagram socket sends nothing. The kernel only chooses a route.
             probe.connect((target, 9))
             return str(probe.getsockname()[0])
     return None
 
 
-# How often, and after how many seconds, a listener without a process is looked at again: its process may just have ended.
+# Attempts, and seconds between them, if the process of a listener is not found: it may just have ended.
 _LOOKS, _LOOK_AGAIN = 4, 0.25
 
 
 def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
-    """Who listens on ports: {port: {pid, program, argv, full}} for those that are in use.
+    """The listeners on these ports: {port: {pid, program, argv, full}} for each port in use.
 
-    full: whether so many connections wait to be accepted that the kernel drops further ones. pid 0: the process
-    cannot be seen (the kernel, another pid namespace).
+    full: whether the accept queue is full, so that the kernel drops new connections. pid 0: the process is not visible (the kernel,
+    another pid namespace).
     """
     for look in range(_LOOKS):
         if look:
@@ -142,7 +142,7 @@ def listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
 
 
 def _backlog() -> int:
-    """How many connections may wait to be accepted by a program in Go, which etcd is: as many as the kernel allows (listen(2))."""
+    """The length of the accept queue of a Go program such as etcd: the maximum that the kernel allows (listen(2))."""
     return int(read_text("/proc/sys/net/core/somaxconn") or 4096)
 
 
@@ -153,7 +153,7 @@ def _listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
             fields = line.split()
             port = int(fields[1].rsplit(":", 1)[1], 16)
             if fields[3] == "0A" and port in ports:
-                # Of a listening socket, rx_queue is the number of connections to be accepted (net/ipv4/tcp_ipv4.c).
+                # For a listening socket, rx_queue is the number of connections that wait to be accepted (net/ipv4/tcp_ipv4.c).
                 waiting = int(fields[4].rsplit(":", 1)[-1], 16)
                 inodes[fields[9]] = (port, waiting > _backlog())
     found: dict[str, dict[str, Any]] = {
@@ -170,24 +170,24 @@ def _listeners(ports: list[int]) -> dict[str, dict[str, Any]]:
             argv = process_argv(pid)
             program = os.path.basename(argv[0]) if argv else "unknown"
             port, full = inodes[match.group(1)]
-            # Of several, at different addresses, a stranger beside a member is the one to be told of.
+            # If several processes listen at different addresses, report the one that is not etcd.
             if program != "etcd" or not found[str(port)]["pid"]:
                 found[str(port)] = {"pid": pid, "program": program, "argv": argv, "full": full}
     return found
 
 
 def process_argv(pid: int) -> list[str]:
-    """The command line of a process; empty where it is gone."""
+    """The command line of a process; empty if it has ended."""
     data = read_bytes(f"/proc/{pid}/cmdline") if os.path.exists(f"/proc/{pid}") else None
     return [part.decode("utf-8", errors="replace") for part in (data or b"").split(b"\0") if part]
 
 
 def process_started(pid: int) -> float:
-    """When a process started, Unix seconds; 0 where it is gone (proc(5): field 22 of stat, ticks since boot)."""
+    """When a process started, Unix seconds; 0 if it has ended (proc(5): field 22 of stat, ticks since boot)."""
     try:
         text = read_text(f"/proc/{pid}/stat")
     except EtcdError:
-        # It ended between opening and reading.
+        # The process ended between open and read.
         text = None
     if not text:
         return 0.0
@@ -197,28 +197,28 @@ def process_started(pid: int) -> float:
 
 
 def runs_replaced_program(pid: int, program: str) -> bool:
-    """Whether a process runs another file than `program` is now: a new package removes the old one, or a link leads elsewhere.
+    """Whether a process runs a file other than the present `program`: a new package has replaced it, or a link was changed.
 
-    A script that starts the program is no such file: nothing is known then but whether what runs was removed.
+    If `program` is a script that starts the real program, only a removed file can be detected.
     """
     try:
         if os.readlink(f"/proc/{pid}/exe").endswith(" (deleted)"):
             return True
         with open(program, "rb") as handle:
             script = handle.read(2) == b"#!"
-        # The link leads to the file that runs, whatever has become of its name.
+        # /proc/PID/exe leads to the running file, even if its name has changed.
         return not script and not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(program))
     except OSError:
-        # It has just ended, or there is no such program, which is said elsewhere.
+        # The process has just ended, or the program is missing, which is reported elsewhere.
         return False
 
 
-# What a TCP connection meets: a listener; a host that refuses; no answer; no way to the host, or a refusal on that way.
+# The result of a TCP connection attempt: accepted; refused by the host; no answer; no route, or rejected on the way.
 OPEN, CLOSED, SILENT, UNREACHABLE = "open", "closed", "silent", "unreachable"
 
 
 def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> tuple[dict[str, str], dict[str, str]]:
-    """Try TCP connections, all at once: by "ADDRESS PORT" what each met, and the source address that the kernel chose for it."""
+    """Try TCP connections in parallel. Returns, by "ADDRESS PORT", the result of each, and the source address that the kernel chose."""
     states: dict[str, str] = {}
     sources: dict[str, str] = {}
     pending: dict[socket.socket, str] = {}
@@ -248,7 +248,7 @@ def reach(targets: list[tuple[str, int]], timeout: float = 1.5) -> tuple[dict[st
 
 
 def state_of(error: int) -> str:
-    """What a connection met, by its errno (connect(2)); one that has not met anything yet is silent."""
+    """The result of a connection attempt, from its errno (connect(2)). One without a result yet is SILENT."""
     if error == 0:
         return OPEN
     if error == errno.ECONNREFUSED:
@@ -258,20 +258,20 @@ def state_of(error: int) -> str:
 
 def free_bytes(path: str) -> int:
     """Free space on the filesystem that holds a path, or would hold it."""
-    # One that is not absolute is refused, after everything has been looked at.
+    # A relative path is reported elsewhere.
     path = os.path.abspath(path or os.sep)
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free
 
 
-# What etcd has in its data directory, and what tells a directory that it does not share: the root of a filesystem, its own test of
-# whether it may write (etcd fileutil.IsDirWriteable), and data that somebody has moved aside.
+# Entries of a data directory that is etcd's alone: its data, data that was moved aside (member.old), lost+found in the root of a
+# filesystem, and etcd's own write test (etcd fileutil.IsDirWriteable).
 _OF_ETCD = re.compile(r"member([.-].*)?|lost\+found|\.touch")
 
 
 def foreign_entries(path: str) -> list[str]:
-    """What a directory holds that is not etcd's; nothing if there is no such directory. Mode and owner of such a one are not ours to set."""
+    """The entries of a directory that are not etcd's; empty if the directory does not exist. A directory with such entries keeps its mode and owner."""
     try:
         return sorted(name for name in os.listdir(path) if not _OF_ETCD.fullmatch(name))
     except OSError:
@@ -279,7 +279,7 @@ def foreign_entries(path: str) -> list[str]:
 
 
 def has_content(path: str) -> bool:
-    """Whether a directory holds something. One that cannot be read does, for all we know."""
+    """Whether a directory has entries. A directory that cannot be read counts as not empty."""
     try:
         return bool(os.listdir(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -294,7 +294,7 @@ def filesystem_of(path: str, mounts: str | None = None) -> str:
     real = os.path.realpath(os.path.abspath(path or os.sep))
     best, found = -1, ""
     for line in text.splitlines():
-        # Blanks in a path are written as octal numbers (fstab(5)). Of two mounts at one place the later one is seen.
+        # Blanks in a path are octal escapes (fstab(5)). Of two mounts at the same path, the later one is visible.
         point, kind = (line.split() + ["", "", ""])[1:3]
         point = re.sub(r"\\(\d{3})", lambda match: chr(int(match.group(1), 8)), point)
         if len(point) >= best and (real == point or real.startswith(f"{point.rstrip('/')}/")):
@@ -303,7 +303,7 @@ def filesystem_of(path: str, mounts: str | None = None) -> str:
 
 
 def data_dir_facts(path: str) -> dict[str, Any]:
-    """The data directory as others would see it: whether a member's data is in it, what else (three names at most), and on which kind of filesystem."""
+    """The data directory: whether it contains a member's data, what else it contains (three names at most), and its type of filesystem."""
     foreign = foreign_entries(path)
     more = [f"{len(foreign) - 3} more"] if len(foreign) > 3 else []
     return {
@@ -320,7 +320,7 @@ def swaps() -> list[str]:
 
 
 def kubelet_unit() -> Unit:
-    """kubelet.service as it is."""
+    """The present state of kubelet.service."""
     names = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,MainPID"
     text = output(["systemctl", "show", "kubelet.service", "-p", names])
     shown = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
@@ -328,7 +328,7 @@ def kubelet_unit() -> Unit:
     return Unit(
         load_state=shown.get("LoadState", "not-found"),
         active=shown.get("ActiveState") == "active" and shown.get("SubState") == "running",
-        # Not enabled-runtime: that is gone after a reboot.
+        # Not enabled-runtime, which ends at the next reboot.
         enabled=shown.get("UnitFileState") in ("enabled", "static"),
         need_reload=shown.get("NeedDaemonReload") == "yes",
         argv=process_argv(pid) if pid else [],
@@ -339,10 +339,10 @@ def kubelet_unit() -> Unit:
 
 
 def kubelet_drop_ins() -> list[UnitFile]:
-    """Drop-ins of kubelet.service as systemd would read them now, in that order: by name, from whatever directory.
+    """Drop-ins of kubelet.service on disk, in the order in which systemd reads them: by file name, whatever the directory.
 
-    From the disk, since systemd tells what it has read, and a run has it read them again. Of two with one name the first
-    directory's counts (systemd.unit(5)).
+    Not from systemd, which reports the files that it has read, while a run reloads them. Of two files with the same name, the one in the
+    first directory counts (systemd.unit(5)).
     """
     directories = output(["systemctl", "show", "--property=UnitPath", "--value"]).split()
     paths: dict[str, str] = {}
@@ -354,21 +354,21 @@ def kubelet_drop_ins() -> list[UnitFile]:
 
 
 def text_of(path: str) -> str:
-    """The text of a file; empty if there is none."""
+    """The text of a file; empty if it does not exist."""
     return (read_text(path) or "") if os.path.isfile(path) else ""
 
 
-# Arguments that packages of the kubelet read from here (10-kubeadm.conf), on Debian and on RHEL.
+# Files with additional arguments, which the kubelet's packages read (10-kubeadm.conf) on Debian and RHEL.
 _ENVIRONMENT_FILES = ("/etc/default/kubelet", "/etc/sysconfig/kubelet")
 
 
 def kubelet_environment() -> list[UnitFile]:
-    """Environment files of kubelet.service that are there."""
+    """The environment files of kubelet.service that exist."""
     return [UnitFile(path, text_of(path)) for path in _ENVIRONMENT_FILES if os.path.isfile(path)]
 
 
 def copied_key_dirs(root: str = "/") -> list[str]:
-    """Directories with copies of members' keys, where the page has them made (/tmp/ADDRESS/pki) or copied to (home directories)."""
+    """Directories with copies of members' keys, in the places that the page uses: /tmp/ADDRESS/pki and home directories."""
     found = [
         path
         for pattern in ("tmp/*", "root", "home/*")
@@ -380,14 +380,14 @@ def copied_key_dirs(root: str = "/") -> list[str]:
 
 
 def images(runtime_endpoint: str) -> list[str] | None:
-    """Names of the images that containerd has for the kubelet; None where it is another runtime or cannot be asked."""
+    """Names of the images that containerd has for the kubelet; None if the runtime is another one or does not answer."""
     if "containerd" not in runtime_endpoint:
         return None
     done = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"], TIMEOUT)
     return done.stdout.split() if done.code == 0 else None
 
 
-# What the newest API in use here appeared in, and the package by the ID of /etc/os-release, where it is another one.
+# The oldest cryptography with all APIs used here, and its package by the ID of /etc/os-release, if the name is not python3-cryptography.
 LEAST_CRYPTOGRAPHY = (3, 3)
 _PACKAGES = {"alpine": "py3-cryptography", "arch": "python-cryptography", "gentoo": "dev-python/cryptography"}
 
@@ -395,10 +395,10 @@ _PACKAGES = {"alpine": "py3-cryptography", "arch": "python-cryptography", "gento
 def cryptography_package(
     release: str | None = None, python: str = "", prefixes: tuple[str, str] | None = None
 ) -> str | None:
-    """The package that brings the library cryptography to this Python; None if no package of the distribution does.
+    """The distribution's package of the library cryptography for this Python; None if there is none.
 
-    release: the text of /etc/os-release; python: the interpreter; prefixes: where it, and what it was made from, is
-    installed (sys.prefix, sys.base_prefix): a virtual environment and a Python outside of /usr do not see packages.
+    release: the text of /etc/os-release; python: the interpreter; prefixes: sys.prefix and sys.base_prefix. A virtual environment and a
+    Python outside of /usr do not see the distribution's packages.
     """
     if (prefixes or (sys.prefix, sys.base_prefix)) != ("/usr", "/usr"):
         return None
@@ -407,7 +407,7 @@ def cryptography_package(
         (_PACKAGES[item] for item in f"{names.get('ID', '')} {names.get('ID_LIKE', '')}".split() if item in _PACKAGES),
         "python3-cryptography",
     )
-    # RHEL 8 and 9 name the packages of further Pythons after their version.
+    # RHEL 8 and 9 have the version of an additional Python in the names of its packages.
     other = re.search(r"python(3\.\d+)$", python or sys.executable or "")
     if other and re.search(r"\b(rhel|fedora)\b", " ".join(names.values())):
         package = f"python{other.group(1)}-cryptography"
@@ -415,7 +415,7 @@ def cryptography_package(
 
 
 def os_release(text: str | None = None) -> dict[str, str]:
-    """ID, ID_LIKE and PRETTY_NAME of the distribution. text: that of /etc/os-release, if it is known."""
+    """ID, ID_LIKE and PRETTY_NAME of the distribution. text: the content of /etc/os-release, if already read."""
     text = text if text is not None else read_text("/etc/os-release") or ""
     return dict(re.findall(r'^(ID|ID_LIKE|PRETTY_NAME)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
 
@@ -427,9 +427,10 @@ def cryptography_problem(
     prefixes: tuple[str, str] | None = None,
     installs: bool = False,
 ) -> str | None:
-    """Why this Python cannot use the library cryptography, and what brings it; None if it can.
+    """Why this Python cannot use the library cryptography, and what to do; None if it can.
 
-    version: what was imported, or None; release, python, prefixes: see above; installs: whether the run installs the package.
+    version: of the imported library, or None; release, python, prefixes: see cryptography_package; installs: whether the run installs the
+    package.
     """
     found = tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
     if found >= LEAST_CRYPTOGRAPHY:
@@ -442,11 +443,11 @@ def cryptography_problem(
     distribution = os_release(release).get("PRETTY_NAME") or "this distribution"
     other_python = "set ansible_python_interpreter to a Python that has it, usually /usr/bin/python3"
     if package is None:
-        remedy = f"No package of {distribution} brings it to this Python: run {python} -m pip install 'cryptography>=3.3', or {other_python}."
+        remedy = f"{distribution} has no package of it for this Python: run {python} -m pip install 'cryptography>=3.3', or {other_python}."
     elif installs:
         remedy = (
-            f"etcd_install_dependencies is set, and the package {package} ({distribution}) has not helped: {other_python}, or install"
-            " cryptography 3.3 or later for this Python. (With --check nothing is installed.)"
+            f"etcd_install_dependencies is set, but the package {package} ({distribution}) did not provide it: {other_python}, or install"
+            " cryptography 3.3 or later for this Python. (With --check, the run installs nothing.)"
         )
     else:
         remedy = f"Install the package {package} ({distribution}), or set etcd_install_dependencies: true to have it installed."
@@ -461,11 +462,11 @@ def host_facts(
     kubeadm: str | None,
     asked_at: float | None,
 ) -> dict[str, Any]:
-    """Everything that preflight judges, in one go.
+    """All facts that preflight judges.
 
-    kubeadm: its version where that is already known. asked_at: when the controller asked, seconds since the epoch by its clock.
+    kubeadm: its version, if already known. asked_at: when the controller asked, Unix seconds by its clock.
     """
-    # First of all: what follows takes its time.
+    # Read the clock first: everything else takes time.
     clock_offset = None if asked_at is None else time.time() - asked_at
     states, sources = reach(peers)
     return {

@@ -1,9 +1,9 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files on the managed host: read without a race, replaced by rename, modes repaired.
+"""Files on the managed host: read them without races, replace them by rename, repair their modes.
 
-kubeadm writes in place with O_TRUNC, so a reader can meet half a file. Everything here goes through a
-temporary file beside the target and a rename, so that a reader sees the old file or the new one.
+kubeadm writes in place with O_TRUNC, so a reader may see half a file. This file always writes a temporary file beside the target and
+renames it, so that a reader sees either the old or the new file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-# A dot file: the kubelet reads every other name in a manifests directory.
+# Temporary files are dot files: the kubelet reads all other files in the manifests directory.
 TEMPORARY = ".kubeadm-etcd-"
 
 
 def read_bytes(path: str) -> bytes | None:
-    """Content of a regular file, or None where there is none. EtcdError where it cannot be read."""
+    """The content of a file; None if it does not exist. EtcdError if it cannot be read."""
     try:
         with open(path, "rb") as handle:
             return handle.read()
@@ -36,9 +36,9 @@ def read_bytes(path: str) -> bytes | None:
 
 
 def read_or_say(path: str) -> tuple[bytes | None, str]:
-    """Content of a file, or why there is none, in words for people. Never raises."""
+    """The content of a file, or None and the reason as text. Never raises."""
     if os.path.islink(path) and not os.path.exists(path):
-        return None, "a link that leads nowhere"
+        return None, "a broken symbolic link"
     if os.path.isdir(path):
         return None, "a directory"
     try:
@@ -49,13 +49,13 @@ def read_or_say(path: str) -> tuple[bytes | None, str]:
 
 
 def read_text(path: str) -> str | None:
-    """The same as text. Bytes that are no UTF-8 are replaced, so that broken files can be reported, not crash."""
+    """The content of a file as text. Invalid UTF-8 is replaced, so that a broken file can be reported instead of raising."""
     data = read_bytes(path)
     return None if data is None else data.decode("utf-8", errors="replace")
 
 
 def mode_problem(path: str, mode: int, uid: int = 0, gid: int = 0) -> str | None:
-    """Why owner or mode of an existing path are not as wanted, in words; None if they are, or if nothing is there."""
+    """Why the owner or mode of a path is wrong; None if both are right, or if the path does not exist."""
     try:
         info = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,9 +71,9 @@ def mode_problem(path: str, mode: int, uid: int = 0, gid: int = 0) -> str | None
 
 
 def directory_problem(path: str, uid: int = 0) -> str | None:
-    """Why others than root may replace the files in a directory, in words; None if they may not, or if none is there.
+    """Why users other than root may replace the files in a directory; None if they may not, or if it does not exist.
 
-    Whoever may write to a directory may rename another file over a key in it, whatever the mode of that key is.
+    A user who may write to a directory can rename another file over a key in it, whatever the mode of the key.
     """
     try:
         info = os.stat(path)
@@ -86,17 +86,17 @@ def directory_problem(path: str, uid: int = 0) -> str | None:
         return None
     if info.st_uid != uid:
         return f"owner is {info.st_uid}, not {uid}"
-    return f"mode is {found:04o}, writable for others than root" if found & 0o022 else None
+    return f"mode is {found:04o}, writable by users other than root" if found & 0o022 else None
 
 
 def protect_directory(path: str, uid: int = 0) -> None:
-    """Repair what directory_problem found. Group and the other bits stay. EtcdError if that is not allowed."""
+    """Repair what directory_problem reports. The group and the other mode bits stay. EtcdError if that fails."""
     info = os.stat(path)
     set_mode(path, stat.S_IMODE(info.st_mode) & ~0o022, uid, info.st_gid)
 
 
 def set_mode(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
-    """Repair owner and mode of an existing path. EtcdError where that is not allowed."""
+    """Set owner and mode of an existing path. EtcdError if that fails."""
     try:
         os.chown(path, uid, gid)
         os.chmod(path, mode)
@@ -105,9 +105,9 @@ def set_mode(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
 
 
 def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:
-    """Make a directory and its missing parents (0755). Mode and owner of an existing one are left alone.
+    """Create a directory and its missing parents (0755). The mode and owner of an existing directory do not change.
 
-    Returns whether it had to be made. EtcdError where something else stands in its place.
+    Returns whether it was created. EtcdError if that fails.
     """
     if os.path.isdir(path):
         return False
@@ -115,14 +115,14 @@ def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.mkdir(path, 0o700)
     except OSError as exc:
-        raise EtcdError(f"directory {path} cannot be made: {exc.strerror}.") from exc
+        raise EtcdError(f"directory {path} cannot be created: {exc.strerror}.") from exc
     set_mode(path, mode, uid, gid)
     return True
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A file that is to have this content, mode and owner."""
+    """A file to write, with its content, mode and owner."""
 
     path: str
     data: bytes
@@ -132,36 +132,36 @@ class Replacement:
 
 
 def replace_file(path: str, data: bytes, mode: int, uid: int = 0, gid: int = 0, staging_dir: str | None = None) -> None:
-    """Write a file so that no reader ever sees half of it: temporary file, fsync, rename, fsync of the directory.
+    """Replace a file atomically: temporary file, fsync, rename, fsync of the directory.
 
-    With staging_dir the temporary file is written there, unless that turns out to be another mount.
+    staging_dir: the directory for the temporary file, used if it is on the same mount as the target.
     """
     replace_files([Replacement(path, data, mode, uid, gid)], staging_dir)
 
 
 def replace_files(files: list[Replacement], staging_dir: str | None = None) -> None:
-    """Replace several files, all or none: all are written and on disk before the first is renamed, in order and back to back.
+    """Replace several files, all or none. All are on disk before the first is renamed; they are renamed in order, back to back.
 
-    So a full disk leaves every old file in force, and a pair of files differs for as long as one rename takes. If a rename
-    fails, those before it are taken back. The targets of symbolic links are replaced, links that lead nowhere and empty
-    directories make way. EtcdError names the file that cannot be written, and which files are new.
+    So a full disk leaves all old files in place, and a pair of files is inconsistent only between two renames. If a rename fails, those
+    before it are undone. The target of a symbolic link is replaced; broken links and empty directories are replaced too. EtcdError names
+    the file that cannot be written, and the files that could not be restored.
     """
     ready: list[_Prepared] = []
     path = ""
     try:
         for item in files:
             path = item.path
-            # A link stays a link, as it does for programs that write in place.
+            # Keep a symbolic link, and replace its target, as programs do that write in place.
             target = os.path.realpath(path) if os.path.exists(path) else path
             make_way(target)
             twin = next((other for other in ready if other.target == target and other.item.data != item.data), None)
             if twin:
                 raise EtcdError(
-                    f"{twin.item.path} and {path} are one file, {target} (a link), and are to have different contents. Remove the link, and"
-                    " run again."
+                    f"{twin.item.path} and {path} are the same file, {target}, because one is a link, but need different contents. Remove the"
+                    " link, and run again."
                 )
             ready.append(_Prepared(item, target, _prepare(item, target, staging_dir)))
-        # A single rename is all or nothing by itself.
+        # A single rename is atomic and needs no backup.
         for prepared in ready if len(ready) > 1 else []:
             path = prepared.target
             prepared.backup = _backup(prepared.target)
@@ -171,10 +171,10 @@ def replace_files(files: list[Replacement], staging_dir: str | None = None) -> N
                 _rename(prepared)
             except OSError as exc:
                 new = _roll_back(ready[:number])
-                words = f"{', '.join(new)} could not be taken back and is new" if new else "The old files are in force"
+                words = f"The old {', '.join(new)} could not be restored" if new else "No file was changed"
                 raise EtcdError(f"{path} cannot be written: {exc.strerror}. {words}.") from exc
     except OSError as exc:
-        raise EtcdError(f"{path} cannot be written: {exc.strerror}. The old files are in force.") from exc
+        raise EtcdError(f"{path} cannot be written: {exc.strerror}. No file was changed.") from exc
     finally:
         for name in (name for prepared in ready for name in (prepared.temporary, prepared.backup) if name):
             with contextlib.suppress(FileNotFoundError):
@@ -185,7 +185,7 @@ def replace_files(files: list[Replacement], staging_dir: str | None = None) -> N
 
 @dataclass
 class _Prepared:
-    """A file on disk that waits to be renamed to its target. backup: the old file under another name; None if there is none."""
+    """A temporary file that is ready to be renamed to its target. backup: another name of the old file; None if there is none."""
 
     item: Replacement
     target: str
@@ -194,13 +194,13 @@ class _Prepared:
 
 
 def _rename(prepared: _Prepared) -> None:
-    """Put a prepared file in its place. What was staged on another mount is written again beside its target."""
+    """Rename a prepared file to its target. If it is on another mount, write it again beside the target first."""
     if os.path.isdir(prepared.target) and not os.path.islink(prepared.target):
         os.rmdir(prepared.target)
     try:
         os.rename(prepared.temporary, prepared.target)
     except OSError as exc:
-        # Two mounts of one filesystem (bind mounts) have the same device number, and no rename crosses them.
+        # Two mounts of one filesystem (bind mounts) have the same device number, but rename does not work between them.
         if exc.errno != errno.EXDEV:
             raise
         staged = prepared.temporary
@@ -210,7 +210,7 @@ def _rename(prepared: _Prepared) -> None:
 
 
 def _backup(target: str) -> str | None:
-    """A second name of a file, or a copy where the filesystem has no hard links or the file may not have one."""
+    """A hard link to a file, or a copy if hard links do not work. Returns its path; None if there is no file."""
     if not os.path.isfile(target):
         return None
     name = os.path.join(os.path.dirname(target), TEMPORARY + secrets.token_hex(8))
@@ -225,7 +225,7 @@ def _backup(target: str) -> str | None:
 
 
 def _roll_back(renamed: list[_Prepared]) -> list[str]:
-    """Put the old files back. Returns those for which that failed, which are new."""
+    """Restore the old files. Returns the paths for which that failed."""
     new = []
     for prepared in reversed(renamed):
         try:
@@ -239,10 +239,10 @@ def _roll_back(renamed: list[_Prepared]) -> list[str]:
 
 
 def move_file(source: str, target: str) -> None:
-    """Rename a file over another one, also from one mount to another: then it is written beside the target first.
+    """Move a file over another one, also between mounts: then it is written beside the target first.
 
-    The target of a symbolic link is replaced, as replace_files does it. Content, mode and owner are those of the source,
-    which is gone afterwards. EtcdError if that fails; the target is then as it was.
+    The target of a symbolic link is replaced, as in replace_files. Content, mode and owner are those of the source, which no longer exists
+    afterwards. EtcdError if that fails; the target has not changed then.
     """
     try:
         place = os.path.realpath(target) if os.path.exists(target) else target
@@ -262,13 +262,13 @@ def move_file(source: str, target: str) -> None:
 
 
 def make_way(path: str) -> None:
-    """EtcdError where a directory with content stands in the place of a file: nothing of it is removed."""
+    """EtcdError if the path is a directory with content, which is never removed."""
     if os.path.isdir(path) and os.listdir(path):
-        raise EtcdError(f"{path} is a directory that is not empty, not a file. Move it away, and run again.")
+        raise EtcdError(f"{path} must be a file, but is a directory with content. Move it away, and run again.")
 
 
 def _prepare(item: Replacement, target: str, staging_dir: str | None) -> str:
-    """A temporary file with content, mode, owner and SELinux context of its target, on disk. Returns its path."""
+    """Write a temporary file with the content, mode, owner and SELinux context for its target, and fsync it. Returns its path."""
     directory = os.path.dirname(target)
     if staging_dir and os.stat(staging_dir).st_dev == os.stat(directory).st_dev:
         directory = staging_dir
@@ -277,7 +277,7 @@ def _prepare(item: Replacement, target: str, staging_dir: str | None) -> str:
     try:
         with os.fdopen(handle, "wb") as stream:
             os.fchown(stream.fileno(), item.uid, item.gid)
-            # Again, since the umask took something away, and chown clears special bits.
+            # Set the mode again: the umask applied to open(), and chown clears special bits.
             os.fchmod(stream.fileno(), item.mode)
             _keep_context(target, temporary)
             stream.write(item.data)
@@ -290,18 +290,18 @@ def _prepare(item: Replacement, target: str, staging_dir: str | None) -> str:
 
 
 def _keep_context(source: str, target: str, attribute: str = "security.selinux") -> None:
-    """Give a file the SELinux context of the one that it replaces. A new file has that of its directory already."""
-    # Not there, no SELinux, a filesystem without extended attributes: nothing to keep.
+    """Give a file the SELinux context of the file that it replaces. A new file inherits the context of its directory."""
+    # Without an old file, SELinux or extended attributes there is nothing to copy.
     with contextlib.suppress(OSError):
         os.setxattr(target, attribute, os.getxattr(source, attribute))
 
 
 @contextlib.contextmanager
 def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[None]:
-    """Keep other runs from changing the same host meanwhile. EtcdError where another has the lock for longer than that.
+    """Hold the lock of this host, so that other runs do not change it. EtcdError if another run holds it for longer than `seconds`.
 
-    The lock is the kernel's (flock): it ends with the process that holds it, however that ends. lasts: seconds that we
-    may hold it, where that is long, for the message to those who wait in vain.
+    The kernel holds the lock (flock), so it ends with the process. lasts: the seconds for which this run may hold it, for the message
+    of other runs that time out.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -315,14 +315,14 @@ def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[Non
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    holder = os.pread(handle, 200, 0).decode("utf-8", errors="replace") or "it"
+                    holder = os.pread(handle, 200, 0).decode("utf-8", errors="replace") or "a process"
                     raise EtcdError(
                         f"Another run is changing this host ({holder} has held {path} for more than {seconds:.0f} s)."
-                        " Let it end, then run again."
+                        " Wait until it ends, then run again."
                     ) from None
                 time.sleep(0.05)
         end = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + lasts))
-        # On a full disk the lock goes without words.
+        # On a full disk, the lock works without this text.
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()}{f', which may need until {end},' if lasts else ''}".encode(), 0)
@@ -332,7 +332,7 @@ def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[Non
 
 
 def strays(directory: str) -> list[str]:
-    """Temporary files that a killed run left in a directory."""
+    """Temporary files in a directory that are left over from a killed run."""
     try:
         found = sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(TEMPORARY))
         return [path for path in found if os.path.islink(path) or not os.path.isdir(path)]
@@ -341,7 +341,7 @@ def strays(directory: str) -> list[str]:
 
 
 def remove_strays(directory: str) -> None:
-    """Remove them."""
+    """Remove the temporary files of killed runs."""
     for path in strays(directory):
         os.unlink(path)
 

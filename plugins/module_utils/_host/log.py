@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What etcd's own log says: why it ended, or what keeps a member that runs from being healthy.
+"""Reads etcd's log: why etcd ended, or why a running member is not healthy.
 
-Logs are files of the kubelet (/var/log/pods), each line with time, stream and tag before it. etcd logs JSON (zap).
+The kubelet keeps the logs in /var/log/pods, with time, stream and tag before each line. etcd logs JSON (zap).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
 
-# Seconds before the last line of a log that count for what is wrong now.
+# Only messages of the last seconds before the end of a log describe the present state.
 RECENT = 60.0
 
-# How many different messages are shown.
+# The number of different messages to show.
 MOST = 3
 
 _LEVELS = ("warn", "error", "dpanic", "panic", "fatal")
 _ENDS = ("panic", "fatal")
 
-# What is logged at every start.
+# Messages of every start.
 _NOISE = (
     "Running http and grpc server on single port. This is not recommended for production.",
     "simple token is not cryptographically signed",
 )
-# What follows from a missing quorum, whatever its cause.
+# Messages that any loss of quorum causes.
 _CONSEQUENCES = (
     "/health error",
     "Health check error",
@@ -48,7 +48,7 @@ _CONSEQUENCES = (
 
 @dataclass(frozen=True)
 class Message:
-    """What a log says several times: how often, and the last of its lines in words."""
+    """A repeated message of a log: how often it occurs, and the text of its last occurrence."""
 
     count: int
     text: str
@@ -61,15 +61,15 @@ def split(line: str) -> tuple[str, str]:
 
 
 def in_words(entry: Mapping[str, Any], most: int = 400) -> str:
-    """An entry of etcd's log: its message, then its fields."""
+    """An entry of etcd's log as text: its message, then its fields."""
     skipped = ("level", "ts", "caller", "stacktrace", "msg")
     details = [f"{key}: {value}" for key, value in entry.items() if key not in skipped and value not in ("", None, [])]
-    # JSON may hold what a terminal takes for commands, and anyone who reaches a port can have it logged.
+    # JSON may contain control characters for a terminal, and anyone who can reach a port can have them logged.
     return printable("; ".join([str(entry.get("msg", "")), *details]))[:most]
 
 
 def entry_of(text: str) -> dict[str, Any] | None:
-    """An entry of etcd's log; None if a line is none."""
+    """An entry of etcd's log; None if the line is not JSON."""
     try:
         entry = json.loads(text)
     except ValueError:
@@ -78,9 +78,9 @@ def entry_of(text: str) -> dict[str, Any] | None:
 
 
 def cause_of_death(log: str) -> str | None:
-    """Why etcd ended; None if its log does not say.
+    """Why etcd ended; None if its log has no reason.
 
-    A panic of Go and a flag that it does not know are plain text, the latter followed by its usage.
+    A Go panic and an unknown flag are plain text, the latter followed by the usage.
     """
     lines = [split(line)[1] for line in log.splitlines()]
     for line in reversed(lines):
@@ -92,7 +92,7 @@ def cause_of_death(log: str) -> str | None:
 
 
 def seconds_of(stamp: str) -> float | None:
-    """The time of a line in seconds since any moment; None if there is none. All lines of a log have one time zone."""
+    """The time of a line in seconds from a fixed moment; None if it has none. All lines of a log have the same time zone."""
     try:
         return (datetime.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S") - datetime(2000, 1, 1)).total_seconds()
     except ValueError:
@@ -100,9 +100,9 @@ def seconds_of(stamp: str) -> float | None:
 
 
 def complaints(log: str) -> list[Message]:
-    """Warnings and errors of the last minute of a log, the most frequent ones first.
+    """Warnings and errors from the last minute of a log, the most frequent first.
 
-    What only follows from a missing quorum is left out if there is anything else.
+    Messages that only follow from a lost quorum are omitted if there are others.
     """
     lines = [split(line) for line in log.splitlines()]
     times = [seconds_of(stamp) for stamp, _text in lines]
@@ -120,57 +120,57 @@ def complaints(log: str) -> list[Message]:
 
 
 def is_noise(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry says nothing: of every start, or of a connection that only tried whether the port is open."""
+    """Whether an entry is irrelevant: it occurs at every start, or is about a connection that only probed the port."""
     said = str(entry.get("msg", ""))
     return said in _NOISE or (said.startswith("rejected connection on") and entry.get("error") == "EOF")
 
 
 def last_lines(log: str, count: int = 5) -> str:
-    """The last lines of a log, one below the other; empty if there are none."""
+    """The last lines of a log as a block of text; empty if there are none."""
     lines = [split(line)[1][:300] for line in log.splitlines()[-count:]]
     return "".join(["\nThe last lines of its log:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
 
 
 def log_paths(since: float, root: str = "/var/log/pods") -> list[str]:
-    """Logs of etcd containers, those that wrote last first; without those that wrote nothing after `since` (Unix seconds)."""
+    """Logs of etcd containers with lines after `since` (Unix seconds), the most recently written first."""
     found = []
     for path in glob.glob(f"{root}/kube-system_etcd-*/etcd/*.log"):
         try:
             found.append((os.stat(path).st_mtime, path))
         except OSError:
-            # The kubelet removes it with its pod.
+            # The kubelet has removed it with its pod.
             continue
     return [path for written, path in sorted(found, reverse=True) if written >= since]
 
 
 def last_words(paths: list[str]) -> str:
-    """The log that wrote last and has something in it: that of a container that has just been made is still empty."""
+    """The most recent log that is not empty: the log of a new container may still be."""
     return next((text for text in map(read_text, paths) if text), "")
 
 
 def explain_member(running: bool, listening: bool, log: str, error_code: str = "") -> list[str]:
-    """Sentences on why a member is not healthy, as far as its own host knows.
+    """Messages on why a member is not healthy, from what its own host knows.
 
-    running: whether its etcd runs. listening: whether that listens on its client port. error_code: how the connection of another
-    host to that port failed (etcd_health), '' if it did not, or if no other host has tried.
+    running: whether its etcd runs. listening: whether etcd listens on its client port. error_code: how a connection from another host to
+    that port failed (etcd_health), '' if it succeeded or was not tried.
     """
     if not running:
         if not log:
             return [
-                "etcd does not run and has not written a log: the kubelet has not started its container. See `journalctl -u kubelet` and"
-                " `crictl ps -a --name etcd`."
+                "etcd is not running and has not written a log, so the kubelet has not started its container. See `journalctl -u kubelet` and"
+                " `crictl ps -a --name etcd` on this host."
             ]
         cause = cause_of_death(log)
-        return [f"etcd does not run. Its log says: {cause}." if cause else f"etcd does not run.{last_lines(log)}"]
+        return [f"etcd is not running. Its log says: {cause}." if cause else f"etcd is not running.{last_lines(log)}"]
     said = []
     if not listening:
-        said.append("etcd runs, and does not listen on its client port yet.")
+        said.append("etcd is running, but does not listen on its client port yet.")
     elif error_code in ("refused", "silent", "unreachable"):
         said.append(
-            "etcd runs and listens on its client port, and connections of other hosts do not get there: a firewall rejects or drops them."
+            "etcd is running and listens on its client port, but connections from other hosts fail: a firewall rejects or drops them. Allow them."
         )
     said += [
         f"etcd's log says{f' ({message.count} times in the last minute)' if message.count > 1 else ''}: {message.text}"
         for message in complaints(log)
     ]
-    return said or [f"etcd runs, and its log has no warning of the last minute.{last_lines(log)}"]
+    return said or [f"etcd is running, and its log has no warning in the last minute.{last_lines(log)}"]

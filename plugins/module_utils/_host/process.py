@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Programs on the managed host, each with a deadline."""
+"""Runs programs on the managed host, each with a deadline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Done:
-    """How a program ended, and what it printed."""
+    """The exit code of a program and its output."""
 
     code: int
     stdout: str
@@ -24,12 +24,12 @@ class Done:
 
 
 def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[str, str] | None = None) -> Done:
-    """Run a program in the C locale, at most `timeout` seconds.
+    """Run a program in the C locale, for at most `timeout` seconds.
 
-    Never raises: NOT_FOUND where it is missing or cannot be run, TIMED_OUT where it did not end; stderr says why.
+    Never raises. The code is NOT_FOUND if the program is missing or cannot be run, TIMED_OUT if it did not end; stderr has the reason.
     """
     try:
-        # AnsibleModule.run_command has no deadline, and waits for ever for a program that hangs.
+        # AnsibleModule.run_command has no deadline, and would wait forever for a program that hangs.
         done = subprocess.run(  # pylint: disable=ansible-bad-function
             argv,
             input=stdin.encode(),

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""kubelet.service: write its files, start it, and see whether it stays. What is in the files is in kubelet.py."""
+"""kubelet.service: write its files, start it, and check it. The content of the files is in kubelet.py."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
 
 FILE_MODE = 0o644
 
-# The kubelet's own check, which etcd_kubelet_config must not move.
+# The kubelet's health endpoint. etcd_kubelet_config must not change it.
 HEALTHZ = ("127.0.0.1", 10248)
 
-# systemd stops the old kubelet first, and waits for its ExecStartPre.
+# Timeout for systemctl: systemd stops the old kubelet first, and waits for its ExecStartPre.
 START = 120.0
 
-# How many lines of the kubelet's log are shown.
+# The number of lines of the kubelet's log to show.
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class KubeletState:
-    """What differs at the kubelet.
+    """The state of the kubelet.
 
-    files, found: texts by path as they are to be, and as they are (None: no file). reasons: all of it, restart: what it takes a restart for.
+    files, found: wanted and present texts, by path (None: no file). reasons: all differences, restart: those that need a restart.
     """
 
     unit: Unit
@@ -69,22 +69,22 @@ class KubeletState:
 
 
 def kubelet_spec(wanted: Mapping[str, Any], data_dir: str) -> KubeletSpec:
-    """The kubelet that this host is to have. wanted: see KUBELET_ARGUMENTS."""
+    """The wanted kubelet of this host. wanted: see KUBELET_ARGUMENTS."""
     return KubeletSpec(
         **{key: wanted[key] for key in KUBELET_ARGUMENTS},
         program=shutil.which("kubelet") or "/usr/bin/kubelet",
-        # Mounts below a link are not those below the directory that it leads to.
+        # systemd treats mounts below a symbolic link and below its target separately.
         data_dirs=tuple(dict.fromkeys((data_dir, os.path.realpath(data_dir)))),
     )
 
 
 def kubelet_files(spec: KubeletSpec, version: str | None, cgroups: int) -> dict[str, str]:
-    """The files that make a kubelet of this version what it is to be. cgroups: their version on this host."""
+    """The wanted files for a kubelet of this version. cgroups: the cgroup version of this host."""
     return wanted_files(spec, kubelet_config(spec, minor_of(version) or 0, cgroups == 1))
 
 
 def kubelet_state(spec: KubeletSpec, files: dict[str, str]) -> KubeletState:
-    """Compare the kubelet with what it is to be: its files, and what runs."""
+    """Compare the kubelet's files and its running process with the wanted ones."""
     unit, path = _host.kubelet_unit(), spec.config_path
     found = {item: read_text(item) for item in files}
     before = found[path]
@@ -93,7 +93,7 @@ def kubelet_state(spec: KubeletSpec, files: dict[str, str]) -> KubeletState:
     missing = []
     if not os.path.isdir(spec.manifests_dir):
         missing = [Reason("kubelet", "missing", f"{spec.manifests_dir}: missing")]
-        # A kubelet that starts without the directory falls back to looking every 20 s (facts: 24 s against 7 s).
+        # A kubelet that starts without the directory only polls every 20 s (measured: 24 s instead of 7 s until etcd runs).
         text = "kubelet.service: started without the manifests directory"
         restart.append(Reason("kubelet", "without-directory", text))
     return KubeletState(
@@ -103,14 +103,14 @@ def kubelet_state(spec: KubeletSpec, files: dict[str, str]) -> KubeletState:
 
 @dataclass(frozen=True)
 class KeptFile:
-    """A file as it was. text: None if there was none."""
+    """A saved file. text: None if it did not exist."""
 
     text: str | None
     mode: int
 
 
 def keep(paths: list[str]) -> dict[str, KeptFile]:
-    """The files as they are, to be put back."""
+    """Save the present files, so that put_back can restore them."""
     return {path: KeptFile(read_text(path), _mode_of(path)) for path in paths}
 
 
@@ -119,14 +119,14 @@ def _mode_of(path: str) -> int:
 
 
 def write(files: Mapping[str, str]) -> None:
-    """Write files of the kubelet, all or none."""
+    """Write the kubelet's files, all or none."""
     for path in files:
         ensure_directory(os.path.dirname(path), 0o755)
     replace_files([Replacement(path, text.encode(), FILE_MODE) for path, text in files.items()])
 
 
 def put_back(files: Mapping[str, KeptFile]) -> None:
-    """The files as they were before."""
+    """Restore the saved files."""
     replace_files(
         [Replacement(path, item.text.encode(), item.mode) for path, item in files.items() if item.text is not None]
     )
@@ -137,7 +137,7 @@ def put_back(files: Mapping[str, KeptFile]) -> None:
 
 
 def start(restart: bool) -> None:
-    """Have systemd read its files and start the kubelet at each boot; restart: start it now as well, again if it runs."""
+    """Reload systemd and enable the kubelet; restart: also restart it now, or start it."""
     systemctl("daemon-reload")
     systemctl("enable", "kubelet.service")
     if restart:
@@ -153,11 +153,13 @@ def systemctl(*words: str) -> None:
     """Run systemctl. EtcdError if it fails."""
     done = run(["systemctl", *words], START)
     if done.code != 0:
-        raise EtcdError(f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]}")
+        raise EtcdError(
+            f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]} See `systemctl status kubelet` on this host."
+        )
 
 
 def ask(address: tuple[str, int] = HEALTHZ) -> int:
-    """The status with which the kubelet's own check answers; 0 if it does not. No proxy is asked."""
+    """The HTTP status of the kubelet's health endpoint; 0 if it does not answer. Ignores proxies."""
     connection = http.client.HTTPConnection(*address, timeout=5.0)
     try:
         connection.request("GET", "/healthz")
@@ -169,17 +171,17 @@ def ask(address: tuple[str, int] = HEALTHZ) -> int:
 
 
 def is_healthy() -> bool:
-    """Whether the kubelet says that it is healthy."""
+    """Whether the kubelet reports that it is healthy."""
     return ask() == http.client.OK
 
 
 def answers() -> bool:
-    """Whether the kubelet says anything."""
+    """Whether the kubelet's health endpoint answers, healthy or not."""
     return ask() > 0
 
 
 def last_lines(since: float) -> str:
-    """What the kubelet has logged last since then: its errors (klog) if there are any, since the last lines may be those of one more start."""
+    """The last lines of the kubelet's log since then. Only its errors (klog), if there are any: the very last lines may be from another start."""
     command = [
         "journalctl",
         "--unit=kubelet.service",

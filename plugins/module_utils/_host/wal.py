@@ -1,13 +1,13 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a data directory says of its member, read from the head of its write-ahead log.
+"""Reads the identity of a member's data from the head of its write-ahead log.
 
-Needed where etcd does not run: whose data this is, and whether its cluster ever had a leader. A run that was killed
-while a new cluster was starting leaves members with a log but without a first leader; those may be started again as
-members of a new cluster. A member that has once been led holds people's data.
+This works while etcd is not running. It shows which member the data belongs to, and whether its cluster ever had a leader. A run that was
+killed while a new cluster started leaves members with a log but without a leader: these may be started as a new cluster. A member whose
+cluster has had a leader may hold user data.
 
 Format: etcd server/storage/wal (encoder.go: frame length, record.proto: type, crc, data), etcdserverpb.Metadata,
-raftpb.HardState. Only read, never written.
+raftpb.HardState. This file never writes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RECORD_STATE = 3
 # Bootstrap writes the initial members as entries of term 1; the first election makes it 2 (raft, Bootstrap).
 BOOTSTRAP_TERM = 1
 
-# The first leader shows within the first few records. The rest of a log need not be read.
+# The first leader appears within the first few records, so the rest of a log is not read.
 READ_LIMIT = 1 << 20
 
 
-# A backend of etcd that has never applied an entry is of this size at the most (bbolt allocates 16 MiB at once: seen with 3.6.14).
+# The maximum size of an etcd database that has never applied an entry (bbolt allocates 16 MiB at once: seen with 3.6.14).
 NEW_DATABASE = 32 << 20
 
 # The key in the bucket `meta` that etcd writes with the first entry it applies (server/storage/schema/cindex.go). Zero is never written.
@@ -35,11 +35,11 @@ APPLIED = b"consistent_index"
 
 @dataclass(frozen=True)
 class Wal:
-    """What a data directory says of its member.
+    """The identity of the data in a data directory.
 
-    member_id, cluster_id: hexadecimal ('' if unknown). formed: whether its cluster has had a leader; data that cannot be read counts as
-    such. restored: whether it is what `etcdutl snapshot restore` writes, and has had no leader since. problem: why it is not known whose data
-    it is ('': it is known).
+    member_id, cluster_id: hexadecimal ('' if unknown). formed: whether its cluster has had a leader; assumed if the data cannot be read.
+    restored: whether `etcdutl snapshot restore` wrote it, and it has had no leader since. problem: why the identity is unknown ('': it is
+    known).
     """
 
     member_id: str
@@ -79,13 +79,13 @@ def parse_fields(data: bytes) -> dict[int, int | bytes]:
 
 
 def records(data: bytes) -> list[tuple[int, bytes]]:
-    """Type and payload of the records in (the head of) a segment. Ends at the zeros behind the last one."""
+    """Type and payload of the records in (the head of) a segment, up to the zeros after the last record."""
     found: list[tuple[int, bytes]] = []
     position = 0
     while position + 8 <= len(data):
         (length,) = struct.unpack_from("<Q", data, position)
         size = length & ((1 << 56) - 1)
-        # The top byte says how many bytes pad the record to eight.
+        # The top byte contains the number of bytes that pad the record to a multiple of eight.
         padding = (length >> 56) & 7 if length >> 63 else 0
         position += 8
         if size == 0 or position + size > len(data):
@@ -102,9 +102,9 @@ def records(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def parse_wal(data: bytes, later_segments: bool, has_snapshot: bool = False) -> Wal | None:
-    """Head of the first segment kept; None if it holds no metadata record (an empty or foreign file).
+    """Parse the head of the oldest segment; None if it has no metadata record (an empty or foreign file).
 
-    has_snapshot: whether a snapshot of raft lies beside the log.
+    has_snapshot: whether there is a raft snapshot beside the log.
     """
     member_id = cluster_id = term = 0
     for kind, payload in records(data):
@@ -124,7 +124,7 @@ def parse_wal(data: bytes, later_segments: bool, has_snapshot: bool = False) -> 
     if not member_id:
         return None
     led = later_segments or term > BOOTSTRAP_TERM
-    # A restored member has a log of term 1, as a new one has, and a snapshot of raft, which a new one has not before 10,000 writes.
+    # A restored member has a log of term 1, like a new one, and a raft snapshot, which a new one does not have before 10,000 writes.
     return Wal(f"{member_id:x}", f"{cluster_id:x}", formed=led or has_snapshot, restored=has_snapshot and not led)
 
 
@@ -148,27 +148,29 @@ def has_applied(path: str) -> bool:
 
 
 def read_wal(data_dir: str) -> Wal | None:
-    """What a data directory says of its member; None if nothing was ever in it. Never raises.
+    """The identity of the data in a directory; None if it never contained any. Never raises.
 
-    Data of which the log is missing or cannot be read is somebody's data: formed, of unknown identity.
+    If the log is missing beside data, or cannot be read, the data counts as formed, with an unknown identity.
     """
     member_dir = os.path.join(data_dir, "member")
     log_dir, snap_dir = (os.path.join(member_dir, name) for name in ("wal", "snap"))
     for path in (data_dir, member_dir, log_dir, snap_dir):
         if os.path.islink(path) and not os.path.exists(path):
-            problem = f"{path} links to {os.readlink(path)}, which is not there: is a volume not mounted?"
+            problem = f"{path} links to {os.readlink(path)}, which does not exist: a volume may not be mounted"
             return Wal("", "", formed=True, problem=problem)
     try:
         segments = names_in(log_dir, ".wal")
         if not segments:
             database = os.path.join(snap_dir, "db")
-            problem = f"{database} holds data, and {log_dir} has no log: is a volume not mounted?"
+            problem = f"{database} contains data, but {log_dir} has no log: a volume may not be mounted"
             return Wal("", "", formed=True, problem=problem) if has_applied(database) else None
         with open(os.path.join(log_dir, segments[0]), "rb") as handle:
             data = handle.read(READ_LIMIT)
-        # The first segment is number 0; if it has been purged or a second one exists, the cluster has long lived.
+        # If the first segment (number 0) was purged, or a second one exists, the cluster has had a leader.
         later = len(segments) > 1 or not segments[0].startswith("0000000000000000-")
         wal = parse_wal(data, later, bool(names_in(snap_dir, ".snap")))
     except OSError as exc:
         return Wal("", "", formed=True, problem=f"{exc.filename or data_dir} cannot be read: {exc.strerror}")
-    return wal or Wal("", "", formed=True, problem=f"{os.path.join(log_dir, segments[0])} is not a log of etcd")
+    return wal or Wal(
+        "", "", formed=True, problem=f"{os.path.join(log_dir, segments[0])} is not a write-ahead log of etcd"
+    )

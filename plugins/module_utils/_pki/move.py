@@ -48,7 +48,7 @@ def check_pair(authority: Any, key: Any, cert_name: str, key_name: str) -> None:
         period = (begin, begin + timedelta(minutes=1))
         probe = _x509.make_certificate(_x509.subject_name("probe"), name, key.public_key(), key, period, [])
     if probe is None or not _x509.signed_by(probe, authority):
-        raise EtcdError(f"{key_name} does not belong to {cert_name}: it is the key of another certificate.")
+        raise EtcdError(f"{key_name} is not the key of {cert_name}. Give the matching pair.")
 
 
 def step_send(spec: PkiSpec, recipient: str, check: bool) -> dict[str, Any]:

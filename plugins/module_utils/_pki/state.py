@@ -1,9 +1,10 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The PKI of one host: what it is to be, what is there, and why that is not kept. _pki_steps mends it.
+"""The PKI of one host: its wanted and its present state, and the reasons to change it. _pki/steps.py makes the changes.
 
-Certificates are as kubeadm makes them (kubeadm certs.go and pki_helpers.go; figures were read off certificates of
-kubeadm 1.29 to 1.37). Private keys are written to their place or to the pending directory, and go nowhere else.
+Certificates have the form that kubeadm gives them (kubeadm certs.go and pki_helpers.go; values taken from certificates of kubeadm 1.29 to
+1.37). Private keys are written to their final path or to the pending directory, and never leave
+the host.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         )
     },
     "address": {"type": "str", "default": ""},
-    # Where peers and clients look for the member now, if that is about to change.
+    # Addresses that peers and clients still use for the member, if its address is about to change.
     "known_addresses": {"type": "list", "elements": "str", "default": []},
-    # A control plane host has one of them only.
+    # A control plane host has apiserver-etcd-client only.
     "kinds": {"type": "list", "elements": "str", "default": list(LEAF_NAMES), "choices": list(LEAF_NAMES)},
     "renewal_window": {"type": "str", "default": "2160h"},
     "ca_host": {"type": "bool", "default": False},
@@ -73,7 +74,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "renew_keys": {"type": "bool", "default": False},
 }
 
-# kubeadm names of the leaves, their place under pki_dir, common name ('' = the member's), and whether they serve.
+# By kubeadm's name of a leaf: its path under pki_dir, its common name ('': the member's name), and whether it is a server certificate.
 LEAVES = {
     "server": ("etcd/server", "", True),
     "peer": ("etcd/peer", "", True),
@@ -83,22 +84,22 @@ LEAVES = {
 
 _MODES = {".crt": 0o644, ".key": 0o600}
 
-# kubeadm, CertificateBackdate: clocks of the members may differ a little.
+# Clocks of the members may differ a little (kubeadm, CertificateBackdate).
 BACKDATE = timedelta(minutes=5)
 
-# From 1.35 on kubeadm derives the CA's key identifier by SHA-256, cut to 20 bytes (RFC 7093), before by SHA-1.
+# Since 1.35, kubeadm derives the CA's key identifier by SHA-256, cut to 20 bytes (RFC 7093). Before, it used SHA-1.
 SHA256_SKI_MINOR = 35
 
 
 def split_sans(sans: list[str]) -> tuple[list[str], list[str]]:
-    """Names and addresses of a list of SANs. Addresses in one spelling."""
+    """DNS names and normalised IP addresses of a list of SANs."""
     names = [san for san in sans if not is_address(san)]
     return names, [str(ipaddress.ip_address(san)) for san in sans if is_address(san)]
 
 
 @dataclass(frozen=True)
 class PkiSpec:
-    """What the PKI of a host is to be."""
+    """The wanted PKI of a host."""
 
     pki_dir: str
     work_dir: str
@@ -118,7 +119,7 @@ class PkiSpec:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> PkiSpec:
-        """From options of the module; missing ones get their default. EtcdError names what is wrong."""
+        """From options of the module; missing options get their default. EtcdError if a value is invalid."""
         value = {key: params.get(key, argument.get("default")) for key, argument in ARGUMENTS.items()}
         value = {key: ARGUMENTS[key].get("default") if item is None else item for key, item in value.items()}
         # Values inside a mapping have not been converted by Ansible.
@@ -127,9 +128,9 @@ class PkiSpec:
             value[key] = [str(san) for san in value[key]]
         kinds = tuple(kind for kind in LEAF_NAMES if kind in value["kinds"])
         problems = []
-        # Only what serves is called by an address.
+        # Only server certificates contain the address.
         if any(LEAVES[kind][2] for kind in kinds) and not is_address(value["address"]):
-            problems.append(f"etcd_address {value['address']!r} is no IP address.")
+            problems.append(f"etcd_address {value['address']!r} is not an IP address. Write an IPv4 or IPv6 address.")
         periods = ("certificate_validity_period", "ca_certificate_validity_period", "renewal_window")
         for key in periods:
             variable = "etcd_certificate_renewal_window" if key == "renewal_window" else f"etcd_{key}"
@@ -142,8 +143,8 @@ class PkiSpec:
         if window >= validity:
             raise EtcdError(
                 f"etcd_certificate_renewal_window ({value['renewal_window']}) is not shorter than"
-                f" etcd_certificate_validity_period ({value['certificate_validity_period']}): every run would re-issue"
-                " every certificate. Make it shorter."
+                f" etcd_certificate_validity_period ({value['certificate_validity_period']}): every run would renew every certificate. Set a"
+                " shorter window."
             )
         minor = re.match(r"v?1\.(\d+)", value["kubernetes_version"])
         return cls(
@@ -170,12 +171,12 @@ class PkiSpec:
 
     @property
     def pending(self) -> str:
-        """Where keys wait for their certificate."""
+        """The directory of new keys that wait for their certificate."""
         return os.path.join(self.work_dir, "pending")
 
     @property
     def transport(self) -> str:
-        """A key that exists while the CA's key or a passphrase is on its way here. A dot file, which is swept where a run was killed."""
+        """A key that exists while the CA's key or a passphrase is transferred to this host. A dot file, so it is removed after a killed run."""
         return os.path.join(self.work_dir, TEMPORARY + "transport.key")
 
     @property
@@ -185,7 +186,7 @@ class PkiSpec:
 
     @property
     def lock(self) -> str:
-        """Held by the run that changes this host."""
+        """The lock file of the run that changes this host."""
         return os.path.join(self.work_dir, "lock")
 
     def common_name(self, kind: str) -> str:
@@ -193,7 +194,7 @@ class PkiSpec:
         return LEAVES[kind][1] or self.name
 
     def wanted_sans(self, kind: str) -> list[str]:
-        """SANs of a leaf in kubeadm's order: names sorted; addresses own, loopback, further ones, former ones. No duplicates."""
+        """SANs of a leaf in kubeadm's order, without duplicates: sorted names, own address, loopback, additional addresses, former addresses."""
         if kind not in self.sans:
             return []
         names, addresses = self.sans[kind]
@@ -205,9 +206,9 @@ class PkiSpec:
 
 @dataclass
 class PkiState:
-    """What is on a host. Certificates only, never a key."""
+    """The present PKI of a host. Contains certificates, never a private key."""
 
-    # Of ca.crt: its text, SHA-256 of the certificate, of its public key, and what a renewal of it keeps (_x509.authority_id).
+    # ca.crt: its text, SHA-256 of the certificate and of its public key, and the id that a renewal keeps (_x509.authority_id).
     ca_cert: str | None = None
     ca_fingerprint: str | None = None
     ca_cert_key: str | None = None
@@ -216,13 +217,13 @@ class PkiState:
     ca_subject: str | None = None
     ca_not_before: str | None = None
     ca_not_after: str | None = None
-    # Of ca.key: whether there is something of that name, and SHA-256 of its public half.
+    # ca.key: whether the path exists, and SHA-256 of its public key.
     ca_key: bool = False
     ca_public_key: str | None = None
-    # Kinds of the leaves that ca.crt did not sign, and whether a member could start with the leaves as they are.
+    # Kinds of the leaves that ca.crt did not sign, and whether a member can start with the present leaves.
     foreign: list[str] = field(default_factory=list)
     usable: bool = True
-    # Kinds of the leaves that have to be issued. Other reasons (modes, files of a killed run) need nobody who signs.
+    # Kinds of the leaves that have to be issued. Other reasons (file modes, files of a killed run) need no CA.
     due: list[str] = field(default_factory=list)
     ca_problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -234,7 +235,7 @@ class PkiState:
 
 
 def wanted_usages(kind: str) -> list[str]:
-    """Extended key usages of a leaf. A server needs clientAuth too: etcd's gateway dials its own listener."""
+    """Extended key usages of a leaf. A server certificate needs clientAuth too: etcd's gateway connects to its own listener."""
     return ["serverAuth", "clientAuth"] if LEAVES[kind][2] else ["clientAuth"]
 
 
@@ -243,7 +244,7 @@ def wanted_usages(kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Flaw:
-    """Why a certificate is not kept. code: stable, for programs; text: for people; new_key: its key cannot be kept."""
+    """Why a certificate has to be issued again. code: stable, for programs; text: for people; new_key: the key is replaced too."""
 
     code: str
     text: str
@@ -252,7 +253,7 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A certificate and its key as found. The problems say why one of them is None; the key is in no output."""
+    """A certificate and its key on disk. The problems say why one of them is None. The key is never part of an output."""
 
     kind: str
     certificate: Any = None
@@ -262,7 +263,7 @@ class Leaf:
 
 
 def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
-    """What is in the two files of a leaf. Never raises."""
+    """Read the two files of a leaf. Never raises."""
     place = spec.path(LEAVES[kind][0])
     data, problem = read_or_say(place + ".crt")
     key_data, key_problem = read_or_say(place + ".key")
@@ -273,14 +274,14 @@ def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
         certificate,
         problem or unreadable,
         key,
-        key_problem or ("" if key else "no private key that can be used"),
+        key_problem or ("" if key else "not a usable private key"),
     )
 
 
 def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list[Flaw]:
-    """Every reason why a certificate is not kept; none where it is. The one place that decides this.
+    """Every reason why a leaf has to be issued again; empty if it is kept. No other code decides this.
 
-    authority: the CA that counts, or None where it is not known yet.
+    authority: the wanted CA, or None if it is not known yet.
     """
     flaws: list[Flaw] = []
 
@@ -292,7 +293,7 @@ def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list
     if leaf.key is None:
         found("key-missing" if leaf.key_problem == "missing" else "key-unreadable", f"key: {leaf.key_problem}", True)
     elif algorithm_of(leaf.key.public_key()) != spec.algorithm:
-        found("key-algorithm", f"key is {algorithm_of(leaf.key.public_key())}, not {spec.algorithm}", True)
+        found("key-algorithm", f"the key is {algorithm_of(leaf.key.public_key())}, not {spec.algorithm}", True)
     certificate = leaf.certificate
     if certificate is not None:
         if leaf.key is not None and not _x509.same_key(leaf.key.public_key(), certificate.public_key()):
@@ -300,62 +301,72 @@ def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list
         if authority is not None and not _x509.signed_by(certificate, authority):
             found("other-ca", f"signed by another CA ({common_name(certificate.issuer)})")
         elif authority is not None and _x509.names_another_key(certificate, authority):
-            # Go does not look at it, OpenSSL (and so Python) does.
-            found("issuer-key", "its authority key identifier is not that of the CA's key")
+            # Go ignores the identifier, OpenSSL (and so Python) checks it.
+            found("issuer-key", "its authority key identifier does not match the CA's key")
         flaws += _content_flaws(spec, leaf.kind, certificate)
         flaws += _time_flaws(spec, certificate, authority, now)
     if ("all" in spec.renew or leaf.kind in spec.renew) and certificate is not None:
-        found("asked-for", "asked for" + (" with a new key" if spec.renew_keys else ""), spec.renew_keys)
+        found("asked-for", "requested" + (" with a new key" if spec.renew_keys else ""), spec.renew_keys)
     return flaws
 
 
 def _content_flaws(spec: PkiSpec, kind: str, certificate: Any) -> list[Flaw]:
-    """Where a certificate says something else than it should."""
+    """Fields of a certificate that differ from the wanted ones."""
     flaws = []
     subject, wanted_subject = common_name(certificate.subject), spec.common_name(kind)
     if subject != wanted_subject:
-        # A certificate of another name may have come with its key from another host: that key must not stay.
-        flaws.append(Flaw("subject", f"subject is {subject}, not {wanted_subject}", True))
+        # A certificate with another name may have been copied from another host, with its key: replace the key too.
+        flaws.append(Flaw("subject", f"the subject is {subject}, not {wanted_subject}", True))
     sans, wanted = sans_of(certificate), spec.wanted_sans(kind)
     if sorted(sans) != sorted(wanted):
         lost, gained = [s for s in wanted if s not in sans], [s for s in sans if s not in wanted]
-        words = [f"without {', '.join(lost)}"] if lost else []
-        words += [f"with {', '.join(gained)}"] if gained else []
-        flaws.append(Flaw("sans", f"names and addresses are {' and '.join(words) or 'repeated'}"))
+        words = [f"lack {', '.join(lost)}"] if lost else []
+        words += [f"have {', '.join(gained)} in excess"] if gained else []
+        flaws.append(Flaw("sans", f"its names and addresses {' and '.join(words) or 'are repeated'}"))
     usages = sorted(usages_of(certificate))
     if usages != sorted(wanted_usages(kind)):
-        flaws.append(Flaw("usages", f"usages are {', '.join(usages) or 'none'}"))
+        flaws.append(
+            Flaw(
+                "usages",
+                f"its extended key usages are {', '.join(usages) or 'missing'}, not {', '.join(wanted_usages(kind))}",
+            )
+        )
     key_usages = _x509.key_usages_of(certificate)
     if key_usages != ["digitalSignature", "keyEncipherment"]:
-        flaws.append(Flaw("key-usages", f"key usages are {', '.join(key_usages) or 'none'}"))
+        flaws.append(
+            Flaw(
+                "key-usages",
+                f"its key usages are {', '.join(key_usages) or 'missing'}, not digitalSignature, keyEncipherment",
+            )
+        )
     if _x509.weak_hash(certificate):
         flaws.append(Flaw("signature", f"signed with {_x509.weak_hash(certificate)}, which etcd does not accept"))
     if _x509.is_authority(certificate):
-        flaws.append(Flaw("authority", "may sign other certificates (CA:TRUE)"))
+        flaws.append(Flaw("authority", "it may sign other certificates (CA:TRUE)"))
     return flaws
 
 
-# A CA that gives no longer certificates than its own may cut off seconds.
+# A CA that limits certificates to its own end may round down by seconds.
 _ENDS_WITH_CA = timedelta(minutes=1)
 
 
 def ends_with_its_ca(certificate: Any, authority: Any) -> bool:
-    """Whether no certificate could last longer than this one, since the CA itself ends then."""
+    """Whether a certificate ends together with its CA, so that a renewed one would not last longer."""
     return authority is not None and not_after(certificate) >= not_after(authority) - _ENDS_WITH_CA
 
 
 def renewal_window(spec: PkiSpec, certificate: Any) -> timedelta:
-    """How long before its end a certificate is to be renewed.
+    """How long before its end a certificate is renewed.
 
-    The last third of its life at most, if the CA gave it a shorter life than was asked for: a CA that signs elsewhere gives what it
-    gives, and would be asked again by every run if all of that were within the window.
+    At most the last third of its life, if the CA issued it for a shorter time than requested (external signing). Otherwise every run would
+    request a new one if that whole life were within the window.
     """
     life = not_after(certificate) - not_before(certificate)
     return min(spec.renewal_window, life / 3) if life < spec.validity else spec.renewal_window
 
 
 def _time_flaws(spec: PkiSpec, certificate: Any, authority: Any, now: datetime) -> list[Flaw]:
-    """Where it is too early or too late for a certificate, or soon will be."""
+    """Whether a certificate is not yet valid, has expired, or is within its renewal window."""
     begin, end = not_before(certificate), not_after(certificate)
     if now < begin:
         return [Flaw("not-yet-valid", f"not valid before {begin:%Y-%m-%d %H:%M} UTC")]
@@ -367,7 +378,7 @@ def _time_flaws(spec: PkiSpec, certificate: Any, authority: Any, now: datetime) 
 
 
 def leaf_reason(kind: str, flaws: list[Flaw]) -> Reason:
-    """What is done to one certificate, and why."""
+    """The reason to issue or renew one certificate."""
     codes = {flaw.code for flaw in flaws}
     verb = "renewed" if codes <= {"window", "asked-for"} else "issued" if "missing" in codes else "issued again"
     text = f"{LEAVES[kind][0]}.crt: {verb}, " + ", ".join(flaw.text for flaw in flaws)
@@ -375,24 +386,24 @@ def leaf_reason(kind: str, flaws: list[Flaw]) -> Reason:
 
 
 def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Flaw]]]:
-    """Every leaf that the host is to have, and why it is not kept."""
+    """Every leaf that the host should have, with the reasons to issue it again."""
     leaves = {kind: read_leaf(spec, kind) for kind in spec.kinds}
     return {kind: (leaf, leaf_flaws(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
 
 
 def file_modes(spec: PkiSpec) -> dict[str, int]:
-    """Every file that a host has, below pki_dir, and its mode (kubeadm, pki_helpers.go)."""
+    """The mode of every file below pki_dir (kubeadm, pki_helpers.go)."""
     leaves = [(f"{LEAVES[kind][0]}{end}", mode) for kind in spec.kinds for end, mode in _MODES.items()]
     return {**dict(leaves), "etcd/ca.crt": 0o644}
 
 
 def directories(spec: PkiSpec) -> list[str]:
-    """Directories that hold keys. Who may write there may put other files in their place."""
+    """Directories with keys. A user who may write there could replace the files in them."""
     return [spec.pki_dir, spec.path("etcd"), spec.work_dir]
 
 
 def mode_reasons(spec: PkiSpec) -> list[Reason]:
-    """Files whose mode or owner is not kubeadm's, and directories that others may write to. Repaired without being written again."""
+    """Files with the wrong mode or owner, and directories that others may write to. They are repaired without being rewritten."""
     found = [(path, directory_problem(path)) for path in directories(spec)]
     found += [
         (name, mode_problem(spec.path(name), mode))
@@ -402,72 +413,82 @@ def mode_reasons(spec: PkiSpec) -> list[Reason]:
     return [Reason("certificates", "mode", f"{name}: {problem}") for name, problem in found if problem]
 
 
-# The least that Go (etcd, kube-apiserver) and every TLS library of today accept.
+# The shortest RSA key that Go (etcd, kube-apiserver) and current TLS libraries accept.
 LEAST_RSA_BITS = 2048
 
 
 def authority_problems(certificate: Any, key: Any, now: datetime, cert_name: str, key_name: str) -> list[str]:
-    """Why a pair cannot be the CA: what etcd, kube-apiserver (crypto/x509 of Go) or kubeadm would refuse.
+    """Why a pair cannot be the CA: etcd, kube-apiserver (Go's crypto/x509) or kubeadm would reject it.
 
-    key None: not looked at.
+    key None: the key is not checked.
     """
     if certificate is None:
-        return [f"{cert_name} is no PEM certificate."]
+        return [f"{cert_name} is not a PEM certificate. Put the CA's certificate there."]
     problems: list[str] = []
     if not _x509.is_authority(certificate):
         problems.append(
-            f"{cert_name} is no CA certificate (basicConstraints CA:TRUE is missing). Use one that may sign."
+            f"{cert_name} is not a CA certificate (basicConstraints CA:TRUE is missing). Use the certificate of a CA."
         )
     key_usages = _x509.key_usages_of(certificate)
     if key_usages and "keyCertSign" not in key_usages:
-        problems.append(f"{cert_name} may not sign certificates (its key usage lacks keyCertSign). Use one that may.")
+        problems.append(
+            f"{cert_name} must not sign certificates (its key usage lacks keyCertSign). Use a CA certificate with keyCertSign."
+        )
     usages = usages_of(certificate)
     if usages and "2.5.29.37.0" not in usages and not {"serverAuth", "clientAuth"} <= set(usages):
         problems.append(
-            f"{cert_name} may only sign for {', '.join(usages)}: etcd would refuse what it signs. Use a CA for serverAuth and"
-            " clientAuth, or one without extended key usage."
+            f"{cert_name} may only sign for {', '.join(usages)}: etcd would reject its certificates. Use a CA for serverAuth and"
+            " clientAuth, or a CA without extended key usage."
         )
     forbidden = _x509.forbidden_names(certificate, ["localhost", "127.0.0.1", "::1"])
     if forbidden:
         problems.append(
-            f"{cert_name} has name constraints that do not allow {', '.join(forbidden)}, which are in every server"
-            " certificate of kubeadm. Use a CA without them, or have them permitted."
+            f"{cert_name} has name constraints that do not allow {', '.join(forbidden)}, which kubeadm has in every server certificate. Use a CA"
+            " without name constraints, or have these names permitted."
         )
     if now >= not_after(certificate):
-        problems.append(f"{cert_name} expired on {not_after(certificate):%Y-%m-%d}. Use a CA that is valid.")
+        problems.append(
+            f"{cert_name} expired on {not_after(certificate):%Y-%m-%d}. Use a valid certificate of the same CA."
+        )
     if now < not_before(certificate):
-        problems.append(f"{cert_name} is not valid before {not_before(certificate):%Y-%m-%d %H:%M} UTC.")
+        problems.append(
+            f"{cert_name} is not valid before {not_before(certificate):%Y-%m-%d %H:%M} UTC. Check this host's clock."
+        )
     algorithm = algorithm_of(certificate.public_key())
     if algorithm.split("-")[0] not in ("RSA", "ECDSA"):
-        problems.append(f"{cert_name} has a key that kubeadm does not take ({algorithm}). Use RSA or ECDSA.")
+        problems.append(
+            f"{cert_name} has a key that kubeadm does not support ({algorithm}). Use a CA with an RSA or ECDSA key."
+        )
     elif algorithm.startswith("RSA-") and int(algorithm[4:]) < LEAST_RSA_BITS:
-        problems.append(f"{cert_name} has a key of {algorithm[4:]} bits, which is too weak. Use RSA-2048 or more.")
+        problems.append(
+            f"{cert_name} has an RSA key of {algorithm[4:]} bits, which is too weak. Use a CA with at least 2048 bits."
+        )
     elif key is not None and not _x509.same_key(key.public_key(), certificate.public_key()):
         problems.append(
-            f"{key_name} does not belong to {cert_name}: it is the key of another certificate (where the file holds"
-            " several, the first has to be the one that signs)."
+            f"{key_name} is not the key of {cert_name}. Give the matching pair. If the certificate file contains several certificates, the first"
+            " must be the signing one."
         )
     return problems
 
 
 def chain_problems(certificates: list[Any], cert_name: str) -> list[str]:
-    """Where the certificates after the first one do not lead upwards from it, each signed by the next."""
+    """Certificates of a chain that the next one has not signed."""
     return [
-        f"{cert_name}: certificate {number} ({common_name(lower.subject)}) was not signed by the one after it"
-        f" ({common_name(upper.subject)}). The one that signs comes first, then who signed it, up to the root."
+        f"{cert_name}: certificate {number} ({common_name(lower.subject)}) is not signed by the next one in the file"
+        f" ({common_name(upper.subject)}). Put the signing certificate first, then each issuer, up to the root."
         for number, (lower, upper) in enumerate(zip(certificates, certificates[1:]), start=1)
         if not _x509.signed_by(lower, upper)
     ]
 
 
 def check_own_ca(cert_pem: str, key_pem: str | None, passphrase: str, now: datetime) -> list[str]:
-    """Problems of a user's own CA, in words. Says nothing of the key but that it does not fit.
+    """Problems of a user's own CA. The messages reveal nothing of the key.
 
     key_pem None: the key is elsewhere.
     """
     certificates, unreadable = _x509.parse_certificates(cert_pem.encode())
     if unreadable:
-        return [f"etcd_ca_cert is {unreadable}. Name a PEM file of a CA that it can read."]
+        return [f"etcd_ca_cert is {unreadable}. Set it to a PEM file with a CA certificate that can be read."]
     key = None if key_pem is None else _x509.load_key(key_pem.encode(), passphrase)
     problems = authority_problems(certificates[0], key, now, "etcd_ca_cert", "etcd_ca_key")
     problems += chain_problems(certificates, "etcd_ca_cert")
@@ -479,21 +500,21 @@ def check_own_ca(cert_pem: str, key_pem: str | None, passphrase: str, now: datet
     elif locked and key is None:
         problems.append("etcd_ca_key cannot be decrypted with etcd_ca_key_passphrase. Correct the passphrase.")
     elif key is None:
-        problems.append("etcd_ca_key is no private key in PEM form. Name the file that holds the CA's key.")
+        problems.append("etcd_ca_key is not a private key in PEM form. Set it to the file with the CA's key.")
     return problems
 
 
 def signing_certificate(cert_pem: str) -> str:
-    """What has to stand in ca.crt of a user's CA file: the certificate that signs, without those above it.
+    """The content of ca.crt for a user's CA file: the signing certificate, without the certificates above it.
 
-    For Go a certificate in ca.crt is trusted as it is, so the intermediate is enough (seen with etcd 3.6.14); with its
-    root beside it, whatever else that root has signed would be let in as a client, and a client of etcd may do all.
+    Go trusts each certificate in ca.crt as it is, so the intermediate is enough (seen with etcd 3.6.14). With its root in the file as well,
+    etcd would accept clients with any other certificate of that root, and a client of etcd may do everything.
     """
     return certificate_pem(load_certificate(cert_pem.encode()))
 
 
 def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiState:
-    """What is on the host, and why its leaves have to be re-issued. ca_cert: the CA that counts, else the one there."""
+    """The present PKI of the host, and the reasons to change it. ca_cert: the wanted CA; by default the one on the host."""
     state = PkiState()
     stored, stored_problem = read_or_say(spec.path("etcd/ca.crt"))
     key_data, key_problem = read_or_say(spec.path("etcd/ca.key"))
@@ -502,7 +523,7 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     stored_problem = stored_problem or unreadable
     state.ca_key = key_problem != "missing"
     if authority is not None and stored is not None:
-        # Not the text of the file: it may hold the key as well.
+        # Not the text of the file: it may contain the key as well.
         state.ca_cert = "".join(map(certificate_pem, authorities))
         state.ca_fingerprint = fingerprint(state.ca_cert)
         state.ca_cert_key = _x509.public_fingerprint(authority.public_key())
@@ -513,13 +534,14 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         state.ca_not_after = not_after(authority).isoformat()
     if stored is not None and b"PRIVATE KEY" in stored:
         state.warnings.append(
-            "etcd/ca.crt holds a private key, and everyone on the host can read it. Take the key out of the file. If it is the CA's, someone"
-            " else may have it: exchange the CA."
+            "etcd/ca.crt contains a private key, and every user of the host can read it. Remove the key from the file. If it is the CA's key,"
+            " consider it stolen, and plan to change the CA."
         )
     if len(authorities) > 1:
         others = ", ".join(common_name(item.subject) for item in authorities[1:])
         state.warnings.append(
-            f"etcd/ca.crt also trusts {others}: whoever has a certificate of theirs may read and write all data."
+            f"etcd/ca.crt also contains {others}: every client with a certificate of these CAs may read and write all data. If that is not"
+            " intended, leave only the signing certificate in the file."
         )
     _observe_authority(spec, state, authority, stored_problem, key_data, key_problem, now)
     wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
@@ -547,27 +569,27 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
     state.warnings += _short_warnings(spec, [leaf.certificate for leaf, _flaws in judged.values()], wanted)
     for path in (spec.pki_dir, spec.path("etcd")):
         if os.path.lexists(path) and not os.path.isdir(path):
-            text = f"{path} is not a directory. Certificates and keys belong there: move it away, and run again."
+            text = f"{path} is not a directory, but certificates and keys are stored there. Move the file away, and run again."
             state.ca_problems.append(Problem(text, code="not-a-directory"))
     state.reasons += mode_reasons(spec)
     for path in (path for directory in directories(spec) for path in strays(directory)):
-        text = f"{_short(spec, path)}: left behind by a run that was killed"
+        text = f"{_short(spec, path)}: left over from a run that was killed"
         state.reasons.append(Reason("certificates", "left-behind", text))
     return state
 
 
 def _short(spec: PkiSpec, path: str) -> str:
-    """A path as reasons name it: below pki_dir, others by their directory."""
+    """A path for a reason: relative to pki_dir, or to the parent of work_dir."""
     inside = path.startswith(spec.pki_dir + os.sep)
     return os.path.relpath(path, spec.pki_dir if inside else os.path.dirname(spec.work_dir))
 
 
-# What a ca.crt is that another certificate over the same key is to replace.
+# The text for a ca.crt that is replaced by another certificate with the same key.
 RENEWED = "another certificate of the same CA"
 
 
 def _short_warnings(spec: PkiSpec, certificates: list[Any], authority: Any) -> list[str]:
-    """Certificates of a CA that gives shorter lives than the window needs."""
+    """A warning if the CA issues certificates for a shorter time than the renewal window needs."""
     lives = [
         not_after(certificate) - not_before(certificate)
         for certificate in certificates
@@ -579,8 +601,8 @@ def _short_warnings(spec: PkiSpec, certificates: list[Any], authority: Any) -> l
         return []
     days = min(lives).total_seconds() / 86400
     return [
-        f"the CA gave certificates for {days:.0f} days, and etcd_certificate_renewal_window is"
-        f" {spec.renewal_window.total_seconds() / 86400:.0f} days. They are renewed in the last third of their life, the last"
+        f"the CA issued certificates for {days:.0f} days, too short for etcd_certificate_renewal_window"
+        f" ({spec.renewal_window.total_seconds() / 86400:.0f} days). They are renewed in the last third of their life instead, the last"
         f" {days / 3:.0f} days. Set etcd_certificate_renewal_window to that or less, and run site.yml in time."
     ]
 
@@ -594,76 +616,76 @@ def _observe_authority(
     key_problem: str,
     now: datetime,
 ) -> None:
-    """What is wrong with the CA's files on the host, as far as it would not be mended by itself."""
+    """Add the problems and warnings about the CA's files on the host that a run does not repair."""
     key = _x509.load_key(key_data)
     if key is not None:
         state.ca_public_key = _x509.public_fingerprint(key.public_key())
     if not spec.ca_host:
-        # A broken or foreign ca.crt of a member is replaced; a key that does not belong here is somebody's decision.
+        # A broken or foreign ca.crt of a member is replaced. A stray ca.key is left to the user to judge.
         if state.ca_key:
             state.warnings.append(_stray_warning(spec, state, key, key_problem))
         return
     if authority is not None:
         texts = authority_problems(authority, key, now, "etcd/ca.crt", "etcd/ca.key")
-        # Members run with it as they are.
+        # Members that run are not affected.
         state.ca_problems += [Problem(text, (FOUND, SIGN), code="ca-unusable") for text in texts]
         state.warnings += authority_warnings(spec, authority, now)
     elif problem != "missing":
         state.ca_problems.append(
             Problem(
-                f"etcd/ca.crt is {problem}. Put back a copy: every member has the same file. Only if this"
-                " cluster has never run, move it and ca.key to another directory, and the next run makes a new CA. Members that run would reject it.",
+                f"etcd/ca.crt is {problem}. Copy it back from another member: all have the same file. Only if this cluster has never run, move"
+                " ca.crt and ca.key to another directory, and the next run makes a new CA. Members that run would reject a new CA.",
                 code="ca-unusable",
             )
         )
     if state.ca_key and key is None and (key_data is None or not _x509.is_encrypted(key_data)):
         text = (
-            f"etcd/ca.key is {key_problem or 'no private key in PEM form'}. Put back a copy of it, or move it away if it is"
-            " lost: the cluster goes on without, but nothing can be signed."
+            f"etcd/ca.key is {key_problem or 'not a private key in PEM form'}. Put a copy of the key back. If the key is lost, move the file away:"
+            " the cluster keeps running, but no certificate can be issued."
         )
         state.ca_problems.append(Problem(text, (FOUND, SIGN), code="ca-key-unusable"))
     elif state.ca_key and key is None:
-        text = "etcd/ca.key is encrypted: kubeadm cannot use it so. Decrypt it there (openssl pkey)."
+        text = "etcd/ca.key is encrypted, and neither kubeadm nor this collection can use it. Decrypt it on the host (openssl pkey)."
         state.ca_problems.append(Problem(text, (FOUND, SIGN), code="ca-key-encrypted"))
 
 
 def _stray_warning(spec: PkiSpec, state: PkiState, key: Any, problem: str) -> str:
-    """What is called ca.key on a host that is not the CA host."""
+    """The warning about a ca.key on a host that is not the CA host."""
     path = spec.path("etcd/ca.key")
     if key is None:
-        return f"{path} is here, although this is not the CA host, and it is {problem or 'not a key that can be read'}. Move it away."
+        return f"{path} exists, although this is not the CA host, and it is {problem or 'not a readable private key'}. Move it away."
     if state.ca_cert_key not in (None, state.ca_public_key):
-        return f"{path} is here, although this is not the CA host, and it is the key of another CA. Move it to where that CA is kept."
+        return f"{path} exists, although this is not the CA host, and it is the key of another CA. Move it to the place where that CA is kept."
     removal = (
-        "If the CA host has the same key, remove it here (a run with etcd_remove_stray_ca_keys: true compares them and does so). Else run"
-        " move_ca.yml, which brings it to the CA host, or set etcd_ca_host."
+        "If the CA host has the same key, remove this copy: a run with etcd_remove_stray_ca_keys: true compares the keys and removes it. Otherwise run"
+        " move_ca.yml, which moves the key to the CA host, or set etcd_ca_host to this host."
         if spec.kinds == LEAF_NAMES
-        else "Remove it by hand, unless an etcd runs here that has to sign."
+        else "Remove it by hand, unless an etcd on this host needs it to issue certificates."
     )
-    return f"{path} is here, although this is not the CA host. Whoever reads it may sign for everybody. {removal}"
+    return f"{path} exists, although this is not the CA host. With this key anyone can issue certificates for the cluster. {removal}"
 
 
 def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str]:
-    """What to do about a CA that ends within the renewal window: a renewed certificate over the same key takes its place."""
+    """A warning if the CA expires within the renewal window: its certificate has to be renewed with the same key."""
     end = not_after(authority)
     if not end - spec.renewal_window <= now < end:
         return []
     directory = spec.path("etcd")
     way_out = (
-        f"Renew the CA's certificate over the same key, on this host: cd {directory} && openssl x509 -in ca.crt -signkey ca.key"
+        f"Renew the CA's certificate with the same key, on this host: cd {directory} && openssl x509 -in ca.crt -signkey ca.key"
         " -days 3650 -set_serial 0x$(openssl rand -hex 8) -out ca.crt.new && mv ca.crt.new ca.crt"
         if _x509.same_name(authority.subject, authority.issuer)
-        else f"Have the CA above it renew this CA's certificate, over the same key, and put that into {directory}/ca.crt (or etcd_ca_cert)"
+        else f"Have its issuer renew this CA's certificate with the same key, and put it into {directory}/ca.crt (or etcd_ca_cert)"
     )
     return [
-        f"the CA ends on {end:%Y-%m-%d}, in {(end - now).days} days, and certificates cannot last longer. {way_out}. Then run"
+        f"the CA expires on {end:%Y-%m-%d}, in {(end - now).days} days, and no certificate can last longer. {way_out}. Then run"
         f' playbooks/renew_certificates.yml, and restart the members one after the other before {end:%Y-%m-%d} (docs/certificates.md, "The CA expires").'
     ]
 
 
-# What a running etcd trusts, compared with ca.crt as it is installed: the same certificate, an earlier one of the same CA, the CA
-# that was there before, or it cannot be told. UNTRUSTED: it refuses the certificates that are there, which ca.crt has not signed: others
-# of ca.crt cannot be worse.
+# Which CA a running etcd trusts, compared with the installed ca.crt. INSTALLED: the same certificate. EARLIER: an earlier certificate of
+# the same CA. FORMER: another CA, which was there when etcd started. UNTRUSTED: etcd rejects the present leaves, and ca.crt has not signed
+# them, so leaves from ca.crt cannot be worse. UNPROVEN: no leaf is left to test with, and ca.crt was written after etcd started.
 INSTALLED, EARLIER, FORMER, UNTRUSTED = "installed", "earlier", "former", "untrusted"
 UNPROVEN, UNKNOWN = "unproven", "unknown"
 
@@ -671,11 +693,11 @@ UNPROVEN, UNKNOWN = "unproven", "unknown"
 def trusted_ca(
     pki_dir: str, started: float, accepts: Callable[[str, str], bool | None], now: datetime, stale: bool = False
 ) -> str:
-    """Which CA a running etcd trusts. started: when it was started (Unix time). accepts: see accepts_client in _etcd/client.py.
-    stale: whether it sees another directory than pki_dir.
+    """Which CA a running etcd trusts. started: its start (Unix time). accepts: see accepts_client in _etcd/client.py.
+    stale: whether it has mounted a directory other than the present pki_dir.
 
-    etcd reads ca.crt once, when it starts, and the leaves at each handshake. So what it says to a client with one of the leaves
-    tells whether it trusts who signed that leaf.
+    etcd reads ca.crt once, when it starts, and the leaves at each handshake. So whether it accepts a client with one of the leaves shows
+    whether it trusts the CA of that leaf.
     """
     path = os.path.join(pki_dir, "etcd/ca.crt")
     authority = load_certificate(read_or_say(path)[0])
@@ -687,26 +709,26 @@ def trusted_ca(
         leaf, private = load_certificate(read_or_say(cert)[0]), _x509.load_key(read_or_say(key)[0])
         leaves += leaf is not None
         fits = leaf is not None and private is not None and _x509.same_key(private.public_key(), leaf.public_key())
-        # An expired one is refused whoever signed it.
+        # etcd rejects an expired certificate, whichever CA signed it.
         if fits and not_before(leaf) <= now < not_after(leaf) and "clientAuth" in usages_of(leaf):
             pairs.append((not _x509.signed_by(leaf, authority), cert, key))
     refused = False
     for foreign, cert, key in sorted(pairs):
         accepted = accepts(cert, key)
         if accepted and not foreign:
-            # A CA may date its certificates back: a file that was written since has been renewed as well.
+            # A CA may backdate its certificates, so a file that was written since the start counts as renewed too.
             return EARLIER if max(not_before(authority).timestamp(), os.stat(path).st_mtime) > started else INSTALLED
         if accepted or (accepted is False and not foreign):
             return FORMER
         refused = refused or accepted is False
-    # It does not trust who signed the leaves: a ca.crt that has not been touched since its start is what it has read.
+    # etcd does not trust the CA of the leaves. If ca.crt has not changed since etcd started, etcd has read this file.
     if not refused:
-        # Nothing is left that could prove which CA it trusts, and ca.crt was written after it had read another file, or the same.
+        # No leaf is left to test with. If ca.crt was written since the start, etcd may have read another CA.
         return UNPROVEN if not leaves and os.stat(path).st_mtime > started else UNKNOWN
     return INSTALLED if not stale and os.stat(path).st_ctime < started else UNTRUSTED
 
 
 def described(leaf: Leaf, flaws: list[Flaw], now: datetime) -> dict[str, Any]:
-    """A certificate for results: what it says, how long it lasts, and why it is not kept."""
+    """A certificate for results: its content, the days until it expires, and the codes of its flaws."""
     days = (not_after(leaf.certificate) - now).total_seconds() // 86400
     return {**describe(leaf.kind, leaf.certificate), "days_left": int(days), "reasons": [flaw.code for flaw in flaws]}

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The steps of etcd_pki: a CA, requests, their signing here or elsewhere, and files in their place.
+"""The steps of etcd_pki: make the CA, make requests, sign them here or collect them from elsewhere, install the files.
 
-Private keys are written to their place or to the pending directory, and go nowhere else.
+Private keys are written to their final path or to the pending directory, and never leave the host.
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
 
 
 def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
-    """A certificate request (PEM) for a leaf. It asks for all that the leaf has: other CAs copy it from there."""
+    """A certificate request (PEM) for a leaf. It contains all extensions of the leaf, because other CAs copy them from the request."""
     extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
     return _x509.make_request(_x509.subject_name(spec.common_name(kind)), key, extensions)
 
 
 def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
-    """Why a request is not signed: a member must not get a certificate that the inventory does not give it."""
+    """Why a request is refused: a member only gets the certificates that the inventory gives it."""
     if not request.is_signature_valid:
-        return ["its signature does not fit its key"]
+        return ["its signature does not match its key"]
     problems = []
     if common_name(request.subject) != spec.common_name(kind):
         problems.append(f"it asks for the name {common_name(request.subject)}, not {spec.common_name(kind)}")
@@ -94,8 +94,8 @@ def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
 
 
 def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: Any, now: datetime) -> str:
-    """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: nobody would accept it longer."""
-    # kubeadm leaves the authority's identifier out too, where an own CA has none.
+    """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: after that, it would be rejected anyway."""
+    # As kubeadm, omit the authority key identifier if the user's own CA has no key identifier.
     issuer_key_id = bytes.fromhex(_x509.key_identifier_of(authority) or "")
     extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
     subject, period = (
@@ -109,14 +109,14 @@ def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: An
 
 
 def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
-    """A key pair to which a private key or a passphrase is encrypted on its way here (_x509.seal). Its private half is in a file of root's.
+    """Make a key pair, to which the controller encrypts a private key or a passphrase for its transfer (_x509.seal). Root alone can read the private half.
 
-    The step that gets the secret removes it; what a killed run leaves is replaced here and swept by step_install.
+    The step that gets the secret removes it. If a run is killed, the next one replaces it, or step_install removes it.
     """
     key = _x509.make_key("ECDSA-P256")
     if not check:
         make_directories(spec)
-        # Not through a link that somebody has left there.
+        # Do not write through a symbolic link.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec.transport)
         replace_files([Replacement(spec.transport, _x509.key_pem(key), 0o600)])
@@ -124,9 +124,9 @@ def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
 
 
 def unsealed(spec: PkiSpec, sealed: list[str], check: bool) -> list[str]:
-    """The secrets that were sealed for this host. Empty in check mode, in which there is no key to open them.
+    """The secrets that were sealed for this host. Empty in check mode, which makes no transport key.
 
-    The key that opens them is removed, whatever becomes of the run from here.
+    The transport key is removed, whether or not the rest of the run succeeds.
     """
     if check:
         return []
@@ -137,17 +137,17 @@ def unsealed(spec: PkiSpec, sealed: list[str], check: bool) -> list[str]:
     opened = [item.decode() for item in data if item is not None]
     if len(opened) < len(sealed):
         raise EtcdError(
-            "what was sent to this host was encrypted for another run, and cannot be opened. Run again; one run at a time."
+            "the secret sent to this host was encrypted for another run and cannot be decrypted. Let other runs on this host end, then run again."
         )
     return opened
 
 
-# Seconds for which a run may rely on a ca.key that it has proven. A run that was killed keeps nobody from removing it for longer.
+# Seconds for which a run may rely on a ca.key that it has proven. After that, other runs may remove the key, in case the run was killed.
 _CLAIMED = 300.0
 
 
 def drop_ca_key(spec: PkiSpec) -> None:
-    """Remove ca.key from this host. EtcdError while another run relies on it: each would remove what the other one keeps."""
+    """Remove ca.key from this host. EtcdError while another run relies on it: otherwise each could remove the copy that the other one keeps."""
     path = spec.path("etcd/ca.key")
     if os.path.islink(path):
         raise EtcdError(f"{path} is not removed: it is a link to {os.path.realpath(path)}. Remove both by hand.")
@@ -173,13 +173,13 @@ def step_ca(
     now: datetime,
     has_key: bool = False,
 ) -> dict[str, Any]:
-    """Make the CA, or bring in the user's own; repair modes. Never replaces a CA that is there by another one.
+    """Make the CA, or install the user's own; repair modes. Never replaces the CA on the host by another one.
 
-    ca_cert without ca_key: the key is on the host already, or the CA signs elsewhere. has_key: in check mode, a key comes with the
-    certificate that cannot be read yet.
+    ca_cert without ca_key: the key is on the host already, or the CA signs elsewhere. has_key: in check mode, the user's key exists but is
+    not sent.
     """
     if (ca_key or has_key) and not ca_cert:
-        raise EtcdError("ca_key needs its certificate in ca_cert. Give both, or neither to have a CA made.")
+        raise EtcdError("ca_key is set and ca_cert is not. Set both, or neither to have a CA made.")
     cert_path, key_path = spec.path("etcd/ca.crt"), spec.path("etcd/ca.key")
     (stored_cert, cert_problem), (stored_key, key_problem) = read_or_say(cert_path), read_or_say(key_path)
     own: tuple[bytes | None, bytes] | None = None
@@ -190,7 +190,7 @@ def step_ca(
         key = _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else b"" if has_key else None
         own = (key, signing_certificate(ca_cert).encode())
     before, unreadable = load_certificate(stored_cert), _x509.parse_certificates(stored_cert)[1]
-    # What is there once the certificate of the user's CA has been renewed.
+    # The CA certificate on the host after this step, if it is kept or renewed.
     stored = before
     reasons: list[Reason] = []
 
@@ -199,15 +199,17 @@ def step_ca(
 
     pair: tuple[bytes | None, bytes] | None = None
     if cert_problem == "missing":
-        found("missing", "ca.crt: missing" + ("" if key_problem == "missing" else ", its key is there"))
+        found("missing", "ca.crt: missing" + ("" if key_problem == "missing" else ", its key exists"))
         pair = _beside_stored_key(own, stored_key, cert_path, key_path, now) if own else None
         pair = pair or _new_authority(spec, stored_key, key_problem, now)
     elif before is None:
-        raise EtcdError(f"{cert_path} is {cert_problem or unreadable}. Put back a copy: every member has one.")
+        raise EtcdError(
+            f"{cert_path} is {cert_problem or unreadable}. Copy it back from another member: all have the same file."
+        )
     elif own and authority_id(before) != authority_id(load_certificate(own[1])):
         raise EtcdError(
-            f"{cert_path} is another CA than the given one. It is not replaced: move it and ca.key away if no"
-            " member uses them, or leave out etcd_ca_cert and etcd_ca_key."
+            f"{cert_path} is not the CA in etcd_ca_cert, and the run does not replace it. If no member uses it, move it and ca.key away. If"
+            " members use it, remove etcd_ca_cert and etcd_ca_key."
         )
     elif own:
         if own[0] is not None and key_problem == "missing":
@@ -233,9 +235,9 @@ def step_ca(
             found("mode", f"{os.path.basename(path)}: {problem}")
             if not check:
                 set_mode(path, mode)
-    # Not the text of the file: it may hold the key as well.
+    # Not the text of the file: it may contain the key as well.
     text = pair[1] if pair else "".join(map(certificate_pem, _x509.load_certificates(stored_cert))).encode()
-    # In check mode the CA that would be made is not shown: the real run makes another one.
+    # Check mode does not show a new CA: the real run would make a different one.
     shown = (text or b"").decode() if not (check and pair and not ca_cert) else ""
     after = describe("ca", load_certificate(text)) if shown else {"kind": "ca", "subject": "etcd-ca"}
     was = describe("ca", before) if before is not None else {}
@@ -249,7 +251,7 @@ def step_ca(
 def _beside_stored_key(
     own: tuple[bytes | None, bytes], stored_key: bytes | None, cert_path: str, key_path: str, now: datetime
 ) -> tuple[bytes | None, bytes]:
-    """A user's own CA beside the ca.key that is on the host. EtcdError where that is another's: it is never replaced."""
+    """A user's own CA for a host that has a ca.key. EtcdError if that is the key of another CA: it is never replaced."""
     key = _x509.load_key(stored_key)
     problems = authority_problems(load_certificate(own[1]), key, now, "the given CA certificate", key_path)
     if problems:
@@ -258,7 +260,7 @@ def _beside_stored_key(
 
 
 def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, now: datetime) -> tuple[bytes, bytes]:
-    """Key and certificate of a new CA. A key that is there already is kept: a killed run left it, or the user put it."""
+    """Key and certificate of a new CA. An existing ca.key is kept: it is from a killed run, or the user put it there."""
     key = _x509.load_key(stored_key)
     directory = spec.path("etcd")
     if key_problem == "missing":
@@ -266,13 +268,14 @@ def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, no
         stored_key = _x509.key_pem(key)
     elif key is None:
         raise EtcdError(
-            f"{directory}/ca.key is no private key, and ca.crt is missing. Restore both, or move the key away."
+            f"{directory}/ca.key is not a private key, and ca.crt is missing. Restore both files. Only if this cluster has never run, move"
+            " ca.key away, and the next run makes a new CA."
         )
     elif any(os.path.exists(spec.path(place + ".crt")) for place, *_rest in LEAVES.values()):
         raise EtcdError(
-            f"{directory}/ca.crt is missing, ca.key is there, and certificates have been issued. Members trust the"
-            " ca.crt that was: copy it back from one of them. Only if there is none left, move ca.key and the"
-            " certificates away, and a new CA is made."
+            f"{directory}/ca.crt is missing, but ca.key and certificates exist. The members trust the former ca.crt: copy it back from one of"
+            " them. Only if this cluster has never run and no copy is left, move ca.key and the certificates away, and the next run makes a new"
+            " CA."
         )
     return stored_key or b"", certificate_pem(make_authority(spec, key, now)).encode()
 
@@ -285,9 +288,9 @@ def make_directories(spec: PkiSpec) -> None:
 
 
 def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -> dict[str, Any]:
-    """Keys and requests for the leaves that have to be issued. A key that is still good is kept.
+    """Make keys and requests for the leaves that have to be issued. A usable key is kept.
 
-    A new key waits in the directory pending until its certificate comes; one that waits there already is taken.
+    A new key stays in the directory `pending` until its certificate is installed. A key from an earlier run is used if it is there.
     """
     authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
     due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
@@ -305,7 +308,7 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
     if made:
         ensure_directory(spec.work_dir, 0o700)
         ensure_directory(spec.pending, 0o700)
-        # OpenSSL lets other threads run while it looks for primes.
+        # OpenSSL releases the interpreter lock while it generates an RSA key, so threads help.
         with ThreadPoolExecutor(max_workers=len(made)) as pool:
             keys.update(zip(made, pool.map(_x509.make_key, [spec.algorithm] * len(made))))
         replace_files(
@@ -316,13 +319,16 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
 
 
 def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
-    """Sign the requests of all members. Refuses a request for more than the inventory gives its member."""
+    """Sign the requests of all members. Refuses requests that ask for more than the inventory gives the member."""
     authority = load_certificate(read_or_say(spec.path("etcd/ca.crt"))[0])
     key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
     if authority is None or key is None:
         if check:
             return {**reported([]), "signed": {}}
-        raise EtcdError(f"{spec.path('etcd')} holds no CA certificate with its key: nothing can be signed here.")
+        raise EtcdError(
+            f"{spec.path('etcd')} lacks a usable ca.crt or ca.key, so no certificate can be issued. Put both back on this host, or set"
+            " etcd_ca_host to the host that has them."
+        )
     problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
     if problems:
         raise EtcdError(" ".join(problems))
@@ -338,7 +344,7 @@ def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that may be signed. serial: of the certificate that is in use now, hexadecimal."""
+    """A request that may be signed. serial: serial number of the certificate in use, hexadecimal."""
 
     host: str
     kind: str
@@ -349,7 +355,7 @@ class Asked:
 
 
 def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[Asked]:
-    """The requests of all members. EtcdError names every one that asks for what the inventory does not give its member."""
+    """The requests of all members. EtcdError names each request that asks for more than the inventory gives the member."""
     accepted: list[Asked] = []
     problems: list[str] = []
     for entry in requests:
@@ -364,11 +370,11 @@ def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[
         for kind, pem in entry["csrs"].items():
             if kind not in member.kinds:
                 problems.append(
-                    f"{entry['host']}: the request for {kind} is refused: this host gets {', '.join(member.kinds)} only."
+                    f"{entry['host']}: the request for {kind} is refused: this host may only have {', '.join(member.kinds)}."
                 )
                 continue
             request = _x509.load_request(pem.encode())
-            found = ["it cannot be read"] if request is None else request_problems(member, kind, request)
+            found = ["it is not a PEM request"] if request is None else request_problems(member, kind, request)
             problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
             serial = (entry.get("serials") or {}).get(kind)
             accepted.append(Asked(entry["host"], kind, member, pem, request, serial))
@@ -380,14 +386,14 @@ def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[
 def step_collect(
     spec: PkiSpec, signing_dir: str, ca_cert: str | None, requests: list[Mapping[str, Any]], check: bool, now: datetime
 ) -> dict[str, Any]:
-    """Requests as files for a CA that signs elsewhere, and what it has signed, read and checked. On the controller.
+    """External signing, on the controller: write the requests as files, and read and check the certificates signed elsewhere.
 
-    signing_dir: directory of the cluster; under it, by member, KIND.csr is written and KIND.crt is read. `waiting` says
-    which certificates are not there, or why they are not taken.
+    signing_dir: directory of the cluster, with a directory per member. KIND.csr is written there, and KIND.crt is read. `waiting` lists the
+    certificates that are missing or not accepted, with the reason.
     """
     authority = load_certificate((ca_cert or "").encode())
     if authority is None:
-        raise EtcdError("ca_cert is no PEM certificate. Give the certificate of the CA that signs.")
+        raise EtcdError("ca_cert is not a PEM certificate. Give the certificate of the CA that signs.")
     signed: dict[str, dict[str, str]] = {}
     waiting: list[str] = []
     reasons: list[Reason] = []
@@ -398,21 +404,21 @@ def step_collect(
         data, problem = read_or_say(place + ".crt")
         certificate = load_certificate(data)
         if certificate is not None:
-            # A request stands for its key here: it has the same public half, and has proven that it fits.
+            # The request stands in for its key: it has the same public key, and its signature proves that the key matches.
             leaf = Leaf(asked.kind, certificate, "", asked.request)
             problem = "; ".join(reason.text for reason in leaf_flaws(asked.member, leaf, authority, now))
             if asked.serial == f"{certificate.serial_number:x}":
-                problem = "the one that is in use already"
+                problem = "this is the certificate in use; save the new one"
         elif not problem:
-            problem = "no PEM certificate"
+            problem = "not a PEM certificate"
         if not problem:
             signed.setdefault(asked.host, {})[asked.kind] = certificate_pem(certificate)
             continue
         waiting.append(f"{name}.crt: {problem}")
         stored = _x509.load_request(read_or_say(place + ".csr")[0])
-        # Signatures differ each time. A request that says the same is left as it is.
+        # Signatures differ each time, so a stored request with the same content is kept.
         if stored is None or stored.tbs_certrequest_bytes != asked.request.tbs_certrequest_bytes:
-            text = f"{name}.csr: {'written' if stored is None else 'another key or other contents'}"
+            text = f"{name}.csr: {'new request' if stored is None else 'new key or new contents'}"
             reasons.append(Reason("certificates", "request", text))
             files.append((place + ".csr", asked.pem))
     if not check:
@@ -436,7 +442,7 @@ def step_install(
     replace_ca: bool = False,
     remove_ca_key: bool = False,
 ) -> dict[str, Any]:
-    """Put certificates and keys into place, each pair back to back, after all of them have been checked."""
+    """Install certificates and keys, each pair back to back, after all of them have been checked."""
     before = observe(spec, now, ca_cert)
     reasons = list(before.reasons)
     diff_before = _shown(*before.certificates)
@@ -444,14 +450,14 @@ def step_install(
     given = load_certificate((ca_cert or before.ca_cert or "").encode())
     if stray and (given is None or before.ca_public_key != _x509.public_fingerprint(given.public_key())):
         raise EtcdError(
-            f"{spec.path('etcd/ca.key')} is not the key of {spec.path('etcd/ca.crt')}, so it may be the only copy of another CA's key. It"
-            " is not removed. Move it to where that CA is kept."
+            f"{spec.path('etcd/ca.key')} is not the key of {spec.path('etcd/ca.crt')}, so it may be the only copy of another CA's key. The run"
+            " does not remove it. Move it to the place where that CA is kept."
         )
     if stray:
         text = "etcd/ca.key: removed, it belongs on the CA host only"
         reasons.append(Reason("certificates", "ca-key-removed", text))
     if os.path.isdir(spec.pending) and not certificates:
-        reasons.append(Reason("certificates", "left-behind", "pending: keys that an interrupted run left behind"))
+        reasons.append(Reason("certificates", "left-behind", "pending: keys left over from a run that was killed"))
     if not reasons and not certificates:
         return _installed(reasons, before.certificates, diff_before, diff_before)
     if check:
@@ -463,19 +469,20 @@ def step_install(
     pem = ca_cert or before.ca_cert
     authority = load_certificate(pem.encode() if pem else None)
     if authority is None or pem is None:
-        raise EtcdError(f"{spec.path('etcd/ca.crt')} is missing, and no ca_cert was given.")
+        raise EtcdError(
+            f"{spec.path('etcd/ca.crt')} is missing, and ca_cert is not set. Set ca_cert to the certificate of the CA host."
+        )
     if before.ca_id and before.ca_id != authority_id(authority) and not replace_ca:
         raise EtcdError(
-            f"{spec.path('etcd/ca.crt')} is another CA than the given one. It is not replaced: members that trust"
-            " different CAs do not talk to each other. Set replace_ca only if no cluster has data."
+            f"{spec.path('etcd/ca.crt')} is not the CA in ca_cert, and it is not replaced: members that trust different CAs reject each other."
+            " Set replace_ca only if the cluster has no data."
         )
     lacking = [
         kind for kind, (_leaf, found) in judge(spec, authority, now).items() if found and kind not in certificates
     ]
     if lacking:
         raise EtcdError(
-            f"{', '.join(lacking)}: no certificate was given for what this host needs. Requests are signed on the CA host: it has to"
-            " be part of the same run."
+            f"this host needs certificates ({', '.join(lacking)}), and none were issued. The CA host issues them: include it in the same run."
         )
     files = []
     if before.ca_fingerprint != fingerprint(pem):
@@ -500,16 +507,16 @@ def step_install(
 
 
 def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) -> list[Replacement]:
-    """The files of one leaf: its key where that is new, and its certificate. EtcdError where it is not what it should be."""
+    """The files of one leaf: its certificate, and its key if that is new. EtcdError if the certificate is not acceptable."""
     place = spec.path(LEAVES[kind][0])
     certificate = load_certificate(text.encode())
     waiting = read_or_say(os.path.join(spec.pending, kind + ".key"))[0]
     key = _x509.load_key(waiting)
-    # One may wait there from a run that wanted a new key and was stopped, while this one was to keep the old.
+    # A pending key may be from a killed run that wanted a new key, while this run keeps the old one.
     if key is None or (certificate and not _x509.same_key(key.public_key(), certificate.public_key())):
         waiting = None
         key = _x509.load_key(read_or_say(place + ".key")[0])
-    leaf = Leaf(kind, certificate, "" if certificate else "no PEM certificate", key, "" if key else "missing")
+    leaf = Leaf(kind, certificate, "" if certificate else "not a PEM certificate", key, "" if key else "missing")
     found = [r.text for r in leaf_flaws(spec, leaf, authority, now) if r.code not in ("window", "asked-for")]
     if found:
         raise EtcdError(f"the certificate for {kind} is not installed: {'; '.join(found)}.")
@@ -518,7 +525,7 @@ def _pair(spec: PkiSpec, kind: str, text: str, authority: Any, now: datetime) ->
 
 
 def _planned(spec: PkiSpec, kind: str) -> dict[str, Any]:
-    """What check mode can say of a certificate that does not exist yet."""
+    """What check mode shows of a certificate that does not exist yet."""
     return {
         "kind": kind,
         "subject": spec.common_name(kind),
@@ -531,18 +538,18 @@ def _installed(reasons: list[Reason], found: list[dict[str, Any]], before: str, 
     return {
         **reported(reasons),
         "certificates": found,
-        # The reasons stand in the diff too: dates alone do not say why a certificate is another one.
+        # The diff includes the reasons: dates alone do not explain why a certificate changes.
         "diff": {"before": before, "after": after + "".join(f"# {reason.text}\n" for reason in reasons)},
     }
 
 
 def _ended(text: str) -> bytes:
-    """PEM text with one line end at its end, as kubeadm writes it."""
+    """PEM text that ends with exactly one newline, as kubeadm writes it."""
     return text.strip().encode() + b"\n"
 
 
 def _shown(*certificates: Mapping[str, Any]) -> str:
-    """Certificates as text for a diff. Facts only: what is not here cannot leak."""
+    """Certificates as text for a diff: selected fields only, so that no secret can leak."""
     lines = []
     for item in certificates:
         lines.append(f"{item.get('kind', '')}:")

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Certificates, requests and keys as such: read, compared and put together. The only user of the library cryptography.
+"""X.509 primitives: read, compare and make certificates, requests and keys. The only file that uses the library cryptography.
 
-What kubeadm wants of them is in _pki.
+What kubeadm expects of them is in state.py and steps.py.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ try:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
-    # Since cryptography 39.
+    # The option exists since cryptography 39.
     _QUICKLY: dict[str, Any] = (
         {"unsafe_skip_rsa_key_validation": True} if int(CRYPTOGRAPHY_VERSION.split(".", maxsplit=1)[0]) >= 39 else {}
     )
     if not _QUICKLY:
-        # What 35 to 38 had in its place (Debian 12, RHEL 9). Older ones do not look at it.
+        # cryptography 35 to 38 (Debian 12, RHEL 9) have this flag instead. Older versions ignore it.
         from cryptography.hazmat.backends.openssl.backend import backend
 
         vars(backend)["_rsa_skip_check_key"] = True
@@ -68,23 +68,23 @@ def load_certificates(data: bytes | None) -> list[Any]:
 
 
 def parse_certificates(data: bytes | None) -> tuple[list[Any], str]:
-    """All certificates in PEM data, in order; or none, and why, in words. The only place that reads certificates.
+    """All certificates in PEM data, in order; or none, and the problem. All reading of certificates goes through here.
 
-    The library decodes names and keys when they are asked for. Here all of it is decoded, so that nothing raises later: names
-    in T61 (old company CAs) are not UTF-8, and the library refuses them (ValueError).
+    The library decodes names and keys lazily. Everything is decoded here, so that nothing raises later: names in T61String (old company
+    CAs) are not UTF-8, and the library raises ValueError for them.
     """
     blocks = _CERTIFICATE_BLOCK.findall(data or b"")
     if not blocks:
-        return [], "no PEM certificate"
+        return [], "not a PEM certificate"
     certificates = []
     for block in blocks:
         try:
             certificate = x509.load_pem_x509_certificate(block)
         except ValueError:
-            return [], "no PEM certificate"
+            return [], "not a PEM certificate"
         try:
             names = [(name.public_bytes(), name.rfc4514_string()) for name in (certificate.subject, certificate.issuer)]
-            # Older versions read them as Latin-1 and write them as UTF-8: what is signed would name another CA.
+            # Older versions read such names as Latin-1 and write them as UTF-8: certificates signed with them would name another CA.
             readable = all(written in certificate.tbs_certificate_bytes for written, _text in names)
         except ValueError:
             readable = False
@@ -96,42 +96,41 @@ def parse_certificates(data: bytes | None) -> tuple[list[Any], str]:
         try:
             public_fingerprint(certificate.public_key())
         except Exception:
-            # UnsupportedAlgorithm or ValueError; some versions raise errors of their own for RSASSA-PSS keys.
+            # UnsupportedAlgorithm or ValueError. Some versions raise other exceptions for RSASSA-PSS keys.
             return [], "a certificate with a key that Python's cryptography cannot read"
         certificates.append(certificate)
     return certificates, ""
 
 
 def certificate_pem(certificate: Any) -> str:
-    """A certificate as PEM, with one line end at its end, as kubeadm writes it."""
+    """A certificate as PEM with a final newline, as kubeadm writes it."""
     pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
     return pem.decode()
 
 
 def load_key(data: bytes | None, passphrase: str = "") -> Any:
-    """A private key from PEM data; None where there is none that can be used (with this passphrase).
+    """The first private key in PEM data; None if there is no usable one (with this passphrase).
 
-    Other blocks are skipped: openssl writes EC PARAMETERS before an EC key, people keep certificates beside keys.
+    Other blocks are skipped: openssl writes EC PARAMETERS before an EC key, and people keep certificates in the same file.
     """
     found = _KEY_BLOCK.search(data or b"")
     if not found:
         return None
-    # An inline vault value is a text of its own kind before ansible-core 2.19, whose encode() is another one.
+    # Before ansible-core 2.19, an inline vault value is a type of its own whose encode() returns the encrypted text.
     passphrase = str(passphrase)
     secret = passphrase.encode() if passphrase and is_encrypted(found.group(0)) else None
     try:
         key = serialization.load_pem_private_key(found.group(0) + b"\n", secret, **_QUICKLY)
     except Exception:
-        # ValueError, TypeError, UnsupportedAlgorithm: which one it is depends on the version of the library.
+        # ValueError, TypeError or UnsupportedAlgorithm, depending on the version of the library.
         return None
     return key if _fits_itself(key) else None
 
 
 def _fits_itself(key: Any) -> bool:
-    """Whether the numbers of an RSA key belong together (as Go looks at them: crypto/rsa, Validate), but for being prime.
+    """Whether the numbers of an RSA key are consistent, as Go checks it (crypto/rsa, Validate), but without testing for primes.
 
-    OpenSSL looks for primes for 35 ms each time that a key is read, which is most of what a run with nothing to do
-    would cost.
+    OpenSSL's prime test takes 35 ms for each key that is read, which would be most of the time of a run with nothing to do.
     """
     if not isinstance(key, rsa.RSAPrivateKey):
         return True
@@ -159,7 +158,7 @@ def public_fingerprint(public: Any) -> str:
 
 
 def not_before(certificate: Any) -> datetime:
-    """Aware, whatever the version of cryptography (42 brought the _utc properties)."""
+    """The start of validity, timezone-aware with every version of cryptography (the _utc properties exist since 42)."""
     found: datetime = getattr(certificate, "not_valid_before_utc", None) or certificate.not_valid_before.replace(
         tzinfo=timezone.utc
     )
@@ -167,7 +166,7 @@ def not_before(certificate: Any) -> datetime:
 
 
 def not_after(certificate: Any) -> datetime:
-    """Aware, whatever the version of cryptography."""
+    """The end of validity, timezone-aware with every version of cryptography."""
     found: datetime = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after.replace(
         tzinfo=timezone.utc
     )
@@ -175,7 +174,7 @@ def not_after(certificate: Any) -> datetime:
 
 
 def common_name(name: Any) -> str:
-    """The subject as text, only its common name where that is all there is."""
+    """A name as text: the common name alone if the name has nothing else."""
     parts = list(name)
     if len(parts) == 1 and parts[0].oid == NameOID.COMMON_NAME:
         return str(parts[0].value)
@@ -188,7 +187,7 @@ def sans_of(thing: Any) -> list[str]:
 
 
 def algorithm_of(public_key: Any) -> str:
-    """Algorithm of a key, in kubeadm's words where it has some."""
+    """The algorithm of a key, in kubeadm's spelling if kubeadm supports it."""
     if isinstance(public_key, rsa.RSAPublicKey):
         return f"RSA-{public_key.key_size}"
     if isinstance(public_key, ec.EllipticCurvePublicKey):
@@ -199,7 +198,7 @@ def algorithm_of(public_key: Any) -> str:
 
 
 def extension_of(thing: Any, kind: Any) -> Any:
-    """The value of an extension of a certificate or request; None where it has none, or none that can be read."""
+    """The value of an extension of a certificate or request; None if it is missing or invalid."""
     try:
         return thing.extensions.get_extension_for_class(kind).value
     except (x509.ExtensionNotFound, ValueError):
@@ -207,7 +206,7 @@ def extension_of(thing: Any, kind: Any) -> Any:
 
 
 def key_usages_of(certificate: Any) -> list[str]:
-    """Key usages by their names in RFC 5280, sorted; empty where the certificate has none."""
+    """Key usages by their names in RFC 5280, sorted; empty if the certificate has none."""
     found = extension_of(certificate, x509.KeyUsage)
     names = {
         "digital_signature": "digitalSignature",
@@ -222,14 +221,14 @@ def key_usages_of(certificate: Any) -> list[str]:
 
 
 def key_identifier_of(certificate: Any, of_issuer: bool = False) -> str | None:
-    """The identifier of a certificate's key, or of the key that signed it, hexadecimal."""
+    """The subject key identifier of a certificate, or its authority key identifier (of_issuer), hexadecimal."""
     found = extension_of(certificate, x509.AuthorityKeyIdentifier if of_issuer else x509.SubjectKeyIdentifier)
     digest = None if found is None else found.key_identifier if of_issuer else found.digest
     return digest.hex() if digest else None
 
 
 def usages_of(certificate: Any) -> list[str]:
-    """Extended key usages by their names."""
+    """Extended key usages by name."""
     names = {oid: name for name, oid in _USAGES.items()}
     found = extension_of(certificate, x509.ExtendedKeyUsage)
     return [names.get(item, item.dotted_string) for item in found or []]
@@ -242,7 +241,7 @@ def is_authority(certificate: Any) -> bool:
 
 
 def forbidden_names(authority: Any, sans: list[str]) -> list[str]:
-    """Those of some SANs that the name constraints of a CA do not allow (RFC 5280, 4.2.1.10)."""
+    """The SANs that the name constraints of a CA do not allow (RFC 5280, 4.2.1.10)."""
     constraints = extension_of(authority, x509.NameConstraints)
     if constraints is None:
         return []
@@ -255,7 +254,7 @@ def forbidden_names(authority: Any, sans: list[str]) -> list[str]:
 
 
 def _allowed(trees: Any, san: str) -> bool:
-    """Whether permitted subtrees allow a SAN: one of its kind covers it, or there is none of its kind."""
+    """Whether permitted subtrees allow a SAN: a subtree of its type covers it, or there is no subtree of its type."""
     kind = x509.IPAddress if is_address(san) else x509.DNSName
     same = [tree for tree in trees if isinstance(tree, kind)]
     return not same or any(_covers(tree, san) for tree in same)
@@ -273,15 +272,15 @@ def _covers(tree: Any, san: str) -> bool:
 
 
 def same_name(one: Any, other: Any) -> bool:
-    """Whether two names are the same for Go, which compares their bytes: the same text as PrintableString and as UTF8String is not."""
+    """Whether two names are the same for Go, which compares bytes: one text as PrintableString and as UTF8String differs."""
     return bool(one.public_bytes() == other.public_bytes())
 
 
 def authority_id(certificate: Any) -> str:
-    """What stays the same when a CA's certificate is renewed, hexadecimal: its key, its name, and the identifier of its key.
+    """The identity of a CA, hexadecimal: a hash of its key, name and key identifier, which a renewal keeps.
 
-    What one of two certificates with the same id has signed, the other one has signed too: for Go by key and name, for OpenSSL by
-    the key's identifier besides.
+    If two CA certificates have the same id, each verifies the certificates that the other has signed: for Go by key and name, for OpenSSL
+    also by the key identifier.
     """
     parts = (public_fingerprint(certificate.public_key()), certificate.subject.public_bytes().hex())
     return hashlib.sha256(" ".join((*parts, key_identifier_of(certificate) or "")).encode()).hexdigest()
@@ -302,19 +301,19 @@ def signed_by(certificate: Any, authority: Any) -> bool:
         else:
             public.verify(signature, data, padding.PKCS1v15(), algorithm)
     except Exception:
-        # InvalidSignature, or an algorithm that the library does not know or allow: not a signature to rely on.
+        # InvalidSignature, or an algorithm that the library does not support: neither proves anything.
         return False
     return True
 
 
 def names_another_key(certificate: Any, authority: Any) -> bool:
-    """Whether a certificate says that another key than that of this CA has signed it (RFC 5280, 4.2.1.1)."""
+    """Whether a certificate's authority key identifier names a key other than this CA's (RFC 5280, 4.2.1.1)."""
     named, key = key_identifier_of(certificate, of_issuer=True), key_identifier_of(authority)
     return bool(named and key and named != key)
 
 
 def weak_hash(certificate: Any) -> str:
-    """The hash of a certificate's signature where Go refuses it (crypto/x509: MD5 and SHA-1), else empty."""
+    """The hash of a certificate's signature if Go rejects it (crypto/x509: MD5 and SHA-1), else empty."""
     try:
         name = str(certificate.signature_hash_algorithm.name)
     except Exception:
@@ -328,7 +327,7 @@ def same_key(one: Any, other: Any) -> bool:
 
 
 def describe(kind: str, certificate: Any) -> dict[str, Any]:
-    """What a certificate says, for results and diffs."""
+    """The fields of a certificate, for results and diffs."""
     return {
         "kind": kind,
         "subject": common_name(certificate.subject),
@@ -404,7 +403,7 @@ def serial_number() -> int:
 
 
 def signature_hash(key: Any) -> Any:
-    """What Go chooses for a key: SHA-256, for P-384 and P-521 their own."""
+    """The hash that Go uses with a key: SHA-384 for P-384, SHA-512 for P-521, otherwise SHA-256."""
     size = key.curve.key_size if isinstance(key, ec.EllipticCurvePrivateKey) else 256
     return {384: hashes.SHA384(), 521: hashes.SHA512()}.get(size, hashes.SHA256())
 
@@ -428,7 +427,7 @@ def san_extension(sans: list[str]) -> Any:
 def extensions(
     signs: bool, usages: Iterable[str], sans: list[str], key_id: bytes = b"", issuer_key_id: bytes = b""
 ) -> list[tuple[Any, bool]]:
-    """Extensions in Go's order, each with whether it is critical. What is empty is left out."""
+    """Extensions in Go's order, each with whether it is critical. Empty ones are omitted."""
     rest = dict.fromkeys(
         ("content_commitment", "data_encipherment", "key_agreement", "crl_sign", "encipher_only", "decipher_only"),
         False,
@@ -472,7 +471,7 @@ def make_request(subject: Any, key: Any, wanted: list[Any]) -> str:
 
 
 def load_request(data: bytes | None) -> Any:
-    """The certificate request in PEM data; None where there is none that can be read."""
+    """The certificate request in PEM data; None if there is no valid one."""
     try:
         return x509.load_pem_x509_csr(data or b"")
     except ValueError:
@@ -488,7 +487,7 @@ def key_identifier(public: Any, sha256: bool) -> bytes:
 
 
 def public_bits(public: Any) -> bytes:
-    """The key bits inside a SubjectPublicKeyInfo, of which identifiers are made (RFC 5280, 4.2.1.2)."""
+    """The key bits of a SubjectPublicKeyInfo, from which key identifiers are derived (RFC 5280, 4.2.1.2)."""
     if isinstance(public, rsa.RSAPublicKey):
         pkcs1: bytes = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
         return pkcs1
@@ -496,7 +495,7 @@ def public_bits(public: Any) -> bytes:
     return point
 
 
-# --- A private key on its way to another host --------------------------------------------------------------------------
+# --- Transfer of a private key -----------------------------------------------------------------------------------------
 
 
 def public_pem(public: Any) -> str:
@@ -510,9 +509,9 @@ _POINT, _NONCE = 65, 12
 
 
 def seal(data: bytes, recipient: str) -> str:
-    """Data that only the owner of a key (P-256, its public half as PEM) can read: base64 text. ValueError if that is no such key.
+    """Encrypt data to a P-256 public key (PEM); base64 text. ValueError if the recipient is not such a key.
 
-    ECIES: a key of its own for each text, ECDH, HKDF-SHA256, AES-256-GCM (SEC 1, 5.1; algorithms that FIPS 140 allows).
+    ECIES: an ephemeral key for each text, ECDH, HKDF-SHA256, AES-256-GCM (SEC 1, 5.1; algorithms that FIPS 140 allows).
     """
     public = serialization.load_pem_public_key(recipient.encode())
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp256r1":
@@ -524,19 +523,19 @@ def seal(data: bytes, recipient: str) -> str:
 
 
 def unseal(text: str, key: Any) -> bytes | None:
-    """What seal() was given; None if it was sealed for another key, or has been changed."""
+    """Decrypt the text of seal(); None if it was sealed for another key, or was changed."""
     try:
         raw = base64.b64decode(text, validate=True)
         point, nonce, sealed = raw[:_POINT], raw[_POINT : _POINT + _NONCE], raw[_POINT + _NONCE :]
         public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
         data: bytes = _shared(key, public, point).decrypt(nonce, sealed, point)
     except Exception:
-        # ValueError, InvalidTag, UnsupportedAlgorithm: which one it is depends on what is wrong and on the library.
+        # ValueError, InvalidTag or UnsupportedAlgorithm, depending on the fault and on the version of the library.
         return None
     return data
 
 
 def _shared(key: Any, public: Any, point: bytes) -> Any:
-    """The cipher that both sides can make: key of the one, public half of the other."""
+    """The cipher that both sides derive from their own private key and the other side's public key."""
     secret = key.exchange(ec.ECDH(), public)
     return AESGCM(HKDF(hashes.SHA256(), 32, None, b"kubeadm.etcd sealed key" + point).derive(secret))

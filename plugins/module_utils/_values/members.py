@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A member as the inventory has it: name and address, their limits, and its process."""
+"""A member as the inventory describes it: its name and address, the checks of both, and its process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
 
 @dataclass(frozen=True)
 class Member:
-    """One expected member: inventory host, member (and node) name, IP address ('' where it is not known yet), SANs."""
+    """One expected member: inventory host, member (and node) name, IP address ('' while it is unknown), SANs."""
 
     host: str
     name: str
@@ -31,7 +31,7 @@ class Member:
 
 
 def bracketed(address: str) -> str:
-    """An address as it stands in a URL: IPv6 in brackets."""
+    """An address for a URL: IPv6 in brackets."""
     return f"[{address}]" if ":" in address else address
 
 
@@ -41,7 +41,7 @@ def is_ours(argv: list[str], name: str) -> bool:
 
 
 def membership_problems(members: list[Member]) -> list[str]:
-    """Names and addresses: valid, unique, of one address family."""
+    """Names and addresses that are invalid, not unique, or of different address families."""
     problems = []
     by_name: dict[str, list[str]] = {}
     by_address: dict[str, list[str]] = {}
@@ -51,26 +51,28 @@ def membership_problems(members: list[Member]) -> list[str]:
             by_address.setdefault(member.address, []).append(member.host)
         if not NAME.fullmatch(member.name) or len(member.name) > 253:
             problems.append(
-                f"{member.host}: etcd_member_name {shown(member.name)} is no RFC 1123 name. Use lower-case letters, digits,"
+                f"{member.host}: etcd_member_name {shown(member.name)} is not an RFC 1123 name. Write lower-case letters, digits,"
                 " '-' and '.', beginning and ending with a letter or digit, for example infra0."
             )
         if member.address:
             problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
     for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
         problems.extend(
-            f"{title} {shown(value)} is that of {' and '.join(hosts)}: every member needs its own."
+            f"{' and '.join(hosts)} have the same {title}, {shown(value)}. Set a different {title} for each member."
             for value, hosts in table.items()
             if len(hosts) > 1
         )
     families = {ipaddress.ip_address(m.address).version for m in members if is_address(m.address)}
     if len(families) > 1:
         listed = ", ".join(f"{m.host} {plain(m.address)}" for m in members)
-        problems.append(f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family.")
+        problems.append(
+            f"The members mix IPv4 and IPv6 ({listed}). Set etcd_address to addresses of one family on all of them."
+        )
     return problems
 
 
 def same_port_problems(variables: Mapping[str, Any]) -> list[str]:
-    """Whether each listener has a port of its own. Invalid ports are reported elsewhere."""
+    """Ports that two listeners share. Invalid ports are reported elsewhere."""
     ports = {
         name: int(str(variables.get(name, default)))
         for name, default in (("etcd_client_port", 2379), ("etcd_peer_port", 2380), ("etcd_metrics_port", 2381))
@@ -79,4 +81,4 @@ def same_port_problems(variables: Mapping[str, Any]) -> list[str]:
     if len(set(ports.values())) == len(ports):
         return []
     listed = ", ".join(f"{name} {port}" for name, port in ports.items())
-    return [f"two ports are the same ({listed}). Each listener needs its own."]
+    return [f"two ports are the same ({listed}). Set a different port for each."]

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A problem: what is wrong, on which host, and which steps it stops. Sentences are put together last."""
+"""A problem: what is wrong, on which host, and which steps it stops. Messages are assembled last."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # What a problem can stop. FOUND: founding a cluster. START: starting a member or kubelet that does not run. RESTART: restarting
-# one that runs. SIGN: issuing certificates.
+# a running member or kubelet. SIGN: issuing certificates.
 FOUND, START, RESTART, SIGN = "found", "start", "restart", "sign"
 EVERYTHING = (FOUND, START, RESTART, SIGN)
-# All but certificates, which a running member reads at its next handshake.
+# Everything except certificates, which a running member reads at its next handshake.
 PROCESSES = (FOUND, START, RESTART)
 
 
 def printable(text: str) -> str:
-    """A text of a host or of a log, without what a terminal would take for commands."""
+    """A text from a host or a log, without control characters that a terminal would interpret."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong and what to do (text), the steps that must not be taken (stops), the inventory host ('': the cluster), and a code for programs."""
+    """What is wrong and what to do (text), the steps that it stops, the inventory host ('': the cluster), and a code for programs."""
 
     text: str
     stops: tuple[str, ...] = EVERYTHING
@@ -36,7 +36,7 @@ class Problem:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], host: str = "") -> Problem:
-        """From plain data, of this host."""
+        """From plain data. host: the inventory host, if the data does not name it."""
         return cls(
             printable(str(data["text"])),
             tuple(data["stops"]),
@@ -46,7 +46,7 @@ class Problem:
 
 
 def problems_of(code: str, texts: Iterable[str], stops: tuple[str, ...] = EVERYTHING) -> list[Problem]:
-    """Problems of one kind, of the cluster."""
+    """Problems of the cluster, with one code."""
     return [Problem(text, stops, code=code) for text in texts]
 
 
@@ -56,7 +56,7 @@ def note(text: str, host: str = "") -> Problem:
 
 
 def merged(problems: Iterable[Problem]) -> list[str]:
-    """Sentences for people: each once, with the hosts that it is about before it."""
+    """Messages for people: each text once, after the hosts that it is about."""
     hosts: dict[str, list[str]] = {}
     for problem in problems:
         named = hosts.setdefault(problem.text, [])

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A reason: why a part of a host differs from what is wanted. Programs read the fields, people the text."""
+"""A reason: why a part of a host has to change. Programs read the fields, people read the text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a part differs. part: a key of PARTS. code: stable, for programs. text: for people. restarts: a change restarts etcd."""
+    """Why a part has to change. part: a key of PARTS. code: stable, for programs. text: for people. restarts: the change restarts etcd."""
 
     part: str
     code: str
@@ -47,11 +47,11 @@ def as_data(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
 
 
 def texts(reasons: Iterable[Reason]) -> list[str]:
-    """Reasons for people."""
+    """The texts of reasons."""
     return [reason.text for reason in reasons]
 
 
 def reported(reasons: Iterable[Reason]) -> dict[str, Any]:
-    """What a module that acts returns of its reasons: texts to read (`reasons`), and the same for programs (`changes`)."""
+    """The result of a module that makes changes: texts for people (`reasons`), and the same as data (`changes`)."""
     found = list(reasons)
     return {"changed": bool(found), "reasons": texts(found), "changes": as_data(found)}

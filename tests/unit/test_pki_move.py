@@ -108,7 +108,7 @@ def test_what_is_never_replaced(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_pa
     # Another key of the same sender, with the right certificate.
     message = sent(other, new)
     ours = Path(old.path("etcd/ca.crt")).read_text()
-    with pytest.raises(EtcdError, match="the key that was sent does not belong to"):
+    with pytest.raises(EtcdError, match="the key that was sent is not the key of"):
         _move.step_receive(new, message["sealed_key"], ours, False)
     after = files(tmp_path / "new")
     assert {name: data for name, data in after.items() if "work" not in name} == before

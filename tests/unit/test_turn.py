@@ -482,7 +482,7 @@ def test_what_another_has_installed_since_stays(host: Host, change: Callable[[Pa
         fail()
 
     host.waits = [someone]
-    host.fails(r"waited 300 s.*somebody by hand, has changed it since\. Nothing was put back")
+    host.fails(r"waited 300 s.*by another run or by hand\. Nothing was put back")
     assert "announce old" not in host.acts
     assert not host.manifest.exists() or host.manifest.read_text() == OTHER
 

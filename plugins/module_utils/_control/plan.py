@@ -64,7 +64,7 @@ WITHOUT_LOG = 60.0
 # What is lost for good when a member ends whose data directory was emptied: it may still have the data open.
 KEEP_RUNNING = (
     "Do not stop etcd: it may be the last to have the data. First save a snapshot from it and copy that to another host"
-    ' (docs/operations.md, "The data directory of a member that runs is empty"). Then bring the volume back.'
+    ' (docs/recovery.md, "The data directory of a member that runs is empty"). Then bring the volume back.'
 )
 
 # Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
@@ -247,15 +247,15 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
     lost = [item.host for item in views if item.has_data is False]
     if lost:
         return refused(
-            f"cluster {name!r} has data but does not answer, and {', '.join(lost)} have none: a member that starts empty would not be the"
-            f" one that the others remember. If a volume is not mounted there, mount it. Else {without_quorum(formed, absent, len(views))}"
+            f"cluster {name!r} has data but does not answer, and {', '.join(lost)} have none: a member that starts without its data"
+            f" forgets writes that it has acknowledged. If a volume is not mounted there, mount it. Otherwise {without_quorum(formed, absent, len(views))}"
         )
     unled = [item.host for item in views if item.has_data and not item.formed]
     if unled and len(formed) + len(absent) <= len(views) // 2:
         return refused(
             f"cluster {name!r} does not answer, and only {', '.join(formed)} have data that has seen a leader; the logs of {', '.join(unled)}"
             " have not. They may have lost their data and been started empty, and would outvote what is left. If a volume is not mounted there,"
-            f" mount it, and run again. Else {without_quorum(formed, absent, len(views))}"
+            f" mount it, and run again. Otherwise {without_quorum(formed, absent, len(views))}"
         )
     plan = Plan(START_ALL, start=[item.host for item in views if item.formed and not item.ready], published=formed)
     return start_at_once(cluster, views, plan)
@@ -271,7 +271,7 @@ def without_quorum(formed: list[str], absent: list[str], size: int) -> str:
         )
     return (
         f"{hosts} cannot be a quorum: restore a snapshot on all hosts. Keep the data that is left until then: a snapshot can be made of it"
-        f' (docs/operations.md, "All data is lost"). If you know that the data on {hosts} is left over from an earlier cluster that nothing uses,'
+        f' (docs/recovery.md, "All data is lost"). If you know that the data on {hosts} is left over from an earlier cluster that nothing uses,'
         " move it away, and run again."
     )
 
@@ -294,7 +294,7 @@ def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan
     )
     return refused(
         f"cluster {cluster.name!r} does not answer, and in the data of {hosts} the members are elsewhere than in the inventory:"
-        f" they would not find each other, and nobody can be told. {way_out}"
+        f" they would not find each other, and a cluster that does not answer cannot be told the new addresses. {way_out}"
     )
 
 
@@ -650,7 +650,7 @@ def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation
 
 
 def alarm_warnings(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
-    """What a full database means for a run: it may be the very one that raises the quota, so it goes on."""
+    """A warning for the alarm NOSPACE. The run continues, since it may be the one that raises the quota."""
     names = [member or "the whole cluster" for kind, member in alarmed(observations) if kind == "NOSPACE"]
     if not names:
         return []

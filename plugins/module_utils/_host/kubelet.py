@@ -372,7 +372,7 @@ def unit_problems(unit: Unit) -> list[Problem]:
     if unit.load_state == "masked":
         return [
             Problem(
-                "kubelet.service is masked: somebody has decided that it must not start. `systemctl unmask kubelet`, and run again.",
+                "kubelet.service is masked, so systemd does not start it. Run `systemctl unmask kubelet`, then run again.",
                 PROCESSES,
                 code="kubelet-masked",
             )
@@ -405,8 +405,8 @@ def pod_name_problems(host: str = "") -> list[Problem]:
         return []
     return [
         Problem(
-            f"the host's name makes {printable(pod)} the name of etcd's pod, which the kubelet refuses. Names have lower-case letters, digits, '-'"
-            " and '.', beginning and ending with a letter or digit. Change it: hostnamectl hostname NAME.",
+            f"the pod of etcd would be called {printable(pod)}, after the host's name, and the kubelet refuses that name. Use lower-case letters, digits,"
+            " '-' and '.', with a letter or digit at both ends: hostnamectl hostname NAME.",
             PROCESSES,
             code="host-name",
         )

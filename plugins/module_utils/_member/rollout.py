@@ -46,7 +46,7 @@ SETTLED_AFTER = 60.0
 
 WHERE_TO_LOOK = (
     "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
-    " /var/log/pods/kube-system_etcd-*/etcd/. No further member has been touched; mend it and run again."
+    " /var/log/pods/kube-system_etcd-*/etcd/. No further member has been changed. Correct the cause, and run again."
 )
 
 

@@ -588,7 +588,7 @@ class Turn:
         has_kubelet = bool(self.restarts_kubelet and self.kept)
         if has_manifest and read_text(self.spec.manifest) != self.wanted:
             return [
-                f"{self.spec.manifest} is not what this run has installed: another one, or somebody by hand, has changed it since."
+                f"{self.spec.manifest} is not what this run has installed: it was changed since, by another run or by hand."
                 " Nothing was put back; run again."
             ]
         said = []

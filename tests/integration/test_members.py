@@ -141,6 +141,7 @@ def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> 
 def test_a_host_that_is_gone_for_good(hosts: Lab, tmp_path: Path) -> None:
     """Its member is removed without it, and it is cleared when it comes back. Rebuilt from nothing, it joins anew."""
     four = only(hosts, tmp_path, *HOSTS)
+    assert hosts.play(inventory=four).code == 0 and names(hosts) == HOSTS
     hosts("stop", "infra3")
     run = hit(hosts, "remove", "infra3", four)
     assert names(hosts) == HOSTS[:3] and "this host cannot be reached" in flat(run.output)

@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-from .conftest import ADDRESSES, Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
+from .conftest import ADDRESSES, Cluster, Make, Member, other_versions_long, peer_url, wait_until
 
 
 def small(make_cluster: Make, version: str, size: int, most: int) -> tuple[Cluster, list[Member]]:
@@ -72,7 +72,7 @@ def writing(cluster: Cluster) -> Iterator[dict[str, Any]]:
     assert found == counted["acknowledged"], (found, counted)
 
 
-@each_version
+@other_versions_long
 def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
     cluster, joiners = small(make_cluster, version, 1, 5)
     with writing(cluster) as counted:

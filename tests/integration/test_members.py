@@ -121,6 +121,7 @@ def test_the_leader_is_removed(hosts: Lab, tmp_path: Path) -> None:
     assert names(hosts) == HOSTS
 
 
+@pytest.mark.long
 def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> None:
     four = only(hosts, tmp_path, *HOSTS)
     hosts.sh(
@@ -138,6 +139,7 @@ def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> 
     assert run.code != 0 and "etcd_replace_healthy=true" in flat(run.output)
 
 
+@pytest.mark.long
 def test_a_host_that_is_gone_for_good(hosts: Lab, tmp_path: Path) -> None:
     """Its member is removed without it, and it is cleared when it comes back. Rebuilt from nothing, it joins anew."""
     four = only(hosts, tmp_path, *HOSTS)

@@ -1,7 +1,8 @@
 """Bugs that are made on purpose, one at a time, each of which has to make a unit test fail: who watches the tests.
 
-    .venv/bin/python tests/tools/mutations.py
+    .venv/bin/python tests/tools/mutations.py [--all]
 
+Without --all, every third bug is tried (`make test`). The code to be broken has to be there for all of them.
 Ends with 1 where a bug went unnoticed, or where the code to be broken is not there any more.
 """
 
@@ -454,8 +455,6 @@ def noticed(bug: Bug, where: Path) -> str:
     place.mkdir(parents=True)
     (place / "etcd").symlink_to(copy)
     text = (copy / bug.path).read_text(encoding="utf-8")
-    if text.count(bug.code) != 1:
-        return f"{bug.path} has this {text.count(bug.code)} times, not once: {bug.code}"
     (copy / bug.path).write_text(text.replace(bug.code, bug.instead), encoding="utf-8")
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -474,13 +473,17 @@ def noticed(bug: Bug, where: Path) -> str:
 
 
 def main() -> int:
+    gone = [bug for bug in BUGS if (ROOT / bug.path).read_text(encoding="utf-8").count(bug.code) != 1]
+    for bug in gone:
+        print(f"{bug.name}: {bug.path} does not have this once: {bug.code}")
+    tried = BUGS if "--all" in sys.argv[1:] else BUGS[::3]
     with tempfile.TemporaryDirectory() as where, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        results = list(pool.map(noticed, BUGS, [Path(where)] * len(BUGS)))
-    for bug, problem in zip(BUGS, results):
+        results = list(pool.map(noticed, tried, [Path(where)] * len(tried)))
+    for bug, problem in zip(tried, results):
         if problem:
             print(f"{bug.name} ({bug.tests}): {problem}")
-    print(f"{results.count('')} of {len(BUGS)} bugs were noticed")
-    return 1 if any(results) else 0
+    print(f"{results.count('')} of {len(tried)} bugs were noticed")
+    return 1 if gone or any(results) else 0
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def writing(cluster: Cluster) -> Iterator[dict[str, Any]]:
     finally:
         done.set()
         thread.join()
-    with next(member for member in cluster.members if member.running).client(timeout=10.0) as client:
+    running = [member for member in cluster.members if member.running]
+    with running[0].client(timeout=10.0) as client:
         found = int(client.call("kv/range", {"key": "a2V5", "range_end": "a2V6", "count_only": True})["count"])
     assert found == counted["acknowledged"], (found, counted)
 

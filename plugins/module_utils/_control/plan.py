@@ -153,8 +153,8 @@ class MemberView:
 
 
 def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
-    """The members of the running cluster; None if nobody answers. A member that is ready tells it, if there is one: another may be cut off,
-    and tell what was true before."""
+    """The members of the running cluster; None if no member answers. A ready member is preferred: another one may be cut off and know an
+    earlier membership."""
     for observation in sorted(observations.values(), key=lambda item: not item["etcd"].get("ready")):
         listed = observation["etcd"].get("members")
         if listed:
@@ -210,12 +210,12 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
 
 
 def refused(text: str, host: str = "") -> Plan:
-    """A plan that starts and restarts nobody, for one reason."""
+    """A plan without any start or restart, for one reason."""
     return Plan(REFUSE, problems=[Problem(text, PROCESSES, host, code="membership")])
 
 
 def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Plan:
-    """Nobody answers: a new cluster, or one that is down."""
+    """No member answers: the cluster is new, or it is down."""
     name = cluster.name
     formed = [item.host for item in views if item.formed]
     absent = [item.host for item in views if item.has_data is None]
@@ -279,7 +279,7 @@ def without_quorum(formed: list[str], absent: list[str], size: int) -> str:
 def start_at_once(cluster: Cluster, views: list[MemberView], plan: Plan) -> Plan:
     """The plan, or its refusal if the data of the members has them look for each other where they would not be any more.
 
-    A cluster that runs is told new addresses first (announce_peer_urls in _member/rollout.py).
+    A running cluster gets new addresses first (announce_peer_urls in _member/rollout.py).
     """
     moved = [item for item in views if item.moved and item.host in plan.start]
     if not moved:
@@ -435,7 +435,7 @@ def decide_with_cluster(
     if problems:
         return Plan(REFUSE, problems=problems, warnings=warnings)
     published = [item.host for item in views if item.published and item.formed]
-    # Without a member that is ready, the membership may be out of date, and nobody can be added to it.
+    # Without a ready member, the membership may be out of date, and no member can be added.
     joins = [item for item in views if item.joins and any(other.ready for other in views)]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
     unstarted = [item.host for item in views if item.entry and item.has_data is False and not item.joins]
@@ -471,7 +471,7 @@ def decide_with_cluster(
     starting = [*unstarted, *(item.host for item in down)]
     incomplete = learner_problems(cluster, views, listed, joins)
     if incomplete:
-        # To start a member that does not run restarts nobody, and may be what the quorum needs.
+        # Starting a stopped member restarts no other, and the quorum may need it.
         stopped = [item.host for item in views if not (item.running or item.ready or item.joins)]
         due = [*starting, *first, *new, *differing]
         starting, first, new, differing = [host for host in starting if host in stopped], [], [], []
@@ -527,7 +527,7 @@ def without_cluster(cluster: Cluster) -> Problem:
 
 
 def without_restarts(cluster: Cluster, plan: Plan) -> Plan:
-    """A plan as a run has it that starts nobody."""
+    """The plan of a run that starts and restarts no member."""
     if plan.action == BOOTSTRAP:
         return Plan(REFUSE, problems=[without_cluster(cluster)])
     return replace(plan, action=NOTHING if plan.action == ROLLING else plan.action, order=[], start=[])

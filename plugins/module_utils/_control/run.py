@@ -245,7 +245,7 @@ def exists(observations: Observations) -> bool:
 def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, ...]]:
     """What a plan does to the member of each host that it touches: RESTART if it is ready, else START, and FOUND if it starts for the first time.
 
-    A host whose manifest could not be judged counts as one that has to be restarted: what keeps it from being judged is no mere warning.
+    A host whose manifest could not be compared counts as restarted, so that the reason is a problem and not only a warning.
     """
     unjudged = [host for host, item in observations.items() if not item["config"]]
     etcd = {
@@ -546,7 +546,7 @@ def make_plan(
 
 
 def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:
-    """What happens to the members beside the departure: one that is replaced joins anew."""
+    """The plan for the members beside the departure: a replaced member joins anew."""
     action = ROLLING if operation == REPLACE and leaving.host else NOTHING
     joins = [leaving.host] if action == ROLLING else []
     if departure.problems:
@@ -555,7 +555,7 @@ def departure_plan(departure: Departure, leaving: Departing, operation: str) -> 
 
 
 def members_after(cluster: Cluster, leaving: Departing | None) -> list[dict[str, str]]:
-    """Name and address of the members that the cluster has after the run. leaving: one that is removed for good."""
+    """Name and address of the members that the cluster has after the run. leaving: a member that is removed for good."""
     return [
         {"name": member.name, "address": member.address}
         for member in cluster.members
@@ -675,7 +675,7 @@ def known_addresses(cluster: Cluster, observations: Observations) -> dict[str, l
 
 
 def moving_problems(cluster: Cluster, moves: list[str], observations: Observations) -> list[Problem]:
-    """Members that move although nobody could issue their certificates without the former address afterwards."""
+    """Members that move although their certificates could not be issued without the former address afterwards."""
     if not moves or cluster.ca_host in observations:
         return []
     return [

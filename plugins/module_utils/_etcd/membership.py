@@ -156,7 +156,7 @@ class Membership:
         deadline = time.monotonic() + seconds
         while True:
             self._while_waiting()
-            is_refused = False
+            is_refused, said = False, ""
             try:
                 result = attempt()
                 if result is not None:

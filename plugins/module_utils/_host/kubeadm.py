@@ -286,12 +286,12 @@ def config_problems(spec: ConfigSpec, kubeadm: Version) -> list[Problem]:
 
 
 def kubeadm_problems(kubeadm: Version, allow_untested: bool = False) -> list[str]:
-    """Whether this kubeadm is one that we know."""
+    """Whether this version of kubeadm is supported."""
     return version_range_problems(str(kubeadm), allow_untested)
 
 
 def version_problems(text: str, kubeadm: Version) -> list[str]:
-    """Whether kubernetesVersion is one that this kubeadm supports: its own minor or the one before."""
+    """Whether this kubeadm supports kubernetesVersion: its own minor version or the previous one."""
     try:
         wanted = parse_version(text)
     except EtcdError as exc:
@@ -319,7 +319,7 @@ def member_problems(spec: ConfigSpec) -> list[str]:
 
 
 def etcd_version(spec: ConfigSpec, kubeadm: Version) -> tuple[int, int, int] | None:
-    """The etcd of the image: from its tag, else the one that kubeadm chooses (patch 99). None where nobody can tell."""
+    """The etcd version of the image: from its tag, otherwise the one that kubeadm chooses (patch 99). None if unknown."""
     if spec.image_tag:
         match = re.fullmatch(r"^v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?$", spec.image_tag)
         return (int(match.group(1)), int(match.group(2)), int(match.group(3) or 99)) if match else None
@@ -841,7 +841,7 @@ def startup_timeout(wanted: str, database: int, installed: str | None) -> str:
 
 
 def startup_counts(wanted: str, formed: bool, is_ready: Callable[[], bool]) -> bool:
-    """Whether another startup probe alone is a reason to restart a member. It is if somebody asks for a timeout (etcd_startup_timeout).
+    """Whether another startup probe alone is a reason to restart a member. It is if etcd_startup_timeout is set.
 
     A member that is ready is not restarted for it. One that is not may be killed again and again before it is.
     """
@@ -865,7 +865,7 @@ def manifest_reasons(on_disk: str | None, wanted: str, has_data: bool, startup_c
     """Why etcd.yaml has to be replaced: differences that mean something, one by one; empty where there are none.
 
     has_data: the member belongs to a cluster already, so that what only counts at its foundation is no reason.
-    startup_counts: whether another startup probe alone is a reason. It is not for a member that runs, unless somebody asks for it.
+    startup_counts: whether another startup probe alone is a reason. It is not for a running member, unless etcd_startup_timeout is set.
     """
     if on_disk is None:
         return [Reason("manifest", "missing", "etcd.yaml: missing", restarts=True)]

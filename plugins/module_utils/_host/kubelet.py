@@ -353,7 +353,7 @@ def page_warnings(unit: Unit, is_ours: bool, config_is_there: bool, key_dirs: li
     with copies of members' keys.
     """
     warnings = []
-    # As long as it may still be used, nobody is told to remove it.
+    # While it may still be used, no message advises removing it.
     if config_is_there and is_ours and not any(PAGE_CONFIG in argument for argument in unit.argv):
         warnings.append(
             f"{PAGE_CONFIG} is left from the setup by hand: systemd takes it for a drop-in and complains at each reload. The kubelet"

@@ -228,7 +228,7 @@ def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
 
 
 def check_has_left(spec: ClearSpec) -> None:
-    """EtcdError if the member whose data is here is still a member, or if nobody tells and it may be."""
+    """EtcdError if the data here is that of a present member, or if no member answers and it may be."""
     wal = read_wal(spec.data_dir)
     process = _rollout.find_etcd_process(spec.member)
     if not (wal or process):

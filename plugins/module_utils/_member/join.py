@@ -33,7 +33,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 CATCHES_UP = 1800.0
 
 # The kubelet's startup probe asks /readyz, which a learner answers with 503 (etcd 3.5.19 and later). After kubeadm's four minutes the kubelet would
-# end a learner that is still catching up. Once the member has started, another timeout of that probe restarts nobody (startup_counts).
+# end a learner that is still catching up. Once the member has started, another timeout of that probe causes no restart (startup_counts).
 STARTUP = "30m"
 
 # For a change of the membership that etcd does not accept yet.
@@ -59,7 +59,7 @@ def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
 
 
 def peers_of(members: Sequence[Member], name: str) -> tuple[tuple[str, str], ...]:
-    """Name and peer URL of all members, as initial-cluster has them. name: of the one that joins, which etcd does not know yet."""
+    """Name and peer URL of all members, as initial-cluster has them. name: of the joining member, which etcd does not know yet."""
     return tuple((member.name or name, url) for member in members for url in member.peer_urls)
 
 
@@ -140,7 +140,7 @@ class JoinTurn(Turn):
             move_file(path, f"{path}.former")
 
     def _wait_until_promoted(self, entry: Member) -> float:
-        """Wait until etcd runs as wanted, and promote it as soon as the leader takes it for one that has caught up; seconds."""
+        """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds."""
         begin = time.monotonic()
         wanted, old = _kubeadm.manifest_arguments(self._installed()), self._old()
         watch = _rollout.Watch(self.causes)

@@ -290,7 +290,7 @@ def member_record_reasons(params: Params, etcd: Mapping[str, Any], record: Recor
 
 
 def data_problems(params: Params, etcd: Mapping[str, Any]) -> list[Problem]:
-    """Data of which nobody can tell whose it is."""
+    """A data directory that cannot be read, so its owner is unknown."""
     if not etcd["data_problem"]:
         return []
     return [
@@ -376,7 +376,7 @@ def trusts(process: Process | None, pki_dir: str, stale: bool) -> str:
 def known_addresses(params: Params, arguments: list[str], listed: list[dict[str, Any]] | None) -> list[str]:
     """Addresses at which peers and clients look for the member now, and which it is about to leave.
 
-    arguments: what it runs with, or its manifest starts. listed: the membership, None if nobody could be asked.
+    arguments: what it runs with, or its manifest starts. listed: the membership, None if no member answered.
     """
     if not params.get("config"):
         return []
@@ -440,7 +440,7 @@ def observe_config(
     params: Params, kubeadm: str | None, etcd: Mapping[str, Any], problems: list[Problem]
 ) -> tuple[dict[str, Any], list[Reason], list[Reason]]:
     """Wanted kubeadmcfg.yaml, and why it and the manifest differ from it."""
-    # A kubeadm that is not supported is told of by preflight.
+    # preflight reports an unsupported kubeadm.
     if (
         not params["config"]
         or not kubeadm

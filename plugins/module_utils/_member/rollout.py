@@ -145,7 +145,7 @@ def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
 
 
 def process_problem(process: Process | None, old: Process | None, wanted: list[str]) -> str | None:
-    """Why this is not yet the process of the new manifest; None where it is. old: the one that ran before."""
+    """Why this is not yet the process of the new manifest; None if it is. old: the process before the change."""
     if process is None:
         return "no etcd process runs"
     if old is not None and (process.pid, process.started) == (old.pid, old.started):
@@ -216,7 +216,7 @@ def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/pr
 
 
 def gate_problems(name: str, others: list[Other], ready: bool = True) -> list[str]:
-    """Why a member that runs may not be stopped now: somebody else is missing, or the rest would be no quorum.
+    """Why a running member may not be stopped now: another member is unhealthy, or the rest would not be a quorum.
 
     One that is not ready (a slow disk) may vote all the same. To repair it a quorum of the others is enough.
     """
@@ -261,7 +261,7 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
 
 
 def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient, list[Member]]:
-    """The membership as a quorum knows it, and who told it. EtcdError where nobody does.
+    """The membership as a quorum knows it, and the client that returned it. EtcdError if no member answers.
 
     process: the member as it runs, which is asked first, and where it listens now.
     """
@@ -277,7 +277,7 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
 
 
 def look_at_others(target: Target, process: Process) -> tuple[list[Other], str | None]:
-    """The other members of the running cluster, or why nobody could be asked for them."""
+    """The other members of the running cluster, or why no member returned them."""
     try:
         _client, members = ask_membership(target, process)
     except EtcdError as exc:
@@ -402,10 +402,10 @@ class Watch:
 
 
 def check_controller(output: int = 1) -> None:
-    """AbandonedError where nobody is left to read what a module prints: the controller or the connection has ended.
+    """AbandonedError if the output of the module has no reader any more: the controller or the connection has ended.
 
     That ends no module on a host, which would wait on and put a manifest back under the hands of the next run. Parents
-    are no sign of it, since sudo or a shell may outlive their sshd. The output is: a pipe that nobody reads any more
+    are no sign of it, since sudo or a shell may outlive their sshd. The output is: a pipe without a reader
     reports POLLERR, a socket or a terminal without its other end POLLHUP. What the host cannot see, such as a network
     that was cut, is left to the lock of the module.
     """
@@ -427,7 +427,7 @@ def wait_for_member(
 
     wanted: the command line of the manifest. old: the process that has to give way. settled: whether a process can
     be the new manifest's. causes: what keeps etcd from coming up. EtcdError after `timeout` seconds, or as soon as a cause is known that
-    does not pass: which stage was not reached, and what was seen. AbandonedError where nobody waits for us any more.
+    does not pass: which stage was not reached, and what was seen. AbandonedError if the controller has ended.
     """
     start, started_at = time.monotonic(), time.time()
     watch = Watch(causes)

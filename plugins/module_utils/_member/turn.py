@@ -161,7 +161,7 @@ class Turn:
     # --- What differs ------------------------------------------------------------------------------------------------
 
     def look(self, published: bool = False) -> None:
-        """Compare the host with what is wanted. published: whether the cluster knows the member as one that has started."""
+        """Compare the host with what is wanted. published: whether the membership shows the member as started."""
         spec = self.spec
         self.process = _rollout.find_etcd_process(spec.member)
         self.before = read_text(spec.manifest)
@@ -330,7 +330,7 @@ class Turn:
             _client, members = _rollout.ask_membership(target, self.process)
         except EtcdError:
             members = []
-        # This member is the one that restarts.
+        # This member restarts, so it is asked last.
         ordered = sorted(members, key=lambda member: member.name == target.name)
         urls = dict.fromkeys([*(url for member in ordered for url in member.client_urls[:1]), *target.urls])
         parts = [("kubelet", self.restarts_kubelet), ("etcd", self.restarts_etcd)]

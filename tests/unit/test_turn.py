@@ -326,6 +326,19 @@ def test_who_stands_in_initial_cluster_is_decided_under_the_lock(host: Host, url
     assert ("infra1=" in host.written.read_text()) == (not urls)
 
 
+def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
+    """etcd compares it with initial-cluster, and the inventory has a member that has not joined yet. Names of two that never started differ."""
+    members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra9", 9))]
+    host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
+    host.membership = [
+        Member(6, "", ["new"], [], is_learner=False),
+        Member(7, "infra1", ["peer1"], ["x"], is_learner=False),
+        Member(8, "", ["peer2"], [], is_learner=False),
+    ]
+    host.run()
+    assert "infra0=new,infra1=peer1,8=peer2" in host.written.read_text()
+
+
 # --- Lock ------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import Turn, TurnSpec, hold_host_lock, peer_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
+    Turn,
+    TurnSpec,
+    hold_host_lock,
+    peer_urls,
+    peers_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -56,11 +62,6 @@ def take_join(spec: TurnSpec, check: bool) -> dict[str, Any]:
 def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
     """Why no member may be added now. A voter that is not there would leave a quorum to fewer members than before."""
     return [f"{other.name} {other.problem}" for other in others if other.problem]
-
-
-def peers_of(members: Sequence[Member], name: str) -> tuple[tuple[str, str], ...]:
-    """Name and peer URL of all members, as initial-cluster has them. name: of the joining member, which etcd does not know yet."""
-    return tuple((member.name or name, url) for member in members for url in member.peer_urls)
 
 
 class JoinTurn(Turn):
@@ -130,7 +131,7 @@ class JoinTurn(Turn):
 
     def _look_again(self, entry: Member) -> None:
         """Compare the host with what the membership of this moment makes of the configuration."""
-        peers = peers_of(self.membership.members(), self.spec.member)
+        peers = peers_of(self.membership.members(), entry.id, self.spec.member)
         self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
         self.look(entry.started)
         record = read_record(self.spec.kubelet.work_dir)

@@ -13,10 +13,11 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     ClusterLock,
     Holder,
@@ -27,6 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -352,6 +354,11 @@ class Turn:
                 raise
         else:
             _client, members = _rollout.ask_membership(target, self.process)
+            mine = entry_at(members, peer_urls(self.wanted))
+            if mine and not mine.started:
+                # Without data, etcd compares initial-cluster with the membership. The inventory may have members that have not joined yet.
+                peers = peers_of(members, mine.id, self.spec.member)
+                self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
             self.look(any(member.name == target.name and member.started for member in members))
 
     def _check_lock(self) -> None:
@@ -646,6 +653,17 @@ class Turn:
         except KubeletError:
             return "The previous configuration was put back, and the kubelet does not come up with it either."
         return "The previous configuration was put back, and the kubelet runs with it."
+
+
+def peers_of(members: Iterable[Member], member_id: int, name: str) -> tuple[tuple[str, str], ...]:
+    """Name and peer URL of all members, as initial-cluster has them. name: of the member with this id.
+
+    etcd learns a name when the member starts, and compares the URLs only (ValidateClusterAndAssignIDs). Names have to differ.
+    """
+    names = {member.id: member.name or f"{member.id:x}" for member in members}
+    return tuple(
+        (name if member.id == member_id else names[member.id], url) for member in members for url in member.peer_urls
+    )
 
 
 def peer_urls(manifest: str | None) -> list[str]:

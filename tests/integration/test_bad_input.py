@@ -107,7 +107,7 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_extra_args.name must not be set. Set etcd_member_name",
             "etcd_extra_args.initial-cluster must not be set",
             "etcd_extra_args.cert-file must not be set",
-            "etcd_extra_args.--quota-backend-bytes: write quota-backend-bytes, without dashes",
+            "etcd_extra_args.--quota-backend-bytes has leading dashes",
             "etcd_extra_args.quota-backend-bytes has no value",
             "etcd_extra_envs.ETCD_NAME sets the flag --name",
             "etcd_server_cert_sans: 'Not_A_Name' is neither an IP address nor a DNS name",
@@ -180,7 +180,7 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
     ),
     "same name": (
         lambda a: {h: f"ansible_host: {x}, etcd_member_name: infra0" for h, x in a.items()},
-        ["etcd_member_name 'infra0' is that of"],
+        ["have the same etcd_member_name, 'infra0'"],
     ),
     "one machine in two clusters": (
         lambda a: {
@@ -354,7 +354,7 @@ HOSTS = {
         "mkdir -p /etc/kubernetes; touch /etc/kubernetes/admin.conf",
         "rm -r /etc/kubernetes",
         [
-            "infra1: this host is, or was, a node of a Kubernetes cluster: /etc/kubernetes/admin.conf",
+            "infra1: this host is, or was, a node of a Kubernetes cluster: it has /etc/kubernetes/admin.conf",
             "Do not run `kubeadm reset`",
         ],
     ),
@@ -445,7 +445,7 @@ def test_ca_key_encrypted(fresh: Lab, untouched: Fingerprint, authority: Authori
 def test_ca_key_of_another(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     other = str(authority.key) + ".other"
     openssl("genrsa", "-out", other, "2048")
-    refused(fresh, untouched, ["does not"], *authority.arguments(etcd_ca_key=other))
+    refused(fresh, untouched, ["etcd_ca_key is not the key of etcd_ca_cert"], *authority.arguments(etcd_ca_key=other))
 
 
 def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:

@@ -196,7 +196,7 @@ CONTROL = "    infra3:\n"
                 "infra0 is a member of cluster 'etcd' and a control plane host",
             ],
         ),
-        (CONTROL, CONTROL, ("--limit", HOST), ["the CA host infra0 is not part of this run"]),
+        (CONTROL, CONTROL, ("--limit", HOST), ["the CA host infra0, which issues them, is not part of this run"]),
         (
             "    infra0:\n",
             "    infra0:\n      ansible_port: 1022\n",

@@ -156,6 +156,9 @@ def test_what_belongs_to_others_is_left() -> None:
     renamed = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "other", "10.0.0.99")], "infra0")
     plan = run("remove", "infra2", *UP3, cluster=renamed)
     assert "that of member infra2 of cluster 'etcd', which stays" in plan["problems"][0]
+    # A record that was made without data says nothing of a cluster.
+    unknown = {**FRESH, "record": {**RECORD, "cluster_id": "unknown", "removed": "2026-11-27"}}
+    assert run("replace", "infra2", *UP3[:2], unknown, members=members)["problems"] == []
     # Data of another cluster.
     plan = run("remove", "infra2", *UP3[:2], {**DOWN, "cluster_id": "c2"}, members=members)
     assert "is of cluster c2, and cluster 'etcd' is c1" in plan["problems"][0] and plan["steps"] == []

@@ -12,7 +12,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from test_turn import NEW, Host
+from test_turn import NEW, Host, fail
 
 OTHERS = [Member(i, f"infra{i}", [f"peer{i}"], [f"client{i}"], False) for i in (1, 2)]
 RECORD = '{"name": "infra0", "cluster_id": "c", "member_id": "1", "data_dir": "/d", "removed": "2026-11-27"}'
@@ -189,6 +189,19 @@ def test_a_lock_that_is_lost_undoes_nothing(host: Joining) -> None:
     assert "promote" not in host.acts and "remove" not in host.acts and len(host.members) == 3
 
 
+def test_a_lock_that_is_lost_while_etcd_does_not_start_undoes_nothing(host: Joining) -> None:
+    host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
+    host.at["restart kubelet"] = lambda: setattr(host, "lost", LockLostError("another run holds the lock."))
+    assert "Nothing was taken back" in host.fails("flag provided but not defined")
+    assert "end" not in host.acts and "remove" not in host.acts
+
+
+def test_an_undo_that_fails_keeps_the_cause(host: Joining) -> None:
+    host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
+    host.at["end"] = fail
+    assert "could not be taken back: waited 300 s." in host.fails("flag provided but not defined")
+
+
 def test_the_record_of_a_former_member_makes_way(host: Joining) -> None:
     """It would keep the kubelet from starting a member without data. One of a member that has not left stays."""
     record = host.root / "work" / "member.json"
@@ -209,9 +222,9 @@ def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkey
     monkeypatch.setattr(ending.os.path, "ismount", lambda _path: True)
     assert ending.archive_data(str(data), 1.0) == f"{data}/member.removed-19700101T000001Z"
     assert [path.name for path in data.iterdir()] == ["member.removed-19700101T000001Z"]
-    # A link leads to where the data is.
+    # A link leads to where the data is, and goes on leading there.
     (data / "member").mkdir()
     link = tmp_path / "link"
     link.symlink_to(data)
-    monkeypatch.setattr(ending.os.path, "ismount", lambda path: path == str(data))
+    monkeypatch.setattr(ending.os.path, "ismount", lambda _path: False)
     assert ending.archive_data(str(link), 2.0) == f"{data}/member.removed-19700101T000002Z"

@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import alarmed, membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import ARCHIVE, LEAVE, REPLACE, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -211,7 +212,7 @@ def data_problems(
             )
         ]
     answers = next((o["etcd"]["members_of"] for o in observations.values() if o["etcd"].get("ready")), None)
-    ids = {etcd.get("cluster_id"), (etcd.get("record") or {}).get("cluster_id")} - {None, "", answers}
+    ids = {etcd.get("cluster_id"), (etcd.get("record") or {}).get("cluster_id")} - {None, "", UNKNOWN, answers}
     if not ids or not answers:
         return []
     return [

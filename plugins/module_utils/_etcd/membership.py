@@ -53,9 +53,13 @@ class Membership:
     def members(self) -> list[Member]:
         """The members as a quorum knows them. EtcdError if none answers."""
         try:
-            return members_in(self._call("cluster/member/list", linearizable=True))
+            return self._members()
         except SilentError as exc:
             raise EtcdError(f"no member tells the membership: {exc}.") from exc
+
+    def _members(self) -> list[Member]:
+        try:
+            return members_in(self._call("cluster/member/list", linearizable=True))
         except (AttributeError, TypeError, ValueError) as exc:
             raise EtcdError("a member tells a membership that is not etcd's.") from exc
 
@@ -63,7 +67,7 @@ class Membership:
         """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it."""
 
         def added() -> Member | None:
-            entry = entry_at(self.members(), peer_urls)
+            entry = entry_at(self._members(), peer_urls)
             if entry is None:
                 self._call("cluster/member/add", peerURLs=peer_urls, isLearner=True)
             return entry
@@ -74,7 +78,7 @@ class Membership:
         """Make a voting member of a learner, as soon as it has caught up. EtcdError if it is not one after some seconds."""
 
         def promoted() -> Member | None:
-            entry = next((member for member in self.members() if member.id == member_id), None)
+            entry = next((member for member in self._members() if member.id == member_id), None)
             if entry is None:
                 raise EtcdError(f"member {member_id:x} has left the membership while it was being promoted.")
             if not entry.is_learner:
@@ -90,7 +94,7 @@ class Membership:
         found: list[bool] = []
 
         def removed() -> bool | None:
-            found.append(any(member.id == member_id for member in self.members()))
+            found.append(any(member.id == member_id for member in self._members()))
             if not found[-1]:
                 return True
             self._call("cluster/member/remove", ID=str(member_id))
@@ -104,7 +108,7 @@ class Membership:
         was: list[bool] = []
 
         def handed_over() -> bool | None:
-            members = self.members()
+            members = self._members()
             status = self._status(members)
             was.append(status.leader == member_id)
             if not was[-1]:
@@ -124,16 +128,24 @@ class Membership:
     def alarms(self) -> list[Alarm]:
         """All alarms that are raised. EtcdError if no member answers."""
         try:
-            raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])
+            return self._alarms()
         except SilentError as exc:
             raise EtcdError(f"no member tells the alarms: {exc}.") from exc
+
+    def _alarms(self) -> list[Alarm]:
+        raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])
         return [Alarm(int(item.get("memberID", 0)), str(item.get("alarm", "NONE"))) for item in raised]
 
-    def disarm(self, member_id: int) -> None:
+    def disarm(self, member_id: int, seconds: float) -> None:
         """Disarm the alarms that a member has raised. EtcdError if no member answers."""
-        for alarm in self.alarms():
-            if alarm.member_id == member_id:
-                self._call("maintenance/alarm", action="DEACTIVATE", memberID=str(member_id), alarm=alarm.kind)
+
+        def disarmed() -> bool | None:
+            for alarm in self._alarms():
+                if alarm.member_id == member_id:
+                    self._call("maintenance/alarm", action="DEACTIVATE", memberID=str(member_id), alarm=alarm.kind)
+            return True
+
+        self._until(f"disarm the alarms of member {member_id:x}", disarmed, seconds, retried=())
 
     def _status(self, members: Sequence[Member]) -> Status:
         """What the first member that knows a leader says of itself. EtcdUnreachableError if none does."""

@@ -41,7 +41,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # Where the manifest of a member that has left is kept, in the work directory.
@@ -102,7 +102,7 @@ def leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
                 lock.check()
             acts.remove(entry.id, spec.timeout)
             # An alarm of a member that has left would go on stopping the cluster.
-            acts.disarm(entry.id)
+            acts.disarm(entry.id, spec.timeout)
     return reported([Reason("membership", "leaves", f"member {spec.member_id} ({spec.member}) leaves the membership")])
 
 
@@ -264,6 +264,6 @@ def _mark_record(spec: ClearSpec, record: Record | None) -> None:
     wal = read_wal(spec.data_dir)
     if known is None:
         ids = (wal.cluster_id, wal.member_id) if wal else ("", "")
-        known = Record(spec.member, ids[0] or "unknown", ids[1] or "unknown", os.path.normpath(spec.data_dir))
+        known = Record(spec.member, ids[0] or UNKNOWN, ids[1] or UNKNOWN, os.path.normpath(spec.data_dir))
     text = replace(known, removed=time.strftime("%Y-%m-%d", time.gmtime())).as_text()
     replace_file(record_path(spec.work_dir), text.encode(), MODE)

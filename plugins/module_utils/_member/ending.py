@@ -69,7 +69,8 @@ def archive_data(data_dir: str, moment: float) -> str:
         return ""
     path = os.path.realpath(data_dir)
     inside = os.path.join(path, "member")
-    source = inside if os.path.ismount(path) else path
+    # A link would lead nowhere.
+    source = inside if os.path.ismount(path) or os.path.islink(data_dir) else path
     kept = f"{source}.{archived_name(moment)}"
     try:
         os.rename(source, kept)

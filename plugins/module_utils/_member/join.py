@@ -103,7 +103,7 @@ class JoinTurn(Turn):
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
-            raise EtcdError(f"{exc} {self._take_back(entry)}") from exc
+            raise EtcdError(f"{exc} {self._taken_back(entry)}") from exc
         self.waited += self._wait_for_member(self.spec.target, self._installed(), self._old())
 
     def _check_others(self, urls: list[str]) -> None:
@@ -162,10 +162,21 @@ class JoinTurn(Turn):
                 raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
             time.sleep(1.0)
 
+    def _taken_back(self, entry: Member) -> str:
+        """The same, with the reason if even that fails: the cause of the failure must not be lost."""
+        try:
+            return self._take_back(entry)
+        except _rollout.AbandonedError:
+            raise
+        except EtcdError as exc:
+            return f"The join could not be taken back: {exc} Run again."
+
     def _take_back(self, entry: Member) -> str:
         """Undo a join whose etcd does not start, and say what became of it."""
-        if self._lost_lock():
-            return "Nothing was taken back, because another run holds the cluster lock. Run again."
+        try:
+            self._check_lock()
+        except LockError as exc:
+            return f"{exc} Nothing was taken back. Run again."
         mine = next((member for member in self.membership.members() if member.id == entry.id), None)
         if mine and not mine.is_learner:
             return "It has been promoted and stays a member. Correct the cause, and run again."

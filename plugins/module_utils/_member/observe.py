@@ -56,6 +56,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 PORTS = ("client_port", "peer_port", "metrics_port")
 
+# The alarm CORRUPT of any member fails /readyz of all of them. It is reported as an alarm, and one of them has to be able to remove that member.
+WITHOUT_CORRUPT = "exclude=data_corruption"
+
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate it.
     Params = dict[str, Any]
@@ -172,7 +175,12 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     started = _host.process_started(process.pid) if process else 0.0
     pending = pending_manifest(process, command, installed)
     # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
-    ready = process is not None and not stale and not pending and is_ready(metrics_of(process.argv, default))
+    ready = (
+        process is not None
+        and not stale
+        and not pending
+        and is_ready(f"{metrics_of(process.argv, default)}?{WITHOUT_CORRUPT}")
+    )
     result: dict[str, Any] = {
         "founded": value_of_flag(command, "initial-cluster-state") == "existing",
         # What a killed first run has begun with is gone on with; a new cluster takes a token that all hosts have a part in.

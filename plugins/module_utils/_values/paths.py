@@ -8,6 +8,9 @@ import os
 
 RECORD = "member.json"
 
+# An id in the record of a member that has left without data to read it from.
+UNKNOWN = "unknown"
+
 
 def record_path(work_dir: str) -> str:
     """The path of a host's record."""

@@ -222,6 +222,11 @@ def test_names_are_matched_exactly_and_in_one_cluster() -> None:
     both = {"a": (CLUSTER, entries), "b": (second, [])}
     # An inventory host says which cluster is meant.
     assert name_problem("infra0", both) == "" and name_problem("b0", both) == ""
+    # A host and the member of another host are called the same.
+    crossed = Cluster("x", [Member("a1", "a2", "10.0.4.6"), Member("a2", "a1", "10.0.4.7")], "a1")
+    assert "can mean two members: a2, whose inventory host it is, and the member of that name on a2" in name_problem(
+        "a1", {"x": (crossed, [])}
+    )
     third = Cluster("c", [Member("c0", "infra7", "10.0.2.6")], "c0")
     fourth = Cluster("d", [Member("d0", "infra7", "10.0.3.6")], "d0")
     assert "clusters c, d have a member infra7 each" in name_problem("infra7", {"c": (third, []), "d": (fourth, [])})

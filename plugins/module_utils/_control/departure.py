@@ -84,6 +84,14 @@ def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]
     """Why a name means no single member of these clusters; '' if it means one."""
     if not wanted:
         return "etcd_member is not set. Name the member: -e etcd_member=NAME (an inventory host, or the name of the member)."
+    members = [member for cluster, _listed in clusters.values() for member in cluster.members]
+    host = next((member for member in members if member.host == wanted), None)
+    other = next((member for member in members if member.name == wanted and member.host != wanted), None)
+    if host and other and host.name != wanted:
+        return (
+            f"etcd_member: {wanted} can mean two members: {host.name}, whose inventory host it is, and the member of that name on {other.host}. Use the id"
+            " of the member, which `etcdctl member list` shows: -e etcd_member=ID"
+        )
     named = [name for name, (cluster, listed) in clusters.items() if departing(cluster, listed, wanted)]
     hosts = [member.host for cluster, _listed in clusters.values() for member in cluster.members]
     if len(named) == 1 or wanted in hosts:

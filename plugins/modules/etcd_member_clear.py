@@ -112,6 +112,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import ClearSpec, clear
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
 
 
 def spec_of(params: dict[str, Any]) -> ClearSpec:
@@ -123,15 +124,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "member": {"type": "str", "required": True},
-            "members": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "address": {"type": "str", "required": True},
-                },
-            },
+            "members": MEMBERS_ARGUMENT,
             "client_port": {"type": "int", "default": 2379},
             "wipe_keys": {"type": "bool", "default": False},
             "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},

@@ -97,6 +97,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
 
 
 def spec_of(params: dict[str, Any]) -> LeaveSpec:
@@ -109,15 +110,7 @@ def main() -> None:
         argument_spec={
             "member": {"type": "str", "required": True},
             "member_id": {"type": "str", "required": True},
-            "members": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "address": {"type": "str", "required": True},
-                },
-            },
+            "members": MEMBERS_ARGUMENT,
             "client_port": {"type": "int", "default": 2379},
             "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
             "timeout": {"type": "int", "default": 60},

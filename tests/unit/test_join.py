@@ -35,7 +35,7 @@ class Joining(Host):
             (join, "cluster_lock", self.cluster_lock),
             (join, "end_etcd", lambda _member, manifest, kept, _endpoint: self.ends(manifest, kept)),
             (join.time, "sleep", lambda _seconds: None),
-            (_rollout, "ask_health", lambda url, _target: self.unwell if url == "client2" else None),
+            (_rollout, "ask_health", lambda url, *_: self.unwell if url == "client2" else None),
             (_rollout, "PATIENCE", -1.0),
             (_rollout, "process_problem", lambda process, _old, _wanted: None if process else "no etcd process runs"),
             (_rollout, "told", lambda text, causes, _since: _rollout.sentence(text, causes)),

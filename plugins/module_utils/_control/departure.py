@@ -42,7 +42,7 @@ class Departing:
 
     @property
     def name(self) -> str:
-        """Its name, or the id of one that has never started and is not in the inventory."""
+        """Its name; its id if it has never started and the inventory does not have it."""
         if self.member:
             return self.member.name
         return str(self.entry.get("name") or self.entry["id"]) if self.entry else ""
@@ -50,7 +50,7 @@ class Departing:
 
 @dataclass(frozen=True)
 class Departure:
-    """What follows. problems: why nobody leaves. steps: LEAVE and ARCHIVE."""
+    """The result of depart. problems: why no member leaves. steps: LEAVE and ARCHIVE."""
 
     problems: list[Problem] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -93,14 +93,13 @@ def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]
             " of the member, which `etcdctl member list` shows: -e etcd_member=ID"
         )
     named = [name for name, (cluster, listed) in clusters.items() if departing(cluster, listed, wanted)]
-    hosts = [member.host for cluster, _listed in clusters.values() for member in cluster.members]
-    if len(named) == 1 or wanted in hosts:
+    if len(named) == 1 or host:
         return ""
     if named:
         return f"etcd_member: clusters {', '.join(named)} have a member {wanted} each. Name its inventory host."
     known = [
-        *hosts,
-        *(member.name for cluster, _listed in clusters.values() for member in cluster.members),
+        *(member.host for member in members),
+        *(member.name for member in members),
         *(str(entry.get("name") or entry["id"]) for _cluster, listed in clusters.values() for entry in listed),
     ]
     close = difflib.get_close_matches(wanted, known, n=1)
@@ -167,11 +166,9 @@ def quorum_problems(
     cluster: Cluster, observations: Observations, listed: list[Entry], leaving: Departing
 ) -> list[Problem]:
     """Why the cluster cannot do without the member. Hosts that are not part of the run are for the gate of the turn."""
-    others = [entry for entry in listed if entry is not leaving.entry and entry["id"] != (leaving.entry or {})["id"]]
-    voters = [entry for entry in others if not entry.get("is_learner")]
     leaves = leaving.entry or {}
-    states = {entry["id"]: state_of(entry, cluster, observations) for entry in others}
-    unwell = [entry for entry in voters if states[entry["id"]] == "unwell"]
+    voters = [entry for entry in listed if entry["id"] != leaves["id"] and not entry.get("is_learner")]
+    unwell = [entry for entry in voters if is_unwell(entry, cluster, observations)]
     left = len(voters) - len(unwell)
     names = ", ".join(str(entry.get("name") or entry["id"]) for entry in unwell)
     if left < len(voters) // 2 + 1:
@@ -194,14 +191,12 @@ def quorum_problems(
     return []
 
 
-def state_of(entry: Entry, cluster: Cluster, observations: Observations) -> str:
-    """Whether a member is "well", "unwell" or "unseen": its host is not part of the run."""
-    member = next((item for item in cluster.members if entry_of(item, [entry])), None)
+def is_unwell(entry: Entry, cluster: Cluster, observations: Observations) -> bool:
+    """Whether a member has never started, or is not ready. A member whose host is not part of the run is left to the gate."""
     if not entry.get("client_urls"):
-        return "unwell"
-    if member is None or member.host not in observations:
-        return "unseen"
-    return "well" if observations[member.host]["etcd"].get("ready") else "unwell"
+        return True
+    member = next((item for item in cluster.members if entry_of(item, [entry])), None)
+    return bool(member and member.host in observations and not observations[member.host]["etcd"].get("ready"))
 
 
 def data_problems(

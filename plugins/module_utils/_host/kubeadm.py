@@ -36,6 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
     values_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    MEMBERS_ARGUMENT,
     Member,
     bracketed,
     membership_problems,
@@ -51,15 +52,7 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "path": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"},
     "name": {"type": "str", "required": True},
     "address": {"type": "str", "required": True},
-    "members": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": {
-            "name": {"type": "str", "required": True},
-            "address": {"type": "str", "required": True},
-        },
-    },
+    "members": MEMBERS_ARGUMENT,
     "initial_cluster_state": {"type": "str", "choices": ["new", "existing"], "default": "new"},
     # It goes into ids, and is no secret.
     "initial_cluster_token": {"type": "str", "default": "", "no_log": False},

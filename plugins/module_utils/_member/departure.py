@@ -40,7 +40,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
@@ -65,9 +64,13 @@ class LeaveSpec:
     @property
     def target(self) -> _rollout.Target:
         """How to ask the other members."""
-        addresses = [address for name, address in self.members if name != self.member]
-        urls = [f"https://{bracketed(address)}:{self.client_port}" for address in addresses]
+        urls = urls_of_others(self.member, self.members, self.client_port)
         return _rollout.Target(self.member, urls, "", _rollout.credentials_in(self.pki_dir))
+
+
+def urls_of_others(member: str, members: list[tuple[str, str]], client_port: int) -> list[str]:
+    """Client URLs of the members that stay."""
+    return _rollout.client_urls([address for name, address in members if name != member], client_port)
 
 
 def departure_problems(name: str, leaving: Member, others: Sequence[_rollout.Other], is_well: bool) -> list[str]:
@@ -132,13 +135,7 @@ def _check_departure(spec: LeaveSpec, target: _rollout.Target, acts: Membership)
         # One member whose data is corrupt stops all of them. It is that alarm which ends when it leaves.
         corrupt = {alarm.member_id for alarm in acts.alarms() if alarm.kind == "CORRUPT"}
         without = ("NOSPACE", "CORRUPT") if corrupt == {leaving.id} else ("NOSPACE",)
-        others = [
-            _rollout.describe_other(
-                member, _rollout.ask_health(member.client_urls[0], target, without) if member.started else None
-            )
-            for member in members
-            if member is not leaving
-        ]
+        others = _rollout.describe_others(members, leaving, target, without)
         is_well = leaving.started and _rollout.ask_health(leaving.client_urls[0], target) is None
         problems = departure_problems(spec.member, leaving, others, is_well)
         if not problems:
@@ -233,8 +230,7 @@ def check_has_left(spec: ClearSpec) -> None:
     process = _rollout.find_etcd_process(spec.member)
     if not (wal or process):
         return
-    addresses = [address for name, address in spec.members if name != spec.member]
-    urls = [f"https://{bracketed(address)}:{spec.client_port}" for address in addresses]
+    urls = urls_of_others(spec.member, spec.members, spec.client_port)
     members = Membership(urls, _rollout.credentials_in(spec.pki_dir), _rollout.check_controller).members()
     here = wal.member_id if wal else ""
     still = next((item for item in members if f"{item.id:x}" == here or (not here and item.name == spec.member)), None)

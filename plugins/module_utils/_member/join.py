@@ -112,15 +112,7 @@ class JoinTurn(Turn):
         target = self.spec.target
         while True:
             members = self.membership.members()
-            mine = entry_at(members, urls)
-            others = [
-                _rollout.describe_other(
-                    member, _rollout.ask_health(member.client_urls[0], target) if member.started else None
-                )
-                for member in members
-                if member is not mine
-            ]
-            problems = join_problems(others)
+            problems = join_problems(_rollout.describe_others(members, entry_at(members, urls), target))
             if not problems:
                 return
             if time.monotonic() > deadline:

@@ -95,10 +95,15 @@ def make_target(name: str, members: list[tuple[str, str]], client_port: int, met
     loopback = "[::1]" if ":" in addresses[name] else "127.0.0.1"
     return Target(
         name=name,
-        urls=[f"https://{bracketed(address)}:{client_port}" for address in ordered],
+        urls=client_urls(ordered, client_port),
         metrics=f"http://{loopback}:{metrics_port}/readyz",
         credentials=credentials_in(pki_dir),
     )
+
+
+def client_urls(addresses: list[str], client_port: int) -> list[str]:
+    """Client URLs of members at these addresses."""
+    return [f"https://{bracketed(address)}:{client_port}" for address in addresses]
 
 
 def credentials_in(pki_dir: str) -> tuple[str, str, str]:
@@ -247,6 +252,17 @@ def describe_other(member: Member, answer: str | None) -> Other:
     return Other(name, True, None if answer is None else f"is not healthy ({answer}): repair it first")
 
 
+def describe_others(
+    members: list[Member], itself: Member | None, target: Target, without: tuple[str, ...] = ("NOSPACE",)
+) -> list[Other]:
+    """Every line of the membership but that of the member itself, each asked for its health. without: alarms that do not count."""
+    return [
+        describe_other(member, ask_health(member.client_urls[0], target, without) if member.started else None)
+        for member in members
+        if member is not itself
+    ]
+
+
 def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)) -> str | None:
     """None where the member behind a client URL can serve a linearizable read, else what it said. without: alarms that do not count.
 
@@ -282,8 +298,8 @@ def look_at_others(target: Target, process: Process) -> tuple[list[Other], str |
         _client, members = ask_membership(target, process)
     except EtcdError as exc:
         return [], str(exc).rstrip(".")
-    others = [member for member in members if member.name != target.name]
-    return [describe_other(m, ask_health(m.client_urls[0], target) if m.started else None) for m in others], None
+    itself = next((member for member in members if member.name == target.name), None)
+    return describe_others(members, itself, target), None
 
 
 def announce_peer_urls(target: Target, process: Process | None, wanted: list[str], check: bool) -> list[str]:

@@ -18,6 +18,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
     shown,
 )
 
+# The members of a cluster, as an option of a module.
+MEMBERS_ARGUMENT: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "required": True,
+    "options": {
+        "name": {"type": "str", "required": True},
+        "address": {"type": "str", "required": True},
+    },
+}
+
 
 @dataclass(frozen=True)
 class Member:

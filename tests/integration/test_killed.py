@@ -101,25 +101,29 @@ def test_rolling_change(cluster: Lab, tmp_path: Path) -> None:
     cluster.site()
     run, total = killed_at(cluster, tmp_path, 0, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
     assert run.code == 0, run.output[-3000:]
-    worst, finished = 0.0, 0
+    worst, killed, finished = 0.0, 0, 0
     for number in range(1, total + 1, STEP):
         change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{30000 + number}"}}}}')
         before = cluster.fingerprint(), cluster.containers()
         with writing(cluster, f"sweep{number}") as counted:
             run, _begun = killed_at(cluster, tmp_path, number, *change)
-            if unchanged(cluster, before):
-                continue
-            finished += 1
-            again = cluster.play(*change)
-        assert again.code == 0, f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
+            killed += run.code != 0
+            left = not unchanged(cluster, before)
+            again = cluster.play(*change) if left else run
         assert counted["lost"] == 0 and counted["nowhere"] == 0, (number, counted)
         worst = max(worst, counted["gap"])
+        if not left:
+            continue
+        finished += 1
+        assert again.code == 0, f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
         for host in cluster.hosts:
             assert f"snapshot-count={30000 + number}" in cluster.sh(host, "cat /etc/kubernetes/manifests/etcd.yaml")
         assert healthy(cluster) and cluster.site(*change).changed() == {}, number
         check_secrets(cluster)
+    # The last tasks may end before their time.
+    assert killed >= total // STEP - 3
     print(
-        f"rolling change: {total} tasks, {finished} with something left to finish, longest gap between two writes {worst} s"
+        f"rolling change: killed at {killed} of {total} tasks, {finished} with something left to finish, longest gap between two writes {worst} s"
     )
     cluster.site()
 

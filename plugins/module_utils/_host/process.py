@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # Exit codes of a shell and of timeout(1).
@@ -21,6 +23,36 @@ class Done:
     code: int
     stdout: str
     stderr: str
+
+
+def feed(argv: list[str], pieces: Iterable[bytes], timeout: float) -> Done:
+    """Run a program whose input comes piece by piece, for at most `timeout` seconds. Its output is its standard error only. Like run, but an
+    exception of the pieces ends the program.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as exc:
+        return Done(NOT_FOUND, "", f"cannot be run: {exc.strerror}")
+    with process:
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                for piece in pieces:
+                    process.stdin.write(piece)  # type: ignore[union-attr]
+            _out, stderr = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Done(TIMED_OUT, "", f"did not end within {timeout:.0f} s")
+        except BaseException:
+            process.kill()
+            raise
+    return Done(process.returncode, "", stderr.decode("utf-8", errors="replace"))
 
 
 def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[str, str] | None = None) -> Done:

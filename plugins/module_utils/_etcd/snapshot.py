@@ -1,0 +1,245 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Snapshots: streamed to a file, checked, described, named, and which of them are kept.
+
+A snapshot is the database of a member (bbolt) followed by its SHA-256 (server/etcdserver/api/v3rpc/maintenance.go, Snapshot). What
+`etcdutl snapshot restore` checks is the same digest. A copy of member/snap/db has none.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import calendar
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+# The digest at the end, in bytes. The database itself is a multiple of bbolt's smallest page.
+DIGEST, PAGE = 32, 512
+
+# Seconds that a member may take between two pieces of a snapshot. The first comes after the database was read through.
+PATIENCE = 60.0
+
+# CLUSTER-TIME-rREVISION.db, TIME in UTC.
+NAME = re.compile(r"(?P<cluster>.+)-(?P<time>\d{8}T\d{6}Z)-r(?P<revision>\d+)\.db\Z")
+TIME = "%Y%m%dT%H%M%SZ"
+
+# Beside a snapshot: what is known of it.
+DESCRIPTION = ".json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of a snapshot. Sizes in bytes, times in Unix seconds.
+
+    sha256: of the database without its digest. hash, total_keys: as `etcdutl snapshot status` of etcdutl_version tells them. hash_kv: of all keys
+    up to the revision, as a member tells it that was last compacted at compact_revision; 0 if that was not known any more. keys: at the
+    revision, -1 if unknown.
+    """
+
+    cluster: str
+    taken: float
+    revision: int
+    size: int
+    sha256: str
+    member: str = ""
+    cluster_id: str = ""
+    etcd_version: str = ""
+    etcdutl_version: str = ""
+    hash: int = 0
+    total_keys: int = 0
+    hash_kv: int = 0
+    compact_revision: int = 0
+    keys: int = -1
+    seconds: float = 0.0
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the directory of snapshots."""
+        return f"{self.cluster}-{time.strftime(TIME, time.gmtime(self.taken))}-r{self.revision}.db"
+
+    def as_text(self) -> str:
+        """The content of the file beside it."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> Snapshot:
+        """From the file beside it. ValueError if that is damaged."""
+        data = json.loads(text)
+        fields = cls.__dataclass_fields__
+        try:
+            return cls(**{key: value for key, value in data.items() if key in fields})
+        except (AttributeError, TypeError) as exc:
+            raise ValueError(str(exc)) from exc
+
+
+def save(client: EtcdClient, path: str, progress: Callable[[int], None]) -> tuple[int, str]:
+    """Stream a snapshot of a member to a new file (0600), and return the size of the database and its SHA-256.
+
+    Memory stays flat. The file is synchronized to the disk. progress: called with the bytes that were written so far; an exception ends the
+    download. EtcdError if the disk is full, the member stops, or the digest does not match.
+    """
+    digest = hashlib.sha256()
+    size, held = 0, b""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for message in client.stream("maintenance/snapshot", PATIENCE):
+                blob = base64.b64decode(message.get("blob", ""))
+                file.write(blob)
+                size += len(blob)
+                # The last bytes are the digest of those before.
+                held += blob
+                digest.update(held[:-DIGEST])
+                held = held[-DIGEST:]
+                progress(size)
+            file.flush()
+            os.fsync(file.fileno())
+    except binascii.Error as exc:
+        raise EtcdUnreachableError(f"{client.endpoint} sends a snapshot that is not etcd's.", "garbage") from exc
+    except OSError as exc:
+        raise EtcdError(f"{path} cannot be written: {exc.strerror}.") from exc
+    problem = size_problem(size) or ("" if held == digest.digest() else "its SHA-256 does not match")
+    if problem:
+        raise EtcdError(f"the snapshot from {client.endpoint} is damaged ({size} bytes): {problem}.")
+    return size - DIGEST, digest.hexdigest()
+
+
+def size_problem(size: int) -> str:
+    """Why a file of this size is no complete snapshot; '' if it can be one."""
+    if size <= DIGEST:
+        return "it is empty"
+    return "" if size % PAGE == DIGEST else "it is cut off"
+
+
+def check_file(path: str) -> str:
+    """The SHA-256 of the database in a snapshot. EtcdError if it does not match the digest at its end."""
+    digest = hashlib.sha256()
+    try:
+        left = os.path.getsize(path) - DIGEST
+        problem = size_problem(left + DIGEST)
+        with open(path, "rb") as file:
+            while left > 0 and not problem:
+                piece = file.read(min(left, 1 << 20))
+                if not piece:
+                    problem = "it is cut off"
+                digest.update(piece)
+                left -= len(piece)
+            end = file.read(DIGEST)
+    except OSError as exc:
+        raise EtcdError(f"snapshot {path} cannot be read: {exc.strerror}.") from exc
+    if not problem and end != digest.digest():
+        problem = "its SHA-256 does not match"
+    if problem:
+        raise EtcdError(f"snapshot {path} is damaged: {problem}. Use another one.")
+    return digest.hexdigest()
+
+
+def hash_kv(client: EtcdClient, revision: int) -> tuple[int, int]:
+    """The hash of all keys up to a revision, and the revision of the last compaction before it; zeros if the member cannot tell it any more."""
+    try:
+        answer = client.call("maintenance/hashkv", {"revision": str(revision)})
+        return int(answer.get("hash", 0)), int(answer.get("compact_revision", 0))
+    except (EtcdUnreachableError, ValueError, TypeError):
+        return 0, 0
+
+
+def count_keys(client: EtcdClient, revision: int) -> int:
+    """How many keys there were at a revision; -1 if the member cannot tell it any more."""
+    every = base64.b64encode(b"\0").decode()
+    body = {"key": every, "range_end": every, "count_only": True, "serializable": True, "revision": str(revision)}
+    try:
+        return int(client.call("kv/range", body).get("count", 0))
+    except (EtcdUnreachableError, ValueError, TypeError):
+        return -1
+
+
+# --- Which one, and which are kept -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A member that could give a snapshot. problem: why it is not healthy, '' if it is."""
+
+    name: str
+    problem: str = ""
+    is_leader: bool = False
+    is_learner: bool = False
+
+
+def source_of(members: Iterable[Source]) -> Source | None:
+    """The member that a snapshot is taken from: the healthy follower with the lowest name, else the leader; None if no member is healthy.
+
+    Each host that asks the members comes to the same one, so that a schedule on all of them takes one snapshot.
+    """
+    healthy = [member for member in members if not member.problem and not member.is_learner]
+    return min(healthy, key=lambda member: (member.is_leader, member.name), default=None)
+
+
+def kept(snapshots: Sequence[Snapshot], keep: int, keep_days: int, now: float) -> list[Snapshot]:
+    """Those of a cluster's snapshots that are kept: by count and age (0: no limit), and always the newest.
+
+    The newest is that of the highest revision as well as that of the latest time: a clock that was set back makes a new one look old. Snapshots
+    of an earlier cluster (another id) are counted with the others.
+    """
+    by_time = sorted(snapshots, key=lambda item: (item.taken, item.revision), reverse=True)
+    limit = now - keep_days * 86400
+    found = by_time[: keep or None]
+    if keep_days:
+        found = [item for item in found if item.taken >= limit]
+    newest = [*by_time[:1], *sorted(by_time, key=lambda item: item.revision)[-1:]]
+    return [item for item in by_time if item in found or item in newest]
+
+
+def read_directory(directory: str, cluster: str) -> list[Snapshot]:
+    """The snapshots of a cluster in a directory, the newest first. A file without a readable description is described by its name."""
+    found = []
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    for name in names:
+        match = NAME.match(name)
+        if match and match["cluster"] == cluster:
+            described = described_in(os.path.join(directory, name))
+            found.append(described or named(match, os.path.join(directory, name)))
+    return sorted(found, key=lambda item: (item.taken, item.revision), reverse=True)
+
+
+def described_in(path: str) -> Snapshot | None:
+    """What the file beside a snapshot says of it; None if there is none, or if it is that of another one."""
+    try:
+        with open(path + DESCRIPTION, encoding="utf-8") as file:
+            found = Snapshot.from_text(file.read())
+    except (OSError, ValueError):
+        return None
+    return found if found.file_name == os.path.basename(path) else None
+
+
+def named(match: re.Match[str], path: str) -> Snapshot:
+    """A snapshot by its name only."""
+    taken = calendar_time(match["time"])
+    try:
+        size = os.path.getsize(path) - DIGEST
+    except OSError:
+        size = 0
+    return Snapshot(match["cluster"], taken, int(match["revision"]), size, "")
+
+
+def calendar_time(text: str) -> float:
+    """Unix seconds of a time in a name."""
+    return float(calendar.timegm(time.strptime(text, TIME)))
+
+
+def as_data(snapshots: Iterable[Snapshot]) -> list[dict[str, Any]]:
+    """Snapshots as plain data."""
+    return [{**asdict(item), "file": item.file_name} for item in snapshots]

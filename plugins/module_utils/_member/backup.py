@@ -1,0 +1,391 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A snapshot is taken on the host of a member, proven, kept, and sent away. The module etcd_snapshot and the timer run the same code.
+
+A file gets its name after it was verified. What a killed run leaves has a temporary name, and the next one removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, BinaryIO
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
+    DESCRIPTION,
+    Snapshot,
+    Source,
+    as_data,
+    count_keys,
+    hash_kv,
+    kept,
+    read_directory,
+    save,
+    source_of,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    TEMPORARY,
+    ensure_directory,
+    locked,
+    read_text,
+    remove_strays,
+    replace_file,
+    sync_directory,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import feed, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+# In the directory of snapshots: what the last attempt came to, and the same for the textfile collector of node_exporter.
+STATE, METRICS = "state.json", "etcd-backup.prom"
+
+# What has to stay free on the filesystem beside a snapshot, in bytes.
+SPARE = 64 << 20
+
+# Seconds for one member's answer, for etcdutl to read a snapshot of 8 GiB on a slow disk, and for what sends a snapshot away.
+ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
+
+# How an encrypted copy is called after the snapshot: CMS (RFC 5652). A larger one has parts, .cms-01 and so on, of this size before encryption.
+ENCRYPTED, PART = ".cms", 256 << 20
+
+
+@dataclass(frozen=True)
+class BackupSpec:
+    """What is wanted of snapshots on a host.
+
+    members: name and address of all. keep: how many are kept, 0 for all; keep_days: for how long, 0 for ever. command: an argument list that sends a
+    snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where METRICS is written as well.
+    """
+
+    cluster: str
+    member: str
+    members: list[tuple[str, str]]
+    client_port: int = 2379
+    pki_dir: str = "/etc/kubernetes/pki"
+    dir: str = "/var/backups/etcd"
+    keep: int = 24
+    keep_days: int = 0
+    command: list[str] = field(default_factory=list)
+    recipient: str = ""
+    textfile_dir: str = ""
+    period: float = 0.0
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> BackupSpec:
+        """From the options of a module, or from the configuration of the timer."""
+        known = {key: value for key, value in params.items() if key in cls.__dataclass_fields__}
+        members = [(item["name"], item["address"]) for item in params["members"]]
+        return cls(**{**known, "members": members, "command": list(params.get("command") or [])})
+
+    @property
+    def credentials(self) -> tuple[str, str, str]:
+        """Files with which members are asked."""
+        return _rollout.credentials_in(self.pki_dir)
+
+    def url(self, member: str) -> str:
+        """The client URL of a member. EtcdError if the cluster does not have it."""
+        address = dict(self.members).get(member)
+        if address is None:
+            raise EtcdError(
+                f"{member} is not a member of cluster {self.cluster}: {', '.join(name for name, _ in self.members)}."
+            )
+        return _rollout.client_urls([address], self.client_port)[0]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the attempts on a host came to. Times in Unix seconds, 0 for never. error: of the last attempt, '' if it was good or not due here."""
+
+    attempted: float = 0.0
+    succeeded: float = 0.0
+    error: str = ""
+    file: str = ""
+    size: int = 0
+    revision: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, directory: str) -> State:
+        """From the directory of snapshots."""
+        try:
+            data = json.loads(read_text(os.path.join(directory, STATE)) or "{}")
+            return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
+        except (AttributeError, TypeError, ValueError):
+            return cls()
+
+
+def snapshots_in(directory: str, cluster: str) -> dict[str, Any]:
+    """What an observation tells of snapshots on a host: the newest, how many there are, and what the last attempt came to."""
+    found = read_directory(directory, cluster)
+    return {"newest": as_data(found[:1]), "count": len(found), "state": asdict(State.read(directory))}
+
+
+def source(spec: BackupSpec) -> Source | None:
+    """The member that a snapshot is taken from at this moment; every member is asked."""
+    found = []
+    for name, _address in spec.members:
+        try:
+            with EtcdClient(spec.url(name), *spec.credentials, timeout=ANSWER) as client:
+                status = client.status()
+                well, said = client.health()
+        except EtcdError as exc:
+            found.append(Source(name, str(exc)))
+            continue
+        corrupt = any(alarm.kind == "CORRUPT" and alarm.member_id in (0, status.member_id) for alarm in status.alarms)
+        problem = "" if well and not corrupt else "alarm CORRUPT" if corrupt else said or "it is not healthy"
+        found.append(Source(name, problem, status.leader == status.member_id, status.is_learner))
+    return source_of(found)
+
+
+def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Take a snapshot of the member on this host, whatever the other members are. Returns the module's result. EtcdError if there is none."""
+    ensure_directory(spec.dir, 0o700)
+    with locked(os.path.join(spec.dir, ".lock"), 60.0, READS):
+        remove_strays(spec.dir)
+        before = State.read(spec.dir)
+        now = time.time()
+        try:
+            path, snapshot = _take(spec, while_waiting)
+            removed = prune(spec, now)
+            sent = send(spec, path)
+        except _rollout.AbandonedError:
+            raise
+        except EtcdError as exc:
+            _write_state(spec, replace(before, attempted=now, error=str(exc)))
+            raise
+        _write_state(spec, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
+    return {"changed": True, "path": path, "snapshot": as_data([snapshot])[0], "removed": removed, "sent": sent}
+
+
+def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
+    """Stream, verify, describe and name one snapshot."""
+    process = _rollout.find_etcd_process(spec.member)
+    begin = time.monotonic()
+    temporary = os.path.join(spec.dir, f"{TEMPORARY}-snapshot")
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(EtcdClient(spec.url(spec.member), *spec.credentials, timeout=ANSWER))
+        status = client.status()
+        check_space(spec, status)
+        stack.callback(_remove, temporary)
+        size, sha256 = save(client, temporary, lambda _size: while_waiting())
+        root = stack.enter_context(image_root("", process.pid if process else 0))
+        told = describe(root, temporary)
+        revision = told["revision"]
+        hashed, compacted = hash_kv(client, revision)
+        snapshot = Snapshot(
+            spec.cluster,
+            float(int(time.time())),
+            revision,
+            size,
+            sha256,
+            member=spec.member,
+            cluster_id=f"{status.cluster_id:x}",
+            etcd_version=status.version,
+            etcdutl_version=told["version"],
+            hash=told["hash"],
+            total_keys=told["total_keys"],
+            hash_kv=hashed,
+            compact_revision=compacted,
+            keys=count_keys(client, revision),
+            seconds=round(time.monotonic() - begin, 3),
+        )
+        path = os.path.join(spec.dir, snapshot.file_name)
+        os.rename(temporary, path)
+    replace_file(path + DESCRIPTION, snapshot.as_text().encode(), 0o600)
+    sync_directory(spec.dir)
+    return path, snapshot
+
+
+def check_space(spec: BackupSpec, status: Status) -> None:
+    """EtcdError if the filesystem has no room for the snapshot, and for the encrypted copy."""
+    needed = status.db_size * (2 if spec.recipient else 1) + SPARE
+    free = free_bytes(spec.dir)
+    if free < needed:
+        raise EtcdError(
+            f"{spec.member}: no snapshot is taken, because {spec.dir} has {free >> 20} MiB free and {needed >> 20} MiB are needed. Free some space, lower"
+            " etcd_backup_keep, or set etcd_backup_dir to a larger filesystem. The older snapshots are untouched."
+        )
+
+
+def describe(root: str, path: str) -> dict[str, Any]:
+    """What `etcdutl snapshot status` tells of a file: revision, hash, total_keys; and its version. EtcdError if it cannot read it."""
+    version = run_alone(root, "etcdutl", ["version"], 60.0).stdout.split()
+    done = run_alone(root, "etcdutl", ["snapshot", "status", path, "-w", "json"], READS)
+    try:
+        told = json.loads(done.stdout)
+        return {
+            "revision": int(told["revision"]),
+            "hash": int(told["hash"]),
+            "total_keys": int(told["totalKey"]),
+            "version": version[2] if len(version) > 2 else "",
+        }
+    except (KeyError, TypeError, ValueError):
+        raise EtcdError(
+            f"etcdutl cannot read the snapshot ({(done.stderr or done.stdout).strip()[-300:] or f'it ended with {done.code}'}). It is not kept."
+        ) from None
+
+
+def prune(spec: BackupSpec, now: float) -> list[str]:
+    """Remove the snapshots that are not kept any more, and return their paths. Files that are no snapshot of this cluster stay."""
+    found = read_directory(spec.dir, spec.cluster)
+    keep = kept(found, spec.keep, spec.keep_days, now)
+    removed = [os.path.join(spec.dir, item.file_name) for item in found if item not in keep]
+    for path in removed:
+        for name in (path, path + DESCRIPTION):
+            _remove(name)
+    return removed
+
+
+def send(spec: BackupSpec, path: str) -> bool:
+    """Run the command that sends a snapshot away, once for each file. Returns whether there is a command. EtcdError if it fails."""
+    if not spec.command:
+        return False
+    with sealed(spec.recipient, path) as files:
+        for file in files:
+            argv = [item.replace("{file}", file) for item in spec.command]
+            done = run(argv, SENDS)
+            if done.code != 0:
+                raise EtcdError(
+                    f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}:"
+                    f" {(done.stderr or done.stdout).strip()[-400:] or 'no output'}"
+                )
+    return True
+
+
+@contextlib.contextmanager
+def sealed(recipient: str, path: str) -> Iterator[list[str]]:
+    """The files that may leave the host: the snapshot itself without a recipient, else copies that only the recipient can read, for as long."""
+    if not recipient:
+        yield [path]
+        return
+    copies: list[str] = []
+    try:
+        encrypt(recipient, path, copies)
+        yield copies
+    finally:
+        for copy in copies:
+            _remove(copy)
+
+
+def encrypt(recipient: str, path: str, copies: list[str]) -> None:
+    """Encrypt a file to a certificate (PEM) as CMS, DER; add the paths of the encrypted copies to a list.
+
+    In parts of PART bytes, since openssl reads a whole CMS file into memory to decrypt it, and not more than 1.5 GiB (crypto/buffer/buffer.c,
+    LIMIT_BEFORE_EXPANSION). EtcdError if openssl is missing or fails.
+    """
+    certificate = os.path.join(os.path.dirname(path), f"{TEMPORARY}-recipient.crt")
+    count = max(1, -(-os.path.getsize(path) // PART))
+    try:
+        replace_file(certificate, recipient.encode(), 0o600)
+        with open(path, "rb") as file:
+            for number in range(count):
+                copy = f"{path}{ENCRYPTED}{f'-{number + 1:02}' if count > 1 else ''}"
+                _remove(copy)
+                os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                copies.append(copy)
+                argv = [
+                    "openssl",
+                    "cms",
+                    "-encrypt",
+                    "-binary",
+                    "-stream",
+                    "-aes-256-cbc",
+                    "-outform",
+                    "DER",
+                    "-out",
+                    copy,
+                    certificate,
+                ]
+                done = feed(argv, pieces_of(file, PART), SENDS)
+                if done.code != 0:
+                    raise EtcdError(f"{path} cannot be encrypted: openssl {done.stderr.strip()[-300:] or done.code}")
+    finally:
+        _remove(certificate)
+
+
+def pieces_of(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The next bytes of a file, up to a size, in pieces of a megabyte."""
+    while size > 0:
+        piece = file.read(min(size, 1 << 20))
+        if not piece:
+            return
+        size -= len(piece)
+        yield piece
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _write_state(spec: BackupSpec, state: State) -> None:
+    """Write what the attempt came to. A full disk does not hide the error that it has caused."""
+    text = "\n".join(metrics(spec, state)) + "\n"
+    with contextlib.suppress(EtcdError, OSError):
+        replace_file(os.path.join(spec.dir, STATE), (json.dumps(asdict(state), indent=2) + "\n").encode(), 0o600)
+        # The textfile collector need not run as root.
+        replace_file(os.path.join(spec.textfile_dir or spec.dir, METRICS), text.encode(), 0o644)
+
+
+_METRICS = (
+    ("last_attempt_timestamp_seconds", "attempted", "when a snapshot was last tried on this host"),
+    ("last_success_timestamp_seconds", "succeeded", "when a snapshot was last taken on this host"),
+    ("size_bytes", "size", "size of the newest snapshot"),
+    ("revision", "revision", "revision of the newest snapshot"),
+    ("duration_seconds", "seconds", "how long the newest snapshot took"),
+)
+
+
+def metrics(spec: BackupSpec, state: State) -> list[str]:
+    """The lines for the textfile collector."""
+    labels = f'{{cluster="{spec.cluster}",member="{spec.member}"}}'
+    values = {name: (getattr(state, key), words) for name, key, words in _METRICS}
+    values["last_failed"] = (int(bool(state.error)), "whether the last attempt on this host failed")
+    values["period_seconds"] = (spec.period, "seconds between two snapshots of the schedule, 0 if there is none")
+    lines = []
+    for name, (value, words) in values.items():
+        full = f"kubeadm_etcd_backup_{name}"
+        lines += [f"# HELP {full} {words}", f"# TYPE {full} gauge", f"{full}{labels} {value}"]
+    return lines
+
+
+# --- The timer -------------------------------------------------------------------------------------------------------
+
+
+def scheduled(spec: BackupSpec) -> str:
+    """One run of the timer: a snapshot if this member is the one to give it. Returns a line for the journal."""
+    chosen = source(spec)
+    if chosen is None:
+        text = "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
+        ensure_directory(spec.dir, 0o700)
+        _write_state(spec, replace(State.read(spec.dir), attempted=time.time(), error=text))
+        raise EtcdError(text)
+    if chosen.name != spec.member:
+        # The state of this host stays good: another one takes it.
+        ensure_directory(spec.dir, 0o700)
+        with locked(os.path.join(spec.dir, ".lock"), 60.0):
+            prune(spec, time.time())
+            _write_state(spec, replace(State.read(spec.dir), attempted=time.time(), error=""))
+        return f"{chosen.name} takes the snapshot this time."
+    done = take(spec)
+    return f"{done['path']}: {done['snapshot']['size']} bytes, revision {done['snapshot']['revision']}"
+
+
+def main(argv: list[str]) -> int:
+    """The program of the timer. argv: the path of its configuration."""
+    try:
+        with open(argv[0], encoding="utf-8") as file:
+            spec = BackupSpec.from_params(json.load(file))
+        print(scheduled(spec))
+    except EtcdError as exc:
+        print(str(exc), file=sys.stderr)
+        return 1
+    return 0

@@ -154,7 +154,7 @@ def systemctl(*words: str) -> None:
     done = run(["systemctl", *words], START)
     if done.code != 0:
         raise EtcdError(
-            f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]} See `systemctl status kubelet` on this host."
+            f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]} See `systemctl status {words[-1] if len(words) > 1 else 'kubelet'}` on this host."
         )
 
 

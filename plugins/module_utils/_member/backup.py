@@ -7,9 +7,11 @@ A file gets its name after it was verified. What a killed run leaves has a tempo
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +45,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import feed, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
 
 # In the directory of snapshots: what the last attempt came to, and the same for the textfile collector of node_exporter.
 STATE, METRICS = "state.json", "etcd-backup.prom"
@@ -57,12 +60,30 @@ ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 ENCRYPTED, PART = ".cms", 256 << 20
 
 
+# The same as options of modules. Documented in plugins/doc_fragments/backup.py.
+BACKUP_ARGUMENTS: dict[str, Any] = {
+    "cluster": {"type": "str", "required": True},
+    "member": {"type": "str", "required": True},
+    "members": MEMBERS_ARGUMENT,
+    "client_port": {"type": "int", "default": 2379},
+    "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
+    "dir": {"type": "path", "default": "/var/backups/etcd"},
+    "keep": {"type": "int", "default": 24},
+    "keep_days": {"type": "int", "default": 0},
+    "command": {"type": "list", "elements": "str", "default": []},
+    "recipient": {"type": "str", "default": ""},
+    "textfile_dir": {"type": "path", "default": ""},
+    "schedule": {"type": "str", "default": ""},
+}
+
+
 @dataclass(frozen=True)
 class BackupSpec:
     """What is wanted of snapshots on a host.
 
-    members: name and address of all. keep: how many are kept, 0 for all; keep_days: for how long, 0 for ever. command: an argument list that sends a
-    snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where METRICS is written as well.
+    members: name and address of all. keep: how many are kept, 0 for all; keep_days: for how long, 0 for ever. command: an argument list that
+    sends a snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where METRICS is written,
+    '' for dir. schedule: of the timer, as systemd's OnCalendar, '' for none.
     """
 
     cluster: str
@@ -76,12 +97,13 @@ class BackupSpec:
     command: list[str] = field(default_factory=list)
     recipient: str = ""
     textfile_dir: str = ""
-    period: float = 0.0
+    schedule: str = ""
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> BackupSpec:
         """From the options of a module, or from the configuration of the timer."""
-        known = {key: value for key, value in params.items() if key in cls.__dataclass_fields__}
+        kinds = {key: option["type"] for key, option in BACKUP_ARGUMENTS.items()}
+        known = {key: int(value) if kinds[key] == "int" else value for key, value in params.items() if key in kinds}
         members = [(item["name"], item["address"]) for item in params["members"]]
         return cls(**{**known, "members": members, "command": list(params.get("command") or [])})
 
@@ -335,6 +357,8 @@ def _write_state(spec: BackupSpec, state: State) -> None:
         replace_file(os.path.join(spec.textfile_dir or spec.dir, METRICS), text.encode(), 0o644)
 
 
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
+
 _METRICS = (
     ("last_attempt_timestamp_seconds", "attempted", "when a snapshot was last tried on this host"),
     ("last_success_timestamp_seconds", "succeeded", "when a snapshot was last taken on this host"),
@@ -344,12 +368,24 @@ _METRICS = (
 )
 
 
+def period_of(schedule: str) -> float:
+    """Seconds between the next two times of a schedule; 0 if there is none, or if systemd cannot tell."""
+    if not schedule:
+        return 0.0
+    done = run(["systemd-analyze", "calendar", "--iterations=2", schedule], ANSWER, environment={"TZ": "UTC"})
+    times = [calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%S")) for text in _MOMENT.findall(done.stdout)[:2]]
+    return float(times[1] - times[0]) if len(times) == 2 else 0.0
+
+
 def metrics(spec: BackupSpec, state: State) -> list[str]:
     """The lines for the textfile collector."""
     labels = f'{{cluster="{spec.cluster}",member="{spec.member}"}}'
     values = {name: (getattr(state, key), words) for name, key, words in _METRICS}
     values["last_failed"] = (int(bool(state.error)), "whether the last attempt on this host failed")
-    values["period_seconds"] = (spec.period, "seconds between two snapshots of the schedule, 0 if there is none")
+    values["period_seconds"] = (
+        period_of(spec.schedule),
+        "seconds between two snapshots of the schedule, 0 if there is none",
+    )
     lines = []
     for name, (value, words) in values.items():
         full = f"kubeadm_etcd_backup_{name}"

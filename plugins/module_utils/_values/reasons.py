@@ -19,6 +19,8 @@ PARTS = {
     "data": "data directory",
     "manifest": "manifest",
     "record": "record",
+    "snapshot": "snapshot",
+    "backup": "backup schedule",
 }
 
 

@@ -1,0 +1,85 @@
+#!/usr/bin/python
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: etcd_backup_schedule
+short_description: Install a timer that takes snapshots of an etcd cluster
+version_added: 0.1.0
+description:
+  - Installs C(kubeadm-etcd-backup.timer) and its service, or removes both if O(schedule) is empty. The service needs Python, and nothing of Ansible.
+  - The timer runs on the hosts of all members. Each time, the healthy follower with the lowest name takes the snapshot, as
+    M(kubeadm.etcd.etcd_snapshot) does it, and the others do not.
+author:
+  - The kubeadm.etcd maintainers (@kubeadm)
+extends_documentation_fragment:
+  - kubeadm.etcd.attributes
+  - kubeadm.etcd.backup
+options:
+  work_dir:
+    description: Directory of the configuration and the program of the service.
+    type: path
+    default: /etc/kubernetes/kubeadm-etcd
+"""
+
+EXAMPLES = r"""
+- name: Take a snapshot every four hours
+  kubeadm.etcd.etcd_backup_schedule:
+    cluster: etcd
+    member: infra1
+    members: "{{ members }}"
+    schedule: "*-*-* 00/4:15:00"
+"""
+
+RETURN = r"""
+reasons:
+  description: What was changed, one sentence each. Empty if nothing was.
+  returned: always
+  type: list
+  elements: str
+  sample: ["/etc/systemd/system/kubeadm-etcd-backup.timer: missing"]
+changes:
+  description:
+    - The same as RV(reasons) for programs. C(part) and C(code) are stable, C(text) is the sentence in RV(reasons), C(restarts) is whether the change
+      restarts etcd.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    part:
+      description: What is changed.
+      type: str
+    code:
+      description: Why, in a word.
+      type: str
+    text:
+      description: Why, for people.
+      type: str
+    restarts:
+      description: Whether the change restarts etcd.
+      type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_ARGUMENTS, BackupSpec
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import set_schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={**BACKUP_ARGUMENTS, "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"}},
+        supports_check_mode=True,
+    )
+    try:
+        reasons = set_schedule(BackupSpec.from_params(module.params), module.params["work_dir"], module.check_mode)
+    except EtcdError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(**reported(reasons))
+
+
+if __name__ == "__main__":
+    main()

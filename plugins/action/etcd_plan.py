@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "allow_interruption": {"type": "bool", "default": False},
     "allow_untested_kubeadm": {"type": "bool", "default": False},
     "remove_stray_ca_keys": {"type": "bool", "default": False},
+    "backup_before_change": {"type": "bool", "default": False},
     "ca_host": {"type": "str", "default": ""},
     "ca_export": {"type": "path", "default": ""},
     "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
@@ -93,6 +94,7 @@ class ActionModule(ActionBase):
                     "replace_healthy",
                     "wipe_keys",
                     "ca_host",
+                    "backup_before_change",
                 )
             },
             own_ca=own_ca,

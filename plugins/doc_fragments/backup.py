@@ -10,65 +10,71 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options:
-  cluster:
-    description: Name of the cluster. Snapshots are called after it.
-    type: str
-    required: true
-  member:
-    description: Name of the member on this host.
-    type: str
-    required: true
-  members:
-    description: All members of the cluster.
-    type: list
-    elements: dict
+  backup:
+    description: What is wanted of snapshots on the host.
+    type: dict
     required: true
     suboptions:
-      name:
-        description: Name of the member.
-        type: str
-        required: true
-      address:
-        description: IP address of the member.
-        type: str
-        required: true
-  client_port:
-    description: Client port of the members.
-    type: int
-    default: 2379
-  pki_dir:
-    description: Directory of the certificates.
-    type: path
-    default: /etc/kubernetes/pki
-  dir:
-    description: Directory of the snapshots.
-    type: path
-    default: /var/backups/etcd
-  keep:
-    description: How many snapshots of the cluster are kept in O(dir). 0 keeps all.
-    type: int
-    default: 24
-  keep_days:
-    description: For how many days a snapshot is kept, at most. The newest one is always kept. 0 is no limit.
-    type: int
-    default: 0
-  command:
-    description:
-      - Arguments of a command that runs after each snapshot, and sends it away. C({file}) is replaced by the path of the snapshot, or of its encrypted copy.
-      - Keep passwords in a file that the command reads, since arguments are seen by all users of the host.
-    type: list
-    elements: str
-    default: []
-  recipient:
-    description: A certificate (PEM). What O(command) gets is encrypted to it (CMS). Empty is not encrypted.
-    type: str
-    default: ""
-  textfile_dir:
-    description: Directory for C(etcd-backup.prom), which the textfile collector of node_exporter reads. Empty is O(dir).
-    type: path
-    default: ""
-  schedule:
-    description: When the timer of this host fires, as C(OnCalendar) of systemd (C(systemd.time(7))). Empty is no timer.
-    type: str
-    default: ""
+        cluster:
+          description: Name of the cluster. Snapshots are called after it.
+          type: str
+          required: true
+        member:
+          description: Name of the member on this host.
+          type: str
+          required: true
+        members:
+          description: All members of the cluster.
+          type: list
+          elements: dict
+          required: true
+          suboptions:
+            name:
+              description: Name of the member.
+              type: str
+              required: true
+            address:
+              description: IP address of the member.
+              type: str
+              required: true
+        client_port:
+          description: Client port of the members.
+          type: int
+          default: 2379
+        pki_dir:
+          description: Directory of the certificates.
+          type: path
+          default: /etc/kubernetes/pki
+        dir:
+          description: Directory of the snapshots.
+          type: path
+          default: /var/backups/etcd
+        keep:
+          description: How many snapshots of the cluster are kept in O(backup.dir). 0 keeps all.
+          type: int
+          default: 24
+        keep_days:
+          description: For how many days a snapshot is kept, at most. The newest one is always kept. 0 is no limit.
+          type: int
+          default: 0
+        command:
+          description:
+            - Arguments of a command that runs after each snapshot, and sends it away. C({file}) is replaced by the path of the snapshot, or of its
+              encrypted copy.
+            - Keep passwords in a file that the command reads, since arguments are seen by all users of the host.
+          type: list
+          elements: str
+          default: []
+        recipient:
+          description: A certificate (PEM). What O(backup.command) gets is encrypted to it (CMS). Empty is not encrypted.
+          type: str
+          default: ""
+        textfile_dir:
+          description: Directory for C(etcd-backup.prom), which the textfile collector of node_exporter reads. Empty is O(backup.dir).
+          type: path
+          default: ""
+        schedule:
+          description: When the timer of this host fires, as C(OnCalendar) of systemd (C(systemd.time(7))). Empty is no timer.
+          type: str
+          default: ""
 """

@@ -9,7 +9,7 @@ module: etcd_backup_schedule
 short_description: Install a timer that takes snapshots of an etcd cluster
 version_added: 0.1.0
 description:
-  - Installs C(kubeadm-etcd-backup.timer) and its service, or removes both if O(schedule) is empty. The service needs Python, and nothing of Ansible.
+  - Installs C(kubeadm-etcd-backup.timer) and its service, or removes both if O(backup.schedule) is empty. The service needs Python, and nothing of Ansible.
   - The timer runs on the hosts of all members. Each time, the healthy follower with the lowest name takes the snapshot, as
     M(kubeadm.etcd.etcd_snapshot) does it, and the others do not.
 author:
@@ -27,10 +27,11 @@ options:
 EXAMPLES = r"""
 - name: Take a snapshot every four hours
   kubeadm.etcd.etcd_backup_schedule:
-    cluster: etcd
-    member: infra1
-    members: "{{ members }}"
-    schedule: "*-*-* 00/4:15:00"
+    backup:
+      cluster: etcd
+      member: infra1
+      members: "{{ members }}"
+      schedule: "*-*-* 00/4:15:00"
 """
 
 RETURN = r"""
@@ -63,7 +64,7 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_ARGUMENTS, BackupSpec
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_OPTION, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import set_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
@@ -71,11 +72,16 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**BACKUP_ARGUMENTS, "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"}},
+        argument_spec={
+            "backup": BACKUP_OPTION,
+            "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+        },
         supports_check_mode=True,
     )
     try:
-        reasons = set_schedule(BackupSpec.from_params(module.params), module.params["work_dir"], module.check_mode)
+        reasons = set_schedule(
+            BackupSpec.from_params(module.params["backup"]), module.params["work_dir"], module.check_mode
+        )
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**reported(reasons))

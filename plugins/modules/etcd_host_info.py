@@ -84,6 +84,10 @@ options:
         description: Fields merged over the KubeletConfiguration.
         type: dict
         default: {}
+  backup:
+    description: The snapshots that are wanted on the host. As for M(kubeadm.etcd.etcd_snapshot). Without them, nothing of snapshots is looked at.
+    type: dict
+    default: {}
   install_dependencies:
     description: Whether the run installs the package of the library cryptography, for the message about a Python without it.
     type: bool
@@ -191,6 +195,7 @@ def main() -> None:
             "pki": {"type": "dict", "default": {}},
             "config": {"type": "dict", "default": {}},
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
+            "backup": {"type": "dict", "default": {}},
             "install_dependencies": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

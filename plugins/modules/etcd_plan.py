@@ -59,6 +59,10 @@ options:
     description: Passphrase of O(ca_key), if it is encrypted.
     type: str
     default: ""
+  backup_before_change:
+    description: Whether a snapshot is taken before a member leaves.
+    type: bool
+    default: false
   image_archive:
     description: Image archive on the controller that is to be imported.
     type: path

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Streams a snapshot of the member on this host to a file, checks its SHA-256, has C(etcdutl snapshot status) read it, and gives it its name then.
   - A file C(NAME.db.json) beside it has the revision, the hashes and the number of keys, as the member told them at that revision.
-  - Removes snapshots that are not kept any more, and runs O(command).
+  - Removes snapshots that are not kept any more, and runs O(backup.command).
   - If anything fails, no file of that name is there, and the older snapshots are untouched.
   - Every call takes a snapshot, so the module always reports a change.
 author:
@@ -24,9 +24,10 @@ extends_documentation_fragment:
 EXAMPLES = r"""
 - name: Take a snapshot on a host of a member
   kubeadm.etcd.etcd_snapshot:
-    cluster: etcd
-    member: infra1
-    members: "{{ members }}"
+    backup:
+      cluster: etcd
+      member: infra1
+      members: "{{ members }}"
 """
 
 RETURN = r"""
@@ -88,29 +89,34 @@ snapshot:
     keys:
       description: Number of keys at the revision, as the member told it. -1 if it could not.
       type: int
+lines:
+  description: The snapshot, for people.
+  returned: always
+  type: list
+  elements: str
 removed:
   description: Snapshots that were removed, since they are not kept any more.
   returned: always
   type: list
   elements: str
 sent:
-  description: Whether O(command) has run.
+  description: Whether O(backup.command) has run.
   returned: always
   type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_ARGUMENTS, BackupSpec, take
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_OPTION, BackupSpec, take
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import check_controller
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=BACKUP_ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={"backup": BACKUP_OPTION}, supports_check_mode=True)
     if module.check_mode:
-        module.exit_json(changed=True, path="", snapshot={}, removed=[], sent=False)
+        module.exit_json(changed=True, path="", snapshot={}, lines=[], removed=[], sent=False)
     try:
-        result = take(BackupSpec.from_params(module.params), check_controller)
+        result = take(BackupSpec.from_params(module.params["backup"]), check_controller)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

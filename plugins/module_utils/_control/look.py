@@ -137,4 +137,5 @@ def host_arguments(
         "pki": wanted("__etcd_wanted_pki") if member["address"] and valid else {},
         "config": wanted("__etcd_wanted_config") if known and valid else places,
         "kubelet": wanted("__etcd_wanted_kubelet") if valid else kubelet,
+        "backup": wanted("__etcd_wanted_backup") if known and valid else {},
     }

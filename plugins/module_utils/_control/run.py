@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     with_removals,
     with_renewals,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
@@ -77,6 +78,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
+    BACKUP,
     CA,
     CERTIFICATES,
     CONFIG,
@@ -94,11 +96,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     RENEW,
     REPLACE,
     REPLACE_CA,
+    SCHEDULE,
     SEND_CA_KEY,
+    SNAPSHOT,
     TURN,
     Step,
     hosts_of,
     in_order,
+    reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import START as START_STEP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
@@ -145,6 +150,7 @@ class Wish:
     wipe_keys: bool = False
     ca_host: str = ""
     ca_export: Export = field(default_factory=Export)
+    backup_before_change: bool = False
 
 
 @dataclass(frozen=True)
@@ -406,6 +412,8 @@ def plan_run(
     if wish.operation == MOVE_CA:
         names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
+    if wish.operation == BACKUP:
+        return make_backup(cluster, observations, Attendance(present, failed, unobserved))
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
     return make_plan(
         cluster,
@@ -447,11 +455,14 @@ def make_plan(
     members = attendance.members
     if wish.operation == RENEW:
         observations = only_certificates(observations)
-    departure = Departure()
+    departure, taken = Departure(), Backup()
     if wish.operation in (REMOVE, REPLACE):
         leaving = leaving or Departing(None, None)
         if leaving.name:
             departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
+            # A departure that is refused needs none, and one that is finished has had its own.
+            if wish.backup_before_change and leaving.entry and not departure.problems:
+                taken = backup(cluster, observations, leaving.host)
         observations = after_departure(observations, leaving, wish.operation)
     problems, warnings = judge(cluster, observations, wish)
     if leaving and wish.operation == REMOVE:
@@ -503,7 +514,7 @@ def make_plan(
         }
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
     names = {member.host: member.name for member in cluster.members}
-    leave = departure.steps if decision.action != REFUSE and not outcome.held else []
+    leave = [*taken.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
     steps = make_steps(
         decision,
         observations,
@@ -517,6 +528,7 @@ def make_plan(
             if outcome.held
             else [host for host, item in observations.items() if item["reasons"].get("image")],
             RECORD: [] if wish.operation == RENEW else to_record(decision, observations),
+            SCHEDULE: [host for host, item in observations.items() if item["reasons"].get("backup")],
         },
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
@@ -541,7 +553,7 @@ def make_plan(
         "asker": asker(members, observations),
         "problems": merged([*outcome.refusals, *way_out]),
         "held": merged(outcome.held),
-        "notices": merged([*warnings, *decision.warnings, *outcome.warnings]),
+        "notices": merged([*warnings, *taken.warnings, *decision.warnings, *outcome.warnings]),
     }
 
 
@@ -590,6 +602,8 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "import_image": hosts_of(steps, IMAGE),
         "config": hosts_of(steps, CONFIG),
         "record": hosts_of(steps, RECORD),
+        "snapshot": hosts_of(steps, SNAPSHOT),
+        "schedule": hosts_of(steps, SCHEDULE),
     }
 
 
@@ -631,22 +645,46 @@ def make_move(
         found = CaMove([without_cluster(cluster)])
     else:
         found = move_ca(cluster, observations, absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
+    return apart_plan(cluster, attendance, MOVE_CA, [*problems, *found.problems], found.steps, found.lines)
+
+
+def make_backup(cluster: Cluster, observations: Observations, attendance: Attendance) -> dict[str, Any]:
+    """The plan of a run that takes a snapshot, in the same form."""
+    problems = [*problems_of("inventory", cluster.problems), *lockstep_problems(attendance)]
+    found = Backup() if problems else backup(cluster, observations)
     problems += found.problems
+    lines = [
+        f"cluster {cluster.name}: a snapshot is taken",
+        *merged(note(text, host) for host, _part, text in reasons_of(found.steps)),
+    ]
+    return apart_plan(cluster, attendance, BACKUP, problems, found.steps, lines, found.warnings)
+
+
+def apart_plan(
+    cluster: Cluster,
+    attendance: Attendance,
+    operation: str,
+    problems: list[Problem],
+    steps: list[Step],
+    lines: list[str],
+    warnings: Iterable[Problem] = (),
+) -> dict[str, Any]:
+    """A plan that leaves members and certificates as they are, as plain data."""
     return {
-        **read_off([] if problems else found.steps),
-        "action": MOVE_CA,
+        **read_off([] if problems else steps),
+        "action": operation,
         "known_addresses": {},
         "moves": [],
         "departing": departing_data(None),
         "members": members_after(cluster, None),
         "elsewhere": False,
         "copied": [],
-        "lines": found.lines,
+        "lines": lines,
         "speaker": attendance.members[0] if attendance.members else None,
         "asker": None,
         "problems": merged(problems),
         "held": [],
-        "notices": [],
+        "notices": merged(warnings),
     }
 
 

@@ -14,8 +14,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
 MOVE_CA = "move_ca"
+BACKUP = "backup"
 
 # What a step does, in the order in which a run carries them out.
+SNAPSHOT = "snapshot"  # A verified snapshot is taken on the host of a member.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
 REPLACE_CA = "replace_ca"  # The ca.crt of a host is replaced by that of the CA host.
 SEND_CA_KEY = "send_ca_key"  # ca.key is encrypted for the CA host.
@@ -31,8 +33,24 @@ ARCHIVE = "archive"  # The host of a former member is cleared, and its data is a
 TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
 RECORD = "record"  # The record of a member is written.
+SCHEDULE = "schedule"  # The timer that takes snapshots is installed or removed.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
-KINDS = (CA, REPLACE_CA, *CA_KEY_KINDS, CERTIFICATES, CONFIG, IMAGE, LEAVE, ARCHIVE, START, TURN, JOIN, RECORD)
+KINDS = (
+    SNAPSHOT,
+    CA,
+    REPLACE_CA,
+    *CA_KEY_KINDS,
+    CERTIFICATES,
+    CONFIG,
+    IMAGE,
+    LEAVE,
+    ARCHIVE,
+    START,
+    TURN,
+    JOIN,
+    RECORD,
+    SCHEDULE,
+)
 
 # What a step of each kind changes, of the parts of a host.
 _PARTS = {
@@ -44,6 +62,7 @@ _PARTS = {
     TURN: ("kubelet", "config", "manifest"),
     JOIN: ("kubelet", "config", "manifest"),
     RECORD: ("record",),
+    SCHEDULE: ("backup",),
 }
 
 

@@ -153,8 +153,9 @@ def systemctl(*words: str) -> None:
     """Run systemctl. EtcdError if it fails."""
     done = run(["systemctl", *words], START)
     if done.code != 0:
+        unit = words[-1] if len(words) > 1 else "kubelet"
         raise EtcdError(
-            f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]} See `systemctl status {words[-1] if len(words) > 1 else 'kubelet'}` on this host."
+            f"`systemctl {' '.join(words)}` failed: {' '.join(done.stderr.split())[:400]} See `systemctl status {unit}` on this host."
         )
 
 

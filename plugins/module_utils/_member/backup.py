@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import hashlib
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -56,6 +57,9 @@ SPARE = 64 << 20
 # Seconds for one member's answer, for etcdutl to read a snapshot of 8 GiB on a slow disk, and for what sends a snapshot away.
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
+# Bytes of a snapshot that travel to the controller at once.
+MOVED = 16 << 20
+
 # How an encrypted copy is called after the snapshot: CMS (RFC 5652). A larger one has parts, .cms-01 and so on, of this size before encryption.
 ENCRYPTED, PART = ".cms", 256 << 20
 
@@ -75,6 +79,7 @@ BACKUP_ARGUMENTS: dict[str, Any] = {
     "textfile_dir": {"type": "path", "default": ""},
     "schedule": {"type": "str", "default": ""},
 }
+BACKUP_OPTION: dict[str, Any] = {"type": "dict", "required": True, "options": BACKUP_ARGUMENTS}
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,9 @@ class BackupSpec:
     def from_params(cls, params: Mapping[str, Any]) -> BackupSpec:
         """From the options of a module, or from the configuration of the timer."""
         kinds = {key: option["type"] for key, option in BACKUP_ARGUMENTS.items()}
-        known = {key: int(value) if kinds[key] == "int" else value for key, value in params.items() if key in kinds}
+        known: dict[str, Any] = {
+            key: int(value) if kinds[key] == "int" else value for key, value in params.items() if key in kinds
+        }
         members = [(item["name"], item["address"]) for item in params["members"]]
         return cls(**{**known, "members": members, "command": list(params.get("command") or [])})
 
@@ -184,7 +191,14 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
             _write_state(spec, replace(before, attempted=now, error=str(exc)))
             raise
         _write_state(spec, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
-    return {"changed": True, "path": path, "snapshot": as_data([snapshot])[0], "removed": removed, "sent": sent}
+    return {
+        "changed": True,
+        "path": path,
+        "snapshot": as_data([snapshot])[0],
+        "lines": lines_of(path, snapshot),
+        "removed": removed,
+        "sent": sent,
+    }
 
 
 def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
@@ -224,6 +238,14 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
     replace_file(path + DESCRIPTION, snapshot.as_text().encode(), 0o600)
     sync_directory(spec.dir)
     return path, snapshot
+
+
+def lines_of(path: str, snapshot: Snapshot) -> list[str]:
+    """A snapshot, for people."""
+    keys = f", {snapshot.keys} keys" if snapshot.keys >= 0 else ""
+    return [
+        f"{path}: revision {snapshot.revision}{keys}, {snapshot.size / (1 << 20):.1f} MiB in {snapshot.seconds:.1f} s, verified"
+    ]
 
 
 def check_space(spec: BackupSpec, status: Status) -> None:
@@ -295,6 +317,35 @@ def sealed(recipient: str, path: str) -> Iterator[list[str]]:
     finally:
         for copy in copies:
             _remove(copy)
+
+
+def prepare(recipient: str, path: str) -> list[dict[str, Any]]:
+    """Make the files that may leave the host for the controller, and return their paths, sizes and SHA-256. Encrypted copies stay until discard."""
+    files = [path]
+    if recipient:
+        files = []
+        encrypt(recipient, path, files)
+    found = []
+    for name in files:
+        digest = hashlib.sha256()
+        with open(name, "rb") as file:
+            for piece in pieces_of(file, os.path.getsize(name)):
+                digest.update(piece)
+        found.append({"path": name, "size": os.path.getsize(name), "sha256": digest.hexdigest()})
+    return found
+
+
+def read_piece(path: str, offset: int) -> bytes:
+    """The bytes of a file from an offset on, at most MOVED."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(MOVED)
+
+
+def discard(recipient: str, files: Iterable[str]) -> None:
+    """Remove the encrypted copies that prepare has made."""
+    for path in files if recipient else ():
+        _remove(path)
 
 
 def encrypt(recipient: str, path: str, copies: list[str]) -> None:
@@ -412,7 +463,7 @@ def scheduled(spec: BackupSpec) -> str:
             _write_state(spec, replace(State.read(spec.dir), attempted=time.time(), error=""))
         return f"{chosen.name} takes the snapshot this time."
     done = take(spec)
-    return f"{done['path']}: {done['snapshot']['size']} bytes, revision {done['snapshot']['revision']}"
+    return str(done["lines"][0])
 
 
 def main(argv: list[str]) -> int:

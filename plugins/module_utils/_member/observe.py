@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_state,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
     current_record,
@@ -45,6 +46,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout impor
     value_of_flag,
     younger_than,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
@@ -113,12 +115,14 @@ def observe(params: Params) -> dict[str, Any]:
     etcd["data_elsewhere"] = bool(elsewhere)
     problems += elsewhere
     kubelet = observe_kubelet(params, facts, command, problems)
+    backup, backup_reasons = observe_backup(params, problems)
     return {
         "facts": facts,
         "etcd": etcd,
         "pki": pki,
         "kubelet": kubelet,
         "config": config,
+        "backup": backup,
         "images": _host.images(params["runtime_endpoint"]),
         "reasons": {
             "kubelet": kubelet.pop("reasons"),
@@ -127,6 +131,7 @@ def observe(params: Params) -> dict[str, Any]:
             "config": as_data(config_reasons),
             "manifest": as_data(manifest_reasons),
             "record": as_data(member_record_reasons(params, etcd, record)),
+            "backup": as_data(backup_reasons),
         },
         "problems": [problem.as_dict() for problem in problems],
     }
@@ -279,6 +284,17 @@ def observe_record(params: Params, problems: list[Problem]) -> Record | None:
     except EtcdError as exc:
         problems.append(Problem(str(exc), PROCESSES, code="record"))
         return None
+
+
+def observe_backup(params: Params, problems: list[Problem]) -> tuple[dict[str, Any], list[Reason]]:
+    """Snapshots on the host, and why its timer is not as wanted. Nothing of it is known without the options."""
+    if not params["backup"]:
+        return {"dir": "", "newest": [], "count": 0, "state": {}}, []
+    spec = BackupSpec.from_params(params["backup"])
+    reasons = schedule_reasons(spec, work_dir_of(params))
+    if reasons:
+        problems += schedule_problems(spec)
+    return {"dir": spec.dir, **snapshots_in(spec.dir, spec.cluster)}, reasons
 
 
 def work_dir_of(params: Params) -> str:

@@ -161,23 +161,17 @@ def present_files(work_dir: str) -> list[str]:
 def schedule_reasons(spec: BackupSpec, work_dir: str) -> list[Reason]:
     """Why the timer of a host is not as wanted."""
     if not spec.schedule:
-        there = present_files(work_dir)
-        return (
-            [Reason("backup", "removed", f"the timer {UNIT}: removed, since etcd_backup_schedule is empty")]
-            if there
-            else []
-        )
+        gone = f"the timer {UNIT}: removed, since etcd_backup_schedule is empty"
+        return [Reason("backup", "removed", gone)] if present_files(work_dir) else []
+    if not present_files(work_dir):
+        return [Reason("backup", "new", f"the timer {UNIT} is installed: {spec.schedule}")]
     found = []
     for file in schedule_files(spec, work_dir, program()):
-        there = read_bytes(file.path)
-        if there != file.data:
-            found.append(
-                Reason(
-                    "backup",
-                    "new" if there is None else "differs",
-                    f"{file.path}: {'missing' if there is None else 'differs'}",
-                )
-            )
+        data = read_bytes(file.path)
+        if data is None:
+            found.append(Reason("backup", "missing", f"{file.path}: missing"))
+        elif data != file.data:
+            found.append(Reason("backup", "differs", f"{file.path}: differs"))
     if not found and run(["systemctl", "is-active", "--quiet", f"{UNIT}.timer"], ASKS).code != 0:
         found.append(Reason("backup", "inactive", f"the timer {UNIT} is not active"))
     return found

@@ -180,6 +180,26 @@ def timeout_problems(variable: str, seconds: Any) -> list[str]:
     return [f"{variable} {shown(seconds)} is invalid. Write whole seconds, from 1 to 86400."]
 
 
+def count_problems(variable: str, count: Any) -> list[str]:
+    """Why a value is not a count, 0 included."""
+    if re.fullmatch(r"[0-9]{1,5}", str(count)):
+        return []
+    return [f"{variable} {shown(count)} is not a number. Write a whole number from 0 to 99999; 0 is no limit."]
+
+
+def argv_problems(variable: str, argv: Any) -> list[str]:
+    """Why a value is not a command that gets a file: a list of texts, one of which has {file} in it."""
+    if not isinstance(argv, list) or any(not isinstance(item, (str, int)) or not str(item) for item in argv):
+        return [
+            f"{variable} {shown(argv)} is not a list of arguments. Write for example [rclone, copy, '{{file}}', 'remote:etcd']."
+        ]
+    if argv and not any("{file}" in str(item) for item in argv):
+        return [
+            f"{variable} has no {{file}}, so the command would not know the snapshot. Write {{file}} in the place of its path."
+        ]
+    return []
+
+
 def version_problems(variable: str, text: Any) -> list[str]:
     """Why a text is not a version of Kubernetes as kubeadm prints it."""
     if text in ("", None) or VERSION.fullmatch(str(text)):
@@ -361,9 +381,16 @@ def directory_problems(variable: str, path: Any, example: str) -> list[str]:
     ]
 
 
-def data_dir_problems(variable: str, path: Any) -> list[str]:
+def backup_dir_problems(variable: str, path: Any) -> list[str]:
+    """Why a directory cannot be that of the snapshots."""
+    return data_dir_problems(variable, path, "/var/backups/etcd", "the snapshots would be lost")
+
+
+def data_dir_problems(
+    variable: str, path: Any, example: str = "/var/lib/etcd", loss: str = "the member would lose its data"
+) -> list[str]:
     """Why a directory cannot be etcd's alone. The run sets its owner and mode, so other programs must not use it."""
-    problems = directory_problems(variable, path, "/var/lib/etcd")
+    problems = directory_problems(variable, path, example)
     # normpath keeps two leading slashes (POSIX).
     real = "/" + os.path.normpath(str(path)).strip("/")
     if problems:
@@ -375,8 +402,7 @@ def data_dir_problems(variable: str, path: Any) -> list[str]:
         ]
     if _is_in(real, _VOLATILE):
         return [
-            f"{variable} {shown(path)} is emptied at boot: the member would lose its data. Write a directory on a disk, for example"
-            " /var/lib/etcd."
+            f"{variable} {shown(path)} is emptied at boot: {loss}. Write a directory on a disk, for example {example}."
         ]
     return []
 

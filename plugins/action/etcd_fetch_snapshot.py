@@ -1,0 +1,94 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Copies a snapshot to the controller, piece by piece. Documented in plugins/modules/etcd_fetch_snapshot.py."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
+
+
+class ActionModule(ActionBase):
+    """See the documentation of the module."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The paths of the copies."""
+        super().run(tmp, task_vars)
+        self.variables = task_vars or {}
+        _validation, args = self.validate_argument_spec(  # type: ignore[no-untyped-call]
+            argument_spec={
+                "path": {"type": "path", "required": True},
+                "dest": {"type": "path", "required": True},
+                "recipient": {"type": "str", "default": ""},
+            }
+        )
+        self.args = args
+        directory = controller_path(args["dest"])
+        if self._task.check_mode:
+            return {"changed": True, "fetched": []}
+        files: list[dict[str, Any]] = []
+        fetched, changed = [], False
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            files = self._ask(step="prepare")["files"]
+            for file in files:
+                path = os.path.join(directory, os.path.basename(file["path"]))
+                changed = self._copy(file, path) or changed
+                fetched.append(path)
+        except OSError as exc:
+            return failure(
+                f"{directory} on the controller: {exc.strerror}. The snapshot is on the host: {args['path']}"
+            )
+        finally:
+            if files:
+                self._ask(step="discard", files=[file["path"] for file in files])
+        return {"changed": changed, "fetched": fetched}
+
+    def _ask(self, **options: Any) -> dict[str, Any]:
+        """One call of the module on the host."""
+        result = self._execute_module(
+            module_name="kubeadm.etcd.etcd_fetch_snapshot",
+            module_args={**self.args, **options},
+            task_vars=self.variables,
+        )
+        if result.get("failed"):
+            raise AnsibleActionFail(str(result.get("msg")))
+        return dict(result)
+
+    def _copy(self, file: dict[str, Any], path: str) -> bool:
+        """Copy one file, unless it is there. Returns whether it was not."""
+        if os.path.isfile(path) and digest_of(path) == file["sha256"]:
+            return False
+        temporary = f"{path}.part"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            while out.tell() < file["size"]:
+                piece = base64.b64decode(self._ask(step="read", path=file["path"], offset=out.tell())["piece"])
+                if not piece:
+                    break
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+        if digest_of(temporary) != file["sha256"]:
+            os.unlink(temporary)
+            raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
+        os.rename(temporary, path)
+        return True
+
+
+def digest_of(path: str) -> str:
+    """The SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
     is_lockstep,
@@ -18,7 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     plan_run,
     refusal,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT, RESTORE
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     failure,
@@ -45,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "allow_untested_kubeadm": {"type": "bool", "default": False},
     "remove_stray_ca_keys": {"type": "bool", "default": False},
     "backup_before_change": {"type": "bool", "default": False},
+    "snapshot": {"type": "path", "default": ""},
+    "replace_healthy_cluster": {"type": "str", "default": ""},
     "ca_host": {"type": "str", "default": ""},
     "ca_export": {"type": "path", "default": ""},
     "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
@@ -95,9 +98,11 @@ class ActionModule(ActionBase):
                     "wipe_keys",
                     "ca_host",
                     "backup_before_change",
+                    "replace_healthy_cluster",
                 )
             },
             own_ca=own_ca,
+            snapshot=wanted_snapshot(controller_path(args["snapshot"]), args["operation"] == RESTORE),
             image_archive=archive,
             external_files=files,
             signing_dir=controller_path(args["signing_dir"]),

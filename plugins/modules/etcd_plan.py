@@ -63,6 +63,14 @@ options:
     description: Whether a snapshot is taken before a member leaves.
     type: bool
     default: false
+  snapshot:
+    description: Snapshot on the controller that the cluster is restored from.
+    type: path
+    default: ""
+  replace_healthy_cluster:
+    description: Name of a cluster that may be restored although it is healthy.
+    type: str
+    default: ""
   image_archive:
     description: Image archive on the controller that is to be imported.
     type: path

@@ -76,6 +76,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     host_warnings,
     unknown_address_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import Restore, WantedSnapshot, restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
     BACKUP,
@@ -89,6 +90,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     JOIN,
     LEAVE,
     MOVE_CA,
+    PREPARE,
     RECEIVE_CA_KEY,
     RECORD,
     REMOVE,
@@ -96,9 +98,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     RENEW,
     REPLACE,
     REPLACE_CA,
+    REPLACE_DATA,
+    RESTORE,
     SCHEDULE,
     SEND_CA_KEY,
     SNAPSHOT,
+    STOP,
     TURN,
     Step,
     hosts_of,
@@ -151,6 +156,8 @@ class Wish:
     ca_host: str = ""
     ca_export: Export = field(default_factory=Export)
     backup_before_change: bool = False
+    snapshot: WantedSnapshot = field(default_factory=WantedSnapshot)
+    replace_healthy_cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -414,6 +421,8 @@ def plan_run(
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     if wish.operation == BACKUP:
         return make_backup(cluster, observations, Attendance(present, failed, unobserved))
+    if wish.operation == RESTORE:
+        return make_restore(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
     return make_plan(
         cluster,
@@ -604,6 +613,9 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "record": hosts_of(steps, RECORD),
         "snapshot": hosts_of(steps, SNAPSHOT),
         "schedule": hosts_of(steps, SCHEDULE),
+        "prepare": hosts_of(steps, PREPARE),
+        "stop": hosts_of(steps, STOP),
+        "replace_data": hosts_of(steps, REPLACE_DATA),
     }
 
 
@@ -658,6 +670,27 @@ def make_backup(cluster: Cluster, observations: Observations, attendance: Attend
         *merged(note(text, host) for host, _part, text in reasons_of(found.steps)),
     ]
     return apart_plan(cluster, attendance, BACKUP, problems, found.steps, lines, found.warnings)
+
+
+def make_restore(cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that restores a snapshot, in the same form."""
+    problems = lockstep_problems(attendance)
+    absent = [member.host for member in cluster.members if member.host not in observations]
+    found = (
+        Restore() if problems else restore(cluster, observations, absent, wish.snapshot, wish.replace_healthy_cluster)
+    )
+    problems += found.problems
+    steps, warnings = list(found.steps), list(found.warnings)
+    if wish.backup_before_change and any(item["etcd"].get("answers") for item in observations.values()) and steps:
+        taken = backup(cluster, observations)
+        steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]
+    what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
+    lines = [
+        f"cluster {cluster.name}: {what}",
+        *merged(note(text, host) for host, _part, text in reasons_of(in_order(steps))),
+    ]
+    plan = apart_plan(cluster, attendance, RESTORE, problems, in_order(steps), lines, warnings)
+    return {**plan, "token": found.token}
 
 
 def apart_plan(

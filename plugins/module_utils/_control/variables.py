@@ -78,6 +78,8 @@ VARIABLES: dict[str, Variable] = {
     "etcd_metrics_port": Variable(HOST, formats.port_problems),
     "etcd_metrics_exposed": Variable(HOST),
     "etcd_data_dir": Variable(HOST, formats.data_dir_problems),
+    "etcd_snapshot": Variable(CONTROLLER, formats.text_problems),
+    "etcd_replace_healthy_cluster": Variable(RUN, formats.text_problems),
     "etcd_backup_schedule": Variable(CLUSTER, formats.text_problems),
     "etcd_backup_dir": Variable(HOST, formats.backup_dir_problems),
     "etcd_backup_keep": Variable(HOST, formats.count_problems),

@@ -50,9 +50,9 @@ def _runs_pod(runtime_endpoint: str) -> bool:
         return False
 
 
-def archived_name(moment: float) -> str:
+def archived_name(moment: float, why: str = "removed") -> str:
     """How a data directory that is kept is called after its own name. moment: Unix seconds."""
-    return time.strftime("removed-%Y%m%dT%H%M%SZ", time.gmtime(moment))
+    return time.strftime(f"{why}-%Y%m%dT%H%M%SZ", time.gmtime(moment))
 
 
 def has_data(data_dir: str) -> bool:
@@ -60,7 +60,7 @@ def has_data(data_dir: str) -> bool:
     return os.path.isdir(os.path.join(data_dir, "member"))
 
 
-def archive_data(data_dir: str, moment: float) -> str:
+def archive_data(data_dir: str, moment: float, why: str = "removed") -> str:
     """Rename a data directory, so that it is kept and not used. Returns its new path; '' if there was no data.
 
     A volume cannot be renamed: what etcd has in it is renamed inside of it, under a name that counts as etcd's (foreign_entries).
@@ -71,7 +71,7 @@ def archive_data(data_dir: str, moment: float) -> str:
     inside = os.path.join(path, "member")
     # A link would lead nowhere.
     source = inside if os.path.ismount(path) or os.path.islink(data_dir) else path
-    kept = f"{source}.{archived_name(moment)}"
+    kept = f"{source}.{archived_name(moment, why)}"
     try:
         os.rename(source, kept)
     except OSError as exc:

@@ -500,7 +500,11 @@ def observe_config(
         if problem:
             reasons.append(Reason("manifest", "mode", f"{target}: {problem}"))
     return (
-        {"kubernetes_version": spec.kubernetes_version, "image": _kubeadm.manifest_image(manifest)},
+        {
+            "kubernetes_version": spec.kubernetes_version,
+            "image": _kubeadm.manifest_image(manifest),
+            "peer_port": spec.peer_port,
+        },
         config.reasons,
         reasons,
     )

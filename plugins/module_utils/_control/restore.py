@@ -1,0 +1,164 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The operation restore: the whole cluster from one snapshot. Runs on the controller, pure.
+
+The phases are prepare (beside the data), stop, replace; each is taken by all hosts before the next one begins. Which of them a host has behind it
+is read off its data: the data of a restore has a cluster id of its own. What was replaced is started by the run that follows, which converges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import PREPARE, REPLACE_DATA, STOP, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    cluster_id,
+    read_snapshot_file,
+    restore_token,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate them.
+    Observation = Mapping[str, Any]
+    Observations = Mapping[str, Observation]
+
+
+@dataclass(frozen=True)
+class WantedSnapshot:
+    """The file on the controller. identity: '' if it cannot be used, then problem says why."""
+
+    path: str = ""
+    identity: str = ""
+    problem: str = ""
+
+
+def wanted_snapshot(path: str, is_wanted: bool) -> WantedSnapshot:
+    """The file on the controller, as far as it can be judged without reading all of it."""
+    if not is_wanted:
+        return WantedSnapshot()
+    if not path:
+        return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
+    try:
+        return WantedSnapshot(path, read_snapshot_file(path).identity)
+    except EtcdError as exc:
+        return WantedSnapshot(path, problem=str(exc))
+
+
+@dataclass(frozen=True)
+class Restore:
+    """What is still to be done. problems: why nothing is done. token: the initial-cluster-token of the restored cluster."""
+
+    problems: list[Problem] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    token: str = ""
+
+
+def restore(
+    cluster: Cluster, observations: Observations, absent: list[str], snapshot: WantedSnapshot, replace_healthy: str
+) -> Restore:
+    """What is to be done so that all members have the data of the snapshot.
+
+    absent: members without an observation. replace_healthy: the name of a cluster that may be replaced although it is healthy.
+    """
+    problems = [
+        *problems_of("inventory", cluster.problems),
+        *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
+    ]
+    if absent:
+        text = (
+            f"{', '.join(absent)} cannot be observed, or are not part of this run. All members of the inventory are restored together: a member with its"
+            " former data beside them would go on with another history. Repair these hosts, or take them out of the inventory, and add them again"
+            " afterwards by site.yml."
+        )
+        problems.append(Problem(text, code="absent"))
+    for host, item in observations.items():
+        problems += [
+            Problem.from_dict(data, host) for data in item["problems"] if data["code"] in ("record", "data-dir")
+        ]
+        if not item["config"] or not item["config"].get("image"):
+            problems.append(
+                Problem(
+                    "the configuration of this host could not be rendered, so its image is not known. Run site.yml --check, which says why.",
+                    host=host,
+                    code="config",
+                )
+            )
+    if problems:
+        return Restore(problems)
+    urls = {
+        member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
+        for member in cluster.members
+    }
+    token = restore_token(snapshot.identity, urls, ids_before(observations))
+    new = cluster_id(urls, token)
+    left = [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
+    if left:
+        problems = healthy_problems(cluster, observations, new, replace_healthy)
+    if problems:
+        return Restore(problems)
+    steps = []
+    for kind in (PREPARE, STOP, REPLACE_DATA):
+        for member in left:
+            reasons = reasons_for(kind, observations[member.host], snapshot)
+            if reasons:
+                steps.append(Step(kind, member.name, member.host, None, tuple(reasons)))
+    return Restore([], steps, former_members(cluster, observations) if left else [], token)
+
+
+def ids_before(observations: Observations) -> list[str]:
+    """Ids of clusters that the records of hosts name."""
+    records = [item["etcd"].get("record") or {} for item in observations.values()]
+    return [str(record["cluster_id"]) for record in records if record.get("cluster_id") not in (None, "", UNKNOWN)]
+
+
+def reasons_for(kind: str, observation: Observation, snapshot: WantedSnapshot) -> list[Reason]:
+    """Why a host has a step of a kind. A host whose etcd does not run and that has no manifest is not stopped."""
+    if kind == PREPARE:
+        return [Reason("data", "prepared", f"{snapshot.path} is restored beside the data directory, and verified")]
+    if kind == STOP:
+        is_there = observation["etcd"].get("running") or observation["facts"]["etcd_manifest"]
+        return [Reason("manifest", "removed", "etcd.yaml: moved away, etcd stops", restarts=True)] if is_there else []
+    kept = "the former data is renamed and kept, and " if observation["etcd"].get("has_data") else ""
+    return [Reason("data", "replaced", f"{kept}the restored data takes its place")]
+
+
+def healthy_problems(cluster: Cluster, observations: Observations, new: str, replace_healthy: str) -> list[Problem]:
+    """Whether a cluster that serves would be replaced. new: the id of the restored cluster."""
+    ready = [host for host, item in observations.items() if item["etcd"].get("ready")]
+    if not ready or replace_healthy == cluster.name:
+        return []
+    if any(observations[host]["etcd"].get("cluster_id") == new for host in ready):
+        text = (
+            f"cluster {cluster.name!r} was restored from this snapshot before, and {', '.join(ready)} run; other members have not been restored. Run site.yml,"
+            " or replace them: replace_member.yml"
+        )
+    else:
+        text = (
+            f"cluster {cluster.name!r} is healthy ({', '.join(ready)}). A restore replaces all its data by that of the snapshot, so what was written since is"
+            f" lost. To do it all the same: -e etcd_replace_healthy_cluster={cluster.name}"
+        )
+    return [Problem(text, code="healthy")]
+
+
+def former_members(cluster: Cluster, observations: Observations) -> list[Problem]:
+    """Members that the inventory does not have: nothing stops them."""
+    listed = membership(observations) or []
+    others = [entry for entry in listed if not any(entry_of(member, [entry]) for member in cluster.members)]
+    return [
+        note(
+            f"member {entry.get('name') or entry['id']} of the former cluster {cluster.name!r} is not in the inventory. If its host still runs, stop etcd"
+            " there, so that no client finds the former data."
+        )
+        for entry in others
+    ]

@@ -1,0 +1,222 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A member is restored on its host, in three steps that all hosts take together: prepare, stop, replace. site.yml starts what was restored.
+
+What was done is read off the data: its cluster id is that of this restore (restore_token in _etcd/restore.py), or it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    BUMP,
+    cluster_id,
+    has_kubernetes,
+    read_snapshot_file,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import check_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sync_directory
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
+
+# The manifest of the former member, in the work directory.
+FORMER_MANIFEST = "etcd.yaml.before-restore"
+
+# Seconds for pulling the image.
+PULLS = 600.0
+
+PREPARE, STOP, REPLACE = STEPS = ("prepare", "stop", "replace")
+
+RESTORE_ARGUMENTS: dict[str, Any] = {
+    "snapshot": {"type": "path", "required": True},
+    "token": {"type": "str", "required": True, "no_log": False},
+    "member": {"type": "str", "required": True},
+    "members": MEMBERS_ARGUMENT,
+    "image": {"type": "str", "required": True},
+    "peer_port": {"type": "int", "default": 2380},
+    "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+    "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+    "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
+    "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
+}
+
+
+@dataclass(frozen=True)
+class RestoreSpec:
+    """A member that is restored. members: name and address of all. token: the initial-cluster-token. image: whose etcdutl is used."""
+
+    snapshot: str
+    token: str
+    member: str
+    members: list[tuple[str, str]]
+    image: str
+    peer_port: int = 2380
+    data_dir: str = "/var/lib/etcd"
+    work_dir: str = "/etc/kubernetes/kubeadm-etcd"
+    manifests_dir: str = "/etc/kubernetes/manifests"
+    runtime_endpoint: str = "unix:///var/run/containerd/containerd.sock"
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> RestoreSpec:
+        """From the options of the module."""
+        known = {key: params[key] for key in RESTORE_ARGUMENTS}
+        return cls(**{**known, "members": [(item["name"], item["address"]) for item in params["members"]]})
+
+    @property
+    def peer_urls(self) -> dict[str, str]:
+        """Peer URLs of the restored cluster, by name."""
+        return peer_urls_of(self.members, self.peer_port)
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of the restored cluster."""
+        return cluster_id(self.peer_urls, self.token)
+
+    @property
+    def staging(self) -> str:
+        """Where the data is restored to before it takes its place: on the same filesystem."""
+        path = os.path.realpath(self.data_dir)
+        return os.path.join(path, "member.restored") if os.path.ismount(path) else f"{path}.restored"
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the data directory has the restored data."""
+        return is_of(self.data_dir, self.cluster_id)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the restored data is there, complete, and only has to take its place."""
+        return is_of(self.staging, self.cluster_id)
+
+
+def peer_urls_of(members: list[tuple[str, str]], peer_port: int) -> dict[str, str]:
+    """Peer URLs by name."""
+    return {name: f"https://{bracketed(address)}:{peer_port}" for name, address in members}
+
+
+def is_of(data_dir: str, cluster: str) -> bool:
+    """Whether the data in a directory is of a cluster."""
+    wal = read_wal(data_dir)
+    return wal is not None and not wal.problem and wal.cluster_id == cluster
+
+
+def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
+    """Take one step, or look what it would do (check). Returns the module's result."""
+    if spec.is_replaced:
+        return reported([])
+    with contextlib.ExitStack() as stack:
+        if not check:
+            os.makedirs(spec.work_dir, mode=0o700, exist_ok=True)
+            hold_host_lock(stack, spec.work_dir)
+            _rollout.check_controller()
+        return reported({PREPARE: prepare, STOP: stop, REPLACE: replace_data}[step](spec, check))
+
+
+def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
+    """Restore the snapshot beside the data. Nothing is stopped, so a snapshot that is damaged costs nothing. EtcdError if it is."""
+    if spec.is_prepared:
+        return []
+    reasons = [Reason("data", "prepared", f"{spec.snapshot} is restored to {spec.staging}")]
+    if check:
+        return reasons
+    file = read_snapshot_file(spec.snapshot)
+    free = free_bytes(os.path.dirname(spec.staging))
+    if free < file.size + SPARE:
+        raise EtcdError(
+            f"{spec.member}: the snapshot needs {(file.size + SPARE) >> 20} MiB beside {spec.data_dir}, and {free >> 20} MiB are free. Nothing has been"
+            " stopped. Free some space, for example by moving data directories away that were archived (.removed-, .replaced-)."
+        )
+    if not file.is_database:
+        check_file(spec.snapshot)
+    partial = f"{spec.staging}.partial"
+    for path in (partial, spec.staging):
+        shutil.rmtree(path, ignore_errors=True)
+    argv = ["snapshot", "restore", spec.snapshot, "--data-dir", partial, "--name", spec.member]
+    argv += ["--initial-cluster", ",".join(f"{name}={url}" for name, url in spec.peer_urls.items())]
+    argv += ["--initial-cluster-token", spec.token, "--initial-advertise-peer-urls", spec.peer_urls[spec.member]]
+    argv += ["--skip-hash-check"] if file.is_database else []
+    argv += ["--bump-revision", str(BUMP), "--mark-compacted"] if has_kubernetes(spec.snapshot) else []
+    try:
+        process = _rollout.find_etcd_process(spec.member)
+        if not process:
+            _have_image(spec)
+        with image_root(spec.image, process.pid if process else 0) as root:
+            done = run_alone(root, "etcdutl", argv, READS)
+        if done.code != 0 or not is_of(partial, spec.cluster_id):
+            said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"
+            raise EtcdError(f"{spec.member}: etcdutl cannot restore {spec.snapshot}: {said}. Nothing has been stopped.")
+        os.rename(partial, spec.staging)
+        sync_directory(os.path.dirname(spec.staging))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return reasons
+
+
+def _have_image(spec: RestoreSpec) -> None:
+    """See that the runtime has the image. EtcdError if it cannot pull it."""
+    try:
+        if not cri.has_image(spec.runtime_endpoint, spec.image):
+            cri.pull_image(spec.runtime_endpoint, spec.image, PULLS)
+    except cri.CriError as exc:
+        raise EtcdError(
+            f"{spec.member}: image {spec.image} is needed for its etcdutl, and cannot be pulled: {exc}. Import it, or make it available. Nothing has"
+            " been stopped."
+        ) from exc
+
+
+def stop(spec: RestoreSpec, check: bool) -> list[Reason]:
+    """End etcd for good: its manifest is moved away. EtcdError if the restored data is not there."""
+    manifest = os.path.join(spec.manifests_dir, "etcd.yaml")
+    if not (os.path.exists(manifest) or _rollout.find_etcd_process(spec.member)):
+        return []
+    reasons = [Reason("manifest", "removed", f"{manifest}: moved to {spec.work_dir}, etcd stops", restarts=True)]
+    if not check:
+        _check_prepared(spec)
+        end_etcd(spec.member, manifest, os.path.join(spec.work_dir, FORMER_MANIFEST), spec.runtime_endpoint)
+    return reasons
+
+
+def replace_data(spec: RestoreSpec, check: bool) -> list[Reason]:
+    """Keep the former data beside itself, and put the restored data in its place. EtcdError if etcd runs."""
+    found = []
+    if has_data(spec.data_dir):
+        found.append(Reason("data", "archived", f"{spec.data_dir}: renamed, and kept"))
+    found.append(Reason("data", "replaced", f"{spec.data_dir}: the restored data"))
+    if check:
+        return found
+    _check_prepared(spec)
+    if _rollout.find_etcd_process(spec.member):
+        raise EtcdError(
+            f"{spec.member}: etcd runs again, so its data is not replaced. Something put its manifest back. Run again."
+        )
+    archive_data(spec.data_dir, time.time(), "replaced")
+    path = os.path.realpath(spec.data_dir)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    os.rename(os.path.join(spec.staging, "member"), os.path.join(path, "member"))
+    shutil.rmtree(spec.staging)
+    sync_directory(os.path.dirname(path))
+    return found
+
+
+def _check_prepared(spec: RestoreSpec) -> None:
+    """EtcdError if the restored data is not there, so that nothing is stopped or moved for it."""
+    if not spec.is_prepared:
+        raise EtcdError(
+            f"{spec.member}: the snapshot has not been restored to {spec.staging} yet. Run restore.yml again."
+        )

@@ -340,6 +340,14 @@ def _former_ca(
     )
 
 
+def has_clients(observations: Mapping[str, Observation]) -> bool:
+    """Whether members, or clients, may trust a CA of before: not if the data of all hosts is a restored snapshot, on hosts that had no member."""
+    return any(
+        has_run(item) and (item["pki"].get("ca_id") or item["etcd"].get("record") or not item["etcd"].get("restored"))
+        for item in observations.values()
+    )
+
+
 def ca_problems(
     cluster: Cluster, observations: Mapping[str, Observation], own: Mapping[str, Any] | None = None
 ) -> list[Problem]:
@@ -376,7 +384,7 @@ def ca_problems(
     authority = found.get(cluster.ca_host)
     formed = [host for host, observation in observations.items() if has_run(observation)]
     # Without the cryptography library nothing is known of the CA (pki is empty). That is reported as a problem of its own.
-    if signer["pki"] and authority is None and formed and not signer["pki"].get("ca_problems"):
+    if signer["pki"] and authority is None and has_clients(observations) and not signer["pki"].get("ca_problems"):
         problems.append(
             Problem(
                 f"etcd/ca.crt is missing{', ca.key exists' if signer['pki'].get('ca_key') else ''}, and cluster {cluster.name!r} has data. Its"

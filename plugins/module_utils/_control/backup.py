@@ -74,6 +74,6 @@ def no_source(cluster: Cluster) -> Problem:
     """No member can be asked for a snapshot."""
     return Problem(
         f"no member of cluster {cluster.name!r} that this run has seen answers, so none can give a snapshot. Run site.yml to start what is down. If its data"
-        " is lost, restore an older snapshot, or the database of a stopped member: restore.yml -e etcd_snapshot=HOST:/var/lib/etcd/member/snap/db",
+        ' is lost, restore an older snapshot, or the database of a stopped member (docs/disaster.md, "One member is left").',
         code="no-snapshot-source",
     )

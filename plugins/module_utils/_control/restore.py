@@ -128,7 +128,7 @@ def reasons_for(kind: str, observation: Observation, snapshot: WantedSnapshot) -
         return [Reason("data", "prepared", f"{snapshot.path} is restored beside the data directory, and verified")]
     if kind == STOP:
         is_there = observation["etcd"].get("running") or observation["facts"]["etcd_manifest"]
-        return [Reason("manifest", "removed", "etcd.yaml: moved away, etcd stops", restarts=True)] if is_there else []
+        return [Reason("data", "stopped", "etcd stops: etcd.yaml is moved away", restarts=True)] if is_there else []
     kept = "the former data is renamed and kept, and " if observation["etcd"].get("has_data") else ""
     return [Reason("data", "replaced", f"{kept}the restored data takes its place")]
 

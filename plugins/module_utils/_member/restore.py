@@ -185,7 +185,7 @@ def stop(spec: RestoreSpec, check: bool) -> list[Reason]:
     manifest = os.path.join(spec.manifests_dir, "etcd.yaml")
     if not (os.path.exists(manifest) or _rollout.find_etcd_process(spec.member)):
         return []
-    reasons = [Reason("manifest", "removed", f"{manifest}: moved to {spec.work_dir}, etcd stops", restarts=True)]
+    reasons = [Reason("data", "stopped", f"etcd stops: {manifest} is moved to {spec.work_dir}", restarts=True)]
     if not check:
         _check_prepared(spec)
         end_etcd(spec.member, manifest, os.path.join(spec.work_dir, FORMER_MANIFEST), spec.runtime_endpoint)

@@ -180,6 +180,20 @@ def timeout_problems(variable: str, seconds: Any) -> list[str]:
     return [f"{variable} {shown(seconds)} is invalid. Write whole seconds, from 1 to 86400."]
 
 
+def cluster_named_problems(variable: str, name: Any) -> list[str]:
+    """Why a value cannot name a cluster; it may be empty."""
+    return cluster_name_problems(variable, name) if name else []
+
+
+def schedule_problems(variable: str, text: Any) -> list[str]:
+    """Why a text cannot be an OnCalendar expression. systemd itself judges it on the host."""
+    if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9*.,:/ ~_+-]{0,200}", text):
+        return []
+    return [
+        f"{variable} {shown(text)} is not an OnCalendar expression of systemd. Write for example hourly, or *-*-* 00/4:15:00."
+    ]
+
+
 def count_problems(variable: str, count: Any) -> list[str]:
     """Why a value is not a count, 0 included."""
     if re.fullmatch(r"[0-9]{1,5}", str(count)):

@@ -10,6 +10,7 @@ from typing import Any
 
 # The parts of a host, in the order in which a run changes them, and their names in a plan.
 PARTS = {
+    "snapshot": "snapshot",
     "kubelet": "kubelet",
     "ca": "CA",
     "certificates": "certificates",
@@ -19,7 +20,6 @@ PARTS = {
     "data": "data directory",
     "manifest": "manifest",
     "record": "record",
-    "snapshot": "snapshot",
     "backup": "backup schedule",
 }
 

@@ -38,6 +38,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
     current_record,
     read_record,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import present_files, remove_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, record_path
@@ -195,6 +196,8 @@ def clear_reasons(spec: ClearSpec, record: Record | None) -> list[Reason]:
         found.append(Reason("data", "archived", f"{spec.data_dir}: renamed, and kept"))
     if (record or found) and not (record and record.removed):
         found.append(Reason("record", "removed", f"{RECORD}: marked as removed"))
+    if present_files(spec.work_dir):
+        found.append(Reason("backup", "removed", "the timer that takes snapshots: removed"))
     if spec.wipe_keys and spec.key_files:
         found.append(Reason("certificates", "wiped", f"removed: {', '.join(spec.key_files)}"))
     return found
@@ -214,6 +217,7 @@ def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
             check_has_left(spec)
             kept = os.path.join(spec.work_dir, REMOVED_MANIFEST)
             end_etcd(spec.member, spec.manifest, kept, spec.runtime_endpoint)
+            remove_schedule(spec.work_dir)
             _remove_override(spec)
             # Before the data is renamed: it says whose it was.
             _mark_record(spec, record)

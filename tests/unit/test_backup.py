@@ -1,0 +1,213 @@
+"""Snapshots: who gives one, which are kept, the plan, the timer; and the plan of a restore."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import snapshot as _snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import Snapshot, Source, kept, source_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Replacement
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import schedule as _schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+DAY = 86400.0
+NOW = 1795770000.0
+
+
+def taken(age: float, revision: int, cluster: str = "etcd") -> Snapshot:
+    """A snapshot of some days ago."""
+    return Snapshot(cluster, NOW - age * DAY, revision, 20480, "x")
+
+
+WELL = [Source("infra0", is_leader=True), Source("infra1"), Source("infra2")]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (WELL, "infra1"),
+        (WELL[::-1], "infra1"),
+        ([WELL[0], Source("infra1", "it is down"), WELL[2]], "infra2"),
+        # A learner may lack what was written.
+        ([WELL[0], Source("infra1", is_learner=True)], "infra0"),
+        ([WELL[0], Source("infra1", "it is down")], "infra0"),
+        ([Source("infra0", "it is down")], None),
+        ([], None),
+    ],
+)
+def test_who_gives_a_snapshot(members: list[Source], expected: str | None) -> None:
+    chosen = source_of(members)
+    assert (chosen.name if chosen else None) == expected
+
+
+ALL = [taken(age, 100 - age) for age in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "keep", "days", "expected"),
+    [
+        (ALL, 0, 0, ALL),
+        (ALL, 3, 0, ALL[:3]),
+        (ALL, 0, 4, ALL[:5]),
+        (ALL, 3, 4, ALL[:3]),
+        (ALL, 8, 4, ALL[:5]),
+        # The newest stays, however old it is.
+        (ALL[5:], 24, 2, [ALL[5]]),
+        # The clock was set back: the newest by its revision stays as well.
+        ([taken(0, 5), taken(1, 4), taken(9, 6)], 1, 0, [taken(0, 5), taken(9, 6)]),
+        ([], 1, 1, []),
+    ],
+)
+def test_which_are_kept(snapshots: list[Snapshot], keep: int, days: int, expected: list[Snapshot]) -> None:
+    assert kept(snapshots, keep, days, NOW) == expected
+
+
+def files(directory: Path, *snapshots: Snapshot) -> None:
+    directory.mkdir(exist_ok=True)
+    for item in snapshots:
+        (directory / item.file_name).write_bytes(b"x" * 52)
+        (directory / f"{item.file_name}.json").write_text(item.as_text())
+
+
+def spec(directory: Path, **how: Any) -> _backup.BackupSpec:
+    return _backup.BackupSpec("etcd", "infra0", [("infra0", "10.0.0.6")], dir=str(directory), **how)
+
+
+def test_a_directory_of_snapshots(tmp_path: Path) -> None:
+    """Names are read, descriptions are believed if they are of that file, and nothing else is ever removed."""
+    there = tmp_path / "backups"
+    files(there, *ALL[:4], taken(2, 7, "other"))
+    (there / f"{ALL[1].file_name}.json").write_text("{")
+    (there / f"{ALL[2].file_name}.json").write_text(replace(ALL[2], revision=3).as_text())
+    (there / "mine.db").write_text("")
+    (there / "etcd-20261127T000000Z-r1.db.part").write_text("")
+    found = _snapshot.read_directory(str(there), "etcd")
+    assert [(item.revision, item.sha256) for item in found] == [(100, "x"), (99, ""), (98, ""), (97, "x")]
+    assert found[1].taken == ALL[1].taken and found[1].size == 20
+    removed = _backup.prune(spec(there, keep=2), NOW)
+    assert [Path(path).name for path in removed] == [item.file_name for item in ALL[2:4]]
+    left = sorted(path.name for path in there.iterdir())
+    assert left == sorted(
+        [
+            *(name for item in (*ALL[:2], taken(2, 7, "other")) for name in (item.file_name, f"{item.file_name}.json")),
+            "mine.db",
+            "etcd-20261127T000000Z-r1.db.part",
+        ]
+    )
+    assert _snapshot.read_directory(str(tmp_path / "none"), "etcd") == []
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encrypted copy needs room too."""
+    status = type("Status", (), {"db_size": 100 << 20})()
+    monkeypatch.setattr(_backup, "free_bytes", lambda _path: 200 << 20)
+    _backup.check_space(spec(tmp_path), status)
+    with pytest.raises(EtcdError, match="has 200 MiB free and 264 MiB are needed"):
+        _backup.check_space(spec(tmp_path, recipient="PEM"), status)
+
+
+def test_metrics(tmp_path: Path) -> None:
+    lines = _backup.metrics(spec(tmp_path), _backup.State(5.0, 4.0, "no room", "f", 20480, 7, 0.5))
+    labels = '{cluster="etcd",member="infra0"}'
+    assert f"kubeadm_etcd_backup_last_success_timestamp_seconds{labels} 4.0" in lines
+    assert f"kubeadm_etcd_backup_last_failed{labels} 1" in lines
+    assert f"kubeadm_etcd_backup_size_bytes{labels} 20480" in lines
+    assert sum(line.startswith("# TYPE") for line in lines) == len(lines) / 3
+
+
+# --- The timer -------------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
+    """It has all modules that it needs, and the same bytes each time."""
+    packed = _schedule.program()
+    assert packed == _schedule.program()
+    names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
+    assert any(name.endswith("_member/backup.py") for name in names)
+    assert not any("_control" in name or "_pki" in name for name in names)
+    program, config = tmp_path / "backup.pyz", tmp_path / "backup.json"
+    program.write_bytes(packed)
+    config.write_text(
+        json.dumps(
+            {
+                "cluster": "etcd",
+                "member": "infra0",
+                "members": [{"name": "infra0", "address": "127.0.0.1"}],
+                "client_port": 1,
+                "pki_dir": str(tmp_path),
+                "dir": str(tmp_path / "backups"),
+            }
+        )
+    )
+    argv = [sys.executable, "-I", str(program), str(config)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/", check=False)
+    assert (
+        done.returncode == 1 and "no member of the cluster is healthy" in done.stderr and "Traceback" not in done.stderr
+    )
+    state = json.loads((tmp_path / "backups" / "state.json").read_text())
+    assert state["error"] and state["succeeded"] == 0
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host without systemd, whose units are in a directory."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(_schedule, "SERVICE", str(units / "b.service"))
+    monkeypatch.setattr(_schedule, "TIMER", str(units / "b.timer"))
+    monkeypatch.setattr(_schedule, "program", lambda: b"zip")
+    monkeypatch.setattr(_schedule, "replace_files", lambda items: [write(item) for item in items])
+    monkeypatch.setattr(_schedule, "ensure_directory", lambda path, _mode: Path(path).mkdir(exist_ok=True))
+    return tmp_path
+
+
+def write(item: Replacement) -> None:
+    Path(item.path).write_bytes(item.data)
+
+
+def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    state = {"active": False}
+
+    def systemctl(*words: str) -> None:
+        told.append(" ".join(words))
+        state["active"] = words[0] == "restart" or (state["active"] and words[0] != "disable")
+
+    def run(argv: list[str], _timeout: float) -> Any:
+        code = int(not state["active"]) if argv[1] == "is-active" else int("wrong" in argv)
+        return type("Done", (), {"code": code, "stderr": "Failed to parse", "stdout": ""})()
+
+    monkeypatch.setattr(_schedule, "systemctl", systemctl)
+    monkeypatch.setattr(_schedule, "run", run)
+    work = str(host)
+    wanted = spec(host / "backups", schedule="hourly", command=["cp", "{file}", "/mnt"])
+    none = spec(host / "backups")
+    assert _schedule.set_schedule(none, work, False) == [] and told == []
+    assert [r.code for r in _schedule.set_schedule(wanted, work, True)] == ["new"] and not list(
+        (host / "units").iterdir()
+    )
+    with pytest.raises(EtcdError, match="Failed to parse"):
+        _schedule.set_schedule(replace(wanted, schedule="wrong"), work, False)
+    assert [r.code for r in _schedule.set_schedule(wanted, work, False)] == ["new"]
+    assert told == ["daemon-reload", "enable kubeadm-etcd-backup.timer", "restart kubeadm-etcd-backup.timer"]
+    assert "OnCalendar=hourly" in (host / "units/b.timer").read_text()
+    assert json.loads((host / "backup.json").read_text())["command"] == ["cp", "{file}", "/mnt"]
+    # As it will be read by the service.
+    assert _backup.BackupSpec.from_params(json.loads((host / "backup.json").read_text())) == wanted
+    assert _schedule.set_schedule(wanted, work, False) == []
+    assert [r.code for r in _schedule.set_schedule(replace(wanted, keep=3), work, False)] == ["differs"]
+    state["active"] = False
+    assert [r.code for r in _schedule.schedule_reasons(replace(wanted, keep=3), work)] == ["inactive"]
+    (host / "backup.pyz").unlink()
+    assert [r.code for r in _schedule.set_schedule(replace(wanted, keep=3), work, False)] == ["missing"]
+    assert [r.code for r in _schedule.set_schedule(none, work, False)] == ["removed"]
+    assert _schedule.present_files(work) == [] and _schedule.set_schedule(none, work, False) == []

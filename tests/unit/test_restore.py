@@ -1,0 +1,238 @@
+"""The plans of backup.yml and restore.yml, as etcd_plan makes them, and what is read off data and files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import WantedSnapshot, wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    cluster_id,
+    has_kubernetes,
+    read_snapshot_file,
+    restore_token,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
+from test_run import ALL_UP, observations
+
+URLS = {host: f"https://10.0.0.{6 + number}:2380" for number, host in enumerate(HOSTS)}
+
+
+def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
+    """Observations by host. ids: one character for each host, the id of the cluster in its record; '-' for none."""
+    found = observations(*states)
+    for (host, item), record in zip(found.items(), ids or "-" * len(found)):
+        item["etcd"].setdefault("answers", bool(item["etcd"].get("ready")))
+        item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
+        item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
+        item["config"].update(peer_port=2380)
+        item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
+        item["reasons"]["backup"] = []
+        if record != "-":
+            item["etcd"]["record"] = {
+                "name": host,
+                "cluster_id": record,
+                "member_id": "1",
+                "data_dir": "/x",
+                "ca": "",
+                "removed": "",
+            }
+    return found
+
+
+def plan(found: dict[str, Any], operation: str, **wishes: Any) -> dict[str, Any]:
+    attendance = _run.Attendance([host for host in HOSTS if host in found])
+    wish = _run.Wish(operation=operation, **wishes)
+    if operation == "backup":
+        return _run.make_backup(CLUSTER, found, attendance)
+    return _run.make_restore(CLUSTER, found, attendance, wish)
+
+
+def steps(made: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(step["kind"], step["host"]) for step in made["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("states", "host", "warned"),
+    [
+        (ALL_UP, "infra1", False),
+        ((up(leader=True), DOWN, up()), "infra2", False),
+        ((up(leader=True), DOWN, DOWN), "infra0", False),
+        (({**DOWN, "answers": True}, DOWN, FRESH), "infra0", True),
+    ],
+)
+def test_backup(states: tuple[dict[str, Any], ...], host: str, warned: bool) -> None:
+    made = plan(seen(*states), "backup")
+    assert steps(made) == [("snapshot", host)] and made["snapshot"] == [host] and made["problems"] == []
+    assert bool(made["notices"]) == warned
+    assert made["lines"][1].startswith(f"{host}: {host}") and "/var/backups/etcd" in made["lines"][1]
+
+
+def test_backup_of_a_corrupt_cluster() -> None:
+    """Not from the member that the alarm names."""
+    found = seen(*ALL_UP)
+    for item in found.values():
+        item["etcd"]["alarms"] = [{"kind": "CORRUPT", "member": "infra1"}]
+    assert plan(found, "backup")["snapshot"] == ["infra2"]
+
+
+def test_no_backup() -> None:
+    made = plan(seen(DOWN, DOWN, DOWN), "backup")
+    assert made["settled"] and "none can give a snapshot" in made["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "wanted"), [("remove", True), ("replace", True), ("remove", False), ("converge", True)]
+)
+def test_before_a_member_leaves(operation: str, wanted: bool) -> None:
+    """From a member that stays; before anything else."""
+    found = seen(up(leader=True), up(), DOWN)
+    data = {
+        "name": "etcd",
+        "members": [vars(member) for member in CLUSTER.members],
+        "ca_host": "infra0",
+        "problems": [],
+        "warnings": [],
+    }
+    observed = {host: {**item, "cluster": data} for host, item in found.items()}
+    wish = _run.Wish(operation=operation, member="infra2", backup_before_change=wanted)
+    made = _run.plan_run("infra0", observed, [], wish)
+    assert made["problems"] == [], made["problems"]
+    if wanted and operation != "converge":
+        assert steps(made)[0] == ("snapshot", "infra1")
+    else:
+        assert made["snapshot"] == []
+
+
+def test_the_timer_is_a_step_of_its_own() -> None:
+    found = seen(*ALL_UP)
+    found["infra2"]["reasons"]["backup"] = [
+        {"part": "backup", "code": "new", "text": "the timer is installed", "restarts": False}
+    ]
+    made = _run.make_plan(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish())
+    assert made["schedule"] == ["infra2"] and not made["settled"] and made["order"] == []
+    assert any("the timer is installed" in line for line in made["lines"])
+
+
+# --- Restore ---------------------------------------------------------------------------------------------------------
+
+SNAPSHOT = WantedSnapshot("/srv/x.db", "ab" * 32)
+TOKEN = restore_token(SNAPSHOT.identity, URLS, ["c1"])
+NEW = cluster_id(URLS, TOKEN)
+RESTORED = {**DOWN, "cluster_id": NEW, "restored": True}
+
+
+def three(*kinds: str) -> list[tuple[str, str]]:
+    return [(kind, host) for kind in kinds for host in HOSTS]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        # Quorum is gone: one member left, and two hosts from nothing.
+        (seen(DOWN, FRESH, FRESH, ids="c--"), [*three("prepare"), ("stop", "infra0"), *three("replace_data")]),
+        (seen(FRESH, FRESH, FRESH), three("prepare", "replace_data")),
+        (seen(DOWN, DOWN, DOWN, ids="ccc"), three("prepare", "stop", "replace_data")),
+    ],
+)
+def test_restore(found: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    made = plan(found, "restore", snapshot=SNAPSHOT)
+    assert made["problems"] == [] and steps(made) == expected and made["token"]
+
+
+def test_a_killed_restore_goes_on() -> None:
+    """Hosts that have the restored data are left, with the records of before, of after, and some of each."""
+
+    def record(ids: list[str]) -> dict[str, Any]:
+        found = seen(RESTORED, DOWN, DOWN)
+        for item, number in zip(found.values(), ids):
+            item["etcd"]["record"] = {"cluster_id": number}
+        return found
+
+    made = plan(record(["c1", "c1", "c1"]), "restore", snapshot=SNAPSHOT)
+    assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
+    assert plan(record([NEW, "c1", "c1"]), "restore", snapshot=SNAPSHOT)["token"] == TOKEN
+    # All have it, and run: site.yml goes on.
+    found = seen(*({**up(), "cluster_id": NEW} for _host in HOSTS))
+    for item, number in zip(found.values(), [NEW, "c1", "c1"]):
+        item["etcd"]["record"] = {"cluster_id": number}
+    made = plan(found, "restore", snapshot=SNAPSHOT)
+    assert made["settled"] and made["problems"] == []
+    # Another snapshot, and the same one once more, have other tokens.
+    assert restore_token("cd" * 32, URLS, ["c1"]) != TOKEN != restore_token(SNAPSHOT.identity, URLS, [NEW])
+
+
+def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
+    found = seen(*ALL_UP, ids="ccc")
+    assert "is healthy (infra0, infra1, infra2)" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
+    assert plan(found, "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etc")["problems"]
+    made = plan(found, "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etcd", backup_before_change=True)
+    assert made["problems"] == [] and steps(made)[0] == ("snapshot", "infra1")
+    # Half of the cluster was restored and runs.
+    found = seen({**up(leader=True), "cluster_id": NEW}, {**up(), "cluster_id": NEW}, DOWN)
+    for item in found.values():
+        item["etcd"]["record"] = {"cluster_id": "c1"}
+    assert "was restored from this snapshot before" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
+
+
+def test_refused() -> None:
+    assert "infra2 cannot be observed" in plan(seen(DOWN, DOWN, None), "restore", snapshot=SNAPSHOT)["problems"][0]
+    made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=WantedSnapshot("/x", problem="/x is cut off"))
+    assert made["problems"] == ["/x is cut off"] and made["steps"] == []
+    unknown = seen(DOWN, DOWN, DOWN)
+    unknown["infra1"]["config"] = None
+    assert "infra1" in plan(unknown, "restore", snapshot=SNAPSHOT)["problems"][0]
+
+
+def test_a_member_that_the_inventory_lacks_is_named() -> None:
+    found = seen(DOWN, DOWN, DOWN)
+    found["infra0"]["etcd"]["members"] = [
+        {"id": "9", "name": "infra9", "peer_urls": ["https://10.0.0.99:2380"], "client_urls": ["u"]}
+    ]
+    assert any("infra9" in text for text in plan(found, "restore", snapshot=SNAPSHOT)["notices"])
+
+
+def database(extra: bytes = b"") -> bytes:
+    """The beginning of a bbolt file, and some pages."""
+    meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
+    return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (database() + hashlib.sha256(database()).digest(), False),
+        (database(), True),
+        (database()[:-1], "cut off"),
+        (database() + b"x" * 31, "cut off"),
+        (b"\x30\x80" + b"x" * 5000, "encrypted"),
+        (b"", "not a snapshot"),
+        (b"hello", "not a snapshot"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_a_file_is(tmp_path: Path, content: bytes | None, expected: bool | str) -> None:
+    path = tmp_path / "x.db"
+    if content is not None:
+        path.write_bytes(content)
+    if isinstance(expected, bool):
+        found = read_snapshot_file(str(path))
+        assert found.is_database == expected and len(found.identity) == 64
+        assert wanted_snapshot(str(path), True).identity == found.identity
+    else:
+        with pytest.raises(EtcdError, match=expected):
+            read_snapshot_file(str(path))
+        assert expected in wanted_snapshot(str(path), True).problem
+    assert wanted_snapshot("", False) == WantedSnapshot() and "is not set" in wanted_snapshot("", True).problem
+
+
+def test_keys_of_kubernetes(tmp_path: Path) -> None:
+    """Also where two pieces meet."""
+    path = tmp_path / "x.db"
+    for content, expected in ((b"x" * 100, False), (b"x" * ((1 << 20) - 4) + b"/registry/pods", True)):
+        path.write_bytes(content)
+        assert has_kubernetes(str(path)) == expected

@@ -19,7 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     plan_run,
     refusal,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT, RESTORE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     failure,
@@ -102,7 +102,7 @@ class ActionModule(ActionBase):
                 )
             },
             own_ca=own_ca,
-            snapshot=wanted_snapshot(controller_path(args["snapshot"]), args["operation"] == RESTORE),
+            snapshot=wanted_snapshot(controller_path(args["snapshot"]), args["operation"]),
             image_archive=archive,
             external_files=files,
             signing_dir=controller_path(args["signing_dir"]),

@@ -55,8 +55,10 @@ def wait_until(said: str, condition: Callable[[], object], seconds: float = PATI
 @functools.lru_cache(maxsize=None)
 def program(name: str, version: str) -> str:
     """Path of etcd, etcdctl or etcdutl of a version, built if it is not in the lab's cache."""
+    # The tests are in a network namespace of their own: what has to be built is built outside of it.
+    outside = ["nsenter", f"--net=/proc/{os.getppid()}/ns/net", "--"]
     done = subprocess.run(
-        [str(LAB), "build", "--etcd", version, "--only", name],
+        [*outside, str(LAB), "build", "--etcd", version, "--only", name],
         check=True,
         text=True,
         stdout=subprocess.PIPE,

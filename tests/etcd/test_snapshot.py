@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import snapshot as _snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    cluster_id,
+    member_id,
+    read_snapshot_file,
+    restore_token,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import drill as _drill
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import ADDRESSES, VERSIONS, Cluster, Make, Member, program, restore, wait_until
@@ -194,3 +203,89 @@ def test_sent_away(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Monke
         _backup.take(failing)
     assert len(_snapshot.read_directory(spec.dir, "etcd")) == 2 or done["snapshot"]["revision"]
     assert "kubeadm_etcd_backup_last_failed{" in (Path(spec.dir) / "etcd-backup.prom").read_text()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.usefixtures("programs")
+def test_drill(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """The restored member is what was recorded, nothing of it is left, and a record that differs is told."""
+    with_programs(tmp_path, version)
+    monkeypatch.setattr(_drill, "image_root", _backup.image_root)
+    monkeypatch.setattr(_drill, "RUN_DIR", str(tmp_path / "run"))
+    cluster = make_cluster(1, version)
+    cluster.found()
+    for number in range(20):
+        cluster[0].put(f"k{number}")
+    cluster.etcdctl("del", "k3")
+    spec = spec_for(cluster, cluster[0])
+    with pytest.raises(EtcdError, match="has no snapshot"):
+        _drill.newest_snapshot(spec)
+    cluster.etcdctl("compaction", "10")
+    taken = _backup.take(spec)
+    before = sorted(os.listdir(spec.dir))
+    done = _drill.drill(spec, "", "")
+    assert done["compared"] and done["keys"] == 22 == taken["snapshot"]["keys"] and done["read"] == 22
+    assert done["revision"] == taken["snapshot"]["revision"]
+    assert sorted(os.listdir(spec.dir)) == before and os.listdir(tmp_path / "run") == []
+    # The database itself, of a member that is stopped.
+    cluster[0].signal(signal.SIGTERM)
+    raw = cluster[0].data / "member/snap/db"
+    done = _drill.drill(spec, str(raw), "")
+    assert not done["compared"] and done["keys"] == 22
+    # What was recorded is of another database.
+    description = Path(taken["path"] + ".json")
+    told = json.loads(description.read_text())
+    for field in ("keys", "hash_kv"):
+        description.write_text(json.dumps({**told, field: told[field] + 1}))
+        with pytest.raises(EtcdError, match=f"instead of {told[field] + 1}"):
+            _drill.drill(spec, "", "")
+    content = bytearray(Path(taken["path"]).read_bytes())
+    content[9000] ^= 1
+    Path(taken["path"]).write_bytes(content)
+    with pytest.raises(EtcdError, match="SHA-256"):
+        _drill.drill(spec, "", "")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.usefixtures("programs")
+def test_ids_of_a_restored_cluster(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Our reckoning is etcdutl's; the steps of the module, from a snapshot and from a database, with Kubernetes' keys and without."""
+    with_programs(tmp_path, version)
+    monkeypatch.setattr(_restore, "image_root", _backup.image_root)
+    monkeypatch.setattr(_restore, "_have_image", lambda _spec: None)
+    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    cluster = make_cluster(3, version)
+    cluster.found()
+    cluster[0].put("/registry/x")
+    path = _backup.take(spec_for(cluster, cluster[0]))["path"]
+    # The database of a member that is killed lacks what it has not committed (every 100 ms).
+    time.sleep(0.5)
+    cluster.power_cut()
+    members = [(name, ADDRESSES[name]) for name in cluster.names]
+    urls = _restore.peer_urls_of(members, 2380)
+    raw = tmp_path / "db"
+    raw.write_bytes((cluster[1].data / "member/snap/db").read_bytes())
+    for number, file in enumerate((path, str(raw))):
+        token = restore_token(read_snapshot_file(file).identity, urls, [f"c{number}"])
+        for member in cluster.members:
+            spec = _restore.RestoreSpec(
+                file, token, member.name, members, "", data_dir=str(member.data), work_dir=str(member.directory / "work"),
+                manifests_dir=str(member.directory / "none"),
+            )  # fmt: skip
+            with pytest.raises(EtcdError, match="has not been restored"):
+                _restore.replace_data(spec, False)
+            assert [reason.code for reason in _restore.prepare(spec, False)] == ["prepared"]
+            assert _restore.prepare(spec, False) == [] and _restore.stop(spec, False) == [] and not spec.is_replaced
+            assert [reason.code for reason in _restore.replace_data(spec, False)] == ["archived", "replaced"]
+            assert spec.is_replaced and not spec.is_prepared
+        for member in cluster.members:
+            member.start("existing", cluster.names)
+        cluster.wait()
+        with cluster[0].client() as client:
+            status = client.status()
+            assert f"{status.cluster_id:x}" == cluster_id(urls, token)
+            assert int(client.call("kv/range", {"key": "AA=="})["header"]["revision"]) > 1_000_000_000
+            assert {member.id for member in client.members()} == {member_id([url], token) for url in urls.values()}
+        cluster.power_cut()

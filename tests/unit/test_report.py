@@ -49,6 +49,42 @@ def test_a_cluster_that_is_well() -> None:
     assert json.loads(json.dumps(report)) == report, "plain data"
 
 
+def with_backups(**hosts: dict[str, Any]) -> Looked:
+    """What was observed of snapshots, by host."""
+    it = samples.well()
+    seen = {host: {**next(iter(it.observations.values())), "backup": backup} for host, backup in hosts.items()}
+    return replace(it, observations=seen)
+
+
+def taken(hours: float, **state: Any) -> dict[str, Any]:
+    newest = {"file": "etcd-x.db", "taken": samples.NOW.timestamp() - hours * 3600, "size": 3 << 20}
+    return {"dir": "/var/backups/etcd", "newest": [newest] if hours else [], "count": int(hours), "state": state}
+
+
+def test_snapshots() -> None:
+    """The newest one, whichever host has it, and what failed."""
+    looked = with_backups(infra0=taken(0), infra1=taken(5), infra2=taken(60))
+    report = one(looked)
+    assert [item["host"] for item in report["backups"]] == ["infra1", "infra2", "infra0"]
+    assert "newest snapshot: 5 hours old, 3 MiB, on infra1; 2 of 3 hosts have some" in report["lines"]
+    assert not [item for item in report["findings"] if item["code"] == "backup"]
+    nothing = one(with_backups(infra0=taken(0)))
+    assert not [line for line in nothing["lines"] if "snapshot" in line]
+    assert ("Newest snapshot", "none on the hosts") in _report.cluster_page(nothing, 1)["facts"]
+    failed = one(with_backups(infra0=taken(0, error="no room."), infra1=taken(1, error="")))
+    (found,) = [item for item in failed["findings"] if item["code"] == "backup"]
+    assert found["text"] == "infra0: the last attempt at a snapshot failed: no room."
+    assert one(samples.well())["backups"] == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 seconds"), (119, "119 seconds"), (120, "2 minutes"), (7200, "2 hours"), (200000, "2 days")],
+)
+def test_spans(seconds: int, text: str) -> None:
+    assert _report.span(seconds) == text
+
+
 def changed(**health: Any) -> Looked:
     it = samples.well()
     return replace(it, health={**(it.health or {}), **health})

@@ -196,6 +196,19 @@ def test_a_member_that_the_inventory_lacks_is_named() -> None:
     assert any("infra9" in text for text in plan(found, "restore", snapshot=SNAPSHOT)["notices"])
 
 
+def test_a_drill_takes_the_newest_snapshot() -> None:
+    found = seen(up(leader=True), up(), DOWN)
+    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish(operation="drill"))
+    assert made["settled"] and "has a snapshot. Take one" in made["problems"][0]
+    for number, host in enumerate(HOSTS):
+        found[host]["backup"]["newest"] = [{"taken": 100.0 - number, "revision": 5, "file": f"{number}.db"}]
+    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish(operation="drill"))
+    assert made["drill"] == ["infra0"] and "0.db is restored into a throw-away member" in made["lines"][1]
+    wish = _run.Wish(operation="drill", snapshot=SNAPSHOT)
+    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), wish)
+    assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
+
+
 def database(extra: bytes = b"") -> bytes:
     """The beginning of a bbolt file, and some pages."""
     meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
@@ -222,12 +235,13 @@ def test_what_a_file_is(tmp_path: Path, content: bytes | None, expected: bool | 
     if isinstance(expected, bool):
         found = read_snapshot_file(str(path))
         assert found.is_database == expected and len(found.identity) == 64
-        assert wanted_snapshot(str(path), True).identity == found.identity
+        assert wanted_snapshot(str(path), "restore").identity == found.identity
     else:
         with pytest.raises(EtcdError, match=expected):
             read_snapshot_file(str(path))
-        assert expected in wanted_snapshot(str(path), True).problem
-    assert wanted_snapshot("", False) == WantedSnapshot() and "is not set" in wanted_snapshot("", True).problem
+        assert expected in wanted_snapshot(str(path), "drill").problem
+    assert wanted_snapshot("", "drill") == wanted_snapshot("/x", "converge") == WantedSnapshot()
+    assert "is not set" in wanted_snapshot("", "restore").problem
 
 
 def test_keys_of_kubernetes(tmp_path: Path) -> None:

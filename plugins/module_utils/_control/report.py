@@ -119,7 +119,13 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         row["host"] = hosts.get(row["name"], "")
     certificates = [*authority(looked, now), *leaves(looked, rows, now)]
     findings = [dict(item) for item in health.get("findings", [])]
-    own = [*ssh_findings(looked), *certificate_findings(certificates, rows), *host_findings(looked)]
+    own = [
+        *ssh_findings(looked),
+        *certificate_findings(certificates, rows),
+        *host_findings(looked),
+        *snapshot_findings(looked),
+    ]
+    backups = snapshots(looked, now)
     return {
         "name": looked.cluster.name,
         "verdict": verdict,
@@ -136,8 +142,9 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         "members": rows,
         "certificates": certificates,
         "findings": [*findings, *own],
+        "backups": backups,
         "metrics": metrics(looked),
-        "lines": [*health.get("table", []), *own_lines(verdict, reasons, looked, own)],
+        "lines": [*health.get("table", []), *snapshot_lines(backups), *own_lines(verdict, reasons, looked, own)],
     }
 
 
@@ -282,6 +289,64 @@ def ends(item: Data) -> str:
     return f"expires in {days} day{'' if days == 1 else 's'} ({date})"
 
 
+# --- Snapshots -------------------------------------------------------------------------------------------------------
+
+
+def snapshots(looked: Looked, now: datetime) -> list[dict[str, Any]]:
+    """The newest snapshot of each host that was observed, the newest first: file, age in seconds, size in bytes. file: '' if there is none."""
+    found = []
+    for host, observation in looked.observations.items():
+        backup = observation.get("backup") or {}
+        if not backup.get("dir"):
+            continue
+        newest: Data = next(iter(backup["newest"]), {})
+        age = round(now.timestamp() - float(newest["taken"])) if newest else 0
+        entry = {"host": host, "file": str(newest.get("file", "")), "age": age, "size": int(newest.get("size", 0))}
+        found.append({**entry, "count": int(backup["count"])})
+    return sorted(found, key=lambda item: (not item["file"], item["age"]))
+
+
+def snapshot_lines(backups: list[dict[str, Any]]) -> list[str]:
+    """What is said of snapshots on the terminal: only if there are any."""
+    return [f"newest snapshot: {snapshot_text(backups)}"] if any(item["file"] for item in backups) else []
+
+
+def snapshot_text(backups: list[dict[str, Any]]) -> str:
+    """The newest snapshot of a cluster, and how many hosts have one."""
+    there = [item for item in backups if item["file"]]
+    if not there:
+        return "none on the hosts"
+    first = there[0]
+    others = f"; {len(there)} of {len(backups)} hosts have some" if len(backups) > 1 else ""
+    return f"{span(first['age'])} old, {amount(first['size'])}, on {first['host']}{others}"
+
+
+def span(seconds: int) -> str:
+    """A duration for people, in its largest unit."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{max(0, seconds)} seconds"
+
+
+def snapshot_findings(looked: Looked) -> list[dict[str, str]]:
+    """Hosts whose last attempt at a snapshot failed."""
+    found = []
+    for host, observation in looked.observations.items():
+        error = ((observation.get("backup") or {}).get("state") or {}).get("error")
+        if error:
+            text = f"{host}: the last attempt at a snapshot failed: {error}"
+            found.append(
+                finding(
+                    "backup",
+                    "",
+                    text,
+                    "Correct the cause, then run backup.yml, or `systemctl start kubeadm-etcd-backup` there.",
+                )
+            )
+    return found
+
+
 # --- Findings on hosts -----------------------------------------------------------------------------------------------
 
 
@@ -410,6 +475,7 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
         ("etcd", versions(members) or cluster["version"] or "unknown"),
         ("Cluster version", cluster["cluster_version"] or "unknown"),
         ("Cluster id", cluster["cluster_id"] or "unknown"),
+        *([("Newest snapshot", snapshot_text(cluster["backups"]))] if cluster["backups"] else []),
     ]
     return {
         "anchor": f"cluster-{number}",

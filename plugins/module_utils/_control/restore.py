@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import PREPARE, REPLACE_DATA, STOP, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    DRILL,
+    PREPARE,
+    REHEARSE,
+    REPLACE_DATA,
+    RESTORE,
+    STOP,
+    Step,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     cluster_id,
     read_snapshot_file,
@@ -42,9 +50,9 @@ class WantedSnapshot:
     problem: str = ""
 
 
-def wanted_snapshot(path: str, is_wanted: bool) -> WantedSnapshot:
-    """The file on the controller, as far as it can be judged without reading all of it."""
-    if not is_wanted:
+def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
+    """The file on the controller, as far as it can be judged without reading all of it. A drill need not have one."""
+    if operation not in (RESTORE, DRILL) or (operation == DRILL and not path):
         return WantedSnapshot()
     if not path:
         return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
@@ -114,6 +122,30 @@ def restore(
             if reasons:
                 steps.append(Step(kind, member.name, member.host, None, tuple(reasons)))
     return Restore([], steps, former_members(cluster, observations) if left else [], token)
+
+
+def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
+    """On which host a restore is rehearsed: of a file on the controller, or of the newest snapshot on the hosts."""
+    problems = [
+        *problems_of("inventory", cluster.problems),
+        *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
+    ]
+    hosts = {member.host: member.name for member in cluster.members if member.host in observations}
+    newest = [
+        (item["taken"], item["revision"], host, item["file"])
+        for host in hosts
+        for item in observations[host]["backup"]["newest"]
+    ]
+    if not hosts:
+        problems.append(Problem(f"no host of cluster {cluster.name!r} could be observed.", code="absent"))
+    if not newest and not snapshot.path:
+        text = f"no host of cluster {cluster.name!r} has a snapshot. Take one (backup.yml), or name a file: -e etcd_snapshot=FILE"
+        problems.append(Problem(text, code="no-snapshot"))
+    if problems:
+        return Restore(problems)
+    file, host = (snapshot.path, next(iter(hosts))) if snapshot.path else (max(newest)[3], max(newest)[2])
+    reason = Reason("snapshot", "rehearsed", f"{file} is restored into a throw-away member, compared, and removed")
+    return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 
 
 def ids_before(observations: Observations) -> list[str]:

@@ -76,7 +76,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     host_warnings,
     unknown_address_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import Restore, WantedSnapshot, restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import (
+    Restore,
+    WantedSnapshot,
+    drill,
+    restore,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
     BACKUP,
@@ -84,6 +89,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     CERTIFICATES,
     CONFIG,
     CONVERGE,
+    DRILL,
     EXPORT_CA_KEY,
     HAND_OVER,
     IMAGE,
@@ -93,6 +99,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     PREPARE,
     RECEIVE_CA_KEY,
     RECORD,
+    REHEARSE,
     REMOVE,
     REMOVE_CA_KEY,
     RENEW,
@@ -421,6 +428,8 @@ def plan_run(
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     if wish.operation == BACKUP:
         return make_backup(cluster, observations, Attendance(present, failed, unobserved))
+    if wish.operation == DRILL:
+        return make_drill(cluster, observations, Attendance(present, failed, unobserved), wish)
     if wish.operation == RESTORE:
         return make_restore(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
@@ -613,6 +622,7 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "record": hosts_of(steps, RECORD),
         "snapshot": hosts_of(steps, SNAPSHOT),
         "schedule": hosts_of(steps, SCHEDULE),
+        "drill": hosts_of(steps, REHEARSE),
         "prepare": hosts_of(steps, PREPARE),
         "stop": hosts_of(steps, STOP),
         "replace_data": hosts_of(steps, REPLACE_DATA),
@@ -691,6 +701,15 @@ def make_restore(cluster: Cluster, observations: Observations, attendance: Atten
     ]
     plan = apart_plan(cluster, attendance, RESTORE, problems, in_order(steps), lines, warnings)
     return {**plan, "token": found.token}
+
+
+def make_drill(cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that rehearses a restore, in the same form."""
+    found = drill(cluster, observations, wish.snapshot)
+    problems = [*lockstep_problems(attendance), *found.problems]
+    said = merged(note(text, host) for host, _part, text in reasons_of(found.steps))
+    lines = [f"cluster {cluster.name}: a restore is rehearsed", *said]
+    return {**apart_plan(cluster, attendance, DRILL, problems, found.steps, lines), "token": found.token}
 
 
 def apart_plan(

@@ -14,7 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
 MOVE_CA = "move_ca"
-BACKUP, RESTORE = "backup", "restore"
+BACKUP, RESTORE, DRILL = "backup", "restore", "drill"
 
 # What a step does, in the order in which a run carries them out.
 SNAPSHOT = "snapshot"  # A verified snapshot is taken on the host of a member.
@@ -27,6 +27,7 @@ EXPORT_CA_KEY = "export_ca_key"  # An encrypted copy of ca.key is written on the
 CERTIFICATES = "certificates"  # Certificates are issued, or their files repaired.
 CONFIG = "config"  # kubeadmcfg.yaml is written.
 IMAGE = "image"  # The image archive is imported.
+REHEARSE = "rehearse"  # The restore of a snapshot is rehearsed on a host.
 PREPARE = "prepare"  # A snapshot is restored beside the data of a member.
 STOP = "stop"  # A member is stopped for good: its manifest is moved away.
 REPLACE_DATA = "replace_data"  # The data of a member is archived, and the restored data takes its place.
@@ -46,6 +47,7 @@ KINDS = (
     CERTIFICATES,
     CONFIG,
     IMAGE,
+    REHEARSE,
     PREPARE,
     STOP,
     REPLACE_DATA,

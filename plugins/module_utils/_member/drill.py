@@ -1,0 +1,234 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A restore is rehearsed: a snapshot becomes a throw-away member that only this process can reach, is compared, and removed.
+
+It listens on unix sockets in a directory of root's, in a network namespace of its own. On a port of the host, every user could read the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
+    Snapshot,
+    check_file,
+    described_in,
+    read_directory,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, BackupSpec, describe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+# Where the member lists itself. Nothing listens there.
+NOWHERE = "http://127.0.0.1:1"
+
+# Seconds until the member serves, beside those that it needs to read its database.
+SERVES = 60.0
+
+# Everything, as a range of keys.
+EVERY_KEY = "AA=="
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """What the restored member told. revision, keys, hash_kv: to be compared. read: how many keys were read with their values."""
+
+    revision: int
+    keys: int
+    hash_kv: int
+    compact_revision: int
+    read: int
+    seconds: float
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP on a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30.0)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(30.0)
+        self.sock.connect(self.path)
+
+
+def ask(path: str, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """One call of the gateway on a unix socket. OSError or ValueError if it fails."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("POST", f"/v3/{method}", json.dumps(body))
+        answer = connection.getresponse()
+        data = json.loads(answer.read())
+        if answer.status != 200:
+            raise ValueError(str(data))
+        return dict(data)
+    except http.client.HTTPException as exc:
+        raise ValueError(str(exc)) from exc
+    finally:
+        connection.close()
+
+
+def newest_snapshot(spec: BackupSpec) -> str:
+    """The path of the newest snapshot on this host. EtcdError if there is none."""
+    found = read_directory(spec.dir, spec.cluster)
+    if not found:
+        raise EtcdError(f"{spec.member}: {spec.dir} has no snapshot of cluster {spec.cluster}. Take one: backup.yml")
+    return os.path.join(spec.dir, found[0].file_name)
+
+
+def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Rehearse the restore of a snapshot (path: '' for the newest on this host). Returns the module's result. EtcdError if it cannot be restored."""
+    path = path or newest_snapshot(spec)
+    file = read_snapshot_file(path)
+    if not file.is_database:
+        check_file(path)
+    free = free_bytes(spec.dir)
+    if free < file.size + SPARE:
+        raise EtcdError(
+            f"{spec.member}: the rehearsal needs {(file.size + SPARE) >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
+        )
+    known = described_in(path)
+    process = _rollout.find_etcd_process(spec.member)
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(directory(spec.dir))
+        root = stack.enter_context(image_root(image, process.pid if process else 0))
+        told = describe(root, path)
+        data = os.path.join(scratch, "data")
+        argv = ["snapshot", "restore", path, "--data-dir", data, "--name", "drill"]
+        argv += ["--initial-cluster", f"drill={NOWHERE}", "--initial-advertise-peer-urls", NOWHERE]
+        done = run_alone(root, "etcdutl", argv + (["--skip-hash-check"] if file.is_database else []), READS)
+        if done.code != 0:
+            raise EtcdError(
+                f"{spec.member}: etcdutl cannot restore {path}: {(done.stderr or done.stdout).strip()[-400:]}"
+            )
+        client = stack.enter_context(member(root, data, while_waiting))
+        seen = look(client, known.revision if known else told["revision"], begin)
+    differences = compare(known, told, seen)
+    if differences:
+        raise EtcdError(
+            f"{spec.member}: the member that was restored from {path} is not what the snapshot was: {'; '.join(differences)}."
+        )
+    compared = "as recorded" if known and known.hash_kv else "nothing was recorded to compare it with"
+    line = f"{path}: restored in {seen.seconds:.1f} s: revision {seen.revision}, {seen.keys} keys, {seen.read} of them read, {compared}"
+    result = {
+        "path": path,
+        "revision": seen.revision,
+        "keys": seen.keys,
+        "read": seen.read,
+        "seconds": round(seen.seconds, 3),
+    }
+    return {"changed": False, **result, "compared": bool(known and known.hash_kv), "lines": [line]}
+
+
+@contextlib.contextmanager
+def directory(parent: str) -> Iterator[str]:
+    """A directory for the data, removed at the end, with those of runs that were killed."""
+    prefix = ".drill-"
+    for name in os.listdir(parent):
+        if name.startswith(prefix):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def member(root: str, data: str, while_waiting: Callable[[], None]) -> Iterator[str]:
+    """Run etcd on the data, and yield the socket of its clients. EtcdError if it does not serve."""
+    os.makedirs(RUN_DIR, mode=0o700, exist_ok=True)
+    # The path of a socket has 107 bytes at most.
+    sockets = tempfile.mkdtemp(prefix="drill-", dir=RUN_DIR)
+    client = os.path.join(sockets, "c")
+    argv = ["unshare", "--net", program_in(root, "etcd"), "--name=drill", f"--data-dir={data}", "--log-level=warn"]
+    argv += [f"--listen-client-urls=unix://{client}", f"--advertise-client-urls={NOWHERE}"]
+    argv += [f"--listen-peer-urls=unix://{os.path.join(sockets, 'p')}", f"--initial-advertise-peer-urls={NOWHERE}"]
+    argv += [f"--initial-cluster=drill={NOWHERE}"]
+    log = os.path.join(sockets, "log")
+    try:
+        with open(log, "wb") as output:
+            # pylint: disable-next=ansible-bad-function
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + SERVES + os.path.getsize(os.path.join(data, "member/snap/db")) / (10 << 20)
+            while not _serves(client):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    with open(log, encoding="utf-8", errors="replace") as text:
+                        said = text.read().strip()[-400:]
+                    raise EtcdError(f"the restored member does not serve: {said or 'etcd says nothing'}")
+                while_waiting()
+                time.sleep(0.1)
+            yield client
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _serves(client: str) -> bool:
+    try:
+        ask(client, "kv/range", {"key": EVERY_KEY, "limit": "1"})
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def look(client: str, revision: int, begin: float) -> Drilled:
+    """Ask the restored member for what can be compared, and read some keys. EtcdError if it does not answer."""
+    every = {"key": EVERY_KEY, "range_end": EVERY_KEY}
+    try:
+        counted = ask(client, "kv/range", {**every, "count_only": True})
+        hashed = ask(client, "maintenance/hashkv", {"revision": str(revision)} if revision else {})
+        read = ask(client, "kv/range", {**every, "limit": "100"}).get("kvs", [])
+    except (OSError, ValueError) as exc:
+        raise EtcdError(f"the restored member does not answer: {exc}") from exc
+    return Drilled(
+        int(counted["header"]["revision"]),
+        int(counted.get("count", 0)),
+        int(hashed.get("hash", 0)),
+        int(hashed.get("compact_revision", 0)),
+        len([item for item in read if item.get("key")]),
+        time.monotonic() - begin,
+    )
+
+
+def compare(known: Snapshot | None, told: Mapping[str, Any], seen: Drilled) -> list[str]:
+    """What of a restored member differs from what was recorded of its snapshot. known: None if nothing was. told: by etcdutl, of the file."""
+    # An empty database has revision 0 for etcdutl, and 1 for etcd.
+    found = []
+    if max(1, told["revision"]) != seen.revision:
+        found.append(f"revision {seen.revision} instead of {told['revision']}")
+    if known is None:
+        return found
+    if max(1, known.revision) != seen.revision:
+        found.append(f"revision {seen.revision} instead of {known.revision}")
+    if known.keys not in (-1, seen.keys):
+        found.append(f"{seen.keys} keys instead of {known.keys}")
+    # A member that was compacted differently has another hash of the same keys.
+    if known.hash_kv and known.compact_revision == seen.compact_revision and known.hash_kv != seen.hash_kv:
+        found.append(f"hash {seen.hash_kv} instead of {known.hash_kv}")
+    if known.etcdutl_version == told["version"] and (known.hash, known.total_keys) != (
+        told["hash"],
+        told["total_keys"],
+    ):
+        found.append(f"the file has hash {told['hash']} instead of {known.hash}")
+    return list(dict.fromkeys(found))

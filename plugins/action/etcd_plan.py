@@ -47,6 +47,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ca_host": {"type": "str", "default": ""},
     "ca_export": {"type": "path", "default": ""},
     "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
+    "defragment_threshold": {"type": "int", "default": 45},
+    "compact_keep_revisions": {"type": "int", "default": 1000},
 }
 
 
@@ -93,6 +95,8 @@ class ActionModule(ActionBase):
                     "replace_healthy",
                     "wipe_keys",
                     "ca_host",
+                    "defragment_threshold",
+                    "compact_keep_revisions",
                 )
             },
             own_ca=own_ca,

@@ -29,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.defragment import Defragmentation, defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
     Departure,
@@ -81,6 +82,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     CERTIFICATES,
     CONFIG,
     CONVERGE,
+    DEFRAGMENT,
+    DEFRAGMENT_MEMBER,
+    DISARM,
     EXPORT_CA_KEY,
     HAND_OVER,
     IMAGE,
@@ -145,6 +149,8 @@ class Wish:
     wipe_keys: bool = False
     ca_host: str = ""
     ca_export: Export = field(default_factory=Export)
+    defragment_threshold: int = 45
+    compact_keep_revisions: int = 1000
 
 
 @dataclass(frozen=True)
@@ -406,6 +412,8 @@ def plan_run(
     if wish.operation == MOVE_CA:
         names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
+    if wish.operation == DEFRAGMENT:
+        return make_defragmentation(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
     return make_plan(
         cluster,
@@ -580,6 +588,8 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "leave": hosts_of(steps, LEAVE),
         "archive": hosts_of(steps, ARCHIVE),
         "start": hosts_of(steps, START_STEP),
+        "defragment": hosts_of(steps, DEFRAGMENT_MEMBER),
+        "disarm": hosts_of(steps, DISARM),
         "ca": bool(hosts_of(steps, CA)),
         "certificates": hosts_of(steps, CERTIFICATES),
         "replace_ca": hosts_of(steps, REPLACE_CA),
@@ -647,6 +657,37 @@ def make_move(
         "problems": merged(problems),
         "held": [],
         "notices": [],
+    }
+
+
+def make_defragmentation(
+    cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish
+) -> dict[str, Any]:
+    """The plan of a run that defragments, in the same form."""
+    problems = [*problems_of("lost", lost_problems(attendance.lost, wish.limit)), *lockstep_problems(attendance)]
+    if not problems and not cluster.problems and not exists(observations):
+        problems.append(without_cluster(cluster))
+    found = Defragmentation(problems)
+    if not problems:
+        found = defragment(
+            cluster, observations, wish.defragment_threshold, wish.compact_keep_revisions, wish.allow_interruption
+        )
+    return {
+        **read_off([] if found.problems else found.steps),
+        "action": DEFRAGMENT if found.steps else NOTHING,
+        "known_addresses": {},
+        "moves": [],
+        "departing": departing_data(None),
+        "members": members_after(cluster, None),
+        "elsewhere": False,
+        "copied": [],
+        "lines": found.lines,
+        "speaker": attendance.members[0] if attendance.members else None,
+        "asker": asker(attendance.members, observations),
+        "problems": merged(found.problems),
+        "held": [],
+        "notices": merged(found.warnings),
+        "limits": found.as_options,
     }
 
 

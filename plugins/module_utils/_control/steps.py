@@ -14,6 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
 MOVE_CA = "move_ca"
+DEFRAGMENT = "defragment"
 
 # What a step does, in the order in which a run carries them out.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
@@ -30,9 +31,14 @@ LEAVE = "leave"  # A member leaves the membership. The step runs on the host of 
 ARCHIVE = "archive"  # The host of a former member is cleared, and its data is archived.
 TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
+DEFRAGMENT_MEMBER = "defragment"  # The database of a member is defragmented, one after the other.
+DISARM = "disarm"  # The alarm NOSPACE is disarmed.
 RECORD = "record"  # The record of a member is written.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
-KINDS = (CA, REPLACE_CA, *CA_KEY_KINDS, CERTIFICATES, CONFIG, IMAGE, LEAVE, ARCHIVE, START, TURN, JOIN, RECORD)
+KINDS = (
+    *(CA, REPLACE_CA, *CA_KEY_KINDS, CERTIFICATES, CONFIG, IMAGE),
+    *(LEAVE, ARCHIVE, START, TURN, JOIN, DEFRAGMENT_MEMBER, DISARM, RECORD),
+)
 
 # What a step of each kind changes, of the parts of a host.
 _PARTS = {

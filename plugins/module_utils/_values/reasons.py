@@ -17,6 +17,7 @@ PARTS = {
     "image": "image",
     "membership": "membership",
     "data": "data directory",
+    "database": "database",
     "manifest": "manifest",
     "record": "record",
 }

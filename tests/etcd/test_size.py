@@ -225,21 +225,23 @@ def test_the_gate(cluster: Cluster) -> None:
 def test_etcd_ends_meanwhile(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the kubelet had ended it: the database is as it was, the member comes back, and the run fails and says why."""
     fragment(cluster)
-    before, disk = database(cluster[0]), _defragment.check_disk
-
-    def restart() -> None:
-        cluster[0].signal(signal.SIGKILL)
-        cluster.start_as_published([cluster[0]])
+    before, disk, prove = database(cluster[0]), _defragment.check_disk, _defragment.prove
 
     def stop(*arguments: Any) -> None:
         disk(*arguments)
         assert cluster[0].process
         cluster[0].process.send_signal(signal.SIGSTOP)
-        threading.Timer(1.0, restart).start()
+        threading.Timer(1.0, cluster[0].signal, [signal.SIGKILL]).start()
+
+    def restart(*arguments: Any) -> None:
+        # Not by the other thread: etcd ends with the thread that has started it.
+        cluster.start_as_published([cluster[0]])
+        prove(*arguments)
 
     # Stopped with the lock and the gate behind it.
     monkeypatch.setattr(_defragment.ClusterLock, "check", lambda _lock: None)
     monkeypatch.setattr(_defragment, "check_disk", stop)
+    monkeypatch.setattr(_defragment, "prove", restart)
     with pytest.raises(
         EtcdError, match="infra0: etcd ended while its database was being defragmented, and is healthy again"
     ):

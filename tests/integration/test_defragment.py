@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -57,7 +58,12 @@ def fragment(cluster: Lab) -> None:
     """60 MB are written, and deleted but for the last tenth; and compacted, as kube-apiserver does."""
     assert big(cluster, "put", 0, 150) == 150 and big(cluster, "deleterange", 0, 135) == 135
     revision = cluster.etcdctl("infra0", "endpoint", "status", "-w", "json").split('"revision":')[1].split(",")[0]
-    cluster.etcdctl("infra0", "compact", "--physical", revision)
+    for url in cluster.endpoints().split(","):
+        # Compacted once; each member that is asked answers when its own database is.
+        cluster.etcdctl("infra0", "--endpoints", url, "compact", "--physical", revision, check=False)
+    # What was freed shows with the next write.
+    cluster.etcdctl("infra0", "put", "written", "now")
+    time.sleep(0.5)
 
 
 def order(run: Run) -> list[str]:

@@ -223,8 +223,8 @@ def prove(spec: DefragmentSpec, target: _rollout.Target, process: _rollout.Proce
             break
         if time.monotonic() - begin > BACK_AGAIN:
             raise EtcdError(
-                f"{spec.member} was defragmented, and is not healthy {BACK_AGAIN:.0f} s later: {trouble}. No further member is defragmented. Run"
-                " health.yml."
+                f"{spec.member} is not healthy {BACK_AGAIN:.0f} s after its defragmentation{f' ({problem})' if problem else ''}: {trouble}. No further"
+                " member is defragmented. Run health.yml to see why."
             )
         time.sleep(_rollout.POLL)
     if now and (now.pid, now.started) != (process.pid, process.started):

@@ -18,7 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member as Listed
 
-from .conftest import ADDRESSES, Cluster, Make, Member, each_version, encoded, other_versions_long, peer_url
+from .conftest import ADDRESSES, Cluster, Make, Member, each_version, encoded, other_versions_long, peer_url, wait_until
 from .test_membership import membership, writing
 
 QUOTA = 96 << 20
@@ -134,6 +134,13 @@ def fragment(cluster: Cluster) -> None:
         with member.client(timeout=30.0) as client:
             client.compact(revision)
 
+    def shows() -> bool:
+        # With the next write.
+        cluster.write("written")
+        return all(item.is_fragmented(45) for item in databases(cluster).values())
+
+    wait_until("the databases are not fragmented", shows)
+
 
 @each_version
 def test_fragmented_databases(cluster: Cluster) -> None:
@@ -141,7 +148,6 @@ def test_fragmented_databases(cluster: Cluster) -> None:
     assert planned(cluster).steps == []
     fragment(cluster)
     before = databases(cluster)
-    assert all(item.is_fragmented(45) for item in before.values()), before
     plan = planned(cluster)
     order = [step.member for step in plan.steps]
     leader = next(member.name for member in cluster.members if member.leads())

@@ -8,10 +8,12 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.defragment import compact_revision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.defragment import full_members, gate_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database, quota_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_departure import seen
 from test_plan import DOWN, FRESH, cluster_of, listing, up
 
@@ -239,3 +241,11 @@ def test_what_is_observed(reported: int | None, argv: list[str], envs: dict[str,
     full = Status(1, 2, "3.6.14", 300, 200, reported, 2, 1, 9, 9, False, ["memberID:2 alarm:NOSPACE "], revision=42)
     assert observe_database(client, full, known).next_compaction == 77
     assert Database.from_dict(observe_database(client, full, known).as_dict()).next_compaction == 77
+
+
+def test_a_disk_without_room_for_the_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = _member.DefragmentSpec("infra0", [("infra0", "10.0.0.6")])
+    monkeypatch.setattr(_member, "free_bytes", lambda path: {"/var/lib/etcd": 566 * MIB}[path])
+    _member.check_disk(spec, HOLLOW)
+    with pytest.raises(EtcdError, match=r"needs 567 MiB, and 566 MiB are free on the filesystem of /var/lib/etcd"):
+        _member.check_disk(spec, Database(1000 * MIB, 551 * MIB))

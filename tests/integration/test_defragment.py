@@ -98,6 +98,7 @@ def test_fragmented_databases(cluster: Lab) -> None:
     assert cluster.site("-e", json.dumps(QUOTA)).changed() == {}
 
 
+@pytest.mark.long
 def test_beside_a_member_that_is_down(cluster: Lab) -> None:
     fragment(cluster)
     before = sizes(cluster)
@@ -110,8 +111,10 @@ def test_beside_a_member_that_is_down(cluster: Lab) -> None:
     assert sizes(cluster).keys() == before.keys()
 
 
+@pytest.mark.long
 def test_a_kubelet_that_rests_meanwhile(cluster: Lab) -> None:
     """So that it does not end an etcd whose defragmentation takes long."""
+    fragment(cluster)
     containers = cluster.containers()
     cluster.sh("infra1", "systemctl stop kubelet")
     run = cluster.site("--limit", "infra1", playbook=DEFRAGMENT)
@@ -122,7 +125,7 @@ def test_a_kubelet_that_rests_meanwhile(cluster: Lab) -> None:
 
 
 def test_a_full_database(cluster: Lab) -> None:
-    """History first, which is compacted; then keys, of which some are deleted; then a larger quota."""
+    """Of history, which is compacted up to the revision in the plan."""
     while big(cluster, "put", 0, 40) == 40:
         pass
     run = cluster.play("-e", json.dumps(QUOTA))
@@ -132,6 +135,11 @@ def test_a_full_database(cluster: Lab) -> None:
     run = cluster.site("-e", "etcd_compact_keep_revisions=20", playbook=DEFRAGMENT)
     assert set(run.changed()) == set(cluster.hosts) and healthy(cluster)
     assert cluster.site(playbook=DEFRAGMENT).changed() == {}
+
+
+@pytest.mark.long
+def test_a_database_that_is_full_of_keys(cluster: Lab) -> None:
+    """Some of them are deleted; then the quota is raised."""
     while big(cluster, "put", 100, 400) == 300:
         pass
     assert big(cluster, "deleterange", 100, 150) == 50

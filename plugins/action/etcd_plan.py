@@ -51,6 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ca_host": {"type": "str", "default": ""},
     "ca_export": {"type": "path", "default": ""},
     "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
+    "defragment_threshold": {"type": "int", "default": 45},
+    "compact_keep_revisions": {"type": "int", "default": 1000},
 }
 
 
@@ -99,6 +101,8 @@ class ActionModule(ActionBase):
                     "ca_host",
                     "backup_before_change",
                     "replace_healthy_cluster",
+                    "defragment_threshold",
+                    "compact_keep_revisions",
                 )
             },
             own_ca=own_ca,

@@ -124,6 +124,8 @@ etcd:
     - Which CA it trusts, compared with ca.crt (C(trusts) - installed; earlier, a former certificate of the same CA; former; untrusted, if it
       refuses certificates that ca.crt has not signed; unproven, if no certificate is left that could prove it;
       unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
+    - Its database (C(database)), if it answers - C(size), C(in_use) and C(quota) in bytes, the C(revision) of its keys, and with the alarm NOSPACE the revision
+      that kube-apiserver would compact to next (C(next_compaction)).
   returned: for members
   type: dict
 pki:

@@ -107,6 +107,14 @@ options:
     description: Passphrase of O(ca_export), of which only the length is looked at.
     type: str
     default: ""
+  defragment_threshold:
+    description: Percent of a database file that is not in use, from which on V(defragment) acts.
+    type: int
+    default: 45
+  compact_keep_revisions:
+    description: Revisions that V(defragment) keeps at least if it compacts. With V(0), it keeps no history.
+    type: int
+    default: 1000
 """
 
 EXAMPLES = r"""
@@ -120,8 +128,8 @@ RETURN = r"""
 steps:
   description:
     - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, certificates,
-      config, image, leave, archive, start, turn, join, record), the C(member) that it is about, the C(host) that it runs on, its C(turn) (none if all
-      take it at once) and its C(reasons), as
+      config, image, leave, archive, start, turn, join, defragment, disarm, record), the C(member) that it is about, the C(host) that it runs
+      on, its C(turn) (none if all take it at once) and its C(reasons), as
       M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success
   type: list
@@ -131,7 +139,7 @@ settled:
   returned: success
   type: bool
 action:
-  description: What happens to the members - bootstrap, nothing, rolling or start; hand_over and move_ca in these operations.
+  description: What happens to the members - bootstrap, nothing, rolling or start; hand_over, move_ca and defragment in these operations.
   returned: success
   type: str
 order:
@@ -141,7 +149,8 @@ order:
   elements: str
 join:
   description: Hosts among RV(order) whose member joins as a learner and is promoted. Likewise C(leave), the host that removes a member from the
-    membership, and C(archive), the host that is cleared of a former member.
+    membership, and C(archive), the host that is cleared of a former member; C(defragment), the hosts whose database is defragmented one after the
+    other, and C(disarm), the host that disarms the alarm NOSPACE.
   returned: success
   type: list
   elements: str
@@ -219,6 +228,20 @@ ca_export:
   description: The copy of ca.key that is asked for - its C(file) on the controller, whether that C(exists), and C(problems).
   returned: success
   type: dict
+limits:
+  description: What M(kubeadm.etcd.etcd_member_defragment) and M(kubeadm.etcd.etcd_disarm) are given.
+  returned: if O(operation) is V(defragment)
+  type: dict
+  contains:
+    threshold:
+      description: Percent of a database file that is not in use, from which on it is defragmented.
+      type: int
+    compact_revision:
+      description: The revision up to which history is removed first. 0 if none is.
+      type: int
+    quota:
+      description: The lowest quota of the members in bytes. 0 if there is no limit.
+      type: int
 own_ca:
   description: Your own CA - the certificate that signs (C(cert)), its C(fingerprint), C(id), C(not_after), C(public_key), and whether its C(key) is given.
   returned: success

@@ -656,6 +656,6 @@ def alarm_warnings(cluster: Cluster, observations: Mapping[str, Observation]) ->
         return []
     return [
         f"{', '.join(names)}: alarm NOSPACE: the database has reached its quota, and cluster {cluster.name!r} refuses all writes."
-        " Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args; then `etcdctl alarm disarm`"
-        ' (docs/recovery.md, "The database is full").'
+        " Run defragment.yml, which compacts and defragments the database and disarms the alarm. If that does not free enough, raise"
+        ' quota-backend-bytes in etcd_extra_args first (docs/size.md, "The database is full").'
     ]

@@ -30,6 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client, hand_over
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.defragment import Defragmentation, defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
     Departure,
@@ -89,6 +90,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     CERTIFICATES,
     CONFIG,
     CONVERGE,
+    DEFRAGMENT,
+    DEFRAGMENT_MEMBER,
+    DISARM,
     DRILL,
     EXPORT_CA_KEY,
     HAND_OVER,
@@ -165,6 +169,8 @@ class Wish:
     backup_before_change: bool = False
     snapshot: WantedSnapshot = field(default_factory=WantedSnapshot)
     replace_healthy_cluster: str = ""
+    defragment_threshold: int = 45
+    compact_keep_revisions: int = 1000
 
 
 @dataclass(frozen=True)
@@ -432,6 +438,8 @@ def plan_run(
         return make_drill(cluster, observations, Attendance(present, failed, unobserved), wish)
     if wish.operation == RESTORE:
         return make_restore(cluster, observations, Attendance(present, failed, unobserved), wish)
+    if wish.operation == DEFRAGMENT:
+        return make_defragmentation(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
     return make_plan(
         cluster,
@@ -610,6 +618,8 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "leave": hosts_of(steps, LEAVE),
         "archive": hosts_of(steps, ARCHIVE),
         "start": hosts_of(steps, START_STEP),
+        "defragment": hosts_of(steps, DEFRAGMENT_MEMBER),
+        "disarm": hosts_of(steps, DISARM),
         "ca": bool(hosts_of(steps, CA)),
         "certificates": hosts_of(steps, CERTIFICATES),
         "replace_ca": hosts_of(steps, REPLACE_CA),
@@ -738,6 +748,23 @@ def apart_plan(
         "held": [],
         "notices": merged(warnings),
     }
+
+
+def make_defragmentation(
+    cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish
+) -> dict[str, Any]:
+    """The plan of a run that defragments, in the same form."""
+    problems = [*problems_of("lost", lost_problems(attendance.lost, wish.limit)), *lockstep_problems(attendance)]
+    if not problems and not cluster.problems and not exists(observations):
+        problems.append(without_cluster(cluster))
+    found = Defragmentation(problems)
+    if not problems:
+        found = defragment(
+            cluster, observations, wish.defragment_threshold, wish.compact_keep_revisions, wish.allow_interruption
+        )
+    action = DEFRAGMENT if found.steps else NOTHING
+    plan = apart_plan(cluster, attendance, action, found.problems, found.steps, found.lines, found.warnings)
+    return {**plan, "asker": asker(attendance.members, observations), "limits": found.as_options}
 
 
 def known_addresses(cluster: Cluster, observations: Observations) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
 MOVE_CA = "move_ca"
 BACKUP, RESTORE, DRILL = "backup", "restore", "drill"
+DEFRAGMENT = "defragment"
 
 # What a step does, in the order in which a run carries them out.
 SNAPSHOT = "snapshot"  # A verified snapshot is taken on the host of a member.
@@ -36,6 +37,8 @@ LEAVE = "leave"  # A member leaves the membership. The step runs on the host of 
 ARCHIVE = "archive"  # The host of a former member is cleared, and its data is archived.
 TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
+DEFRAGMENT_MEMBER = "defragment"  # The database of a member is defragmented, one after the other.
+DISARM = "disarm"  # The alarm NOSPACE is disarmed.
 RECORD = "record"  # The record of a member is written.
 SCHEDULE = "schedule"  # The timer that takes snapshots is installed or removed.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
@@ -56,6 +59,8 @@ KINDS = (
     START,
     TURN,
     JOIN,
+    DEFRAGMENT_MEMBER,
+    DISARM,
     RECORD,
     SCHEDULE,
 )

@@ -9,6 +9,7 @@ between etcd's versions and is not looked at.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -54,6 +55,7 @@ _GRPC = {
     7: "denied",
     8: "exhausted",
     9: "precondition",
+    11: "out-of-range",
     12: "unimplemented",
     13: "internal",
     14: "unavailable",
@@ -93,7 +95,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Status:
-    """What a member says of itself (maintenance/status). Sizes in bytes; quota None before etcd 3.6."""
+    """What a member says of itself (maintenance/status). Sizes in bytes; quota None before etcd 3.6. revision: of the keys."""
 
     cluster_id: int
     member_id: int
@@ -107,6 +109,7 @@ class Status:
     raft_applied_index: int
     is_learner: bool
     errors: list[str] = field(default_factory=list)
+    revision: int = 0
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -447,6 +450,7 @@ class EtcdClient:
                 raft_applied_index=int(data.get("raftAppliedIndex", 0)),
                 is_learner=bool(data.get("isLearner", False)),
                 errors=[str(text) for text in data.get("errors", [])],
+                revision=int(header.get("revision", 0)),
             )
         except (AttributeError, TypeError, ValueError) as exc:
             raise self._no_etcd() from exc
@@ -465,6 +469,32 @@ class EtcdClient:
     def update_member(self, member_id: int, peer_urls: list[str]) -> None:
         """Tell the cluster under which URLs a member's peers reach it from now on."""
         self.call("cluster/member/update", {"ID": str(member_id), "peerURLs": peer_urls})
+
+    def modified(self, key: str) -> int:
+        """The revision at which a key was last written, as this member knows it; 0 if the key does not exist."""
+        body = {"key": base64.b64encode(key.encode()).decode(), "serializable": True, "keys_only": True}
+        try:
+            return max([int(item["mod_revision"]) for item in self.call("kv/range", body).get("kvs", [])], default=0)
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise self._no_etcd() from exc
+
+    def compact(self, revision: int) -> bool:
+        """Remove the history up to a revision from the database of this member, and wait until that is done. Returns whether it was there.
+
+        The compaction is that of all members. A member that is asked for one that was made already answers when its own database is
+        through with it (server/storage/mvcc/kvstore.go, updateCompactRev).
+        """
+        try:
+            self.call("kv/compaction", {"revision": str(revision), "physical": True})
+        except EtcdUnreachableError as exc:
+            if exc.code != "out-of-range":
+                raise
+            return False
+        return True
+
+    def defragment(self) -> None:
+        """Rewrite the database file of this member, which answers nothing else meanwhile."""
+        self.call("maintenance/defragment")
 
     def cluster_version(self) -> str:
         """The version on which the cluster has agreed: the lowest minor of its members. Empty before there is one."""

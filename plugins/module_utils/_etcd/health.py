@@ -20,6 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     Status,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import NEARLY_FULL
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 HEALTHY = "healthy"
@@ -32,7 +33,6 @@ VERDICTS = (HEALTHY, DEGRADED, UNKNOWN, DOWN)
 
 # etcd refuses writes at its quota, which is 2 GiB by default (server/storage/quota.go).
 DEFAULT_QUOTA = 2 << 30
-QUOTA_WARNING = 0.8
 
 # Defragmentation blocks a member for a while, so it is only advised from this size and this unused part of the file on.
 FRAGMENTED_BYTES = 256 << 20
@@ -354,13 +354,13 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "Check its disk and network.",
             )
         )
-    if line["quota"] and line["db_size"] > QUOTA_WARNING * line["quota"]:
+    if line["quota"] and line["db_size"] > NEARLY_FULL * line["quota"]:
         found.append(
             Finding(
                 "quota",
                 name,
                 f"The database of {name} has reached {100 * line['db_size'] // line['quota']} % of its quota.",
-                'Compact and defragment it, or raise quota-backend-bytes in etcd_extra_args (docs/recovery.md, "The database is full").',
+                "Run defragment.yml, delete what is not needed, or raise quota-backend-bytes in etcd_extra_args (docs/size.md).",
             )
         )
     if line["db_size"] >= FRAGMENTED_BYTES and line["fragmentation"] >= FRAGMENTED_PART:
@@ -369,7 +369,7 @@ def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Find
                 "fragmentation",
                 name,
                 f"{100 * line['fragmentation']:.0f} % of the database file of {name} is unused.",
-                "Run `etcdctl defrag` on one member after the other, the leader last.",
+                "Run defragment.yml, which defragments one member after the other, the leader last.",
             )
         )
     certificate = line["certificate"]

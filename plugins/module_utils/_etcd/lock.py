@@ -64,7 +64,7 @@ CONFIRM = 6.0
 BEATS = 4
 
 # Codes of EtcdUnreachableError that are the decision of a quorum. After any other code, the next member is asked.
-_DECIDED = ("not-found", "precondition", "exhausted", "grpc")
+_DECIDED = ("not-found", "precondition", "exhausted", "out-of-range", "grpc")
 
 
 class LockError(EtcdError):

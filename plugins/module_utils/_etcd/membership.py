@@ -136,12 +136,12 @@ class Membership:
         raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])
         return [Alarm(int(item.get("memberID", 0)), str(item.get("alarm", "NONE"))) for item in raised]
 
-    def disarm(self, member_id: int, seconds: float) -> None:
-        """Disarm the alarms that a member has raised. EtcdError if no member answers."""
+    def disarm(self, member_id: int, seconds: float, kinds: Sequence[str] = ()) -> None:
+        """Disarm the alarms that a member has raised. kinds: those only. EtcdError if no member answers."""
 
         def disarmed() -> bool | None:
             for alarm in self._alarms():
-                if alarm.member_id == member_id:
+                if alarm.member_id == member_id and alarm.kind in (kinds or [alarm.kind]):
                     self._call("maintenance/alarm", action="DEACTIVATE", memberID=str(member_id), alarm=alarm.kind)
             return True
 

@@ -12,7 +12,7 @@ _COMPARE, _DISARM = (f"`{etcdctl(arguments)}`" for arguments in ("endpoint hashk
 
 # Alarms of one member: meaning and remedy.
 ALARMS = {
-    "NOSPACE": f'the database has reached its quota, and writes are refused. Compact, defragment (docs/recovery.md, "The database is full"), then {_DISARM}',
+    "NOSPACE": 'the database has reached its quota, and writes are refused. Run defragment.yml (docs/size.md, "The database is full")',
     "CORRUPT": "its data differs from that of the other members, and all writes are refused. Confirm this by comparing the hashes"
     f' ({_COMPARE}), then replace that member with replace_member.yml (docs/recovery.md, "The data of the members differs")',
 }

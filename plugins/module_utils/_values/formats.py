@@ -214,6 +214,20 @@ def argv_problems(variable: str, argv: Any) -> list[str]:
     return []
 
 
+def percent_problems(variable: str, percent: Any) -> list[str]:
+    """Why a value is not a part in percent."""
+    if re.fullmatch(r"[0-9]{1,3}", str(percent)) and int(str(percent)) <= 100:
+        return []
+    return [f"{variable} {shown(percent)} is invalid. Write a whole number, from 0 to 100."]
+
+
+def revisions_problems(variable: str, number: Any) -> list[str]:
+    """Why a value is not a number of revisions."""
+    if re.fullmatch(r"[0-9]{1,18}", str(number)):
+        return []
+    return [f"{variable} {shown(number)} is invalid. Write a whole number, for example 1000."]
+
+
 def version_problems(variable: str, text: Any) -> list[str]:
     """Why a text is not a version of Kubernetes as kubeadm prints it."""
     if text in ("", None) or VERSION.fullmatch(str(text)):

@@ -18,6 +18,7 @@ PARTS = {
     "image": "image",
     "membership": "membership",
     "data": "data directory",
+    "database": "database",
     "manifest": "manifest",
     "record": "record",
     "backup": "backup schedule",

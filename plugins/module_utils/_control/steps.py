@@ -35,6 +35,7 @@ LEAVE = "leave"  # A member leaves the membership. The step runs on the host of 
 ARCHIVE = "archive"  # The host of a former member is cleared, and its data is archived.
 TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
+APISERVER = "apiserver"  # A kube-apiserver is given other endpoints of etcd, one after the other.
 RECORD = "record"  # The record of a member is written.
 SCHEDULE = "schedule"  # The timer that takes snapshots is installed or removed.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
@@ -54,6 +55,7 @@ KINDS = (
     START,
     TURN,
     JOIN,
+    APISERVER,
     RECORD,
     SCHEDULE,
 )

@@ -92,6 +92,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_startup_timeout": Variable(HOST, formats.startup_problems),
     "etcd_install_dependencies": Variable(HOST),
     "etcd_allow_interruption": Variable(RUN),
+    "etcd_update_apiserver": Variable(HOST),
     "etcd_health_timeout": Variable(RUN, formats.timeout_problems),
     "etcd_external_config_file": Variable(CONTROLLER, formats.text_problems),
     "etcd_report_html": Variable(CONTROLLER, formats.text_problems),

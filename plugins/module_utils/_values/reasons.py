@@ -21,6 +21,7 @@ PARTS = {
     "record": "record",
     "snapshot": "snapshot",
     "backup": "backup schedule",
+    "apiserver": "kube-apiserver",
 }
 
 

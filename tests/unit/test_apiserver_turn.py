@@ -234,7 +234,7 @@ def test_a_host_without_kube_apiserver(host: Host) -> None:
         engine.take_turn(host.spec(), check=False)
 
 
-def test_the_observation(host: Host) -> None:
+def test_the_observation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = engine.observe(host.places, True, 2379)
     assert seen and seen["access"]["servers"] == seen["config"]["servers"] == [A]
     assert (seen["url"], seen["config_uid"], seen["problem"], seen["unready"], seen["pending"]) == (
@@ -247,6 +247,14 @@ def test_the_observation(host: Host) -> None:
     host.extra = ("--v=4",)
     found = [engine.observe(host.places, updates, 2379) or {} for updates in (True, False)]
     assert "--v=4" in found[0]["problem"] and found[1]["problem"] == ""
+    host.extra = ()
+    # Asked again for some seconds where it may be changed.
+    downs = iter([f"{URL} says: [-]etcd failed"])
+    monkeypatch.setattr(engine.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(FakeKubernetes, "unreadiness", lambda _self, _url: next(downs, ""))
+    assert (engine.observe(host.places, True, 2379) or {})["unready"] == ""
+    downs = iter([f"{URL} says: [-]etcd failed"])
+    assert "[-]etcd failed" in (engine.observe(host.places, False, 2379) or {})["unready"]
     (host.root / "admin.conf").unlink()
     seen = engine.observe(host.places, True, 2379)
     assert seen and seen["config"] is None and "admin.conf" in seen["problem"] and seen["unready"] == seen["problem"]

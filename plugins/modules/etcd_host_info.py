@@ -88,6 +88,31 @@ options:
     description: The snapshots that are wanted on the host. As for M(kubeadm.etcd.etcd_snapshot). Without them, nothing of snapshots is looked at.
     type: dict
     default: {}
+  apiserver:
+    description: Of a control plane host, where kube-apiserver has its files, and whether the run may change it. Options of M(kubeadm.etcd.etcd_apiserver).
+    type: dict
+    default: {}
+    suboptions:
+      update:
+        description: Whether kube-apiserver may be given other endpoints of etcd, so that its manifest is compared with what kubeadm renders.
+        type: bool
+        default: false
+      manifests_dir:
+        description: Directory of static pod manifests.
+        type: path
+        default: /etc/kubernetes/manifests
+      work_dir:
+        description: Directory of this collection.
+        type: path
+        default: /etc/kubernetes/kubeadm-etcd
+      runtime_endpoint:
+        description: Socket of the container runtime.
+        type: str
+        default: unix:///var/run/containerd/containerd.sock
+      kubeadm:
+        description: The program kubeadm.
+        type: str
+        default: kubeadm
   install_dependencies:
     description: Whether the run installs the package of the library cryptography, for the message about a Python without it.
     type: bool
@@ -147,6 +172,15 @@ config:
     - Of the wanted kubeadm configuration, the Kubernetes version and the image. Empty if it is invalid, or cannot be rendered.
   returned: for members
   type: dict
+apiserver:
+  description:
+    - kube-apiserver as its manifest has it, none if there is no such manifest - how it reaches etcd (C(access)), its C(url), why it is not ready
+      (C(unready)), or does not run as its manifest says (C(pending)).
+    - What the ConfigMap kubeadm-config says of etcd (C(config), none if it could not be read; C(config_uid)), and the C(cluster_id) and C(members) of the
+      etcd that it uses.
+    - Why it must not be changed (C(problem)), whether the run may change it (C(updates)), and the C(client_port) of the members.
+  returned: for control plane hosts
+  type: dict
 images:
   description: Images that the runtime has. None where it cannot be asked.
   returned: for members
@@ -174,6 +208,7 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -198,6 +233,12 @@ def main() -> None:
             "config": {"type": "dict", "default": {}},
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
             "backup": {"type": "dict", "default": {}},
+            "apiserver": {
+                "type": "dict",
+                "default": {},
+                "apply_defaults": True,
+                "options": {"update": {"type": "bool", "default": False}, **PLACES_ARGUMENTS},
+            },
             "install_dependencies": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -128,9 +128,9 @@ RETURN = r"""
 steps:
   description:
     - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, certificates,
-      config, image, leave, archive, start, turn, join, defragment, disarm, record), the C(member) that it is about, the C(host) that it runs
-      on, its C(turn) (none if all take it at once) and its C(reasons), as
-      M(kubeadm.etcd.etcd_host_info) returns them.
+      config, image, leave, archive, start, turn, join, apiserver,
+      defragment, disarm, record, snapshot, schedule, rehearse, prepare, stop, replace_data), the C(member) that it is about, the C(host) that it runs on, its C(turn)
+      (none if all take it at once) and its C(reasons), as M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success
   type: list
   elements: dict
@@ -180,6 +180,23 @@ departing:
     host:
       description: Its inventory host, empty if there is none.
       type: str
+    urls:
+      description: Its client URLs, empty if the membership does not have it any more.
+      type: list
+      elements: str
+apiservers:
+  description: The control plane hosts whose kube-apiserver is given other endpoints of etcd, one after the other.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    host:
+      description: The inventory host.
+      type: str
+    servers:
+      description: The endpoints, as for M(kubeadm.etcd.etcd_apiserver). Likewise C(update_config) and C(others).
+      type: list
+      elements: str
 start:
   description: Hosts whose member is started, all at once.
   returned: success
@@ -211,7 +228,7 @@ notices:
   type: list
   elements: str
 held:
-  description: Why certificates are issued and nothing else is done.
+  description: Why certificates are issued and nothing else is done. In a hand-over, why no kube-apiserver is changed.
   returned: success
   type: list
   elements: str

@@ -357,3 +357,47 @@ def test_available_through_a_rolling_change_and_all_renewals(plane: Plane) -> No
     plane.sh(f"{KUBECTL} create configmap renewed --from-literal=a=b")
     assert plane.process() == process, "kube-apiserver has been restarted"
     assert len(plane.sh(f"{KUBECTL} get configmaps -o name").splitlines()) >= good
+
+
+MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+UPDATE = ("-e", "etcd_update_apiserver=true")
+UPLOAD = (
+    "kubeadm init phase upload-config kubeadm --config /root/init.yaml --kubeconfig /etc/kubernetes/super-admin.conf"
+)
+CONFIG_MAP = f"{KUBECTL} -n kube-system get configmap kubeadm-config -o 'jsonpath={{.data.ClusterConfiguration}}'"
+SERVERS = f"grep -o 'etcd-servers=.*' {MANIFEST}"
+
+
+def test_the_endpoints_of_a_running_kube_apiserver_follow(plane: Plane) -> None:
+    """Told without the variable, foreseen by check mode, done with it, and nothing left for a second run. A manifest that was edited stays."""
+    plane.sh(UPLOAD)
+    addresses = plane.lab.addresses()
+    two = plane.other("two", f'    infra2:\n      ansible_host: "{addresses["infra2"]}"\n', "")
+    urls = [f"https://{addresses[host]}:2379" for host in ("infra0", "infra1", "infra2")]
+    flag = f"{MANIFEST}: --etcd-servers: {','.join(urls)} -> {','.join(urls[:2])}"
+    process, before = plane.process(), plane.sh(f"sha256sum {MANIFEST}; {CONFIG_MAP}")
+    said = plane.play(inventory=two)
+    assert f"infra3: kube-apiserver does not use the current endpoints of etcd. Change {flag}" in said
+    assert "ConfigMap kubeadm-config: etcd.external.endpoints" in said and "etcd_update_apiserver=true" in said
+    said = plane.play("--check", "--diff", *UPDATE, inventory=two)
+    assert f"kube-apiserver: {flag}" in said and set(plane.changed) == {HOST}
+    assert plane.sh(f"sha256sum {MANIFEST}; {CONFIG_MAP}") == before and plane.process() == process
+    foreseen = plane.changed
+    plane.play(*UPDATE, inventory=two)
+    assert plane.changed == foreseen and plane.process() != process
+    plane.ready(True, 1)
+    assert plane.sh(SERVERS).strip() == f"etcd-servers={','.join(urls[:2])}"
+    assert urls[1] in plane.sh(CONFIG_MAP) and urls[2] not in plane.sh(CONFIG_MAP)
+    process = plane.process()
+    plane.play(*UPDATE, inventory=two)
+    assert plane.changed == {} and plane.process() == process, plane.raw[-4000:]
+    # Edited by hand: nothing of it is undone in silence.
+    plane.sh(f"sed -i 's/^    - --allow-privileged=true/&\\n    - --v=1/' {MANIFEST}")
+    plane.sh(
+        f"while [ '{process}' = \"$(stat -c '%n %Y' /proc/$(pgrep -xo kube-apiserver))\" ]; do sleep 1; done 2>/dev/null"
+    )
+    plane.ready(True)
+    edited = plane.sh(f"sha256sum {MANIFEST}; {CONFIG_MAP}")
+    said = plane.play(*UPDATE, code=2)
+    assert "--v=1 in the manifest, no --v by kubeadm" in said, plane.raw[-4000:]
+    assert plane.sh(f"sha256sum {MANIFEST}; {CONFIG_MAP}") == edited

@@ -336,4 +336,5 @@ def test_members_without_an_address_or_a_place_in_the_membership() -> None:
         " run without --limit."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
-    assert found.problems == [] and "the endpoints include infra2, but the membership" in merged(found.warnings)[0]
+    assert found.problems == [] and "the endpoints leave out infra2: the membership" in merged(found.warnings)[0]
+    assert found.members == CLUSTER.members[:2]

@@ -79,7 +79,7 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     plan = run("remove", "infra2", *UP3)
     assert plan["problems"] == [] and not plan["settled"]
     assert kinds(plan) == [("leave", "infra0"), ("archive", "infra2")]
-    assert plan["departing"] == {"name": "infra2", "id": "2", "host": "infra2"}
+    assert plan["departing"] == {"name": "infra2", "id": "2", "host": "infra2", "urls": ["https://x:2379"]}
     assert [member["name"] for member in plan["members"]] == ["infra0", "infra1"]
     assert (plan["leave"], plan["archive"], plan["order"], plan["record"]) == (["infra0"], ["infra2"], [], [])
     assert any("--etcd-servers" in text and "infra2" in text for text in plan["notices"])
@@ -106,7 +106,7 @@ def test_a_member_that_the_inventory_does_not_have() -> None:
     for name in ("infra9", "9"):
         plan = run("remove", name, *UP3, members=listing("0129", "0129"))
         assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0")]
-        assert plan["departing"] == {"name": "infra9", "id": "9", "host": ""}
+        assert plan["departing"] == {"name": "infra9", "id": "9", "host": "", "urls": ["https://x:2379"]}
     plan = run("replace", "infra9", *UP3, members=listing("0129", "0129"))
     assert "has no host in the inventory to join anew" in plan["problems"][0]
 
@@ -243,4 +243,4 @@ def test_a_host_means_its_own_cluster() -> None:
     wish = _run.Wish(operation="remove", member="infra2")
     plans = {host: _run.plan_run(host, found, [], wish) for host in ("infra0", "b0")}
     assert kinds(plans["infra0"]) == [("leave", "infra0"), ("archive", "infra2")] and plans["infra0"]["problems"] == []
-    assert plans["b0"]["settled"] and plans["b0"]["departing"] == {"name": "", "id": "", "host": ""}
+    assert plans["b0"]["settled"] and plans["b0"]["departing"] == {"name": "", "id": "", "host": "", "urls": []}

@@ -11,6 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.apiserver import (
+    current_members,
+    follow,
+    membership_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     ca_problems,
     renewal_reasons,
@@ -22,7 +27,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
     resolve,
     variable_problems,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     CLOCK_PROBLEM,
     NOT_REACHED,
@@ -33,6 +37,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -55,9 +60,9 @@ class Client:
 
 @dataclass(frozen=True)
 class HandOver:
-    """What the control plane hosts of a cluster still need. problems: what stops the handover.
+    """What the control plane hosts of a cluster still need. problems: what stops the handover. held: what keeps kube-apiserver as it is.
 
-    due: hosts that need a certificate. copied: hosts whose key another host has too.
+    due: hosts that need a certificate. copied: hosts whose key another host has too. turns: see Follow. members: whom kube-apiserver asks.
     """
 
     due: list[str]
@@ -67,6 +72,9 @@ class HandOver:
     warnings: list[Problem]
     steps: list[Step]
     lines: list[str]
+    members: list[Member]
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    held: list[Problem] = field(default_factory=list)
 
 
 # --- Who -------------------------------------------------------------------------------------------------------------
@@ -197,7 +205,6 @@ def hand_over(
                 *way_problems(cluster, observations[host], signer),
             ]
             problems += [Problem(text, host=host, code="control-plane-host") for text in texts]
-        warnings += map(note, member_warnings(cluster, signer))
         warnings += [note(text, cluster.ca_host) for text in signer["pki"].get("warnings", [])]
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
     facts = {host: observation["facts"] for host, observation in observations.items()}
@@ -237,6 +244,11 @@ def hand_over(
         )
         for host in due
     ]
+    members = current_members(cluster, membership_of(cluster, observations))
+    warnings += map(note, member_warnings(cluster, members))
+    following = follow(cluster, {host: names[host] for host in hosts}, observations)
+    warnings += following.warnings
+    steps += following.steps
     words = (
         "certificates are issued"
         if wanting
@@ -245,8 +257,21 @@ def hand_over(
         else "no certificate has to change"
     )
     details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(steps))
+    restarts = [step.host for step in following.steps if any(reason.restarts for reason in step.reasons)]
+    words += f"; kube-apiserver restarts on {', then '.join(restarts)}" if restarts else ""
     lines = [f"cluster {cluster.name}: handed over to {', '.join(hosts)}; {words}", *details]
-    return HandOver(due, list(copied), elsewhere, list(dict.fromkeys(problems)), warnings, steps, lines)
+    return HandOver(
+        due,
+        list(copied),
+        elsewhere,
+        list(dict.fromkeys(problems)),
+        warnings,
+        steps,
+        lines,
+        members,
+        following.turns,
+        following.problems,
+    )
 
 
 def copied_keys(hosts: list[str], ca_host: str, observations: Mapping[str, Observation]) -> dict[str, str]:
@@ -340,12 +365,12 @@ def way_problems(cluster: Cluster, observation: Observation, signer: Observation
     return problems
 
 
-def member_warnings(cluster: Cluster, signer: Observation) -> list[str]:
-    """A warning if members of the inventory, whose addresses are handed over, are not in the membership."""
-    listed = signer["etcd"].get("members") or []
-    missing = [member.name for member in cluster.members if listed and entry_of(member, listed) is None]
+def member_warnings(cluster: Cluster, members: list[Member]) -> list[str]:
+    """A warning if members of the inventory do not serve clients, so that their addresses are not handed over. members: those that do."""
+    missing = [member.name for member in cluster.members if member not in members]
     if not missing:
         return []
     return [
-        f"the endpoints include {', '.join(missing)}, but the membership of cluster {cluster.name!r} does not. Run site.yml."
+        f"the endpoints leave out {', '.join(missing)}: the membership of cluster {cluster.name!r} does not have them, or not as voting members. Run"
+        " site.yml, or take them out of the inventory."
     ]

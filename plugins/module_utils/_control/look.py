@@ -123,6 +123,7 @@ def host_arguments(
             "members": listed if known else [],
             "pki": wanted("__etcd_wanted_pki") if valid else {},
             "config": {"client_port": wanted("__etcd_client_port")} if valid else {},
+            "apiserver": wanted("__etcd_wanted_apiserver") if valid else {},
         }
     places, kubelet = (
         {option: values[name] for name, option in options.items() if name not in cluster["invalid"]}

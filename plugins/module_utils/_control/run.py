@@ -601,11 +601,13 @@ def members_after(cluster: Cluster, leaving: Departing | None) -> list[dict[str,
     ]
 
 
-def departing_data(leaving: Departing | None) -> dict[str, str]:
-    """The member that leaves, as plain data: its name, its id ('' if the membership does not have it), its host ('' if there is none)."""
+def departing_data(leaving: Departing | None) -> dict[str, Any]:
+    """The member that leaves, as plain data: its name, its id and client URLs (empty if the membership does not have it), its host ('' if there is none)."""
     if leaving is None:
-        return {"name": "", "id": "", "host": ""}
-    return {"name": leaving.name, "id": str((leaving.entry or {}).get("id", "")), "host": leaving.host}
+        return {"name": "", "id": "", "host": "", "urls": []}
+    entry = leaving.entry or {}
+    urls = list(entry.get("client_urls") or [])
+    return {"name": leaving.name, "id": str(entry.get("id", "")), "host": leaving.host, "urls": urls}
 
 
 def read_off(steps: list[Step]) -> dict[str, Any]:
@@ -636,6 +638,7 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "prepare": hosts_of(steps, PREPARE),
         "stop": hosts_of(steps, STOP),
         "replace_data": hosts_of(steps, REPLACE_DATA),
+        "apiservers": [],
     }
 
 
@@ -647,18 +650,19 @@ def make_hand_over(
     hosts = [client.host for client in clients if client.host in attendance.members]
     return {
         **read_off([] if found.problems else found.steps),
+        "apiservers": [] if found.problems else found.turns,
         "action": HAND_OVER,
         "known_addresses": {},
         "moves": [],
         "departing": departing_data(None),
-        "members": members_after(cluster, None),
+        "members": [{"name": member.name, "address": member.address} for member in found.members],
         "elsewhere": found.elsewhere,
         "copied": found.copied,
         "lines": found.lines,
         "speaker": hosts[0] if hosts else None,
         "asker": hosts[0] if hosts else None,
         "problems": merged(found.problems),
-        "held": [],
+        "held": merged(found.held),
         "notices": merged(found.warnings),
     }
 

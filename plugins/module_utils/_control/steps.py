@@ -39,6 +39,7 @@ TURN = "turn"  # A member is changed, one after the other.
 JOIN = "join"  # A member joins as a learner and is promoted, one after the other, in the same row of turns.
 DEFRAGMENT_MEMBER = "defragment"  # The database of a member is defragmented, one after the other.
 DISARM = "disarm"  # The alarm NOSPACE is disarmed.
+APISERVER = "apiserver"  # A kube-apiserver is given other endpoints of etcd, one after the other.
 RECORD = "record"  # The record of a member is written.
 SCHEDULE = "schedule"  # The timer that takes snapshots is installed or removed.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
@@ -61,6 +62,7 @@ KINDS = (
     JOIN,
     DEFRAGMENT_MEMBER,
     DISARM,
+    APISERVER,
     RECORD,
     SCHEDULE,
 )

@@ -94,6 +94,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_allow_interruption": Variable(RUN),
     "etcd_defragment_threshold": Variable(RUN, formats.percent_problems),
     "etcd_compact_keep_revisions": Variable(RUN, formats.revisions_problems),
+    "etcd_update_apiserver": Variable(HOST),
     "etcd_health_timeout": Variable(RUN, formats.timeout_problems),
     "etcd_external_config_file": Variable(CONTROLLER, formats.text_problems),
     "etcd_report_html": Variable(CONTROLLER, formats.text_problems),

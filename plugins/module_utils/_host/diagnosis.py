@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Why the static pod of etcd does not start on this host, with the error of the program that failed.
+"""Why a static pod, etcd or kube-apiserver, does not start on this host, with the error of the program that failed.
 
 `diagnose` reads systemd, the kubelet's journal, the runtime and etcd's log; `causes` judges this evidence. Codes are derived from
 structured data: unit properties, message ids, container states, and the reasons and fields of the kubelet's log (klog).
@@ -150,6 +150,7 @@ class Entry:
 class Evidence:
     """The evidence. since, now: Unix seconds. runtime: why the runtime does not answer. unit: properties of kubelet.service.
 
+    program: what the pod runs, and the name of its container and manifest.
     journal: of the kubelet, from BEFORE seconds before the change. installed: whether the change was a new manifest.
     containers, sandboxes: of the pod, the newest first. logs: text by path.
     """
@@ -164,6 +165,7 @@ class Evidence:
     containers: Sequence[Container] = ()
     sandboxes: Sequence[Container] = ()
     logs: Mapping[str, str] = field(default_factory=dict)
+    program: str = "etcd"
 
 
 # --- Judging ---------------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ def causes(seen: Evidence, hidden: Iterable[str] = ()) -> list[Cause]:
     found = [
         *_runtime_causes(seen),
         *_unit_causes(seen, lines),
-        *(_manifest_causes(seen, entries) or _pod_causes(seen, entries) or _etcd_causes(seen, entries)),
+        *(_manifest_causes(seen, entries) or _pod_causes(seen, entries) or _program_causes(seen, entries)),
     ]
     return [replace(cause, text=shown(cause.text)) for cause in found]
 
@@ -301,7 +303,7 @@ def _manifest_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     for entry in reversed(entries):
         if entry.time < newest:
             break
-        if entry.message in _OF_MANIFESTS and "etcd.yaml" in entry.words:
+        if entry.message in _OF_MANIFESTS and f"{seen.program}.yaml" in entry.words:
             return [Cause(MANIFEST, "kubelet", entry.fields.get("err", entry.words), True)]
         if entry.message == _DENIED and is_about(entry, seen.pod):
             said = entry.fields.get("message", "")
@@ -373,8 +375,8 @@ def code_of(error: SyncError) -> str:
     return VOLUME if error.reason == VOLUME else _REASONS.get(error.reason, POD)
 
 
-def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
-    """Causes in etcd itself: it was started, and has ended, or logs errors."""
+def _program_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
+    """Causes in the program itself: it was started, and has ended, or (etcd) logs errors."""
     loops = [error.time for error in sync_errors(entries, seen.pod) if error.reason == _CRASH_LOOP]
     ours = [item for item in seen.containers if item.created >= seen.since]
     # After a restart of the kubelet alone, the pod may still be in back-off.
@@ -385,6 +387,8 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
     pod = os.path.dirname(ours[0].log_path)
     ended = [item for item in ours if item.state == EXITED and os.path.dirname(item.log_path) == pod]
     if ours[0].state == RUNNING and not ended:
+        if seen.program != "etcd":
+            return []
         said = complaints(seen.logs.get(ours[0].log_path, ""))
         foreign = any(_FOREIGN in message.text for message in said) and seen.now - ours[0].started >= LASTING
         return [Cause(COMPLAINS, "etcd", message.text, foreign) for message in said[:1]]
@@ -399,12 +403,14 @@ def _etcd_causes(seen: Evidence, entries: Sequence[Entry]) -> list[Cause]:
 
 
 def _death(container: Container, log: str, lasts: bool) -> Cause:
-    """Why a container of etcd ended."""
+    """Why a container ended."""
     if not container.started:
         return Cause(CONTAINER, "runtime", container.message or container.reason, lasts)
     lived = f"{max(0.0, container.finished - container.started):.0f} s after its start"
     if container.reason == "OOMKilled":
-        return Cause(MEMORY, "runtime", f"etcd was killed {lived}: OOMKilled (not enough memory)", lasts)
+        return Cause(MEMORY, "runtime", f"{container.name} was killed {lived}: OOMKilled (not enough memory)", lasts)
+    if container.name != "etcd":
+        return _death_by_klog(container, log, lived, lasts)
     texts = [split(line)[1] for line in log.splitlines()]
     logged = [entry for entry in map(entry_of, texts) if entry]
     dead = cause_of_death(log)
@@ -435,6 +441,15 @@ def _death(container: Container, log: str, lasts: bool) -> Cause:
     status = f"etcd ended {lived} with exit code {container.exit_code}: {container.message or container.reason}"
     said = "".join(f"; its log says: {message.text}" for message in complaints(log)[:1])
     return Cause(ENDED, "etcd", f"{status}{said}", lasts)
+
+
+def _death_by_klog(container: Container, log: str, lived: str, lasts: bool) -> Cause:
+    """Why a program of Kubernetes ended: its last error, else the first line that is no log, such as a refused flag."""
+    lines = [Line(0.0, container.name, 0, split(line)[1]) for line in log.splitlines()]
+    errors = [entry.words for entry in entries_of(lines) if entry.level in "EF"]
+    plain = [line.text for line in lines if line.text.strip() and entry_of_klog(line) is None]
+    said = (errors[-1:] or plain[:1] or [container.message or container.reason])[0]
+    return Cause(ENDED, container.name, f"ended {lived} with exit code {container.exit_code}: {said}", lasts)
 
 
 # etcd's error if a peer belongs to another cluster.
@@ -529,13 +544,13 @@ def journal_of(text: str) -> list[Line]:
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
-MANIFEST_PATH = "/etc/kubernetes/manifests/etcd.yaml"
+MANIFESTS_DIR = "/etc/kubernetes/manifests"
 
 _PROPERTIES = "LoadState,LoadError,ActiveState,SubState,Result,MainPID,DropInPaths"
 _FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,MESSAGE_ID,EXIT_CODE,_PID"
 
 
-def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -> Evidence:
+def look(since: float, endpoint: str, pod: str, program: str = "etcd") -> Evidence:
     """Collect the evidence, in a fraction of a second."""
     shown_unit = run(["systemctl", "show", "kubelet.service", f"--property={_PROPERTIES}"], 10.0).stdout
     journal = run(
@@ -548,7 +563,7 @@ def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -
     boxes: list[Container] = []
     if problem is None:
         try:
-            found = [item for item in containers(endpoint, pod) if item.name == "etcd"]
+            found = [item for item in containers(endpoint, pod) if item.name == program]
             boxes = sandboxes(endpoint, pod)
         except CriError as exc:
             problem = str(exc)
@@ -556,9 +571,10 @@ def look(since: float, endpoint: str, pod: str, manifest: str = MANIFEST_PATH) -
         since=since,
         now=time.time(),
         pod=pod,
+        program=program,
         unit=dict(line.split("=", 1) for line in shown_unit.splitlines() if "=" in line),
         journal=journal_of(journal),
-        installed=_changed(manifest) >= since,
+        installed=_changed(f"{MANIFESTS_DIR}/{program}.yaml") >= since,
         runtime=problem,
         containers=found,
         sandboxes=boxes,
@@ -586,13 +602,16 @@ def tail(path: str, most: int = 1 << 20) -> str:
     return (data if size <= most else data.partition(b"\n")[2]).decode("utf-8", errors="replace")
 
 
-def diagnose(since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = ()) -> list[Cause]:
-    """Why etcd does not start on this host since a change; empty if no cause is found.
+def diagnose(
+    since: float, endpoint: str, pod: str = "", hidden: Iterable[str] = (), program: str = "etcd"
+) -> list[Cause]:
+    """Why a program does not start on this host since a change; empty if no cause is found.
 
+    program: what the static pod runs, and the name of its container and manifest.
     since: Unix seconds, when the manifest was installed or the kubelet started. endpoint: of the container runtime. hidden: secret texts
     to mask (values of etcd_extra_envs).
     """
-    return causes(look(since, endpoint, pod or own_pod()), hidden)
+    return causes(look(since, endpoint, pod or own_pod(program=program), program), hidden)
 
 
 # --- Images ----------------------------------------------------------------------------------------------------------

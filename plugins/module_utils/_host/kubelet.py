@@ -389,9 +389,9 @@ def unit_problems(unit: Unit) -> list[Problem]:
     return []
 
 
-def own_pod(host: str = "") -> str:
-    """The name of the pod of etcd: the kubelet appends the name of its node, which is that of the host in lower case."""
-    return f"etcd-{(host or socket.gethostname()).strip().lower()}"
+def own_pod(host: str = "", program: str = "etcd") -> str:
+    """The name of a static pod: the kubelet appends the name of its node, which is that of the host in lower case."""
+    return f"{program}-{(host or socket.gethostname()).strip().lower()}"
 
 
 # RFC 1123 subdomain as the kubelet checks it, which does not limit its labels (apimachinery validation.IsDNS1123Subdomain).

@@ -56,7 +56,7 @@ class AbandonedError(EtcdError):
 
 @dataclass(frozen=True)
 class Process:
-    """A running etcd. started: clock ticks since boot (proc(5), field 22 of stat), which tells a reused pid apart."""
+    """A running program. started: clock ticks since boot (proc(5), field 22 of stat), which tells a reused pid apart."""
 
     pid: int
     started: int
@@ -116,8 +116,8 @@ def credentials_in(pki_dir: str) -> tuple[str, str, str]:
 # --- Processes -------------------------------------------------------------------------------------------------------
 
 
-def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
-    """The etcd of a member as the manifest starts it, the youngest where there are two; None where none runs."""
+def find_process(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> Process | None:
+    """The process with a command line that is wanted, the youngest where there are two; None where none runs."""
     found = []
     for entry in os.listdir(proc_root):
         if not entry.isdigit():
@@ -125,7 +125,7 @@ def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
         try:
             with open(os.path.join(proc_root, entry, "cmdline"), "rb") as handle:
                 argv = [part.decode("utf-8", errors="replace") for part in handle.read().split(b"\0") if part]
-            if not is_ours(argv, name):
+            if not is_wanted(argv):
                 continue
             with open(os.path.join(proc_root, entry, "stat"), encoding="utf-8", errors="replace") as text:
                 # The second field is the program's name, which may hold blanks and brackets.
@@ -136,6 +136,11 @@ def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
         # A zombie keeps its entry, but neither its command line nor its sockets.
         found.append(Process(int(entry), int(fields[19]), argv))
     return max(found, key=lambda process: process.started, default=None)
+
+
+def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
+    """The etcd of a member as the manifest starts it; None where none runs."""
+    return find_process(lambda argv: is_ours(argv, name), proc_root)
 
 
 def is_expanded(argument: str) -> bool:
@@ -149,10 +154,12 @@ def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
     return sorted(lacking.elements())
 
 
-def process_problem(process: Process | None, old: Process | None, wanted: list[str]) -> str | None:
+def process_problem(
+    process: Process | None, old: Process | None, wanted: list[str], program: str = "etcd"
+) -> str | None:
     """Why this is not yet the process of the new manifest; None if it is. old: the process before the change."""
     if process is None:
-        return "no etcd process runs"
+        return f"no {program} process runs"
     if old is not None and (process.pid, process.started) == (old.pid, old.started):
         return f"the old process (pid {process.pid}) still runs"
     lacking = missing_arguments(wanted, process.argv)

@@ -126,6 +126,17 @@ def hold_host_lock(stack: contextlib.ExitStack, work_dir: str, lasts: float = 0.
     stack.enter_context(locked(os.path.join(work_dir, LOCK), LOCK_PATIENCE, lasts))
 
 
+def put_manifest_back(kept: str, manifest: str) -> str:
+    """Install a manifest that was kept. Returns why that failed, '' if it did not."""
+    try:
+        # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
+        os.utime(kept)
+        move_file(kept, manifest)
+    except (OSError, EtcdError) as exc:
+        return f"The previous manifest could not be put back ({exc}). It is {kept}: move it to {manifest}."
+    return ""
+
+
 def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
     """Change the member of this host, or look what would be changed (check). Returns the module's result."""
     with contextlib.ExitStack() as stack:
@@ -612,17 +623,9 @@ class Turn:
 
     def _put_manifest_back(self) -> str:
         """Install the previous manifest. Returns why that failed, '' if it did not."""
-        kept = os.path.join(self.spec.kubelet.work_dir, PREVIOUS)
-        try:
-            # By a rename, which needs no space: that may be what is missing. With its age: see younger_than.
-            os.utime(kept)
-            move_file(kept, self.spec.manifest)
-        except (OSError, EtcdError) as exc:
-            return (
-                f"The previous manifest could not be put back ({exc}). It is {kept}: move it to {self.spec.manifest}."
-            )
+        failed = put_manifest_back(os.path.join(self.spec.kubelet.work_dir, PREVIOUS), self.spec.manifest)
         self.since = time.time()
-        return ""
+        return failed
 
     def _prove_previous(self, target: _rollout.Target, old: _rollout.Process | None) -> str:
         try:

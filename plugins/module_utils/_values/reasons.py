@@ -22,6 +22,7 @@ PARTS = {
     "manifest": "manifest",
     "record": "record",
     "backup": "backup schedule",
+    "apiserver": "kube-apiserver",
 }
 
 

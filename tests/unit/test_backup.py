@@ -64,6 +64,8 @@ ALL = [taken(age, 100 - age) for age in range(10)]
         (ALL[5:], 24, 2, [ALL[5]]),
         # The clock was set back: the newest by its revision stays as well.
         ([taken(0, 5), taken(1, 4), taken(9, 6)], 1, 0, [taken(0, 5), taken(9, 6)]),
+        # Nothing was written between them.
+        ([taken(age, 7) for age in range(4)], 2, 0, [taken(0, 7), taken(1, 7)]),
         ([], 1, 1, []),
     ],
 )

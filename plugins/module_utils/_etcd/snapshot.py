@@ -196,7 +196,7 @@ def kept(snapshots: Sequence[Snapshot], keep: int, keep_days: int, now: float) -
     found = by_time[: keep or None]
     if keep_days:
         found = [item for item in found if item.taken >= limit]
-    newest = [*by_time[:1], *sorted(by_time, key=lambda item: item.revision)[-1:]]
+    newest = [*by_time[:1], *([max(by_time, key=lambda item: item.revision)] if by_time else [])]
     return [item for item in by_time if item in found or item in newest]
 
 

@@ -42,8 +42,8 @@ class ActionModule(ActionBase):
         names = [name for name in variables if name.startswith("etcd_")]
         values = {name: plain(self._templar.template(variables[name])) for name in names if name in options}
         groups = variables["groups"]
-        members = [str(item) for item in groups.get(values["etcd_group"], [])]
-        planes = [str(item) for item in groups.get(values["etcd_control_plane_group"], [])]
+        members = [str(item) for item in groups.get(str(values["etcd_group"]), [])]
+        planes = [str(item) for item in groups.get(str(values["etcd_control_plane_group"]), [])]
         look = look_of(host, members, planes, args["operation"])
         hostvars = read_once(variables["hostvars"], look.hosts)
         before = {item: hostvars[item].get("__etcd_host") or {} for item in look.hosts}

@@ -67,13 +67,16 @@ class ActionModule(ActionBase):
         """The plan. Failed if the run is refused; the message is shown once for each cluster."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        host = str(variables["inventory_hostname"])
+        # An invalid value is a problem of the inventory, which the plan shows with all others.
+        invalid = ((variables.get("__etcd_host") or {}).get("cluster") or {}).get("invalid", [])
+        self._task.args = {key: value for key, value in self._task.args.items() if f"etcd_{key}" not in invalid}
         operations = [*variable_options()["etcd_operation"]["choices"], REPORT]
         spec = {**OPTIONS, "operation": {**OPTIONS["operation"], "choices": operations}}
         _validation, args = self.validate_argument_spec(argument_spec=spec)  # type: ignore[no-untyped-call]
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")
-        host = str(variables["inventory_hostname"])
         batch, there = list(variables["ansible_play_batch"]), list(variables["ansible_play_hosts"])
         hostvars = read_once(variables["hostvars"], batch)
         seen = {item: plain(hostvars[item].get("__etcd_host") or {}) for item in batch}

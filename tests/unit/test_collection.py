@@ -72,7 +72,7 @@ def tasks(node: Any) -> Iterator[dict[str, Any]]:
 def test_a_role_is_described_and_its_defaults_are_the_spec(role: str) -> None:
     folder = ROOT / "roles" / role
     assert (folder / "README.md").is_file(), f"roles/{role}/README.md is missing"
-    spec = read(folder / "meta" / "argument_specs.yml")["argument_specs"]["main"]
+    (spec,) = read(folder / "meta" / "argument_specs.yml")["argument_specs"].values()
     assert spec["short_description"]
     file = folder / "defaults" / "main.yml"
     defaults = read(file) if file.is_file() else {}

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import invalid_values, resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
@@ -66,6 +66,11 @@ def resolved(
     observed = {host: str(item["default_address"]) for host, item in facts.items() if item.get("default_address")}
     if look.operation == HAND_OVER:
         cluster, clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)
+        # A value that only the play has is one of this host.
+        invalid = invalid_values({**inventory[look.host], **values}, options)
+        found = [f"{look.host}: {text}" for texts in invalid.values() for text in texts]
+        cluster.problems.extend(text for text in found if text not in cluster.problems)
+        cluster = replace(cluster, invalid=list(invalid))
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []

@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import (
+    asks_health,
     host_arguments,
     look_of,
     may_be_gone,
@@ -35,7 +36,10 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _validation, args = self.validate_argument_spec(  # type: ignore[no-untyped-call]
-            argument_spec={"operation": {"type": "str", "default": "converge"}}
+            argument_spec={
+                "operation": {"type": "str", "default": "converge"},
+                "health": {"type": "bool", "default": False},
+            }
         )
         host = str(variables["inventory_hostname"])
         options = variable_options()
@@ -60,7 +64,12 @@ class ActionModule(ActionBase):
             available_variables={**variables, "__etcd_host": {**before[host], "cluster": cluster}}
         )
         arguments = host_arguments(
-            look, cluster, values, lambda name: plain(templar.template(variables[name])), time.time()
+            look,
+            cluster,
+            values,
+            lambda name: plain(templar.template(variables[name])),
+            time.time(),
+            args["health"] and asks_health(host, cluster, variables["ansible_play_batch"]),
         )
         if arguments is not None:
             try:

@@ -128,7 +128,9 @@ class ActionModule(ActionBase):
         if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
         if speaks:
-            show(plan["lines"])
+            templar = self._templar.copy_with_new_env(available_variables={**variables, "__etcd_plan": plan})
+            external = templar.template(variables["__etcd_external"]).splitlines() if plan.get("finished") else []
+            show([*plan["lines"], *plan.get("table", []), *external])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
         signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
         return {

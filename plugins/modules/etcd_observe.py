@@ -31,6 +31,10 @@ options:
       - The operation of the run, a value of the variable C(etcd_operation). Only V(hand_over) observes the control plane hosts.
     type: str
     default: converge
+  health:
+    description: Whether the first host of each cluster also asks all members for their health, so that a run with nothing to do needs no further call.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

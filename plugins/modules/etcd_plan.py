@@ -138,6 +138,15 @@ settled:
   description: Whether there is no step.
   returned: success
   type: bool
+finished:
+  description: Whether the run ends here - there is no step and no file to write, and the observation found all members healthy (RV(table)).
+  returned: in other operations than hand_over and move_ca
+  type: bool
+table:
+  description: The table of M(kubeadm.etcd.etcd_health), empty unless RV(finished) is true. It is printed with the C(etcd.external) stanza.
+  returned: in other operations than hand_over and move_ca
+  type: list
+  elements: str
 action:
   description: What happens to the members - bootstrap, nothing, rolling or start; hand_over, move_ca and defragment in these operations.
   returned: success

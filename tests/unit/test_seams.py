@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ VALUES = {
     "etcd_container_runtime_endpoint": "unix:///x",
     "etcd_cgroup_driver": "systemd",
     "etcd_kubelet_config": {},
+    "etcd_extra_envs": {},
+    "etcd_certificate_renewal_window": "720h",
 }
 PLANE = "control0"
 
@@ -48,8 +51,10 @@ def resolved(
     return look, _look.resolved(look, variables, before or {}, OPTIONS, {}, ())
 
 
-def arguments(host: str, operation: str = "converge", **changes: dict[str, Any]) -> dict[str, Any] | None:
-    """The options of etcd_host_info, and under "asked" the variables that were looked at for them."""
+def arguments(
+    host: str, operation: str = "converge", batch: Iterable[str] = (), **changes: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The options of etcd_host_info, and under "asked" the variables that were looked at for them. batch: hosts of the run."""
     look, cluster = resolved(host, operation, **changes)
     asked: list[str] = []
 
@@ -57,7 +62,7 @@ def arguments(host: str, operation: str = "converge", **changes: dict[str, Any])
         asked.append(name)
         return {"wanted": name} if name.startswith("__") else name
 
-    found = _look.host_arguments(look, cluster, VALUES, wanted, 1.0)
+    found = _look.host_arguments(look, cluster, VALUES, wanted, 1.0, health=_look.asks_health(host, cluster, batch))
     return None if found is None else {**found, "asked": asked}
 
 
@@ -66,6 +71,29 @@ def test_a_member_is_observed_with_what_it_is_to_have() -> None:
     assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
     assert found["pki"] == {"wanted": "__etcd_wanted_pki"} and found["config"] == {"wanted": "__etcd_wanted_config"}
     assert found["kubelet"] == {"wanted": "__etcd_wanted_kubelet"} and found.get("member", True)
+
+
+def test_one_host_of_a_cluster_asks_for_its_health() -> None:
+    """The first of its members that the run has: with --limit as well."""
+    found = {host: (arguments(host, batch=["other", "infra2", "infra1"]) or {})["health"] for host in HOSTS}
+    assert found == {"infra0": {}, "infra1": {"renewal_window": "720h", "quota": None}, "infra2": {}}
+    wrong = {"infra1": {"etcd_client_port": "x"}}
+    assert (arguments("infra1", batch=["infra1"], **wrong) or {})["health"] == {}
+    unknown = {"infra2": {"ansible_host": "infra2.example.com"}}
+    assert (arguments("infra1", batch=["infra1"], **unknown) or {})["health"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "envs", "quota"),
+    [
+        ({}, {}, None),
+        ({"quota-backend-bytes": 1}, {"ETCD_QUOTA_BACKEND_BYTES": "2"}, 1),
+        ({}, {"ETCD_QUOTA_BACKEND_BYTES": "2"}, "2"),
+    ],
+)
+def test_the_quota_that_health_is_judged_with(flags: dict[str, Any], envs: dict[str, Any], quota: Any) -> None:
+    values = {**VALUES, "etcd_extra_envs": envs}
+    assert _look.health_wanted({"extra_args": flags}, values) == {"renewal_window": "720h", "quota": quota}
 
 
 def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
@@ -165,6 +193,27 @@ def kinds(found: dict[str, Any]) -> list[tuple[str, str, int | None]]:
 def test_a_settled_cluster_has_no_steps() -> None:
     found = plan(seen(observations(*ALL_UP)))
     assert found["settled"] and found["steps"] == [] and found["lines"] == ["cluster etcd: nothing to do"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "finished"),
+    [
+        ({}, True),
+        ({"verdict": "degraded"}, False),
+        ({"verdict": None}, False),
+        ({"external_file": "external.yaml"}, False),
+        ({"differs": "2"}, False),
+        ({"lost": ["infra2"]}, False),
+    ],
+    ids=str,
+)
+def test_a_run_ends_with_its_plan(changes: dict[str, Any], finished: bool) -> None:
+    """Only if nothing is left to do, and all members were found healthy."""
+    given = observations(*ALL_UP, differs=changes.pop("differs", ""))
+    verdict, lost = changes.pop("verdict", "healthy"), changes.pop("lost", [])
+    given["infra0"]["health"] = verdict and {"verdict": verdict, "table": ["a table"]}
+    found = plan(seen(given), lost=lost, **changes)
+    assert found["finished"] == finished and found["table"] == (["a table"] if finished else [])
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,12 @@ def host_arguments(
     values: Mapping[str, Any],
     wanted: Callable[[str], Any],
     now: float,
+    health: bool = False,
 ) -> dict[str, Any] | None:
     """The options of etcd_host_info for a host; None if it is not looked at.
 
     wanted: gives what a host is to have, by the name of a variable of the role etcd. It is not called for what is known to be wrong.
+    health: whether the host asks all members for their health.
     """
     if not is_looked_at(look, cluster):
         return None
@@ -144,4 +146,19 @@ def host_arguments(
         "config": wanted("__etcd_wanted_config") if known and valid else places,
         "kubelet": wanted("__etcd_wanted_kubelet") if valid else kubelet,
         "backup": wanted("__etcd_wanted_backup") if known and valid else {},
+        "health": health_wanted(cluster, values) if health and known and valid else {},
     }
+
+
+def asks_health(host: str, cluster: Mapping[str, Any], batch: Iterable[str]) -> bool:
+    """Whether a host asks for the health of its cluster: the first of its members in the run. batch: hosts of the run."""
+    present = {*batch}
+    return host == next((item["host"] for item in cluster["members"] if item["host"] in present), None)
+
+
+def health_wanted(cluster: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """How the health of a cluster is judged."""
+    quota = cluster["extra_args"].get(
+        "quota-backend-bytes", (values["etcd_extra_envs"] or {}).get("ETCD_QUOTA_BACKEND_BYTES")
+    )
+    return {"renewal_window": values["etcd_certificate_renewal_window"], "quota": quota}

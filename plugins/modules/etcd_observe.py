@@ -54,6 +54,10 @@ installs:
   description: Whether the run installs the library cryptography - the host lacks it, and the variables allow it.
   returned: always
   type: bool
+wanted:
+  description: What the host is to have - the options C(pki), C(config), C(kubelet) and C(backup) that M(kubeadm.etcd.etcd_host_info) was given.
+  returned: if the host is observed
+  type: dict
 facts:
   description: This and all other values are those of M(kubeadm.etcd.etcd_host_info).
   returned: if the host is observed

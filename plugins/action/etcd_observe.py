@@ -55,7 +55,7 @@ class ActionModule(ActionBase):
         look = look_of(host, members, planes, args["operation"])
         hostvars = read_once(variables["hostvars"], look.hosts)
         inventory = {item: plain(inventory_variables(hostvars[item])) for item in look.hosts}
-        before = {item: hostvars[item].get("__etcd_host") or {} for item in look.hosts}
+        before = {item: variables["hostvars"].raw_get(item).get("__etcd_host") or {} for item in look.hosts}
         cluster = resolved(
             look,
             inventory,

@@ -12,6 +12,8 @@ description:
     text, and fails if there is a problem that the run must not begin with. One host of each cluster shows them.
   - Fails if the hosts of the play do not wait for each other (C(strategy) is C(free) or C(host_pinned)), because members would restart at the
     same time.
+  - What is not set is taken from the play, from the variable of the role that is called like the option (C(etcd_member) for O(member)), unless
+    O(operation) is V(report).
   - Runs on the controller and changes nothing. Used by the role C(kubeadm.etcd.etcd).
 author:
   - The kubeadm.etcd maintainers (@kubeadm)

@@ -217,8 +217,8 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 

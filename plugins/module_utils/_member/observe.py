@@ -28,8 +28,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_state,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import observe as observe_apiserver
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import places_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
@@ -100,11 +98,14 @@ def observe(params: Params) -> dict[str, Any]:
     facts["cryptography_package"] = _host.cryptography_package() if facts["cryptography_problem"] else None
     if not params["member"]:
         pki, pki_reasons = observe_pki(params, kubeadm, problems)
+        # Of a control plane host only. Members need not load it.
+        from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _apiserver
+
         wanted = params["apiserver"]
         return {
             "facts": facts,
             "pki": pki,
-            "apiserver": observe_apiserver(places_of(wanted), wanted["update"], params["client_port"]),
+            "apiserver": _apiserver.observe(_apiserver.places_of(wanted), wanted["update"], params["client_port"]),
             "reasons": {"certificates": as_data(pki_reasons)},
             "problems": [problem.as_dict() for problem in problems],
         }

@@ -10,12 +10,15 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import (
+    WANTED,
+    asks_health,
     host_arguments,
     look_of,
     may_be_gone,
     resolved,
     unreachable,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     inventory_variables,
     plain,
@@ -35,34 +38,47 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _validation, args = self.validate_argument_spec(  # type: ignore[no-untyped-call]
-            argument_spec={"operation": {"type": "str", "default": "converge"}}
+            argument_spec={
+                "operation": {"type": "str", "default": "converge"},
+                "health": {"type": "bool", "default": False},
+            }
         )
         host = str(variables["inventory_hostname"])
         options = variable_options()
         names = [name for name in variables if name.startswith("etcd_")]
-        values = {name: plain(self._templar.template(variables[name])) for name in names if name in options}
+        values = {
+            name: plain(self._templar.template(variables[name])) for name in names if name in options or name in FIXED
+        }
         groups = variables["groups"]
-        members = [str(item) for item in groups.get(values["etcd_group"], [])]
-        planes = [str(item) for item in groups.get(values["etcd_control_plane_group"], [])]
+        members = [str(item) for item in groups.get(str(values["etcd_group"]), [])]
+        planes = [str(item) for item in groups.get(str(values["etcd_control_plane_group"]), [])]
         look = look_of(host, members, planes, args["operation"])
         hostvars = read_once(variables["hostvars"], look.hosts)
-        before = {item: hostvars[item].get("__etcd_host") or {} for item in look.hosts}
+        inventory = {item: plain(inventory_variables(hostvars[item])) for item in look.hosts}
+        before = {item: variables["hostvars"].raw_get(item).get("__etcd_host") or {} for item in look.hosts}
         cluster = resolved(
             look,
-            {item: plain(inventory_variables(hostvars[item])) for item in look.hosts},
+            inventory,
             before,
             options,
             values,
             names,
         )
         result: dict[str, Any] = {"changed": False, "cluster": cluster}
-        templar = self._templar.copy_with_new_env(
-            available_variables={**variables, "__etcd_host": {**before[host], "cluster": cluster}}
-        )
+        recipient = ""
+        if values["etcd_backup_recipient"] and not cluster["problems"]:
+            recipient = str(self._templar.template(variables["__etcd_backup_recipient"])) + "\n"
         arguments = host_arguments(
-            look, cluster, values, lambda name: plain(templar.template(variables[name])), time.time()
+            look,
+            cluster,
+            values,
+            inventory.get(cluster["ca_host"], {}),
+            time.time(),
+            args["health"] and asks_health(host, cluster, variables["ansible_play_batch"]),
+            recipient,
         )
         if arguments is not None:
+            result["wanted"] = {part: arguments[part] for part in WANTED if part in arguments}
             try:
                 result.update(
                     self._execute_module(

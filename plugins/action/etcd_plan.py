@@ -55,6 +55,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "compact_keep_revisions": {"type": "int", "default": 1000},
 }
 
+# The variable of an option, if it is not called etcd_OPTION.
+_VARIABLES = {"runtime_endpoint": "etcd_container_runtime_endpoint", "external_file": "etcd_external_config_file"}
+# A control plane host takes these from the CA host.
+_OF_SIGNER = ("ca_cert", "ca_key", "ca_key_passphrase", "signing_dir")
+
 
 class ActionModule(ActionBase):
     """See the documentation of the module."""
@@ -67,16 +72,22 @@ class ActionModule(ActionBase):
         """The plan. Failed if the run is refused; the message is shown once for each cluster."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        host = str(variables["inventory_hostname"])
+        cluster = (variables.get("__etcd_host") or {}).get("cluster") or {}
+        # An invalid value is a problem of the inventory, which the plan shows with all others.
+        invalid = cluster.get("invalid", [])
+        given = {key: value for key, value in self._task.args.items() if f"etcd_{key}" not in invalid}
+        self._task.args = {**self.of_variables(cluster, variables, invalid), **given}
         operations = [*variable_options()["etcd_operation"]["choices"], REPORT]
         spec = {**OPTIONS, "operation": {**OPTIONS["operation"], "choices": operations}}
         _validation, args = self.validate_argument_spec(argument_spec=spec)  # type: ignore[no-untyped-call]
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")
-        host = str(variables["inventory_hostname"])
         batch, there = list(variables["ansible_play_batch"]), list(variables["ansible_play_hosts"])
         hostvars = read_once(variables["hostvars"], batch)
-        seen = {item: plain(hostvars[item].get("__etcd_host") or {}) for item in batch}
+        # A result has no templates.
+        seen = {item: plain(variables["hostvars"].raw_get(item).get("__etcd_host") or {}) for item in batch}
         own_ca = self.own_ca(args, variables)
         archive = controller_path(args["image_archive"])
         # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
@@ -125,7 +136,7 @@ class ActionModule(ActionBase):
         if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
         if speaks:
-            show(plan["lines"])
+            show([*plan["lines"], *(self.finish(plan, variables) if plan.get("finished") else [])])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
         signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
         return {
@@ -135,6 +146,28 @@ class ActionModule(ActionBase):
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),
         }
+
+    def of_variables(self, cluster: dict[str, Any], variables: dict[str, Any], invalid: list[str]) -> dict[str, Any]:
+        """Options from the variables of the play. The task does not name them: Ansible would compile a template for each."""
+        if self._task.args.get("operation") == REPORT:
+            return {}
+        signer = variables["hostvars"][cluster["ca_host"]] if cluster.get("ca_host") in variables["hostvars"] else {}
+        names = {
+            option: name
+            for option in OPTIONS
+            if option != "operation" and (name := _VARIABLES.get(option, f"etcd_{option}")) not in invalid
+        }
+        return {
+            option: signer[name]
+            if option in _OF_SIGNER and name in signer
+            else plain(self._templar.template(variables[name]))
+            for option, name in names.items()
+        }
+
+    def finish(self, plan: dict[str, Any], variables: dict[str, Any]) -> list[str]:
+        """What a run shows that ends with its plan: the members, and the stanza for control plane hosts."""
+        templar = self._templar.copy_with_new_env(available_variables={**variables, "__etcd_plan": plan})
+        return [*plan["table"], *str(templar.template(variables["__etcd_external"])).splitlines()]
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

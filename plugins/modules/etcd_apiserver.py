@@ -107,13 +107,9 @@ waited:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import EtcdAccess
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import (
-    PLACES_ARGUMENTS,
-    ApiserverSpec,
-    places_of,
-    take_turn,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS, EtcdAccess
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import places_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver_turn import ApiserverSpec, take_turn
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 

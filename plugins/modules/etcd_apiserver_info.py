@@ -49,11 +49,8 @@ warning:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import (
-    PLACES_ARGUMENTS,
-    leaving_warning,
-    places_of,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import leaving_warning, places_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 

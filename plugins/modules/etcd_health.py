@@ -336,7 +336,6 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 
 
 def main() -> None:
@@ -374,10 +373,9 @@ def main() -> None:
     if problems:
         module.fail_json(msg=" ".join(problems))
     window = duration_seconds(params["renewal_window"]) or 0.0
-    targets = [
-        (member["name"], f"https://{bracketed(member['address'])}:{params['client_port']}" if member["address"] else "")
-        for member in params["members"] or []
-    ] or [("", endpoint) for endpoint in params["endpoints"] or []]
+    targets = _health.expected(params["members"] or [], params["client_port"]) or [
+        ("", endpoint) for endpoint in params["endpoints"] or []
+    ]
     if not targets:
         module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
     quota = _health.quota_of(params["quota"])

@@ -88,6 +88,12 @@ options:
     description: The snapshots that are wanted on the host. As for M(kubeadm.etcd.etcd_snapshot). Without them, nothing of snapshots is looked at.
     type: dict
     default: {}
+  health:
+    description:
+      - How the health of the cluster is judged, C(renewal_window) and C(quota) as for M(kubeadm.etcd.etcd_health). Empty if the members are not asked for it.
+      - They are asked if the member of this host is ready and nothing on this host differs from what is wanted.
+    type: dict
+    default: {}
   apiserver:
     description: Of a control plane host, where kube-apiserver has its files, and whether the run may change it. Options of M(kubeadm.etcd.etcd_apiserver).
     type: dict
@@ -199,6 +205,10 @@ reasons:
         code: flag
         text: "etcd.yaml: --quota-backend-bytes: 2147483648 -> 8589934592"
         restarts: true
+health:
+  description: C(verdict) and C(table) of the cluster, as M(kubeadm.etcd.etcd_health) returns them for one look. None if the members were not asked.
+  returned: of a member
+  type: dict
 problems:
   description: What is wrong, as far as this host alone can tell (C(text)), and the steps that it stops (C(stops), of found, start, restart and sign).
   returned: always
@@ -207,8 +217,8 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -239,6 +249,7 @@ def main() -> None:
                 "apply_defaults": True,
                 "options": {"update": {"type": "bool", "default": False}, **PLACES_ARGUMENTS},
             },
+            "health": {"type": "dict", "default": {}},
             "install_dependencies": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

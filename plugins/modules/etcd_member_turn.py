@@ -31,6 +31,12 @@ author:
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
 options:
+  halted:
+    description:
+      - Why nothing must be changed any more, for example because another member has failed in this run. If it is not empty, the module fails with it
+        and changes nothing.
+    type: str
+    default: ""
   config:
     description:
       - The kubeadm configuration that the member is to have, the same as for M(kubeadm.etcd.etcd_host_info). Options of
@@ -177,7 +183,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 
 def spec_of(params: dict[str, Any]) -> TurnSpec:
     """The turn that the options ask for."""
-    options = {key: value for key, value in params.items() if key != "join"}
+    options = {key: value for key, value in params.items() if key not in ("halted", "join")}
     config = ConfigSpec.from_params(params["config"])
     kubelet = kubelet_spec(params["kubelet"], config.data_dir)
     return TurnSpec(**{**options, "config": config, "kubelet": kubelet, "parts": tuple(params["parts"])})
@@ -186,6 +192,7 @@ def spec_of(params: dict[str, Any]) -> TurnSpec:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "halted": {"type": "str", "default": ""},
             "config": {"type": "dict", "required": True},
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
             "parts": {"type": "list", "elements": "str", "choices": list(PARTS), "default": list(PARTS)},
@@ -196,6 +203,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if module.params["halted"]:
+        module.fail_json(msg=module.params["halted"])
     try:
         act = take_join if module.params["join"] else take_turn
         result = act(spec_of(module.params), module.check_mode)

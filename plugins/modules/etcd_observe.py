@@ -31,6 +31,10 @@ options:
       - The operation of the run, a value of the variable C(etcd_operation). Only V(hand_over) observes the control plane hosts.
     type: str
     default: converge
+  health:
+    description: Whether the first host of each cluster also asks all members for their health, so that a run with nothing to do needs no further call.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -50,6 +54,10 @@ installs:
   description: Whether the run installs the library cryptography - the host lacks it, and the variables allow it.
   returned: always
   type: bool
+wanted:
+  description: What the host is to have - the options C(pki), C(config), C(kubelet) and C(backup) that M(kubeadm.etcd.etcd_host_info) was given.
+  returned: if the host is observed
+  type: dict
 facts:
   description: This and all other values are those of M(kubeadm.etcd.etcd_host_info).
   returned: if the host is observed

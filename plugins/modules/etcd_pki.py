@@ -21,6 +21,12 @@ extends_documentation_fragment:
 requirements:
   - cryptography 3.3 or later on the host
 options:
+  halted:
+    description:
+      - Why nothing must be changed any more, for example because another member has failed in this run. If it is not empty, the module fails with it
+        and changes nothing.
+    type: str
+    default: ""
   step:
     description:
       - V(transport) makes a key pair and returns its public half, to which P(kubeadm.etcd.seal#filter) encrypts your CA's key, and V(send) that of
@@ -536,6 +542,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_pki.ARGUMENTS,
+            "halted": {"type": "str", "default": ""},
             "step": {"type": "str", "required": True, "choices": list(STEPS)},
             "ca_cert": {"type": "str"},
             "ca_key": {"type": "str", "no_log": True},
@@ -560,7 +567,7 @@ def main() -> None:
         mutually_exclusive=[("ca_key", "sealed_key")],
         supports_check_mode=True,
     )
-    problem = cryptography_problem(CRYPTOGRAPHY_VERSION)
+    problem = module.params["halted"] or cryptography_problem(CRYPTOGRAPHY_VERSION)
     if problem:
         module.fail_json(msg=problem)
     try:

@@ -12,6 +12,8 @@ description:
     text, and fails if there is a problem that the run must not begin with. One host of each cluster shows them.
   - Fails if the hosts of the play do not wait for each other (C(strategy) is C(free) or C(host_pinned)), because members would restart at the
     same time.
+  - What is not set is taken from the play, from the variable of the role that is called like the option (C(etcd_member) for O(member)), unless
+    O(operation) is V(report).
   - Runs on the controller and changes nothing. Used by the role C(kubeadm.etcd.etcd).
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
@@ -138,6 +140,15 @@ settled:
   description: Whether there is no step.
   returned: success
   type: bool
+finished:
+  description: Whether the run ends here - there is no step and no file to write, and the observation found all members healthy (RV(table)).
+  returned: in other operations than hand_over and move_ca
+  type: bool
+table:
+  description: The table of M(kubeadm.etcd.etcd_health), empty unless RV(finished) is true. It is printed with the C(etcd.external) stanza.
+  returned: in other operations than hand_over and move_ca
+  type: list
+  elements: str
 action:
   description: What happens to the members - bootstrap, nothing, rolling or start; hand_over, move_ca and defragment in these operations.
   returned: success

@@ -28,7 +28,7 @@ def variable_options() -> dict[str, Any]:
     """The etcd_* variables that exist, as the role etcd describes them."""
     with _SPECS.open(encoding="utf-8") as stream:
         found = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  A safe loader, in C.
-    return dict(found["argument_specs"]["main"]["options"])
+    return dict(found["argument_specs"]["observe"]["options"])
 
 
 def shows() -> bool:

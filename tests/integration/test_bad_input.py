@@ -49,7 +49,7 @@ def refused(
 # Variables that are wrong for every host, and what the error has to say. Those that are found at the same time are given
 # together: all of them have to be in the one failure.
 VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    # Ansible's own validation comes first.
+    # Ansible does not check them itself: our words, all in one failure.
     "types": (
         {
             "etcd_extra_args": "--foo",

@@ -36,10 +36,10 @@ files and groups that Ansible itself uses.
 
 
 def specs(role: str) -> dict[str, Any]:
-    """Options of a role's entry point main, by name."""
+    """Options of a role, by name."""
     text = (ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
-    options: dict[str, Any] = yaml.safe_load(text)["argument_specs"]["main"].get("options") or {}
-    return options
+    (entry_point,) = yaml.safe_load(text)["argument_specs"].values()
+    return dict(entry_point.get("options") or {})
 
 
 def row(name: str, option: dict[str, Any]) -> str:

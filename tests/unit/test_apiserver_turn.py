@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import apiserver as _apiserver
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import manifest_arguments
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as engine
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _seen
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver_turn as engine
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_apiserver import A, B, access, config, manifest
 
@@ -35,7 +36,7 @@ class FakeKubernetes:
 
     def config_map(self, _url: str) -> dict[str, Any]:
         if self.host.config_problem:
-            raise engine.KubernetesError(self.host.config_problem)
+            raise _seen.KubernetesError(self.host.config_problem)
         return {"metadata": {"uid": "u", "resourceVersion": "7"}, "data": {"ClusterConfiguration": self.host.config}}
 
     def write_config_map(self, _url: str, content: dict[str, Any]) -> None:
@@ -59,7 +60,7 @@ class Host:
         self.root = root
         for name in ("manifests", "work"):
             (root / name).mkdir()
-        self.places = engine.Places(str(root / "manifests"), str(root / "work"), "unix:///none", "kubeadm")
+        self.places = _seen.Places(str(root / "manifests"), str(root / "work"), "unix:///none", "kubeadm")
         self.path = root / "manifests" / "kube-apiserver.yaml"
         self.path.write_text(manifest(A))
         self.config = config(A)
@@ -111,9 +112,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         it.kubelet()
         return it.process
 
-    monkeypatch.setattr(engine, "kubernetes", kubernetes)
+    monkeypatch.setattr(_seen, "kubernetes", kubernetes)
     monkeypatch.setattr(engine, "cluster_lock", cluster_lock)
-    monkeypatch.setattr(engine, "find_process", find_process)
+    monkeypatch.setattr(_seen, "find_process", find_process)
     monkeypatch.setattr(
         engine.ApiserverTurn, "causes", lambda _self: [Cause("ended", "kube-apiserver", "no etcd", True)]
     )
@@ -229,13 +230,13 @@ def test_a_turn_that_was_killed_is_finished(host: Host) -> None:
 
 def test_a_host_without_kube_apiserver(host: Host) -> None:
     host.path.unlink()
-    assert engine.observe(host.places, True, 2379) is None and engine.leaving_warning(host.places, [A]) == ""
+    assert _seen.observe(host.places, True, 2379) is None and _seen.leaving_warning(host.places, [A]) == ""
     with pytest.raises(EtcdError, match="no kube-apiserver runs on this host"):
         engine.take_turn(host.spec(), check=False)
 
 
 def test_the_observation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = engine.observe(host.places, True, 2379)
+    seen = _seen.observe(host.places, True, 2379)
     assert seen and seen["access"]["servers"] == seen["config"]["servers"] == [A]
     assert (seen["url"], seen["config_uid"], seen["problem"], seen["unready"], seen["pending"]) == (
         URL,
@@ -245,16 +246,16 @@ def test_the_observation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         "",
     )
     host.extra = ("--v=4",)
-    found = [engine.observe(host.places, updates, 2379) or {} for updates in (True, False)]
+    found = [_seen.observe(host.places, updates, 2379) or {} for updates in (True, False)]
     assert "--v=4" in found[0]["problem"] and found[1]["problem"] == ""
     host.extra = ()
     # Asked again for some seconds where it may be changed.
     downs = iter([f"{URL} says: [-]etcd failed"])
     monkeypatch.setattr(engine.time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(FakeKubernetes, "unreadiness", lambda _self, _url: next(downs, ""))
-    assert (engine.observe(host.places, True, 2379) or {})["unready"] == ""
+    assert (_seen.observe(host.places, True, 2379) or {})["unready"] == ""
     downs = iter([f"{URL} says: [-]etcd failed"])
-    assert "[-]etcd failed" in (engine.observe(host.places, False, 2379) or {})["unready"]
+    assert "[-]etcd failed" in (_seen.observe(host.places, False, 2379) or {})["unready"]
     (host.root / "admin.conf").unlink()
-    seen = engine.observe(host.places, True, 2379)
+    seen = _seen.observe(host.places, True, 2379)
     assert seen and seen["config"] is None and "admin.conf" in seen["problem"] and seen["unready"] == seen["problem"]

@@ -194,7 +194,7 @@ def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
 
 
 SPECS: dict[str, Any] = yaml.safe_load((ROOT / "roles/etcd/meta/argument_specs.yml").read_text(encoding="utf-8"))
-VARIABLES: dict[str, Any] = SPECS["argument_specs"]["main"]["options"]
+VARIABLES: dict[str, Any] = SPECS["argument_specs"]["observe"]["options"]
 
 LONG = "x" * 100_000
 GARBAGE: list[Any] = [

@@ -12,8 +12,9 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis as _diagnosis
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import EXITED, RUNNING, Container, CriError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause, Evidence, Line
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Evidence, Line
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 
 RECORDED = Path(__file__).with_name("diagnosis")
 UNIT = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running"}

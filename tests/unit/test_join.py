@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_turn import NEW, Host, fail
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from test_manifest import MANIFEST
 from test_record import write_log
 
@@ -43,6 +46,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "members": [{"name": "infra0", "address": "10.0.0.6"}],
         "asked_at": None,
         "install_dependencies": False,
+        "health": {"renewal_window": "2160h", "quota": None},
         "kubelet": {
             "config_path": str(tmp_path / "work" / "kubelet.yaml"),
             "manifests_dir": str(manifests),
@@ -72,6 +76,28 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_manifest_as_wanted(host: Any) -> None:
     seen, view = host(WANTED)
     assert seen["reasons"]["manifest"] == [] and (view.differs, view.restarts, view.moved) == (False, False, False)
+
+
+def test_the_health_of_a_cluster_is_asked_where_nothing_is_to_be_done(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the question of etcd_health, to all members."""
+    asked: list[Any] = []
+    report = types.SimpleNamespace(verdict="healthy")
+    monkeypatch.setattr(_health, "look_at_all", lambda *given: asked.append(given) or [])
+    monkeypatch.setattr(_health, "evaluate", lambda *_args: report)
+    monkeypatch.setattr(_health, "render_table", lambda _report: ["a table"])
+    ready = _observe.observe_etcd
+    for reasons, is_ready in (([], True), (as_data([Reason("kubelet", "x", "differs")]), True), ([], False)):
+        monkeypatch.setattr(_observe, "observe_kubelet", lambda *_args, given=reasons: {"reasons": given})
+        monkeypatch.setattr(_observe, "observe_etcd", lambda *args, given=is_ready: {**ready(*args), "ready": given})
+        monkeypatch.setattr(_observe, "observe_config", lambda *_args: ({}, [], []))
+        monkeypatch.setattr(_observe, "member_record_reasons", lambda *_args: [])
+        seen, _view = host(WANTED)
+        assert seen["health"] == ({"verdict": "healthy", "table": ["a table"]} if is_ready and not reasons else None)
+    (targets, files, _seconds) = asked[0]
+    assert targets == [("infra0", "https://10.0.0.6:2379")] and len(asked) == 1
+    assert [Path(path).name for path in files] == ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"]
 
 
 @pytest.mark.parametrize(

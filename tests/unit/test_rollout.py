@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 MEMBERS = [("infra0", "10.0.0.6"), ("infra1", "10.0.0.7"), ("infra2", "10.0.0.8")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm, kubelet
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
 from test_plan import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
@@ -28,7 +31,13 @@ VALUES = {
     "etcd_container_runtime_endpoint": "unix:///x",
     "etcd_cgroup_driver": "systemd",
     "etcd_kubelet_config": {},
+    "etcd_extra_envs": {},
+    "etcd_certificate_renewal_window": "720h",
+    "etcd_manifests_dir": "/m",
 }
+# All others, with a value of no meaning.
+VALUES = {**dict.fromkeys([*_variables.VARIABLES, *_variables.FIXED], "x"), **VALUES}
+SIGNER = {"etcd_client_port": 3379, "etcd_certificate_renewal_window": "1h"}
 PLANE = "control0"
 
 
@@ -48,31 +57,64 @@ def resolved(
     return look, _look.resolved(look, variables, before or {}, OPTIONS, {}, ())
 
 
-def arguments(host: str, operation: str = "converge", **changes: dict[str, Any]) -> dict[str, Any] | None:
-    """The options of etcd_host_info, and under "asked" the variables that were looked at for them."""
+def arguments(
+    host: str, operation: str = "converge", batch: Iterable[str] = (), **changes: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The options of etcd_host_info. batch: hosts of the run."""
     look, cluster = resolved(host, operation, **changes)
-    asked: list[str] = []
-
-    def wanted(name: str) -> Any:
-        asked.append(name)
-        return {"wanted": name} if name.startswith("__") else name
-
-    found = _look.host_arguments(look, cluster, VALUES, wanted, 1.0)
-    return None if found is None else {**found, "asked": asked}
+    asks = _look.asks_health(host, cluster, batch)
+    return _look.host_arguments(look, cluster, VALUES, SIGNER, 1.0, health=asks, recipient="-----BEGIN")
 
 
 def test_a_member_is_observed_with_what_it_is_to_have() -> None:
     found = arguments("infra1") or {}
     assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
-    assert found["pki"] == {"wanted": "__etcd_wanted_pki"} and found["config"] == {"wanted": "__etcd_wanted_config"}
-    assert found["kubelet"] == {"wanted": "__etcd_wanted_kubelet"} and found.get("member", True)
+    assert found["pki"]["name"] == found["config"]["name"] == "infra1" and found["pki"]["ca_host"] is False
+    assert found["config"]["members"] == found["backup"]["members"] == found["members"]
+    assert found["kubelet"]["manifests_dir"] == "/m" and found.get("member", True)
+    assert (arguments("infra0") or {})["pki"]["ca_host"] is True
+    assert found["backup"]["recipient"] == "-----BEGIN"
+
+
+def test_what_a_host_is_to_have_is_what_the_modules_take() -> None:
+    """Every option of theirs, but for what the plan decides and what the host knows."""
+    found = arguments("infra1") or {}
+    planned = {"initial_cluster_state", "initial_cluster_token", "published", "kubeadm"}
+    assert set(found["config"]) == {*kubeadm.CONFIG_ARGUMENTS, "path"} - planned
+    assert set(found["pki"]) == set(state.ARGUMENTS) - {"kinds", "known_addresses"}
+    assert set(found["kubelet"]) == set(kubelet.KUBELET_ARGUMENTS)
+    for values in (found["config"], found["pki"], found["kubelet"], found["backup"]):
+        assert {key: value for key, value in values.items() if str(value).startswith("etcd_")} == {}
+
+
+def test_one_host_of_a_cluster_asks_for_its_health() -> None:
+    """The first of its members that the run has: with --limit as well."""
+    found = {host: (arguments(host, batch=["other", "infra2", "infra1"]) or {})["health"] for host in HOSTS}
+    assert found == {"infra0": {}, "infra1": {"renewal_window": "720h", "quota": None}, "infra2": {}}
+    wrong = {"infra1": {"etcd_client_port": "x"}}
+    assert (arguments("infra1", batch=["infra1"], **wrong) or {})["health"] == {}
+    unknown = {"infra2": {"ansible_host": "infra2.example.com"}}
+    assert (arguments("infra1", batch=["infra1"], **unknown) or {})["health"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "envs", "quota"),
+    [
+        ({}, {}, None),
+        ({"quota-backend-bytes": 1}, {"ETCD_QUOTA_BACKEND_BYTES": "2"}, 1),
+        ({}, {"ETCD_QUOTA_BACKEND_BYTES": "2"}, "2"),
+    ],
+)
+def test_the_quota_that_health_is_judged_with(flags: dict[str, Any], envs: dict[str, Any], quota: Any) -> None:
+    values = {**VALUES, "etcd_extra_envs": envs}
+    assert _look.health_wanted({"extra_args": flags}, values) == {"renewal_window": "720h", "quota": quota}
 
 
 def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
     found = arguments("infra1", infra1={"etcd_client_port": "x"}) or {}
     assert found["config"] == {"data_dir": "/var/lib/etcd", "peer_port": 2380, "metrics_port": 2381}
     assert found["kubelet"]["runtime_endpoint"] == "unix:///x"
-    assert found["pki"] == {} and not any(name.startswith("__") for name in found["asked"])
+    assert found["pki"] == found["backup"] == {}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +175,9 @@ def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], obse
     found = arguments(host, "hand_over", **changes)
     assert (found is not None) == observed
     if host == PLANE and found:
-        assert found["member"] is False and found["pki"] == {"wanted": "__etcd_wanted_pki"}
-        assert found["config"] == {"client_port": {"wanted": "__etcd_client_port"}}
+        assert found["member"] is False and found["pki"]["kinds"] == ["apiserver-etcd-client"]
+        # From the CA host.
+        assert found["config"] == {"client_port": 3379} and found["pki"]["renewal_window"] == "1h"
 
 
 def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:
@@ -165,6 +208,27 @@ def kinds(found: dict[str, Any]) -> list[tuple[str, str, int | None]]:
 def test_a_settled_cluster_has_no_steps() -> None:
     found = plan(seen(observations(*ALL_UP)))
     assert found["settled"] and found["steps"] == [] and found["lines"] == ["cluster etcd: nothing to do"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "finished"),
+    [
+        ({}, True),
+        ({"verdict": "degraded"}, False),
+        ({"verdict": None}, False),
+        ({"external_file": "external.yaml"}, False),
+        ({"differs": "2"}, False),
+        ({"lost": ["infra2"]}, False),
+    ],
+    ids=str,
+)
+def test_a_run_ends_with_its_plan(changes: dict[str, Any], finished: bool) -> None:
+    """Only if nothing is left to do, and all members were found healthy."""
+    given = observations(*ALL_UP, differs=changes.pop("differs", ""))
+    verdict, lost = changes.pop("verdict", "healthy"), changes.pop("lost", [])
+    given["infra0"]["health"] = verdict and {"verdict": verdict, "table": ["a table"]}
+    found = plan(seen(given), lost=lost, **changes)
+    assert found["finished"] == finished and found["table"] == (["a table"] if finished else [])
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.diagnosis import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec, Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 OLD, NEW, OTHER = (f"    - etcd\n    - --initial-advertise-peer-urls={url}\n" for url in ("old", "new", "other"))

@@ -4,29 +4,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import resolve
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import invalid_values, resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wanted import (
+    KUBELET,
+    PLACES,
+    listed,
+    wanted_apiserver,
+    wanted_backup,
+    wanted_client_pki,
+    wanted_config,
+    wanted_kubelet,
+    wanted_pki,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
-# What a host is looked at with if some variable is wrong, or an address is not known yet. Values that are known to be wrong do not reach it.
-_PLACES = {
-    "etcd_data_dir": "data_dir",
-    "etcd_client_port": "client_port",
-    "etcd_peer_port": "peer_port",
-    "etcd_metrics_port": "metrics_port",
-}
-_KUBELET = {
-    "etcd_cgroup_driver": "cgroup_driver",
-    "etcd_container_runtime_endpoint": "runtime_endpoint",
-    "etcd_kubelet_config": "extra",
-}
+# Options of etcd_host_info that say what the host is to have. The roles that act are given the same.
+WANTED = ("pki", "config", "kubelet", "backup", "apiserver")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ def resolved(
     observed = {host: str(item["default_address"]) for host, item in facts.items() if item.get("default_address")}
     if look.operation == HAND_OVER:
         cluster, clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)
+        # A value that only the play has is one of this host.
+        invalid = invalid_values({**inventory[look.host], **values}, options)
+        found = [f"{look.host}: {text}" for texts in invalid.values() for text in texts]
+        cluster.problems.extend(text for text in found if text not in cluster.problems)
+        cluster = replace(cluster, invalid=list(invalid))
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []
@@ -101,42 +107,59 @@ def host_arguments(
     look: Look,
     cluster: Mapping[str, Any],
     values: Mapping[str, Any],
-    wanted: Callable[[str], Any],
+    signer: Mapping[str, Any],
     now: float,
+    health: bool = False,
+    recipient: str = "",
 ) -> dict[str, Any] | None:
     """The options of etcd_host_info for a host; None if it is not looked at.
 
-    wanted: gives what a host is to have, by the name of a variable of the role etcd. It is not called for what is known to be wrong.
+    signer: variables of the CA host. health: whether the host asks all members for their health. recipient: the certificate that snapshots
+    are encrypted to, as text.
     """
     if not is_looked_at(look, cluster):
         return None
     valid, known = not cluster["problems"], cluster["known"]
     installs = TRUTH.get(str(values["etcd_install_dependencies"]).lower(), False)
     arguments: dict[str, Any] = {"asked_at": now, "install_dependencies": installs}
-    listed = [{"name": item["name"], "address": item["address"]} for item in cluster["members"]]
     member = next((item for item in cluster["members"] if item["host"] == look.host), None)
     if member is None:
         return {
             **arguments,
             "name": look.host.lower(),
             "member": False,
-            "members": listed if known else [],
-            "pki": wanted("__etcd_wanted_pki") if valid else {},
-            "config": {"client_port": wanted("__etcd_client_port")} if valid else {},
-            "apiserver": wanted("__etcd_wanted_apiserver") if valid else {},
+            "members": listed(cluster) if known else [],
+            "pki": wanted_client_pki(look.host, signer, values) if valid else {},
+            "config": {"client_port": {**values, **signer}["etcd_client_port"]} if valid else {},
+            "apiserver": wanted_apiserver(values) if valid else {},
         }
     places, kubelet = (
-        {option: values[name] for name, option in options.items() if name not in cluster["invalid"]}
-        for options in (_PLACES, _KUBELET)
+        {option: values[name] for option, name in options.items() if name not in cluster["invalid"]}
+        for options in (PLACES, KUBELET)
     )
     return {
         **arguments,
         "name": member["name"],
         "address": member["address"],
-        "members": [item for item in listed if item["address"]] if member["address"] else [],
+        "members": [item for item in listed(cluster) if item["address"]] if member["address"] else [],
         # Values that are known to be wrong, or not known yet, are not compared with what is on the host.
-        "pki": wanted("__etcd_wanted_pki") if member["address"] and valid else {},
-        "config": wanted("__etcd_wanted_config") if known and valid else places,
-        "kubelet": wanted("__etcd_wanted_kubelet") if valid else kubelet,
-        "backup": wanted("__etcd_wanted_backup") if known and valid else {},
+        "pki": wanted_pki(member, cluster, values) if member["address"] and valid else {},
+        "config": wanted_config(member, cluster, values) if known and valid else places,
+        "kubelet": wanted_kubelet(values) if valid else kubelet,
+        "backup": wanted_backup(member, cluster, values, recipient) if known and valid else {},
+        "health": health_wanted(cluster, values) if health and known and valid else {},
     }
+
+
+def asks_health(host: str, cluster: Mapping[str, Any], batch: Iterable[str]) -> bool:
+    """Whether a host asks for the health of its cluster: the first of its members in the run. batch: hosts of the run."""
+    present = {*batch}
+    return host == next((item["host"] for item in cluster["members"] if item["host"] in present), None)
+
+
+def health_wanted(cluster: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """How the health of a cluster is judged."""
+    quota = cluster["extra_args"].get(
+        "quota-backend-bytes", (values["etcd_extra_envs"] or {}).get("ETCD_QUOTA_BACKEND_BYTES")
+    )
+    return {"renewal_window": values["etcd_certificate_renewal_window"], "quota": quota}

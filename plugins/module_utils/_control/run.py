@@ -441,7 +441,7 @@ def plan_run(
     if wish.operation == DEFRAGMENT:
         return make_defragmentation(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
-    return make_plan(
+    plan = make_plan(
         cluster,
         observations,
         Attendance(present, failed, unobserved),
@@ -449,6 +449,17 @@ def plan_run(
         archive_problems(lacking) if wish.image_archive else (),
         leaving,
     )
+    return {**plan, **finish(plan, observations, wish)}
+
+
+def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
+    """Whether the run ends with its plan, and the table of its members then: nothing is to be done, and the observation found all of them healthy."""
+    tables = [
+        seen["table"] for item in observations.values() if (seen := item.get("health")) and seen["verdict"] == "healthy"
+    ]
+    if not (plan["settled"] and tables) or plan["held"] or plan["problems"] or wish.external_file:
+        return {"finished": False, "table": []}
+    return {"finished": True, "table": tables[0]}
 
 
 def departing_of(

@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import NEARLY_FULL
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"
@@ -132,6 +133,14 @@ def quota_of(value: Any) -> int:
 
 
 # --- Looking -----------------------------------------------------------------------------------------------------------
+
+
+def expected(members: list[dict[str, str]], port: int) -> list[tuple[str, str]]:
+    """Name and client URL of members; no URL if the address is unknown."""
+    return [
+        (member["name"], f"https://{bracketed(member['address'])}:{port}" if member["address"] else "")
+        for member in members
+    ]
 
 
 def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) -> Seen:

@@ -28,6 +28,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
+# Options that say where things are on a control plane host.
+PLACES_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "manifests_dir": {"type": "path", "default": "/etc/kubernetes/manifests"},
+    "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+    "runtime_endpoint": {"type": "str", "default": "unix:///var/run/containerd/containerd.sock"},
+    "kubeadm": {"type": "str", "default": "kubeadm"},
+}
+
 # Name of the manifest, the pod's component, the container and the program.
 NAME = "kube-apiserver"
 

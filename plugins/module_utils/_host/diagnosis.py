@@ -42,13 +42,25 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     split,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import (
+    ADMISSION,
+    COMPLAINS,
+    CONTAINER,
+    ENDED,
+    FLAG,
+    IMAGE,
+    KUBELET,
+    MANIFEST,
+    MEMORY,
+    POD,
+    RUNTIME,
+    SANDBOX,
+    STOPPED,
+    UNIT,
+    VOLUME,
+    Cause,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import printable
-
-# Codes of causes, from the lowest layer to the highest. The first cause is the one to remove.
-RUNTIME, UNIT, KUBELET = "runtime", "unit", "kubelet"
-MANIFEST, ADMISSION, POD, VOLUME = "manifest", "admission", "pod", "volume"
-SANDBOX, IMAGE, CONTAINER = "sandbox", "image", "container"
-FLAG, ENDED, MEMORY, STOPPED, COMPLAINS = "flag", "ended", "memory", "stopped", "complains"
 
 # A failure that repeats after this many seconds is permanent: the first retry of a container, an image or (systemd, RestartSec) the
 # kubelet itself comes after 10 s.
@@ -99,16 +111,6 @@ _FINAL_PULL = re.compile(
     r": not found\b|\b(401|403|404) \w+|[Uu]nauthorized|authorization failed|pull access denied|insufficient_scope"
     r"|invalid reference format|no match for platform|manifest unknown"
 )
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why etcd does not start. program: the program that the text comes from. final: waiting does not help."""
-
-    code: str
-    program: str
-    text: str
-    final: bool
 
 
 @dataclass(frozen=True)

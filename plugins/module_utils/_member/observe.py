@@ -28,8 +28,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_state,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import observe as observe_apiserver
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import places_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
@@ -55,7 +53,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, duration_seconds, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
@@ -100,11 +98,14 @@ def observe(params: Params) -> dict[str, Any]:
     facts["cryptography_package"] = _host.cryptography_package() if facts["cryptography_problem"] else None
     if not params["member"]:
         pki, pki_reasons = observe_pki(params, kubeadm, problems)
+        # Of a control plane host only. Members need not load it.
+        from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _apiserver
+
         wanted = params["apiserver"]
         return {
             "facts": facts,
             "pki": pki,
-            "apiserver": observe_apiserver(places_of(wanted), wanted["update"], params["client_port"]),
+            "apiserver": _apiserver.observe(_apiserver.places_of(wanted), wanted["update"], params["client_port"]),
             "reasons": {"certificates": as_data(pki_reasons)},
             "problems": [problem.as_dict() for problem in problems],
         }
@@ -126,25 +127,50 @@ def observe(params: Params) -> dict[str, Any]:
     problems += elsewhere
     kubelet = observe_kubelet(params, facts, command, problems)
     backup, backup_reasons = observe_backup(params, problems)
+    reasons = {
+        "kubelet": kubelet.pop("reasons"),
+        "ca": as_data(ca_reasons(params, pki)),
+        "certificates": as_data(pki_reasons),
+        "config": as_data(config_reasons),
+        "manifest": as_data(manifest_reasons),
+        "record": as_data(member_record_reasons(params, etcd, record)),
+        "backup": as_data(backup_reasons),
+    }
+    # If something is to be changed here, the run asks when that is done.
+    asks = params["health"] and etcd["ready"] and not any(reasons.values())
     return {
         "facts": facts,
         "etcd": etcd,
+        "health": observe_health(params) if asks else None,
         "pki": pki,
         "kubelet": kubelet,
         "config": config,
         "backup": backup,
         "images": _host.images(params["runtime_endpoint"]),
-        "reasons": {
-            "kubelet": kubelet.pop("reasons"),
-            "ca": as_data(ca_reasons(params, pki)),
-            "certificates": as_data(pki_reasons),
-            "config": as_data(config_reasons),
-            "manifest": as_data(manifest_reasons),
-            "record": as_data(member_record_reasons(params, etcd, record)),
-            "backup": as_data(backup_reasons),
-        },
+        "reasons": reasons,
         "problems": [problem.as_dict() for problem in problems],
     }
+
+
+def observe_health(params: Params) -> dict[str, Any]:
+    """Verdict and table of the cluster as etcd_health gives them, with one look at all members."""
+    # One host of a cluster is asked. The others need not load it.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+
+    asked = params["health"]
+    targets = _health.expected(params["members"], params["client_port"])
+    found = _health.look_at_all(targets, client_files(params), 3.0)
+    window = duration_seconds(asked["renewal_window"]) or 0.0
+    report = _health.evaluate(found, time.time(), window, _health.quota_of(asked.get("quota")))
+    return {"verdict": report.verdict, "table": _health.render_table(report)}
+
+
+def client_files(params: Params) -> tuple[str, str, str]:
+    """What the host asks members with: the CA, a client certificate and its key."""
+    pki_dir = params["pki"].get("pki_dir", "/etc/kubernetes/pki")
+    names = ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")
+    ca, cert, key = (os.path.join(pki_dir, "etcd", name) for name in names)
+    return ca, cert, key
 
 
 def with_places(params: Params) -> Params:
@@ -216,8 +242,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "trusts": trusts(process, pki_dir, bool(stale)),
         "known_addresses": known_addresses(params, process.argv if process else command, None),
     }
-    names = ("etcd/ca.crt", "etcd/healthcheck-client.crt", "etcd/healthcheck-client.key")
-    ca, cert, key = (os.path.join(pki_dir, name) for name in names)
+    ca, cert, key = client_files(params)
     if not all(os.path.isfile(path) for path in (ca, cert, key)):
         return {**result, **observe_data(params["data_dir"])}
     # The member itself first. One that is down learns from the others whether its cluster lives.

@@ -47,6 +47,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
 
@@ -487,7 +488,7 @@ class Turn:
 
     # --- Proof -------------------------------------------------------------------------------------------------------
 
-    def causes(self) -> list[diagnosis.Cause]:
+    def causes(self) -> list[Cause]:
         """What keeps the kubelet or etcd from coming up since the last act."""
         hidden = [value for text in (self.wanted, self.before or "") for value in _kubeadm.env_values(text).values()]
         try:

@@ -32,7 +32,7 @@ TABLE = {
         move_ca="move_ca",
         authority="authority run",
         steps="seams run plan",
-        look="cluster seams",
+        look="cluster seams actions",
     ),
     **modules(
         "module_utils/_member",

@@ -197,6 +197,7 @@ def test_steps_stand_in_the_order_in_which_they_are_carried_out() -> None:
     given = observations(FRESH, FRESH, FRESH, due="012")
     given["infra0"]["reasons"]["ca"] = why("etcd/ca.crt: missing", part="ca")
     found = plan(seen(given))
+    assert found["replace_ca"] == HOSTS
     assert found["action"] == "bootstrap" and found["ca"] and found["start"] == found["certificates"] == HOSTS
     order = [KINDS.index(step["kind"]) for step in found["steps"]]
     assert order == sorted(order) and {step["turn"] for step in found["steps"]} == {None}

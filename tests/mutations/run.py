@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -426,6 +427,7 @@ def find_baseline(session: pytest.Session, workers: int) -> Baseline:
     return merged(parts)
 
 
+@cache
 def uses(name: str) -> dict[str, int]:
     """Lines of the collection that use a constant of this name, by file, a bit each."""
     found: dict[str, int] = {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,65 @@ def test_the_tests_of_the_table_are_there() -> None:
         file for files in bugs.TABLE.values() for file in files if not (ROOT / "tests" / "unit" / file).is_file()
     ]
     assert importlib.util.find_spec("tests.mutations.run")
+
+
+def in_a_process(code: str) -> str:
+    """What a program prints: a planted bug, and the guard around it, stay for as long as the process."""
+    path = os.pathsep.join([str(ROOT / ".collections"), str(ROOT)])
+    begin = "import os, sys, importlib\nfrom pathlib import Path\nfrom tests.mutations import bugs, operators, run\n"
+    argv = [sys.executable, "-c", begin + code]
+    return subprocess.run(
+        argv, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_a_bug_is_planted_in_code_that_others_have_imported() -> None:
+    code = """
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import read_off
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import Step
+bug = next(bug for bug in bugs.NAMED if bug.name == "the plan is always settled")
+steps = [Step("turn", "infra0", "infra0", 1, ())]
+before = read_off(steps)["settled"]
+run.plant(*bugs.named_sites(bug, run.ROOT))
+print(before, read_off(steps)["settled"])
+"""
+    assert in_a_process(code).split() == ["False", "True"]
+
+
+def test_a_constant_is_replaced_wherever_it_was_imported() -> None:
+    code = """
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan, steps
+tree, sites = operators.sites_of(run.ROOT / "plugins/module_utils/_control/steps.py", run.ROOT)
+run.plant([next(site for site in sites if site.qualname == "KINDS")], tree)
+print(len(plan.KINDS), len(steps.KINDS), "ca" in plan.KINDS)
+"""
+    few, same, has_ca = in_a_process(code).split()
+    assert few == same and has_ca == "False"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "os.kill(os.getppid(), 15)",
+        "os.remove('/etc/kubernetes/x')",
+        "os.rename('{own}/a', '/etc/kubernetes/x')",
+        "open('/etc/kubernetes/x', 'w')",
+        "os.open('/etc/kubernetes/x', os.O_WRONLY | os.O_CREAT)",
+        "os.symlink('/etc', '{own}/../x')",
+        "__import__('subprocess').run(['/usr/bin/systemctl', 'stop', 'kubelet'])",
+        "__import__('shutil').rmtree('/etc/kubernetes')",
+    ],
+)
+def test_a_planted_bug_does_no_harm(tmp_path: Path, act: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    code = f"""
+os.chdir({str(own)!r})
+run.guard(({f"{own}/"!r},))
+open("{own}/a", "w").close()
+try:
+    {act.format(own=own)}
+except PermissionError as exc:
+    print(exc)
+"""
+    assert "a planted bug" in in_a_process(code)

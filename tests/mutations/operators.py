@@ -132,6 +132,11 @@ def conditions(node: ast.AST) -> Iterator[tuple[str, int | None, Change]]:
             yield name, index, ("always", constant(True))
 
 
+def is_conversion(name: str) -> bool:
+    """Whether a call makes another form of the same thing: a class does as well."""
+    return name in CONVERSIONS or name[:1].isupper()
+
+
 def is_value(argument: ast.expr) -> bool:
     """Whether an argument can stand for the call."""
     return not isinstance(argument, (ast.Starred, ast.GeneratorExp, ast.Constant))
@@ -162,7 +167,7 @@ def expressions(node: ast.expr, is_statement: bool) -> Iterator[Change]:
         name = called(node)
         if name in SWAPPED and isinstance(node.func, ast.Name):
             yield "other end", ast.Call(ast.Name(SWAPPED[name], ast.Load()), node.args, node.keywords)
-        elif node.args and not is_statement and name not in CONVERSIONS and is_value(node.args[0]):
+        elif node.args and not is_statement and not is_conversion(name) and is_value(node.args[0]):
             yield "first argument", node.args[0]
         for number, keyword in enumerate(node.keywords):
             if isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, bool):

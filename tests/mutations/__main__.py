@@ -59,7 +59,7 @@ def main() -> int:
     table = {
         name: files
         for name, files in TABLE.items()
-        if not options.modules or any(name.endswith(item) for item in options.modules)
+        if not options.modules or any(item in name for item in options.modules)
     }
     trees, sites, broken = {}, [], []
     for name in table:

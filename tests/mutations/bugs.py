@@ -36,6 +36,9 @@ TABLE = {
         authority="authority run",
         steps="seams run plan",
         look="cluster seams actions",
+        defragment="defragment",
+        restore="restore",
+        apiserver="apiserver apiserver_follow",
     ),
     **modules(
         "module_utils/_member",
@@ -46,8 +49,11 @@ TABLE = {
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
         ending="ending",
+        defragment="defragment",
+        restore="restore",
+        apiserver="apiserver_turn",
     ),
-    **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health"),
+    **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health", restore="restore"),
     **modules(
         "module_utils/_host",
         wal="wal",

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import importlib
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -55,6 +56,8 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="of the table; default: all")
     options = parser.parse_args()
     begin = time.monotonic()
+    # So that the processes that try bugs end as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     table = {
         name: files

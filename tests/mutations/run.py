@@ -229,6 +229,7 @@ class Child:
 def in_child(work: Callable[[], Any], session: pytest.Session, place: str, writer: int) -> None:
     """Run in the fork, and end it."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         silent = os.open(os.path.join(place, "output"), os.O_RDWR | os.O_CREAT)
         for descriptor in (1, 2):
@@ -300,6 +301,7 @@ def run_all(
         for child in running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
         shutil.rmtree(base, ignore_errors=True)
 
 

@@ -235,6 +235,7 @@ def in_child(work: Callable[[], Any], session: pytest.Session, place: str, write
         for descriptor in (1, 2):
             os.dup2(silent, descriptor)
         os.mkdir(os.path.join(place, "cwd"))
+        os.chdir(os.path.join(place, "cwd"))
         os.environ.update(TMPDIR=place, ANSIBLE_HOME=place)
         tempfile.tempdir = place
         factory = session.config._tmp_path_factory  # type: ignore[attr-defined]

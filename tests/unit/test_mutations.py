@@ -71,7 +71,7 @@ def test_keys_and_samples_survive_edits_elsewhere(tmp_path: Path) -> None:
         before
     )
     assert [site.key for site in sample(after, 0.5, 1)] == [site.key for site in sample(before, 0.5, 1)]
-    assert 0 < len(sample(before, 0.5, 1)) < len(before)
+    assert 0 < len(sample(before, 0.5, 1)) < len(before) and len(sample(before, 0.0, 1)) == 3
 
 
 def sites() -> list[Site]:

@@ -132,29 +132,29 @@ print(plan.IMPORTED == steps.CA_KEY_KINDS == before[1:])
     assert in_a_process(code) == "True\n"
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        "os.kill(os.getppid(), 15)",
-        "os.remove('/etc/kubernetes/x')",
-        "os.rename('{own}/a', '/etc/kubernetes/x')",
-        "open('/etc/kubernetes/x', 'w')",
-        "os.open('/etc/kubernetes/x', os.O_WRONLY | os.O_CREAT)",
-        "os.symlink('/etc', '{own}/../x')",
-        "__import__('subprocess').run(['/usr/bin/systemctl', 'stop', 'kubelet'])",
-        "__import__('shutil').rmtree('/etc/kubernetes')",
-    ],
-)
-def test_a_planted_bug_does_no_harm(tmp_path: Path, act: str) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
+HARM = [
+    "os.kill(os.getppid(), 15)",
+    "os.remove('/etc/kubernetes/x')",
+    "os.rename('a', '/etc/kubernetes/x')",
+    "open('/etc/kubernetes/x', 'w')",
+    "os.open('/etc/kubernetes/x', os.O_WRONLY | os.O_CREAT)",
+    "os.symlink('/etc', '../x')",
+    "__import__('subprocess').run(['/usr/bin/systemctl', 'stop', 'kubelet'])",
+    "__import__('shutil').rmtree('/etc/kubernetes')",
+]
+
+
+def test_a_planted_bug_does_no_harm(tmp_path: Path) -> None:
+    """Not even on the machine of who runs this."""
     code = f"""
-os.chdir({str(own)!r})
-run.guard(({f"{own}/"!r},))
-open("{own}/a", "w").close()
-try:
-    {act.format(own=own)}
-except PermissionError as exc:
-    print(exc)
+os.chdir({str(tmp_path)!r})
+run.guard(({str(tmp_path)!r},))
+open("a", "w").close()
+for act in {HARM!r}:
+    try:
+        exec(act)
+    except PermissionError as exc:
+        print(exc)
 """
-    assert "a planted bug" in in_a_process(code)
+    said = in_a_process(code).splitlines()
+    assert len(said) == len(HARM) and all(line.startswith("a planted bug ") for line in said)

@@ -41,8 +41,8 @@ report: venv ## the HTML report in a browser at several widths, light, dark and 
 	@tests/tools/packages
 	pytest tests/report
 
-mutations: venv ## bugs made on purpose, each of which has to make a unit test fail: every third one; test-long tries them all
-	python tests/tools/mutations.py
+mutations: venv ## bugs planted on purpose, each of which a unit test has to notice: a sample of them; test-long tries them all
+	python -m tests.mutations
 
 sanity: venv ## ansible-test sanity, without an ignore file
 	tests/tools/sanity
@@ -59,7 +59,7 @@ integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
 test-long: venvs ## further tests on hosts of the lab, which take their time and are not in test: before a release
-	python tests/tools/mutations.py --all
+	python -m tests.mutations --all
 	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long tests/etcd tests/integration
 
 bench: venv ## the page by hand against site.yml, rolling changes and their limits, etcd_pki against kubeadm

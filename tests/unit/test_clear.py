@@ -100,6 +100,7 @@ def test_the_order(host: Host) -> None:
     assert [item["part"] for item in result["changes"]] == ["manifest", "kubelet", "data", "record"]
     record = json.loads((host.root / "work" / "member.json").read_text())
     assert record["removed"] and {**record, "removed": ""} == RECORD
+    assert not list((host.root / "work").glob("*kubelet*"))
     assert (host.root / "work" / "etcd.yaml.removed").exists() and (host.root / "pki/etcd/server.key").exists()
     # The second time nothing is left to do.
     host.acts.clear()
@@ -143,3 +144,20 @@ def test_a_host_without_a_record_gets_one(host: Host) -> None:
     host.run()
     record = json.loads((host.root / "work" / "member.json").read_text())
     assert record["removed"] and (record["member_id"], record["cluster_id"]) == ("2", "c1")
+
+
+def test_a_host_without_a_record_is_described_by_what_is_there(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = departure.Record("infra2", "c1", "2", "/var/lib/etcd", "fingerprint")
+    monkeypatch.setattr(departure, "current_record", lambda *_: current)
+    (host.root / "work" / "member.json").unlink()
+    host.run()
+    record = json.loads((host.root / "work" / "member.json").read_text())
+    assert record["removed"] and record["ca"] == "fingerprint"
+
+
+def test_a_host_whose_data_tells_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "wal", lambda: Wal("", "", formed=False))
+    (host.root / "work" / "member.json").unlink()
+    host.run()
+    record = json.loads((host.root / "work" / "member.json").read_text())
+    assert (record["cluster_id"], record["member_id"]) == (departure.UNKNOWN, departure.UNKNOWN)

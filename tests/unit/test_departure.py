@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import departing, name_problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
+    Departing,
+    after_departure,
+    departing,
+    name_problem,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from test_plan import CLUSTER, DOWN, FRESH, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
@@ -82,7 +87,9 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert plan["departing"] == {"name": "infra2", "id": "2", "host": "infra2", "urls": ["https://x:2379"]}
     assert [member["name"] for member in plan["members"]] == ["infra0", "infra1"]
     assert (plan["leave"], plan["archive"], plan["order"], plan["record"]) == (["infra0"], ["infra2"], [], [])
-    assert any("--etcd-servers" in text and "infra2" in text for text in plan["notices"])
+    assert any(
+        "Take it out of the inventory and the etcd endpoints" in text and "infra2" in text for text in plan["notices"]
+    )
     # The first host is not special, but for the CA's key, which has to be brought elsewhere before.
     plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": {"ca_key": True}}})
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
@@ -211,6 +218,20 @@ def test_a_healthy_member_is_replaced_on_demand() -> None:
     plan = run("replace", "infra1", *UP3, replace_healthy=True)
     assert plan["problems"] == [] and kinds(plan)[:2] == [("leave", "infra0"), ("archive", "infra1")]
     assert plan["join"] == ["infra1"]
+
+
+def test_who_is_replaced_stays_where_people_have_it() -> None:
+    plan = run("replace", "infra2", *UP3, replace_healthy=True)
+    assert not any("Take it out" in text for text in plan["notices"])
+    plan = run("remove", "infra9", *UP3, members=listing("0129", "0129"))
+    assert any("Take it out of the etcd endpoints" in text for text in plan["notices"])
+
+
+def test_the_membership_after_a_departure() -> None:
+    observations = {"infra0": {"etcd": up(), "reasons": {"manifest": ["x"]}}}
+    leaving = Departing(None, {"id": "2", "name": "infra2"})
+    after = after_departure(observations, leaving, "remove")["infra0"]
+    assert [entry["id"] for entry in after["etcd"]["members"]] == ["0", "1"] and after["reasons"] == {"manifest": []}
 
 
 def test_names_are_matched_exactly_and_in_one_cluster() -> None:

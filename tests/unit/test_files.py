@@ -212,6 +212,27 @@ def test_read_or_say(tmp_path: Path, make: Any, data: bytes | None, words: str) 
     assert _files.read_or_say(str(tmp_path / "a")) == (data, words)
 
 
+def test_read_or_say_of_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: str) -> None:
+        raise EtcdError("input/output error.")
+
+    monkeypatch.setattr(_files, "read_bytes", fail)
+    assert _files.read_or_say(str(tmp_path / "a")) == (None, "input/output error")
+
+
+def test_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, me = tmp_path / "a", (os.getuid(), os.getgid())
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(_files.os, "fchown", lambda _handle, *owner: given.append(owner))
+    _files.replace_files([_files.Replacement(str(path), b"x", 0o600, *me)])
+    assert given == [me]
+    assert _files.mode_problem(str(path), 0o600, *me) is None
+    assert (
+        _files.mode_problem(str(path), 0o600, me[0] + 1, me[1]) == f"owner is {me[0]}:{me[1]}, not {me[0] + 1}:{me[1]}"
+    )
+    assert _files.mode_problem(str(path), 0o600, me[0], me[1] + 1)
+
+
 def test_strays_are_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in (".kubeadm-etcd-1", "ca.crt", ".other"):
         (tmp_path / name).write_bytes(b"x")

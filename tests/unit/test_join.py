@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,9 @@ def test_the_order_of_a_join(host: Joining) -> None:
 
 
 def test_check_mode_adds_nobody(host: Joining) -> None:
+    shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changes"][0]["code"] == "joins"
-    assert host.acts == [] and host.members == OTHERS
+    assert host.acts == [] and host.members == OTHERS and not Path(host.spec.kubelet.work_dir).exists()
 
 
 def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
@@ -165,6 +167,14 @@ def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
     assert not host.manifest.exists() and (host.root / "work" / "etcd.yaml.refused").read_text() == NEW
     # Its data is kept, and the next run finds a fresh host.
     assert not (host.root / "data").exists() and len(list(host.root.glob("data.removed-*"))) == 1
+
+
+def test_a_join_that_never_starts_is_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although nobody knows why."""
+    monkeypatch.setattr(join, "CATCHES_UP", -1.0)
+    host.spec = join.replace(host.spec, timeout=-1.0)
+    host.causes = [Cause("pull", "kubelet", "pulls", final=False)]
+    assert "The join was taken back" in host.fails("it has not joined after") and host.members == OTHERS
 
 
 def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,13 +196,16 @@ class Host:
         monkeypatch.setattr(_host, "copied_key_dirs", list)
         monkeypatch.setattr(_kubelet.socket, "gethostname", lambda: "infra0")
 
-    def observe(self, problems: list[Problem] | None = None, driver: str | None = None) -> dict[str, Any]:
+    def observe(
+        self, problems: list[Problem] | None = None, driver: str | None = None, **changes: Any
+    ) -> dict[str, Any]:
         """As etcd_host_info does."""
         facts = {
             "systemd": True,
             "kubelet_version": "v1.36.3",
             "cgroup_version": 2,
             "runtime_cgroup_driver": driver,
+            **changes,
         }
         params = {"kubelet": self.wanted, "data_dir": str(self.data)}
         command = _observe.arguments_in(str(self.manifests / "etcd.yaml"))
@@ -565,3 +568,17 @@ def test_the_kubelet_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -
         assert service.ask(("127.0.0.1", port)) == 500
         thread.join()
     assert service.ask(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({}, True), ({"systemd": False}, False), ({"kubelet_version": None}, False)], ids=str
+)
+def test_a_unit_is_judged_where_there_can_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: bool
+) -> None:
+    """That there is no systemd, or no kubelet, is said elsewhere."""
+    host = Host(tmp_path, monkeypatch)
+    host.unit = dataclasses.replace(host.unit, load_state="not-found", active=False)
+    problems: list[Problem] = []
+    host.observe(problems, **changes)
+    assert bool(problems) == said

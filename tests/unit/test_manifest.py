@@ -198,7 +198,10 @@ def test_what_counts_at_the_foundation_only(old: str, new: str, reason: str) -> 
     assert texts(manifest_reasons(other, MANIFEST, has_data=True)) == ["etcd.yaml: --cors: b,c -> a,b"]
 
 
-@pytest.mark.parametrize("on_disk", ["", "garbage", "{", "apiVersion: v1\n", "\ufffd" * 10, '{"kind": "Pod"}'])
+@pytest.mark.parametrize(
+    "on_disk",
+    ["", "garbage", "{", "apiVersion: v1\n", "\ufffd" * 10, '{"kind": "Pod"}', "  - command:\n      folded\n"],
+)
 def test_broken_files_differ(on_disk: str) -> None:
     assert manifest_reasons(on_disk, MANIFEST, has_data=True)
     assert texts(manifest_reasons(None, MANIFEST, has_data=True)) == ["etcd.yaml: missing"]

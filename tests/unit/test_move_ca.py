@@ -188,6 +188,8 @@ def test_the_operation_is_planned_by_the_function_of_the_play() -> None:
     wish = _run.Wish(operation="move_ca", ca_host="infra1")
     plan = _run.plan_run("infra0", found, [], wish)
     assert plan["receive_ca_key"] == ["infra1"] and plan["action"] == "move_ca" and plan["speaker"] == "infra0"
+    lost = _run.plan_run("infra0", found, ["infra2"], wish)
+    assert lost["problems"][0].startswith("infra2 cannot be reached") and lost["settled"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
 from test_record import write_log
 
@@ -129,3 +130,52 @@ def test_what_runs_is_recorded(params: dict[str, Any], change: dict[str, Any], r
     if recorded:
         current = Record("infra1", "2", "1", params["data_dir"])
         assert _observe.member_record_reasons(params, etcd, current) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "version"),
+    [({}, "v1.36.3"), ({"kubernetes_version": None}, "v1.36.3"), ({"kubernetes_version": "v1.35.0"}, "v1.35.0")],
+)
+def test_certificates_are_judged_by_the_version_of_the_cluster(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], version: str
+) -> None:
+    params["pki"] = {"ca_host": False, **asked}
+    specs: list[dict[str, Any]] = []
+    monkeypatch.setattr(_observe, "HAS_CRYPTOGRAPHY", True)
+    monkeypatch.setattr(_observe._pki.PkiSpec, "from_params", specs.append)
+
+    def fail(*_: Any) -> None:
+        raise EtcdError("wrong", "twice")
+
+    problems: list[Any] = []
+    monkeypatch.setattr(_observe._pki, "observe", fail)
+    assert _observe.observe_pki(params, "v1.36.3", problems, ["10.0.0.9"]) == ({}, [])
+    assert specs[0]["kubernetes_version"] == version and specs[0]["known_addresses"] == ["10.0.0.9"]
+    assert problems and {problem.code for problem in problems} == {"certificates"}
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "modes", "texts"),
+    [
+        (True, True, {}, []),
+        (False, False, {}, ["etcd/ca.crt: missing"]),
+        (False, True, {}, ["etcd/ca.crt: missing, ca.key is there"]),
+        (True, False, {}, []),
+        (True, True, {"ca.key": 0o640}, ["etcd/ca.key: mode is 0640, not 0600"]),
+        (True, True, {"ca.crt": 0o600}, ["etcd/ca.crt: mode is 0600, not 0644"]),
+    ],
+)
+def test_why_a_ca_is_made(
+    params: dict[str, Any], cert: bool, key: bool, modes: dict[str, int], texts: list[str]
+) -> None:
+    folder = Path(params["pki"]["pki_dir"]) / "etcd"
+    folder.mkdir(parents=True)
+    for name, is_there, mode in (("ca.crt", cert, 0o644), ("ca.key", key, 0o600)):
+        if is_there:
+            (folder / name).touch()
+            (folder / name).chmod(modes.get(name, mode))
+    pki = {"ca_cert": cert, "ca_key": key}
+    assert _observe.ca_reasons(params, pki) == []
+    params["pki"]["ca_host"] = True
+    assert [reason.text for reason in _observe.ca_reasons(params, pki)] == texts
+    assert _observe.ca_reasons(params, {}) == []

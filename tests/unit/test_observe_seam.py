@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from test_manifest import MANIFEST
 from test_record import write_log
@@ -62,12 +68,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         },
     }
 
-    def observe(installed: str, **problems: str) -> tuple[dict[str, Any], _plan.MemberView]:
+    def observe(
+        installed: str, problems: tuple[str, ...] = (), **found: str
+    ) -> tuple[dict[str, Any], _plan.MemberView]:
         (manifests / "etcd.yaml").write_text(installed)
         modes.clear()
-        modes.update({name.replace("_", "."): text for name, text in problems.items()})
+        modes.update({name.replace("_", "."): text for name, text in found.items()})
         seen = _observe.observe(params)
-        assert seen["problems"] == []
+        assert tuple(problem["code"] for problem in seen["problems"]) == problems
         return seen, _plan.view(Member("infra0", "infra0", "10.0.0.6"), seen, None)
 
     return observe
@@ -121,3 +129,64 @@ def test_a_mode_is_repaired_without_a_restart(host: Any) -> None:
     seen, view = host(WANTED, etcd_yaml="mode is 0644, not 0600")
     assert [reason["code"] for reason in seen["reasons"]["manifest"]] == ["mode"]
     assert (view.differs, view.restarts) == (True, False)
+
+
+def test_data_in_another_directory(host: Any, tmp_path: Path) -> None:
+    write_log(tmp_path / "former", led=True)
+    seen, view = host(WANTED.replace("--data-dir=/var/lib/etcd", f"--data-dir={tmp_path}/former"), ("data-elsewhere",))
+    assert view.data_elsewhere and seen["etcd"]["data_elsewhere"]
+
+
+def test_a_damaged_record(host: Any, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "member.json").write_text("{")
+    seen, _view = host(WANTED, ("record",))
+    assert seen["etcd"]["record"] is None
+
+
+def test_the_record_is_part_of_the_observation(host: Any, tmp_path: Path) -> None:
+    record = Record("infra0", "c1", "1", "/var/lib/former", "ca")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "member.json").write_text(record.as_text())
+    seen, view = host(WANTED)
+    assert seen["etcd"]["record"]["cluster_id"] == "c1" and view.recorded_dir == "/var/lib/former"
+
+
+def test_a_configuration_that_is_wrong(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [Problem("no such flag", code="flag")]
+    monkeypatch.setattr(_observe._kubeadm, "config_problems", lambda *_args: wrong)
+    seen, view = host(WANTED.replace("--cors=a", "--cors=c"), ("flag",))
+    assert seen["config"] == {} and seen["reasons"]["config"] == [] and not view.differs
+
+
+def test_a_manifest_that_cannot_be_rendered(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any) -> None:
+        raise EtcdError("kubeadm fails")
+
+    monkeypatch.setattr(_observe._kubeadm, "render_manifest", fail)
+    seen, _view = host(WANTED, ("configuration",))
+    assert seen["config"] == {} and tuple(seen["problems"][0]["stops"]) == PROCESSES
+
+
+@pytest.mark.parametrize(
+    ("stale", "argv", "codes", "restarts"),
+    [
+        ("", [], [], False),
+        ("etcd: runs with former files", [], ["stale"], True),
+        # It restarts anyway.
+        ("", ["--quota-backend-bytes=1"], ["pending"], False),
+    ],
+)
+def test_a_member_that_restarts(
+    host: Any, monkeypatch: pytest.MonkeyPatch, stale: str, argv: list[str], codes: list[str], restarts: bool
+) -> None:
+    process = Process(7, 1, ["etcd", *_kubeadm.manifest_arguments(WANTED)[1:], *argv])
+    monkeypatch.setattr(_observe, "find_etcd_process", lambda _name: process)
+    monkeypatch.setattr(_observe, "stale_directory", lambda *_args: stale)
+    monkeypatch.setattr(_observe, "younger_than", lambda _path: lambda _process: True)
+    monkeypatch.setattr(_observe, "is_ready", lambda _url: True)
+    monkeypatch.setattr(_observe._host, "process_started", lambda _pid: time.time() - 100)
+    seen, view = host(WANTED)
+    assert [reason["code"] for reason in seen["reasons"]["manifest"]] == codes
+    assert (view.restarts, view.ready, view.stale) == (restarts, not codes, bool(stale))
+    assert view.running and 99 < view.age < 160

@@ -1101,3 +1101,65 @@ def test_what_has_to_be_issued_is_told_from_what_is_repaired(tmp_path: Path) -> 
     assert len(seen.reasons) == 2 and seen.due == []
     (tmp_path / "pki/etcd/peer.crt").unlink()
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW).due == ["peer"]
+
+
+def test_addresses_are_compared_and_not_their_spelling() -> None:
+    assert _pki.split_sans(["fd00::0:1", "a"]) == (["a"], ["fd00::1"])
+
+
+def test_a_leaf_that_ends_with_its_ca(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CA may round down by seconds."""
+    monkeypatch.setattr(_pki, "not_after", lambda end: end)
+    minute = timedelta(minutes=1)
+    assert _pki.ends_with_its_ca(NOW - minute, NOW) and _pki.ends_with_its_ca(NOW + minute, NOW)
+    assert not _pki.ends_with_its_ca(NOW - minute - timedelta(seconds=1), NOW) and not _pki.ends_with_its_ca(NOW, None)
+
+
+def test_the_window_of_a_ca_begins_with_its_first_second(tmp_path: Path) -> None:
+    issue(tmp_path)
+    it = spec(tmp_path, ca_host=True)
+    authority = _x509.load_certificate((tmp_path / "pki/etcd/ca.crt").read_bytes())
+    end, second = _x509.not_after(authority), timedelta(seconds=1)
+    moments = [end - it.renewal_window - second, end - it.renewal_window, end - second, end]
+    assert [bool(_pki.authority_warnings(it, authority, moment)) for moment in moments] == [False, True, True, False]
+
+
+def test_leaves_are_judged_by_the_ca_that_is_wanted(tmp_path: Path) -> None:
+    issue(tmp_path)
+    issue(tmp_path / "other")
+    wanted = (tmp_path / "other/pki/etcd/ca.crt").read_text()
+    state = _pki.observe(spec(tmp_path), NOW, wanted)
+    assert len(state.due) == 4 and not state.usable
+    assert _pki.observe(spec(tmp_path), NOW, (tmp_path / "pki/etcd/ca.crt").read_text()).due == []
+    asked = _pki.observe(spec(tmp_path, renew=["server"]), NOW)
+    assert asked.due == ["server"] and asked.usable
+
+
+def test_a_ca_host_without_a_ca_and_one_without_its_key(tmp_path: Path) -> None:
+    """The first run makes a CA. A key that is kept elsewhere is no broken key."""
+    assert _pki.observe(spec(tmp_path, ca_host=True), NOW).ca_problems == []
+    issue(tmp_path)
+    key = tmp_path / "pki/etcd/ca.key"
+    key.unlink()
+    assert [item.code for item in _pki.observe(spec(tmp_path, ca_host=True), NOW).ca_problems] == []
+
+
+def test_modes_of_the_ca_are_repaired(tmp_path: Path) -> None:
+    issue(tmp_path)
+    files = {tmp_path / "pki/etcd/ca.key": 0o600, tmp_path / "pki/etcd/ca.crt": 0o644}
+    for path, mode in files.items():
+        path.chmod(0o640)
+        it = spec(tmp_path, ca_host=True)
+        check = _pki_steps.step_ca(it, None, None, "", True, NOW)
+        assert check["reasons"] == [f"etcd/{path.name}: mode is 0640, not {mode:04o}"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert _pki_steps.step_ca(it, None, None, "", False, NOW)["reasons"] == check["reasons"]
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_nothing_is_signed_with_the_key_of_another_ca(tmp_path: Path) -> None:
+    issue(tmp_path)
+    issue(tmp_path / "other")
+    shutil.copy(tmp_path / "other/pki/etcd/ca.key", tmp_path / "pki/etcd/ca.key")
+    with pytest.raises(EtcdError, match=r"ca\.key"):
+        _pki_steps.step_sign(spec(tmp_path, ca_host=True), [], False, NOW)

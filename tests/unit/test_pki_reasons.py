@@ -1,4 +1,4 @@
-"""Why a certificate is not kept: every reason alone, and every pair of reasons. tests/tools/mutations.py tests these tests."""
+"""Why a certificate is not kept: every reason alone, and every pair of reasons. tests/mutations tests these tests."""
 
 from __future__ import annotations
 

@@ -634,3 +634,12 @@ def test_no_member_is_added_beside_one_that_has_never_started_elsewhere() -> Non
     observations["infra3"] = observed(FRESH)["infra0"]
     plan = _plan.decide(cluster, observations)
     assert plan.action == "refuse" and "https://10.0.0.8:2380 that has never started" in merged(plan.problems)[0]
+
+
+@pytest.mark.parametrize(("formed", "joins"), [(True, True), (False, False)])
+def test_a_learner_that_has_lost_its_data_does_not_join(formed: bool, joins: bool) -> None:
+    """It has published: it would take over its former id, without what it has acknowledged."""
+    listed = [{**entry, "is_learner": entry["id"] == "2"} for entry in listing()]
+    state = {**DOWN, "formed": formed, "has_data": formed}
+    found = observed(state)["infra0"]
+    assert _plan.view(Member("infra2", "infra2", "10.0.0.8"), found, listed).joins is joins

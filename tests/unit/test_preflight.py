@@ -327,6 +327,12 @@ def test_a_member_without_an_address_yet() -> None:
     )
 
 
+def test_sources_of_a_member_without_an_address_yet() -> None:
+    cluster = Cluster("etcd", [Member("infra0", "infra0", ""), MEMBERS[1]], "infra0")
+    facts = {"infra0": {**GOOD, "peers": {}, "addresses": [], "sources": {"10.0.0.7 2380": "10.0.0.5"}}}
+    assert _preflight.source_problems(cluster, facts) == []
+
+
 def test_a_silent_host_outside_of_the_run_is_no_problem() -> None:
     facts = {**GOOD, "addresses": ["10.0.0.6"], "peers": {"10.0.0.7 2380": "silent"}}
     assert _preflight.cluster_problems(CLUSTER, {"infra0": facts}) == []

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
@@ -388,3 +389,81 @@ def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
     (pki / "etcd").mkdir()
     assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
+
+
+class Asked:
+    """Members as clients see them. applied: by URL, the raft index that each has applied. leader: its id."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.members = [Member(i, f"infra{i}", [f"peer{i}"], [f"client{i}"], False) for i in range(2)]
+        self.applied: dict[str, int | EtcdError] = {"client0": 5000, "client1": 5000}
+        self.leader = 1
+        self.health: str | None = None
+        asked = self
+
+        class Client:
+            def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
+                self.url = url
+
+            def members(self) -> list[Member]:
+                return asked.members
+
+            def status(self) -> Status:
+                applied = asked.applied[self.url]
+                if isinstance(applied, EtcdError):
+                    raise applied
+                return Status(1, 0, "3.6.0", 0, 0, None, asked.leader, 1, applied, applied, False)
+
+        monkeypatch.setattr(_rollout, "EtcdClient", Client)
+        monkeypatch.setattr(_rollout, "ask_health", lambda url, _target: self.health if url == "client0" else "?")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"leader": 0}, None),
+        ({"leader": 0, "applied": {"client0": 1}}, None),
+        ({"applied": {"client0": 3000, "client1": 5000}}, "it is 2000 log entries behind the leader"),
+        ({"leader": 7}, "it knows no leader"),
+        ({"leader": 0, "applied": {"client0": EtcdError("client0 is silent.")}}, "client0 is silent"),
+        ({"applied": {"client0": 1, "client1": EtcdError("client1 is silent.")}}, "client1 is silent"),
+        ({"health": "is sick"}, "is sick"),
+        ({"members": []}, "the membership has no infra0, only "),
+        ({"members": [Member(0, "infra0", ["p"], [], False)]}, "infra0 has not published its client address"),
+    ],
+)
+def test_what_a_full_member_is(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], problem: str | None) -> None:
+    asked = Asked(monkeypatch)
+    for name, value in change.items():
+        setattr(asked, name, value)
+    assert _rollout.service_problem(_rollout.Target("infra0", ["client0"], "", ("", "", ""))) == problem
+
+
+def test_a_leader_that_has_never_published_is_no_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    asked.members[1] = Member(1, "infra1", ["peer1"], [], False)
+    problem = _rollout.service_problem(_rollout.Target("infra0", ["client0"], "", ("", "", "")))
+    assert problem == "it knows no leader"
+
+
+def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old process, one that is older than the manifest, one that is not ready, one that lags, one that ends again."""
+    old, new = Process(1, 1, ["etcd", *WANTED]), Process(2, 2, ["etcd", *WANTED])
+    seen = [None, old, new, new, new, new, None, new, new]
+    left = {"settled": [False], "ready": [False], "lag": ["it lags"]}
+    looks: list[str] = []
+
+    def next_of(what: str, rest: Any) -> Any:
+        looks.append(what)
+        return left[what].pop(0) if left[what] else rest
+
+    monkeypatch.setattr(_rollout, "POLL", 0.0)
+    monkeypatch.setattr(_rollout, "check_controller", lambda: None)
+    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: seen.pop(0))
+    monkeypatch.setattr(_rollout, "probe", lambda *_: (next_of("ready", True), "no"))
+    monkeypatch.setattr(_rollout, "service_problem", lambda _target: next_of("lag", None))
+    target = _rollout.Target("infra0", ["client0"], "http://x/readyz", ("", "", ""))
+    _rollout.wait_for_member(target, WANTED, old, 60, lambda _process: next_of("settled", True), list)
+    assert seen == []
+    assert looks == ["settled", *["settled", "ready"], *["settled", "ready", "lag"] * 3]

@@ -367,3 +367,12 @@ def test_a_copy_of_the_ca_key_that_is_removed_is_in_the_plan() -> None:
     plan = planned(found, remove_stray_ca_keys=True)
     assert plan["lines"][1:] == ["infra1: certificates: etcd/ca.key: removed, it belongs on the CA host only"]
     assert plan["lines"][0] == "cluster etcd: no member is restarted" and plan["remove_ca_key"] == ["infra1"]
+
+
+def test_a_renewal_that_cannot_be_signed_is_refused() -> None:
+    """Even if the CA itself is all that is due."""
+    found = observations(*ALL_UP, infra0=[("no signing", (SIGN,))])
+    assert planned(found, operation="renew")["problems"] == []
+    found["infra0"]["reasons"]["ca"] = why("ca.crt: renewed", part="ca")
+    assert planned(found, operation="renew")["problems"] == ["infra0: no signing"]
+    assert planned(found)["problems"] == []

@@ -186,6 +186,22 @@ def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:
     assert resolved("infra0", "hand_over")[1]["clients"][0]["host"] == PLANE
 
 
+@pytest.mark.parametrize(
+    ("operation", "leaving", "may"),
+    [
+        ("remove", "infra0", True),
+        ("remove", "named", True),
+        ("remove", "other", False),
+        ("remove", "", False),
+        ("replace", "infra0", False),
+        ("converge", "infra0", False),
+    ],
+)
+def test_only_the_host_of_a_removed_member_may_be_gone(operation: str, leaving: str, may: bool) -> None:
+    cluster = {"members": [{"host": "infra0", "name": "named"}, {"host": "infra1", "name": "other"}]}
+    assert _look.may_be_gone("infra0", operation, cluster, leaving) is may
+
+
 # --- The plan --------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +277,7 @@ def test_steps_stand_in_the_order_in_which_they_are_carried_out() -> None:
     given = observations(FRESH, FRESH, FRESH, due="012")
     given["infra0"]["reasons"]["ca"] = why("etcd/ca.crt: missing", part="ca")
     found = plan(seen(given))
+    assert found["replace_ca"] == HOSTS
     assert found["action"] == "bootstrap" and found["ca"] and found["start"] == found["certificates"] == HOSTS
     order = [KINDS.index(step["kind"]) for step in found["steps"]]
     assert order == sorted(order) and {step["turn"] for step in found["steps"]} == {None}

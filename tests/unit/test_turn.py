@@ -401,6 +401,8 @@ def test_without_a_quorum_a_member_that_is_down_is_started_as_it_was(
     monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
     result = host.run()
     assert host.manifest.read_text() == OLD and result["left"] and "announce new" not in host.acts
+    # An etcd that runs is the proof: a quorum may take the other members.
+    assert "wait" not in host.acts
     assert host.config.read_text() == "wanted"
 
 
@@ -429,6 +431,15 @@ def test_what_does_not_work_is_taken_back(host: Host) -> None:
     host.fails(r"waited 300 s.* previous manifest was put back, and the member is healthy")
     assert host.manifest.read_text() == OLD
     assert host.acts == [*ROLL, "check lock", "announce old", "wait", "unlock"]
+
+
+def test_a_kubelet_that_was_not_restarted_keeps_its_files(host: Host) -> None:
+    host.with_kubelet("former")
+    script = host.root / "work" / "before-kubelet.sh"
+    host.files[str(script)] = "new"
+    host.waits = [fail]
+    host.fails("waited 300 s")
+    assert script.read_text() == "new" and host.manifest.read_text() == OLD and "restart kubelet" not in host.acts
 
 
 def test_manifest_and_kubelet_are_taken_back(host: Host) -> None:
@@ -600,6 +611,46 @@ def test_a_first_start_waits_for_no_other_host(host: Host, monkeypatch: pytest.M
     host.spec = replace(host.spec, turn=0)
     host.run()
     assert host.acts == ["write 1", "restart kubelet", "pull", "install"]
+
+
+@pytest.mark.parametrize("parts", [("kubelet",), engine.PARTS])
+def test_directories_that_are_missing_are_made(
+    host: Host, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+) -> None:
+    host.with_kubelet()
+    shutil.rmtree(host.root / "manifests")
+    shutil.rmtree(host.root / "data")
+    host.process = None
+    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    host.at["install"] = lambda: setattr(host, "process", process)
+    monkeypatch.setattr(engine, "ensure_directory", lambda path, _mode: os.makedirs(path, exist_ok=True))
+    monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
+    host.spec = replace(host.spec, turn=0, parts=parts)
+    host.run()
+    assert (host.root / "manifests").is_dir() and (host.root / "data").is_dir() == ("manifest" in parts)
+
+
+def test_an_etcd_that_ends_again_has_not_started(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.manifest.unlink()
+    host.process = None
+    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    host.at["install"] = lambda: setattr(host, "process", process)
+    monkeypatch.setattr(engine, "probe", lambda *_: (False, ""))
+    monkeypatch.setattr(_host, "process_started", lambda _pid: time.time())
+    monkeypatch.setattr(_rollout, "told", lambda text, *_: text)
+    host.spec = replace(host.spec, turn=0, timeout=0.3)
+    host.fails(r"etcd does not run after 0 s \(it ends again and again\)")
+
+
+def test_an_etcd_that_no_longer_sees_its_files_is_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the manifest that is there."""
+    stopped: list[_rollout.Process] = []
+    host.manifest.write_text(NEW)
+    monkeypatch.setattr(_rollout, "stale_directory", lambda *_: "etcd: runs with former files")
+    monkeypatch.setattr(_rollout, "stop", stopped.append)
+    result = host.run()
+    assert stopped == [host.process] and "install" not in host.acts and result["changed"]
+    assert host.acts == ["lock", "gate", "check lock", "wait", "unlock"]
 
 
 def test_a_first_start_says_why_at_once(host: Host) -> None:

@@ -1,0 +1,264 @@
+"""Which tests have to notice the bugs of a module, and bugs with a name: those that would cost members or data."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutations.operators import Function, Site, called, lines_of, text_of
+
+# The share of all places that `make test` tries.
+SAMPLE = 0.04
+
+# The share of a module's bugs that has to be noticed if all are tried. Raise it as tests are added.
+LEAST = 0.75
+
+# Tests that take too long to be run for each bug.
+SLOW = ("test_every_combination[5]", "test_every_combination[4]")
+
+
+def modules(folder: str, **tests: str) -> dict[str, list[str]]:
+    return {f"plugins/{folder}/{name}": [f"test_{file}.py" for file in files.split()] for name, files in tests.items()}
+
+
+TABLE = {
+    **modules(
+        "module_utils/_control",
+        plan="plan run seams identity observe_seam",
+        run="run seams departure move_ca authority report",
+        cluster="cluster seams",
+        identity="identity plan run",
+        preflight="preflight",
+        departure="departure",
+        move_ca="move_ca",
+        authority="authority run",
+        steps="seams run plan",
+        look="cluster seams actions",
+        defragment="defragment",
+        restore="restore",
+        apiserver="apiserver apiserver_follow",
+    ),
+    **modules(
+        "module_utils/_member",
+        turn="turn join",
+        join="join",
+        rollout="rollout turn",
+        record="record observe",
+        observe="observe observe_seam observe_etcd known_addresses kubelet",
+        departure="clear leave",
+        ending="ending",
+        defragment="defragment",
+        restore="restore",
+        apiserver="apiserver_turn",
+    ),
+    **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health", restore="restore"),
+    **modules(
+        "module_utils/_host",
+        wal="wal",
+        kubeadm="kubeadm manifest observe_seam",
+        kubelet="kubelet turn",
+        files="files",
+        service="kubelet turn",
+    ),
+    **modules("module_utils/_pki", state="pki_reasons pki", steps="pki pki_move", move="pki_move"),
+    **modules("action", etcd_plan="actions", etcd_observe="actions"),
+}
+
+
+def path_of(name: str) -> str:
+    return f"{name}.py"
+
+
+# --- Bugs with a name ------------------------------------------------------------------------------------------------
+
+# A place to change: the owner, its field, the index in a list, the new node.
+Place = tuple[ast.AST, str, "int | None", ast.AST]
+Finder = Callable[[ast.AST], list[Place]]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A bug at a place that is described by what the code does there. find: the places in the function."""
+
+    name: str
+    module: str
+    qualname: str
+    find: Finder
+
+
+def parsed(code: str) -> ast.expr:
+    return ast.parse(code, mode="eval").body
+
+
+def children(function: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
+    """Every node in a function, and where it is."""
+    for owner in ast.walk(function):
+        for name, value in ast.iter_fields(owner):
+            for number, child in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(child, ast.AST):
+                    yield owner, name, number if isinstance(value, list) else None, child
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Names, attributes and texts in an expression."""
+    found = {getattr(item, "id", getattr(item, "attr", None)) for item in ast.walk(node)}
+    return {str(item) for item in found if item} | {
+        str(item.value) for item in ast.walk(node) if isinstance(item, ast.Constant)
+    }
+
+
+def returns(code: str) -> Finder:
+    """The function returns this at once, whatever it is asked."""
+    return lambda function: [(function, "body", 0, ast.Return(parsed(code)))]
+
+
+def without_call(name: str) -> Finder:
+    """Nothing calls this any more."""
+    return lambda function: [
+        (owner, place, index, ast.Pass())
+        for owner, place, index, node in children(function)
+        if isinstance(node, ast.Expr) and called(node.value) == name
+    ]
+
+
+def guard(code: str, *names: str) -> Finder:
+    """The condition about these names is this."""
+
+    def find(function: ast.AST) -> list[Place]:
+        found: list[Place] = []
+        for node in ast.walk(function):
+            if isinstance(node, (ast.If, ast.IfExp)) and names_in(node.test) >= set(names):
+                found.append((node, "test", None, parsed(code)))
+            elif isinstance(node, ast.comprehension):
+                found += [
+                    (node, "ifs", i, parsed(code)) for i, test in enumerate(node.ifs) if names_in(test) >= set(names)
+                ]
+        return found
+
+    return find
+
+
+def value_of(key: str, code: str) -> Finder:
+    """What is stored under this key, or given under this name, is this: in a mapping, a call, or by an assignment."""
+
+    def find(function: ast.AST) -> list[Place]:
+        found: list[Place] = []
+        for node in ast.walk(function):
+            if isinstance(node, ast.Dict):
+                found += [
+                    (node, "values", i, parsed(code))
+                    for i, item in enumerate(node.keys)
+                    if isinstance(item, ast.Constant) and item.value == key
+                ]
+            elif isinstance(node, ast.keyword) and node.arg == key:
+                found.append((node, "value", None, parsed(code)))
+            elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+                target = node.targets[0]
+                last = target.slice if isinstance(target, ast.Subscript) else target
+                if key in (getattr(last, "value", None), getattr(last, "attr", None), getattr(last, "id", None)):
+                    found.append((node, "value", None, parsed(code)))
+        return found
+
+    return find
+
+
+def leader_first(function: ast.AST) -> list[Place]:
+    """Of a sort by whether a member is the leader, the opposite."""
+    return [
+        (owner, name, index, ast.UnaryOp(ast.Not(), node))
+        for owner, name, index, node in children(function)
+        if isinstance(owner, ast.Tuple) and isinstance(node, ast.Attribute) and node.attr == "leader"
+    ]
+
+
+CONTROL, MEMBER, ETCD, HOST = (f"plugins/module_utils/_{name}" for name in ("control", "member", "etcd", "host"))
+PLAN, RUN, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "run", "identity"))
+TURN, ROLLOUT, OBSERVE = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe"))
+ACTION = "plugins/action/etcd_plan"
+
+NAMED = [
+    # The plan, as the action plugin calls it.
+    Named("the plan is always settled", RUN, "read_off", value_of("settled", "True")),
+    Named("turns are no steps", RUN, "read_off", value_of("order", "[]")),
+    Named("no cluster exists", RUN, "exists", returns("False")),
+    Named("lost hosts are forgotten by the plan", RUN, "plan_run", value_of("failed", "[]")),
+    Named("hosts without an observation are forgotten", RUN, "plan_run", value_of("unobserved", "[]")),
+    Named("lost hosts are forgotten by the action", ACTION, "ActionModule.run", value_of("lost", "[]")),
+    Named("problems end no run", ACTION, "ActionModule.run", guard("False", "problems", "speaks")),
+    Named("any strategy will do", ACTION, "ActionModule.run", guard("False", "is_lockstep")),
+    Named("an interruption is always allowed", PLAN, "decide_with_cluster", guard("False", "allow_interruption")),
+    Named("the leader goes first", PLAN, "decide_with_cluster", leader_first),
+    Named("turns have no gate", PLAN, "decide_with_cluster", value_of("gated", "False")),
+    Named("a cluster is founded beside data", PLAN, "decide_without_cluster", value_of("formed", "[]")),
+    Named("lost data is no loss", PLAN, "MemberView.has_lost_data", returns("False")),
+    Named("nobody joins as a learner", PLAN, "MemberView.joins", returns("False")),
+    Named("corruption stops nothing", PLAN, "corruption_problems", returns("[]")),
+    Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
+    Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
+    Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
+    # The observation.
+    Named("nobody moves", OBSERVE, "observe", value_of("moved", "False")),
+    Named("no manifest restarts", f"{HOST}/kubeadm", "manifest_reasons", value_of("restarts", "False")),
+    Named("the record is not read", OBSERVE, "observe_record", returns("None")),
+    Named("data elsewhere is not there", OBSERVE, "observe", value_of("data_elsewhere", "False")),
+    Named("the observation has no problems", OBSERVE, "observe", value_of("problems", "[]")),
+    Named("a log that has seen a leader has seen none", f"{HOST}/wal", "read_wal", value_of("formed", "False")),
+    # The turn.
+    Named("the gate is always open", ROLLOUT, "gate_problems", returns("[]")),
+    Named("the gate is not asked", TURN, "Turn.roll", without_call("check_gate")),
+    Named("the lock is never taken", TURN, "Turn.roll", without_call("_hold_lock")),
+    Named("the lock is never checked", TURN, "Turn._check_lock", returns("None")),
+    Named("a lost lock is still held", f"{ETCD}/lock", "ClusterLock.check", guard("False", "_lost")),
+    Named("the lock is never released", f"{ETCD}/lock", "cluster_lock", without_call("release")),
+    Named("the proof accepts the old process", ROLLOUT, "process_problem", guard("False", "old", "started")),
+    Named("the proof accepts any command line", ROLLOUT, "missing_arguments", returns("[]")),
+    Named("what lags has caught up", ROLLOUT, "lag_problem", returns("None")),
+    Named("nothing is put back", TURN, "Turn._put_back", returns("[]")),
+    Named("put back although another run holds the lock", TURN, "Turn._lost_lock", returns("''")),
+    Named("images are pulled after etcd has stopped", TURN, "Turn.roll", without_call("have_images")),
+    Named("an abandoned turn goes on", ROLLOUT, "check_controller", guard("False", "POLLERR")),
+    Named("a learner is promoted unasked", f"{MEMBER}/join", "JoinTurn._wait_until_promoted", guard("True", "problem")),
+    Named("a member joins beside one that is unwell", f"{MEMBER}/join", "join_problems", returns("[]")),
+    Named("a member joins with a vote", f"{ETCD}/membership", "Membership.add_learner", value_of("isLearner", "False")),
+    Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
+    Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
+]
+
+
+def named_sites(bug: Named, root: Path) -> tuple[list[Site], ast.Module]:
+    """Its places, and the tree that they are in. LookupError if it has none any more."""
+    path = root / path_of(bug.module)
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    node: ast.AST = tree
+    for part in bug.qualname.split("."):
+        scopes = [item for item in getattr(node, "body", []) if isinstance(item, (*Function, ast.ClassDef))]
+        found = [item for item in scopes if item.name == part]
+        if len(found) != 1:
+            raise LookupError(f"{path_of(bug.module)} has no {bug.qualname}")
+        node = found[0]
+    sites = []
+    for owner, name, index, new in bug.find(node):
+        old = getattr(owner, name) if index is None else getattr(owner, name)[index]
+        ast.copy_location(new, old)
+        # Any test that enters the function may notice.
+        lines = lines_of(node)
+        sites.append(
+            Site(
+                path_of(bug.module),
+                bug.qualname,
+                bug.qualname,
+                bug.name,
+                lines,
+                text_of(old),
+                text_of(new),
+                owner,
+                name,
+                index,
+                new,
+            )
+        )
+    if not sites:
+        raise LookupError(f"{path_of(bug.module)}, {bug.qualname}: no such code")
+    return sites, tree

@@ -1,0 +1,233 @@
+"""The action plugins as Ansible calls them, with the variables of a play: what they hand to the functions behind them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ansible.plugins.action")
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
+from test_plan import HOSTS
+from test_run import ALL_UP, observations
+from test_seams import seen
+
+
+class Play:
+    """A play over three members. printed: what each action plugin has shown."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found = seen(observations(*ALL_UP))
+        self.strategy = "linear"
+        self.batch = list(HOSTS)
+        self.failed: list[str] = []
+        self.variables: dict[str, Any] = {}
+        self.printed: list[str] = []
+        self.wishes: list[Any] = []
+        plan_run = etcd_plan.plan_run
+
+        def watched(*arguments: Any) -> dict[str, Any]:
+            self.wishes.append(arguments[3])
+            return plan_run(*arguments)
+
+        monkeypatch.setattr(etcd_plan, "plan_run", watched)
+        monkeypatch.setattr(etcd_plan, "show", lambda lines, _color=None: self.printed.extend(lines))
+        monkeypatch.setattr(etcd_plan, "failure", lambda text: {"failed": True, "msg": text})
+        monkeypatch.setenv("PWD", "/here")
+
+    def task(self, **args: Any) -> Any:
+        play = SimpleNamespace(strategy=self.strategy)
+        return SimpleNamespace(args=args, async_val=0, check_mode=False, action="x", get_play=lambda: play)
+
+    def plan(self, host: str = "infra0", **args: Any) -> dict[str, Any]:
+        action = object.__new__(etcd_plan.ActionModule)
+        action._task, action._loader, action._templar = self.task(**args), None, None
+        action._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/x"))
+        return action.run(
+            None,
+            {
+                "inventory_hostname": host,
+                "ansible_play_batch": self.batch,
+                "ansible_play_hosts": [item for item in self.batch if item not in self.failed],
+                "ansible_play_hosts_all": self.batch,
+                "hostvars": {item: {"__etcd_host": self.found.get(item)} for item in self.batch},
+                **self.variables,
+            },
+        )
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    return Play(monkeypatch)
+
+
+def restart(play: Play, *hosts: str) -> None:
+    for host in hosts:
+        play.found[host]["reasons"]["manifest"] = [
+            {"part": "manifest", "code": "line", "text": "etcd.yaml: differs", "restarts": True}
+        ]
+
+
+def test_a_settled_cluster(play: Play) -> None:
+    result = play.plan()
+    assert result["settled"] and not result["changed"] and "failed" not in result
+    assert play.printed == ["cluster etcd: nothing to do"]
+    assert result["own_ca"] == {} and result["signing_dir"] == "etcd" and result["ca_export"]
+    json.dumps(result)
+
+
+def test_one_host_shows_the_plan(play: Play) -> None:
+    restart(play, "infra1")
+    assert play.plan("infra1")["order"] == ["infra1"] and play.printed == []
+    assert not play.plan("infra0")["settled"] and "etcd.yaml: differs" in play.printed[1]
+
+
+def test_hosts_that_have_failed_stop_it(play: Play) -> None:
+    """A host fails in an earlier task, or leaves the batch as unreachable."""
+    play.failed = ["infra2"]
+    result = play.plan()
+    assert result["failed"] and "infra2 cannot be reached" in result["msg"]
+    assert "See the message from infra0" in play.plan("infra1")["msg"]
+
+
+def test_what_the_run_is_limited_to(play: Play) -> None:
+    play.failed, play.variables = ["infra2"], {"ansible_limit": "infra0,infra2"}
+    assert "--limit 'infra0,infra2,!infra2'" in play.plan()["msg"]
+
+
+@pytest.mark.parametrize("strategy", ["free", "ansible.builtin.host_pinned"])
+def test_a_strategy_in_which_hosts_do_not_wait(play: Play, strategy: str) -> None:
+    play.strategy = strategy
+    result = play.plan()
+    assert result["failed"] and f"it runs with strategy {strategy}" in result["msg"] and play.wishes == []
+
+
+def test_a_host_that_was_not_waited_for(play: Play) -> None:
+    play.found["infra2"] = {"cluster": play.found["infra2"]["cluster"]}
+    assert "do not wait for each other" in play.plan()["msg"]
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_an_interruption_has_to_be_allowed(play: Play, allow: bool) -> None:
+    play.batch, play.found = ["infra0"], {"infra0": play.found["infra0"]}
+    restart(play, "infra0")
+    play.found["infra0"]["cluster"]["members"] = play.found["infra0"]["cluster"]["members"][:1]
+    play.found["infra0"]["etcd"]["members"] = play.found["infra0"]["etcd"]["members"][:1]
+    result = play.plan(allow_interruption=allow)
+    assert bool(result.get("failed")) is not allow
+    if allow:
+        assert result["order"] == ["infra0"] and result["gated"] is False
+
+
+WISHES: dict[str, Any] = {
+    "member": "infra2",
+    "replace_healthy": True,
+    "wipe_keys": True,
+    "runtime_endpoint": "unix:///run/x.sock",
+    "external_file": "/x/external.yaml",
+    "allow_interruption": True,
+    "allow_untested_kubeadm": True,
+    "remove_stray_ca_keys": True,
+    "ca_host": "infra1",
+}
+
+
+@pytest.mark.parametrize("name", WISHES)
+def test_options_arrive(play: Play, name: str) -> None:
+    play.plan(**{name: WISHES[name]})
+    play.plan()
+    assert getattr(play.wishes[0], name) == WISHES[name] != getattr(play.wishes[1], name)
+
+
+def test_paths_begin_where_the_command_is_given(play: Play) -> None:
+    assert play.plan(signing_dir="sign")["signing_dir"] == "/here/sign/etcd"
+    play.plan(image_archive="images.tar")
+    assert play.wishes[0].signing_dir == "/here/sign" and play.wishes[1].image_archive == "/here/images.tar"
+
+
+def test_the_image_archive_is_checked(play: Play) -> None:
+    play.found["infra1"]["images"] = []
+    assert "/here/images.tar" in play.plan(image_archive="images.tar")["msg"]
+
+
+def test_the_report_is_refused_nothing(play: Play) -> None:
+    play.failed = ["infra2"]
+    result = play.plan(operation="report")
+    assert "failed" not in result and result["problems"] and play.printed == []
+
+
+def test_external_files_of_all_clusters(play: Play) -> None:
+    play.plan(external_file="/x/external.yaml")
+    assert play.wishes[0].external_files == {"etcd": "/x/external.yaml"}
+
+
+# --- etcd_observe ----------------------------------------------------------------------------------------------------
+
+
+class Look:
+    """etcd_observe on a host. answer: what etcd_host_info returns, or raises."""
+
+    def __init__(self) -> None:
+        self.answer: Any = {"facts": {}, "etcd": {}}
+        self.asked: list[dict[str, Any]] = []
+        options = etcd_observe.variable_options()
+        values = {name: option.get("default") for name, option in options.items()}
+        wanted = ("__etcd_wanted_pki", "__etcd_wanted_config", "__etcd_wanted_kubelet", "__etcd_client_port")
+        self.variables: dict[str, Any] = {**values, **{name: {} for name in wanted}}
+
+    def execute(self, module_name: str, module_args: dict[str, Any], **_: Any) -> dict[str, Any]:
+        assert module_name == "kubeadm.etcd.etcd_host_info"
+        self.asked.append(module_args)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return dict(self.answer)
+
+    def run(self, host: str = "infra0", **args: Any) -> dict[str, Any]:
+        action = object.__new__(etcd_observe.ActionModule)
+        action._task = SimpleNamespace(args=args, async_val=0, check_mode=False, action="x")
+        action._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/x"))
+        action._execute_module = self.execute
+        templar = SimpleNamespace(template=lambda value: value)
+        templar.copy_with_new_env = lambda **_: templar
+        action._templar = templar
+        hostvars = {item: {"ansible_host": f"10.0.0.{6 + i}"} for i, item in enumerate(HOSTS)}
+        return action.run(
+            None,
+            {
+                **self.variables,
+                "inventory_hostname": host,
+                "groups": {"etcd": HOSTS, "control0": []},
+                "hostvars": hostvars,
+            },
+        )
+
+
+def test_a_host_is_observed() -> None:
+    look = Look()
+    result = look.run("infra1")
+    assert [member["address"] for member in result["cluster"]["members"]] == ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
+    assert not result["changed"] and result["facts"] == {} and result["installs"] is False
+    assert look.asked[0]["address"] == "10.0.0.7" and look.asked[0]["name"] == "infra1"
+
+
+@pytest.mark.parametrize("installs", ["yes", "no"])
+def test_a_package_that_the_host_lacks(installs: str) -> None:
+    look = Look()
+    look.answer = {"facts": {"cryptography_package": "python3-cryptography"}}
+    look.variables["etcd_install_dependencies"] = installs
+    assert look.run()["installs"] is (installs == "yes")
+
+
+def test_only_a_host_that_leaves_may_be_unreachable() -> None:
+    look = Look()
+    look.answer = AnsibleConnectionFailure("no route")
+    with pytest.raises(AnsibleConnectionFailure):
+        look.run("infra2")
+    look.variables["etcd_member"] = "infra2"
+    assert "facts" not in look.run("infra2", operation="remove")
+    with pytest.raises(AnsibleConnectionFailure):
+        look.run("infra1", operation="remove")

@@ -1,0 +1,176 @@
+"""A member leaves the membership: what has to be true before, and in which order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockRefusedError, NoQuorumError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import departure
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+ADDRESSES = [(f"infra{i}", f"10.0.0.{6 + i}") for i in range(3)]
+SPEC = departure.LeaveSpec("infra2", "a2", ADDRESSES)
+
+
+def member(number: int, learner: bool = False) -> Member:
+    return Member(0xA0 + number, f"infra{number}", [f"peer{number}"], [f"client{number}"], learner)
+
+
+class Cluster:
+    """Three members. unwell: what some of them answer. alarms: as the membership returns them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.present = [member(i) for i in range(3)]
+        self.unwell: dict[str, str] = {}
+        self.raised: list[Alarm] = []
+        self.refused: Exception | None = None
+        self.without: set[tuple[str, ...]] = set()
+        self.acts: list[str] = []
+        fakes: list[tuple[Any, str, Any]] = [
+            (departure, "Membership", self.membership),
+            (departure, "cluster_lock", self.cluster_lock),
+            (departure.time, "sleep", lambda _seconds: None),
+            (_rollout, "ask_health", self.ask_health),
+            (_rollout, "PATIENCE", -1.0),
+        ]
+        for target, name, fake in fakes:
+            monkeypatch.setattr(target, name, fake)
+
+    def membership(self, urls: list[str], *_: Any) -> Cluster:
+        assert urls == ["https://10.0.0.6:2379", "https://10.0.0.7:2379"], "the member itself is not asked"
+        return self
+
+    @contextlib.contextmanager
+    def cluster_lock(self, *_: Any, **_options: Any) -> Iterator[Cluster]:
+        if self.refused:
+            raise self.refused
+        self.acts.append("lock")
+        yield self
+        self.acts.append("unlock")
+
+    def check(self) -> None:
+        self.acts.append("check lock")
+
+    def ask_health(self, url: str, _target: Any, without: tuple[str, ...] = ("NOSPACE",)) -> str | None:
+        if url != "client2":
+            self.without.add(without)
+        return self.unwell.get(url)
+
+    def members(self) -> list[Member]:
+        return self.present
+
+    def alarms(self) -> list[Alarm]:
+        return self.raised
+
+    def hand_over(self, number: int, _seconds: float) -> None:
+        self.acts.append(f"hand over {number:x}")
+
+    def remove(self, number: int, _seconds: float) -> None:
+        self.acts.append(f"remove {number:x}")
+
+    def disarm(self, number: int, _seconds: float) -> None:
+        self.acts.append(f"disarm {number:x}")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+REMOVAL = ["hand over a2", "check lock", "remove a2", "disarm a2"]
+
+
+def test_the_order(cluster: Cluster) -> None:
+    """The leader hands over first; the alarm of a member that has left would stop the others."""
+    result = departure.leave(SPEC, check=False)
+    assert cluster.acts == ["lock", *REMOVAL, "unlock"] and result["changed"]
+
+
+def test_check_mode_and_who_has_left(cluster: Cluster) -> None:
+    assert departure.leave(SPEC, check=True)["changed"] and cluster.acts == []
+    cluster.present.pop()
+    assert not departure.leave(SPEC, check=False)["changed"] and cluster.acts == []
+
+
+def test_an_alarm_refuses_the_lock_and_not_the_removal(cluster: Cluster) -> None:
+    cluster.refused = LockRefusedError("refused", "CORRUPT")
+    departure.leave(SPEC, check=False)
+    assert cluster.acts == ["hand over a2", "remove a2", "disarm a2"]
+    cluster.refused = NoQuorumError("no quorum")
+    with pytest.raises(NoQuorumError):
+        departure.leave(SPEC, check=False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "without"),
+    [
+        ([], ("NOSPACE",)),
+        ([Alarm(0xA2, "NOSPACE")], ("NOSPACE",)),
+        ([Alarm(0xA2, "CORRUPT")], ("NOSPACE", "CORRUPT")),
+        ([Alarm(0xA2, "CORRUPT"), Alarm(0xA1, "CORRUPT")], ("NOSPACE",)),
+        ([Alarm(0xA1, "CORRUPT")], ("NOSPACE",)),
+    ],
+)
+def test_the_alarm_of_the_member_itself_does_not_count(
+    cluster: Cluster, raised: list[Alarm], without: tuple[str, ...]
+) -> None:
+    cluster.raised = raised
+    departure.leave(SPEC, check=True)
+    assert cluster.without == {without}
+
+
+def test_others_are_looked_at_again_under_the_lock(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(cluster, "alarms", lambda: looked.append(len(cluster.acts)) or [])
+    departure.leave(SPEC, check=False)
+    assert looked == [0, 1]
+
+
+def other(name: str, problem: str | None = None, voter: bool = True) -> _rollout.Other:
+    return _rollout.Other(name, voter, problem)
+
+
+UP, DOWN, LEARNER = other("infra0"), other("infra1", "is down"), other("infra3", "is a learner", voter=False)
+
+
+@pytest.mark.parametrize(
+    ("others", "is_well", "learner", "problem"),
+    [
+        ([UP, UP], True, False, ""),
+        ([UP], True, False, ""),
+        ([], True, False, "infra2 is the last voting member"),
+        ([LEARNER], True, False, "infra2 is the last voting member"),
+        # The rest has to be a quorum of itself.
+        ([UP, UP, DOWN], False, False, ""),
+        ([UP, DOWN], False, False, "infra1 is down; without infra2, 1 of 2 voting members would be healthy"),
+        ([UP, DOWN, DOWN], False, False, "without infra2, 1 of 3 voting members"),
+        # A healthy member stays as long as another one is down, unless it has no vote.
+        ([UP, UP, DOWN], True, False, "infra1 is down"),
+        ([UP, UP, DOWN], True, True, ""),
+        ([UP, UP, LEARNER], True, False, ""),
+    ],
+)
+def test_what_a_cluster_can_do_without(
+    others: list[_rollout.Other], is_well: bool, learner: bool, problem: str
+) -> None:
+    found = "; ".join(departure.departure_problems("infra2", member(2, learner), others, is_well))
+    assert problem in found and bool(problem) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("unwell", "words"),
+    [
+        ({"client0": "is sick"}, "infra2 is not removed: infra0 is not healthy (is sick)"),
+        ({"client0": "is sick", "client2": "is sick"}, "no quorum"),
+    ],
+)
+def test_a_member_stays(cluster: Cluster, unwell: dict[str, str], words: str) -> None:
+    cluster.unwell = unwell
+    with pytest.raises(EtcdError) as error:
+        departure.leave(SPEC, check=False)
+    assert words in str(error.value) and cluster.acts == []

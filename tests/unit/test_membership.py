@@ -1,0 +1,224 @@
+"""Changes of the membership against a cluster that is a list, without time. tests/etcd/test_membership.py has real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, EtcdUnreachableError, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import SilentError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+Error = Exception
+
+
+def line(number: int, name: str = "", learner: bool = False, started: bool = True) -> dict[str, Any]:
+    urls = {"clientURLs": [f"client{number}"]} if started else {}
+    return {"ID": str(number), "name": name, "peerURLs": [f"peer{number}"], "isLearner": learner, **urls}
+
+
+class Cluster:
+    """Answers as etcd does. errors: by path, what it answers before it carries a request out. leaders: as each client knows it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.members = [line(1, "infra1"), line(2, "infra2")]
+        self.alarms: list[dict[str, str]] = []
+        self.errors: dict[str, list[Error]] = {}
+        self.leaders: dict[str, int | Error] = {"client1": 1, "client2": 1}
+        self.asked: list[str] = []
+        self.now = 0.0
+        cluster = self
+
+        class Server:
+            def __init__(self, urls: Any, _credentials: Any) -> None:
+                assert urls == ["u"]
+
+            def call(self, path: str, body: dict[str, Any], _deadline: float) -> dict[str, Any]:
+                return cluster.call(path, body)
+
+        class Client:
+            def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
+                self.url = url
+
+            def __enter__(self) -> Client:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+            def status(self) -> Status:
+                leader = cluster.leaders[self.url]
+                if isinstance(leader, Exception):
+                    raise leader
+                return Status(1, 1, "3.6.0", 0, 0, None, leader, 1, 1, 1, False)
+
+            def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+                assert self.url == "client1", "the leader is asked itself"
+                return cluster.call(path, body)
+
+        monkeypatch.setattr(membership, "Members", Server)
+        monkeypatch.setattr(membership, "EtcdClient", Client)
+        monkeypatch.setattr(membership.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(membership.time, "sleep", self.sleep)
+        self.acts = membership.Membership(["u"], ("ca", "crt", "key"))
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        name = path.rsplit("/", 1)[-1]
+        if self.errors.get(name):
+            raise self.errors[name].pop(0)
+        number = body.get("ID")
+        if name == "list":
+            assert body == {"linearizable": True}
+            return {"members": self.members}
+        if name == "alarm" and body["action"] == "GET":
+            return {"alarms": self.alarms}
+        self.asked.append(name)
+        if name == "add":
+            assert body["isLearner"] is True
+            self.members.append({**line(9, learner=True, started=False), "peerURLs": body["peerURLs"]})
+        elif name == "promote":
+            self.members = [{**item, "isLearner": item["isLearner"] and item["ID"] != number} for item in self.members]
+        elif name == "remove":
+            self.members = [item for item in self.members if item["ID"] != number]
+        elif name == "alarm":
+            gone = {"memberID": body["memberID"], "alarm": body["alarm"]}
+            self.alarms = [item for item in self.alarms if item != gone]
+        else:
+            assert name == "transfer-leadership"
+            self.leaders = dict.fromkeys(self.leaders, int(body["targetID"]))
+        return {}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+def refused(code: str = "precondition") -> EtcdUnreachableError:
+    return EtcdUnreachableError(f"etcd says {code}.", code)
+
+
+def test_a_learner_is_added_once(cluster: Cluster) -> None:
+    assert cluster.acts.add_learner(["peer9"], 60).is_learner
+    assert cluster.acts.add_learner(["peer9", "peer8"], 60).id == 9
+    assert cluster.asked == ["add"]
+
+
+def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
+    cluster.members.append(line(9, "infra9", learner=True))
+    cluster.errors["promote"] = [refused(), refused()]
+    assert not cluster.acts.promote(9, 60).is_learner
+    assert not cluster.acts.promote(9, 60).is_learner
+    assert cluster.asked == ["promote"]
+    with pytest.raises(EtcdError, match="member 8 has left the membership"):
+        cluster.acts.promote(8, 60)
+
+
+def test_a_member_is_removed_once(cluster: Cluster) -> None:
+    assert cluster.acts.remove(2, 60) is True
+    assert [item["ID"] for item in cluster.members] == ["1"]
+    assert cluster.acts.remove(2, 60) is False
+    assert cluster.asked == ["remove"]
+
+
+def test_who_was_removed_meanwhile_has_been_removed(cluster: Cluster) -> None:
+    """The answer of the first attempt was lost."""
+    cluster.errors["remove"] = [refused("not-found")]
+    assert cluster.acts.remove(2, 60) is True
+
+
+def test_a_leader_hands_over(cluster: Cluster) -> None:
+    cluster.members[1:1] = [line(5, learner=True), line(6, "infra6", started=False)]
+    assert cluster.acts.hand_over(2, 60) is False and cluster.asked == []
+    assert cluster.acts.hand_over(1, 60) is True
+    assert cluster.asked == ["transfer-leadership"] and cluster.leaders["client2"] == 2
+
+
+@pytest.mark.parametrize("others", [[], [line(5, learner=True)], [line(6, "infra6", started=False)]])
+def test_a_leader_without_an_heir(cluster: Cluster, others: list[dict[str, Any]]) -> None:
+    cluster.members[1:] = others
+    with pytest.raises(EtcdError, match="member 1 is the leader, and no other voting member has started"):
+        cluster.acts.hand_over(1, 60)
+
+
+@pytest.mark.parametrize("first", [0, refused("unavailable")])
+def test_the_next_member_is_asked_for_the_leader(cluster: Cluster, first: int | Error) -> None:
+    """A member may know no leader, or give no answer. A learner, and a member that never started, are not asked."""
+    cluster.members[:0] = [line(5, learner=True), line(6, started=False)]
+    cluster.leaders = {"client1": first, "client2": 2}
+    assert cluster.acts.hand_over(1, 60) is False
+
+
+def test_nobody_knows_a_leader(cluster: Cluster) -> None:
+    cluster.leaders = {"client1": 0, "client2": refused("timeout")}
+    with pytest.raises(EtcdError, match="etcd does not take the leadership from member 1: etcd says timeout"):
+        cluster.acts.hand_over(1, 60)
+    assert cluster.now > 60
+
+
+def test_alarms_of_one_member_are_disarmed(cluster: Cluster) -> None:
+    cluster.alarms = [
+        {"memberID": "1", "alarm": "CORRUPT"},
+        {"memberID": "1", "alarm": "NOSPACE"},
+        {"memberID": "2", "alarm": "NOSPACE"},
+    ]
+    assert cluster.acts.alarms()[0] == Alarm(1, "CORRUPT")
+    cluster.acts.disarm(1, 60)
+    assert cluster.alarms == [{"memberID": "2", "alarm": "NOSPACE"}] and cluster.asked == ["alarm", "alarm"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda acts: acts.add_learner(["peer9"], 60),
+        lambda acts: acts.remove(2, 60),
+    ],
+    ids=["add", "remove"],
+)
+@pytest.mark.parametrize("code", ["precondition", "exhausted", "grpc"])
+def test_a_refusal_is_not_repeated(cluster: Cluster, act: Callable[[Any], Any], code: str) -> None:
+    cluster.errors = {"add": [refused(code)], "remove": [refused(code)]}
+    with pytest.raises(EtcdError, match=f"etcd says {code}"):
+        act(cluster.acts)
+    assert cluster.now == 0
+
+
+@pytest.mark.parametrize("error", [refused("unavailable"), refused("timeout"), SilentError("nobody")])
+def test_silence_is_repeated_until_the_time_is_up(cluster: Cluster, error: Error) -> None:
+    cluster.errors["remove"] = [error, error]
+    assert cluster.acts.remove(2, 60) is True and cluster.now >= 2
+    cluster.errors["remove"] = [error] * 1000
+    with pytest.raises(EtcdError, match=r"etcd does not remove member 1: (etcd says|nobody)"):
+        cluster.acts.remove(1, 60)
+    assert 60 < cluster.now < 70
+
+
+def test_the_run_is_asked_whether_it_goes_on(cluster: Cluster) -> None:
+    acts = membership.Membership(["u"], ("ca", "crt", "key"), while_waiting=lambda: pytest.fail("asked"))
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        acts.remove(1, 60)
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ({"list": [SilentError("nobody")]}, "no member tells the membership: nobody."),
+        ({"alarm": [SilentError("nobody")]}, "no member tells the alarms: nobody."),
+    ],
+)
+def test_silence(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:
+    cluster.errors = errors
+    with pytest.raises(EtcdError) as error:
+        (cluster.acts.members if "list" in errors else cluster.acts.alarms)()
+    assert str(error.value) == words
+
+
+def test_an_answer_that_is_not_etcds(cluster: Cluster) -> None:
+    cluster.members = ["x"]  # type: ignore[list-item]
+    with pytest.raises(EtcdError, match=r"is not etcd's"):
+        cluster.acts.members()

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +153,12 @@ class Lab:
     def fresh(self) -> None:
         """Make all hosts as new."""
         self("wipe", "--all")
+
+
+def some_long(cases: Iterable[str]) -> list[Any]:
+    """Rows of a table of which every third is tried in `make test`, and all in `make test-long`. Unit tests have the table's logic."""
+    rows = list(enumerate(cases))
+    return [case if number % 3 == 0 else pytest.param(case, marks=pytest.mark.long) for number, case in rows]
 
 
 def different(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:

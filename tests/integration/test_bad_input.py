@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Lab, different, inventory, second_address
+from .conftest import Lab, different, inventory, second_address, some_long
 
 Fingerprint = dict[str, list[str]]
 
@@ -150,7 +150,7 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", VARIABLES)
+@pytest.mark.parametrize("case", some_long(VARIABLES))
 def test_variables(fresh: Lab, untouched: Fingerprint, case: str) -> None:
     variables, words = VARIABLES[case]
     refused(fresh, untouched, words, "-e", json.dumps(variables))
@@ -218,7 +218,7 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
 }
 
 
-@pytest.mark.parametrize("case", MEMBERS)
+@pytest.mark.parametrize("case", some_long(MEMBERS))
 def test_members(fresh: Lab, untouched: Fingerprint, tmp_path: Path, case: str) -> None:
     hosts, words = MEMBERS[case]
     refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts(fresh.addresses())))
@@ -366,7 +366,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.parametrize("case", HOSTS)
+@pytest.mark.parametrize("case", some_long(HOSTS))
 def test_hosts(fresh: Lab, case: str) -> None:
     make, undo, words = HOSTS[case]
     fresh.sh("infra1", make)

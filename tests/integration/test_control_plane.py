@@ -334,6 +334,7 @@ def test_an_expired_certificate_is_replaced_without_a_restart(plane: Plane) -> N
     assert plane.process() == process, "kube-apiserver has been restarted"
 
 
+@pytest.mark.long
 def test_available_through_a_rolling_change_and_all_renewals(plane: Plane) -> None:
     """Members restart one after the other, then every certificate and key is another one: kube-apiserver takes every write."""
     process, before = plane.process(), plane.serial()

@@ -70,6 +70,7 @@ def test_an_image_archive(cluster: Lab) -> None:
     assert "image.tar" not in cluster.sh("infra1", "ls /etc/kubernetes/kubeadm-etcd")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("value")
 def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
     """To etcd it looks like a new member: with two empty ones it would found a cluster that has half of the data."""
@@ -101,6 +102,7 @@ def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
         put_back(cluster, cluster.hosts)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("value")
 def test_the_data_directory_of_another_member(cluster: Lab) -> None:
     """Two processes that are one member to raft: refused with all hosts, and with --limit to the copy."""

@@ -124,6 +124,8 @@ def test_a_kubelet_that_rests_meanwhile(cluster: Lab) -> None:
     assert cluster.containers() == containers
 
 
+# tests/etcd has the same with etcd alone.
+@pytest.mark.long
 def test_a_full_database(cluster: Lab) -> None:
     """Of history, which is compacted up to the revision in the plan."""
     while big(cluster, "put", 0, 40) == 40:

@@ -422,6 +422,7 @@ def until(done: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["3.5.35", "3.7.3"])
 def test_other_versions_of_etcd(version: str, tmp_path: Path) -> None:
     """The gateway of the other branches, over IPv6: one real member on this machine."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, Lab, Run, different, inventory, set_alarm
+from .conftest import LAB, Lab, Run, different, inventory, set_alarm, some_long
 
 PKI = "/etc/kubernetes/pki/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -353,7 +353,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
 }
 
 
-@pytest.mark.parametrize("case", STATES)
+@pytest.mark.parametrize("case", some_long(STATES))
 def test_bad_state_is_refused(cluster: Lab, case: str) -> None:
     """The run says what is wrong and where, changes nothing, and the members that worked go on."""
     make, undo, arguments, words = STATES[case]

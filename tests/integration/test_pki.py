@@ -311,6 +311,7 @@ def contains(path: Path, *texts: str) -> bool:
     return path.is_file() and any(text.encode() in path.read_bytes() for text in texts)
 
 
+@pytest.mark.long
 def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
     """The intermediate alone stands in ca.crt, its key on the CA host alone, and nobody else of its root gets in."""
     lab.fresh()

@@ -27,7 +27,7 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        run="run seams departure move_ca authority report",
+        run="run seams departure move_ca authority report defragment restore",
         cluster="cluster seams",
         identity="identity plan run",
         preflight="preflight",
@@ -49,9 +49,7 @@ TABLE = {
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
         ending="ending",
-        defragment="defragment",
-        restore="restore",
-        apiserver="apiserver_turn",
+        restore="restore_host",
     ),
     **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health", restore="restore"),
     **modules(

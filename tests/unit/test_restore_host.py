@@ -164,7 +164,7 @@ def test_an_image_that_is_there_is_not_pulled(host: Host, monkeypatch: pytest.Mo
     host.has_image = False
 
     def fail(*_: Any) -> None:
-        raise cri.CriError("rpc", "no route")
+        raise cri.CriError(14, "no route")
 
     monkeypatch.setattr(cri, "pull_image", fail)
     host.staging.rename(host.root / "away")

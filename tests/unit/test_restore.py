@@ -234,7 +234,7 @@ def database(extra: bytes = b"") -> bytes:
         (database() + b"x" * 31, "cut off"),
         (b"\x30\x80" + b"x" * 5000, "encrypted"),
         (b"", "not a snapshot"),
-        (b"hello", "not a snapshot"),
+        (b"hello", "not a snapshot of etcd. Name a file that backup.yml has made"),
         (None, "cannot be read"),
     ],
 )

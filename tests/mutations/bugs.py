@@ -114,11 +114,15 @@ def returns(code: str) -> Finder:
 
 def without_call(name: str) -> Finder:
     """Nothing calls this any more."""
-    return lambda function: [
-        (owner, place, index, ast.Pass())
-        for owner, place, index, node in children(function)
-        if isinstance(node, ast.Expr) and called(node.value) == name
-    ]
+
+    def find(function: ast.AST) -> list[Place]:
+        return [
+            (owner, place, index, ast.Pass())
+            for owner, place, index, node in children(function)
+            if isinstance(node, ast.Expr) and called(node.value) == name
+        ]
+
+    return find
 
 
 def guard(code: str, *names: str) -> Finder:

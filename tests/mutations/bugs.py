@@ -27,7 +27,7 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        run="run seams departure move_ca authority report",
+        run="run seams departure move_ca authority report defragment restore",
         cluster="cluster seams",
         identity="identity plan run",
         preflight="preflight",
@@ -49,9 +49,7 @@ TABLE = {
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
         ending="ending",
-        defragment="defragment",
-        restore="restore",
-        apiserver="apiserver_turn",
+        restore="restore_host",
     ),
     **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health", restore="restore"),
     **modules(
@@ -116,11 +114,15 @@ def returns(code: str) -> Finder:
 
 def without_call(name: str) -> Finder:
     """Nothing calls this any more."""
-    return lambda function: [
-        (owner, place, index, ast.Pass())
-        for owner, place, index, node in children(function)
-        if isinstance(node, ast.Expr) and called(node.value) == name
-    ]
+
+    def find(function: ast.AST) -> list[Place]:
+        return [
+            (owner, place, index, ast.Pass())
+            for owner, place, index, node in children(function)
+            if isinstance(node, ast.Expr) and called(node.value) == name
+        ]
+
+    return find
 
 
 def guard(code: str, *names: str) -> Finder:

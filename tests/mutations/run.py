@@ -313,7 +313,7 @@ def run_item(item: pytest.Item, following: pytest.Item | None) -> str:
     """The phase and the error of a test that fails, '' if it passes."""
     for report in runtestprotocol(item, log=False, nextitem=following):
         if report.failed:
-            return f"{report.when}: {report.longreprtext[-1500:]}"
+            return f"{report.when}: {report.longreprtext[-600:]}"
     return ""
 
 

@@ -96,7 +96,8 @@ def test_without_the_ca_host() -> None:
     """--limit: the membership is what the API server's etcd tells."""
     found = follow(apiserver(A, B, C, config=(A, B, C), members=LISTED[:2]), ca_host=False)
     assert [turn["servers"] for turn in found.turns] == [[A, B]]
-    # No endpoint answers: the inventory counts.
+    # No endpoint answers: the inventory counts, and nobody is told to use another etcd.
+    assert follow(apiserver(A, members=[], cluster_id="")).warnings == []
     found = follow(apiserver(A, members=[], cluster_id=""), ca_host=False)
     assert [turn["servers"] for turn in found.turns] == [[A, B, C]]
 

@@ -582,3 +582,11 @@ def test_a_unit_is_judged_where_there_can_be_one(
     problems: list[Problem] = []
     host.observe(problems, **changes)
     assert bool(problems) == said
+
+
+@pytest.mark.parametrize(("code", "healthy", "answers"), [(200, True, True), (500, False, True), (0, False, False)])
+def test_what_the_kubelet_says_of_itself(
+    monkeypatch: pytest.MonkeyPatch, code: int, healthy: bool, answers: bool
+) -> None:
+    monkeypatch.setattr(service, "ask", lambda: code)
+    assert (service.is_healthy(), service.answers()) == (healthy, answers)

@@ -42,7 +42,7 @@ class Cluster:
             def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
                 self.url = url
 
-            def __enter__(self) -> Client:
+            def __enter__(self) -> Any:
                 return self
 
             def __exit__(self, *_: object) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     restore_token,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
 from test_run import ALL_UP, observations
 
@@ -142,6 +143,8 @@ def three(*kinds: str) -> list[tuple[str, str]]:
 def test_restore(found: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     made = plan(found, "restore", snapshot=SNAPSHOT)
     assert made["problems"] == [] and steps(made) == expected and made["token"]
+    words = {"prepare": "is restored beside", "stop": "etcd stops", "replace_data": "takes its place"}
+    assert all(words[step["kind"]] in step["reasons"][0]["text"] for step in made["steps"])
 
 
 def test_a_killed_restore_goes_on() -> None:
@@ -188,6 +191,13 @@ def test_refused() -> None:
     assert "infra1" in plan(unknown, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
+@pytest.mark.parametrize(("code", "counts"), [("record", True), ("data-dir", True), ("programs", False)])
+def test_problems_of_a_host_that_matter(code: str, counts: bool) -> None:
+    found = seen(DOWN, DOWN, DOWN)
+    found["infra1"]["problems"] = [{"text": "wrong", "stops": list(PROCESSES), "code": code}]
+    assert plan(found, "restore", snapshot=SNAPSHOT)["problems"] == (["infra1: wrong"] if counts else [])
+
+
 def test_a_member_that_the_inventory_lacks_is_named() -> None:
     found = seen(DOWN, DOWN, DOWN)
     found["infra0"]["etcd"]["members"] = [
@@ -224,7 +234,7 @@ def database(extra: bytes = b"") -> bytes:
         (database() + b"x" * 31, "cut off"),
         (b"\x30\x80" + b"x" * 5000, "encrypted"),
         (b"", "not a snapshot"),
-        (b"hello", "not a snapshot"),
+        (b"hello", "not a snapshot of etcd. Name a file that backup.yml has made"),
         (None, "cannot be read"),
     ],
 )

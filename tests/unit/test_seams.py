@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS, Step, hosts_of, in_order
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm, kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
@@ -281,6 +281,13 @@ def test_steps_stand_in_the_order_in_which_they_are_carried_out() -> None:
     assert found["action"] == "bootstrap" and found["ca"] and found["start"] == found["certificates"] == HOSTS
     order = [KINDS.index(step["kind"]) for step in found["steps"]]
     assert order == sorted(order) and {step["turn"] for step in found["steps"]} == {None}
+
+
+def test_steps_are_sorted_by_kind_and_turn() -> None:
+    steps = [
+        Step(kind, host, host, turn, ()) for kind, host, turn in (("turn", "c", 2), ("join", "b", 1), ("ca", "a", None))
+    ]
+    assert [step.host for step in in_order(steps)] == ["a", "b", "c"] and hosts_of(steps, "turn", "join") == ["b", "c"]
 
 
 def test_problems_of_each_host_are_those_of_the_cluster() -> None:

@@ -1,0 +1,206 @@
+"""A member is restored on its host, step by step: nothing is stopped or moved away before the restored data is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from test_record import write_log
+
+
+class Host:
+    """A host with data of cluster 5, whose member is to be restored as one of cluster 2 (see write_log)."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.data, self.staging = root, root / "etcd", root / "etcd.restored"
+        self.manifest = root / "manifests" / "etcd.yaml"
+        self.manifest.parent.mkdir()
+        self.manifest.write_text("manifest")
+        (self.data / "member").mkdir(parents=True)
+        (self.data / "member" / "former").touch()
+        self.process: Any = _rollout.Process(7, 1, ["etcd"])
+        self.free = 1 << 40
+        self.file = SimpleNamespace(size=1000, is_database=False)
+        self.code = 0
+        self.has_image = False
+        self.kubernetes = False
+        self.acts: list[str] = []
+        self.argv: list[str] = []
+        self.spec = restore.RestoreSpec(
+            str(root / "snapshot.db"),
+            "token",
+            "infra0",
+            [("infra0", "10.0.0.6"), ("infra1", "fd00::7")],
+            "registry/etcd:3.6",
+            data_dir=str(self.data),
+            work_dir=str(root / "work"),
+            manifests_dir=str(self.manifest.parent),
+        )
+        fakes: list[tuple[Any, str, Any]] = [
+            (restore, "cluster_id", lambda _urls, _token: "2"),
+            (restore, "read_snapshot_file", lambda _path: self.file),
+            (restore, "check_file", lambda _path: self.acts.append("check file")),
+            (restore, "free_bytes", lambda _path: self.free),
+            (restore, "has_kubernetes", lambda _path: self.kubernetes),
+            (restore, "image_root", self.image_root),
+            (restore, "run_alone", self.etcdutl),
+            (restore, "end_etcd", self.end),
+            (restore, "hold_host_lock", lambda *_: self.acts.append("lock")),
+            (cri, "has_image", lambda *_: self.has_image),
+            (cri, "pull_image", lambda *_: self.acts.append("pull")),
+            (_rollout, "find_etcd_process", lambda _name: self.process),
+            (_rollout, "check_controller", lambda: None),
+        ]
+        for target, name, fake in fakes:
+            monkeypatch.setattr(target, name, fake)
+
+    @contextlib.contextmanager
+    def image_root(self, _image: str, pid: int) -> Iterator[str]:
+        self.acts.append(f"image of {pid}")
+        yield "/"
+
+    def etcdutl(self, _root: str, _program: str, argv: list[str], _timeout: float) -> Any:
+        self.acts.append("etcdutl")
+        self.argv = argv
+        write_log(Path(argv[argv.index("--data-dir") + 1]), led=False)
+        return SimpleNamespace(code=self.code, stdout="", stderr="it fails" if self.code else "")
+
+    def end(self, _member: str, manifest: str, kept: str, _endpoint: str) -> None:
+        self.acts.append("end")
+        os.rename(manifest, kept)
+        self.process = None
+
+    def run(self, step: str, check: bool = False) -> list[str]:
+        return [change["code"] for change in restore.restore(self.spec, step, check)["changes"]]
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.root.iterdir()}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def test_the_three_steps(host: Host) -> None:
+    assert host.run("prepare") == ["prepared"]
+    assert host.acts == ["lock", "check file", "image of 7", "etcdutl"] and (host.data / "member" / "former").exists()
+    assert host.run("stop") == ["stopped"] and host.acts[-2:] == ["lock", "end"]
+    assert (host.root / "work" / "etcd.yaml.before-restore").read_text() == "manifest"
+    assert host.run("replace") == ["archived", "replaced"]
+    assert list((host.data / "member" / "wal").iterdir()) and not (host.data / "member" / "former").exists()
+    (kept,) = host.root.glob("etcd.replaced-*")
+    assert (kept / "member" / "former").exists() and not host.staging.exists()
+    # From here on it is a member of the restored cluster: nothing is stopped or replaced again.
+    host.process = _rollout.Process(8, 2, ["etcd"])
+    host.acts.clear()
+    assert [host.run(step) for step in restore.STEPS] == [[], [], []] and host.acts == []
+
+
+def test_check_mode_changes_nothing(host: Host) -> None:
+    before = host.names()
+    codes = [host.run(step, check=True) for step in restore.STEPS]
+    assert codes == [["prepared"], ["stopped"], ["archived", "replaced"]]
+    assert host.names() == before and host.acts == [] and host.manifest.exists()
+
+
+@pytest.mark.parametrize("step", ["stop", "replace"])
+def test_nothing_is_stopped_or_moved_for_data_that_is_not_there(host: Host, step: str) -> None:
+    write_log(host.root / "etcd.restored.partial", led=False)
+    with pytest.raises(EtcdError, match="the snapshot has not been restored to"):
+        host.run(step)
+    assert "end" not in host.acts and (host.data / "member" / "former").exists() and host.manifest.exists()
+
+
+def test_data_of_another_restore_is_not_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.run("prepare")
+    monkeypatch.setattr(restore, "cluster_id", lambda _urls, _token: "3")
+    with pytest.raises(EtcdError, match="the snapshot has not been restored to"):
+        host.run("stop")
+    with pytest.raises(EtcdError, match="etcdutl cannot restore"):
+        host.run("prepare")
+    assert not host.staging.exists()
+
+
+def test_an_etcd_that_runs_keeps_its_data(host: Host) -> None:
+    host.run("prepare")
+    with pytest.raises(EtcdError, match="etcd runs again, so its data is not replaced"):
+        host.run("replace")
+    assert (host.data / "member" / "former").exists()
+
+
+def test_what_is_prepared_is_not_prepared_again(host: Host) -> None:
+    host.run("prepare")
+    host.acts.clear()
+    assert host.run("prepare") == [] and host.acts == ["lock"]
+
+
+def test_a_host_that_has_nothing(host: Host) -> None:
+    """Of a cluster whose data is lost: there is nothing to stop, and nothing to keep."""
+    host.manifest.unlink()
+    host.process = None
+    (host.data / "member" / "former").unlink()
+    (host.data / "member").rmdir()
+    host.data.rmdir()
+    assert host.run("prepare") == ["prepared"] and host.acts[2:4] == ["pull", "image of 0"]
+    assert host.run("stop") == [] and host.run("replace", check=True) == ["replaced"]
+    assert host.run("replace") == ["replaced"] and (host.data / "member").is_dir()
+    assert (host.data.stat().st_mode & 0o777) == 0o700
+
+
+def test_an_image_that_is_there_is_not_pulled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.process, host.has_image = None, True
+    host.run("prepare")
+    assert "pull" not in host.acts
+    host.has_image = False
+
+    def fail(*_: Any) -> None:
+        raise cri.CriError(14, "no route")
+
+    monkeypatch.setattr(cri, "pull_image", fail)
+    host.staging.rename(host.root / "away")
+    with pytest.raises(EtcdError, match="cannot be pulled: no route"):
+        host.run("prepare")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"code": 1}, "etcdutl cannot restore .*: it fails"), ({"free": 1 << 20}, "and 1 MiB are free")],
+)
+def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], words: str) -> None:
+    for name, value in change.items():
+        setattr(host, name, value)
+    before = host.names() | {"work"}
+    with pytest.raises(EtcdError, match=words):
+        host.run("prepare")
+    assert host.names() == before
+
+
+def test_what_etcdutl_is_told(host: Host) -> None:
+    host.run("prepare")
+    told = dict(zip(host.argv, host.argv[1:]))
+    assert told["--initial-cluster"] == "infra0=https://10.0.0.6:2380,infra1=https://[fd00::7]:2380"
+    assert told["--name"] == "infra0" and told["--initial-cluster-token"] == "token"
+    assert told["--initial-advertise-peer-urls"] == "https://10.0.0.6:2380" and told["restore"] == host.spec.snapshot
+    assert not {"--skip-hash-check", "--mark-compacted", "--bump-revision"} & set(host.argv)
+
+
+def test_a_copied_database_has_no_hash_and_watches_begin_anew(host: Host) -> None:
+    host.file.is_database, host.kubernetes = True, True
+    host.run("prepare")
+    assert {"--skip-hash-check", "--mark-compacted", "--bump-revision"} <= set(host.argv)
+    assert "check file" not in host.acts
+
+
+def test_a_volume_is_not_renamed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restore.os.path, "ismount", lambda path: path == str(host.data))
+    assert host.spec.staging == str(host.data / "member.restored")

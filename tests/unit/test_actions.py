@@ -12,6 +12,7 @@ pytest.importorskip("ansible.plugins.action")
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from test_plan import HOSTS
 from test_run import ALL_UP, observations
 from test_seams import seen
@@ -191,8 +192,7 @@ class Look:
         self.asked: list[dict[str, Any]] = []
         options = etcd_observe.variable_options()
         values = {name: option.get("default") for name, option in options.items()}
-        wanted = ("__etcd_wanted_pki", "__etcd_wanted_config", "__etcd_wanted_kubelet", "__etcd_client_port")
-        self.variables: dict[str, Any] = {**values, **{name: {} for name in wanted}}
+        self.variables: dict[str, Any] = {**dict.fromkeys(FIXED, "x"), **values}
 
     def execute(self, module_name: str, module_args: dict[str, Any], **_: Any) -> dict[str, Any]:
         assert module_name == "kubeadm.etcd.etcd_host_info"
@@ -212,6 +212,7 @@ class Look:
             None,
             {
                 **self.variables,
+                "etcd_member_name": host,
                 "inventory_hostname": host,
                 "groups": {"etcd": HOSTS, "control0": []},
                 "hostvars": hostvars,
@@ -244,3 +245,14 @@ def test_only_a_host_that_leaves_may_be_unreachable() -> None:
     assert "facts" not in look.run("infra2", operation="remove")
     with pytest.raises(AnsibleConnectionFailure):
         look.run("infra1", operation="remove")
+
+
+def test_the_certificate_for_snapshots_is_read_on_the_controller() -> None:
+    """Not if the inventory is wrong: then it may be what is wrong."""
+    look = Look()
+    look.variables.update(etcd_backup_recipient="x.pem", __etcd_backup_recipient="PEM")
+    look.run()
+    assert "PEM\n" in str(look.asked[0]["backup"]).replace("\\n", "\n")
+    del look.variables["__etcd_backup_recipient"]
+    look.variables["etcd_no_such_variable"] = "x"
+    assert look.run()["cluster"]["problems"]

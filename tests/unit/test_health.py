@@ -441,3 +441,12 @@ def test_what_refuses_connections_and_runs() -> None:
     assert _health.known_to_run(silent(1, "expired")) == silent(1, "expired") and _health.known_to_run(seen(1)) == seen(
         1
     )
+
+
+def test_where_members_are_asked() -> None:
+    members = [{"name": "a", "address": "10.0.0.6"}, {"name": "b", "address": "fd00::7"}, {"name": "c", "address": ""}]
+    assert _health.expected(members, 2379) == [
+        ("a", "https://10.0.0.6:2379"),
+        ("b", "https://[fd00::7]:2379"),
+        ("c", ""),
+    ]

@@ -182,6 +182,31 @@ def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
     assert "was restored from this snapshot before" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
+def test_what_is_said_beside_a_snapshot_before_a_restore() -> None:
+    found = seen(*ALL_UP, ids="ccc")
+    for item in found.values():
+        item["etcd"]["members"] = [
+            *item["etcd"]["members"],
+            {"id": "9", "name": "infra9", "peer_urls": ["https://10.0.0.99:2380"], "client_urls": ["u"]},
+        ]
+    made = plan(found, "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etcd", backup_before_change=True)
+    assert made["snapshot"] and any("infra9" in text for text in made["notices"])
+
+
+def test_the_play_calls_the_same_function() -> None:
+    found = seen(DOWN, DOWN, DOWN, ids="ccc")
+    data = {
+        "name": "etcd",
+        "members": [vars(m) for m in CLUSTER.members],
+        "ca_host": "infra0",
+        "problems": [],
+        "warnings": [],
+    }
+    observed = {host: {**item, "cluster": data} for host, item in found.items()}
+    made = _run.plan_run("infra0", observed, [], _run.Wish(operation="restore", snapshot=SNAPSHOT))
+    assert made["replace_data"] == HOSTS and made["token"]
+
+
 def test_refused() -> None:
     assert "infra2 cannot be observed" in plan(seen(DOWN, DOWN, None), "restore", snapshot=SNAPSHOT)["problems"][0]
     made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=WantedSnapshot("/x", problem="/x is cut off"))

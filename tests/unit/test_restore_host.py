@@ -204,3 +204,14 @@ def test_a_copied_database_has_no_hash_and_watches_begin_anew(host: Host) -> Non
 def test_a_volume_is_not_renamed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restore.os.path, "ismount", lambda path: path == str(host.data))
     assert host.spec.staging == str(host.data / "member.restored")
+
+
+def test_a_link_to_a_directory_that_is_not_there(host: Host) -> None:
+    """A new disk, whose directories nobody has made."""
+    former = host.data.rename(host.root / "former")
+    (host.root / "volume").mkdir()
+    host.data.symlink_to(host.root / "volume" / "etcd")
+    host.manifest.unlink()
+    host.process = None
+    assert host.run("prepare") == ["prepared"] and host.run("replace") == ["replaced"]
+    assert host.data.is_symlink() and (host.root / "volume" / "etcd" / "member").is_dir() and former.is_dir()

@@ -202,6 +202,13 @@ def test_only_the_host_of_a_removed_member_may_be_gone(operation: str, leaving: 
     assert _look.may_be_gone("infra0", operation, cluster, leaving) is may
 
 
+def test_a_value_that_only_the_play_has_is_one_of_the_control_plane_host() -> None:
+    look = _look.look_of(PLANE, HOSTS, [PLANE], "hand_over")
+    found = _look.resolved(look, inventory(), {}, OPTIONS, {"etcd_client_port": "x"}, ())
+    assert found["invalid"] == ["etcd_client_port"] and f"{PLANE}: etcd_client_port" in found["problems"][-1]
+    assert _look.resolved(look, inventory(), {}, OPTIONS, {"etcd_client_port": 2379}, ())["invalid"] == []
+
+
 # --- The plan --------------------------------------------------------------------------------------------------------
 
 

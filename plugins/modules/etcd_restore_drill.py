@@ -46,7 +46,7 @@ revision:
   description: Revision of the restored member.
   returned: always
   type: int
-keys:
+key_count:
   description: Number of keys.
   returned: always
   type: int

@@ -86,7 +86,7 @@ snapshot:
     compact_revision:
       description: The revision up to which the member was compacted then.
       type: int
-    keys:
+    key_count:
       description: Number of keys at the revision, as the member told it. -1 if it could not.
       type: int
 lines:

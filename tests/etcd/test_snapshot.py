@@ -71,7 +71,7 @@ def test_snapshot_under_load(make_cluster: Make, tmp_path: Path, version: str) -
         done = _backup.take(spec_for(cluster, cluster[1]))
     path, told = Path(done["path"]), done["snapshot"]
     assert path.name == told["file"] and path.stat().st_mode & 0o777 == 0o600
-    assert told["keys"] >= before and told["hash_kv"] != 0 and told["member"] == "infra1"
+    assert told["key_count"] >= before and told["hash_kv"] != 0 and told["member"] == "infra1"
     assert _snapshot.check_file(str(path)) == told["sha256"] == hashlib.sha256(path.read_bytes()[:-32]).hexdigest()
     status = json.loads(
         subprocess.check_output(
@@ -90,7 +90,7 @@ def test_snapshot_under_load(make_cluster: Make, tmp_path: Path, version: str) -
         member.start("new", cluster.names)
     cluster.wait()
     with cluster[2].client() as client:
-        assert _snapshot.count_keys(client, told["revision"]) == told["keys"]
+        assert _snapshot.count_keys(client, told["revision"]) == told["key_count"]
         assert _snapshot.hash_kv(client, told["revision"]) == (told["hash_kv"], told["compact_revision"])
 
 
@@ -224,18 +224,18 @@ def test_drill(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     taken = _backup.take(spec)
     before = sorted(os.listdir(spec.dir))
     done = _drill.drill(spec, "", "")
-    assert done["compared"] and done["keys"] == 22 == taken["snapshot"]["keys"] and done["read"] == 22
+    assert done["compared"] and done["key_count"] == 22 == taken["snapshot"]["key_count"] and done["read"] == 22
     assert done["revision"] == taken["snapshot"]["revision"]
     assert sorted(os.listdir(spec.dir)) == before and os.listdir(tmp_path / "run") == []
     # The database itself, of a member that is stopped.
     cluster[0].signal(signal.SIGTERM)
     raw = cluster[0].data / "member/snap/db"
     done = _drill.drill(spec, str(raw), "")
-    assert not done["compared"] and done["keys"] == 22
+    assert not done["compared"] and done["key_count"] == 22
     # What was recorded is of another database.
     description = Path(taken["path"] + ".json")
     told = json.loads(description.read_text())
-    for field in ("keys", "hash_kv"):
+    for field in ("key_count", "hash_kv"):
         description.write_text(json.dumps({**told, field: told[field] + 1}))
         with pytest.raises(EtcdError, match=f"instead of {told[field] + 1}"):
             _drill.drill(spec, "", "")

@@ -42,7 +42,7 @@ class Snapshot:
     """What is known of a snapshot. Sizes in bytes, times in Unix seconds.
 
     sha256: of the database without its digest. hash, total_keys: as `etcdutl snapshot status` of etcdutl_version tells them. hash_kv: of all keys
-    up to the revision, as a member tells it that was last compacted at compact_revision; 0 if that was not known any more. keys: at the
+    up to the revision, as a member tells it that was last compacted at compact_revision; 0 if that was not known any more. key_count: at the
     revision, -1 if unknown.
     """
 
@@ -59,7 +59,7 @@ class Snapshot:
     total_keys: int = 0
     hash_kv: int = 0
     compact_revision: int = 0
-    keys: int = -1
+    key_count: int = -1
     seconds: float = 0.0
 
     @property

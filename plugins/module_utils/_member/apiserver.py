@@ -212,7 +212,8 @@ def ask(seen: Seen) -> Seen:
 
 def rendered(seen: Seen, access: EtcdAccess, places: Places) -> str:
     """The manifest that kubeadm makes of the ClusterConfiguration with this access to etcd."""
-    assert seen.endpoint
+    if seen.endpoint is None:
+        raise AssertionError("no kube-apiserver was seen")
     text = _apiserver.with_access(seen.configuration, access)
     return _apiserver.render(text, seen.endpoint, places.runtime_endpoint, places.kubeadm)
 

@@ -124,7 +124,7 @@ class BackupSpec:
         address = dict(self.members).get(member)
         if address is None:
             raise EtcdError(
-                f"{member} is not a member of cluster {self.cluster}: {', '.join(name for name, _ in self.members)}."
+                f"{member} is not a member of cluster {self.cluster}: {', '.join(name for name, _address in self.members)}."
             )
         return _rollout.client_urls([address], self.client_port)[0]
 
@@ -230,7 +230,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
             total_keys=told["total_keys"],
             hash_kv=hashed,
             compact_revision=compacted,
-            keys=count_keys(client, revision),
+            key_count=count_keys(client, revision),
             seconds=round(time.monotonic() - begin, 3),
         )
         path = os.path.join(spec.dir, snapshot.file_name)
@@ -242,7 +242,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
 
 def lines_of(path: str, snapshot: Snapshot) -> list[str]:
     """A snapshot, for people."""
-    keys = f", {snapshot.keys} keys" if snapshot.keys >= 0 else ""
+    keys = f", {snapshot.key_count} keys" if snapshot.key_count >= 0 else ""
     return [
         f"{path}: revision {snapshot.revision}{keys}, {snapshot.size / (1 << 20):.1f} MiB in {snapshot.seconds:.1f} s, verified"
     ]
@@ -471,8 +471,8 @@ def main(argv: list[str]) -> int:
     try:
         with open(argv[0], encoding="utf-8") as file:
             spec = BackupSpec.from_params(json.load(file))
-        print(scheduled(spec))
+        sys.stdout.write(scheduled(spec) + "\n")
     except EtcdError as exc:
-        print(str(exc), file=sys.stderr)
+        sys.stderr.write(f"{exc}\n")
         return 1
     return 0

@@ -130,7 +130,7 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
     result = {
         "path": path,
         "revision": seen.revision,
-        "keys": seen.keys,
+        "key_count": seen.keys,
         "read": seen.read,
         "seconds": round(seen.seconds, 3),
     }
@@ -221,8 +221,8 @@ def compare(known: Snapshot | None, told: Mapping[str, Any], seen: Drilled) -> l
         return found
     if max(1, known.revision) != seen.revision:
         found.append(f"revision {seen.revision} instead of {known.revision}")
-    if known.keys not in (-1, seen.keys):
-        found.append(f"{seen.keys} keys instead of {known.keys}")
+    if known.key_count not in (-1, seen.keys):
+        found.append(f"{seen.keys} keys instead of {known.key_count}")
     # A member that was compacted differently has another hash of the same keys.
     if known.hash_kv and known.compact_revision == seen.compact_revision and known.hash_kv != seen.hash_kv:
         found.append(f"hash {seen.hash_kv} instead of {known.hash_kv}")

@@ -50,7 +50,7 @@ def plan(found: dict[str, Any], operation: str, **wishes: Any) -> dict[str, Any]
     wish = _run.Wish(operation=operation, **wishes)
     if operation == "backup":
         return _run.make_backup(CLUSTER, found, attendance)
-    return _run.make_restore(CLUSTER, found, attendance, wish)
+    return _run.make_restore(CLUSTER, found, attendance, wish, ["etcd"])
 
 
 def steps(made: dict[str, Any]) -> list[tuple[str, str]]:
@@ -216,11 +216,33 @@ def test_refused() -> None:
     assert "infra1" in plan(unknown, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
-@pytest.mark.parametrize(("code", "counts"), [("record", True), ("data-dir", True), ("programs", False)])
+@pytest.mark.parametrize(("code", "counts"), [("record", True), ("programs", True), ("unreadable-data", False)])
 def test_problems_of_a_host_that_matter(code: str, counts: bool) -> None:
     found = seen(DOWN, DOWN, DOWN)
     found["infra1"]["problems"] = [{"text": "wrong", "stops": list(PROCESSES), "code": code}]
     assert plan(found, "restore", snapshot=SNAPSHOT)["problems"] == (["infra1: wrong"] if counts else [])
+
+
+def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> None:
+    """The run that follows would refuse to start them, and the cluster would stay down."""
+    found = seen(DOWN, DOWN, DOWN, ids="ccc")
+    found["infra1"]["problems"] = [{"text": "the disk is full.", "stops": ["start"], "code": "disk"}]
+    made = plan(found, "restore", snapshot=SNAPSHOT)
+    assert made["problems"] == ["infra1: the disk is full."] and made["steps"] == []
+    # What stops certificates only does not matter here, nor data that is archived unread.
+    found["infra1"]["problems"] = [
+        {"text": "the clock is off.", "stops": ["sign"], "code": "clock"},
+        {"text": "the data cannot be judged.", "stops": ["found", "start", "restart"], "code": "unreadable-data"},
+    ]
+    assert plan(found, "restore", snapshot=SNAPSHOT)["problems"] == []
+    found["infra0"]["pki"]["ca_id"] = None
+    assert "etcd/ca.crt is missing" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
+
+
+def test_one_snapshot_for_one_cluster() -> None:
+    attendance, wish = _run.Attendance(HOSTS), _run.Wish(operation="restore", snapshot=SNAPSHOT)
+    made = _run.make_restore(CLUSTER, seen(DOWN, DOWN, DOWN), attendance, wish, ["etcd", "other"])
+    assert "the clusters etcd, other" in made["problems"][0] and made["steps"] == []
 
 
 def test_a_member_that_the_inventory_lacks_is_named() -> None:

@@ -8,7 +8,7 @@ is read off its data: the data of a restore has a cluster id of its own. What wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,17 @@ class Restore:
     token: str = ""
 
 
+def one_cluster_problems(clusters: Iterable[str]) -> list[str]:
+    """Why several clusters cannot be restored from one file."""
+    names = sorted(set(clusters))
+    if len(names) < 2:
+        return []
+    return [
+        f"etcd_snapshot is one cluster's, and this run has the clusters {', '.join(names)}: all of them would get the same data. Run again with --limit to the"
+        " hosts of one cluster."
+    ]
+
+
 def restore(
     cluster: Cluster, observations: Observations, absent: list[str], snapshot: WantedSnapshot, replace_healthy: str
 ) -> Restore:
@@ -91,9 +102,6 @@ def restore(
         )
         problems.append(Problem(text, code="absent"))
     for host, item in observations.items():
-        problems += [
-            Problem.from_dict(data, host) for data in item["problems"] if data["code"] in ("record", "data-dir")
-        ]
         if not item["config"] or not item["config"].get("image"):
             problems.append(
                 Problem(

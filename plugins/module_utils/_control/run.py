@@ -81,6 +81,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore impo
     Restore,
     WantedSnapshot,
     drill,
+    one_cluster_problems,
     restore,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
@@ -429,15 +430,15 @@ def plan_run(
     failed = [item for item in members if item in lost and item not in gone]
     observations = with_image({item: observed[item] for item in present if item in observed}, wish.image_archive)
     unobserved = [item for item in present if item not in observed and item not in failed]
+    names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
     if wish.operation == MOVE_CA:
-        names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     if wish.operation == BACKUP:
         return make_backup(cluster, observations, Attendance(present, failed, unobserved))
     if wish.operation == DRILL:
         return make_drill(cluster, observations, Attendance(present, failed, unobserved), wish)
     if wish.operation == RESTORE:
-        return make_restore(cluster, observations, Attendance(present, failed, unobserved), wish)
+        return make_restore(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     if wish.operation == DEFRAGMENT:
         return make_defragmentation(cluster, observations, Attendance(present, failed, unobserved), wish)
     lacking = [item["config"]["image"] for item in observations.values() if item["reasons"]["image"]]
@@ -707,14 +708,22 @@ def make_backup(cluster: Cluster, observations: Observations, attendance: Attend
     return apart_plan(cluster, attendance, BACKUP, problems, found.steps, lines, found.warnings)
 
 
-def make_restore(cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish) -> dict[str, Any]:
-    """The plan of a run that restores a snapshot, in the same form."""
-    problems = lockstep_problems(attendance)
+def start_problems(cluster: Cluster, observations: Observations, wish: Wish) -> list[Problem]:
+    """Why members could not be started once their data was replaced: said before anything stops. Data that cannot be read is archived."""
+    found = [*judge(cluster, observations, wish)[0], *ca_problems(cluster, observations, wish.own_ca)]
+    return [problem for problem in found if START in problem.stops and problem.code != "unreadable-data"]
+
+
+def make_restore(
+    cluster: Cluster, observations: Observations, attendance: Attendance, wish: Wish, clusters: Iterable[str]
+) -> dict[str, Any]:
+    """The plan of a run that restores a snapshot, in the same form. clusters: names of all clusters of the run."""
+    problems = [*lockstep_problems(attendance), *problems_of("snapshot", one_cluster_problems(clusters))]
     absent = [member.host for member in cluster.members if member.host not in observations]
     found = (
         Restore() if problems else restore(cluster, observations, absent, wish.snapshot, wish.replace_healthy_cluster)
     )
-    problems += found.problems
+    problems += found.problems or (start_problems(cluster, observations, wish) if found.steps else [])
     steps, warnings = list(found.steps), list(found.warnings)
     if wish.backup_before_change and any(item["etcd"].get("answers") for item in observations.values()) and steps:
         taken = backup(cluster, observations)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
@@ -19,13 +20,25 @@ ENDS = 120.0
 
 def end_etcd(member: str, manifest: str, kept: str, runtime_endpoint: str) -> None:
     """Move the manifest away (to kept), and wait until etcd and its pod have ended. EtcdError if they do not."""
+    end_pod(member, lambda: _rollout.find_etcd_process(member), manifest, kept, runtime_endpoint)
+
+
+def end_pod(
+    whose: str,
+    find: Callable[[], _rollout.Process | None],
+    manifest: str,
+    kept: str,
+    runtime_endpoint: str,
+    program: str = "etcd",
+) -> None:
+    """The same for any static pod of this host. whose: for messages. find: its process."""
     if os.path.exists(manifest):
         move_file(manifest, kept)
     deadline = time.monotonic() + ENDS
     is_told = False
     while True:
-        process = _rollout.find_etcd_process(member)
-        if process is None and not _runs_pod(runtime_endpoint):
+        process = find()
+        if process is None and not _runs_pod(runtime_endpoint, program):
             return
         # Without its kubelet nothing ends it.
         if process and not is_told and not service.answers():
@@ -33,19 +46,19 @@ def end_etcd(member: str, manifest: str, kept: str, runtime_endpoint: str) -> No
             is_told = True
         if time.monotonic() > deadline:
             raise EtcdError(
-                f"{member}: etcd still runs {ENDS:.0f} s after its manifest was moved to {kept}. Look at `journalctl -u kubelet` and"
-                " `crictl ps --name etcd`, end it, and run again."
+                f"{whose}: {program} still runs {ENDS:.0f} s after its manifest was moved to {kept}. Look at `journalctl -u kubelet` and"
+                f" `crictl ps --name {program}`, end it, and run again."
             )
         _rollout.check_controller()
         time.sleep(0.5)
 
 
-def _runs_pod(runtime_endpoint: str) -> bool:
-    """Whether the sandbox of etcd's pod is there. The kubelet removes it, if it runs."""
+def _runs_pod(runtime_endpoint: str, program: str) -> bool:
+    """Whether the sandbox of a static pod is there. The kubelet removes it, if it runs."""
     if not service.answers():
         return False
     try:
-        return any(item.state == cri.RUNNING for item in cri.sandboxes(runtime_endpoint, own_pod()))
+        return any(item.state == cri.RUNNING for item in cri.sandboxes(runtime_endpoint, own_pod(program=program)))
     except EtcdError:
         return False
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import recipient_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import (
     WANTED,
     asks_health,
@@ -20,6 +21,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
+    controller_path,
+    file_text,
     inventory_variables,
     plain,
     read_once,
@@ -67,7 +70,9 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = {"changed": False, "cluster": cluster}
         recipient = ""
         if values["etcd_backup_recipient"] and not cluster["problems"]:
-            recipient = str(self._templar.template(variables["__etcd_backup_recipient"])) + "\n"
+            path = controller_path(str(values["etcd_backup_recipient"]))
+            recipient = file_text(path, self._loader, self._templar, variables).strip() + "\n"
+            cluster["problems"] += recipient_problems(path, recipient)
         arguments = host_arguments(
             look,
             cluster,

@@ -206,7 +206,7 @@ class Look:
         action._task = SimpleNamespace(args=args, async_val=0, check_mode=False, action="x")
         action._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/x"))
         action._execute_module = self.execute
-        action._templar = templar()
+        action._loader, action._templar = None, templar()
         hostvars = HostVars({item: {"ansible_host": f"10.0.0.{6 + i}"} for i, item in enumerate(HOSTS)})
         return action.run(
             None,
@@ -247,12 +247,16 @@ def test_only_a_host_that_leaves_may_be_unreachable() -> None:
         look.run("infra1", operation="remove")
 
 
-def test_the_certificate_for_snapshots_is_read_on_the_controller() -> None:
+def test_the_certificate_for_snapshots_is_read_on_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not if the inventory is wrong: then it may be what is wrong."""
+    texts = {"/here/x.pem": "-----BEGIN CERTIFICATE-----\nx\n"}
+    monkeypatch.setenv("PWD", "/here")
+    monkeypatch.setattr(etcd_observe, "file_text", lambda path, *_other: texts.get(path, ""))
     look = Look()
-    look.variables.update(etcd_backup_recipient="x.pem", __etcd_backup_recipient="PEM")
-    look.run()
-    assert "PEM\n" in str(look.asked[0]["backup"]).replace("\\n", "\n")
-    del look.variables["__etcd_backup_recipient"]
+    look.variables.update(etcd_backup_recipient="x.pem")
+    assert look.run()["cluster"]["problems"] == []
+    assert look.asked[0]["backup"]["recipient"] == texts["/here/x.pem"]
+    texts.clear()
+    assert look.run()["cluster"]["problems"] == ["etcd_backup_recipient: /here/x.pem cannot be read on the controller."]
     look.variables["etcd_no_such_variable"] = "x"
-    assert look.run()["cluster"]["problems"]
+    assert "x.pem" not in " ".join(look.run()["cluster"]["problems"])

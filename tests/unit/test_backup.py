@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import recipient_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import snapshot as _snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import Snapshot, Source, kept, source_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Replacement
@@ -106,6 +108,35 @@ def test_a_directory_of_snapshots(tmp_path: Path) -> None:
         ]
     )
     assert _snapshot.read_directory(str(tmp_path / "none"), "etcd") == []
+
+
+def test_encrypted_copies_that_were_left(tmp_path: Path) -> None:
+    there = tmp_path / "backups"
+    files(there, ALL[0])
+    for name, age in (
+        (f"{ALL[0].file_name}.cms", 2 * DAY),
+        ("x.db.cms-01", 2 * DAY),
+        ("y.db.cms", 60.0),
+        ("z.cms", 2 * DAY),
+    ):
+        (there / name).write_text("x")
+        os.utime(there / name, (NOW - age, NOW - age))
+    assert _backup.prune(spec(there), NOW) == []
+    assert sorted(path.name for path in there.glob("*.cms*")) == ["y.db.cms", "z.cms"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("-----BEGIN CERTIFICATE-----\nx\n", ""),
+        ("-----BEGIN CERTIFICATE-----\nx\n-----BEGIN PRIVATE KEY-----\n", "has a private key in it"),
+        ("hello\n", "is not a certificate"),
+        ("\n", "cannot be read on the controller"),
+    ],
+)
+def test_recipients(text: str, expected: str) -> None:
+    found = recipient_problems("/srv/backup.crt", text)
+    assert (expected in found[0] and "/srv/backup.crt" in found[0]) if expected else found == []
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

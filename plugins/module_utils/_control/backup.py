@@ -58,6 +58,19 @@ def backup(cluster: Cluster, observations: Observations, leaving: str = "") -> B
     return Backup([Step(SNAPSHOT, chosen.name, host, None, (Reason("snapshot", "taken", text),))], [], warnings)
 
 
+def recipient_problems(path: str, text: str) -> list[str]:
+    """Why a file on the controller is not a certificate to encrypt snapshots to. text: its content, empty if it cannot be read."""
+    if "BEGIN CERTIFICATE" in text and "PRIVATE KEY" not in text:
+        return []
+    why = (
+        "has a private key in it. Name the certificate alone: the key belongs in a safe"
+        if "PRIVATE KEY" in text
+        else ""
+    )
+    why = why or ("is not a certificate (PEM)" if text.strip() else "cannot be read on the controller")
+    return [f"etcd_backup_recipient: {path} {why}."]
+
+
 def source_in(cluster: Cluster, host: str, observation: Observation) -> Source:
     """A member as the source of a snapshot, by what was observed of it."""
     etcd = observation["etcd"]

@@ -57,6 +57,9 @@ SPARE = 64 << 20
 # Seconds for one member's answer, for etcdutl to read a snapshot of 8 GiB on a slow disk, and for what sends a snapshot away.
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
+DAY = 86400.0
+_COPY = re.compile(r"\.db\.cms(-\d+)?\Z")
+
 # Bytes of a snapshot that travel to the controller at once.
 MOVED = 16 << 20
 
@@ -282,6 +285,11 @@ def prune(spec: BackupSpec, now: float) -> list[str]:
     found = read_directory(spec.dir, spec.cluster)
     keep = kept(found, spec.keep, spec.keep_days, now)
     removed = [os.path.join(spec.dir, item.file_name) for item in found if item not in keep]
+    for name in os.listdir(spec.dir):
+        # An encrypted copy is there for as long as it travels. What is older was left by a run that was killed.
+        path = os.path.join(spec.dir, name)
+        if _COPY.search(name) and now - os.path.getmtime(path) > DAY:
+            _remove(path)
     for path in removed:
         for name in (path, path + DESCRIPTION):
             _remove(name)

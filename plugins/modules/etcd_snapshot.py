@@ -9,7 +9,8 @@ module: etcd_snapshot
 short_description: Take a verified snapshot of an etcd cluster
 version_added: 0.1.0
 description:
-  - Streams a snapshot of the member on this host to a file, checks its SHA-256, has C(etcdutl snapshot status) read it, and gives it its name then.
+  - Has C(etcdctl) save a snapshot of the member on this host, checks its SHA-256, has C(etcdutl snapshot status) read it, and gives it its name then.
+  - Both programs are those of the member's own image.
   - A file C(NAME.db.json) beside it has the revision, the hashes and the number of keys, as the member told them at that revision.
   - Removes snapshots that are not kept any more, and runs O(backup.command).
   - If anything fails, no file of that name is there, and the older snapshots are untouched.

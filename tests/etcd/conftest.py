@@ -365,7 +365,9 @@ class Cluster:
         for member in self.members:
             member.signal(signal.SIGKILL)
 
-    def etcdctl(self, *arguments: str, endpoints: list[Member] | None = None, check: bool = True) -> str:
+    def etcdctl(
+        self, *arguments: str, endpoints: list[Member] | None = None, check: bool = True, timeout: float = 60
+    ) -> str:
         """A client that we did not write."""
         ca, cert, key = self[0].files
         asked = ",".join(member.endpoint for member in (self.members if endpoints is None else endpoints))
@@ -384,7 +386,7 @@ class Cluster:
             ],
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
         assert done.returncode == 0 or not check, done.stderr

@@ -20,7 +20,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,9 +35,6 @@ NO_CHECK_TIME = 0x200000
 
 # No answer that is asked for here is longer; a port of something else may send for ever.
 MOST_BYTES = 4 << 20
-
-# Bytes that are read at once of an answer that is a stream.
-PIECE = 1 << 18
 
 # What certificate verification failed on (openssl/x509_vfy.h, X509_V_ERR_*).
 _NOT_YET_VALID, _EXPIRED, _HOSTNAME, _ADDRESS = 9, 10, 62, 64
@@ -387,50 +384,6 @@ class EtcdClient:
         """An error of etcd's, by its gRPC code."""
         code = _GRPC.get(data["code"], "grpc") if isinstance(data["code"], int) else "grpc"
         return EtcdUnreachableError(f"{self.endpoint} says: {data.get('message') or data.get('error')}", code)
-
-    def stream(self, path: str, patience: float) -> Iterator[dict[str, Any]]:
-        """The messages of one call of the gateway that answers with many, as they come: lines of JSON.
-
-        patience: seconds for each piece of the answer; the whole has no deadline. EtcdUnreachableError if the answer ends with an error.
-        """
-        connection = self.connect()
-        try:
-            connection.sock.deadline = None
-            connection.sock.settimeout(patience)
-            connection.request("POST", "/v3/" + path, "{}")
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise EtcdUnreachableError(
-                    f"{self.endpoint} answers {answer.status} to {path}: {brief(answer.read(MOST_BYTES).decode(errors='replace'))!r}",
-                    "garbage",
-                )
-            rest = b""
-            for piece in iter(lambda: answer.read1(PIECE), b""):
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    yield self._message(line)
-                if len(rest) > MOST_BYTES:
-                    raise ValueError("a line without end")
-            if rest.strip():
-                yield self._message(rest)
-        except (OSError, http.client.HTTPException) as exc:
-            raise self._failure(exc, connected=True) from exc
-        except (ValueError, TypeError, AttributeError) as exc:
-            raise self._no_etcd() from exc
-        finally:
-            # What is left of the answer would be taken for the next one.
-            self.close()
-
-    def _message(self, line: bytes) -> dict[str, Any]:
-        """One message of a stream. An error ends the stream (grpc-gateway, runtime/handler.go)."""
-        data = json.loads(line)
-        if "error" in data:
-            error = data["error"]
-            raise self._refusal({**error, "code": error.get("code", error.get("grpc_code"))})
-        result = data["result"]
-        if not isinstance(result, dict):
-            raise TypeError("no message")
-        return result
 
     def status(self) -> Status:
         """What the member says of itself."""

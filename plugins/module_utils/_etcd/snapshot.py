@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Snapshots: streamed to a file, checked, described, named, and which of them are kept.
+"""Snapshots: checked, described, named, and which of them are kept.
 
 A snapshot is the database of a member (bbolt) followed by its SHA-256 (server/etcdserver/api/v3rpc/maintenance.go, Snapshot). What
 `etcdutl snapshot restore` checks is the same digest. A copy of member/snap/db has none.
@@ -9,14 +9,13 @@ A snapshot is the database of a member (bbolt) followed by its SHA-256 (server/e
 from __future__ import annotations
 
 import base64
-import binascii
 import calendar
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,9 +24,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 
 # The digest at the end, in bytes. The database itself is a multiple of bbolt's smallest page.
 DIGEST, PAGE = 32, 512
-
-# Seconds that a member may take between two pieces of a snapshot. The first comes after the database was read through.
-PATIENCE = 60.0
 
 # CLUSTER-TIME-rREVISION.db, TIME in UTC.
 NAME = re.compile(r"(?P<cluster>.+)-(?P<time>\d{8}T\d{6}Z)-r(?P<revision>\d+)\.db\Z")
@@ -80,38 +76,6 @@ class Snapshot:
             return cls(**{key: value for key, value in data.items() if key in fields})
         except (AttributeError, TypeError) as exc:
             raise ValueError(str(exc)) from exc
-
-
-def save(client: EtcdClient, path: str, progress: Callable[[int], None]) -> tuple[int, str]:
-    """Stream a snapshot of a member to a new file (0600), and return the size of the database and its SHA-256.
-
-    Memory stays flat. The file is synchronized to the disk. progress: called with the bytes that were written so far; an exception ends the
-    download. EtcdError if the disk is full, the member stops, or the digest does not match.
-    """
-    digest = hashlib.sha256()
-    size, held = 0, b""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for message in client.stream("maintenance/snapshot", PATIENCE):
-                blob = base64.b64decode(message.get("blob", ""))
-                file.write(blob)
-                size += len(blob)
-                # The last bytes are the digest of those before.
-                held += blob
-                digest.update(held[:-DIGEST])
-                held = held[-DIGEST:]
-                progress(size)
-            file.flush()
-            os.fsync(file.fileno())
-    except binascii.Error as exc:
-        raise EtcdUnreachableError(f"{client.endpoint} sends a snapshot that is not etcd's.", "garbage") from exc
-    except OSError as exc:
-        raise EtcdError(f"{path} cannot be written: {exc.strerror}.") from exc
-    problem = size_problem(size) or ("" if held == digest.digest() else "its SHA-256 does not match")
-    if problem:
-        raise EtcdError(f"the snapshot from {client.endpoint} is damaged ({size} bytes): {problem}.")
-    return size - DIGEST, digest.hexdigest()
 
 
 def size_problem(size: int) -> str:

@@ -60,7 +60,17 @@ def image_root(image: str, pid: int = 0) -> Iterator[str]:
 
 def run_alone(root: str, name: str, arguments: list[str], timeout: float) -> Done:
     """Run a program of an image without a network. EtcdError if the image does not have it."""
+    return run(["unshare", "--net", program_of(root, name), *arguments], timeout)
+
+
+def run_program(root: str, name: str, arguments: list[str], timeout: float) -> Done:
+    """Run a program of an image, without the environment of the host: a proxy would be heeded. EtcdError if the image does not have it."""
+    return run(["env", "-i", program_of(root, name), *arguments], timeout)
+
+
+def program_of(root: str, name: str) -> str:
+    """The path of a program in an image. EtcdError if the image does not have it."""
     program = program_in(root, name)
     if not program:
         raise EtcdError(f"the etcd image has no program {name}. Use an image that carries etcd's own tools.")
-    return run(["unshare", "--net", program, *arguments], timeout)
+    return program

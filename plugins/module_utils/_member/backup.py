@@ -22,14 +22,15 @@ from typing import Any, BinaryIO
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
     DESCRIPTION,
+    DIGEST,
     Snapshot,
     Source,
     as_data,
+    check_file,
     count_keys,
     hash_kv,
     kept,
     read_directory,
-    save,
     source_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
@@ -42,7 +43,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     replace_file,
     sync_directory,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import feed, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -213,9 +214,11 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
         client = stack.enter_context(EtcdClient(spec.url(spec.member), *spec.credentials, timeout=ANSWER))
         status = client.status()
         check_space(spec, status)
-        stack.callback(_remove, temporary)
-        size, sha256 = save(client, temporary, lambda _size: while_waiting())
+        stack.callback(remove_strays, spec.dir)
         root = stack.enter_context(image_root("", process.pid if process else 0))
+        save(spec, root, temporary)
+        while_waiting()
+        size, sha256 = os.path.getsize(temporary) - DIGEST, check_file(temporary)
         told = describe(root, temporary)
         revision = told["revision"]
         hashed, compacted = hash_kv(client, revision)
@@ -241,6 +244,32 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
     replace_file(path + DESCRIPTION, snapshot.as_text().encode(), 0o600)
     sync_directory(spec.dir)
     return path, snapshot
+
+
+def save(spec: BackupSpec, root: str, path: str) -> None:
+    """Stream a snapshot of this member to a file that is synchronized to the disk. EtcdError if the member stops, or the disk is full.
+
+    By etcdctl: etcd's JSON gateway sends the same four times slower, as base64 in JSON (measured with etcd 3.6.14).
+    """
+    ca, cert, key = spec.credentials
+    argv = [
+        "--endpoints",
+        spec.url(spec.member),
+        "--cacert",
+        ca,
+        "--cert",
+        cert,
+        "--key",
+        key,
+        "snapshot",
+        "save",
+        path,
+    ]
+    done = run_program(root, "etcdctl", argv, READS)
+    if done.code != 0:
+        # The last line is the error, after lines of its log.
+        said = ((done.stderr or done.stdout).strip().splitlines() or [f"etcdctl ended with {done.code}"])[-1]
+        raise EtcdError(f"{spec.member}: no snapshot was taken: {said[-400:]}. The older snapshots are untouched.")
 
 
 def lines_of(path: str, snapshot: Snapshot) -> list[str]:

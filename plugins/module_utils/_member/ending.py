@@ -85,6 +85,9 @@ def archive_data(data_dir: str, moment: float, why: str = "removed") -> str:
     # A link would lead nowhere.
     source = inside if os.path.ismount(path) or os.path.islink(data_dir) else path
     kept = f"{source}.{archived_name(moment, why)}"
+    while os.path.lexists(kept):
+        moment += 1
+        kept = f"{source}.{archived_name(moment, why)}"
     try:
         os.rename(source, kept)
     except OSError as exc:

@@ -166,8 +166,10 @@ class ActionModule(ActionBase):
 
     def finish(self, plan: dict[str, Any], variables: dict[str, Any]) -> list[str]:
         """What a run shows that ends with its plan: the members, and the stanza for control plane hosts."""
-        templar = self._templar.copy_with_new_env(available_variables={**variables, "__etcd_plan": plan})
-        return [*plan["table"], *str(templar.template(variables["__etcd_external"])).splitlines()]
+        # Not copy_with_new_env: up to ansible-core 2.18, lookups of the copy would have the variables of the original.
+        with self._templar.set_temporary_context(available_variables={**variables, "__etcd_plan": plan}):
+            stanza = str(self._templar.template(variables["__etcd_external"]))
+        return [*plan["table"], *stanza.splitlines()]
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

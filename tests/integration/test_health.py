@@ -233,7 +233,7 @@ def test_alarms(cluster: Lab, kind: str, number: int) -> None:
         result = etcd_health(cluster, wait_for="healthy", timeout=60)
         assert result["verdict"] == "degraded" and result["lasting"] and result["waited"] < 20, result
         assert [member["alarms"] for member in result["members"]] == [[], [kind], []]
-        way_out = "disarm" if kind == "NOSPACE" else "replace_member.yml"
+        way_out = "defragment.yml" if kind == "NOSPACE" else "replace_member.yml"
         assert any(f"Alarm {kind} at infra1" in text and way_out in text for text in result["reasons"])
     finally:
         set_alarm(cluster, number, "DEACTIVATE")

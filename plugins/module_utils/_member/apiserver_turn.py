@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiser
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     FILE_MODE,
+    SETTLES,
     hold_host_lock,
     put_manifest_back,
 )
@@ -213,7 +214,7 @@ class ApiserverTurn:
         failed = put_manifest_back(kept, manifest)
         if failed:
             return failed
-        self.since = time.time()
+        self.since = time.time() + SETTLES
         try:
             self._wait_until_ready(self.seen.manifest, old)
         except _rollout.AbandonedError:

@@ -52,6 +52,7 @@ _SERVICE = """\
 Description=Snapshot of the etcd cluster {cluster}
 After=network-online.target kubelet.service
 Wants=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot

@@ -60,6 +60,9 @@ PREVIOUS = "etcd.yaml.previous"
 # Another one than that of the PKI: a run that renews certificates need not wait for a member.
 LOCK = "lock-manifest"
 
+# Seconds for which the kubelet may go on with a manifest that was replaced.
+SETTLES = 10.0
+
 # Long enough for most that goes on unseen, as where a network was cut: a member comes up in half a minute, or has its
 # previous manifest back in little more than one.
 LOCK_PATIENCE = 120.0
@@ -625,7 +628,8 @@ class Turn:
     def _put_manifest_back(self) -> str:
         """Install the previous manifest. Returns why that failed, '' if it did not."""
         failed = put_manifest_back(os.path.join(self.spec.kubelet.work_dir, PREVIOUS), self.spec.manifest)
-        self.since = time.time()
+        # The kubelet may start etcd once more with the manifest that it has not seen to be replaced.
+        self.since = time.time() + SETTLES
         return failed
 
     def _prove_previous(self, target: _rollout.Target, old: _rollout.Process | None) -> str:

@@ -431,7 +431,12 @@ def test_restored_under_a_kube_apiserver(plane: Plane) -> None:
     assert run.code == 0, run.output[-6000:]
     said = re.sub(r"\s+", " ", run.output)
     # First kube-apiserver stops, then the members; last it starts.
-    order = ["kube-apiserver is stopped", "Take the step: stop", "Take the step: replace", "kube-apiserver is started"]
+    order = [
+        "kube-apiserver of the cluster is stopped",
+        "Take the step: stop",
+        "Take the step: replace",
+        "kube-apiserver of the cluster is started",
+    ]
     places = [said.index(words) for words in order]
     assert places == sorted(places)
     plane.ready(True)

@@ -241,6 +241,7 @@ def test_etcd_ends_meanwhile(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) 
 
     def restart(*arguments: Any) -> None:
         # Not by the other thread: etcd ends with the thread that has started it.
+        wait_until("infra0 still runs", lambda: not cluster[0].running)
         cluster.start_as_published([cluster[0]])
         prove(*arguments)
 

@@ -660,22 +660,16 @@ def make_hand_over(
     """The plan of a hand-over to control plane hosts, in the same form as that of members."""
     found = hand_over(cluster, clients, observations, wish.own_ca, attendance.lost, wish.signing_dir)
     hosts = [client.host for client in clients if client.host in attendance.members]
+    speaker = hosts[0] if hosts else None
     return {
-        **read_off([] if found.problems else found.steps),
+        **apart_plan(cluster, attendance, HAND_OVER, found.problems, found.steps, found.lines, found.warnings),
         "apiservers": [] if found.problems else found.turns,
-        "action": HAND_OVER,
-        "known_addresses": {},
-        "moves": [],
-        "departing": departing_data(None),
         "members": [{"name": member.name, "address": member.address} for member in found.members],
         "elsewhere": found.elsewhere,
         "copied": found.copied,
-        "lines": found.lines,
-        "speaker": hosts[0] if hosts else None,
-        "asker": hosts[0] if hosts else None,
-        "problems": merged(found.problems),
+        "speaker": speaker,
+        "asker": speaker,
         "held": merged(found.held),
-        "notices": merged(found.warnings),
     }
 
 
@@ -701,10 +695,7 @@ def make_backup(cluster: Cluster, observations: Observations, attendance: Attend
     problems = [*problems_of("inventory", cluster.problems), *lockstep_problems(attendance)]
     found = Backup() if problems else backup(cluster, observations)
     problems += found.problems
-    lines = [
-        f"cluster {cluster.name}: a snapshot is taken",
-        *merged(note(text, host) for host, _part, text in reasons_of(found.steps)),
-    ]
+    lines = step_lines(cluster, "a snapshot is taken", found.steps)
     return apart_plan(cluster, attendance, BACKUP, problems, found.steps, lines, found.warnings)
 
 
@@ -729,10 +720,7 @@ def make_restore(
         taken = backup(cluster, observations)
         steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]
     what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
-    lines = [
-        f"cluster {cluster.name}: {what}",
-        *merged(note(text, host) for host, _part, text in reasons_of(in_order(steps))),
-    ]
+    lines = step_lines(cluster, what, in_order(steps))
     plan = apart_plan(cluster, attendance, RESTORE, problems, in_order(steps), lines, warnings)
     return {**plan, "token": found.token}
 
@@ -741,9 +729,13 @@ def make_drill(cluster: Cluster, observations: Observations, attendance: Attenda
     """The plan of a run that rehearses a restore, in the same form."""
     found = drill(cluster, observations, wish.snapshot)
     problems = [*lockstep_problems(attendance), *found.problems]
-    said = merged(note(text, host) for host, _part, text in reasons_of(found.steps))
-    lines = [f"cluster {cluster.name}: a restore is rehearsed", *said]
+    lines = step_lines(cluster, "a restore is rehearsed", found.steps)
     return {**apart_plan(cluster, attendance, DRILL, problems, found.steps, lines), "token": found.token}
+
+
+def step_lines(cluster: Cluster, what: str, steps: list[Step]) -> list[str]:
+    """A plan for people: what is done to the cluster, then to which host and why."""
+    return [f"cluster {cluster.name}: {what}", *merged(note(text, host) for host, _part, text in reasons_of(steps))]
 
 
 def apart_plan(

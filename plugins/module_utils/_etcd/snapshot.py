@@ -17,10 +17,13 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+if TYPE_CHECKING:
+    # The plan on the controller needs no client.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient
 
 # The digest at the end, in bytes. The database itself is a multiple of bbolt's smallest page.
 DIGEST, PAGE = 32, 512
@@ -113,7 +116,7 @@ def hash_kv(client: EtcdClient, revision: int) -> tuple[int, int]:
     try:
         answer = client.call("maintenance/hashkv", {"revision": str(revision)})
         return int(answer.get("hash", 0)), int(answer.get("compact_revision", 0))
-    except (EtcdUnreachableError, ValueError, TypeError):
+    except (EtcdError, ValueError, TypeError):
         return 0, 0
 
 
@@ -123,7 +126,7 @@ def count_keys(client: EtcdClient, revision: int) -> int:
     body = {"key": every, "range_end": every, "count_only": True, "serializable": True, "revision": str(revision)}
     try:
         return int(client.call("kv/range", body).get("count", 0))
-    except (EtcdUnreachableError, ValueError, TypeError):
+    except (EtcdError, ValueError, TypeError):
         return -1
 
 

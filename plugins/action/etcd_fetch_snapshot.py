@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sha256_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
 
 
@@ -66,7 +66,7 @@ class ActionModule(ActionBase):
 
     def _copy(self, file: dict[str, Any], path: str) -> bool:
         """Copy one file, unless it is there. Returns whether it was not."""
-        if os.path.isfile(path) and digest_of(path) == file["sha256"]:
+        if os.path.isfile(path) and sha256_of(path) == file["sha256"]:
             return False
         temporary = f"{path}.part"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -78,17 +78,8 @@ class ActionModule(ActionBase):
                 out.write(piece)
             out.flush()
             os.fsync(out.fileno())
-        if digest_of(temporary) != file["sha256"]:
+        if sha256_of(temporary) != file["sha256"]:
             os.unlink(temporary)
             raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
         os.rename(temporary, path)
         return True
-
-
-def digest_of(path: str) -> str:
-    """The SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -29,7 +29,7 @@ class Host:
         (self.data / "member" / "former").touch()
         self.process: Any = _rollout.Process(7, 1, ["etcd"])
         self.free = 1 << 40
-        self.file = SimpleNamespace(size=1000, is_database=False)
+        self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False)
         self.code = 0
         self.has_image = False
         self.kubernetes = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
@@ -344,6 +345,15 @@ def remove_strays(directory: str) -> None:
     """Remove the temporary files of killed runs."""
     for path in strays(directory):
         os.unlink(path)
+
+
+def sha256_of(path: str) -> str:
+    """The SHA-256 of a file, hexadecimal, read piece by piece. OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync_directory(path: str) -> None:

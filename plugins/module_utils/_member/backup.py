@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import calendar
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -41,6 +40,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     read_text,
     remove_strays,
     replace_file,
+    sha256_of,
     sync_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
@@ -252,20 +252,8 @@ def save(spec: BackupSpec, root: str, path: str) -> None:
     By etcdctl: etcd's JSON gateway sends the same four times slower, as base64 in JSON (measured with etcd 3.6.14).
     """
     ca, cert, key = spec.credentials
-    argv = [
-        "--endpoints",
-        spec.url(spec.member),
-        "--cacert",
-        ca,
-        "--cert",
-        cert,
-        "--key",
-        key,
-        "snapshot",
-        "save",
-        path,
-    ]
-    done = run_program(root, "etcdctl", argv, READS)
+    argv = [f"--endpoints={spec.url(spec.member)}", f"--cacert={ca}", f"--cert={cert}", f"--key={key}"]
+    done = run_program(root, "etcdctl", [*argv, "snapshot", "save", path], READS)
     if done.code != 0:
         # The last line is the error, after lines of its log.
         said = ((done.stderr or done.stdout).strip().splitlines() or [f"etcdctl ended with {done.code}"])[-1]
@@ -343,33 +331,18 @@ def send(spec: BackupSpec, path: str) -> bool:
 
 @contextlib.contextmanager
 def sealed(recipient: str, path: str) -> Iterator[list[str]]:
-    """The files that may leave the host: the snapshot itself without a recipient, else copies that only the recipient can read, for as long."""
-    if not recipient:
-        yield [path]
-        return
-    copies: list[str] = []
+    """The files that may leave the host, for as long."""
+    files = outgoing(recipient, path)
     try:
-        encrypt(recipient, path, copies)
-        yield copies
+        yield files
     finally:
-        for copy in copies:
-            _remove(copy)
+        discard(recipient, files)
 
 
 def prepare(recipient: str, path: str) -> list[dict[str, Any]]:
-    """Make the files that may leave the host for the controller, and return their paths, sizes and SHA-256. Encrypted copies stay until discard."""
-    files = [path]
-    if recipient:
-        files = []
-        encrypt(recipient, path, files)
-    found = []
-    for name in files:
-        digest = hashlib.sha256()
-        with open(name, "rb") as file:
-            for piece in pieces_of(file, os.path.getsize(name)):
-                digest.update(piece)
-        found.append({"path": name, "size": os.path.getsize(name), "sha256": digest.hexdigest()})
-    return found
+    """Make the files that may leave the host for the controller, and return their paths, sizes and SHA-256. They stay until discard."""
+    files = outgoing(recipient, path)
+    return [{"path": name, "size": os.path.getsize(name), "sha256": sha256_of(name)} for name in files]
 
 
 def read_piece(path: str, offset: int) -> bytes:
@@ -379,46 +352,42 @@ def read_piece(path: str, offset: int) -> bytes:
         return file.read(MOVED)
 
 
+def outgoing(recipient: str, path: str) -> list[str]:
+    """The snapshot itself without a recipient, else copies that only the recipient can read, which discard removes."""
+    return encrypt(recipient, path) if recipient else [path]
+
+
 def discard(recipient: str, files: Iterable[str]) -> None:
-    """Remove the encrypted copies that prepare has made."""
+    """Remove the encrypted copies of outgoing."""
     for path in files if recipient else ():
         _remove(path)
 
 
-def encrypt(recipient: str, path: str, copies: list[str]) -> None:
-    """Encrypt a file to a certificate (PEM) as CMS, DER; add the paths of the encrypted copies to a list.
+def encrypt(recipient: str, path: str) -> list[str]:
+    """Encrypt a file to a certificate (PEM) as CMS, DER, and return the paths of the encrypted copies.
 
     In parts of PART bytes, since openssl reads a whole CMS file into memory to decrypt it, and not more than 1.5 GiB (crypto/buffer/buffer.c,
-    LIMIT_BEFORE_EXPANSION). EtcdError if openssl is missing or fails.
+    LIMIT_BEFORE_EXPANSION). EtcdError if openssl is missing or fails; then no copy is left.
     """
     certificate = os.path.join(os.path.dirname(path), f"{TEMPORARY}-recipient.crt")
     count = max(1, -(-os.path.getsize(path) // PART))
+    copies = [f"{path}{ENCRYPTED}{f'-{number + 1:02}' if count > 1 else ''}" for number in range(count)]
+    argv = ["openssl", "cms", "-encrypt", "-binary", "-stream", "-aes-256-cbc", "-outform", "DER"]
     try:
         replace_file(certificate, recipient.encode(), 0o600)
         with open(path, "rb") as file:
-            for number in range(count):
-                copy = f"{path}{ENCRYPTED}{f'-{number + 1:02}' if count > 1 else ''}"
+            for copy in copies:
                 _remove(copy)
                 os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                copies.append(copy)
-                argv = [
-                    "openssl",
-                    "cms",
-                    "-encrypt",
-                    "-binary",
-                    "-stream",
-                    "-aes-256-cbc",
-                    "-outform",
-                    "DER",
-                    "-out",
-                    copy,
-                    certificate,
-                ]
-                done = feed(argv, pieces_of(file, PART), SENDS)
+                done = feed([*argv, "-out", copy, certificate], pieces_of(file, PART), SENDS)
                 if done.code != 0:
                     raise EtcdError(f"{path} cannot be encrypted: openssl {done.stderr.strip()[-300:] or done.code}")
+    except BaseException:
+        discard(recipient, copies)
+        raise
     finally:
         _remove(certificate)
+    return copies
 
 
 def pieces_of(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -28,9 +28,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     read_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, BackupSpec, describe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import SPARE, BackupSpec, describe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import unpack
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # Where the member lists itself. Nothing listens there.
@@ -111,9 +112,7 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
         root = stack.enter_context(image_root(image, process.pid if process else 0))
         told = describe(root, path)
         data = os.path.join(scratch, "data")
-        argv = ["snapshot", "restore", path, "--data-dir", data, "--name", "drill"]
-        argv += ["--initial-cluster", f"drill={NOWHERE}", "--initial-advertise-peer-urls", NOWHERE]
-        done = run_alone(root, "etcdutl", argv + (["--skip-hash-check"] if file.is_database else []), READS)
+        done = unpack(root, file, data, "drill", {"drill": NOWHERE})
         if done.code != 0:
             raise EtcdError(
                 f"{spec.member}: etcdutl cannot restore {path}: {(done.stderr or done.stdout).strip()[-400:]}"

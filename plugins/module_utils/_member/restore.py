@@ -11,12 +11,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     BUMP,
+    SnapshotFile,
     cluster_id,
     has_kubernetes,
     read_snapshot_file,
@@ -26,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sync_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE
@@ -147,17 +149,14 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     partial = f"{spec.staging}.partial"
     for path in (partial, spec.staging):
         shutil.rmtree(path, ignore_errors=True)
-    argv = ["snapshot", "restore", spec.snapshot, "--data-dir", partial, "--name", spec.member]
-    argv += ["--initial-cluster", ",".join(f"{name}={url}" for name, url in spec.peer_urls.items())]
-    argv += ["--initial-cluster-token", spec.token, "--initial-advertise-peer-urls", spec.peer_urls[spec.member]]
-    argv += ["--skip-hash-check"] if file.is_database else []
-    argv += ["--bump-revision", str(BUMP), "--mark-compacted"] if has_kubernetes(spec.snapshot) else []
+    options = ["--initial-cluster-token", spec.token]
+    options += ["--bump-revision", str(BUMP), "--mark-compacted"] if has_kubernetes(spec.snapshot) else []
     try:
         process = _rollout.find_etcd_process(spec.member)
         if not process:
             _have_image(spec)
         with image_root(spec.image, process.pid if process else 0) as root:
-            done = run_alone(root, "etcdutl", argv, READS)
+            done = unpack(root, file, partial, spec.member, spec.peer_urls, options)
         if done.code != 0 or not is_of(partial, spec.cluster_id):
             said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"
             raise EtcdError(f"{spec.member}: etcdutl cannot restore {spec.snapshot}: {said}. Nothing has been stopped.")
@@ -166,6 +165,16 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return reasons
+
+
+def unpack(
+    root: str, file: SnapshotFile, data_dir: str, name: str, peer_urls: Mapping[str, str], options: Iterable[str] = ()
+) -> Done:
+    """Have etcdutl make a new data directory of a snapshot. root: of the image. name: of its member. peer_urls: of all members, by name."""
+    argv = ["snapshot", "restore", file.path, "--data-dir", data_dir, "--name", name]
+    argv += ["--initial-cluster", ",".join(f"{member}={url}" for member, url in peer_urls.items())]
+    argv += ["--initial-advertise-peer-urls", peer_urls[name]]
+    return run_alone(root, "etcdutl", [*argv, *options, *(["--skip-hash-check"] if file.is_database else [])], READS)
 
 
 def _have_image(spec: RestoreSpec) -> None:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import show
+from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import run_or_warn
 
 
 class ActionModule(ActionBase):
@@ -20,11 +19,5 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the module returns, shown as a warning. A host that cannot be reached is one, too."""
         super().run(tmp, task_vars)
-        try:
-            result: dict[str, Any] = self._execute_module(module_args=self._task.args, task_vars=task_vars or {})
-        except AnsibleConnectionFailure as exc:
-            text = f"this host cannot be reached, so whether its kube-apiserver uses the member that leaves is not known: {exc}"
-            result = {"changed": False, "warning": text}
-        if result.get("warning"):
-            show([f"WARNING: {self._task.args.get('name')}: {result['warning']}"], "COLOR_WARN")
-        return result
+        text = "whether its kube-apiserver uses the member that leaves is not known"
+        return run_or_warn(self, task_vars, text, {})

@@ -47,10 +47,6 @@ options:
     description: Socket of the container runtime.
     type: str
     default: unix:///var/run/containerd/containerd.sock
-  kubeadm:
-    description: Not used.
-    type: str
-    default: kubeadm
 """
 
 EXAMPLES = r"""
@@ -62,6 +58,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+warning:
+  description: Why the host was not asked.
+  returned: if it cannot be reached
+  type: str
 reasons:
   description: What was changed, one sentence each. Empty if nothing was.
   returned: always
@@ -104,11 +104,12 @@ def main() -> None:
             "state": {"type": "str", "choices": list(STATES), "required": True},
             "addresses": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 300},
-            **PLACES_ARGUMENTS,
+            **{name: argument for name, argument in PLACES_ARGUMENTS.items() if name != "kubeadm"},
         },
         supports_check_mode=True,
     )
-    params, places = module.params, places_of(module.params)
+    # Nothing is rendered.
+    params, places = module.params, places_of({**module.params, "kubeadm": ""})
     try:
         stops = params["state"] == STOPPED
         reasons = (

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from ansible import constants
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.display import Display
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import CONNECTION
@@ -42,6 +42,17 @@ def show(lines: Iterable[str], color: str | None = None) -> None:
     text = "\n".join(lines)
     if text and shows():
         Display().display(text, color=color and constants.config.get_config_value(color))
+
+
+def run_or_warn(action: Any, variables: dict[str, Any] | None, text: str, nothing: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the module of an action on its host, and show its warning. A host that cannot be reached is one (text), and has the result `nothing`."""
+    try:
+        result: dict[str, Any] = action._execute_module(module_args=action._task.args, task_vars=variables or {})
+    except AnsibleConnectionFailure as exc:
+        result = {"changed": False, **nothing, "warning": f"this host cannot be reached, so {text}: {exc}"}
+    if result.get("warning"):
+        show([f"WARNING: {action._task.args.get('name')}: {result['warning']}"], "COLOR_WARN")
+    return result
 
 
 def failure(text: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def current_members(cluster: Cluster, listed: Iterable[Entry]) -> list[Member]:
 
 
 def membership_of(cluster: Cluster, observations: Observations) -> list[Entry]:
-    """The membership as the CA host tells it, else as a kube-apiserver of this cluster is told; empty if it is not known."""
+    """The membership that the CA host has observed, else the one that a control plane host has; empty if none has."""
     told = observations.get(cluster.ca_host, {}).get("etcd", {}).get("members")
     if told:
         return list(told)

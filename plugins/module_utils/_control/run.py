@@ -498,7 +498,7 @@ def make_plan(
         leaving = leaving or Departing(None, None)
         if leaving.name:
             departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
-            # A departure that is refused needs none, and one that is finished has had its own.
+            # No snapshot if the departure is refused, or if the member has left in an earlier run.
             if wish.backup_before_change and leaving.entry and not departure.problems:
                 taken = backup(cluster, observations, leaving.host)
         observations = after_departure(observations, leaving, wish.operation)

@@ -434,8 +434,8 @@ class EtcdClient:
     def compact(self, revision: int) -> bool:
         """Remove the history up to a revision from the database of this member, and wait until that is done. Returns whether it was there.
 
-        The compaction is that of all members. A member that is asked for one that was made already answers when its own database is
-        through with it (server/storage/mvcc/kvstore.go, updateCompactRev).
+        All members compact to the revision, each in its own time. If the cluster has done so before, this member answers as soon as its own
+        database is compacted (server/storage/mvcc/kvstore.go, updateCompactRev).
         """
         try:
             self.call("kv/compaction", {"revision": str(revision), "physical": True})

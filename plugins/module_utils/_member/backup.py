@@ -206,7 +206,7 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
 
 
 def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
-    """Stream, verify, describe and name one snapshot."""
+    """Save, verify, describe and name one snapshot."""
     process = _rollout.find_etcd_process(spec.member)
     begin = time.monotonic()
     temporary = os.path.join(spec.dir, f"{TEMPORARY}-snapshot")
@@ -247,7 +247,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
 
 
 def save(spec: BackupSpec, root: str, path: str) -> None:
-    """Stream a snapshot of this member to a file that is synchronized to the disk. EtcdError if the member stops, or the disk is full.
+    """Save a snapshot of this member to a file, and synchronize that to the disk. EtcdError if the member stops, or the disk is full.
 
     By etcdctl: etcd's JSON gateway sends the same four times slower, as base64 in JSON (measured with etcd 3.6.14).
     """
@@ -293,7 +293,7 @@ def describe(root: str, path: str) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError):
         raise EtcdError(
-            f"etcdutl cannot read the snapshot ({(done.stderr or done.stdout).strip()[-300:] or f'it ended with {done.code}'}). It is not kept."
+            f"etcdutl cannot read the snapshot ({(done.stderr or done.stdout).strip()[-300:] or f'it ended with {done.code}'})."
         ) from None
 
 

@@ -1157,6 +1157,18 @@ def test_modes_of_the_ca_are_repaired(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+def test_the_mode_of_a_key_of_another_ca_is_repaired(tmp_path: Path) -> None:
+    """It is a private key all the same. What signs with it is refused elsewhere."""
+    issue(tmp_path)
+    path = tmp_path / "pki/etcd/ca.key"
+    foreign = (tmp_path / "pki/etcd/server.key").read_bytes()
+    path.write_bytes(foreign)
+    path.chmod(0o644)
+    done = _pki_steps.step_ca(spec(tmp_path, ca_host=True), None, None, "", False, NOW)
+    assert done["reasons"] == ["etcd/ca.key: mode is 0644, not 0600"] and path.read_bytes() == foreign
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_nothing_is_signed_with_the_key_of_another_ca(tmp_path: Path) -> None:
     issue(tmp_path)
     issue(tmp_path / "other")

@@ -219,7 +219,8 @@ def step_ca(
             found("renewed", f"ca.crt: {RENEWED}")
             stored = load_certificate(own[1])
             pair = (pair[0] if pair else None, own[1])
-    if stored is not None:
+    # Modes are repaired whatever lies there: who signs with it asks again.
+    if own and stored is not None:
         problems = authority_problems(stored, _x509.load_key(stored_key), now, cert_path, key_path)
         if problems:
             raise EtcdError(" ".join(problems))

@@ -216,7 +216,7 @@ def cluster(lab: Lab) -> Lab:
     """The lab with a cluster on it, made by site.yml, its CA on infra0. Which file was run before on this lab is not known."""
     pki = "/etc/kubernetes/pki/etcd"
     # The CA may have been moved, or have been one that signs elsewhere.
-    if lab.sh("infra0", f"[ -e {pki}/ca.key ] || ls -A {pki} 2>/dev/null").strip():
+    if lab.sh("infra0", f"[ -e {pki}/ca.key ] || ls -A {pki} 2>/dev/null || true").strip():
         lab.fresh()
     lab.site()
     return lab

@@ -29,6 +29,9 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     variable_options,
 )
 
+# Read here once, and not in each of the processes that Ansible forks.
+variable_options()
+
 
 class ActionModule(ActionBase):
     """See the documentation of the module."""
@@ -44,6 +47,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "operation": {"type": "str", "default": "converge"},
                 "health": {"type": "bool", "default": False},
+                "again": {"type": "bool", "default": False},
             }
         )
         host = str(variables["inventory_hostname"])
@@ -96,4 +100,5 @@ class ActionModule(ActionBase):
                 result.update(unreachable(str(exc)))
         package = (result.get("facts") or {}).get("cryptography_package") if arguments else None
         result["installs"] = bool(arguments and arguments["install_dependencies"] and package)
+        result["incomplete"] = not args["again"] and (not cluster["known"] or result["installs"])
         return result

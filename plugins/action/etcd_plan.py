@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
+    is_incomplete,
     is_lockstep,
     not_in_lockstep,
     plan_run,
@@ -32,6 +34,7 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "operation": {"type": "str", "default": "converge"},
+    "client_port": {"type": "int", "default": 2379},
     "member": {"type": "str", "default": ""},
     "replace_healthy": {"type": "bool", "default": False},
     "wipe_keys": {"type": "bool", "default": False},
@@ -58,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # The variable of an option, if it is not called etcd_OPTION.
 _VARIABLES = {"runtime_endpoint": "etcd_container_runtime_endpoint", "external_file": "etcd_external_config_file"}
 # A control plane host takes these from the CA host.
-_OF_SIGNER = ("ca_cert", "ca_key", "ca_key_passphrase", "signing_dir")
+_OF_SIGNER = ("client_port", "ca_cert", "ca_key", "ca_key_passphrase", "signing_dir")
 
 
 class ActionModule(ActionBase):
@@ -88,6 +91,8 @@ class ActionModule(ActionBase):
         hostvars = read_once(variables["hostvars"], batch)
         # A result has no templates.
         seen = {item: plain(variables["hostvars"].raw_get(item).get("__etcd_host") or {}) for item in batch}
+        if args["operation"] != REPORT and is_incomplete(host, seen):
+            return {"changed": False, "incomplete": True, "finished": False}
         own_ca = self.own_ca(args, variables)
         archive = controller_path(args["image_archive"])
         # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
@@ -135,13 +140,18 @@ class ActionModule(ActionBase):
         # In a hand-over, the members go on.
         if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
+        version = seen[host]["facts"]["kubeadm_version"] if args["operation"] == HAND_OVER else ""
+        external = external_stanza(plan["members"], args["client_port"], version)
         if speaks:
-            show([*plan["lines"], *(self.finish(plan, variables) if plan.get("finished") else [])])
+            show([*plan["lines"], *([*plan["table"], *external.splitlines()] if plan.get("finished") else [])])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
         signing_dir = os.path.join(wish.signing_dir, seen[host]["cluster"]["name"], *part)
         return {
             "changed": False,
+            "incomplete": False,
+            "finished": False,
             **plan,
+            "external": external,
             "own_ca": own_ca,
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),
@@ -163,13 +173,6 @@ class ActionModule(ActionBase):
             else plain(self._templar.template(variables[name]))
             for option, name in names.items()
         }
-
-    def finish(self, plan: dict[str, Any], variables: dict[str, Any]) -> list[str]:
-        """What a run shows that ends with its plan: the members, and the stanza for control plane hosts."""
-        # Not copy_with_new_env: up to ansible-core 2.18, lookups of the copy would have the variables of the original.
-        with self._templar.set_temporary_context(available_variables={**variables, "__etcd_plan": plan}):
-            stanza = str(self._templar.template(variables["__etcd_external"]))
-        return [*plan["table"], *stanza.splitlines()]
 
     def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""

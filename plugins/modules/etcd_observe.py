@@ -35,6 +35,10 @@ options:
     description: Whether the first host of each cluster also asks all members for their health, so that a run with nothing to do needs no further call.
     type: bool
     default: false
+  again:
+    description: Whether this is the second look, which is the last one.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -52,6 +56,11 @@ cluster:
   type: dict
 installs:
   description: Whether the run installs the library cryptography - the host lacks it, and the variables allow it.
+  returned: always
+  type: bool
+incomplete:
+  description:
+    - Whether the host has to be looked at again - the library was missing, or the address of a member, which the other hosts know by now.
   returned: always
   type: bool
 wanted:

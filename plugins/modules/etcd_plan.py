@@ -97,6 +97,10 @@ options:
     description: Whether a ca.key on another host than the CA host is to be removed.
     type: bool
     default: false
+  client_port:
+    description: Port of the members for clients, for RV(external).
+    type: int
+    default: 2379
   ca_host:
     description: Host that is to have ca.key, as the inventory names it. For V(move_ca).
     type: str
@@ -140,9 +144,13 @@ settled:
   description: Whether there is no step.
   returned: success
   type: bool
+incomplete:
+  description: Whether hosts of the cluster have to be observed again first. Then nothing else is planned.
+  returned: success
+  type: bool
 finished:
   description: Whether the run ends here - there is no step and no file to write, and the observation found all members healthy (RV(table)).
-  returned: in other operations than hand_over and move_ca
+  returned: success
   type: bool
 table:
   description: The table of M(kubeadm.etcd.etcd_health), empty unless RV(finished) is true. It is printed with the C(etcd.external) stanza.
@@ -165,6 +173,10 @@ join:
   returned: success
   type: list
   elements: str
+external:
+  description: A ClusterConfiguration for kubeadm with C(etcd.external) of these members. In a hand-over with the version of kubeadm on the host.
+  returned: success
+  type: str
 members:
   description: Name and address of the members that the cluster has after the run.
   returned: success

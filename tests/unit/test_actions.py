@@ -96,6 +96,27 @@ def test_a_settled_cluster(play: Play) -> None:
     json.dumps(result)
 
 
+@pytest.mark.parametrize(
+    ("host", "operation", "incomplete"),
+    [("infra1", "converge", True), ("infra1", "report", False), ("other", "converge", False)],
+)
+def test_nothing_is_planned_before_all_of_the_cluster_is_known(
+    play: Play, host: str, operation: str, incomplete: bool
+) -> None:
+    """Hosts of other clusters are not waited for, and a report takes what there is."""
+    if host == "other":
+        play.batch.append(host)
+        play.found[host] = {
+            "cluster": {**play.found["infra0"]["cluster"], "name": "other", "members": []},
+            "incomplete": True,
+        }
+    else:
+        play.found[host]["incomplete"] = True
+    result = play.plan(operation=operation)
+    assert result.get("incomplete", False) is incomplete and (play.wishes == []) is incomplete
+    assert result["finished"] is False if incomplete else "failed" not in result
+
+
 def test_one_host_shows_the_plan(play: Play) -> None:
     restart(play, "infra1")
     assert play.plan("infra1")["order"] == ["infra1"] and play.printed == []
@@ -225,6 +246,7 @@ def test_a_host_is_observed() -> None:
     result = look.run("infra1")
     assert [member["address"] for member in result["cluster"]["members"]] == ["10.0.0.6", "10.0.0.7", "10.0.0.8"]
     assert not result["changed"] and result["facts"] == {} and result["installs"] is False
+    assert result["incomplete"] is False
     assert look.asked[0]["address"] == "10.0.0.7" and look.asked[0]["name"] == "infra1"
 
 

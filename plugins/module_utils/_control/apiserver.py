@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import FILES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import APISERVER, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import (
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     Observation = Mapping[str, Any]
     Observations = Mapping[str, Observation]
     Entry = Mapping[str, Any]
-
-# Where role certificates puts the files.
-FILES = (
-    "/etc/kubernetes/pki/etcd/ca.crt",
-    "/etc/kubernetes/pki/apiserver-etcd-client.crt",
-    "/etc/kubernetes/pki/apiserver-etcd-client.key",
-)
 
 
 @dataclass(frozen=True)

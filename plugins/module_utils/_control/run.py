@@ -388,6 +388,12 @@ def as_cluster(data: Mapping[str, Any]) -> Cluster:
     return Cluster(str(data["name"]), [Member(**member) for member in data["members"]], str(data["ca_host"]), **fields)
 
 
+def is_incomplete(host: str, seen: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether hosts of a host's cluster have to be looked at again before a run is planned. seen: as for plan_run."""
+    names = {item: (found.get("cluster") or {}).get("name") for item, found in seen.items()}
+    return any(found.get("incomplete") for item, found in seen.items() if names[item] == names[host])
+
+
 def no_archive(_images: list[str]) -> list[str]:
     """What is wrong with an image archive if there is none."""
     return []

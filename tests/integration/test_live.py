@@ -63,6 +63,7 @@ def writing(cluster: Lab, name: str) -> Iterator[dict[str, float]]:
     cluster.sh("infra0", "rm /run/writer.py")
 
 
+@pytest.mark.long
 def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
     """Manifests change on all members, then all certificates and keys: nothing acknowledged is lost, no write fails everywhere.
 
@@ -116,7 +117,10 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [pytest.param("4711", id="runs"), pytest.param("many", id="crashes again and again", marks=pytest.mark.long)],
+    [
+        pytest.param("4711", id="runs", marks=pytest.mark.long),
+        pytest.param("many", id="crashes again and again", marks=pytest.mark.long),
+    ],
 )
 def test_a_manifest_edited_by_hand(cluster: Lab, value: str) -> None:
     """What is different is shown, in the plan and in the diff, and put right on that host only."""
@@ -421,6 +425,7 @@ def test_all_hosts_lose_power(cluster: Lab) -> None:
     assert cluster.site().changed() == {}
 
 
+@pytest.mark.long
 def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
     """The run sees a cluster that does not answer. It is started as it was, and not changed everywhere at once."""
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "many"}}')

@@ -140,6 +140,7 @@ def everything_is_there(lab: Lab, client: Client) -> bool:
     return all(set(client.acknowledged) <= client.keys(host) for host in lab.hosts)
 
 
+@pytest.mark.long
 def test_two_of_three_after_the_first_run(founded: Lab, client: Client) -> None:
     """The manifests still say `new`: the two that come up empty would be a quorum, and found another cluster.
 

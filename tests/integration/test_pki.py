@@ -381,6 +381,7 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
     assert lab.site().changed() == {}
 
 
+@pytest.mark.long
 def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
     """Requests are collected, the run stops, and takes what was signed only where it is what it would have signed itself."""
     lab.fresh()

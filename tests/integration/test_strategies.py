@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Lab, different
 from .test_live import flat, healthy
 
@@ -48,6 +50,7 @@ def test_fresh_hosts(lab: Lab, tmp_path: Path) -> None:
     refused(lab, "host_pinned", play_of_ones_own(tmp_path), ANSIBLE_STRATEGY="host_pinned")
 
 
+@pytest.mark.long
 def test_a_running_cluster(lab: Lab, tmp_path: Path) -> None:
     """The play that founds it, in lockstep, is the one that is refused otherwise."""
     run = lab.play(playbook=play_of_ones_own(tmp_path))

@@ -115,13 +115,8 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
     assert cluster.containers() == before and cluster.site().changed() == {}
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param("4711", id="runs", marks=pytest.mark.long),
-        pytest.param("many", id="crashes again and again", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("value", ["4711", "many"], ids=["runs", "crashes again and again"])
 def test_a_manifest_edited_by_hand(cluster: Lab, value: str) -> None:
     """What is different is shown, in the plan and in the diff, and put right on that host only."""
     cluster.site()

@@ -54,6 +54,8 @@ def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -
         wrong = 0 if version.startswith("3.5.") else client.status().member_id
     assert alarms(cluster) == [Alarm(wrong, "CORRUPT")]
     assert at_best_degraded(cluster)
+    [finding] = [found for found in cluster.look().findings if found.code == "data-differs"]
+    assert finding.member == cluster[0].name and ("Disarm the alarm" in finding.remedy) is (not wrong)
 
 
 @each_version

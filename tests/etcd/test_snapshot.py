@@ -93,7 +93,7 @@ def test_snapshot_under_load(make_cluster: Make, tmp_path: Path, version: str) -
     cluster.wait()
     with cluster[2].client() as client:
         assert _snapshot.count_keys(client, told["revision"]) == told["key_count"]
-        assert _snapshot.hash_kv(client, told["revision"]) == (told["hash_kv"], told["compact_revision"])
+        assert client.hash_kv(told["revision"]) == (told["hash_kv"], told["compact_revision"])
 
 
 @pytest.mark.usefixtures("programs")

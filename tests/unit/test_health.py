@@ -255,11 +255,11 @@ def test_an_alarm_of_the_whole_cluster_is_one_of_each_member(kind: str) -> None:
 
 
 def test_of_the_whole_cluster_no_member_is_removed_before_the_data_is_compared() -> None:
-    assert "alarm disarm" in alarm_text("CORRUPT", "") and "defragment.yml" in alarm_text("NOSPACE", "")
+    assert "defragment.yml" in alarm_text("NOSPACE", "")
     # It ends when the member leaves.
     assert "replace_member.yml" in alarm_text("CORRUPT", "a")
     words = alarm_text("CORRUPT", "")
-    assert words.index("snapshot") < words.index("hashkv") < words.index("remove") < words.index("disarm")
+    assert words.index("snapshot") < words.index("health.yml") and "disarm" not in words
 
 
 # What one member says, and the finding: its code, words of its text, words of its remedy.
@@ -450,3 +450,41 @@ def test_where_members_are_asked() -> None:
         ("b", "https://[fd00::7]:2379"),
         ("c", ""),
     ]
+
+
+A, B, C = (_health.Data(5, 90, number) for number in (0xA, 0xB, 0xC))
+
+
+@pytest.mark.parametrize(
+    ("held", "behind", "differs", "words"),
+    [
+        ((A, A, A), (), [""], "infra0, infra1, infra2 have the same data."),
+        ((A, A, B), (), ["infra2"], "The data of infra2 is not that of infra0, infra1."),
+        ((B, A, A), (), ["infra0"], "The data of infra0 is not that of infra1, infra2."),
+        # The rest up to its revision is the same, but it has lost what came then.
+        ((A, A, replace(A, revision=89)), (), ["infra2"], "The data of infra2 is not"),
+        (
+            (A, B, C),
+            (),
+            [""],
+            "infra0: hash a up to revision 90, now at 100; infra1: hash b up to revision 90, now at 100",
+        ),
+        ((A, B, None), (), [""], "No 2 members are known to have the same data"),
+        ((A, None, None), (), [""], "No 2 members"),
+        ((None, None, None), (), [], ""),
+        # It has not applied all entries yet.
+        ((A, A, B), (2,), [], ""),
+        ((A, B, B), (2,), [""], "No 2 members"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_whose_data_differs(
+    held: tuple[_health.Data | None, ...], behind: tuple[int, ...], differs: list[str], words: str, whole: bool
+) -> None:
+    answers = [seen(number, revision=100, raft_applied_index=99 if number in behind else 100) for number in range(3)]
+    for answer, data in zip(answers, held):
+        answer.data = data
+    found = _health.data_findings(answers, 2, whole)
+    assert [finding.member for finding in found] == differs and words in " ".join(item.text for item in found)
+    assert all(("Disarm the alarm" in item.remedy) is whole for item in found if item.member)
+    assert all(("restore.yml" in item.remedy) is (item.code == "data-differs") for item in found if not item.member)

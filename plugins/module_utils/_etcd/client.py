@@ -408,6 +408,14 @@ class EtcdClient:
         except (AttributeError, TypeError, ValueError) as exc:
             raise self._no_etcd() from exc
 
+    def hash_kv(self, revision: int) -> tuple[int, int]:
+        """The hash of all keys up to a revision, and the revision of the last compaction before it; zeros if the member cannot tell it any more."""
+        try:
+            answer = self.call("maintenance/hashkv", {"revision": str(revision)})
+            return int(answer.get("hash", 0)), int(answer.get("compact_revision", 0))
+        except (EtcdError, ValueError, TypeError):
+            return 0, 0
+
     def members(self, linearizable: bool = False) -> list[Member]:
         """The membership as this member knows it; linearizable: as a quorum knows it."""
         data = self.call("cluster/member/list", {"linearizable": linearizable})

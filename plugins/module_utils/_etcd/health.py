@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -23,6 +23,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import NEARLY_FULL
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"
@@ -54,7 +55,7 @@ class Seen:
     """The answers of one endpoint. error: why answers are missing; code: the same for programs.
 
     commits: whether a linearizable read succeeded, which needs a quorum; reason: why not.
-    round_trip: seconds for connection and handshake.
+    round_trip: seconds for connection and handshake. data: only if an alarm says that the data of members differs.
     """
 
     endpoint: str
@@ -68,6 +69,16 @@ class Seen:
     round_trip: float | None = None
     error: str = ""
     code: str = ""
+    data: Data | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a member holds: the hash of all keys between the last compaction and a revision. Equal only if all three are."""
+
+    compact_revision: int
+    revision: int
+    hash: int
 
 
 @dataclass(frozen=True)
@@ -183,22 +194,12 @@ def ask_health(client: EtcdClient, seen: Seen, timeout: float) -> None:
 
 
 def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], timeout: float) -> list[Seen]:
-    """Ask all endpoints (name, URL) in parallel. Returns after `timeout` seconds at the latest, whatever the endpoints do."""
-    found: list[Seen | None] = [None] * len(targets)
+    """Ask all endpoints (name, URL) in parallel. Returns after `timeout` seconds at the latest, whatever the endpoints do.
 
-    def ask(number: int, name: str, endpoint: str) -> None:
-        found[number] = look(name, endpoint, paths, timeout)
-
-    # Not a pool: it would wait for its threads, and a silent name server blocks a thread for half a minute.
-    threads = [
-        threading.Thread(target=ask, args=(number, *target), daemon=True) for number, target in enumerate(targets)
-    ]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout + 0.5
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return [
+    With the alarm CORRUPT, they are also asked for the hash of their data, which may take as long again.
+    """
+    found = _side_by_side(lambda target: look(*target, paths, timeout), targets, timeout)
+    seen = [
         item
         or Seen(
             endpoint,
@@ -208,6 +209,42 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
         )
         for item, (name, endpoint) in zip(found, targets)
     ]
+    answered = [item for item in seen if item.status]
+    statuses = [item.status for item in answered if item.status]
+    if any(alarm.kind == "CORRUPT" for status in statuses for alarm in status.alarms):
+        revision = min(status.revision for status in statuses)
+        hashes = _side_by_side(lambda item: ask_data(item.endpoint, revision, paths, timeout), answered, timeout)
+        for item, data in zip(answered, hashes):
+            item.data = data
+    return seen
+
+
+def ask_data(endpoint: str, revision: int, paths: tuple[str, str, str], timeout: float) -> Data | None:
+    """What a member holds up to a revision; None if it does not tell."""
+    try:
+        with EtcdClient(endpoint, *paths, timeout=timeout) as client:
+            number, compacted = client.hash_kv(revision)
+    except EtcdError:
+        return None
+    return Data(compacted, revision, number) if number else None
+
+
+def _side_by_side(ask: Callable[[Any], Any], items: Sequence[Any], timeout: float) -> list[Any]:
+    """What a function returns for each item; None where it has not returned after `timeout` seconds."""
+    found: list[Any] = [None] * len(items)
+
+    def keep(number: int) -> None:
+        found[number] = ask(items[number])
+
+    # Not a pool: it would wait for its threads, and a silent name server blocks a thread for half a minute.
+    threads = [threading.Thread(target=keep, args=(number,), daemon=True) for number in range(len(items))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout + 0.5
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    # What comes later is not seen any more.
+    return list(found)
 
 
 # --- Judging -----------------------------------------------------------------------------------------------------------
@@ -241,6 +278,7 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
         reasons=trouble + raised,
         findings=[
             *cluster_findings(versions, voters),
+            *data_findings(answered, quorum_size, (0, "CORRUPT") in alarms),
             *[f for line in rows for f in member_findings(line, renewal_window)],
         ],
         members=rows,
@@ -343,6 +381,52 @@ def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]
             )
         )
     return found
+
+
+def data_findings(answered: list[Seen], quorum_size: int, whole: bool) -> list[Finding]:
+    """Whose data differs, if members were asked for it. One that has not applied all entries yet is not judged.
+
+    whole: whether the alarm is one of the whole cluster, which stays when the member has left, and keeps it from being replaced.
+    """
+    applied = max((item.status.raft_applied_index for item in answered if item.status), default=0)
+    told = {
+        item.name or item.endpoint: (item.data, item.status.revision)
+        for item in answered
+        if item.data and item.status and item.status.raft_applied_index == applied
+    }
+    if not told:
+        return []
+    groups: dict[tuple[Data, int], list[str]] = {}
+    for name, held in told.items():
+        groups.setdefault(held, []).append(name)
+    largest = max(groups.values(), key=len)
+    disarm = f"Disarm the alarm (`{etcdctl('alarm disarm')}`)"
+    if len(largest) == len(answered):
+        return [Finding("data-agrees", "", f"{', '.join(largest)} have the same data.", f"{disarm}.")]
+    if len(largest) >= quorum_size:
+        return [
+            Finding(
+                "data-differs",
+                name,
+                f"The data of {name} is not that of {', '.join(largest)}.",
+                (f"{disarm}, and at once replace" if whole else "Replace")
+                + f" this member: replace_member.yml -e etcd_member={name} -e etcd_replace_healthy=true",
+            )
+            for name in told
+            if name not in largest
+        ]
+    held_by = "; ".join(
+        f"{', '.join(names)}: hash {data.hash:x} up to revision {data.revision}, now at {now}"
+        for (data, now), names in groups.items()
+    )
+    return [
+        Finding(
+            "data-differs",
+            "",
+            f"No {quorum_size} members are known to have the same data ({held_by}).",
+            "If all members could be asked, restore the cluster from the snapshot that you trust: restore.yml (docs/disaster.md).",
+        )
+    ]
 
 
 def member_findings(line: Mapping[str, Any], renewal_window: float) -> list[Finding]:

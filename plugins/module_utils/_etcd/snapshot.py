@@ -111,15 +111,6 @@ def check_file(path: str) -> str:
     return digest.hexdigest()
 
 
-def hash_kv(client: EtcdClient, revision: int) -> tuple[int, int]:
-    """The hash of all keys up to a revision, and the revision of the last compaction before it; zeros if the member cannot tell it any more."""
-    try:
-        answer = client.call("maintenance/hashkv", {"revision": str(revision)})
-        return int(answer.get("hash", 0)), int(answer.get("compact_revision", 0))
-    except (EtcdError, ValueError, TypeError):
-        return 0, 0
-
-
 def count_keys(client: EtcdClient, revision: int) -> int:
     """How many keys there were at a revision; -1 if the member cannot tell it any more."""
     every = base64.b64encode(b"\0").decode()

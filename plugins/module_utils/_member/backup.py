@@ -27,7 +27,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     as_data,
     check_file,
     count_keys,
-    hash_kv,
     kept,
     read_directory,
     source_of,
@@ -221,7 +220,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
         size, sha256 = os.path.getsize(temporary) - DIGEST, check_file(temporary)
         told = describe(root, temporary)
         revision = told["revision"]
-        hashed, compacted = hash_kv(client, revision)
+        hashed, compacted = client.hash_kv(revision)
         snapshot = Snapshot(
             spec.cluster,
             float(int(time.time())),

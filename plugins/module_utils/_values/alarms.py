@@ -6,22 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
-
-_COMPARE, _DISARM = (f"`{etcdctl(arguments)}`" for arguments in ("endpoint hashkv --cluster", "alarm disarm"))
-
 # Alarms of one member: meaning and remedy.
 ALARMS = {
     "NOSPACE": 'the database has reached its quota, and writes are refused. Run defragment.yml (docs/size.md, "The database is full")',
-    "CORRUPT": "its data differs from that of the other members, and all writes are refused. Confirm this by comparing the hashes"
-    f' ({_COMPARE}), then replace that member with replace_member.yml (docs/recovery.md, "The data of the members differs")',
+    "CORRUPT": "its data differs from that of the other members, and all writes are refused. Run health.yml, which compares the data of all members,"
+    ' then replace that member with replace_member.yml (docs/recovery.md, "The data of the members differs")',
 }
 # Alarms of the whole cluster, if their meaning differs.
 CLUSTER_ALARMS = {
-    "CORRUPT": "the data of the members differs, etcd cannot tell which member is wrong, and all writes are refused. Save a snapshot of"
-    f" every member before you change anything. Compare the hashes ({_COMPARE}): if a majority has the same hash at the same revision,"
-    " remove a member whose hash differs and add it again empty. If there is no such majority, restore the cluster from the snapshot that you"
-    f" trust. Then {_DISARM}",
+    "CORRUPT": "the data of the members differs, etcd cannot tell which member is wrong, and all writes are refused. Save a snapshot of every member"
+    " before you change anything. Then run health.yml, which compares the data of all members and says whose data differs from that of a majority"
+    ' (docs/recovery.md, "The data of the members differs")',
 }
 
 

@@ -198,7 +198,7 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
 
     With the alarm CORRUPT, they are also asked for the hash of their data, which may take as long again.
     """
-    found = _side_by_side(lambda target: look(*target, paths, timeout), targets, timeout)
+    found = _side_by_side(lambda target: look(target[0], target[1], paths, timeout), targets, timeout)
     seen = [
         item
         or Seen(

@@ -70,11 +70,37 @@ options:
           type: str
           default: ""
         textfile_dir:
-          description: Directory for C(etcd-backup.prom), which the textfile collector of node_exporter reads. Empty is O(backup.dir).
+          description:
+            - Directory for C(etcd-backup.prom), C(etcd-drill.prom) and C(etcd-defragment.prom), which the textfile collector of node_exporter reads.
+              Empty is O(backup.dir).
           type: path
           default: ""
         schedule:
-          description: When the timer of this host fires, as C(OnCalendar) of systemd (C(systemd.time(7))). Empty is no timer.
+          description: When the timer for snapshots fires, as C(OnCalendar) of systemd (C(systemd.time(7))). Empty is no timer.
           type: str
           default: ""
+        drill_schedule:
+          description: When the timer for rehearsals of a restore fires. Empty is no timer.
+          type: str
+          default: ""
+        defragment_schedule:
+          description: When the timer for defragmentation fires. Empty is no timer.
+          type: str
+          default: ""
+        defragment_threshold:
+          description: Percent of the database file that is not in use, from which on the timer defragments.
+          type: int
+          default: 45
+        metrics_port:
+          description: Port of the members for metrics. For the timer that defragments.
+          type: int
+          default: 2381
+        data_dir:
+          description: Data directory of the member. For the timer that defragments.
+          type: path
+          default: /var/lib/etcd
+        work_dir:
+          description: Directory of the configuration and the program of the timers.
+          type: path
+          default: /etc/kubernetes/kubeadm-etcd
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import defragment as _plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster as Inventory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, State
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
@@ -165,6 +168,38 @@ def test_fragmented_databases(cluster: Cluster) -> None:
     # Settled: by the plan, and for a run that planned before this one had ended.
     assert planned(cluster).steps == []
     assert not _defragment.defragment(spec(cluster, order[0], plan.limits), check=False)["changed"]
+
+
+@other_versions_long
+def test_fragmented_databases_by_timers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timers of three hosts at the same moment: one member at a time all the same, and the leader last."""
+    monkeypatch.setattr(_timers, "LOOKS", 0.5)
+    fragment(cluster)
+    before = databases(cluster)
+    leader = next(member.name for member in cluster.members if member.leads())
+    with writing(cluster) as counted, ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda name: _timers.run_job("defragment", timed(cluster, name)), cluster.names))
+    after = databases(cluster)
+    assert all("defragmented, " in line for line in said) and counted["acknowledged"] > 10, said
+    assert all(after[name].size < before[name].size // 2 for name in cluster.names)
+    succeeded = {name: State.read(timed(cluster, name).dir, "defragment").succeeded for name in cluster.names}
+    assert max(succeeded, key=lambda name: succeeded[name]) == leader and cluster.agree()
+    assert all("nothing to defragment" in _timers.run_job("defragment", timed(cluster, n)) for n in cluster.names)
+
+
+def timed(cluster: Cluster, name: str) -> BackupSpec:
+    """What the timers of a member's host are given."""
+    wanted = spec(cluster, name, _plan.Limits(45, 0, QUOTA))
+    directory = Path(wanted.work_dir).parent / "backups"
+    return BackupSpec(
+        "etcd",
+        name,
+        wanted.members,
+        dir=str(directory),
+        work_dir=wanted.work_dir,
+        data_dir=wanted.data_dir,
+        pki_dir=wanted.pki_dir,
+    )
 
 
 @each_version

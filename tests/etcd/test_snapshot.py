@@ -147,9 +147,9 @@ def test_member_stops_meanwhile(make_cluster: Make, tmp_path: Path, monkeypatch:
         _backup.take(spec)
     thread.join()
     assert killed and sorted(os.listdir(spec.dir)) == sorted(
-        [".lock", "etcd-backup.prom", "state.json", Path(first).name, Path(first).name + ".json"]
+        [".lock", "backup-state.json", "etcd-backup.prom", Path(first).name, Path(first).name + ".json"]
     )
-    assert _backup.State.read(spec.dir).error
+    assert _backup.State.read(spec.dir, _backup.BACKUP).error
     # The digest is asked for again before it is used.
     damaged = Path(first)
     content = damaged.read_bytes()

@@ -19,6 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Replacement
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import schedule as _schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 DAY = 86400.0
@@ -149,7 +150,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    lines = _backup.metrics(spec(tmp_path), _backup.State(5.0, 4.0, "no room", "f", 20480, 7, 0.5))
+    lines = _backup.metrics(spec(tmp_path), "backup", _backup.State(5.0, 4.0, "no room", "f", 20480, 7, 0.5))
     labels = '{cluster="etcd",member="infra0"}'
     assert f"kubeadm_etcd_backup_last_success_timestamp_seconds{labels} 4.0" in lines
     assert f"kubeadm_etcd_backup_last_failed{labels} 1" in lines
@@ -167,7 +168,7 @@ def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
     names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
     assert any(name.endswith("_member/backup.py") for name in names)
     assert not any("_control" in name or "_pki" in name for name in names)
-    program, config = tmp_path / "backup.pyz", tmp_path / "backup.json"
+    program, config = tmp_path / "timers.pyz", tmp_path / "timers.json"
     program.write_bytes(packed)
     config.write_text(
         json.dumps(
@@ -181,12 +182,12 @@ def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
             }
         )
     )
-    argv = [sys.executable, "-I", str(program), str(config)]
+    argv = [sys.executable, "-I", str(program), "backup", str(config)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd="/", check=False)
     assert (
         done.returncode == 1 and "no member of the cluster is healthy" in done.stderr and "Traceback" not in done.stderr
     )
-    state = json.loads((tmp_path / "backups" / "state.json").read_text())
+    state = json.loads((tmp_path / "backups" / "backup-state.json").read_text())
     assert state["error"] and state["succeeded"] == 0
 
 
@@ -195,8 +196,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host without systemd, whose units are in a directory."""
     units = tmp_path / "units"
     units.mkdir()
-    monkeypatch.setattr(_schedule, "SERVICE", str(units / "b.service"))
-    monkeypatch.setattr(_schedule, "TIMER", str(units / "b.timer"))
+    monkeypatch.setattr(_schedule, "UNIT_DIR", str(units))
     monkeypatch.setattr(_schedule, "program", lambda: b"zip")
     monkeypatch.setattr(_schedule, "replace_files", lambda items: [write(item) for item in items])
     monkeypatch.setattr(_schedule, "ensure_directory", lambda path, _mode: Path(path).mkdir(exist_ok=True))
@@ -221,26 +221,94 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
 
     monkeypatch.setattr(_schedule, "systemctl", systemctl)
     monkeypatch.setattr(_schedule, "run", run)
-    work = str(host)
-    wanted = spec(host / "backups", schedule="hourly", command=["cp", "{file}", "/mnt"])
-    none = spec(host / "backups")
-    assert _schedule.set_schedule(none, work, False) == [] and told == []
-    assert [r.code for r in _schedule.set_schedule(wanted, work, True)] == ["new"] and not list(
-        (host / "units").iterdir()
-    )
-    with pytest.raises(EtcdError, match="Failed to parse"):
-        _schedule.set_schedule(replace(wanted, schedule="wrong"), work, False)
-    assert [r.code for r in _schedule.set_schedule(wanted, work, False)] == ["new"]
+    wanted = spec(host / "backups", schedule="hourly", command=["cp", "{file}", "/mnt"], work_dir=str(host))
+    none = replace(wanted, schedule="")
+    units = host / "units"
+
+    def changed(spec: _backup.BackupSpec, check: bool = False) -> list[str]:
+        return [reason.code for reason in _schedule.set_schedule(spec, check)]
+
+    assert changed(none) == [] and told == []
+    assert changed(wanted, True) == ["new"] and not list(units.iterdir())
+    with pytest.raises(EtcdError, match=r"etcd_backup_schedule 'wrong'.*Failed to parse"):
+        changed(replace(wanted, schedule="wrong"))
+    assert changed(wanted) == ["new"]
     assert told == ["daemon-reload", "enable kubeadm-etcd-backup.timer", "restart kubeadm-etcd-backup.timer"]
-    assert "OnCalendar=hourly" in (host / "units/b.timer").read_text()
-    assert json.loads((host / "backup.json").read_text())["command"] == ["cp", "{file}", "/mnt"]
+    assert "OnCalendar=hourly" in (units / "kubeadm-etcd-backup.timer").read_text()
+    assert json.loads((host / "timers.json").read_text())["command"] == ["cp", "{file}", "/mnt"]
     # As it will be read by the service.
-    assert _backup.BackupSpec.from_params(json.loads((host / "backup.json").read_text())) == wanted
-    assert _schedule.set_schedule(wanted, work, False) == []
-    assert [r.code for r in _schedule.set_schedule(replace(wanted, keep=3), work, False)] == ["differs"]
+    assert _backup.BackupSpec.from_params(json.loads((host / "timers.json").read_text())) == wanted
+    assert changed(wanted) == []
+    assert changed(replace(wanted, keep=3)) == ["differs"]
     state["active"] = False
-    assert [r.code for r in _schedule.schedule_reasons(replace(wanted, keep=3), work)] == ["inactive"]
-    (host / "backup.pyz").unlink()
-    assert [r.code for r in _schedule.set_schedule(replace(wanted, keep=3), work, False)] == ["missing"]
-    assert [r.code for r in _schedule.set_schedule(none, work, False)] == ["removed"]
-    assert _schedule.present_files(work) == [] and _schedule.set_schedule(none, work, False) == []
+    assert [reason.code for reason in _schedule.schedule_reasons(replace(wanted, keep=3))] == ["inactive"]
+    (host / "timers.pyz").unlink()
+    assert changed(replace(wanted, keep=3)) == ["missing"]
+    # Another timer comes, and the first one goes.
+    both = replace(wanted, defragment_schedule="daily")
+    told.clear()
+    assert changed(both) == ["new"] and changed(both) == []
+    assert told[-1] == "restart kubeadm-etcd-backup.timer kubeadm-etcd-defragment.timer"
+    assert " defragment " in (units / "kubeadm-etcd-defragment.service").read_text()
+    drill = replace(none, drill_schedule="weekly")
+    assert changed(drill) == ["removed", "new", "removed"] and changed(drill) == []
+    assert sorted(path.name for path in units.iterdir()) == ["kubeadm-etcd-drill.service", "kubeadm-etcd-drill.timer"]
+    assert changed(none) == ["removed"]
+    assert _schedule.present_files(str(host)) == [] and changed(none) == []
+
+
+NEW, OLD = "etcd-20261127T100000Z-r9.db", "etcd-20261126T100000Z-r5.db"
+
+
+@pytest.fixture
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The snapshots whose restore was rehearsed. One called broken fails."""
+    paths: list[str] = []
+
+    def drill(_spec: Any, path: str, _image: str) -> dict[str, Any]:
+        paths.append(path)
+        if Path(path).read_text() == "broken":
+            raise EtcdError("etcdutl cannot restore it")
+        return {"revision": 9, "seconds": 1.5, "lines": ["restored"]}
+
+    monkeypatch.setattr(_timers, "drill", drill)
+    return paths
+
+
+def test_each_snapshot_is_rehearsed_once(tmp_path: Path, rehearsed: list[str]) -> None:
+    it = spec(tmp_path)
+    assert "no snapshot" in _timers.run_job("drill", it) and rehearsed == []
+    snapshot(tmp_path, OLD)
+    assert _timers.run_job("drill", it) == "restored"
+    assert "already" in _timers.run_job("drill", it) and rehearsed == [str(tmp_path / OLD)]
+    state = _backup.State.read(it.dir, "drill")
+    assert state.succeeded > 0 and (state.revision, state.error) == (9, "")
+    snapshot(tmp_path, NEW, "broken")
+    with pytest.raises(EtcdError):
+        _timers.run_job("drill", it)
+    failed = _backup.State.read(it.dir, "drill")
+    assert failed.error and failed.succeeded == state.succeeded
+    # It is tried again, and the metrics say that it fails.
+    with pytest.raises(EtcdError):
+        _timers.run_job("drill", it)
+    assert "kubeadm_etcd_drill_last_failed{" in (tmp_path / "etcd-drill.prom").read_text()
+
+
+def snapshot(directory: Path, name: str, text: str = "x") -> None:
+    (directory / name).write_text(text)
+
+
+@pytest.mark.parametrize("looks", [0, 2, 99])
+def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """It waits while others are to be defragmented, but not for ever."""
+    waiting = [["infra1"]] * looks + [[]]
+    now = [0.0]
+    monkeypatch.setattr(_timers, "fragmented_before_leader", lambda _spec: waiting.pop(0))
+    monkeypatch.setattr(_timers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_timers.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 60 * seconds))
+    sizes = {"before": {"size": 64 << 20}, "after": {"size": 8 << 20}}
+    monkeypatch.setattr(_timers._defragment, "defragment", lambda *_given: {"changed": True, "seconds": 1.0, **sizes})
+    line = _timers.run_job("defragment", spec(tmp_path))
+    assert ("left for the next time: infra1 first" in line) is (looks == 99)
+    assert ("64 MiB -> 8 MiB" in line) is (looks != 99)
+    assert (_backup.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)

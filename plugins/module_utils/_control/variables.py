@@ -81,6 +81,8 @@ VARIABLES: dict[str, Variable] = {
     "etcd_snapshot": Variable(CONTROLLER, formats.text_problems),
     "etcd_replace_healthy_cluster": Variable(RUN, formats.cluster_named_problems),
     "etcd_backup_schedule": Variable(CLUSTER, formats.schedule_problems),
+    "etcd_drill_schedule": Variable(CLUSTER, formats.schedule_problems),
+    "etcd_defragment_schedule": Variable(CLUSTER, formats.schedule_problems),
     "etcd_backup_dir": Variable(HOST, formats.backup_dir_problems),
     "etcd_backup_keep": Variable(HOST, formats.count_problems),
     "etcd_backup_keep_days": Variable(HOST, formats.count_problems),

@@ -61,6 +61,12 @@ _BACKUP = {
     "command": "etcd_backup_command",
     "textfile_dir": "etcd_backup_textfile_dir",
     "schedule": "etcd_backup_schedule",
+    "drill_schedule": "etcd_drill_schedule",
+    "defragment_schedule": "etcd_defragment_schedule",
+    "defragment_threshold": "etcd_defragment_threshold",
+    "metrics_port": "etcd_metrics_port",
+    "data_dir": "etcd_data_dir",
+    "work_dir": "etcd_work_dir",
 }
 _APISERVER = {
     "update": "etcd_update_apiserver",

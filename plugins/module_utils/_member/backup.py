@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -48,8 +47,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollou
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
 
-# In the directory of snapshots: what the last attempt came to, and the same for the textfile collector of node_exporter.
-STATE, METRICS = "state.json", "etcd-backup.prom"
+# What a timer does on a host. Also what module and playbook are called after.
+BACKUP, DRILL, DEFRAGMENT = JOBS = ("backup", "drill", "defragment")
 
 # What has to stay free on the filesystem beside a snapshot, in bytes.
 SPARE = 64 << 20
@@ -81,17 +80,23 @@ BACKUP_ARGUMENTS: dict[str, Any] = {
     "recipient": {"type": "str", "default": ""},
     "textfile_dir": {"type": "path", "default": ""},
     "schedule": {"type": "str", "default": ""},
+    "drill_schedule": {"type": "str", "default": ""},
+    "defragment_schedule": {"type": "str", "default": ""},
+    "defragment_threshold": {"type": "int", "default": 45},
+    "metrics_port": {"type": "int", "default": 2381},
+    "data_dir": {"type": "path", "default": "/var/lib/etcd"},
+    "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
 }
 BACKUP_OPTION: dict[str, Any] = {"type": "dict", "required": True, "options": BACKUP_ARGUMENTS}
 
 
 @dataclass(frozen=True)
 class BackupSpec:
-    """What is wanted of snapshots on a host.
+    """What is wanted of snapshots on a host, and of its timers.
 
     members: name and address of all. keep: how many are kept, 0 for all; keep_days: for how long, 0 for ever. command: an argument list that
-    sends a snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where METRICS is written,
-    '' for dir. schedule: of the timer, as systemd's OnCalendar, '' for none.
+    sends a snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where metrics are written,
+    '' for dir. schedule, drill_schedule, defragment_schedule: of the timers, as systemd's OnCalendar, '' for none. defragment_threshold: percent.
     """
 
     cluster: str
@@ -106,6 +111,12 @@ class BackupSpec:
     recipient: str = ""
     textfile_dir: str = ""
     schedule: str = ""
+    drill_schedule: str = ""
+    defragment_schedule: str = ""
+    defragment_threshold: int = 45
+    metrics_port: int = 2381
+    data_dir: str = "/var/lib/etcd"
+    work_dir: str = "/etc/kubernetes/kubeadm-etcd"
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> BackupSpec:
@@ -116,6 +127,11 @@ class BackupSpec:
         }
         members = [(item["name"], item["address"]) for item in params["members"]]
         return cls(**{**known, "members": members, "command": list(params.get("command") or [])})
+
+    @property
+    def schedules(self) -> dict[str, str]:
+        """The schedule of each job, '' for none."""
+        return {BACKUP: self.schedule, DRILL: self.drill_schedule, DEFRAGMENT: self.defragment_schedule}
 
     @property
     def credentials(self) -> tuple[str, str, str]:
@@ -134,7 +150,10 @@ class BackupSpec:
 
 @dataclass(frozen=True)
 class State:
-    """What the attempts on a host came to. Times in Unix seconds, 0 for never. error: of the last attempt, '' if it was good or not due here."""
+    """What the attempts of a job on a host came to. Times in Unix seconds, 0 for never. error: of the last attempt, '' if it was good or not due here.
+
+    file, size, revision, seconds: of the last success.
+    """
 
     attempted: float = 0.0
     succeeded: float = 0.0
@@ -145,19 +164,29 @@ class State:
     seconds: float = 0.0
 
     @classmethod
-    def read(cls, directory: str) -> State:
+    def read(cls, directory: str, job: str) -> State:
         """From the directory of snapshots."""
         try:
-            data = json.loads(read_text(os.path.join(directory, STATE)) or "{}")
+            data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
             return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
         except (AttributeError, TypeError, ValueError):
             return cls()
 
 
+def state_name(job: str) -> str:
+    """The file in the directory of snapshots that says what the last attempt of a job came to."""
+    return f"{job}-state.json"
+
+
+def metrics_name(job: str) -> str:
+    """The file that says the same to the textfile collector of node_exporter."""
+    return f"etcd-{job}.prom"
+
+
 def snapshots_in(directory: str, cluster: str) -> dict[str, Any]:
     """What an observation tells of snapshots on a host: the newest, how many there are, and what the last attempt came to."""
     found = read_directory(directory, cluster)
-    return {"newest": as_data(found[:1]), "count": len(found), "state": asdict(State.read(directory))}
+    return {"newest": as_data(found[:1]), "count": len(found), "state": asdict(State.read(directory, BACKUP))}
 
 
 def source(spec: BackupSpec) -> Source | None:
@@ -182,7 +211,7 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
     ensure_directory(spec.dir, 0o700)
     with locked(os.path.join(spec.dir, ".lock"), 60.0, READS):
         remove_strays(spec.dir)
-        before = State.read(spec.dir)
+        before = State.read(spec.dir, BACKUP)
         now = time.time()
         try:
             path, snapshot = _take(spec, while_waiting)
@@ -191,9 +220,9 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
         except _rollout.AbandonedError:
             raise
         except EtcdError as exc:
-            _write_state(spec, replace(before, attempted=now, error=str(exc)))
+            write_state(spec, BACKUP, replace(before, attempted=now, error=str(exc)))
             raise
-        _write_state(spec, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
+        write_state(spec, BACKUP, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
     return {
         "changed": True,
         "path": path,
@@ -404,23 +433,25 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _write_state(spec: BackupSpec, state: State) -> None:
-    """Write what the attempt came to. A full disk does not hide the error that it has caused."""
-    text = "\n".join(metrics(spec, state)) + "\n"
+def write_state(spec: BackupSpec, job: str, state: State) -> None:
+    """Write what the attempt of a job came to. A full disk does not hide the error that it has caused."""
+    text = "\n".join(metrics(spec, job, state)) + "\n"
     with contextlib.suppress(EtcdError, OSError):
-        replace_file(os.path.join(spec.dir, STATE), (json.dumps(asdict(state), indent=2) + "\n").encode(), 0o600)
+        replace_file(
+            os.path.join(spec.dir, state_name(job)), (json.dumps(asdict(state), indent=2) + "\n").encode(), 0o600
+        )
         # The textfile collector need not run as root.
-        replace_file(os.path.join(spec.textfile_dir or spec.dir, METRICS), text.encode(), 0o644)
+        replace_file(os.path.join(spec.textfile_dir or spec.dir, metrics_name(job)), text.encode(), 0o644)
 
 
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 
 _METRICS = (
-    ("last_attempt_timestamp_seconds", "attempted", "when a snapshot was last tried on this host"),
-    ("last_success_timestamp_seconds", "succeeded", "when a snapshot was last taken on this host"),
-    ("size_bytes", "size", "size of the newest snapshot"),
-    ("revision", "revision", "revision of the newest snapshot"),
-    ("duration_seconds", "seconds", "how long the newest snapshot took"),
+    ("last_attempt_timestamp_seconds", "attempted", "when it was last tried on this host"),
+    ("last_success_timestamp_seconds", "succeeded", "when it last succeeded on this host"),
+    ("size_bytes", "size", "size of the snapshot or the database then"),
+    ("revision", "revision", "revision of the snapshot or the database then"),
+    ("duration_seconds", "seconds", "how long it took then"),
 )
 
 
@@ -433,18 +464,18 @@ def period_of(schedule: str) -> float:
     return float(times[1] - times[0]) if len(times) == 2 else 0.0
 
 
-def metrics(spec: BackupSpec, state: State) -> list[str]:
+def metrics(spec: BackupSpec, job: str, state: State) -> list[str]:
     """The lines for the textfile collector."""
     labels = f'{{cluster="{spec.cluster}",member="{spec.member}"}}'
     values = {name: (getattr(state, key), words) for name, key, words in _METRICS}
     values["last_failed"] = (int(bool(state.error)), "whether the last attempt on this host failed")
     values["period_seconds"] = (
-        period_of(spec.schedule),
-        "seconds between two snapshots of the schedule, 0 if there is none",
+        period_of(spec.schedules[job]),
+        "seconds between two times of the schedule, 0 if there is none",
     )
     lines = []
     for name, (value, words) in values.items():
-        full = f"kubeadm_etcd_backup_{name}"
+        full = f"kubeadm_etcd_{job}_{name}"
         lines += [f"# HELP {full} {words}", f"# TYPE {full} gauge", f"{full}{labels} {value}"]
     return lines
 
@@ -452,32 +483,20 @@ def metrics(spec: BackupSpec, state: State) -> list[str]:
 # --- The timer -------------------------------------------------------------------------------------------------------
 
 
-def scheduled(spec: BackupSpec) -> str:
+def scheduled_backup(spec: BackupSpec) -> str:
     """One run of the timer: a snapshot if this member is the one to give it. Returns a line for the journal."""
     chosen = source(spec)
     if chosen is None:
         text = "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
         ensure_directory(spec.dir, 0o700)
-        _write_state(spec, replace(State.read(spec.dir), attempted=time.time(), error=text))
+        write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=text))
         raise EtcdError(text)
     if chosen.name != spec.member:
         # The state of this host stays good: another one takes it.
         ensure_directory(spec.dir, 0o700)
         with locked(os.path.join(spec.dir, ".lock"), 60.0):
             prune(spec, time.time())
-            _write_state(spec, replace(State.read(spec.dir), attempted=time.time(), error=""))
+            write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=""))
         return f"{chosen.name} takes the snapshot this time."
     done = take(spec)
     return str(done["lines"][0])
-
-
-def main(argv: list[str]) -> int:
-    """The program of the timer. argv: the path of its configuration."""
-    try:
-        with open(argv[0], encoding="utf-8") as file:
-            spec = BackupSpec.from_params(json.load(file))
-        sys.stdout.write(scheduled(spec) + "\n")
-    except EtcdError as exc:
-        sys.stderr.write(f"{exc}\n")
-        return 1
-    return 0

@@ -343,11 +343,11 @@ def observe_record(params: Params, problems: list[Problem]) -> Record | None:
 
 
 def observe_backup(params: Params, problems: list[Problem]) -> tuple[dict[str, Any], list[Reason]]:
-    """Snapshots on the host, and why its timer is not as wanted. Nothing of it is known without the options."""
+    """Snapshots on the host, and why its timers are not as wanted. Nothing of it is known without the options."""
     if not params.get("backup"):
         return {"dir": "", "newest": [], "count": 0, "state": {}}, []
     spec = BackupSpec.from_params(params["backup"])
-    reasons = schedule_reasons(spec, work_dir_of(params))
+    reasons = schedule_reasons(spec)
     if reasons:
         problems += schedule_problems(spec)
     return {"dir": spec.dir, **snapshots_in(spec.dir, spec.cluster)}, reasons

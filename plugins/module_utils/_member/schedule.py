@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The timer that takes snapshots on the hosts of all members: its files, why they differ, and how they are installed.
+"""The timers on the hosts of all members: their files, why they differ, and how they are installed.
 
-The service runs the very code of the module etcd_snapshot: the sources that Ansible has shipped to the host are packed into one file that
+The services run the very code of the modules: the sources that Ansible has shipped to the host are packed into one file that
 Python runs (a zip application), so nothing of Ansible has to be installed there.
 """
 
@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,43 +25,55 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     read_bytes,
     replace_files,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import systemctl
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
+    BACKUP,
+    DEFRAGMENT,
+    DRILL,
+    JOBS,
+    BackupSpec,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
-UNIT = "kubeadm-etcd-backup"
 UNIT_DIR = "/etc/systemd/system"
-SERVICE, TIMER = (os.path.join(UNIT_DIR, f"{UNIT}.{kind}") for kind in ("service", "timer"))
 
-# In the work directory: what the service is to do, and its program.
-CONFIG, PROGRAM = "backup.json", "backup.pyz"
+# In the work directory: what the services are to do, and their program.
+CONFIG, PROGRAM = "timers.json", "timers.pyz"
+
+# What a unit is for, and the variable with its schedule.
+_ABOUT = {
+    BACKUP: ("Snapshots", "etcd_backup_schedule"),
+    DRILL: ("Rehearsal of a restore", "etcd_drill_schedule"),
+    DEFRAGMENT: ("Defragmentation", "etcd_defragment_schedule"),
+}
 
 _PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils"
-_MAIN = "_member.backup"
+_MAIN = "_member.timers"
 _IMPORT = re.compile(rf"^\s*from {re.escape(_PACKAGE)}\.(\S+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 # Seconds for systemd-analyze.
 ASKS = 10.0
 
 _SERVICE = """\
-# Written by kubeadm.etcd (etcd_backup_schedule). Changes are lost.
+# Written by kubeadm.etcd ({variable}). Changes are lost.
 [Unit]
-Description=Snapshot of the etcd cluster {cluster}
+Description={about} of the etcd cluster {cluster}
 After=network-online.target kubelet.service
 Wants=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
-ExecStart={python} -I {program} {config}
+ExecStart={python} -I {program} {job} {config}
 UMask=0077
 Nice=10
 IOSchedulingClass=idle
 TimeoutStartSec=8h
-# It reads keys in /etc/kubernetes, looks into the container of etcd for etcdutl, and writes snapshots.
+# It reads keys in /etc/kubernetes, runs programs of the image of etcd, and writes snapshots.
 NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=strict
@@ -73,16 +85,19 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 ReadWritePaths={writable}
+RuntimeDirectory={run}
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 """
 
 _TIMER = """\
-# Written by kubeadm.etcd (etcd_backup_schedule). Changes are lost.
+# Written by kubeadm.etcd ({variable}). Changes are lost.
 [Unit]
-Description=Snapshots of the etcd cluster {cluster}
+Description={about} of the etcd cluster {cluster}
 
 [Timer]
 OnCalendar={schedule}
-# The hosts ask at different moments, and only one of them takes the snapshot.
+# The hosts begin at different moments.
 RandomizedDelaySec=60
 Persistent=yes
 
@@ -103,7 +118,7 @@ def source_text(name: str) -> str | None:
 
 
 def program(source: Callable[[str], str | None] = source_text) -> bytes:
-    """The zip application: the module _member.backup and what it imports of this collection, the same bytes for the same sources."""
+    """The zip application: the module _member.timers and what it imports of this collection, the same bytes for the same sources."""
     sources: dict[str, str] = {}
     waiting = [_MAIN]
     while waiting:
@@ -131,92 +146,119 @@ def program(source: Callable[[str], str | None] = source_text) -> bytes:
     return out.getvalue()
 
 
-def schedule_files(spec: BackupSpec, work_dir: str, packed: bytes) -> list[Replacement]:
-    """The files of the timer. packed: the program."""
-    config, pyz = os.path.join(work_dir, CONFIG), os.path.join(work_dir, PROGRAM)
+def unit_of(job: str, kind: str) -> str:
+    """The name of a unit. kind: service or timer."""
+    return f"kubeadm-etcd-{job}.{kind}"
+
+
+def unit_path(job: str, kind: str) -> str:
+    """The path of a unit."""
+    return os.path.join(UNIT_DIR, unit_of(job, kind))
+
+
+def schedule_files(spec: BackupSpec, packed: bytes) -> list[Replacement]:
+    """The files of all timers. packed: the program."""
+    config, pyz = (os.path.join(spec.work_dir, name) for name in (CONFIG, PROGRAM))
     members = [{"name": name, "address": address} for name, address in spec.members]
     text = json.dumps({**asdict(spec), "members": members}, indent=2) + "\n"
-    writable = " ".join(dict.fromkeys(filter(None, (spec.dir, spec.textfile_dir))))
-    values = {
-        "cluster": spec.cluster,
-        "python": sys.executable,
-        "program": pyz,
-        "config": config,
-        "schedule": spec.schedule,
-        "writable": writable,
-    }
-    return [
-        Replacement(pyz, packed, 0o600),
-        Replacement(config, text.encode(), 0o600),
-        Replacement(SERVICE, _SERVICE.format(**values).encode(), 0o644),
-        Replacement(TIMER, _TIMER.format(**values).encode(), 0o644),
-    ]
+    writable = " ".join(dict.fromkeys(filter(None, (spec.dir, spec.textfile_dir, spec.work_dir))))
+    files = [Replacement(pyz, packed, 0o600), Replacement(config, text.encode(), 0o600)]
+    for job, schedule in spec.schedules.items():
+        about, variable = _ABOUT[job]
+        values = {
+            "cluster": spec.cluster,
+            "python": sys.executable,
+            "program": pyz,
+            "config": config,
+            "job": job,
+            "schedule": schedule,
+            "writable": writable,
+            "run": os.path.basename(RUN_DIR),
+            "about": about,
+            "variable": variable,
+        }
+        for kind, template in (("service", _SERVICE), ("timer", _TIMER)) if schedule else ():
+            files.append(Replacement(unit_path(job, kind), template.format(**values).encode(), 0o644))
+    return files
 
 
-def present_files(work_dir: str) -> list[str]:
-    """The files of the timer that a host has."""
-    paths = [TIMER, SERVICE, *(os.path.join(work_dir, name) for name in (CONFIG, PROGRAM))]
+def present_files(work_dir: str, jobs: Iterable[str] = JOBS) -> list[str]:
+    """The files of timers that a host has. jobs: not those of others, and program and configuration only if it is all of them."""
+    paths = [unit_path(job, kind) for job in jobs for kind in ("timer", "service")]
+    paths += [os.path.join(work_dir, name) for name in (CONFIG, PROGRAM)] if tuple(jobs) == JOBS else []
     return [path for path in paths if os.path.lexists(path)]
 
 
-def schedule_reasons(spec: BackupSpec, work_dir: str) -> list[Reason]:
-    """Why the timer of a host is not as wanted."""
-    if not spec.schedule:
-        gone = f"the timer {UNIT}: removed, since etcd_backup_schedule is empty"
-        return [Reason("backup", "removed", gone)] if present_files(work_dir) else []
-    if not present_files(work_dir):
-        return [Reason("backup", "new", f"the timer {UNIT} is installed: {spec.schedule}")]
+def schedule_reasons(spec: BackupSpec) -> list[Reason]:
+    """Why the timers of a host are not as wanted."""
     found = []
-    for file in schedule_files(spec, work_dir, program()):
-        data = read_bytes(file.path)
-        if data is None:
+    for job, schedule in spec.schedules.items():
+        there, timer = present_files(spec.work_dir, [job]), unit_of(job, "timer")
+        if there and not schedule:
+            found.append(Reason("backup", "removed", f"{timer}: removed, since {_ABOUT[job][1]} is empty"))
+        elif schedule and not there:
+            found.append(Reason("backup", "new", f"{timer} is installed: {schedule}"))
+    jobs = [job for job, schedule in spec.schedules.items() if schedule]
+    known = [job for job in jobs if present_files(spec.work_dir, [job])]
+    if not known:
+        return found
+    new = [unit_path(job, kind) for job in jobs if job not in known for kind in ("service", "timer")]
+    for file in schedule_files(spec, program()):
+        data = None if file.path in new else read_bytes(file.path)
+        if data is None and file.path not in new:
             found.append(Reason("backup", "missing", f"{file.path}: missing"))
-        elif data != file.data:
+        # With a timer that comes or goes, the configuration does.
+        elif data not in (None, file.data) and not found:
             found.append(Reason("backup", "differs", f"{file.path}: differs"))
-    if not found and run(["systemctl", "is-active", "--quiet", f"{UNIT}.timer"], ASKS).code != 0:
-        found.append(Reason("backup", "inactive", f"the timer {UNIT} is not active"))
+    for job in known if not found else ():
+        if run(["systemctl", "is-active", "--quiet", unit_of(job, "timer")], ASKS).code != 0:
+            found.append(Reason("backup", "inactive", f"{unit_of(job, 'timer')} is not active"))
     return found
 
 
 def schedule_problems(spec: BackupSpec) -> list[Problem]:
-    """What is wrong with the schedule, in systemd's words."""
-    if not spec.schedule:
-        return []
-    done = run(["systemd-analyze", "calendar", spec.schedule], ASKS)
-    if done.code == 0:
-        return []
-    said = " ".join((done.stderr or done.stdout).split()) or f"systemd-analyze ended with {done.code}"
-    text = f"etcd_backup_schedule {spec.schedule!r} is not an OnCalendar expression of systemd ({said})."
-    return [Problem(f"{text} Write for example hourly, or *-*-* 00/4:15:00.", code="backup-schedule")]
+    """What is wrong with the schedules, in systemd's words."""
+    problems = []
+    for job, schedule in spec.schedules.items():
+        done = run(["systemd-analyze", "calendar", schedule], ASKS) if schedule else None
+        if done and done.code != 0:
+            said = " ".join((done.stderr or done.stdout).split()) or f"systemd-analyze ended with {done.code}"
+            text = f"{_ABOUT[job][1]} {schedule!r} is not an OnCalendar expression of systemd ({said})."
+            problems.append(Problem(f"{text} Write for example hourly, or *-*-* 00/4:15:00.", code="backup-schedule"))
+    return problems
 
 
-def set_schedule(spec: BackupSpec, work_dir: str, check: bool) -> list[Reason]:
-    """Install the timer, or remove it. Returns what was changed, or would be (check). EtcdError if systemd refuses it."""
-    reasons = schedule_reasons(spec, work_dir)
+def set_schedule(spec: BackupSpec, check: bool) -> list[Reason]:
+    """Install the timers, or remove them. Returns what was changed, or would be (check). EtcdError if systemd refuses one."""
+    reasons = schedule_reasons(spec)
     if check or not reasons:
         return reasons
     problems = schedule_problems(spec)
     if problems:
-        raise EtcdError(problems[0].text)
-    if not spec.schedule:
-        remove_schedule(work_dir)
+        raise EtcdError(" ".join(problem.text for problem in problems))
+    jobs = [job for job, schedule in spec.schedules.items() if schedule]
+    remove_schedule(spec.work_dir, [job for job in JOBS if job not in jobs] if jobs else JOBS)
+    if not jobs:
         return reasons
-    # The unit may write below these only, so they have to be there.
-    for directory in filter(None, (spec.dir, spec.textfile_dir)):
-        ensure_directory(directory, 0o700 if directory == spec.dir else 0o755)
-    replace_files(schedule_files(spec, work_dir, program()))
+    # The units may write below these only, so they have to be there.
+    for directory, mode in ((spec.dir, 0o700), (spec.textfile_dir, 0o755)):
+        if directory:
+            ensure_directory(directory, mode)
+    replace_files(schedule_files(spec, program()))
     systemctl("daemon-reload")
-    systemctl("enable", f"{UNIT}.timer")
+    timers = [unit_of(job, "timer") for job in jobs]
+    systemctl("enable", *timers)
     # A new OnCalendar counts from here.
-    systemctl("restart", f"{UNIT}.timer")
+    systemctl("restart", *timers)
     return reasons
 
 
-def remove_schedule(work_dir: str) -> None:
-    """Stop the timer, and remove its files. Snapshots stay."""
-    there = present_files(work_dir)
-    if TIMER in there:
-        systemctl("disable", "--now", f"{UNIT}.timer")
+def remove_schedule(work_dir: str, jobs: Iterable[str] = JOBS) -> None:
+    """Stop timers, and remove their files. Snapshots stay."""
+    there = present_files(work_dir, jobs)
+    timers = [unit_of(job, "timer") for job in jobs if unit_path(job, "timer") in there]
+    if timers:
+        systemctl("disable", "--now", *timers)
     for path in there:
         os.unlink(path)
     if there:

@@ -5,33 +5,32 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: etcd_backup_schedule
-short_description: Install a timer that takes snapshots of an etcd cluster
+module: etcd_schedule
+short_description: Install timers for snapshots, restore rehearsals and defragmentation of an etcd cluster
 version_added: 0.1.0
 description:
-  - Installs C(kubeadm-etcd-backup.timer) and its service, or removes both if O(backup.schedule) is empty. The service needs Python, and nothing of Ansible.
-  - The timer runs on the hosts of all members. Each time, the healthy follower with the lowest name takes the snapshot, as
-    M(kubeadm.etcd.etcd_snapshot) does it, and the others do not.
+  - Installs C(kubeadm-etcd-backup.timer), C(kubeadm-etcd-drill.timer) and C(kubeadm-etcd-defragment.timer) with their services. A timer whose
+    schedule is empty is removed. The services need Python, and nothing of Ansible.
+  - The timers run on the hosts of all members. Each time, the healthy follower with the lowest name takes the snapshot, as
+    M(kubeadm.etcd.etcd_snapshot) does it, and the others do not. Each host rehearses the restore of its newest snapshot, as
+    M(kubeadm.etcd.etcd_restore_drill) does it, once for each snapshot. Each host defragments its member if that is due, as
+    M(kubeadm.etcd.etcd_member_defragment) does it, the leader after the others.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
   - kubeadm.etcd.backup
-options:
-  work_dir:
-    description: Directory of the configuration and the program of the service.
-    type: path
-    default: /etc/kubernetes/kubeadm-etcd
 """
 
 EXAMPLES = r"""
-- name: Take a snapshot every four hours
-  kubeadm.etcd.etcd_backup_schedule:
+- name: Take a snapshot every four hours, and rehearse a restore every Sunday
+  kubeadm.etcd.etcd_schedule:
     backup:
       cluster: etcd
       member: infra1
       members: "{{ members }}"
       schedule: "*-*-* 00/4:15:00"
+      drill_schedule: Sun 03:00
 """
 
 RETURN = r"""
@@ -71,17 +70,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "backup": BACKUP_OPTION,
-            "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec={"backup": BACKUP_OPTION}, supports_check_mode=True)
     try:
-        reasons = set_schedule(
-            BackupSpec.from_params(module.params["backup"]), module.params["work_dir"], module.check_mode
-        )
+        reasons = set_schedule(BackupSpec.from_params(module.params["backup"]), module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**reported(reasons))

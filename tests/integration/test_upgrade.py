@@ -50,8 +50,7 @@ def old(hosts: Lab) -> Lab:
     for version in (MIDDLE, NEW):
         path = archive(version)
         for host in hosts.hosts:
-            container = f"kubeadm-etcd-lab-{hosts.name}-{host}"
-            command = f"podman exec -i {container} ctr -n k8s.io images import - <{path}"
+            command = f"podman exec -i {hosts.name}-{host} ctr -n k8s.io images import - <{path}"
             subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
     upgrade(hosts, OLD)
     return hosts

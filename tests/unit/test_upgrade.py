@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
     etcd_version_in,
     etcd_version_of,
 )
-from test_plan import CLUSTER, DOWN, HOSTS, observed, up
+from test_plan import CLUSTER, DOWN, HOSTS, listing, observed, up
 from test_run import observations, planned
 
 KUBEADM = "v1.36.3"
@@ -91,6 +91,8 @@ def test_an_image_without_a_version(image: str | None) -> None:
         ("3.5.35", ["3.6.14"] * 3, "", ["downgrade"]),
         ("3.6.14", ["3.7.3"] * 3, "", ["downgrade"]),
         ("3.5.35", ["3.6.14", "3.6.14", "3.6.14"], "3.5.0", []),
+        # A new cluster has not agreed on anything yet.
+        ("3.6.14", ["3.5.35"] * 3, "3.0.0", []),
         # Members that come back from 3.6 without their former entries: zombies.
         ("3.6.14", ["3.5.25", "3.5.35", "3.5.35"], "", ["patch"]),
         ("3.6.14", ["3.5.26"] * 3, "", []),
@@ -216,13 +218,38 @@ def test_what_is_only_a_warning(wanted: str, runs: str, words: str) -> None:
     assert [words in text for text in plan["notices"]] == [True] * bool(words), plan["notices"]
 
 
+def down_on_3_7(wanted: str) -> Any:
+    """A member that panics, seen alone."""
+    found = members(wanted, "3.6.14", "3.7.3", "3.6.14")["infra1"]
+    found["etcd"].update(DOWN, members=listing(), version="", ready=False, answers=False, unreadable=3)
+    return found
+
+
+def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
+    found = members("3.6.14", "3.5.35", "3.5.35", "3.5.35")
+    for item in found.values():
+        item["etcd"]["answers"] = False
+    plan = planned(found, backup_before_change=True)
+    assert "none can give a snapshot" in plan["problems"][0] and plan["order"] == []
+    found["infra0"]["reasons"]["certificates"] = [
+        {"part": "certificates", "code": "x", "text": "2 days left", "restarts": False}
+    ]
+    plan = planned(found, backup_before_change=True)
+    assert plan["certificates"] and "none can give a snapshot" in plan["held"][0]
+    assert planned(found)["order"] == ["infra1", "infra2", "infra0"]
+
+
 def test_a_member_that_panics_on_3_7() -> None:
     """Somebody has upgraded it by hand."""
     found = members("3.7.3", "3.6.14", "3.7.3", "3.6.14")
     found["infra1"]["etcd"].update(DOWN, version="", unreadable=3)
     plan = planned(found)
     assert plan["action"] == "refuse" and "--limit infra1 -e etcd_image_tag=3.6.14-0" in plan["problems"][0]
-    # Back on 3.6, by its own inventory, and then as before.
+    # Back on 3.6, with --limit. It is down, so it gives no snapshot, and there is no time to lose.
+    alone = planned({"infra1": members("3.6.14", "3.6.14", "3.7.3", "3.6.14")["infra1"]}, backup_before_change=True)
+    assert alone["problems"] == [] and alone["snapshot"] == ["infra1"]
+    alone = planned({"infra1": down_on_3_7("3.6.14")}, backup_before_change=True)
+    assert alone["problems"] == alone["snapshot"] == [] and alone["order"] == ["infra1"], alone
     found["infra1"]["config"]["image"] = "registry.k8s.io/etcd:3.6.14-0"
     assert codes(found) == []
     found["infra1"]["config"]["image"] = "registry.k8s.io/etcd:3.7.3-0"

@@ -544,7 +544,8 @@ def make_plan(
     upgraded = Upgrade() if leaving else upgrade(cluster, observations, decision)
     if upgraded.is_due and wish.backup_before_change:
         taken = backup(cluster, observations)
-    problems += [*upgraded.problems, *taken.problems]
+        problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
+    problems += upgraded.problems
     warnings += upgraded.warnings
     outcome = weigh(
         decision, problems, observations, bool(of_members or (certificates and wish.operation == RENEW)), wish

@@ -51,7 +51,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What an upgrade means for a run. is_due: whether a member gets another version. lines: for the plan."""
+    """What an upgrade means for a run. is_due: whether a member that runs gets another version. lines: for the plan."""
 
     is_due: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -80,7 +80,8 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
         note(f"etcd: {change.runs} -> {change.wanted} ({change.image}, {change.chosen_by})", change.host)
         for change in changes
     )
-    return Upgrade(bool(changes), problems, change_warnings(changes), lines)
+    is_due = any(members[change.host]["etcd"].get("ready") for change in changes)
+    return Upgrade(is_due, problems, change_warnings(changes), lines)
 
 
 def wanted_images(observations: Observations) -> list[tuple[str, Observation]]:
@@ -124,8 +125,10 @@ def change_of(host: str, item: Observation) -> list[Change]:
 def oldest_in(observations: Observations) -> EtcdVersion | None:
     """The version that the cluster has agreed on, which is the oldest minor version that ran when it was last raised; else the oldest that is seen."""
     agreed = (etcd_version_in(str(item["etcd"].get("cluster_version") or "")) for item in observations.values())
+    # A new cluster has 3.0.0 for some seconds.
+    known = [version for version in agreed if version and version.minor]
     seen = (runs(item) for item in observations.values())
-    return min(filter(None, agreed), default=None) or min(filter(None, seen), default=None)
+    return min(known, default=None) or min(filter(None, seen), default=None)
 
 
 def change_problems(cluster: Cluster, change: Change, oldest: EtcdVersion | None) -> list[Problem]:

@@ -65,9 +65,7 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
         return Upgrade(lines=merged(note(f"etcd: {choice(item)}", host) for host, item in wanted_images(observations)))
     if decision.action != ROLLING:
         return Upgrade()
-    members = {
-        host: observations[host] for host in decision.order if host in observations and host not in decision.join
-    }
+    members = {host: observations[host] for host in decision.order if host not in decision.join}
     changes = [change for host, item in members.items() for change in change_of(host, item)]
     oldest = oldest_in(observations)
     problems = [

@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
     etcd_version_in,
     etcd_version_of,
 )
-from test_plan import CLUSTER, DOWN, HOSTS, listing, observed, up
+from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, up
 from test_run import observations, planned
 
 KUBEADM = "v1.36.3"
@@ -282,6 +282,14 @@ def test_a_manifest_with_another_count() -> None:
     assert with_snapshot_count("", 7) is None
 
 
-def test_members_that_join_are_not_upgraded() -> None:
-    found = observed(up(), up(), up())
-    assert _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra2"], join=["infra2"])) == _upgrade.Upgrade()
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [("3.5.35", "downgrade"), ("3.6.8", ""), ("3.7.3", ""), ("3.8.0", "minor"), ("mine", "")]
+)
+def test_members_that_join(wanted: str, expected: str) -> None:
+    """They are not upgraded, but have to find their peers."""
+    found = members(wanted, "3.6.14", "3.6.14", "3.6.14")
+    found["infra2"]["etcd"].update(FRESH, version="", image=None)
+    found["infra2"]["config"]["image_tag"] = f"{wanted}-0"
+    result = _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra2"], join=["infra2"]))
+    assert [problem.code for problem in result.problems] == [expected] * bool(expected)
+    assert result.lines == result.warnings == [] and not result.is_due

@@ -123,7 +123,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import START as START_STEP
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import Upgrade, upgrade
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
@@ -541,7 +541,7 @@ def make_plan(
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]
     problems += moving_problems(cluster, moves, observations)
-    upgraded = Upgrade() if leaving else upgrade(cluster, observations, decision)
+    upgraded = upgrade(cluster, observations, decision)
     if upgraded.is_due and wish.backup_before_change:
         taken = backup(cluster, observations)
         problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]

@@ -68,9 +68,10 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
     members = {host: observations[host] for host in decision.order if host not in decision.join}
     changes = [change for host, item in members.items() for change in change_of(host, item)]
     oldest = oldest_in(observations)
+    joining = [change for host in decision.join for change in joining_as(host, observations)]
     problems = [
         *kubernetes_problems(members),
-        *(problem for change in changes for problem in change_problems(cluster, change, oldest)),
+        *(problem for change in [*changes, *joining] for problem in change_problems(cluster, change, oldest)),
         *([] if is_mixed(observations) else least_problems(changes)),
         *stuck_problems(members),
     ]
@@ -118,6 +119,14 @@ def change_of(host: str, item: Observation) -> list[Change]:
     if not (before and after and item["etcd"]["has_data"]) or before == after:
         return []
     return [Change(host, before, after, item["config"]["image"], chosen_by(item))]
+
+
+def joining_as(host: str, observations: Observations) -> list[Change]:
+    """What a member that joins runs, as a change of the newest version that members run; none if a version is unknown."""
+    item = observations[host]
+    before = max(filter(None, (runs(other) for other in observations.values())), default=None)
+    wanted = etcd_version_of(item["config"].get("image"))
+    return [Change(host, before, wanted, item["config"]["image"], chosen_by(item))] if before and wanted else []
 
 
 def oldest_in(observations: Observations) -> EtcdVersion | None:

@@ -18,6 +18,10 @@ description:
   - With O(turn) a cluster runs, and the member takes its turn in it. The turn holds a lock in the cluster, so that no other run changes a member
     at the same time, and begins only if the cluster can do without this member. It ends when the member is healthy again. If it does not come up, the
     manifest and the kubelet's files that it ran with before are put back, and the module fails.
+  - Before a member of etcd 3.6 gets 3.7, its log is searched for entries of 3.5, which 3.7 cannot read. If there are any, the member is restarted once
+    more on its present image first, until a raft snapshot is newer.
+  - After the last member of an upgrade, the module waits until the cluster has agreed on the version.
+  - If a member does not come up on a newer minor version of etcd, and the cluster has agreed on that version meanwhile, the former manifest is not put back.
   - With O(turn) a member that gets another address or peer port is announced to the cluster before it restarts, and
     a member whose certificate directory was removed and made again is restarted, because its container holds the former directory.
   - With O(turn=0) no cluster runs. The member is started, and the module waits until its etcd lasts. It does not wait for other members.

@@ -39,6 +39,7 @@ TABLE = {
         defragment="defragment",
         restore="restore",
         apiserver="apiserver apiserver_follow",
+        upgrade="upgrade",
     ),
     **modules(
         "module_utils/_member",
@@ -50,6 +51,7 @@ TABLE = {
         departure="clear leave",
         ending="ending",
         restore="restore_host",
+        readable="upgrade turn",
     ),
     **modules("module_utils/_etcd", lock="lock turn join", membership="membership", health="health", restore="restore"),
     **modules(
@@ -217,6 +219,10 @@ NAMED = [
     Named("the proof accepts the old process", ROLLOUT, "process_problem", guard("False", "old", "started")),
     Named("the proof accepts any command line", ROLLOUT, "missing_arguments", returns("[]")),
     Named("what lags has caught up", ROLLOUT, "lag_problem", returns("None")),
+    Named("3.7 starts on a log that it cannot read", TURN, "Turn.act", guard("False", "content", "unreadable")),
+    Named("an entry of the former API is none", f"{HOST}/wal", "is_former", returns("False")),
+    Named("any etcd may follow", f"{CONTROL}/upgrade", "change_problems", returns("[]")),
+    Named("there is always a way back", TURN, "Turn._no_way_back", returns("''")),
     Named("nothing is put back", TURN, "Turn._put_back", returns("[]")),
     Named("put back although another run holds the lock", TURN, "Turn._lost_lock", returns("''")),
     Named("images are pulled after etcd has stopped", TURN, "Turn.roll", without_call("have_images")),

@@ -38,6 +38,9 @@ class Client:
     def status(self) -> Status:
         return Status(0xABC, 2, "3.6.14", 1, 1, None, 2, 1, 1, 1, False, self.errors)
 
+    def cluster_version(self) -> str:
+        return "3.6.0"
+
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -89,3 +92,12 @@ def test_the_log_is_read_after_the_cluster_was_asked(asked: dict[str, Any], monk
     monkeypatch.setattr(_observe, "read_wal", lambda _path: steps.append("log"))
     _observe.observe_etcd(asked, [])
     assert steps == ["members", "log"]
+
+
+@pytest.mark.parametrize(("version", "entries"), [("", 2), ("3.5.35", 0), ("3.6.14", 2), ("3.7.3", 0)])
+def test_the_log_is_searched_for_what_3_7_cannot_read(
+    version: str, entries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 3.5 there is some in any log, and 3.7 has read it."""
+    monkeypatch.setattr(_observe, "unreadable_by_3_7", lambda _path: [4, 7])
+    assert _observe.observe_data(str(tmp_path), version)["unreadable"] == entries

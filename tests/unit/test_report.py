@@ -61,6 +61,20 @@ def taken(hours: float, **state: Any) -> dict[str, Any]:
     return {"dir": "/var/backups/etcd", "newest": [newest] if hours else [], "count": int(hours), "state": state}
 
 
+@pytest.mark.parametrize(
+    ("version", "unreadable", "warned"),
+    [("3.6.14", 2, True), ("3.6.14", 0, False), ("3.5.35", 2, False), ("", 2, False)],
+)
+def test_a_member_that_etcd_3_7_would_not_start_on(version: str, unreadable: int, warned: bool) -> None:
+    it = samples.well()
+    seen = next(iter(it.observations.values()))
+    etcd = {"version": version, "unreadable": unreadable}
+    looked = replace(it, observations={"infra0": {**seen, "etcd": etcd}})
+    found = [item for item in one(looked)["findings"] if item["code"] == "unreadable-log"]
+    assert bool(found) is warned
+    assert not warned or (found[0]["text"].startswith("infra0: ") and "docs/unmarshal" in found[0]["remedy"])
+
+
 def test_snapshots() -> None:
     """The newest one, whichever host has it, and what failed."""
     looked = with_backups(infra0=taken(0), infra1=taken(5), infra2=taken(60))

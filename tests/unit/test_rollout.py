@@ -467,3 +467,73 @@ def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.Monke
     _rollout.wait_for_member(target, WANTED, old, 60, lambda _process: next_of("settled", True), list)
     assert seen == []
     assert looks == ["settled", *["settled", "ready"], *["settled", "ready", "lag"] * 3]
+
+
+class Versions:
+    """Members by address: the version that each runs, and what each knows of the cluster. silent: those that do not answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, running: list[str], agreed: list[str]) -> None:
+        versions, asked = dict(zip(("10.0.0.6", "10.0.0.7", "10.0.0.8"), running)), iter(agreed)
+
+        class Client:
+            def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
+                self.version = versions[url.split("//")[1].split(":")[0]]
+
+            def members(self, **_linearizable: bool) -> list[Member]:
+                return [
+                    Member(number, name, [], [f"https://{address}:2379"] if versions[address] else [], False)
+                    for number, (name, address) in enumerate(MEMBERS)
+                ]
+
+            def status(self) -> Status:
+                if self.version == "silent":
+                    raise EtcdError("silent")
+                return Status(1, 1, self.version, 1, 1, None, 1, 1, 1, 1, False, [])
+
+            def cluster_version(self) -> str:
+                if self.version == "silent":
+                    raise EtcdError("silent")
+                return next(asked)
+
+        monkeypatch.setattr(_rollout, "EtcdClient", Client)
+        monkeypatch.setattr(_rollout.time, "sleep", lambda _seconds: None)
+        self.target = _rollout.make_target("infra0", MEMBERS, 2379, 2381, "/pki")
+
+
+@pytest.mark.parametrize(
+    ("running", "agreed"),
+    [
+        # It waits until they agree, and for nothing while they differ, or while one does not answer.
+        (["3.6.14"] * 3, ["3.5.0", "3.5.0", "3.6.0"]),
+        (["3.6.14", "3.5.35", "3.6.14"], ["3.5.0"]),
+        (["3.6.14", "silent", "3.6.14"], []),
+        (["3.6.14", "", "3.6.14"], ["3.6.0"]),
+        (["3.6.14"] * 3, ["not yet"]),
+    ],
+)
+def test_the_version_of_the_cluster_is_waited_for(
+    running: list[str], agreed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rollout.wait_for_cluster_version(Versions(monkeypatch, running, agreed).target)
+
+
+def test_a_version_that_is_never_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rollout, "AGREES", -1.0)
+    target = Versions(monkeypatch, ["3.6.14"] * 3, ["3.5.0"]).target
+    with pytest.raises(EtcdError, match=r"all members run etcd 3\.6, and the cluster has not agreed .* it has 3\.5\."):
+        _rollout.wait_for_cluster_version(target)
+
+
+@pytest.mark.parametrize(
+    ("running", "told"),
+    [
+        # The member itself is asked last.
+        (["silent", "3.6.14", "3.6.14"], "3.6.0"),
+        (["3.6.14", "silent", "silent"], "3.6.0"),
+        (["silent"] * 3, ""),
+    ],
+)
+def test_the_version_of_the_cluster_as_anyone_knows_it(
+    running: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _rollout.ask_cluster_version(Versions(monkeypatch, running, ["3.6.0"]).target) == told

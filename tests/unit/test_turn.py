@@ -714,3 +714,100 @@ def test_a_data_directory_that_others_share_keeps_its_mode(host: Host, monkeypat
     host.manifest.write_text(OLD)
     host.run()
     assert asked and str(data) not in asked
+
+
+# --- Before etcd 3.7 -------------------------------------------------------------------------------------------------
+
+
+COUNT = "    - --snapshot-count="
+
+
+class Readable:
+    """A member that runs etcd 3.6 and is to have 3.7, whose log has entries of 3.5 until it was restarted."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, count: str = COUNT + "10000\n") -> None:
+        self.entries = [4, 20]
+        self.installed: list[str] = []
+        self.host = host
+        old = OLD + count + IMAGE.replace("3.5", "3.6.14-0")
+        new = NEW + COUNT + "10000\n" + IMAGE.replace("3.5", "3.7.3-0")
+        host.manifest.write_text(old)
+        monkeypatch.setattr(engine._kubeadm, "render_manifest", lambda *_: new)
+        monkeypatch.setattr(engine, "unreadable_by_3_7", lambda _path: self.entries)
+        monkeypatch.setattr(engine, "SNAPSHOT_IS_WRITTEN", 0.0)
+        monkeypatch.setattr(engine.Turn, "_applied", lambda *_: 32)
+        monkeypatch.setattr(_rollout, "wait_for_cluster_version", lambda _target: host.did("version"))
+        monkeypatch.setattr(_rollout, "wait_for_member", self.wait)
+        monkeypatch.setattr(_rollout, "ask_cluster_version", lambda _target: self.agreed)
+        self.agreed = "3.6.0"
+
+    def wait(self, *_: object) -> float:
+        self.host.did("wait")
+        self.installed.append(self.host.manifest.read_text())
+        (self.host.waits.pop(0) if self.host.waits else lambda: None)()
+        return 1.0
+
+    def cure(self) -> None:
+        self.entries = []
+
+
+def test_a_member_is_restarted_once_more_before_3_7(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a count that has a snapshot written, behind a gate of its own, and before its peers are told anything."""
+    member = Readable(host, monkeypatch)
+    host.waits = [member.cure]
+    result = host.run()
+    again = ["install", "wait", "check lock", "gate"]
+    assert host.acts == [*ROLL[:4], *again, *ROLL[4:], "version", "unlock"]
+    assert COUNT + "12\n" in member.installed[0] and "3.6.14-0" in member.installed[0]
+    assert COUNT + "10000\n" in member.installed[1] and "3.7.3-0" in member.installed[1]
+    assert "unreadable-log" in [item["code"] for item in result["changes"]]
+    assert "etcd 3.7 cannot read" in " ".join(result["reasons"])
+
+
+def test_a_raft_snapshot_that_is_not_written(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not upgraded, and has its manifest back."""
+    member = Readable(host, monkeypatch)
+    before = host.manifest.read_text()
+    said = host.fails("has written no raft snapshot")
+    assert "The previous manifest was put back, and the member is healthy with it" in said
+    assert host.manifest.read_text() == before and not any("3.7.3-0" in text for text in member.installed)
+
+
+def test_a_member_that_has_the_count_already_is_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a run that was killed. The same manifest would restart nothing."""
+    member = Readable(host, monkeypatch, COUNT + "12\n")
+    monkeypatch.setattr(_rollout, "stop", lambda _process: host.did("stop"))
+    host.waits = [member.cure]
+    host.run()
+    assert host.acts[4:7] == ["stop", "wait", "check lock"]
+
+
+def test_a_manifest_without_a_count(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    Readable(host, monkeypatch, "")
+    before = host.manifest.read_text()
+    assert "does not set --snapshot-count" in host.fails("etcd_image_tag to the version that runs")
+    assert host.manifest.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("agreed", "is_back"), [("3.6.0", True), ("", True), ("3.7.0", False), ("garbage", True), ("3.5.0", True)]
+)
+def test_the_way_back_ends_with_the_version_of_the_cluster(
+    host: Host, monkeypatch: pytest.MonkeyPatch, agreed: str, is_back: bool
+) -> None:
+    member = Readable(host, monkeypatch)
+    member.agreed, member.entries = agreed, []
+    host.waits = [fail]
+    before = host.manifest.read_text()
+    said = host.fails("waited 300 s.")
+    assert (host.manifest.read_text() == before) is is_back
+    assert ("The cluster has agreed on version" in said or "agreed on version 3.7 meanwhile" in said) is not is_back
+
+
+def test_a_patch_release_is_always_put_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Readable(host, monkeypatch)
+    member.agreed, member.entries = "3.9.0", []
+    host.manifest.write_text(host.manifest.read_text().replace("3.6.14-0", "3.7.2-0"))
+    host.waits = [fail]
+    assert "The previous manifest was put back" in host.fails("waited 300 s.")
+    assert "version" not in host.acts

@@ -136,3 +136,75 @@ def test_a_link_to_a_volume_that_is_not_mounted_is_data(tmp_path: Path, place: s
     assert wal is not None and wal.formed and f"links to {tmp_path}/volume/etcd" in wal.problem
     (tmp_path / "volume" / "etcd").mkdir(parents=True)
     assert _wal.read_wal(str(data)) is None
+
+
+# --- What etcd 3.7 cannot read ---------------------------------------------------------------------------------------
+
+
+def entry(index: int, request: bytes, kind: int = 0) -> bytes:
+    fields = b"\x08" + varint(kind) + b"\x10\x02\x18" + varint(index) + b"\x22" + varint(len(request)) + request
+    return record(2, fields)
+
+
+# As etcd 3.5 writes it when it starts; a put of today, whose value looks like one; an empty entry of a new leader.
+FORMER = b"\x08" + varint(7587891) + b"\x12\x03PUT\x1a\x0a/0/version\x22\x053.5.0"
+PUT = b"\x22" + varint(len(FORMER) + 5) + b"\x0a\x01k\x12" + varint(len(FORMER)) + FORMER + b"\xa2\x06\x02\x08\x01"
+WITH_ID = b"\x08\x05" + PUT
+
+
+def log_of(tmp_path: Path, *segments: bytes, snapshots: tuple[int, ...] = ()) -> str:
+    """A data directory. Segments have 100 entries each."""
+    for name in ("wal", "snap"):
+        (tmp_path / "member" / name).mkdir(parents=True)
+    for number, data in enumerate(segments):
+        path = tmp_path / "member" / "wal" / f"{number:016x}-{number * 100:016x}.wal"
+        path.write_bytes(metadata(1, 2) + data + b"\0" * 64)
+    for index in snapshots:
+        (tmp_path / "member" / "snap" / f"{2:016x}-{index:016x}.snap").write_bytes(b"x")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "snapshots", "found"),
+    [
+        (entry(4, FORMER) + entry(5, PUT) + entry(6, b""), (), [4]),
+        (entry(4, FORMER) + entry(7, FORMER) + entry(8, PUT), (5,), [7]),
+        # The newest snapshot counts, and it may be the entry itself.
+        (entry(4, FORMER) + entry(7, FORMER) + entry(8, PUT), (3, 7), []),
+        # Values are not read as entries, and neither are changes of the membership.
+        (entry(5, PUT) + entry(6, WITH_ID) + entry(7, FORMER, kind=1), (), []),
+        # A later leader has written another entry at the same place.
+        (entry(4, FORMER) + entry(5, PUT) + entry(4, PUT), (), []),
+        (entry(4, PUT) + entry(4, FORMER), (), [4]),
+        # Cut off.
+        (entry(4, FORMER) + entry(5, FORMER)[:11], (), [4]),
+        (entry(4, b"\x08\xff"), (), []),
+    ],
+)
+def test_what_3_7_cannot_read(tmp_path: Path, data: bytes, snapshots: tuple[int, ...], found: list[int]) -> None:
+    assert _wal.unreadable_by_3_7(log_of(tmp_path, data, snapshots=snapshots)) == found
+
+
+def test_segments_before_the_snapshot_are_not_read(tmp_path: Path) -> None:
+    """Those that hold it, and all after it, are."""
+    segments = [entry(4, FORMER), entry(150, FORMER), entry(160, PUT) + entry(230, FORMER)]
+    data_dir = log_of(tmp_path, *segments, snapshots=(140,))
+    (tmp_path / "member" / "wal" / f"{0:016x}-{0:016x}.wal").write_bytes(b"")
+    assert _wal.unreadable_by_3_7(data_dir) == [150, 230]
+
+
+@pytest.mark.parametrize("name", ["x.wal", "0-1.wal"])
+def test_a_log_that_cannot_be_searched(tmp_path: Path, name: str) -> None:
+    (tmp_path / "member" / "wal").mkdir(parents=True)
+    (tmp_path / "member" / "wal" / name).write_bytes(b"")
+    assert _wal.unreadable_by_3_7(str(tmp_path)) == []
+
+
+def test_no_data_has_nothing_unreadable(tmp_path: Path) -> None:
+    assert _wal.unreadable_by_3_7(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(("applied", "count"), [(30, 10), (20, 1), (12, 1)])
+def test_the_count_that_has_a_snapshot_written(applied: int, count: int) -> None:
+    """After the start, one entry more is applied: the snapshot is of one after the last of these."""
+    assert _wal.count_beyond(applied, [4, 20]) == count

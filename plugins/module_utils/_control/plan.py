@@ -603,8 +603,13 @@ def make_steps(
     return in_order([*steps, *turns])
 
 
-def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[str]) -> list[str]:
-    """A plan for people: what is done to the cluster, then to which host and why. leading: hosts whose member is the leader."""
+def plan_lines(
+    cluster: Cluster, plan: Plan, steps: list[Step], leading: list[str], versions: Iterable[str] = ()
+) -> list[str]:
+    """A plan for people: what is done to the cluster, then to which host and why. leading: hosts whose member is the leader.
+
+    versions: lines on the versions of etcd.
+    """
     count = len(cluster.members)
     order = ", ".join(f"{host} (joins)" if host in plan.join else host for host in plan.order)
     if len(plan.order) > 1 and plan.order[-1] in leading:
@@ -624,7 +629,7 @@ def plan_lines(cluster: Cluster, plan: Plan, steps: list[Step], leading: list[st
     place = {member.host: number for number, member in enumerate(cluster.members)}
     listed = sorted(steps, key=lambda step: place.get(step.host, count))
     details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(listed))
-    return [f"cluster {cluster.name}: {words[plan.action]}", *details]
+    return [f"cluster {cluster.name}: {words[plan.action]}", *(versions if plan.action != REFUSE else ()), *details]
 
 
 def alarmed(observations: Mapping[str, Observation]) -> list[tuple[str, str]]:

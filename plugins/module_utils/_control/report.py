@@ -32,6 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     note,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import WITHOUT_FORMER_API, etcd_version_in
 
 if TYPE_CHECKING:
     Data = Mapping[str, Any]
@@ -124,6 +125,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         *certificate_findings(certificates, rows),
         *host_findings(looked),
         *snapshot_findings(looked),
+        *log_findings(looked),
     ]
     backups = snapshots(looked, now)
     return {
@@ -348,6 +350,29 @@ def snapshot_findings(looked: Looked) -> list[dict[str, str]]:
 
 
 # --- Findings on hosts -----------------------------------------------------------------------------------------------
+
+
+def log_findings(looked: Looked) -> list[dict[str, str]]:
+    """Members that etcd 3.7 would not start on, long before it is installed."""
+    names = [
+        member.name
+        for member in looked.cluster.members
+        if (etcd := looked.observations.get(member.host, {}).get("etcd", {})).get("unreadable")
+        and (version := etcd_version_in(etcd.get("version") or ""))
+        and version.minor == WITHOUT_FORMER_API - 1
+    ]
+    if not names:
+        return []
+    return [
+        finding(
+            "unreadable-log",
+            "",
+            f'{", ".join(names)}: the log has entries of etcd 3.5 and no newer raft snapshot. etcd 3.7 would panic when it starts ("unmarshal should'
+            ' never fail").',
+            "site.yml restarts such a member once more on 3.6 before it upgrades it. Upgrade with site.yml, not by hand"
+            " (docs/unmarshal-should-never-fail.md).",
+        )
+    ]
 
 
 def finding(code: str, member: str, text: str, remedy: str = "") -> dict[str, str]:

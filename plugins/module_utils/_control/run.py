@@ -123,6 +123,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import START as START_STEP
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
@@ -540,6 +541,12 @@ def make_plan(
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]
     problems += moving_problems(cluster, moves, observations)
+    upgraded = upgrade(cluster, observations, decision)
+    if upgraded.is_due and wish.backup_before_change:
+        taken = backup(cluster, observations)
+        problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
+    problems += upgraded.problems
+    warnings += upgraded.warnings
     outcome = weigh(
         decision, problems, observations, bool(of_members or (certificates and wish.operation == RENEW)), wish
     )
@@ -557,6 +564,8 @@ def make_plan(
             for host, item in observations.items()
         }
     certificates = bool(make_ca or stray or any(item["reasons"]["certificates"] for item in observations.values()))
+    if upgraded.is_due and not decision.order:
+        taken = Backup()
     names = {member.host: member.name for member in cluster.members}
     leave = [*taken.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
     steps = make_steps(
@@ -590,7 +599,7 @@ def make_plan(
         "members": members_after(cluster, leaving if wish.operation == REMOVE else None),
         "elsewhere": elsewhere,
         "copied": [],
-        "lines": plan_lines(cluster, decision, steps, leading),
+        "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),
         "speaker": next(
             iter(item for item in members if not leaving or item != leaving.host or wish.operation == REPLACE), None
         ),

@@ -45,7 +45,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.to_yaml import yaml_lines
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import SUPPORTED, version_range_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
+    ANY_PATCH,
+    SUPPORTED,
+    EtcdVersion,
+    etcd_version_in,
+    version_range_problems,
+)
 
 # Options of kubeadm_etcd_config, and what etcd_host_info and etcd_member_turn take under `config`.
 CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -91,6 +97,9 @@ _MOST_REASONS = 20
 # kubeadm's timeouts.controlPlaneComponentHealthCheck, of which it makes etcd's startup probe: one try each period (seconds).
 STARTUP_SECONDS = 240.0
 _PROBE_PERIOD = 10.0
+
+# It has /livez and /readyz, which the probes of the manifest ask.
+_OLDEST_ETCD = EtcdVersion(3, 5, 11)
 
 # What else stands in the manifest by kubeadm's own doing: an ETCD_* variable beside it is fatal for etcd.
 _BASE_FLAGS = ("snapshot-count",)
@@ -311,14 +320,13 @@ def member_problems(spec: ConfigSpec) -> list[str]:
     return problems
 
 
-def etcd_version(spec: ConfigSpec, kubeadm: Version) -> tuple[int, int, int] | None:
-    """The etcd version of the image: from its tag, otherwise the one that kubeadm chooses (patch 99). None if unknown."""
+def etcd_version(spec: ConfigSpec, kubeadm: Version) -> EtcdVersion | None:
+    """The release of etcd that the image is to have: by its tag, otherwise the one that kubeadm chooses, of any patch. None if unknown."""
     if spec.image_tag:
-        match = re.fullmatch(r"^v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?$", spec.image_tag)
-        return (int(match.group(1)), int(match.group(2)), int(match.group(3) or 99)) if match else None
+        return etcd_version_in(spec.image_tag)
     if kubeadm.minor <= 33 or _is_1_33_by_1_34(spec, kubeadm):
-        return (3, 5, 99)
-    return (3, 6, 99) if kubeadm.minor <= 36 else (3, 7, 99)
+        return EtcdVersion(3, 5, ANY_PATCH)
+    return EtcdVersion(3, 6 if kubeadm.minor <= 36 else 7, ANY_PATCH)
 
 
 def _is_1_33_by_1_34(spec: ConfigSpec, kubeadm: Version) -> bool:
@@ -358,17 +366,17 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
     new = writes_new_flags(spec, kubeadm)
     fitting = "3.6 or 3.7" if new else "3.5 or 3.6"
     instead = f"Use etcd {fitting}, or leave etcd_image_tag out: kubeadm {kubeadm} then chooses one that fits."
-    if etcd < (3, 5, 11):
+    if etcd < _OLDEST_ETCD:
         problems.append(
             f"etcd_image_tag {spec.image_tag}: this etcd is too old for the probes that kubeadm writes (/livez and"
             f" /readyz came with 3.5.11). {instead}"
         )
-    elif new and etcd < (3, 6, 0):
+    elif new and etcd.minor < 6:
         problems.append(
             f"etcd_image_tag {spec.image_tag}: kubeadm {kubeadm} writes --feature-gates, and this etcd does not start"
             f" with it. {instead}"
         )
-    elif not new and etcd >= (3, 7, 0):
+    elif not new and etcd.minor >= 7:
         spelling = " It takes this tag for an older one; write it as X.Y.Z-N." if kubeadm.minor in (34, 35) else ""
         problems.append(
             f"etcd_image_tag {spec.image_tag}: kubeadm {kubeadm} writes --experimental-* flags, and this etcd does not"
@@ -395,14 +403,14 @@ def flag_problems(name: str, value: Any, spec: ConfigSpec, kubeadm: Version) -> 
     # feature-gates replaces kubeadm's, it is not merged with it.
     gates = ",".join(f"{key}=true" for key in sorted({"InitialCorruptCheck", gate or "InitialCorruptCheck"}))
     instead = f"Write feature-gates: {gates}." if gate else f"Write {bare}."
-    if etcd and etcd >= (3, 7, 0) and bare != name:
-        return [f"etcd {etcd[0]}.{etcd[1]} has no --experimental-* flags any more. {instead}"]
-    if etcd and etcd >= (3, 6, 0) and (name.startswith("proxy") or bare in ("enable-v2", "enable-v2v3")):
+    if etcd and etcd.minor >= 7 and bare != name:
+        return [f"etcd {etcd.branch} has no --experimental-* flags any more. {instead}"]
+    if etcd and etcd.minor >= 6 and (name.startswith("proxy") or bare in ("enable-v2", "enable-v2v3")):
         return ["etcd 3.6 removed this flag. Leave it out."]
-    if etcd and etcd < (3, 6, 0) and name in _RENAMED_IN_3_6:
-        return [f"etcd {etcd[0]}.{etcd[1]} does not have it yet. Write experimental-{name}."]
-    if etcd and etcd < (3, 6, 0) and name == "feature-gates":
-        return [f"etcd {etcd[0]}.{etcd[1]} does not have it yet. Write the experimental-* flag of the feature."]
+    if etcd and etcd.minor < 6 and name in _RENAMED_IN_3_6:
+        return [f"etcd {etcd.branch} does not have it yet. Write experimental-{name}."]
+    if etcd and etcd.minor < 6 and name == "feature-gates":
+        return [f"etcd {etcd.branch} does not have it yet. Write the experimental-* flag of the feature."]
     # etcd refuses to start with the old and the new name of one thing (run with 3.6.14).
     if writes_new_flags(spec, kubeadm):
         if name in _OLD_FLAGS:
@@ -613,6 +621,12 @@ def config_state(spec: ConfigSpec, has_data: bool) -> ConfigState:
     mode = mode_problem(spec.path, CONFIG_MODE)
     reasons = [Reason("config", "mode", f"{os.path.basename(spec.path)}: {mode}")] if mode else []
     return ConfigState(spec.path, text, before, content, content + reasons)
+
+
+def kubernetes_version_in(config_text: str) -> str:
+    """The Kubernetes version that kubeadmcfg.yaml names; '' if it names none."""
+    match = re.search(r"^kubernetesVersion: (.+)$", config_text, re.MULTILINE)
+    return parse_scalar(match.group(1).strip()) if match else ""
 
 
 def data_dir_in(config_text: str) -> str | None:

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reads the identity of a member's data from the head of its write-ahead log.
+"""Reads the identity of a member's data from the head of its write-ahead log, and what etcd 3.7 cannot read from the rest of it.
 
 This works while etcd is not running. It shows which member the data belongs to, and whether its cluster ever had a leader. A run that was
 killed while a new cluster started leaves members with a log but without a leader: these may be started as a new cluster. A member whose
@@ -12,11 +12,13 @@ raftpb.HardState. This file never writes.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from dataclasses import dataclass
 
 RECORD_METADATA = 1
+RECORD_ENTRY = 2
 RECORD_STATE = 3
 
 # Bootstrap writes the initial members as entries of term 1; the first election makes it 2 (raft, Bootstrap).
@@ -78,7 +80,7 @@ def parse_fields(data: bytes) -> dict[int, int | bytes]:
     return fields
 
 
-def records(data: bytes) -> list[tuple[int, bytes]]:
+def records(data: bytes | mmap.mmap) -> list[tuple[int, bytes]]:
     """Type and payload of the records in (the head of) a segment, up to the zeros after the last record."""
     found: list[tuple[int, bytes]] = []
     position = 0
@@ -174,3 +176,71 @@ def read_wal(data_dir: str) -> Wal | None:
     return wal or Wal(
         "", "", formed=True, problem=f"{os.path.join(log_dir, segments[0])} is not a write-ahead log of etcd"
     )
+
+
+# --- What etcd 3.7 cannot read ---------------------------------------------------------------------------------------
+
+# How a request of etcd's former API (v2) looks in the log. etcd 3.5 writes one when it founds a cluster and each time it starts; they are
+# always PUT: 3.6 panics at others (server/etcdserver/apply_v2.go). Field 2 is the method, field 3 the path.
+_FORMER = b"\x12\x03PUT\x1a"
+
+
+def index_in(name: str) -> int:
+    """The index in the name of a segment (0-1.wal) or of a raft snapshot (term-1.snap). ValueError if it has none."""
+    return int(name.rsplit(".", 1)[0].split("-")[1], 16)
+
+
+def is_former(request: bytes) -> bool:
+    """Whether a request in the log is one of the former API: its id (field 1), then its method (field 2), which requests of today do not have."""
+    try:
+        return request[:1] == b"\x08" and request[parse_varint(request, 1)[1]] == _FORMER[0]
+    except IndexError:
+        return False
+
+
+def former_requests(segments: list[bytes | mmap.mmap], after: int) -> list[int]:
+    """Indexes of the entries of the former API in a log, after an index. What was written again by a later leader counts once, as it is then."""
+    found: dict[int, bool] = {}
+    for data in segments:
+        for kind, payload in records(data):
+            if kind != RECORD_ENTRY:
+                continue
+            fields = parse_fields(payload)
+            index, request = fields.get(3, 0), fields.get(4, b"")
+            if isinstance(index, int) and isinstance(request, bytes):
+                found[index] = not fields.get(1) and is_former(request)
+    return sorted(index for index, former in found.items() if former and index > after)
+
+
+def unreadable_by_3_7(data_dir: str) -> list[int]:
+    """Indexes of entries at which etcd 3.7 would panic when it starts on this data ("unmarshal should never fail"). Never raises.
+
+    etcd reads its log from the newest raft snapshot (member/snap/*.snap) on, and 3.7 has no reader for entries of the former API (v2). They do no harm
+    once a raft snapshot is newer. Whether there is a snapshot at all proves nothing: seen in tests/etcd/test_upgrade.py. A log that cannot be
+    read has none: see `read_wal`.
+    """
+    log_dir, snap_dir = (os.path.join(data_dir, "member", name) for name in ("wal", "snap"))
+    try:
+        snapshot = max((index_in(name) for name in names_in(snap_dir, ".snap")), default=0)
+        names = names_in(log_dir, ".wal")
+        # The segment that the snapshot is in, and all after it.
+        first = max((number for number, name in enumerate(names) if index_in(name) <= snapshot + 1), default=0)
+        segments: list[bytes | mmap.mmap] = []
+        for name in names[first:]:
+            with open(os.path.join(log_dir, name), "rb") as handle:
+                # etcd allocates 64 MiB at once.
+                segments.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+        if not any(data.find(_FORMER) >= 0 for data in segments):
+            return []
+        return former_requests(segments, snapshot)
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def count_beyond(applied: int, entries: list[int]) -> int:
+    """The value of --snapshot-count with which etcd writes a raft snapshot newer than these entries when it starts again, and few more than that.
+
+    applied: the index that the member has applied. etcd writes a snapshot whenever it has applied more than so many entries since the last one, and
+    applies at least one more when it starts: that of its client URLs (server/etcdserver/server.go, shouldSnapshotToDisk, publishV3).
+    """
+    return max(1, applied - entries[-1])

@@ -27,8 +27,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_spec,
     kubelet_state,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
     current_record,
@@ -57,6 +58,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import WITHOUT_FORMER_API, etcd_version_in
 
 PORTS = ("client_port", "peer_port", "metrics_port")
 
@@ -120,6 +122,7 @@ def observe(params: Params) -> dict[str, Any]:
     if etcd["pending"]:
         # It restarts anyway. Nothing that the run does restarts it.
         manifest_reasons.append(Reason("manifest", "pending", etcd["pending"]))
+    manifest_reasons += log_reasons(etcd["unreadable"], etcd["image"], config.get("image"))
     etcd["moved"] = any(reason.code == _kubeadm.MOVED for reason in manifest_reasons)
     problems += data_problems(params, etcd)
     elsewhere = other_data_dir_problems(params, command, record, etcd["has_data"])
@@ -234,6 +237,9 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "pending": pending,
         "ready": ready,
         "leader": False,
+        "version": "",
+        "cluster_version": "",
+        "image": _kubeadm.manifest_image(read_text(installed) or ""),
         "answers": False,
         "database": None,
         "members": None,
@@ -256,6 +262,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         try:
             with EtcdClient(endpoint, ca, cert, key, timeout=2.0) as client:
                 listed, status = client.members(), client.status()
+                result["cluster_version"] = client.cluster_version()
                 if itself and process:
                     result["database"] = observe_database(client, status, quota_in(params, process)).as_dict()
         except EtcdError:
@@ -266,6 +273,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         result["alarms"] = [{"kind": alarm.kind, "member": name_of(alarm.member_id, called)} for alarm in status.alarms]
         if itself:
             result["answers"] = True
+            result["version"] = status.version
             result["leader"] = status.leader == status.member_id
         break
     result["known_addresses"] = known_addresses(params, process.argv if process else command, result["members"])
@@ -273,7 +281,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
     # Last: a member that is ready, or has published, has a log that tells of a leader. Read before that, it would be taken for lost.
-    return {**result, **observe_data(params["data_dir"])}
+    return {**result, **observe_data(params["data_dir"], result["version"])}
 
 
 def quota_in(params: Params, process: Process) -> int:
@@ -294,10 +302,14 @@ def observe_database(client: EtcdClient, status: Status, quota: int) -> Database
     )
 
 
-def observe_data(data_dir: str) -> dict[str, Any]:
-    """What the data directory says of its member."""
+def observe_data(data_dir: str, version: str = "") -> dict[str, Any]:
+    """What the data directory says of its member. version: of the member, if it answers."""
     wal = read_wal(data_dir)
+    runs = etcd_version_in(version)
+    # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
+    unreadable = [] if runs and runs.minor != WITHOUT_FORMER_API - 1 else unreadable_by_3_7(data_dir)
     return {
+        "unreadable": len(unreadable),
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
         "restored": bool(wal and wal.restored),
@@ -558,7 +570,9 @@ def observe_config(
     return (
         {
             "kubernetes_version": spec.kubernetes_version,
+            "installed_version": _kubeadm.kubernetes_version_in(config.before or ""),
             "image": _kubeadm.manifest_image(manifest),
+            "image_tag": spec.image_tag,
             "peer_port": spec.peer_port,
         },
         config.reasons,

@@ -24,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import FLAG, STOPPED, Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed, is_ours
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in
 
 POLL = 0.2
 
@@ -43,6 +44,9 @@ LOOK = 2.0
 # The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
 # the old pod 30 s to end.
 SETTLED_AFTER = 60.0
+
+# The leader compares the versions of all members every 4 s (server/etcdserver/server.go, monitorVersionInterval).
+AGREES = 30.0
 
 WHERE_TO_LOOK = (
     "Look at `journalctl -u kubelet`, `crictl ps -a --name etcd` and the log under"
@@ -297,6 +301,45 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
     raise EtcdError(f"no member tells the membership: {'; '.join(answers)}.")
+
+
+def ask_cluster_version(target: Target) -> str:
+    """The version on which the cluster has agreed, as the first member that answers knows it; '' if none does."""
+    # The member itself is the one in doubt, so it is asked last.
+    for url in [*target.urls[1:], target.urls[0]]:
+        try:
+            return EtcdClient(url, *target.credentials, timeout=ANSWER).cluster_version()
+        except EtcdError:
+            continue
+    return ""
+
+
+def wait_for_cluster_version(target: Target) -> None:
+    """After the last member of an upgrade: wait until the cluster has agreed on the version that all members run.
+
+    EtcdError if it does not. Nothing to wait for while members differ; one that does not answer is for the check of the health.
+    """
+    deadline = time.monotonic() + AGREES
+    while True:
+        try:
+            client, members = ask_membership(target, None)
+            running = {
+                etcd_version_in(EtcdClient(member.client_urls[0], *target.credentials, timeout=ANSWER).status().version)
+                for member in members
+                if member.started
+            }
+            agreed = etcd_version_in(client.cluster_version())
+        except EtcdError:
+            return
+        minors = {version.minor for version in running if version}
+        if not agreed or len(minors) != 1 or agreed.minor in minors:
+            return
+        if time.monotonic() > deadline:
+            raise EtcdError(
+                f"{target.name}: all members run etcd 3.{minors.pop()}, and the cluster has not agreed on that version after {AGREES:.0f} s: it has"
+                f" {agreed.branch}. The log of the leader has the reason (`updating cluster version`). Run again when it has agreed."
+            )
+        time.sleep(1.0)
 
 
 def look_at_others(target: Target, process: Process) -> tuple[list[Other], str | None]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     ClusterLock,
     Holder,
@@ -45,11 +45,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     strays,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import count_beyond, read_wal, unreadable_by_3_7
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import (
+    is_without_former_api,
+    log_reasons,
+    with_snapshot_count,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in, etcd_version_of
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -79,6 +85,9 @@ KUBELET_STARTS = 30.0
 # It says so before it makes its cgroups, which it may die of, and before it looks at what runs: after two seconds, and
 # every two seconds from then on.
 KUBELET_LASTS = 10.0
+
+# etcd writes a raft snapshot right after it has applied its log, which it has done when it is ready.
+SNAPSHOT_IS_WRITTEN = 30.0
 
 # For the image, which may be large.
 PULL = 600.0
@@ -170,7 +179,8 @@ class Turn:
         self.lock: ClusterLock | None = None
         self.is_alone = False
         self.since = time.time()
-        self.installed = False
+        # The manifest that this run has installed.
+        self.installed = ""
         self.kept: dict[str, service.KeptFile] | None = None
         self.former_urls: list[str] = []
         self.waited = 0.0
@@ -188,6 +198,7 @@ class Turn:
         self.content: list[Reason] = []
         self.left: list[Reason] = []
         self.stale = ""
+        self.unreadable: list[int] = []
         self.formed = False
         self.own: list[tuple[str, int]] = []
         self.modes: dict[str, str | None] = {}
@@ -235,7 +246,15 @@ class Turn:
             *(Reason("manifest", "mode", f"{path}: {problem}") for path, problem in self.modes.items() if problem),
             *(Reason("manifest", "missing", f"{path}: missing") for path in missing),
             *([Reason("manifest", "stale", self.stale, restarts=True)] if self.stale else []),
+            *self._look_at_log(data_dir),
         ]
+
+    def _look_at_log(self, data_dir: str) -> list[Reason]:
+        """Whether the wanted etcd can read the log of the member."""
+        images = [_kubeadm.manifest_image(text) for text in (self.before or "", self.wanted)]
+        if is_without_former_api(images[1]):
+            self.unreadable = unreadable_by_3_7(data_dir)
+        return log_reasons(len(self.unreadable), *images)
 
     def _is_ready(self) -> bool:
         """Whether etcd runs and is ready."""
@@ -256,6 +275,12 @@ class Turn:
     def stops(self) -> bool:
         """Whether this turn may stop etcd."""
         return self.restarts_etcd or self.restarts_kubelet
+
+    @property
+    def raises_version(self) -> bool:
+        """Whether the wanted manifest has a newer minor version of etcd than the one before."""
+        former, wanted = (etcd_version_of(_kubeadm.manifest_image(text)) for text in (self.before or "", self.wanted))
+        return bool(former and wanted and former.minor < wanted.minor)
 
     def leave_content(self) -> None:
         """Start the member with the manifest that is there, as it was."""
@@ -338,6 +363,8 @@ class Turn:
             raise
         except EtcdError as exc:
             raise EtcdError(self.undo(exc, target)) from exc
+        if self.installed and self.raises_version:
+            _rollout.wait_for_cluster_version(target)
 
     # --- Lock and gate -----------------------------------------------------------------------------------------------
 
@@ -439,6 +466,8 @@ class Turn:
             self.config.write()
         if MANIFEST in self.spec.parts:
             self._check_lock()
+            if self.content and self.unreadable:
+                self.make_readable(target)
             self._announce(target)
             self.change_manifest()
         if not runs:
@@ -471,7 +500,7 @@ class Turn:
 
     def change_manifest(self) -> None:
         """Install the manifest, or restart etcd with the one that is there."""
-        spec, work_dir = self.spec, self.spec.kubelet.work_dir
+        spec = self.spec
         for path in (spec.kubelet.manifests_dir, spec.config.data_dir):
             ensure_directory(path, DIRECTORY_MODE)
         remove_strays(spec.kubelet.manifests_dir)
@@ -482,12 +511,56 @@ class Turn:
             return
         self.since = time.time()
         if self.content:
-            if self.before:
-                replace_file(os.path.join(work_dir, PREVIOUS), self.before.encode(), FILE_MODE)
-            replace_file(spec.manifest, self.wanted.encode(), FILE_MODE, staging_dir=work_dir)
-            self.installed = True
+            self._install(self.wanted)
         elif self.process:
             _rollout.stop(self.process)
+
+    def _install(self, manifest: str) -> None:
+        """Replace the manifest, and keep the one before."""
+        work_dir = self.spec.kubelet.work_dir
+        if self.before:
+            replace_file(os.path.join(work_dir, PREVIOUS), self.before.encode(), FILE_MODE)
+        replace_file(self.spec.manifest, manifest.encode(), FILE_MODE, staging_dir=work_dir)
+        self.installed = manifest
+
+    def make_readable(self, target: _rollout.Target) -> None:
+        """Restart etcd on its present version, so that it writes a raft snapshot newer than what the wanted version cannot read, and see that it has."""
+        data_dir = self.spec.config.data_dir
+        count = count_beyond(self._applied(target), self.unreadable)
+        interim = with_snapshot_count(self.before or "", count)
+        if interim is None:
+            raise EtcdError(
+                f"{self.spec.member}: the log has entries of etcd 3.5 that etcd 3.7 cannot read, and {self.spec.manifest} does not set --snapshot-count as"
+                " kubeadm does, so this run cannot have etcd write a raft snapshot. Set etcd_image_tag to the version that runs, run site.yml, and then"
+                " upgrade."
+            )
+        self.since = time.time()
+        if interim != self.before:
+            self._install(interim)
+        elif self.process:
+            _rollout.stop(self.process)
+        self._wait_for_member(target, interim, self.process)
+        deadline = time.monotonic() + SNAPSHOT_IS_WRITTEN
+        while unreadable_by_3_7(data_dir):
+            _rollout.check_controller()
+            if time.monotonic() > deadline:
+                raise EtcdError(
+                    f"{self.spec.member}: restarted with --snapshot-count={count}, etcd has written no raft snapshot (member/snap/*.snap) newer than"
+                    f" the entries of etcd 3.5 in its log after {SNAPSHOT_IS_WRITTEN:.0f} s, so etcd 3.7 would not start. It was not upgraded."
+                )
+            time.sleep(0.5)
+        self.process = _rollout.find_etcd_process(self.spec.member)
+        self._check_lock()
+        if not self.spec.allow_interruption:
+            _rollout.check_gate(target)
+
+    def _applied(self, target: _rollout.Target) -> int:
+        """The index that the member has applied; if it does not answer, that of the last entry that is not to be read again."""
+        url = _rollout.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
+        try:
+            return EtcdClient(url, *target.credentials, timeout=_rollout.ANSWER).status().raft_applied_index
+        except EtcdError:
+            return self.unreadable[-1]
 
     # --- Proof -------------------------------------------------------------------------------------------------------
 
@@ -608,14 +681,15 @@ class Turn:
         """What ran before, in the reverse order. What was down already may come up with either manifest, so the new one stays."""
         has_manifest = bool(self.installed and self.before and self.process)
         has_kubelet = bool(self.restarts_kubelet and self.kept)
-        if has_manifest and read_text(self.spec.manifest) != self.wanted:
+        if has_manifest and read_text(self.spec.manifest) != self.installed:
             return [
                 f"{self.spec.manifest} is not what this run has installed: it was changed since, by another run or by hand."
                 " Nothing was put back; run again."
             ]
         said = []
         old = _rollout.find_etcd_process(self.spec.member)
-        failed = self._put_manifest_back() if has_manifest else ""
+        stays = self._no_way_back(target) if has_manifest else ""
+        failed = self._put_manifest_back() if has_manifest and not stays else stays
         if has_kubelet or kubelet_failed:
             said.append(self._put_kubelet_back())
         if not has_manifest:
@@ -624,6 +698,19 @@ class Turn:
                 _rollout.announce_peer_urls(target, old, self.former_urls, check=False)
             return said if kubelet_failed else [*said, _rollout.WHERE_TO_LOOK]
         return [failed or self._prove_previous(target, old), *said]
+
+    def _no_way_back(self, target: _rollout.Target) -> str:
+        """Why the previous manifest is of no use any more: its etcd would not start on this data. '' if it would, or if nobody tells."""
+        if not self.raises_version:
+            return ""
+        former = etcd_version_of(_kubeadm.manifest_image(self.before or ""))
+        agreed = etcd_version_in(_rollout.ask_cluster_version(target))
+        if not former or not agreed or former.minor >= agreed.minor:
+            return ""
+        return (
+            f"The previous manifest was not put back: the cluster has agreed on version {agreed.branch} meanwhile, and etcd {former} does not start on this"
+            f" data any more. {_rollout.WHERE_TO_LOOK}"
+        )
 
     def _put_manifest_back(self) -> str:
         """Install the previous manifest. Returns why that failed, '' if it did not."""

@@ -1,10 +1,11 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Versions of kubeadm and kubelet that the collection supports: the one definition."""
+"""Versions of kubeadm, kubelet and etcd: which the collection supports, and which etcd may follow which. The one definition."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 # The one place that says which versions of kubeadm and kubelet are supported. v1beta4 came with 1.31; a dry run that says where it
 # writes, and environment variables in a stable order, with 1.32.
@@ -34,3 +35,69 @@ def version_range_problems(kubeadm: str, allow_untested: bool = False) -> list[s
         f"kubeadm {kubeadm} is newer than {SUPPORTED}, which this collection was tested with. Install one of these or a newer kubeadm.etcd,"
         " or set etcd_allow_untested_kubeadm: true to go on at your own risk."
     ]
+
+
+# --- etcd ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class EtcdVersion:
+    """A release of etcd."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.branch}.{self.patch}"
+
+    @property
+    def branch(self) -> str:
+        """The minor version as people write it: 3.6."""
+        return f"{self.major}.{self.minor}"
+
+
+# kubeadm's patch is not known before it has rendered a manifest.
+ANY_PATCH = 99
+
+
+def etcd_version_in(tag: str) -> EtcdVersion | None:
+    """The release in a text like 3.6.14, v3.6.14, 3.6.14-0 or 3.6.14-0@sha256:...; None if there is none."""
+    match = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:[-@].*)?", tag)
+    return EtcdVersion(int(match.group(1)), int(match.group(2)), int(match.group(3) or ANY_PATCH)) if match else None
+
+
+def etcd_version_of(image: str | None) -> EtcdVersion | None:
+    """The release that an image is named after; None if its tag is none."""
+    _repository, _colon, tag = (image or "").split("@")[0].rpartition("/")[2].partition(":")
+    return etcd_version_in(tag)
+
+
+@dataclass(frozen=True)
+class Least:
+    """What every member has to run before a minor version of etcd may follow. advised: what etcd's guide asks for by now."""
+
+    least: EtcdVersion
+    advised: EtcdVersion
+    why: str
+    source: str
+
+
+# By the minor version that follows. 3.5 had to be 3.4 before, which this collection never ran.
+BEFORE_MINOR = {
+    6: Least(
+        EtcdVersion(3, 5, 26),
+        EtcdVersion(3, 5, 32),
+        "with an older one, members that were removed can come back in 3.6",
+        "https://etcd.io/blog/2025/zombie_members_upgrade/",
+    ),
+    7: Least(
+        EtcdVersion(3, 6, 0),
+        EtcdVersion(3, 6, 11),
+        "3.6 had bugs in its membership before",
+        "https://etcd.io/docs/v3.7/upgrades/upgrade_3_7/",
+    ),
+}
+
+# The first minor version that cannot read what 3.5 has written to the log (_host/wal.py, unreadable_by_3_7).
+WITHOUT_FORMER_API = 7

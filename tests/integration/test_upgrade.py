@@ -1,0 +1,142 @@
+"""site.yml upgrades etcd on real hosts, from 3.5 to 3.7, while a client writes: nothing acknowledged is lost, and no request is refused everywhere.
+
+kubeadm 1.34 writes the flags of each of the three versions.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from .conftest import LAB, LAB_NAME, Lab, Run
+from .test_killed import killed_at
+from .test_live import flat, healthy, writing
+
+pytestmark = pytest.mark.long
+
+KUBERNETES = "1.34.4"
+OLD, MIDDLE, NEW = "3.5.35", "3.6.14", "3.7.3"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+
+def archive(version: str) -> str:
+    """The archive of an etcd image."""
+    argv = [str(LAB), "images", "--kubernetes", KUBERNETES, "--etcd", version]
+    printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
+    return next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Lab]:
+    """Three hosts of a lab of their own, with the images of all three versions."""
+    it = Lab(f"{LAB_NAME}-etcds", ["infra0", "infra1", "infra2"])
+    it("up", "--hosts", "3", "--kubernetes", KUBERNETES, "--etcd", OLD)
+    try:
+        yield it
+    finally:
+        it("down")
+
+
+@pytest.fixture
+def old(hosts: Lab) -> Lab:
+    """A cluster that was born on 3.5."""
+    hosts.fresh()
+    for version in (MIDDLE, NEW):
+        path = archive(version)
+        for host in hosts.hosts:
+            command = f"podman exec -i {hosts.name}-{host} ctr -n k8s.io images import - <{path}"
+            subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+    upgrade(hosts, OLD)
+    return hosts
+
+
+def upgrade(lab: Lab, version: str, *arguments: str) -> Run:
+    """site.yml with an image of this version, which succeeds."""
+    return lab.site("-e", f"etcd_image_tag={version}-0", *arguments)
+
+
+def versions(lab: Lab) -> list[str]:
+    """What the members run, as etcdctl tells it."""
+    text = lab.etcdctl("infra0", "--endpoints", lab.endpoints(), "endpoint", "status", "-w", "json")
+    return sorted(re.findall(r'"version":"([^"]+)"', text))
+
+
+def snapshots(lab: Lab) -> int:
+    """How many snapshots the hosts have."""
+    return sum(len(lab.sh(host, "ls /var/backups/etcd/*.db 2>/dev/null || true").split()) for host in lab.hosts)
+
+
+def test_from_3_5_to_3_7(old: Lab) -> None:
+    """With few writes: on 3.6 each member is restarted once more. What is refused before, and an image that does not exist."""
+    run = old.play("-e", f"etcd_image_tag={NEW}-0")
+    assert run.code != 0 and "upgraded one minor version at a time" in flat(run.output) and run.changed() == {}
+    before = old.containers()
+    run = old.play("-e", "etcd_image_tag=3.6.99-0")
+    assert run.code != 0 and "nothing was started or restarted" in flat(run.output) and old.containers() == before
+    taken = snapshots(old)
+    for version, former in ((MIDDLE, OLD), (NEW, MIDDLE)):
+        check = flat(old.site("--check", "-e", f"etcd_image_tag={version}-0").output)
+        with writing(old, f"to{version}") as counted:
+            run = upgrade(old, version)
+        print(run.output)
+        print(f"{former} -> {version}: {counted}, {run.seconds:.0f} s")
+        said = flat(run.output)
+        line = f"etcd: {former} -> {version} (registry.k8s.io/etcd:{version}-0, by etcd_image_tag)"
+        assert line in said and line in check
+        assert ("it is restarted once more on its present version first" in said) is (version == NEW)
+        assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+        assert versions(old) == [version] * 3 and healthy(old)
+        assert upgrade(old, version).changed() == {}
+        taken += 1
+        assert snapshots(old) >= taken
+        for host in old.hosts:
+            assert "--snapshot-count=10000" in old.sh(host, f"cat {MANIFEST}")
+    run = old.play("-e", f"etcd_image_tag={MIDDLE}-0")
+    assert run.code != 0 and "agreed on version 3.7" in flat(run.output) and run.changed() == {}
+
+
+def test_health_warns_of_3_7(old: Lab) -> None:
+    upgrade(old, MIDDLE)
+    run = old.play(playbook="playbooks/health.yml")
+    assert run.code == 0 and "etcd 3.7 would panic" in flat(run.output), run.output[-3000:]
+
+
+def test_the_way_back_from_the_middle(old: Lab) -> None:
+    """One member is upgraded, and goes back. Then a run is killed in its second turn, and the next one goes on."""
+    upgrade(old, MIDDLE, "--limit", "infra1")
+    assert versions(old) == [OLD, OLD, MIDDLE]
+    assert "is followed by an older release" in flat(upgrade(old, OLD).output)
+    assert versions(old) == [OLD] * 3
+    with writing(old, "killed") as counted:
+        process = subprocess.Popen(
+            ["ansible-playbook", "site.yml", "-i", old.inventory, "-e", f"etcd_image_tag={MIDDLE}-0"],
+            cwd=LAB.parents[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 240
+        while MIDDLE not in versions(replace(old, hosts=old.hosts)) and time.monotonic() < deadline:
+            time.sleep(1)
+        process.kill()
+        process.wait()
+        run = upgrade(old, MIDDLE)
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert versions(old) == [MIDDLE] * 3 and "one member after the other" in flat(run.output)
+
+
+def test_killed_at_some_tasks(old: Lab, tmp_path: Path) -> None:
+    """Of the upgrade to 3.7: the next run finishes it, whatever the former one has left."""
+    upgrade(old, MIDDLE)
+    for number in (12, 18, 24, 30, 36):
+        _run, begun = killed_at(old, tmp_path, number, "-e", f"etcd_image_tag={NEW}-0")
+        print(number, begun, versions(old))
+    with writing(old, "finished") as counted:
+        upgrade(old, NEW)
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert versions(old) == [NEW] * 3 and upgrade(old, NEW).changed() == {}

@@ -1,0 +1,295 @@
+"""Which etcd may follow which, and what a plan says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import upgrade as _upgrade
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import Plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons, with_snapshot_count
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
+    EtcdVersion,
+    etcd_version_in,
+    etcd_version_of,
+)
+from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, up
+from test_run import observations, planned
+
+KUBEADM = "v1.36.3"
+
+
+def members(
+    wanted: str, *runs: str, agreed: str = "", image_tag: bool = True, kubernetes: tuple[str, str] = (KUBEADM, KUBEADM)
+) -> dict[str, Any]:
+    """Three members by the versions that they run, which are to have another one. agreed: the version of the cluster; as etcd has it by default."""
+    found = observations(up(leader=True), up(), up(), differs="012")
+    agreed = agreed or f"{min(version[:3] for version in runs)}.0"
+    for item, version in zip(found.values(), runs):
+        item["etcd"].update(
+            version=version, image=f"registry.k8s.io/etcd:{version}-0", cluster_version=agreed, answers=True
+        )
+        item["config"] = {
+            "image": f"registry.k8s.io/etcd:{wanted}-0",
+            "image_tag": f"{wanted}-0" if image_tag else "",
+            "installed_version": kubernetes[0],
+            "kubernetes_version": kubernetes[1],
+        }
+        item["facts"]["kubeadm_version"] = KUBEADM
+        item["backup"] = {"dir": "/var/backups/etcd"}
+    return found
+
+
+def codes(found: dict[str, Any], **plan: Any) -> list[str]:
+    decision = Plan("rolling", order=list(found), **plan)
+    return sorted({problem.code for problem in _upgrade.upgrade(CLUSTER, found, decision).problems})
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("3.6.14", (3, 6, 14)),
+        ("v3.6.14", (3, 6, 14)),
+        ("3.6.8-0", (3, 6, 8)),
+        ("3.6.8-0@sha256:00", (3, 6, 8)),
+        ("3.6", (3, 6, 99)),
+        ("latest", None),
+        ("", None),
+        ("3.6.x", None),
+        ("3", None),
+    ],
+)
+def test_a_version_in_a_tag(text: str, version: tuple[int, int, int] | None) -> None:
+    assert etcd_version_in(text) == (EtcdVersion(*version) if version else None)
+    assert etcd_version_of(f"registry.example.com:5000/k8s/etcd:{text}") == etcd_version_in(text)
+
+
+@pytest.mark.parametrize("image", [None, "", "etcd", "registry:5000/etcd", "registry:5000/etcd@sha256:3.6.14"])
+def test_an_image_without_a_version(image: str | None) -> None:
+    assert etcd_version_of(image) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runs", "agreed", "expected"),
+    [
+        ("3.6.14", ["3.5.35"] * 3, "", []),
+        ("3.7.3", ["3.6.14"] * 3, "", []),
+        ("3.6.14", ["3.6.8"] * 3, "", []),
+        # An older patch is possible.
+        ("3.6.8", ["3.6.14"] * 3, "", []),
+        # More than one minor version.
+        ("3.7.3", ["3.5.35"] * 3, "", ["minor"]),
+        ("3.8.0", ["3.6.14"] * 3, "", ["minor"]),
+        # Until the cluster has agreed on 3.6, 3.7 does not find its peers.
+        ("3.7.3", ["3.6.14"] * 3, "3.5.0", ["minor"]),
+        # In the middle of an upgrade: on, or back, but not two steps on.
+        ("3.6.14", ["3.5.35", "3.6.14", "3.5.35"], "", []),
+        ("3.5.35", ["3.5.35", "3.6.14", "3.6.14"], "", []),
+        ("3.7.3", ["3.5.35", "3.6.14", "3.6.14"], "", ["minor"]),
+        ("3.7.3", ["3.6.14", "3.7.3", "3.6.14"], "", []),
+        # The version of the cluster is what counts for the way back.
+        ("3.5.35", ["3.6.14"] * 3, "", ["downgrade"]),
+        ("3.6.14", ["3.7.3"] * 3, "", ["downgrade"]),
+        ("3.5.35", ["3.6.14", "3.6.14", "3.6.14"], "3.5.0", []),
+        # A new cluster has not agreed on anything yet.
+        ("3.6.14", ["3.5.35"] * 3, "3.0.0", []),
+        # Members that come back from 3.6 without their former entries: zombies.
+        ("3.6.14", ["3.5.25", "3.5.35", "3.5.35"], "", ["patch"]),
+        ("3.6.14", ["3.5.26"] * 3, "", []),
+        ("3.6.14", ["3.5.24", "3.6.14", "3.5.24"], "", []),
+        ("3.5.26", ["3.5.24"] * 3, "", []),
+    ],
+)
+def test_which_version_may_follow(wanted: str, runs: list[str], agreed: str, expected: list[str]) -> None:
+    assert codes(members(wanted, *runs, agreed=agreed)) == expected
+
+
+def test_versions_that_are_not_known_are_not_judged() -> None:
+    """A tag that is no version, a configuration that could not be rendered, a member without data."""
+    found = members("3.7.3", "3.5.35", "3.5.35", "3.5.35")
+    found["infra0"]["config"]["image"] = "registry.k8s.io/etcd:mine"
+    found["infra1"]["config"] = {}
+    found["infra2"]["etcd"]["has_data"] = False
+    assert codes(found) == []
+    found = members("3.7.3", "3.5.35", "3.5.35", "3.5.35")
+    for item in found.values():
+        item["etcd"].update(version="", image="registry.k8s.io/etcd:mine", cluster_version="")
+    assert codes(found) == []
+
+
+def test_a_member_that_is_down_is_judged_by_its_manifest() -> None:
+    found = members("3.7.3", "3.6.14", "3.6.14", "3.6.14")
+    found["infra1"]["etcd"].update(DOWN, version="", image="registry.k8s.io/etcd:3.5.35-0")
+    result = _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra1", "infra2"]))
+    assert result.lines == [
+        "infra1: etcd: 3.5.35 -> 3.7.3 (registry.k8s.io/etcd:3.7.3-0, by etcd_image_tag)",
+        "infra2: etcd: 3.6.14 -> 3.7.3 (registry.k8s.io/etcd:3.7.3-0, by etcd_image_tag)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runs", "words"),
+    [
+        ("3.7.3", "3.5.35", ["3.7.3", "version 3.5", "etcd 3.6, for example 3.6.11-0", "use 3.7"]),
+        ("3.8.0", "3.6.14", ["release of etcd 3.7,"]),
+        ("3.6.14", "3.5.24", ["etcd 3.5.24 is too old", "3.5.26", "zombie_members", "etcd_image_tag: 3.5.32-0"]),
+        (
+            "3.5.35",
+            "3.6.14",
+            ["by etcd_image_tag", "agreed on version 3.6", "for example 3.6.14-0", "docs/upgrades.md"],
+        ),
+    ],
+)
+def test_a_refusal_has_the_way_out(wanted: str, runs: str, words: list[str]) -> None:
+    plan = planned(members(wanted, runs, runs, runs))
+    assert plan["action"] == "refuse" and len(plan["problems"]) == 1 and plan["problems"][0].startswith("infra"), plan
+    assert all(word in plan["problems"][0] for word in words), plan["problems"]
+    assert plan["order"] == plan["snapshot"] == []
+
+
+def test_the_plan_shows_the_upgrade_and_takes_a_snapshot() -> None:
+    found = members("3.6.8", "3.5.35", "3.5.35", "3.5.35", image_tag=False)
+    plan = planned(found, backup_before_change=True)
+    assert plan["lines"][:2] == [
+        "cluster etcd: one member after the other: infra1, infra2, infra0 (the leader, last)",
+        "infra1, infra2, infra0: etcd: 3.5.35 -> 3.6.8 (registry.k8s.io/etcd:3.6.8-0, chosen by kubeadm v1.36.3)",
+    ]
+    assert plan["problems"] == [] and plan["snapshot"] == ["infra1"] and plan["order"] == ["infra1", "infra2", "infra0"]
+    assert planned(found)["snapshot"] == []
+
+
+def test_an_image_that_is_not_changed_is_no_upgrade() -> None:
+    """Whatever it holds: a registry of one's own may have another version under kubeadm's tag."""
+    found = members("3.6.8", "3.6.14", "3.6.14", "3.6.14")
+    for item in found.values():
+        item["etcd"]["image"] = item["config"]["image"]
+    plan = planned(found, backup_before_change=True)
+    assert plan["snapshot"] == plan["notices"] == [] and plan["order"], plan
+
+
+def test_no_snapshot_without_another_version() -> None:
+    found = members("3.6.14", "3.6.14", "3.6.14", "3.6.14")
+    plan = planned(found, backup_before_change=True)
+    assert plan["snapshot"] == [] and plan["order"] and not any("etcd: 3" in line for line in plan["lines"])
+
+
+def test_a_cluster_that_is_down_is_started_as_it_was() -> None:
+    found = members("3.7.3", "3.5.35", "3.5.35", "3.5.35")
+    for item in found.values():
+        item["etcd"].update(DOWN, version="", cluster_version="", members=None)
+    plan = planned(found, backup_before_change=True)
+    assert plan["action"] == "start" and plan["problems"] == plan["snapshot"] == [], plan
+
+
+def test_a_new_cluster_shows_its_image() -> None:
+    found = members("3.6.8", "", "", "", image_tag=False)
+    result = _upgrade.upgrade(CLUSTER, found, Plan("bootstrap", start=HOSTS))
+    assert result.lines == ["infra0, infra1, infra2: etcd: registry.k8s.io/etcd:3.6.8-0, chosen by kubeadm v1.36.3"]
+    assert not result.is_due and not result.problems
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("v1.35.4", "v1.36.3", []),
+        ("v1.36.1", "v1.36.3", []),
+        ("v1.34.4", "v1.36.3", ["kubernetes-minor"]),
+        ("v1.37.2", "v1.36.3", []),
+        ("", "v1.36.3", []),
+    ],
+)
+def test_kubeadm_and_the_kubelet_skip_no_minor_version(before: str, after: str, expected: list[str]) -> None:
+    assert codes(members("3.6.14", "3.6.14", "3.6.14", "3.6.14", kubernetes=(before, after))) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runs", "words"),
+    [
+        ("3.7.3", "3.6.8", "asks for 3.6.11 or later before 3.7"),
+        ("3.6.14", "3.5.30", "asks for 3.5.32 or later before 3.6"),
+        ("3.6.8", "3.6.14", "etcd 3.6.14 is followed by an older release, 3.6.8"),
+        ("3.7.3", "3.6.14", ""),
+        ("3.6.14", "3.6.8", ""),
+    ],
+)
+def test_what_is_only_a_warning(wanted: str, runs: str, words: str) -> None:
+    plan = planned(members(wanted, runs, runs, runs))
+    assert plan["problems"] == [] and plan["order"]
+    assert [words in text for text in plan["notices"]] == [True] * bool(words), plan["notices"]
+
+
+def down_on_3_7(wanted: str) -> Any:
+    """A member that panics, seen alone."""
+    found = members(wanted, "3.6.14", "3.7.3", "3.6.14")["infra1"]
+    found["etcd"].update(DOWN, members=listing(), version="", ready=False, answers=False, unreadable=3)
+    return found
+
+
+def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
+    found = members("3.6.14", "3.5.35", "3.5.35", "3.5.35")
+    for item in found.values():
+        item["etcd"]["answers"] = False
+    plan = planned(found, backup_before_change=True)
+    assert "none can give a snapshot" in plan["problems"][0] and plan["order"] == []
+    found["infra0"]["reasons"]["certificates"] = [
+        {"part": "certificates", "code": "x", "text": "2 days left", "restarts": False}
+    ]
+    plan = planned(found, backup_before_change=True)
+    assert plan["certificates"] and "none can give a snapshot" in plan["held"][0]
+    assert planned(found)["order"] == ["infra1", "infra2", "infra0"]
+
+
+def test_a_member_that_panics_on_3_7() -> None:
+    """Somebody has upgraded it by hand."""
+    found = members("3.7.3", "3.6.14", "3.7.3", "3.6.14")
+    found["infra1"]["etcd"].update(DOWN, version="", unreadable=3)
+    plan = planned(found)
+    assert plan["action"] == "refuse" and "--limit infra1 -e etcd_image_tag=3.6.14-0" in plan["problems"][0]
+    # Back on 3.6, with --limit. It is down, so it gives no snapshot, and there is no time to lose.
+    alone = planned({"infra1": members("3.6.14", "3.6.14", "3.7.3", "3.6.14")["infra1"]}, backup_before_change=True)
+    assert alone["problems"] == [] and alone["snapshot"] == ["infra1"]
+    alone = planned({"infra1": down_on_3_7("3.6.14")}, backup_before_change=True)
+    assert alone["problems"] == alone["snapshot"] == [] and alone["order"] == ["infra1"], alone
+    found["infra1"]["config"]["image"] = "registry.k8s.io/etcd:3.6.14-0"
+    assert codes(found) == []
+    found["infra1"]["config"]["image"] = "registry.k8s.io/etcd:3.7.3-0"
+    found["infra1"]["etcd"].update(image="registry.k8s.io/etcd:3.6.14-0")
+    assert codes(found) == []
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "installed", "wanted", "is_due"),
+    [
+        (3, "etcd:3.6.14-0", "etcd:3.7.3-0", True),
+        (0, "etcd:3.6.14-0", "etcd:3.7.3-0", False),
+        (3, "etcd:3.6.14-0", "etcd:3.6.15-0", False),
+        (3, "etcd:3.7.2-0", "etcd:3.7.3-0", False),
+        (3, None, "etcd:3.7.3-0", True),
+        (3, "etcd:3.6.14-0", None, False),
+    ],
+)
+def test_who_is_restarted_once_more(unreadable: int, installed: str | None, wanted: str | None, is_due: bool) -> None:
+    reasons = log_reasons(unreadable, installed, wanted)
+    assert [(item.code, item.restarts) for item in reasons] == [("unreadable-log", True)] * is_due
+    assert not is_due or "3 entries of etcd 3.5" in reasons[0].text
+
+
+def test_a_manifest_with_another_count() -> None:
+    text = "    - --name=x\n    - --snapshot-count=10000\n    image: y\n"
+    assert with_snapshot_count(text, 7) == text.replace("10000", "7")
+    assert with_snapshot_count(text.replace("10000", "many"), 7) is None
+    assert with_snapshot_count(text + "    - --snapshot-count=1\n", 7) is None
+    assert with_snapshot_count("", 7) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [("3.5.35", "downgrade"), ("3.6.8", ""), ("3.7.3", ""), ("3.8.0", "minor"), ("mine", "")]
+)
+def test_members_that_join(wanted: str, expected: str) -> None:
+    """They are not upgraded, but have to find their peers."""
+    found = members(wanted, "3.6.14", "3.6.14", "3.6.14")
+    found["infra2"]["etcd"].update(FRESH, version="", image=None)
+    found["infra2"]["config"]["image_tag"] = f"{wanted}-0"
+    result = _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra2"], join=["infra2"]))
+    assert [problem.code for problem in result.problems] == [expected] * bool(expected)
+    assert result.lines == result.warnings == [] and not result.is_due

@@ -583,6 +583,22 @@ def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) 
     assert plan.gated
 
 
+@pytest.mark.parametrize("learner", [False, True])
+def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_done(learner: bool) -> None:
+    """With --limit. The host has certificates from an earlier run, so it is told the membership."""
+    members = [*listing("01", "01"), *([{**listing("2", "2")[0], "is_learner": True}] if learner else [])]
+    found = {"infra2": {**observed(FRESH)["infra0"], "etcd": {**(LEARNER if learner else FRESH), "members": members}}}
+    plan = _plan.decide(CLUSTER, found)
+    assert (plan.action, plan.order, plan.warnings) == ("refuse", [], [])
+    assert [(problem.host, problem.code) for problem in plan.problems] == [("infra2", "no-helper")]
+    assert "run it without --limit" in plan.problems[0].text
+    # What is down beside it is started all the same.
+    plan = _plan.decide(
+        CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}}
+    )
+    assert [*plan.start, *plan.order] == ["infra1"] and plan.problems == []
+
+
 def test_that_two_members_need_each_other_is_said_before() -> None:
     def notes(*states: dict[str, Any]) -> str:
         return " ".join(merged(_plan.decide(*growing(*states)).warnings))

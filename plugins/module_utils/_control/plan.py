@@ -436,7 +436,8 @@ def decide_with_cluster(
         return Plan(REFUSE, problems=problems, warnings=warnings)
     published = [item.host for item in views if item.published and item.formed]
     # Without a ready member, the membership may be out of date, and no member can be added.
-    joins = [item for item in views if item.joins and any(other.ready for other in views)]
+    joining = [item for item in views if item.joins]
+    joins = [item for item in joining if any(other.ready for other in views)]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
     unstarted = [item.host for item in views if item.entry and item.has_data is False and not item.joins]
     # Those that do not run first: with them back, others that run without being ready may be restarted. A learner is never ready.
@@ -469,7 +470,7 @@ def decide_with_cluster(
     if interrupting and small and not allow_interruption:
         return Plan(REFUSE, problems=[interruption_problem(cluster, interrupting, len(listed))], warnings=warnings)
     starting = [*unstarted, *(item.host for item in down)]
-    incomplete = learner_problems(cluster, views, listed, joins)
+    incomplete = learner_problems(cluster, views, listed, joining)
     if incomplete:
         # Starting a stopped member restarts no other, and the quorum may need it.
         stopped = [item.host for item in views if not (item.running or item.ready or item.joins)]
@@ -479,16 +480,30 @@ def decide_with_cluster(
             return Plan(REFUSE, problems=incomplete, warnings=warnings)
     elif unstarted_elsewhere and not (starting or first or differing):
         return Plan(REFUSE, problems=unstarted_elsewhere, warnings=warnings)
-    warnings += [note(problem.text, problem.host) for problem in [*incomplete, *unstarted_elsewhere]]
+    later = [join_without_help(cluster, item.host) for item in joining if item not in joins]
+    if later and not (starting or differing):
+        return Plan(REFUSE, problems=later, warnings=warnings)
+    warnings += [note(problem.text, problem.host) for problem in [*incomplete, *unstarted_elsewhere, *later]]
     # New members join with the version that the cluster runs, unless it needs them before any member can restart.
-    later = [*new, *differing] if len(listed) <= SURVIVES_NONE else [*differing, *new]
-    order = [*starting, *first, *later]
+    last = [*new, *differing] if len(listed) <= SURVIVES_NONE else [*differing, *new]
+    order = [*starting, *first, *last]
     if not order:
         return Plan(NOTHING, published=published, warnings=warnings)
     join = [*first, *new]
     voters = len([entry for entry in listed if not entry.get("is_learner")])
     warnings += quorum_note(cluster, voters, [item for item in joins if item.host in join])
     return Plan(ROLLING, order=order, join=join, gated=not small, published=published, warnings=warnings)
+
+
+def join_without_help(cluster: Cluster, host: str) -> Problem:
+    """Why a host does not join in a run that has seen no ready member."""
+    return Problem(
+        f"this host joins cluster {cluster.name!r}, and no member that this run has seen is ready. If the run was limited to some hosts, run it"
+        " without --limit, or with the host of a ready member. Otherwise repair the members first.",
+        (RESTART,),
+        host,
+        code="no-helper",
+    )
 
 
 def interruption_problem(cluster: Cluster, hosts: list[str], size: int) -> Problem:

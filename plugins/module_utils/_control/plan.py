@@ -652,11 +652,24 @@ def alarmed(observations: Mapping[str, Observation]) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def departed_with_alarm(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]]:
+    """Members that have left and whose alarm is still raised, as entries of a membership. They have no name, but the id of the alarm."""
+    # Another member may know an earlier membership, and the name.
+    ready = {host: item for host, item in observations.items() if item["etcd"].get("ready")}
+    known = {str(entry.get(key)) for entry in membership(ready) or [] for key in ("id", "name")}
+    members = dict.fromkeys(member for _kind, member in alarmed(ready) if member and member not in known)
+    return [{"id": member, "name": "", "peer_urls": [], "client_urls": [], "has_left": True} for member in members]
+
+
 def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[Problem]:
     """Why a cluster whose data is in doubt is left as it is: any alarm but NOSPACE (server/etcdserver/corrupt.go)."""
+    departed = [entry["id"] for entry in departed_with_alarm(observations)]
     return [
         Problem(
-            f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
+            f"Alarm {kind} of member {member}, which has left cluster {cluster.name!r}: it goes on stopping the cluster until it is disarmed. Run"
+            f" remove_member.yml -e etcd_member={member}"
+            if member in departed
+            else f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
             code="alarm",
         )
         for kind, member in alarmed(observations)

@@ -153,8 +153,7 @@ class Sequence:
 
     def arguments(self, operation: Operation) -> tuple[tuple[str, ...], dict[str, str]]:
         """Arguments of a run, its playbook and its inventory."""
-        where = self.path / f"inventory-{time.monotonic_ns()}"
-        where.mkdir()
+        where = make(self.path / f"inventory-{time.monotonic_ns()}")
         names = [name for name in self.lab.hosts if name in operation.wanted]
         variables = {"etcd_extra_args": {"snapshot-count": str(self.count)}, "etcd_health_timeout": 60}
         found = ["-e", json.dumps(variables)]
@@ -384,6 +383,12 @@ class Sequence:
         assert not any(everything.values()), {name: len(lost) for name, lost in everything.items() if lost}
 
 
+def make(path: Path) -> Path:
+    """A directory that was not there."""
+    path.mkdir()
+    return path
+
+
 def may_interrupt(state: State, step: Step) -> bool:
     """Whether the cluster may stop for a while by what happens to a host, or because it was told that it may."""
     if not step.operations:
@@ -419,8 +424,7 @@ def test_a_random_sequence(hosts: Lab, tmp_path: Path, seed: int, steps: int) ->
     hosts.fresh()
     wanted = frozenset(HOSTS[:3])
     assert hosts.play(inventory=only(hosts, tmp_path, *HOSTS[:3])).code == 0
-    pki = tmp_path / "pki"
-    pki.mkdir()
+    pki = make(tmp_path / "pki")
     for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key"):
         (pki / name).write_text(hosts.sh("infra0", f"cat {PKI}/{name}"), encoding="utf-8")
     kept = ROOT / "build" / "random"
@@ -439,3 +443,38 @@ def test_a_random_sequence(hosts: Lab, tmp_path: Path, seed: int, steps: int) ->
     finally:
         print("\n".join([*sequence.log, table(sequence.rows)]))
     (kept / f"{seed}.md").write_text(table(sequence.rows) + "\n", encoding="utf-8")
+
+
+def test_from_three_to_five_against_by_hand(hosts: Lab, tmp_path: Path) -> None:
+    """site.yml, which also makes keys and certificates and has the kubelets started, against `etcdctl member add` and a start, twice."""
+    hosts.fresh()
+    three, five = (only(hosts, make(tmp_path / str(count)), *HOSTS[:count]) for count in (3, 5))
+    assert hosts.play(inventory=three).code == 0
+    run = hosts.play(inventory=five)
+    assert run.code == 0, run.output[-6000:]
+    first = replace(hosts, hosts=HOSTS[:1])
+    joined, addresses = HOSTS[3:5], hosts.addresses()
+    for host in reversed(joined):
+        listed = json.loads(first.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
+        number = next(item["ID"] for item in listed if item["name"] == host)
+        first.etcdctl("infra0", "member", "remove", f"{number:x}")
+        hosts.sh(
+            host,
+            "mv /etc/kubernetes/manifests/etcd.yaml /root/; while pidof etcd; do sleep 0.2; done; rm -r /var/lib/etcd/member",
+        )
+    begin = time.monotonic()
+    for host in joined:
+        first.etcdctl("infra0", "member", "add", host, f"--peer-urls=https://{addresses[host]}:2380")
+        # It has the list of members of its join.
+        hosts.sh(host, "mv /root/etcd.yaml /etc/kubernetes/manifests/")
+        url = f"https://{addresses[host]}:2379"
+        deadline = time.monotonic() + 120
+        while "is healthy" not in first.etcdctl(
+            "infra0", "--endpoints", url, "endpoint", "health", "2>&1", check=False
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    by_hand = time.monotonic() - begin
+    print(
+        f"from three members to five: site.yml {run.seconds:.1f} s, by hand {by_hand:.1f} s: {run.seconds / by_hand:.2f} times"
+    )

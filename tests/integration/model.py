@@ -54,11 +54,17 @@ BEFORE = frozenset(list(Why)[: list(Why).index(Why.CA_KEY) + 1])
 
 @dataclass(frozen=True)
 class Host:
-    """One host. is_cut: it reaches nobody, and only the controller reaches it."""
+    """One host. is_cut: it reaches nobody, and only the controller reaches it. is_stopped: its kubelet and etcd do not run."""
 
     standing: Standing = Standing.FRESH
     is_on: bool = True
     is_cut: bool = False
+    is_stopped: bool = False
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether its member can answer the others, if it has one with data."""
+        return self.is_on and not self.is_cut and not self.is_stopped
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,12 @@ class State:
     @property
     def reached(self) -> list[str]:
         """Voting members whose process takes part."""
-        return [name for name in self.those(Standing.VOTER) if self.hosts[name].is_on and not self.hosts[name].is_cut]
+        return [name for name in self.those(Standing.VOTER) if self.hosts[name].takes_part]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Members with data whose host answers, and starts them if it is told to."""
+        return [name for name in self.those(Standing.VOTER) if self.hosts[name].is_stopped]
 
     @property
     def has_quorum(self) -> bool:
@@ -114,14 +125,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run has to do. refusals: nothing is changed, and it names some of these and no other. failures: it may begin, and fail for one of these.
+    """What a run has to do.
 
-    must_fail: whether it cannot end well. after: what may become of hosts, the first if it ends well. Hosts that are not in it stay as they are.
+    refusals: nothing is changed, and it names some of these and no other. failures: it may begin, and fail for one of these. must_fail: whether it
+    cannot end well. starts: members that are started. after: what may become of hosts, the first if it ends well; others stay as they are.
     """
 
     refusals: frozenset[Why] = frozenset()
     failures: frozenset[Why] = frozenset()
     must_fail: bool = False
+    starts: tuple[str, ...] = ()
     after: Mapping[str, tuple[Standing, ...]] = field(default_factory=dict)
 
 
@@ -154,6 +167,10 @@ def expect_site(state: State, operation: Operation) -> Expected:
         )
         if standing in standings
     }
+    if reasons and state.ready and Why.FORMER not in reasons and set(state.stopped) & operation.wanted:
+        # What is stopped is started, and that is all: the others can only be replaced when it runs.
+        starts = tuple(name for name in state.stopped if name in operation.wanted)
+        return Expected(failures=frozenset({Why.ENDS_UNWELL}), must_fail=True, starts=starts)
     if reasons:
         return refused(*reasons)
     joining = [name for name in wanted if state.hosts[name].standing in (Standing.FRESH, Standing.LEARNER)]
@@ -166,7 +183,7 @@ def expect_site(state: State, operation: Operation) -> Expected:
         return Expected(
             failures=frozenset({Why.CUT_OFF, Why.JOIN_UNWELL, Why.ENDS_UNWELL}), must_fail=True, after=after
         )
-    return Expected(after=after)
+    return Expected(starts=tuple(state.stopped), after=after)
 
 
 def expect_departure(state: State, operation: Operation) -> Expected:
@@ -244,9 +261,13 @@ def contradictions(
     ]
 
 
-def settled(state: State, observed: Mapping[str, Standing]) -> State:
-    """The state with what was observed. A host that was removed is no longer wanted."""
-    hosts = {name: replace(host, standing=observed.get(name, host.standing)) for name, host in state.hosts.items()}
+def settled(state: State, observed: Mapping[str, Standing], started: Iterable[str] = ()) -> State:
+    """The state with what was observed. started: hosts whose kubelet runs. Only members are told to be stopped."""
+    hosts = {}
+    for name, host in state.hosts.items():
+        standing = observed.get(name, host.standing)
+        is_stopped = host.is_stopped and standing is Standing.VOTER and name not in started
+        hosts[name] = replace(host, standing=standing, is_stopped=is_stopped)
     return replace(state, hosts=hosts)
 
 
@@ -255,7 +276,7 @@ def settled(state: State, observed: Mapping[str, Standing]) -> State:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. kind: run, killed, both (two controllers), or an event: kill, off, on, cut, heal, empty, wipe, forget.
+    """One step. kind: run, killed, both (two controllers), or an event: kill, stop, off, on, cut, heal, empty, wipe, forget.
 
     number: of the task at which the controller is killed, or of seconds between two controllers.
     """
@@ -274,7 +295,9 @@ def happened(state: State, step: Step) -> State:
     """The state after an event."""
     name = step.host
     if step.kind in ("off", "on"):
-        return state.altered(name, is_on=step.kind == "on")
+        return state.altered(name, is_on=step.kind == "on", is_stopped=False)
+    if step.kind == "stop":
+        return state.altered(name, is_stopped=True)
     if step.kind in ("cut", "heal"):
         return state.altered(name, is_cut=step.kind == "cut")
     if step.kind == "empty":
@@ -298,11 +321,15 @@ def events(state: State) -> list[tuple[float, Step]]:
         if host.is_cut:
             found.append((6.0, Step("heal", host=name)))
             continue
+        if host.is_stopped:
+            continue
         if standing is Standing.VOTER:
             # Now and then more of them than the cluster can do without: they come back.
             rare = 1.0 if state.survives(name) else 0.1
             found += [(0.6, Step("kill", host=name)), (0.4 * rare, Step("off", host=name))]
             found.append((0.3 * rare, Step("cut", host=name)))
+            if state.survives(name) or all(state.hosts[other].standing is Standing.VOTER for other in state.wanted):
+                found.append((0.4 * rare, Step("stop", host=name)))
             if state.survives(name):
                 found.append((0.4, Step("empty", host=name)))
                 found += [(0.2, Step("wipe", host=name))] if name != state.ca_host else []
@@ -320,7 +347,7 @@ def operations(state: State) -> list[tuple[float, Operation]]:
     small = len(state.those(*LISTED)) <= 2
     if small:
         found.append((0.3, Operation("roll", wanted, is_forced=True)))
-    if state.those(Standing.LEARNER):
+    if state.those(Standing.LEARNER) or state.stopped:
         found.append((6.0, Operation("site", wanted)))
     for name, host in state.hosts.items():
         standing = host.standing
@@ -344,6 +371,10 @@ def operations(state: State) -> list[tuple[float, Operation]]:
 def can_be_tried(state: State, operation: Operation) -> bool:
     """Whether the model knows what a run does. It does not know which of several members a cluster without a quorum takes for ready."""
     cut = [name for name in operation.wanted if state.hosts[name].is_cut]
+    # What a run does to a cluster that it has to start is for tests of their own; here it is started as it was.
+    is_plain = operation.action == "site" and state.is_rolled and operation.wanted <= set(state.those(Standing.VOTER))
+    if state.stopped and not state.has_quorum and not is_plain:
+        return False
     # A CA host that does not answer cannot sign, which is another matter.
     ca_is_gone = operation.host == state.ca_host and not state.hosts[state.ca_host].is_on
     return not (cut and not state.has_quorum) and not ca_is_gone
@@ -384,6 +415,10 @@ def finishing(state: State) -> Step | None:
             return Step("on", host=name)
         if host.is_cut:
             return Step("heal", host=name)
+    if state.stopped:
+        # site.yml refuses everything beside data of a member that left.
+        former = [name for name in state.those(Standing.FORMER) if name in state.wanted]
+        return Step("forget", host=former[0]) if former else Step("run", (Operation("site", state.wanted),))
     for name in state.those(Standing.LEARNER):
         finish = Operation("site", state.wanted | {name})
         # site.yml refuses, and no other member joins before this one has.

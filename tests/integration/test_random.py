@@ -178,6 +178,8 @@ class Sequence:
         host = step.host
         if step.kind == "kill":
             self.lab.sh(host, "pkill -KILL -x etcd")
+        elif step.kind == "stop":
+            self.lab.sh(host, DOWN, check=False)
         elif step.kind == "empty":
             self.lab.sh(host, f"{DOWN}; rm -rf /var/lib/etcd/member; systemctl start kubelet || true", check=False)
         elif step.kind != "forget":
@@ -213,6 +215,10 @@ class Sequence:
                     for item in asked["members"]
                 }
         return None
+
+    def is_started(self, host: str) -> bool:
+        """Whether a kubelet runs."""
+        return self.lab.sh(host, "systemctl is-active kubelet || true").strip() == "active"
 
     def observed(self) -> dict[str, Standing]:
         """The standing of each host, from the membership that a quorum tells and from its files."""
@@ -287,7 +293,7 @@ class Sequence:
         seen = self.observed()
         wrong = contradictions(self.state, seen, allowed)
         assert not wrong, f"{'; '.join(wrong)}\n{output[-6000:]}"
-        self.state = settled(self.state, seen)
+        self.state = settled(self.state, seen, [host for host in self.state.stopped if self.is_started(host)])
 
     def run(self, operation: Operation, former: int) -> str:
         """A run that nothing disturbs."""
@@ -311,6 +317,9 @@ class Sequence:
             is_idle = self.is_settled and operation.action == "site" and operation.wanted == self.state.wanted
             assert not is_idle or run.changed() == {}, f"it was to change nothing\n{run.output[-6000:]}"
             self.look({host: standings[:1] for host, standings in expected.after.items()}, run.output)
+            assert not set(expected.starts) & set(self.state.stopped), (
+                f"it was to start {expected.starts}\n{run.output[-6000:]}"
+            )
             return "ok"
         if expected.refusals:
             named = reasons & BEFORE
@@ -322,6 +331,9 @@ class Sequence:
         named = reasons & expected.failures
         assert named, f"no reason to fail, of {expected.failures}\n{run.output[-6000:]}"
         self.look(dict(expected.after), run.output)
+        assert not set(expected.starts) & set(self.state.stopped), (
+            f"it was to start {expected.starts}\n{run.output[-6000:]}"
+        )
         return "failed: " + ", ".join(sorted(reason.name for reason in named))
 
     def killed(self, step: Step) -> str:
@@ -392,7 +404,7 @@ def make(path: Path) -> Path:
 def may_interrupt(state: State, step: Step) -> bool:
     """Whether the cluster may stop for a while by what happens to a host, or because it was told that it may."""
     if not step.operations:
-        return step.kind in ("kill", "off", "cut", "empty", "wipe") and not state.survives(step.host)
+        return step.kind in ("kill", "stop", "off", "cut", "empty", "wipe") and not state.survives(step.host)
     return any(operation.is_forced and operation.action != "replace" for operation in step.operations)
 
 

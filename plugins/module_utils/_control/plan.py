@@ -38,6 +38,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     EVERYTHING,
     PROCESSES,
     RESTART,
+    SIGN,
     Problem,
     merged,
     note,
@@ -417,6 +418,22 @@ def quorum_note(cluster: Cluster, voters: int, joins: list[MemberView]) -> list[
     ]
 
 
+def to_start_first(views: list[MemberView], problems: list[Problem]) -> list[str]:
+    """Hosts whose member is started although other hosts keep anything else from being done: it has its data, and stopped.
+
+    It restarts no other member, and a member that lost its data can only be replaced while all others are healthy.
+    """
+    concerned = {problem.host for problem in problems}
+    if not any(item.ready for item in views) or any(SIGN in problem.stops for problem in problems):
+        return []
+    return [
+        item.host
+        for item in views
+        if item.published and item.formed and not (item.running or item.ready or item.is_learner)
+        if item.host not in concerned
+    ]
+
+
 def decide_with_cluster(
     cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], allow_interruption: bool
 ) -> Plan:
@@ -431,10 +448,14 @@ def decide_with_cluster(
         for entry in listed
         if not _names_member(entry, expected)
     ]
+    published = [item.host for item in views if item.published and item.formed]
     problems = membership_problems(cluster, views, listed)
     if problems:
-        return Plan(REFUSE, problems=problems, warnings=warnings)
-    published = [item.host for item in views if item.published and item.formed]
+        stopped = to_start_first(views, problems)
+        if not stopped:
+            return Plan(REFUSE, problems=problems, warnings=warnings)
+        warnings += [note(problem.text, problem.host) for problem in problems]
+        return Plan(ROLLING, order=stopped, published=published, warnings=warnings)
     # Without a ready member, the membership may be out of date, and no member can be added.
     joining = [item for item in views if item.joins]
     joins = [item for item in joining if any(other.ready for other in views)]

@@ -585,6 +585,14 @@ def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) 
     assert plan.gated
 
 
+def test_whose_alarm_outlives_its_member() -> None:
+    """What a member that is cut off remembers does not count: it may know the name of a member that has left."""
+    alarms = [{"kind": "CORRUPT", "member": member} for member in ("", "infra1", "2", "a9", "a9")]
+    found = observed({**up(), "alarms": alarms}, up(), {**DOWN, "alarms": [{"kind": "CORRUPT", "member": "infra9"}]})
+    assert [entry["id"] for entry in _plan.departed_with_alarm(found)] == ["a9"]
+    assert _plan.departed_with_alarm(observed({**DOWN, "alarms": alarms})) == []
+
+
 @pytest.mark.parametrize("learner", [False, True])
 def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_done(learner: bool) -> None:
     """With --limit. The host has certificates from an earlier run, so it is told the membership."""

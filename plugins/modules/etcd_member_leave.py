@@ -24,7 +24,7 @@ options:
     type: str
     required: true
   member_id:
-    description: Its id, hexadecimal. If the membership does not have it, nothing is changed.
+    description: Its id, hexadecimal. If the membership does not have it any more, its alarms are disarmed, if there are any.
     type: str
     required: true
   members:

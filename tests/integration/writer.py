@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 PKI = "/etc/kubernetes/pki/etcd/"
 
 
-def call(url, path, body):
-    """One request over a connection of its own, so that certificates are looked at each time. None where it fails."""
-    context = ssl.create_default_context(cafile=PKI + "ca.crt")
-    context.load_cert_chain(PKI + "healthcheck-client.crt", PKI + "healthcheck-client.key")
+def call(url, path, body, pki=PKI):
+    """One request over a connection of its own, so that certificates are looked at each time. None where it fails. body: None for GET."""
+    context = ssl.create_default_context(cafile=pki + "ca.crt")
+    context.load_cert_chain(pki + "healthcheck-client.crt", pki + "healthcheck-client.key")
     parts = urlsplit(url)
     connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=1.0, context=context)
     try:
-        connection.request("POST", "/v3/kv/" + path, json.dumps(body))
+        connection.request("POST" if body is not None else "GET", path, json.dumps(body) if body is not None else None)
         answer = connection.getresponse()
         text = answer.read()
         return json.loads(text) if answer.status == 200 else None
@@ -48,7 +48,7 @@ def main():
     while not done.is_set():
         body = {"key": encoded(f"{prefix}/{number:08d}"), "value": encoded("x")}
         for _attempt in urls:
-            if call(urls[0], "put", body):
+            if call(urls[0], "/v3/kv/put", body):
                 number += 1
                 gap, last = max(gap, time.monotonic() - last), time.monotonic()
                 break
@@ -56,7 +56,7 @@ def main():
         else:
             nowhere += 1
     question = {"key": encoded(prefix + "/"), "range_end": encoded(prefix + "0"), "keys_only": True}
-    found = next(filter(None, (call(url, "range", question) for url in urls * 5)))
+    found = next(filter(None, (call(url, "/v3/kv/range", question) for url in urls * 5)))
     keys = {base64.b64decode(item["key"]).decode() for item in found.get("kvs", [])}
     lost = [n for n in range(number) if f"{prefix}/{n:08d}" not in keys]
     print(json.dumps({"acknowledged": number, "lost": len(lost), "nowhere": nowhere, "gap": round(gap, 2)}))

@@ -118,6 +118,40 @@ def test_a_member_that_the_inventory_does_not_have() -> None:
     assert "has no host in the inventory to join anew" in plan["problems"][0]
 
 
+def departed(*names: str, alarm: str = "a9") -> dict[str, dict[str, Any]]:
+    """Hosts whose member tells the alarm of a member that the membership does not have."""
+    return {name: {"etcd": {"alarms": [{"kind": "CORRUPT", "member": alarm}]}} for name in names}
+
+
+def test_the_alarm_of_a_member_that_has_left_is_disarmed() -> None:
+    """Its removal was killed before that. Every run says so, and the same playbook ends it: by the id, or by the host that the member had."""
+    change = departed("infra0", "infra1")
+    for operation in ("converge", "remove"):
+        plan = run(operation, "infra1", *UP3, change=change)
+        assert "remove_member.yml -e etcd_member=a9" in plan["problems"][0] and plan["steps"] == [], plan["problems"]
+    plan = run("remove", "a9", *UP3, change=change)
+    assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0")] and plan["departing"]["id"] == "a9"
+    assert [reason["code"] for reason in plan["steps"][0]["reasons"]] == ["disarmed"]
+    # No snapshot, and no word about endpoints: nobody leaves.
+    assert kinds(run("remove", "a9", *UP3, change=change, backup_before_change=True)) == [("leave", "infra0")]
+    assert not [text for text in plan["notices"] if "etcd endpoints" in text]
+    # By the host, which is cleared or joins anew as well.
+    states = (*UP3[:2], {**FRESH, "record": {**RECORD, "removed": "2026-11-27"}})
+    plan = run("replace", "infra2", *states, members=listing("01", "01"), change=change)
+    assert plan["problems"] == [] and plan["steps"][0]["kind"] == "leave"
+    assert plan["departing"]["id"] == "a9" and plan["join"] == ["infra2"]
+    # A member that is there is another matter, and so is the name that one that is cut off remembers.
+    assert (
+        "Replace the member that the alarm names"
+        in run("remove", "infra0", *UP3, change=departed("infra1", alarm="infra2"))["problems"][0]
+    )
+    cut = {
+        "infra2": {"etcd": {"members": listing("0129", "0129"), "alarms": [{"kind": "NOSPACE", "member": "infra9"}]}}
+    }
+    plan = run("remove", "infra9", up(), up(), {**DOWN, "running": True}, change=cut)
+    assert plan["problems"] and plan["steps"] == []
+
+
 @pytest.mark.parametrize(
     ("operation", "name", "states", "words"),
     [

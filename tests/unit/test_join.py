@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_the_order_of_a_join(host: Joining) -> None:
     # The configuration has the membership of that moment, and lets a learner take its time.
     text = host.written.read_text()
     assert "infra1=peer1,infra2=peer2,infra0=new" in text and "existing" in text and "30m" in text
+
+
+@pytest.mark.parametrize(("wanted", "given"), [("5m", "30m"), ("2h", "2h")])
+def test_a_learner_has_half_an_hour_whatever_etcd_has(host: Joining, wanted: str, given: str) -> None:
+    host.spec = replace(host.spec, config=replace(host.spec.config, startup_timeout=wanted))
+    host.run()
+    assert f'controlPlaneComponentHealthCheck: "{given}"' in host.written.read_text()
 
 
 def test_check_mode_adds_nobody(host: Joining) -> None:

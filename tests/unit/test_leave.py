@@ -97,6 +97,16 @@ def test_check_mode_and_who_has_left(cluster: Cluster) -> None:
     assert not departure.leave(SPEC, check=False)["changed"] and cluster.acts == []
 
 
+def test_the_alarm_of_a_member_that_has_left_is_disarmed(cluster: Cluster) -> None:
+    """An earlier run removed it, and did not get as far as that."""
+    cluster.present.pop()
+    cluster.raised = [Alarm(0xA1, "NOSPACE"), Alarm(0xA2, "CORRUPT")]
+    result = departure.leave(SPEC, check=True)
+    assert result["changed"] and cluster.acts == []
+    result = departure.leave(SPEC, check=False)
+    assert [change["code"] for change in result["changes"]] == ["disarmed"] and cluster.acts == ["disarm a2"]
+
+
 def test_an_alarm_refuses_the_lock_and_not_the_removal(cluster: Cluster) -> None:
     cluster.refused = LockRefusedError("refused", "CORRUPT")
     departure.leave(SPEC, check=False)

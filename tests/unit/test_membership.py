@@ -139,6 +139,18 @@ def test_a_leader_hands_over(cluster: Cluster) -> None:
     assert cluster.asked == ["transfer-leadership"] and cluster.leaders["client2"] == 2
 
 
+def test_a_leader_hands_over_to_a_member_that_is_there(cluster: Cluster) -> None:
+    """The first of the others is down, the next one is cut off and knows no leader."""
+    cluster.members += [line(3, "infra3"), line(4, "infra4")]
+    cluster.leaders.update(client2=refused("unavailable"), client3=0, client4=1)
+    assert cluster.acts.hand_over(1, 60) is True
+    assert cluster.leaders["client1"] == 4 and cluster.now < 1
+    cluster.leaders.update(client1=1, client2=refused("unavailable"), client3=0, client4=0)
+    with pytest.raises(EtcdError, match="no other voting member follows the leader"):
+        cluster.acts.hand_over(1, 60)
+    assert cluster.now >= 60
+
+
 @pytest.mark.parametrize("others", [[], [line(5, learner=True)], [line(6, "infra6", started=False)]])
 def test_a_leader_without_an_heir(cluster: Cluster, others: list[dict[str, Any]]) -> None:
     cluster.members[1:] = others

@@ -378,8 +378,10 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, pla
     assert [host for host in plan.order if host not in plan.join][-len(working) :] == working or not working, case
     assert all(by_host[host].differs for host in working), case
     assert not [host for host in working[:-1] if by_host[host].leader], case
-    # All that differ are seen to in the same run.
-    assert set(working) == {host for host in ready if by_host[host].differs}, case
+    # All that differ are seen to in the same run, unless another host has a problem: then what is stopped is started, and that is all.
+    is_held = any("replace_member.yml" in warning.text for warning in plan.warnings)
+    assert not (is_held and (working or plan.join)), case
+    assert set(working) == {host for host in ready if by_host[host].differs and not is_held}, case
     # With those repaired, the others are a quorum while one is away. Members that were not looked at are for the gate.
     unknown = [host for host in listed if by_host[host].data is None]
     up = set(ready) | set(plan.order)
@@ -581,6 +583,53 @@ def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) 
     assert "".join(host[-1] for host in plan.order) == order
     assert sorted(host[-1] for host in plan.join) == list(join)
     assert plan.gated
+
+
+def test_whose_alarm_outlives_its_member() -> None:
+    """What a member that is cut off remembers does not count: it may know the name of a member that has left."""
+    alarms = [{"kind": "CORRUPT", "member": member} for member in ("", "infra1", "2", "a9", "a9")]
+    found = observed({**up(), "alarms": alarms}, up(), {**DOWN, "alarms": [{"kind": "CORRUPT", "member": "infra9"}]})
+    assert [entry["id"] for entry in _plan.departed_with_alarm(found)] == ["a9"]
+    assert _plan.departed_with_alarm(observed({**DOWN, "alarms": alarms})) == []
+
+
+@pytest.mark.parametrize("learner", [False, True])
+def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_done(learner: bool) -> None:
+    """With --limit. The host has certificates from an earlier run, so it is told the membership."""
+    members = [*listing("01", "01"), *([{**listing("2", "2")[0], "is_learner": True}] if learner else [])]
+    found = {"infra2": {**observed(FRESH)["infra0"], "etcd": {**(LEARNER if learner else FRESH), "members": members}}}
+    plan = _plan.decide(CLUSTER, found)
+    assert (plan.action, plan.order, plan.warnings) == ("refuse", [], [])
+    assert [(problem.host, problem.code) for problem in plan.problems] == [("infra2", "no-helper")]
+    assert "run it without --limit" in plan.problems[0].text
+    # What is down beside it is started all the same.
+    plan = _plan.decide(
+        CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}}
+    )
+    assert [*plan.start, *plan.order] == ["infra1"] and plan.problems == []
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({**FRESH, "record": RECORD}, "has lost its data"),
+        ({**FRESH, "record": {**RECORD, "removed": "2026-11-27"}}, "was removed from cluster"),
+    ],
+)
+def test_what_is_stopped_is_started_whatever_another_host_lacks(other: dict[str, Any], words: str) -> None:
+    """The other one can only be replaced when all members are healthy, so nobody would have a way out."""
+    names = "01234" if "lost" in words else "0134"
+    members = listing(names, names)
+    states = [up(members), DOWN, other, up(members, leader=True), up(members)]
+    found = {f"infra{i}": {**observed(FRESH)["infra0"], "etcd": state} for i, state in enumerate(states)}
+    found["infra0"]["reasons"] = {**found["infra0"]["reasons"], "manifest": OTHER_MANIFEST}
+    plan = _plan.decide(cluster_of(5), found)
+    assert (plan.action, plan.order, plan.problems) == ("rolling", ["infra1"], [])
+    assert [warning.host for warning in plan.warnings if words in warning.text] == ["infra2"]
+    # What runs is left: it may be the quorum that is needed.
+    found["infra1"]["etcd"] = {**DOWN, "running": True}
+    plan = _plan.decide(cluster_of(5), found)
+    assert (plan.action, plan.order) == ("refuse", []) and words in plan.problems[0].text
 
 
 def test_that_two_members_need_each_other_is_said_before() -> None:

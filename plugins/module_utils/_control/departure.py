@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import alarmed, membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+    alarmed,
+    departed_with_alarm,
+    membership,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import ARCHIVE, LEAVE, REPLACE, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Departing:
-    """The member that is to leave. member: None if the inventory does not have it. entry: None if the membership does not have it (any more)."""
+    """The member that is to leave. member: None if the inventory does not have it. entry: None if the membership does not have it (any more), unless
+    the alarm of a member that has left is still raised (departed_with_alarm)."""
 
     member: Member | None
     entry: Entry | None
@@ -39,6 +44,11 @@ class Departing:
     def host(self) -> str:
         """Its inventory host; '' if there is none."""
         return self.member.host if self.member else ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the membership has it."""
+        return bool(self.entry and not self.entry.get("has_left"))
 
     @property
     def name(self) -> str:
@@ -121,7 +131,7 @@ def depart(
     helpers = [host for host in ready if host != leaving.host]
     problems = [
         *alarm_problems(cluster, observations, leaving),
-        *(quorum_problems(cluster, observations, listed, leaving) if leaving.entry else []),
+        *(quorum_problems(cluster, observations, listed, leaving) if leaving.is_listed else []),
         *data_problems(cluster, observations, listed, leaving),
         *(
             replace_problems(cluster, observations, leaving, replace_healthy)
@@ -141,8 +151,11 @@ def depart(
         return Departure(problems)
     steps = []
     if leaving.entry:
-        text = f"{leaving.name} (id {leaving.entry['id']}) leaves the cluster"
-        steps.append(Step(LEAVE, leaving.name, helpers[0], None, (Reason("membership", "leaves", text),)))
+        reason = Reason("membership", "leaves", f"{leaving.name} (id {leaving.entry['id']}) leaves the cluster")
+        if not leaving.is_listed:
+            text = f"the alarms of member {leaving.entry['id']}, which has left, are disarmed"
+            reason = Reason("membership", "disarmed", text)
+        steps.append(Step(LEAVE, leaving.name, helpers[0], None, (reason,)))
     reasons = archive_reasons(observations.get(leaving.host), wipe_keys)
     if reasons:
         steps.append(Step(ARCHIVE, leaving.name, leaving.host, None, tuple(reasons)))
@@ -151,10 +164,17 @@ def depart(
 
 def alarm_problems(cluster: Cluster, observations: Observations, leaving: Departing) -> list[Problem]:
     """Alarms that keep the membership as it is: CORRUPT of another member than the one that leaves, or of the whole cluster."""
+    departed = [entry["id"] for entry in departed_with_alarm(observations)]
     return [
         Problem(
             f"alarm {kind} is raised for {member or 'the whole cluster'}: the data of cluster {cluster.name!r} is in doubt, and no other member leaves"
             " before that is decided. Replace the member that the alarm names, or restore a snapshot.",
+            code="alarm",
+        )
+        if member not in departed
+        else Problem(
+            f"alarm {kind} of member {member}, which has left cluster {cluster.name!r}, is still raised. Disarm it first:"
+            f" remove_member.yml -e etcd_member={member}",
             code="alarm",
         )
         for kind, member in alarmed(observations)
@@ -301,7 +321,7 @@ def departure_warnings(
                 leaving.host,
             )
         )
-    if operation != REPLACE and leaving.entry:
+    if operation != REPLACE and leaving.entry and leaving.is_listed:
         urls = ", ".join(map(str, leaving.entry.get("client_urls", []))) or "no client URL"
         where = "the inventory and " if leaving.member else ""
         found.append(

@@ -38,6 +38,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     EVERYTHING,
     PROCESSES,
     RESTART,
+    SIGN,
     Problem,
     merged,
     note,
@@ -417,6 +418,22 @@ def quorum_note(cluster: Cluster, voters: int, joins: list[MemberView]) -> list[
     ]
 
 
+def to_start_first(views: list[MemberView], problems: list[Problem]) -> list[str]:
+    """Hosts whose member is started although other hosts keep anything else from being done: it has its data, and stopped.
+
+    It restarts no other member, and a member that lost its data can only be replaced while all others are healthy.
+    """
+    concerned = {problem.host for problem in problems}
+    if not any(item.ready for item in views) or any(SIGN in problem.stops for problem in problems):
+        return []
+    return [
+        item.host
+        for item in views
+        if item.published and item.formed and not (item.running or item.ready or item.is_learner)
+        if item.host not in concerned
+    ]
+
+
 def decide_with_cluster(
     cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], allow_interruption: bool
 ) -> Plan:
@@ -431,12 +448,17 @@ def decide_with_cluster(
         for entry in listed
         if not _names_member(entry, expected)
     ]
+    published = [item.host for item in views if item.published and item.formed]
     problems = membership_problems(cluster, views, listed)
     if problems:
-        return Plan(REFUSE, problems=problems, warnings=warnings)
-    published = [item.host for item in views if item.published and item.formed]
+        stopped = to_start_first(views, problems)
+        if not stopped:
+            return Plan(REFUSE, problems=problems, warnings=warnings)
+        warnings += [note(problem.text, problem.host) for problem in problems]
+        return Plan(ROLLING, order=stopped, published=published, warnings=warnings)
     # Without a ready member, the membership may be out of date, and no member can be added.
-    joins = [item for item in views if item.joins and any(other.ready for other in views)]
+    joining = [item for item in views if item.joins]
+    joins = [item for item in joining if any(other.ready for other in views)]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
     unstarted = [item.host for item in views if item.entry and item.has_data is False and not item.joins]
     # Those that do not run first: with them back, others that run without being ready may be restarted. A learner is never ready.
@@ -469,7 +491,7 @@ def decide_with_cluster(
     if interrupting and small and not allow_interruption:
         return Plan(REFUSE, problems=[interruption_problem(cluster, interrupting, len(listed))], warnings=warnings)
     starting = [*unstarted, *(item.host for item in down)]
-    incomplete = learner_problems(cluster, views, listed, joins)
+    incomplete = learner_problems(cluster, views, listed, joining)
     if incomplete:
         # Starting a stopped member restarts no other, and the quorum may need it.
         stopped = [item.host for item in views if not (item.running or item.ready or item.joins)]
@@ -479,16 +501,30 @@ def decide_with_cluster(
             return Plan(REFUSE, problems=incomplete, warnings=warnings)
     elif unstarted_elsewhere and not (starting or first or differing):
         return Plan(REFUSE, problems=unstarted_elsewhere, warnings=warnings)
-    warnings += [note(problem.text, problem.host) for problem in [*incomplete, *unstarted_elsewhere]]
+    later = [join_without_help(cluster, item.host) for item in joining if item not in joins]
+    if later and not (starting or differing):
+        return Plan(REFUSE, problems=later, warnings=warnings)
+    warnings += [note(problem.text, problem.host) for problem in [*incomplete, *unstarted_elsewhere, *later]]
     # New members join with the version that the cluster runs, unless it needs them before any member can restart.
-    later = [*new, *differing] if len(listed) <= SURVIVES_NONE else [*differing, *new]
-    order = [*starting, *first, *later]
+    last = [*new, *differing] if len(listed) <= SURVIVES_NONE else [*differing, *new]
+    order = [*starting, *first, *last]
     if not order:
         return Plan(NOTHING, published=published, warnings=warnings)
     join = [*first, *new]
     voters = len([entry for entry in listed if not entry.get("is_learner")])
     warnings += quorum_note(cluster, voters, [item for item in joins if item.host in join])
     return Plan(ROLLING, order=order, join=join, gated=not small, published=published, warnings=warnings)
+
+
+def join_without_help(cluster: Cluster, host: str) -> Problem:
+    """Why a host does not join in a run that has seen no ready member."""
+    return Problem(
+        f"this host joins cluster {cluster.name!r}, and no member that this run has seen is ready. If the run was limited to some hosts, run it"
+        " without --limit, or with the host of a ready member. Otherwise repair the members first.",
+        (RESTART,),
+        host,
+        code="no-helper",
+    )
 
 
 def interruption_problem(cluster: Cluster, hosts: list[str], size: int) -> Problem:
@@ -642,11 +678,24 @@ def alarmed(observations: Mapping[str, Observation]) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def departed_with_alarm(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]]:
+    """Members that have left and whose alarm is still raised, as entries of a membership. They have no name, but the id of the alarm."""
+    # Another member may know an earlier membership, and the name.
+    ready = {host: item for host, item in observations.items() if item["etcd"].get("ready")}
+    known = {str(entry.get(key)) for entry in membership(ready) or [] for key in ("id", "name")}
+    members = dict.fromkeys(member for _kind, member in alarmed(ready) if member and member not in known)
+    return [{"id": member, "name": "", "peer_urls": [], "client_urls": [], "has_left": True} for member in members]
+
+
 def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation]) -> list[Problem]:
     """Why a cluster whose data is in doubt is left as it is: any alarm but NOSPACE (server/etcdserver/corrupt.go)."""
+    departed = [entry["id"] for entry in departed_with_alarm(observations)]
     return [
         Problem(
-            f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
+            f"Alarm {kind} of member {member}, which has left cluster {cluster.name!r}: it goes on stopping the cluster until it is disarmed. Run"
+            f" remove_member.yml -e etcd_member={member}"
+            if member in departed
+            else f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
             code="alarm",
         )
         for kind, member in alarmed(observations)

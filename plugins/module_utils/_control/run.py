@@ -59,6 +59,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     Plan,
     alarm_warnings,
     decide,
+    departed_with_alarm,
     image_reasons,
     lost_problems,
     make_steps,
@@ -478,10 +479,14 @@ def departing_of(
     for item in seen.values():
         if item.get("cluster"):
             other = as_cluster(item["cluster"])
-            known = membership({m.host: observed[m.host] for m in other.members if m.host in observed})
-            clusters[other.name] = (other, known or [])
+            known = {m.host: observed[m.host] for m in other.members if m.host in observed}
+            clusters[other.name] = (other, [*(membership(known) or []), *departed_with_alarm(known)])
     listed = clusters[cluster.name][1]
-    return departing_in(cluster, listed, wish.member, clusters), name_problem(wish.member, clusters)
+    leaving = departing_in(cluster, listed, wish.member, clusters)
+    if leaving and not leaving.entry:
+        # It has left in a run that did not get as far as its alarm.
+        leaving = replace(leaving, entry=next((entry for entry in listed if entry.get("has_left")), None))
+    return leaving, name_problem(wish.member, clusters)
 
 
 def make_plan(
@@ -506,7 +511,7 @@ def make_plan(
         if leaving.name:
             departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
             # No snapshot if the departure is refused, or if the member has left in an earlier run.
-            if wish.backup_before_change and leaving.entry and not departure.problems:
+            if wish.backup_before_change and leaving.is_listed and not departure.problems:
                 taken = backup(cluster, observations, leaving.host)
         observations = after_departure(observations, leaving, wish.operation)
     problems, warnings = judge(cluster, observations, wish)

@@ -114,10 +114,14 @@ class Membership:
             if not was[-1]:
                 return True
             voters = [member for member in members if member.started and not member.is_learner]
-            heir = next((member for member in voters if member.id != member_id), None)
+            others = [member for member in voters if member.id != member_id]
             leader = next((member for member in voters if member.id == member_id), None)
-            if heir is None or leader is None:
+            if not others or leader is None:
                 raise EtcdError(f"member {member_id:x} is the leader, and no other voting member has started.")
+            # etcd transfers to whom it is told, and waits in vain for a member that is down.
+            heir = next((member for member in others if self._follows(member, member_id)), None)
+            if heir is None:
+                raise EtcdUnreachableError("no other voting member follows the leader.", "unavailable")
             with EtcdClient(leader.client_urls[0], *self.credentials, timeout=ANSWER) as client:
                 client.call("maintenance/transfer-leadership", {"targetID": str(heir.id)})
             return None
@@ -146,6 +150,14 @@ class Membership:
             return True
 
         self._until(f"disarm the alarms of member {member_id:x}", disarmed, seconds, retried=())
+
+    def _follows(self, member: Member, leader: int) -> bool:
+        """Whether a member answers and knows this leader."""
+        try:
+            with EtcdClient(member.client_urls[0], *self.credentials, timeout=ANSWER / 2) as client:
+                return client.status().leader == leader
+        except EtcdUnreachableError:
+            return False
 
     def _status(self, members: Sequence[Member]) -> Status:
         """What the first member that knows a leader says of itself. EtcdUnreachableError if none does."""

@@ -101,6 +101,9 @@ _PROBE_PERIOD = 10.0
 # It has /livez and /readyz, which the probes of the manifest ask.
 _OLDEST_ETCD = EtcdVersion(3, 5, 11)
 
+# How long the startup probe lets a member that joins take: a learner is not ready before it has been sent the whole database.
+JOIN_SECONDS = 1800.0
+
 # What else stands in the manifest by kubeadm's own doing: an ETCD_* variable beside it is fatal for etcd.
 _BASE_FLAGS = ("snapshot-count",)
 _OLD_FLAGS = ("experimental-initial-corrupt-check", "experimental-watch-progress-notify-interval")
@@ -838,13 +841,21 @@ def startup_timeout(wanted: str, database: int, installed: str | None) -> str:
     wanted: etcd_startup_timeout; empty: what suits a database of this size (bytes), a minute more for each GiB, in steps that double,
     so that a database that grows changes it a few times in its life only. Never less than the installed manifest has, which somebody
     may have raised by hand. The kubelet kills an etcd that takes longer, and it would never come up (cozystack/cozystack#1874).
+    A member that has joined keeps what it had as a learner.
     """
     if wanted:
-        return wanted
+        has_joined = probe_seconds(installed) == JOIN_SECONDS
+        return join_timeout(wanted) if has_joined else wanted
     gib = database / float(1 << 30)
     needed = STARTUP_SECONDS + (60.0 * 2 ** math.ceil(math.log2(gib)) if gib > 1 else 0.0)
     seconds = max(needed, probe_seconds(installed))
     return f"{math.ceil(seconds / 60)}m" if seconds > STARTUP_SECONDS else ""
+
+
+def join_timeout(wanted: str) -> str:
+    """How long etcd of a member that joins may take to start, as a duration for kubeadm. wanted: etcd_startup_timeout, which counts if it is longer."""
+    is_longer = (_values.duration_seconds(wanted) or 0.0) > JOIN_SECONDS
+    return wanted if is_longer else f"{JOIN_SECONDS / 60:.0f}m"
 
 
 def startup_counts(wanted: str, formed: bool, is_ready: Callable[[], bool]) -> bool:

@@ -95,7 +95,7 @@ def leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
     acts = Membership(target.urls, target.credentials, _rollout.check_controller)
     entry = _entry(acts.members(), spec.member_id)
     if entry is None:
-        return reported([])
+        return _disarm_departed(spec, acts, check)
     _check_departure(spec, target, acts)
     if not check:
         with contextlib.ExitStack() as stack:
@@ -108,6 +108,15 @@ def leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
             # An alarm of a member that has left would go on stopping the cluster.
             acts.disarm(entry.id, spec.timeout)
     return reported([Reason("membership", "leaves", f"member {spec.member_id} ({spec.member}) leaves the membership")])
+
+
+def _disarm_departed(spec: LeaveSpec, acts: Membership, check: bool) -> dict[str, Any]:
+    """Disarm the alarms of a member that has left, in a run that ended before that. They would go on stopping the cluster."""
+    raised = [alarm for alarm in acts.alarms() if f"{alarm.member_id:x}" == spec.member_id]
+    if raised and not check:
+        acts.disarm(raised[0].member_id, spec.timeout)
+    text = f"alarm {{}} of member {spec.member_id}, which has left the membership, is disarmed"
+    return reported([Reason("membership", "disarmed", text.format(alarm.kind)) for alarm in raised])
 
 
 def _entry(members: Sequence[Member], member_id: str) -> Member | None:

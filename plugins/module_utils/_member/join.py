@@ -35,12 +35,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
-# How long a learner may take to catch up: it is sent the whole database.
-CATCHES_UP = 1800.0
-
-# The kubelet's startup probe asks /readyz, which a learner answers with 503 (etcd 3.5.19 and later). After kubeadm's four minutes the kubelet would
-# end a learner that is still catching up. Once the member has started, another timeout of that probe causes no restart (startup_counts).
-STARTUP = "30m"
+# How long a learner may take to catch up: it is sent the whole database. The kubelet's startup probe asks /readyz, which a learner answers with 503
+# (etcd 3.5.19 and later), and would end it before, after kubeadm's four minutes or etcd_startup_timeout (join_timeout).
+CATCHES_UP = _kubeadm.JOIN_SECONDS
 
 # For a change of the membership that etcd does not accept yet.
 ACCEPTED = 60.0
@@ -69,7 +66,8 @@ class JoinTurn(Turn):
 
     def __init__(self, spec: TurnSpec, check: bool) -> None:
         config = spec.config
-        config = replace(config, initial_cluster_state="existing", startup_timeout=config.startup_timeout or STARTUP)
+        timeout = _kubeadm.join_timeout(config.startup_timeout)
+        config = replace(config, initial_cluster_state="existing", startup_timeout=timeout)
         super().__init__(replace(spec, config=config), check)
         self.membership = Membership(
             spec.target.urls[1:], spec.target.credentials, while_waiting=_rollout.check_controller

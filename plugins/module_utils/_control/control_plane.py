@@ -35,6 +35,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     unknown_address_problems,
     version_range_warnings,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
+    RESTART_APISERVER,
+    cas_in,
+    has_former_ca,
+    plane_leaf_reasons,
+    plane_trust_reasons,
+    rotation_notes,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
@@ -63,6 +71,7 @@ class HandOver:
     """What the control plane hosts of a cluster still need. problems: what stops the handover. held: what keeps kube-apiserver as it is.
 
     due: hosts that need a certificate. copied: hosts whose key another host has too. turns: see Follow. members: whom kube-apiserver asks.
+    replace_ca: hosts whose ca.crt holds no CA of the cluster any more, but a former one. first_ca_only: whether they follow a rotation of the CA.
     """
 
     due: list[str]
@@ -75,6 +84,8 @@ class HandOver:
     members: list[Member]
     turns: list[dict[str, Any]] = field(default_factory=list)
     held: list[Problem] = field(default_factory=list)
+    replace_ca: list[str] = field(default_factory=list)
+    first_ca_only: bool = False
 
 
 # --- Who -------------------------------------------------------------------------------------------------------------
@@ -183,8 +194,12 @@ def hand_over(
     for host, other in copied.items():
         text = f"{KIND}.crt: issued again with a new key, because {other} has the same key"
         reasons[host].append(Reason("certificates", "copied", text).as_dict())
+    trusted = plane_trust_reasons(hosts, signer, observations) if signer else {}
+    followed = plane_leaf_reasons(hosts, signer, observations) if signer else {}
+    for host, reason in followed.items():
+        reasons[host].append(reason.as_dict())
     wanting = [host for host in hosts if reasons[host]]
-    renewed = renewal_reasons(cluster, observations)
+    renewed = {**renewal_reasons(cluster, observations), **trusted}
     due = [host for host in hosts if reasons[host] or host in renewed]
     problems = [
         *problems_of("inventory", cluster.problems),
@@ -206,6 +221,7 @@ def hand_over(
             ]
             problems += [Problem(text, host=host, code="control-plane-host") for text in texts]
         warnings += [note(text, cluster.ca_host) for text in signer["pki"].get("warnings", [])]
+        warnings += rotation_notes(cluster, observations, hosts)
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
     facts = {host: observation["facts"] for host, observation in observations.items()}
     spread, fastest, slowest = clock_spread(facts)
@@ -248,6 +264,15 @@ def hand_over(
     warnings += map(note, member_warnings(cluster, members))
     following = follow(cluster, {host: names[host] for host in hosts}, observations)
     warnings += following.warnings
+    warnings += [
+        note(
+            "kube-apiserver reads ca.crt when it starts. When this run has written it, on one control plane host after the other,"
+            f" {RESTART_APISERVER} Then go on with rotate_ca.yml.",
+            host,
+        )
+        for host in trusted
+        if observations[host].get("apiserver")
+    ]
     steps += following.steps
     words = (
         "certificates are issued"
@@ -271,6 +296,8 @@ def hand_over(
         members,
         following.turns,
         following.problems,
+        [host for host in trusted if signer and has_former_ca(observations[host]["pki"], signer["pki"])],
+        bool(trusted or followed),
     )
 
 
@@ -335,10 +362,13 @@ def foreign_problems(cluster: Cluster, pki: Mapping[str, Any], signer: Mapping[s
         "The run does not replace it, because a kube-apiserver on this host may use it for another etcd (stacked, or another cluster)."
         " If nothing uses it, move it away. If it is right, correct etcd_cluster_name."
     )
-    if wanted and pki.get("ca_id") not in (None, wanted):
+    known = {ca["id"] for ca in [*cas_in(signer), *(signer.get("former_cas") or [])]}
+    if wanted and pki.get("ca_id") not in (None, wanted) and pki["ca_id"] not in known:
         return [f"/etc/kubernetes/pki/etcd/ca.crt is not the CA of cluster {cluster.name!r}. {way_out}"]
     for item in pki.get("certificates", []):
         other = item.get("authority_key_id") and signer.get("ca_key_id") not in (None, item["authority_key_id"])
+        if item.get("ca_id") and item["ca_id"] in known:
+            continue
         if item["kind"] == KIND and ("other-ca" in item["reasons"] or other):
             return [
                 f"/etc/kubernetes/pki/{KIND}.crt is signed by another CA ({item['issuer']}), not by that of cluster {cluster.name!r}. {way_out}"

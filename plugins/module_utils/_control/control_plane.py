@@ -42,6 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation imp
     plane_leaf_reasons,
     plane_trust_reasons,
     rotation_notes,
+    waiting_planes,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
@@ -262,16 +263,18 @@ def hand_over(
     ]
     members = current_members(cluster, membership_of(cluster, observations))
     warnings += map(note, member_warnings(cluster, members))
-    following = follow(cluster, {host: names[host] for host in hosts}, observations)
+    outdated = [*trusted, *(host for host in waiting_planes(cluster, observations, hosts) if host not in trusted)]
+    following = follow(cluster, {host: names[host] for host in hosts}, observations, outdated)
     warnings += following.warnings
     warnings += [
         note(
-            "kube-apiserver reads ca.crt when it starts. When this run has written it, on one control plane host after the other,"
-            f" {RESTART_APISERVER} Then go on with rotate_ca.yml.",
+            "kube-apiserver reads ca.crt when it starts, and does not trust yet what that holds after this run. Either run control_plane.yml with"
+            f" -e etcd_update_apiserver=true, or restart it by hand, on one control plane host after the other: {RESTART_APISERVER} Then go on with"
+            " rotate_ca.yml.",
             host,
         )
-        for host in trusted
-        if observations[host].get("apiserver")
+        for host in outdated
+        if observations[host].get("apiserver") and not observations[host]["apiserver"]["updates"]
     ]
     steps += following.steps
     words = (

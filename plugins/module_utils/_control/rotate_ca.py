@@ -201,13 +201,14 @@ def not_over(phase: str, rotation: Rotation, planes: list[str]) -> list[Problem]
             )
         elif host in rotation.write:
             text = (
-                "ca.crt does not hold the new CA, so kube-apiserver would reject the members. Run control_plane.yml, which writes it. Then, on one control"
+                "ca.crt does not hold the new CA, so kube-apiserver would reject the members. Run control_plane.yml -e etcd_update_apiserver=true, which"
+                " writes it, and restarts one kube-apiserver after the other. Or run it without that variable, and restart them by hand: on one control"
                 f" plane host after the other, {RESTART_APISERVER} {again}"
             )
         else:
             text = (
-                "kube-apiserver was started before ca.crt was written, so it would reject the members. On one control plane host after the other,"
-                f" {RESTART_APISERVER} {again}"
+                "kube-apiserver was started before ca.crt was written, so it would reject the members. Run control_plane.yml -e etcd_update_apiserver=true,"
+                f" which restarts it. Or by hand, on one control plane host after the other: {RESTART_APISERVER} {again}"
             )
         problems.append(Problem(text, host=host, code="plane-waits"))
     members = sorted(left - {*planes})

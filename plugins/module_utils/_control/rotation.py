@@ -226,6 +226,14 @@ def plane_trust_reasons(hosts: Iterable[str], signer: Observation, observations:
     return found
 
 
+def waiting_planes(cluster: Cluster, observations: Observations, planes: Iterable[str]) -> list[str]:
+    """Control plane hosts whose kube-apiserver was started before a ca.crt of a rotation was written."""
+    there = [host for host in planes if host in observations]
+    if not rotation_of(cluster, observations, there).phase:
+        return []
+    return [host for host in there if plane_host(host, observations[host]).loaded == frozenset()]
+
+
 def plane_leaf_reasons(hosts: Iterable[str], signer: Observation, observations: Observations) -> dict[str, Reason]:
     """Control plane hosts with a certificate of a CA that does not sign any more, while or after it was replaced."""
     of_signer = cas_in(signer["pki"])

@@ -13,6 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import PHASES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
     is_incomplete,
@@ -56,6 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
     "defragment_threshold": {"type": "int", "default": 45},
     "compact_keep_revisions": {"type": "int", "default": 1000},
+    "until": {"type": "str", "default": "", "choices": ["", *PHASES]},
+    "phase": {"type": "str", "default": "", "choices": ["", *PHASES]},
 }
 
 # The variable of an option, if it is not called etcd_OPTION.
@@ -119,9 +122,12 @@ class ActionModule(ActionBase):
                     "replace_healthy_cluster",
                     "defragment_threshold",
                     "compact_keep_revisions",
+                    "until",
+                    "phase",
                 )
             },
             own_ca=own_ca,
+            check=bool(self._task.check_mode),
             snapshot=wanted_snapshot(controller_path(args["snapshot"]), args["operation"]),
             image_archive=archive,
             external_files=files,
@@ -165,7 +171,8 @@ class ActionModule(ActionBase):
         names = {
             option: name
             for option in OPTIONS
-            if option != "operation" and (name := _VARIABLES.get(option, f"etcd_{option}")) not in invalid
+            if option not in ("operation", "phase")
+            and (name := _VARIABLES.get(option, f"etcd_{option}")) not in invalid
         }
         return {
             option: signer[name]

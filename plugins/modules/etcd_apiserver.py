@@ -45,6 +45,10 @@ options:
     description: Whether the ConfigMap C(kubeadm-config) is changed, too. Once for each Kubernetes cluster is enough.
     type: bool
     default: true
+  loads_ca:
+    description: Restart kube-apiserver if it was started before O(ca) was written, which it reads when it starts. For a rotation of the CA.
+    type: bool
+    default: false
   others:
     description: URLs of the other API servers of the Kubernetes cluster.
     type: list
@@ -121,6 +125,7 @@ def spec_of(params: dict[str, Any]) -> ApiserverSpec:
         params["update_config"],
         params["others"],
         params["timeout"],
+        params["loads_ca"],
     )
 
 
@@ -133,6 +138,7 @@ def main() -> None:
             "key": {"type": "path", "default": "/etc/kubernetes/pki/apiserver-etcd-client.key"},
             "update_config": {"type": "bool", "default": True},
             "others": {"type": "list", "elements": "str", "default": []},
+            "loads_ca": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             **PLACES_ARGUMENTS,
         },

@@ -157,6 +157,7 @@ etcd:
       unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
     - Its C(version), if it answers, and the C(cluster_version), the C(image) of its manifest, and how many entries of its log etcd 3.7 could not read
       (C(unreadable)). They are not looked for if the member runs another version than 3.6.
+    - Which CAs it has loaded, as it says itself (C(trusted), hashes of their names; none if it does not say).
     - Its database (C(database)), if it answers - C(size), C(in_use) and C(quota) in bytes, the C(revision) of its keys, and with the alarm NOSPACE the revision
       that kube-apiserver would compact to next (C(next_compaction)).
   returned: for members
@@ -166,6 +167,8 @@ pki:
     - Certificates as they are. Certificates only, never a key.
     - Of ca.crt also what a renewal of it keeps (C(ca_id)), the kinds of the certificates that it has not signed (C(foreign)), and whether a member
       could start with its certificates as they are (C(usable)).
+    - For a rotation of the CA, every certificate in ca.crt (C(cas)) and when it was written (C(ca_written)), the CA that takes over (C(next_ca)), and
+      those that the host had before (C(former_cas)). Each has C(id), C(fingerprint), C(key), C(name) and C(subject).
   returned: always
   type: dict
 kubelet:
@@ -184,7 +187,7 @@ config:
 apiserver:
   description:
     - kube-apiserver as its manifest has it, none if there is no such manifest - how it reaches etcd (C(access)), its C(url), why it is not ready
-      (C(unready)), or does not run as its manifest says (C(pending)).
+      (C(unready)), or does not run as its manifest says (C(pending)), and when its process began (C(started)).
     - What the ConfigMap kubeadm-config says of etcd (C(config), none if it could not be read; C(config_uid)), and the C(cluster_id) and C(members) of the
       etcd that it uses.
     - Why it must not be changed (C(problem)), whether the run may change it (C(updates)), and the C(client_port) of the members.

@@ -105,6 +105,10 @@ options:
     description: Change the member of a running cluster even if the cluster stops without it. It is waited for all the same.
     type: bool
     default: false
+  loads_ca:
+    description: Restart etcd if it trusts other CAs than ca.crt holds. It reads that file when it starts. For a rotation of the CA.
+    type: bool
+    default: false
   timeout:
     description: Seconds to wait for the member.
     type: int
@@ -203,6 +207,7 @@ def main() -> None:
             "turn": {"type": "int", "default": 0},
             "join": {"type": "bool", "default": False},
             "allow_interruption": {"type": "bool", "default": False},
+            "loads_ca": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,

@@ -42,9 +42,12 @@ options:
       - V(remove) removes ca.key if it is the key O(ca_public_key) that V(receive) has proven. On the host that had it. With O(ca_host), it
         ends the move instead. Until then, or for five minutes if a run was killed, no run removes the ca.key that was received.
       - V(export) returns ca.key, encrypted with a passphrase. On the CA host; writes nothing.
+      - V(next) makes the CA that takes over, or writes O(ca_cert) and its key, as ca-next.crt and ca-next.key beside the CA in use. On the CA host.
+      - V(trust) has ca.crt hold the certificates in O(ca_cert), of which one has to be there already. On each member.
+      - V(exchange) lets the CA of V(next) sign. Its certificate comes first in ca.crt, and the pair that signed before is archived. On the CA host.
     type: str
     required: true
-    choices: [transport, ca, request, sign, collect, install, send, receive, remove, export]
+    choices: [transport, ca, request, sign, collect, install, send, receive, remove, export, next, trust, exchange]
   pki_dir:
     description: Where certificates and keys are.
     type: path
@@ -121,6 +124,13 @@ options:
     description:
       - Whether certificates named by O(renew) get a new key.
       - Key and certificate are then two renames, back to back. With the same key it is one, and no handshake can meet half a pair.
+    type: bool
+    default: false
+  first_ca_only:
+    description:
+      - Whether a certificate is kept only if the first CA in ca.crt has signed it. Otherwise those of the others in ca.crt do as well, as they do
+        while a CA is rotated.
+      - With V(true), V(install) also has ca.crt hold the same CAs as O(ca_cert).
     type: bool
     default: false
   ca_cert:
@@ -328,6 +338,26 @@ EXAMPLES = r"""
     ca_cert: "{{ authority.ca_cert }}"
   check_mode: true
 
+- name: Make a new CA beside the one in use
+  kubeadm.etcd.etcd_pki:
+    step: next
+    name: infra0
+    address: 10.0.0.6
+  register: next
+
+- name: Have a member trust both, from its next start on
+  kubeadm.etcd.etcd_pki:
+    step: trust
+    name: infra1
+    address: 10.0.0.7
+    ca_cert: "{{ authority.ca_cert }}{{ next.ca_cert }}"
+
+- name: Let the new CA sign
+  kubeadm.etcd.etcd_pki:
+    step: exchange
+    name: infra0
+    address: 10.0.0.6
+
 - name: Collect what a CA that is elsewhere has signed
   kubeadm.etcd.etcd_pki:
     step: collect
@@ -380,7 +410,7 @@ changes:
       type: bool
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
-  returned: with O(step=ca) and O(step=send)
+  returned: with O(step=ca), O(step=send), O(step=next), and O(step=exchange), which returns all that ca.crt holds
   type: str
 transport_key:
   description: Public key (PEM) for P(kubeadm.etcd.seal#filter), or for O(recipient).
@@ -474,12 +504,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import cryptography_problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import rotate as _rotate
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-STEPS = ("transport", "ca", "request", "sign", "collect", "install", "send", "receive", "remove", "export")
+STEPS = (
+    *("transport", "ca", "request", "sign", "collect", "install", "send", "receive", "remove", "export"),
+    *("next", "trust", "exchange"),
+)
 # They change nothing on the host, and do not wait for those that do.
 ONLY_READ = ("sign", "collect", "send")
 
@@ -503,6 +537,14 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         return _move.step_remove(spec, params["ca_public_key"] or "", check)
     if params["step"] == "export":
         return _move.step_export(spec, params["sealed_passphrase"], params["sealed_copy"] or "", check)
+    if params["step"] == "next":
+        sealed = params["sealed_key"]
+        key = next(iter(_pki_steps.unsealed(spec, [sealed], check)), None) if sealed else params["ca_key"]
+        return _rotate.step_next(spec, params["ca_cert"], key, params["ca_key_passphrase"] or "", check, now)
+    if params["step"] == "trust":
+        return _rotate.step_trust(spec, params["ca_cert"], check)
+    if params["step"] == "exchange":
+        return _rotate.step_exchange(spec, check)
     if params["step"] == "request":
         return _pki_steps.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
@@ -562,6 +604,7 @@ def main() -> None:
         required_if=[
             ("step", "collect", ("signing_dir", "ca_cert")),
             ("step", "send", ("recipient",)),
+            ("step", "trust", ("ca_cert",)),
             ("step", "export", ("sealed_passphrase",)),
         ],
         mutually_exclusive=[("ca_key", "sealed_key")],

@@ -121,6 +121,16 @@ options:
     description: Revisions that V(defragment) keeps at least if it compacts. With V(0), it keeps no history.
     type: int
     default: 1000
+  until:
+    description: The phase that V(rotate_ca) ends with. Empty means the last one.
+    type: str
+    choices: ["", new, trust, issue, drop]
+    default: ""
+  phase:
+    description: The phase of V(rotate_ca) that is planned. Empty means all of them, to refuse or to show the run before its first change.
+    type: str
+    choices: ["", new, trust, issue, drop]
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -133,8 +143,8 @@ EXAMPLES = r"""
 RETURN = r"""
 steps:
   description:
-    - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, certificates,
-      config, image, leave, archive, start, turn, join, apiserver,
+    - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, next_ca,
+      trust_ca, exchange_ca, certificates, config, image, leave, archive, start, turn, join, apiserver,
       defragment, disarm, record, snapshot, schedule, rehearse, prepare, stop, replace_data), the C(member) that it is about, the C(host) that it runs on,
       its C(turn) (none if all take it at once) and its C(reasons), as M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success

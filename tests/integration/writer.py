@@ -8,13 +8,15 @@ member served) and gap (the longest time between two acknowledged writes, second
 import base64
 import http.client
 import json
+import os
 import ssl
 import sys
 import threading
 import time
 from urllib.parse import urlsplit
 
-PKI = "/etc/kubernetes/pki/etcd/"
+# A client of its own may have other files.
+PKI = os.environ.get("WRITER_PKI", "/etc/kubernetes/pki/etcd/")
 
 
 def call(url, path, body, pki=PKI):

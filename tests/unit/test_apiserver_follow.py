@@ -33,11 +33,11 @@ def apiserver(*servers: str, config: tuple[str, ...] | None = (A, B, C), **chang
     }
 
 
-def follow(*items: dict[str, Any] | None, ca_host: bool = True, **etcd: Any) -> _control.Follow:
+def follow(*items: dict[str, Any] | None, ca_host: bool = True, loads: str = "", **etcd: Any) -> _control.Follow:
     seen: dict[str, Any] = {host: {**plane(serial="s1"), "apiserver": item} for host, item in zip(PLANES, items)}
     if ca_host:
         seen["infra0"] = signer(etcd={"members_of": OURS, **etcd})
-    return _control.follow(CLUSTER, {host: host for host, _item in zip(PLANES, items)}, seen)
+    return _control.follow(CLUSTER, {host: host for host, _item in zip(PLANES, items)}, seen, loads.split())
 
 
 def texts(found: _control.Follow) -> list[str]:
@@ -58,7 +58,7 @@ def test_one_after_the_other_and_one_writes_the_config_map() -> None:
     found = follow(apiserver(A, B, config=(A, B)), apiserver(A, B, config=(A, B), url="https://other:6443"))
     assert texts(found) == [FLAG, CONFIG, FLAG] and found.problems == found.warnings == []
     assert [(step.host, step.turn) for step in found.steps] == [("control0", 1), ("control1", 2)]
-    options = {"servers": [A, B, C]}
+    options = {"servers": [A, B, C], "loads_ca": False}
     assert found.turns == [
         {"host": "control0", **options, "update_config": True, "others": ["https://other:6443"]},
         {"host": "control1", **options, "update_config": False, "others": ["https://control:6443"]},
@@ -135,6 +135,25 @@ def test_none_is_changed_while_one_cannot_be(changes: dict[str, Any], words: str
     assert found.steps == found.turns == [] and merged(found.problems)[0].startswith(words)
     # It is no problem where nothing has to change.
     assert follow(apiserver(A, B, C, **changes)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "turns", "problems"),
+    [
+        ({}, ["control1"], []),
+        # A manifest that somebody has edited stays.
+        ({"problem": "edited"}, ["control1"], []),
+        ({"unready": "down"}, [], ["control1: kube-apiserver is not ready"]),
+        ({"updates": False}, [], []),
+        # It reads ca.crt when it starts.
+        ({"started": 0.0}, [], []),
+    ],
+)
+def test_a_ca_that_is_to_be_read(changes: dict[str, Any], turns: list[str], problems: list[str]) -> None:
+    found = follow(*(apiserver(A, B, C, **{"started": 5.0, **changes}) for _host in PLANES), loads="control1")
+    assert [turn["host"] for turn in found.turns] == turns and all(turn["loads_ca"] for turn in found.turns)
+    assert [text.startswith(words) for text, words in zip(merged(found.problems), problems)] == [True] * len(problems)
+    assert texts(found) == [f"kube-apiserver: is restarted to trust what {_control.FILES[0]} holds" for _turn in turns]
 
 
 def test_a_run_that_was_killed_is_finished() -> None:

@@ -259,3 +259,50 @@ def test_the_observation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     (host.root / "admin.conf").unlink()
     seen = _seen.observe(host.places, True, 2379)
     assert seen and seen["config"] is None and "admin.conf" in seen["problem"] and seen["unready"] == seen["problem"]
+
+
+@pytest.fixture
+def older(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """kube-apiserver has the right endpoints, and was started before its CA of etcd was written."""
+    engine.take_turn(host.spec(), check=False)
+    host.acts.clear()
+    ca = tmp_path / "ca.crt"
+    ca.write_text("both")
+    host.path.write_text(host.path.read_text().replace(access().ca, str(ca)))
+    host.process = first = host.started()
+    written = ca.stat().st_ctime
+    monkeypatch.setattr(engine, "process_started", lambda pid: written + (1.0 if pid != first.pid else -1.0))
+
+    def stop(_process: _rollout.Process) -> None:
+        host.acts.append("stop")
+        host.process = host.started() if host.comes_up("") else None
+
+    monkeypatch.setattr(_rollout, "stop", stop)
+    return host
+
+
+def to_load(host: Host) -> engine.ApiserverSpec:
+    return host.spec(access=access(A, B, ca=str(host.root / "ca.crt")), update_config=False, loads_ca=True)
+
+
+def test_a_ca_that_was_written_since_it_started(older: Host) -> None:
+    """The manifest stays, whatever it is like. Then nothing is left to do."""
+    older.extra = ("--v=4",)
+    before = older.path.read_text()
+    assert engine.take_turn(to_load(older), check=True)["changed"] and older.acts == []
+    result = engine.take_turn(to_load(older), check=False)
+    assert len(result["reasons"]) == 1 and "is restarted to trust what" in result["reasons"][0]
+    assert older.acts == ["lock 2", "check lock", "stop", "unlock"] and older.path.read_text() == before
+    older.acts.clear()
+    assert not engine.take_turn(to_load(older), check=False)["changed"] and older.acts == []
+    assert not engine.take_turn(replace(to_load(older), loads_ca=False), check=False)["changed"]
+
+
+def test_it_is_not_ended_while_another_one_is_down_and_the_cause_is_told(older: Host) -> None:
+    older.unready = {OTHER: "refused"}
+    with pytest.raises(EtcdError, match="not restarted while an API server is not ready: refused"):
+        engine.take_turn(to_load(older), check=False)
+    assert "stop" not in older.acts
+    older.unready, older.comes_up = {}, lambda _servers: False
+    with pytest.raises(EtcdError, match=r"no etcd.* It was restarted to read the CA of etcd, and its manifest has not"):
+        engine.take_turn(to_load(older), check=False)

@@ -350,14 +350,6 @@ def test_ca_key_that_does_not_belong_here(tmp_path: Path) -> None:
         assert result["reasons"] == ([] if left else ["etcd/ca.key: removed, it belongs on the CA host only"])
 
 
-def test_bundle_in_ca_crt_is_said(tmp_path: Path) -> None:
-    issue(tmp_path)
-    cert, _key = own_ca(tmp_path / "other")
-    with open(tmp_path / "pki/etcd/ca.crt", "a", encoding="ascii") as handle:
-        handle.write(cert)
-    assert "also contains mine" in _pki.observe(spec(tmp_path, ca_host=True), NOW).warnings[0]
-
-
 # --- A CA that signs elsewhere ---------------------------------------------------------------------------------------
 
 

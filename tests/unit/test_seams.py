@@ -81,7 +81,7 @@ def test_what_a_host_is_to_have_is_what_the_modules_take() -> None:
     found = arguments("infra1") or {}
     planned = {"initial_cluster_state", "initial_cluster_token", "published", "kubeadm"}
     assert set(found["config"]) == {*kubeadm.CONFIG_ARGUMENTS, "path"} - planned
-    assert set(found["pki"]) == set(state.ARGUMENTS) - {"kinds", "known_addresses"}
+    assert set(found["pki"]) == set(state.ARGUMENTS) - {"kinds", "known_addresses", "first_ca_only"}
     assert set(found["kubelet"]) == set(kubelet.KUBELET_ARGUMENTS)
     for values in (found["config"], found["pki"], found["kubelet"], found["backup"]):
         assert {key: value for key, value in values.items() if str(value).startswith("etcd_")} == {}

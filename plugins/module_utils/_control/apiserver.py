@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver impor
     EtcdAccess,
     config_reasons,
     manifest_reasons,
+    outdated_reason,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
@@ -75,8 +76,10 @@ def is_other_cluster(cluster: Cluster, observations: Observations, seen: Observa
     return bool(seen["members"]) and not any(entry_of(member, seen["members"]) for member in cluster.members)
 
 
-def follow(cluster: Cluster, hosts: Mapping[str, str], observations: Observations) -> Follow:
-    """What of the API servers on these control plane hosts has to change. hosts: their names, by host."""
+def follow(
+    cluster: Cluster, hosts: Mapping[str, str], observations: Observations, loads: Container[str] = ()
+) -> Follow:
+    """What of the API servers on these control plane hosts has to change. hosts: their names, by host. loads: hosts where another ca.crt is to be read."""
     members = current_members(cluster, membership_of(cluster, observations))
     found = Follow()
     has_config: set[str] = set()
@@ -94,6 +97,8 @@ def follow(cluster: Cluster, hosts: Mapping[str, str], observations: Observation
             of_config = config_reasons(access_of(item["config"]), wanted)
             has_config.update([item["config_uid"]] if of_config else [])
             reasons += of_config
+        if host in loads and item["updates"] and item["started"]:
+            reasons = [*reasons, outdated_reason(FILES[0])]
         if not item["updates"]:
             found.warnings.extend(note(by_hand(item, reasons), host) for _once in reasons[:1])
             continue
@@ -107,6 +112,7 @@ def follow(cluster: Cluster, hosts: Mapping[str, str], observations: Observation
             {
                 "host": host,
                 "servers": list(urls),
+                "loads_ca": host in loads,
                 "update_config": any(reason.code == CONFIG for reason in reasons),
                 "others": [
                     other["url"]
@@ -126,9 +132,11 @@ def access_of(data: Mapping[str, Any]) -> EtcdAccess:
 
 def change_problems(seen: Observation, reasons: list[Reason]) -> list[str]:
     """Why a kube-apiserver must not be changed."""
-    if not any(reason.code != "pending" for reason in reasons):
+    codes = {reason.code for reason in reasons} - {"pending"}
+    if not codes:
         return []
-    if seen["problem"]:
+    # A manifest that stays may be whatever it is.
+    if seen["problem"] and codes != {"ca"}:
         return [f"kube-apiserver is not changed: {seen['problem']}"]
     if seen["unready"]:
         return [

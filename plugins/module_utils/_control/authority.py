@@ -26,6 +26,18 @@ _ISSUING = (FOUND, SIGN)
 _DIRECTORY = "/etc/kubernetes/pki/etcd"
 
 
+def shares_ca(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one CA is in the ca.crt of both hosts, as on all hosts while it is rotated. By their pki."""
+    ids = [{pki.get("ca_id"), *(ca["id"] for ca in pki.get("cas") or [])} - {None} for pki in (one, other)]
+    return bool(ids[0] & ids[1])
+
+
+def takes_part(identity: str | None, pki: Mapping[str, Any]) -> bool:
+    """Whether a CA that does not sign is the other one of a rotation, as the CA host has it."""
+    cas = [*(pki.get("cas") or []), *([pki["next_ca"]] if pki.get("next_ca") else [])]
+    return identity != pki.get("ca_id") and identity in [ca["id"] for ca in cas]
+
+
 def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -> list[str]:
     """Hosts whose certificates come from the CA host's CA, but whose ca.crt is a different CA: it was put there by mistake.
 
@@ -39,7 +51,8 @@ def broken_ca_hosts(cluster: Cluster, observations: Mapping[str, Observation]) -
     return [
         host
         for host, observation in observations.items()
-        if observation["pki"].get("ca_id") not in (None, signer["pki"]["ca_id"])
+        if observation["pki"].get("ca_id") is not None
+        and not shares_ca(observation["pki"], signer["pki"])
         and any(item["authority_key_id"] == wanted for item in observation["pki"].get("certificates", []))
         and not any(
             item["authority_key_id"] is not None and item["authority_key_id"] == observation["pki"].get("ca_key_id")
@@ -56,6 +69,8 @@ def brings_in(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
     if not signer or not signer["pki"] or not own.get("fingerprint"):
         return False
     pki = signer["pki"]
+    if takes_part(own["id"], pki):
+        return False
     if pki.get("ca_id") == own["id"]:
         # Both in ISO 8601, UTC.
         return bool(own["not_after"] > pki["ca_not_after"])
@@ -261,7 +276,7 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
             )
         ]
     recorded = {host: (etcd[host].get("record") or {}).get("ca") for host in pki}
-    changed = [host for host in pki if recorded[host] and recorded[host] != pki[host]["ca_cert_key"]]
+    changed = [host for host in pki if recorded[host] and recorded[host] not in keys_in(pki[host])]
     # Without a record, the members' certificates show which CA the cluster had, unless the running etcd rejects them.
     issued = [
         item for host, item in pki.items() if item.get("certificates") and etcd[host].get("trusts") != "untrusted"
@@ -299,6 +314,11 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
     return problems
 
 
+def keys_in(pki: Mapping[str, Any]) -> set[str]:
+    """Public keys of the CAs in a ca.crt. While a CA is rotated, a record may name either."""
+    return {str(pki["ca_cert_key"]), *(str(ca["key"]) for ca in pki.get("cas") or [])}
+
+
 def _is_recorded(observation: Observation) -> bool:
     """Whether a host's ca.crt matches its record, and has signed all of its certificates."""
     pki = observation["pki"]
@@ -325,7 +345,7 @@ def _former_ca(
     if not issued:
         return (
             f"{begin} Certificates from the installed CA would cut the members off from each other and from their clients. {back}: nothing"
-            " restarts. To change the CA of a cluster with data, both CAs have to be trusted for a while, which this playbook does not do."
+            " restarts. To change the CA of a cluster with data, run rotate_ca.yml then (docs/ca-rotation.md)."
         )
     if issued != former or have:
         return (
@@ -356,9 +376,10 @@ def ca_problems(
     own: the user's own CA from the inventory, as the filter own_ca returns it.
     """
     problems: list[Problem] = []
-    own = own or {}
-    own_id = own.get("id")
     signer = observations.get(cluster.ca_host)
+    # What a rotation has begun with is no other CA than the one in use.
+    own = {} if own and signer and takes_part(own.get("id"), signer["pki"]) else own or {}
+    own_id = own.get("id")
     found = {host: o["pki"]["ca_id"] for host, o in observations.items() if o["pki"].get("ca_id")}
     holders = [host for host in found if host != cluster.ca_host]
     wanting = [host for host, observation in observations.items() if needs_signing(observation)]
@@ -395,12 +416,18 @@ def ca_problems(
                 code="ca-missing",
             )
         )
-    other = [host for host, identity in found.items() if identity != own_id and host not in repaired]
+    other = [
+        host
+        for host, identity in found.items()
+        if identity != own_id
+        and host not in repaired
+        and not (authority == own_id and shares_ca(observations[host]["pki"], signer["pki"]))
+    ]
     if own_id and formed and other:
         problems.append(
             Problem(
-                f"etcd_ca_cert is not the CA in use on {', '.join(other)}. To change the CA of a cluster with data, both CAs have to be trusted"
-                " for a while, which this playbook does not do. Remove etcd_ca_cert and etcd_ca_key.",
+                f"etcd_ca_cert is not the CA in use on {', '.join(other)}. To change the CA of a cluster with data, run"
+                " rotate_ca.yml (docs/ca-rotation.md). Otherwise remove etcd_ca_cert and etcd_ca_key.",
                 code="own-ca-differs",
             )
         )
@@ -414,7 +441,8 @@ def ca_problems(
             )
         )
     if authority and not own_id and formed and not exchanged:
-        other = [host for host in holders if found[host] != authority and host not in repaired]
+        pki = {host: observations[host]["pki"] for host in holders}
+        other = [host for host in holders if not shares_ca(pki[host], signer["pki"]) and host not in repaired]
         if other:
             problems.append(
                 Problem(

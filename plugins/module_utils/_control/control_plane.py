@@ -35,6 +35,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     unknown_address_problems,
     version_range_warnings,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
+    RESTART_APISERVER,
+    cas_in,
+    has_former_ca,
+    plane_leaf_reasons,
+    plane_trust_reasons,
+    rotation_notes,
+    waiting_planes,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CERTIFICATES, Step, reasons_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
@@ -63,6 +72,7 @@ class HandOver:
     """What the control plane hosts of a cluster still need. problems: what stops the handover. held: what keeps kube-apiserver as it is.
 
     due: hosts that need a certificate. copied: hosts whose key another host has too. turns: see Follow. members: whom kube-apiserver asks.
+    replace_ca: hosts whose ca.crt holds no CA of the cluster any more, but a former one. first_ca_only: whether they follow a rotation of the CA.
     """
 
     due: list[str]
@@ -75,6 +85,8 @@ class HandOver:
     members: list[Member]
     turns: list[dict[str, Any]] = field(default_factory=list)
     held: list[Problem] = field(default_factory=list)
+    replace_ca: list[str] = field(default_factory=list)
+    first_ca_only: bool = False
 
 
 # --- Who -------------------------------------------------------------------------------------------------------------
@@ -183,8 +195,12 @@ def hand_over(
     for host, other in copied.items():
         text = f"{KIND}.crt: issued again with a new key, because {other} has the same key"
         reasons[host].append(Reason("certificates", "copied", text).as_dict())
+    trusted = plane_trust_reasons(hosts, signer, observations) if signer else {}
+    followed = plane_leaf_reasons(hosts, signer, observations) if signer else {}
+    for host, reason in followed.items():
+        reasons[host].append(reason.as_dict())
     wanting = [host for host in hosts if reasons[host]]
-    renewed = renewal_reasons(cluster, observations)
+    renewed = {**renewal_reasons(cluster, observations), **trusted}
     due = [host for host in hosts if reasons[host] or host in renewed]
     problems = [
         *problems_of("inventory", cluster.problems),
@@ -206,6 +222,7 @@ def hand_over(
             ]
             problems += [Problem(text, host=host, code="control-plane-host") for text in texts]
         warnings += [note(text, cluster.ca_host) for text in signer["pki"].get("warnings", [])]
+        warnings += rotation_notes(cluster, observations, hosts)
         elsewhere = signs_elsewhere(cluster, observations, own_ca)
     facts = {host: observation["facts"] for host, observation in observations.items()}
     spread, fastest, slowest = clock_spread(facts)
@@ -246,8 +263,19 @@ def hand_over(
     ]
     members = current_members(cluster, membership_of(cluster, observations))
     warnings += map(note, member_warnings(cluster, members))
-    following = follow(cluster, {host: names[host] for host in hosts}, observations)
+    outdated = [*trusted, *(host for host in waiting_planes(cluster, observations, hosts) if host not in trusted)]
+    following = follow(cluster, {host: names[host] for host in hosts}, observations, outdated)
     warnings += following.warnings
+    warnings += [
+        note(
+            "kube-apiserver reads ca.crt when it starts, and does not trust yet what that holds after this run. Either run control_plane.yml with"
+            f" -e etcd_update_apiserver=true, or restart it by hand, on one control plane host after the other: {RESTART_APISERVER} Then go on with"
+            " rotate_ca.yml.",
+            host,
+        )
+        for host in outdated
+        if observations[host].get("apiserver") and not observations[host]["apiserver"]["updates"]
+    ]
     steps += following.steps
     words = (
         "certificates are issued"
@@ -271,6 +299,8 @@ def hand_over(
         members,
         following.turns,
         following.problems,
+        [host for host in trusted if signer and has_former_ca(observations[host]["pki"], signer["pki"])],
+        bool(trusted or followed),
     )
 
 
@@ -335,10 +365,13 @@ def foreign_problems(cluster: Cluster, pki: Mapping[str, Any], signer: Mapping[s
         "The run does not replace it, because a kube-apiserver on this host may use it for another etcd (stacked, or another cluster)."
         " If nothing uses it, move it away. If it is right, correct etcd_cluster_name."
     )
-    if wanted and pki.get("ca_id") not in (None, wanted):
+    known = {ca["id"] for ca in [*cas_in(signer), *(signer.get("former_cas") or [])]}
+    if wanted and pki.get("ca_id") not in (None, wanted) and pki["ca_id"] not in known:
         return [f"/etc/kubernetes/pki/etcd/ca.crt is not the CA of cluster {cluster.name!r}. {way_out}"]
     for item in pki.get("certificates", []):
         other = item.get("authority_key_id") and signer.get("ca_key_id") not in (None, item["authority_key_id"])
+        if item.get("ca_id") and item["ca_id"] in known:
+            continue
         if item["kind"] == KIND and ("other-ca" in item["reasons"] or other):
             return [
                 f"/etc/kubernetes/pki/{KIND}.crt is signed by another CA ({item['issuer']}), not by that of cluster {cluster.name!r}. {way_out}"

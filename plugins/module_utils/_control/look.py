@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import invalid_values, resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE, ROTATE_CA
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wanted import (
     KUBELET,
@@ -46,8 +46,8 @@ class Look:
 
 
 def look_of(host: str, members: list[str], planes: list[str], operation: str) -> Look:
-    """Control plane hosts are part of a hand-over only."""
-    return Look(host, members, planes if operation == HAND_OVER else [], operation)
+    """Control plane hosts are part of a hand-over and of a rotation of the CA only."""
+    return Look(host, members, planes if operation in (HAND_OVER, ROTATE_CA) else [], operation)
 
 
 def resolved(
@@ -65,7 +65,7 @@ def resolved(
     """
     facts = {host: seen.get("facts") or {} for host, seen in before.items()}
     observed = {host: str(item["default_address"]) for host, item in facts.items() if item.get("default_address")}
-    if look.operation == HAND_OVER:
+    if look.operation == HAND_OVER or (look.operation == ROTATE_CA and look.host not in look.members):
         cluster, clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)
         # A value that only the play has is one of this host.
         invalid = invalid_values({**inventory[look.host], **values}, options)
@@ -75,6 +75,8 @@ def resolved(
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
         clients = []
+        if look.operation == ROTATE_CA:
+            clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)[1]
     flags, doubled = extra_args(values, options)
     return {
         **asdict(cluster),

@@ -19,6 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     trust_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     EXPORT_CA_KEY,
     RECEIVE_CA_KEY,
@@ -116,6 +117,10 @@ def move_ca(
     holders = [host for host, item in observations.items() if item["pki"].get("ca_public_key")]
     others = [host for host in holders if host != target]
     problems += key_problems(cluster, observations, absent, holders, own_ca)
+    rotation = rotation_of(cluster, observations)
+    if rotation.phase or any(item["pki"].get("next_ca") for item in observations.values()):
+        text = "a rotation of the CA is not over. Finish it first: run rotate_ca.yml with the CA host that it was begun with."
+        problems.append(Problem(text, code="rotation"))
     if holders and not problems:
         problems += target_problems(cluster, observations, holders)
     if not is_named and (others or not export.file):

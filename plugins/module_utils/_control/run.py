@@ -85,6 +85,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore impo
     one_cluster_problems,
     restore,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotate_ca import CaRotation, rotate_ca
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
+    rotation_notes,
+    rotation_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
     BACKUP,
@@ -96,12 +101,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     DEFRAGMENT_MEMBER,
     DISARM,
     DRILL,
+    EXCHANGE_CA,
     EXPORT_CA_KEY,
     HAND_OVER,
     IMAGE,
     JOIN,
     LEAVE,
     MOVE_CA,
+    NEXT_CA,
     PREPARE,
     RECEIVE_CA_KEY,
     RECORD,
@@ -113,10 +120,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     REPLACE_CA,
     REPLACE_DATA,
     RESTORE,
+    ROTATE_CA,
     SCHEDULE,
     SEND_CA_KEY,
     SNAPSHOT,
     STOP,
+    TRUST_CA,
     TURN,
     Step,
     hosts_of,
@@ -151,6 +160,7 @@ class Wish:
     """What a run is asked for, beside what each host is to be. Fields are options of the module etcd_plan.
 
     external_files: by cluster, the file that is to get its etcd.external stanza. ca_host: the value of etcd_ca_host, '' if it is not set.
+    phase: the one of a rotation that is planned, '' for the run as a whole. check: whether the run is in check mode.
     """
 
     operation: str = CONVERGE
@@ -174,6 +184,9 @@ class Wish:
     replace_healthy_cluster: str = ""
     defragment_threshold: int = 45
     compact_keep_revisions: int = 1000
+    until: str = ""
+    phase: str = ""
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,11 +222,14 @@ def not_in_lockstep(strategy: str = "") -> str:
 def refusal(plan: Mapping[str, Any], cluster: Mapping[str, Any], speaks: bool) -> str:
     """Why nothing is changed. One host of a cluster says it, the others name that host."""
     if not speaks:
-        return f"Nothing has been changed here. See the message from {plan['speaker']}."
+        return (
+            f"{'' if plan.get('phase') else 'Nothing has been changed here. '}See the message from {plan['speaker']}."
+        )
     whose = f"cluster {cluster['name']}" if cluster["name"] else "a cluster"
     what = "the hand-over of " if plan["action"] == HAND_OVER else ""
     count = len(plan["problems"])
-    header = f"Nothing has been changed. {count} problem(s) {'with' if what else 'in'} {what}{whose}:"
+    begin = f"The phase {plan['phase']} does not begin." if plan.get("phase") else "Nothing has been changed."
+    header = f"{begin} {count} problem(s) {'with' if what else 'in'} {what}{whose}:"
     return "\n- ".join([header, *plan["problems"]])
 
 
@@ -439,6 +455,11 @@ def plan_run(
     observations = with_image({item: observed[item] for item in present if item in observed}, wish.image_archive)
     unobserved = [item for item in present if item not in observed and item not in failed]
     names = [str((item.get("cluster") or {}).get("name") or "") for item in seen.values()]
+    if wish.operation == ROTATE_CA:
+        named = [client.host for client in clients]
+        failed += [item for item in named if item in lost]
+        of_planes = {item: observed[item] for item in named if item in observed}
+        return make_rotation(cluster, named, observations, of_planes, Attendance(present, failed, unobserved), wish)
     if wish.operation == MOVE_CA:
         return make_move(cluster, observations, Attendance(present, failed, unobserved), wish, names)
     if wish.operation == BACKUP:
@@ -534,7 +555,11 @@ def make_plan(
         )
         if wish.operation == RENEW:
             decision = without_restarts(cluster, decision)
-        warnings += map(note, alarm_warnings(cluster, observations) + trust_warnings(observations))
+        warnings += map(note, alarm_warnings(cluster, observations))
+        warnings += rotation_notes(cluster, observations)
+        # What members have loaded is not what ca.crt holds then.
+        if not rotation_of(cluster, observations).phase:
+            warnings += map(note, trust_warnings(observations))
         warnings += map(note, key_warnings(cluster, observations, wish.own_ca))
     observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
     signer = observations.get(cluster.ca_host)
@@ -661,6 +686,10 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "send_ca_key": hosts_of(steps, SEND_CA_KEY),
         "receive_ca_key": hosts_of(steps, RECEIVE_CA_KEY),
         "export_ca_key": hosts_of(steps, EXPORT_CA_KEY),
+        "next_ca": hosts_of(steps, NEXT_CA),
+        "trust_ca": hosts_of(steps, TRUST_CA),
+        "exchange_ca": hosts_of(steps, EXCHANGE_CA),
+        "first_ca_only": False,
         "import_image": hosts_of(steps, IMAGE),
         "config": hosts_of(steps, CONFIG),
         "record": hosts_of(steps, RECORD),
@@ -687,6 +716,8 @@ def make_hand_over(
         "members": [{"name": member.name, "address": member.address} for member in found.members],
         "elsewhere": found.elsewhere,
         "copied": found.copied,
+        "replace_ca": found.replace_ca,
+        "first_ca_only": found.first_ca_only,
         "speaker": speaker,
         "asker": speaker,
         "held": merged(found.held),
@@ -708,6 +739,59 @@ def make_move(
     else:
         found = move_ca(cluster, observations, absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
     return apart_plan(cluster, attendance, MOVE_CA, [*problems, *found.problems], found.steps, found.lines)
+
+
+def make_rotation(
+    cluster: Cluster,
+    planes: list[str],
+    observations: Observations,
+    of_planes: Observations,
+    attendance: Attendance,
+    wish: Wish,
+) -> dict[str, Any]:
+    """The plan of a run that rotates the CA, or of one phase of it, in the same form. planes: control plane hosts; of_planes: what was observed there."""
+    problems = [*problems_of("lost", lost_problems(attendance.lost, wish.limit)), *lockstep_problems(attendance)]
+    if not problems and not cluster.problems and not exists(observations):
+        problems.append(without_cluster(cluster))
+    found = CaRotation(problems)
+    notices: list[Problem] = []
+    if not problems:
+        judged, notices = judge(cluster, observations, wish)
+        # Of the CA in the inventory, the rotation knows more.
+        judged += ca_problems(cluster, observations)
+        problems = [problem for problem in judged if {RESTART, SIGN} & {*problem.stops}]
+        everything = {**observations, **of_planes}
+        found = rotate_ca(
+            cluster,
+            planes,
+            everything,
+            wish.own_ca,
+            wish.until,
+            wish.phase,
+            wish.allow_interruption,
+            wish.check,
+        )
+        problems += found.problems
+    taken = Backup()
+    if wish.backup_before_change and found.phases and not wish.phase and not problems:
+        taken = backup(cluster, observations)
+    steps = in_order([*taken.steps, *found.steps])
+    lines = [*found.lines, *merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(taken.steps))]
+    warnings = [] if wish.phase else [*notices, *found.warnings, *taken.warnings]
+    certificates = hosts_of(found.steps, CERTIFICATES)
+    return {
+        **apart_plan(cluster, attendance, ROTATE_CA, [*problems, *taken.problems], steps, lines, warnings),
+        # The certificates of hosts whose ca.crt is turned around are of the CA that comes first.
+        "replace_ca": certificates,
+        "state": "existing",
+        "gated": not wish.allow_interruption,
+        "published": found.published,
+        "phase": wish.phase,
+        "phases": found.phases,
+        "trusted_ca": found.ca_cert,
+        "first_ca_only": True,
+        "asker": asker(attendance.members, observations),
+    }
 
 
 def make_backup(cluster: Cluster, observations: Observations, attendance: Attendance) -> dict[str, Any]:

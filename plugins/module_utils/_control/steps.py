@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # What a run is asked for. The variable etcd_operation.
 CONVERGE, RENEW, HAND_OVER, REPORT = "converge", "renew", "hand_over", "report"
 REMOVE, REPLACE = "remove", "replace"
-MOVE_CA = "move_ca"
+MOVE_CA, ROTATE_CA = "move_ca", "rotate_ca"
 BACKUP, RESTORE, DRILL = "backup", "restore", "drill"
 DEFRAGMENT = "defragment"
 
@@ -25,6 +25,9 @@ SEND_CA_KEY = "send_ca_key"  # ca.key is encrypted for the CA host.
 RECEIVE_CA_KEY = "receive_ca_key"  # It is written on the CA host, unless it is there, and proven.
 REMOVE_CA_KEY = "remove_ca_key"  # A copy of ca.key is removed.
 EXPORT_CA_KEY = "export_ca_key"  # An encrypted copy of ca.key is written on the controller.
+NEXT_CA = "next_ca"  # A new CA is put beside the one in use, on the CA host.
+TRUST_CA = "trust_ca"  # The ca.crt of a host holds the CAs of a phase of the rotation.
+EXCHANGE_CA = "exchange_ca"  # The new CA signs from now on, on the CA host.
 CERTIFICATES = "certificates"  # Certificates are issued, or their files repaired.
 CONFIG = "config"  # kubeadmcfg.yaml is written.
 IMAGE = "image"  # The image archive is imported.
@@ -48,6 +51,9 @@ KINDS = (
     CA,
     REPLACE_CA,
     *CA_KEY_KINDS,
+    NEXT_CA,
+    TRUST_CA,
+    EXCHANGE_CA,
     CERTIFICATES,
     CONFIG,
     IMAGE,

@@ -54,6 +54,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_ca_export": Variable(CONTROLLER, formats.text_problems),
     "etcd_ca_export_passphrase": Variable(RUN),
     "etcd_signing_dir": Variable(CLUSTER, formats.needed_text_problems, overrules_clients=True),
+    "etcd_until": Variable(RUN),
     "etcd_remove_stray_ca_keys": Variable(RUN),
     "etcd_kubernetes_version": Variable(CLUSTER, formats.version_problems, agreed=True),
     "etcd_allow_untested_kubeadm": Variable(HOST),

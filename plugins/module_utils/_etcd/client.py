@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -561,6 +562,9 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
     return "unreachable", f"cannot be reached: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}."
 
 
+# The handshake message by which a server asks for a certificate, and its extension with names of CAs (RFC 8446, 4.2, 4.3.2).
+_CERTIFICATE_REQUEST, _CERTIFICATE_AUTHORITIES = 13, 47
+
 # Alerts by which Go refuses a client certificate of a CA that it does not trust: the first since Go 1.21, the second before.
 _CA_REFUSED = re.compile(r"ALERT_(UNKNOWN_CA|BAD_CERTIFICATE)")
 
@@ -594,6 +598,83 @@ def accepts_client(host: str, port: int, cert: str, key: str, timeout: float = 2
         except (OSError, ValueError):
             return None
     return None
+
+
+def trusted_names(host: str, port: int, timeout: float = 2.0) -> list[str] | None:
+    """Names of the CAs that a running server takes client certificates of, each as SHA-256 of its DER form; None if that cannot be told.
+
+    A server names them when it asks for a certificate (RFC 8446, 4.2.4; RFC 5246, 7.4.4), and Go takes the names from the pool that it has
+    loaded. So this is what the process trusts, whatever its file has become since.
+    """
+    # TLS 1.2 is tried only if the server insists on it.
+    for version, names_in in ((ssl.TLSVersion.TLSv1_3, _names_in_1_3), (ssl.TLSVersion.TLSv1_2, _names_in_1_2)):
+        requests: list[bytes] = []
+
+        def keep(
+            _tls: Any,
+            direction: str,
+            _version: Any,
+            _content: Any,
+            kind: Any,
+            data: bytes,
+            found: list[bytes] = requests,
+        ) -> None:
+            if direction == "read" and kind == _CERTIFICATE_REQUEST and data[:1] == bytes([_CERTIFICATE_REQUEST]):
+                found.append(data[4:])
+
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            context.minimum_version = context.maximum_version = version
+            # Since Python 3.8. The ssl module has no public access to the request.
+            context._msg_callback = keep  # type: ignore[attr-defined]
+            _shake_hands(context, host, port, timeout)
+            if requests:
+                return sorted({hashlib.sha256(name).hexdigest() for name in names_in(requests[0])})
+        except (AttributeError, IndexError, ValueError):
+            return None
+    return None
+
+
+def _shake_hands(context: ssl.SSLContext, host: str, port: int, timeout: float) -> None:
+    """A TLS handshake, however it ends."""
+    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=timeout) as plain:
+        context.wrap_socket(plain).close()
+
+
+def _vector(data: bytes, size: int) -> tuple[bytes, bytes]:
+    """The content of a vector with a length of so many bytes, and what follows it. ValueError if it is cut off."""
+    end = size + int.from_bytes(data[:size], "big")
+    if len(data) < max(end, size):
+        raise ValueError("cut off")
+    return data[size:end], data[end:]
+
+
+def _names(data: bytes) -> list[bytes]:
+    """Distinguished names in a list of them."""
+    found = []
+    while data:
+        name, data = _vector(data, 2)
+        found.append(name)
+    return found
+
+
+def _names_in_1_3(request: bytes) -> list[bytes]:
+    """Names in a CertificateRequest of TLS 1.3: a context, then extensions."""
+    extensions, _rest = _vector(_vector(request, 1)[1], 2)
+    while extensions:
+        kind, (content, rest) = int.from_bytes(extensions[:2], "big"), _vector(extensions[2:], 2)
+        if kind == _CERTIFICATE_AUTHORITIES:
+            return _names(_vector(content, 2)[0])
+        extensions = rest
+    return []
+
+
+def _names_in_1_2(request: bytes) -> list[bytes]:
+    """Names in a CertificateRequest of TLS 1.2: after types and algorithms."""
+    rest = _vector(_vector(request, 1)[1], 2)[1]
+    return _names(_vector(rest, 2)[0])
 
 
 def probe(url: str, timeout: float) -> tuple[bool, str]:

@@ -106,6 +106,11 @@ def manifest_reasons(path: str, before: EtcdAccess, wanted: EtcdAccess) -> list[
     return [Reason("apiserver", "flag", f"{path}: {text}", restarts=True) for text in changes(before, wanted, FLAGS)]
 
 
+def outdated_reason(path: str) -> Reason:
+    """Why a kube-apiserver that was started before the CA of etcd was written is restarted."""
+    return Reason("apiserver", "ca", f"{NAME}: is restarted to trust what {path} holds", restarts=True)
+
+
 def config_reasons(before: EtcdAccess, wanted: EtcdAccess) -> list[Reason]:
     """Why the ClusterConfiguration in Kubernetes has to change."""
     names = {field: f"etcd.external.{name}" for field, name in _FIELDS.items()}

@@ -23,6 +23,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import E
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import apiserver as _apiserver
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS, EtcdAccess
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text, replace_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -247,6 +248,7 @@ def observe(places: Places, updates: bool, client_port: int) -> dict[str, Any] |
         "access": seen.access.as_dict(),
         "pending": seen.pending,
         "unready": seen.unready,
+        "started": process_started(seen.process.pid) if seen.process else 0.0,
         "config": seen.config.as_dict() if seen.config else None,
         "config_uid": str(metadata.get("uid", "")),
         "problem": change_problem(seen, places) if updates else seen.config_problem,

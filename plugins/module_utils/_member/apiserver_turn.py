@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import apiserve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import EtcdAccess
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text, replace_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _seen
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
@@ -41,13 +42,17 @@ PREVIOUS = f"{_apiserver.NAME}.yaml.previous"
 
 @dataclass(frozen=True)
 class ApiserverSpec:
-    """What kube-apiserver is to use. others: URLs of the other API servers, which have to be ready. update_config: the ConfigMap too."""
+    """What kube-apiserver is to use. others: URLs of the other API servers, which have to be ready. update_config: the ConfigMap too.
+
+    loads_ca: whether it is restarted if it was started before the CA of etcd was written. It reads that file when it starts.
+    """
 
     places: _seen.Places
     access: EtcdAccess
     update_config: bool
     others: Sequence[str] = ()
     timeout: float = 300.0
+    loads_ca: bool = False
 
 
 def take_turn(spec: ApiserverSpec, check: bool) -> dict[str, Any]:
@@ -88,11 +93,14 @@ class ApiserverTurn:
             self.config_content = []
         self.wanted = seen.manifest
         self.configuration = seen.configuration
-        self.reasons = [*self.content, *self.config_content]
+        self.outdated = self._outdated() if spec.loads_ca else []
+        self.reasons = [*self.content, *self.config_content, *self.outdated]
         if not self.reasons:
             if seen.pending:
                 # An earlier run was ended before kube-apiserver was proven.
                 self.reasons = [Reason("apiserver", "pending", f"{_apiserver.NAME}: {seen.pending}")]
+            return
+        if not (self.content or self.config_content):
             return
         problem = _seen.change_problem(seen, places)
         if problem:
@@ -103,6 +111,13 @@ class ApiserverTurn:
             problem = _apiserver.unheeded_problem(self.wanted, spec.access)
             if problem:
                 raise EtcdError(f"kube-apiserver of this host is not changed: {problem}")
+
+    def _outdated(self) -> list[Reason]:
+        """Why kube-apiserver has to be restarted although its manifest stays."""
+        process, path = self.seen.process, self.seen.access.ca
+        if process is None or not os.path.exists(path) or process_started(process.pid) > os.stat(path).st_ctime:
+            return []
+        return [_apiserver.outdated_reason(path)]
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -140,9 +155,15 @@ class ApiserverTurn:
             self.since = time.time()
             replace_file(os.path.join(places.work_dir, PREVIOUS), seen.manifest.encode(), FILE_MODE)
             replace_file(places.manifest, self.wanted.encode(), FILE_MODE, staging_dir=places.work_dir)
-        if self.content or seen.pending:
+        elif self.outdated and seen.process:
+            self._check_gate()
+            self._check_lock()
+            self.since = time.time()
+            _rollout.stop(seen.process)
+        if self.content or seen.pending or self.outdated:
             try:
-                self.waited = self._wait_until_ready(self.wanted, seen.process if self.content else None)
+                old = seen.process if self.content or self.outdated else None
+                self.waited = self._wait_until_ready(self.wanted, old)
             except (_rollout.AbandonedError, LockError):
                 raise
             except EtcdError as exc:
@@ -206,6 +227,8 @@ class ApiserverTurn:
     def _undone(self) -> str:
         """Bring back the manifest that kube-apiserver ran with, and say what became of it."""
         manifest, kept = self.spec.places.manifest, os.path.join(self.spec.places.work_dir, PREVIOUS)
+        if not self.content and self.outdated:
+            return "It was restarted to read the CA of etcd, and its manifest has not changed. No further control plane host has been changed."
         if not self.content:
             return f"The manifest before the last change is {kept}. No further control plane host has been changed."
         if read_text(manifest) != self.wanted:

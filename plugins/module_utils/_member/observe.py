@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, accepts_client
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import quota_of
@@ -49,6 +48,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout impor
     younger_than,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import client_port_of, trusted_by
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
@@ -246,6 +246,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "members_of": None,
         "alarms": [],
         "trusts": trusts(process, pki_dir, bool(stale)),
+        "trusted": trusted_by(process, pki_dir),
         "known_addresses": known_addresses(params, process.argv if process else command, None),
     }
     ca, cert, key = client_files(params)
@@ -448,14 +449,10 @@ def trusts(process: Process | None, pki_dir: str, stale: bool) -> str:
     """Which CA a running member trusts, see _pki.trusted_ca. stale: whether it sees another directory of certificates."""
     if process is None or not HAS_CRYPTOGRAPHY:
         return _pki.UNKNOWN
-    checks = [value_of_flag(process.argv, flag) for flag in ("client-cert-auth", "trusted-ca-file")]
-    try:
-        url = urlsplit(client_url_of(process.argv, ""))
-        host, port = url.hostname or "", url.port or 2379
-    except ValueError:
+    place = client_port_of(process, pki_dir)
+    if place is None:
         return _pki.UNKNOWN
-    if checks != ["true", os.path.join(pki_dir, "etcd/ca.crt")] or not host:
-        return _pki.UNKNOWN
+    host, port = place
     return _pki.trusted_ca(
         pki_dir,
         _host.process_started(process.pid),

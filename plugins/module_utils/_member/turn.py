@@ -52,6 +52,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
     log_reasons,
     with_snapshot_count,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import not_loaded
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
@@ -106,6 +107,7 @@ class TurnSpec:
     """What a member is to be, and how it may be changed.
 
     parts: what of it is changed. turn: the number of its turn in a cluster that runs, 0 if none runs. allow_interruption: without a gate.
+    loads_ca: whether etcd is restarted if it trusts other CAs than ca.crt holds now.
     """
 
     config: _kubeadm.ConfigSpec
@@ -113,6 +115,7 @@ class TurnSpec:
     parts: tuple[str, ...] = PARTS
     turn: int = 0
     allow_interruption: bool = False
+    loads_ca: bool = False
     timeout: float = 300.0
 
     @property
@@ -231,6 +234,8 @@ class Turn:
         self.wanted = _kubeadm.render_manifest(config, self.spec.config.kubeadm)
         _kubeadm.check_other_pods(manifests_dir)
         self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
+        if self.spec.loads_ca:
+            self.stale = self.stale or not_loaded(self.process, self.spec.config.pki_dir)
         counts = _kubeadm.startup_counts(self.spec.config.startup_timeout, self.formed, self._is_ready)
         self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, counts)
         # A directory that others share is not taken from them.
@@ -365,6 +370,12 @@ class Turn:
             raise EtcdError(self.undo(exc, target)) from exc
         if self.installed and self.raises_version:
             _rollout.wait_for_cluster_version(target)
+        if self.spec.loads_ca:
+            left = not_loaded(_rollout.find_etcd_process(self.spec.member), self.spec.config.pki_dir)
+            if left:
+                raise EtcdError(
+                    f"{self.spec.member}: etcd was restarted and trusts other CAs than ca.crt holds. Run again."
+                )
 
     # --- Lock and gate -----------------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ the host.
 
 from __future__ import annotations
 
+import glob
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,6 +73,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ca_host": {"type": "bool", "default": False},
     "renew": {"type": "list", "elements": "str", "default": [], "choices": ["all", *LEAF_NAMES]},
     "renew_keys": {"type": "bool", "default": False},
+    # A CA is rotated: one of the others in ca.crt does not do any more.
+    "first_ca_only": {"type": "bool", "default": False},
 }
 
 # By kubeadm's name of a leaf: its path under pki_dir, its common name ('': the member's name), and whether it is a server certificate.
@@ -116,6 +119,7 @@ class PkiSpec:
     renew_keys: bool = False
     kinds: tuple[str, ...] = LEAF_NAMES
     known: tuple[str, ...] = ()
+    first_ca_only: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> PkiSpec:
@@ -163,6 +167,7 @@ class PkiSpec:
             renew_keys=TRUTH.get(str(value["renew_keys"]).lower(), False),
             kinds=kinds,
             known=tuple(str(ipaddress.ip_address(item)) for item in value["known_addresses"] if is_address(item)),
+            first_ca_only=TRUTH.get(str(value["first_ca_only"]).lower(), False),
         )
 
     def path(self, name: str) -> str:
@@ -183,6 +188,11 @@ class PkiSpec:
     def claim(self) -> str:
         """A file that exists while a run relies on the ca.key of this host, and removes others. A dot file, as above."""
         return os.path.join(self.work_dir, TEMPORARY + "ca-key-stays")
+
+    @property
+    def former(self) -> str:
+        """The directory of CAs that this host had before, certificates and keys."""
+        return os.path.join(self.work_dir, "former-ca")
 
     @property
     def lock(self) -> str:
@@ -217,6 +227,12 @@ class PkiState:
     ca_subject: str | None = None
     ca_not_before: str | None = None
     ca_not_after: str | None = None
+    # Every certificate in ca.crt, in order (see authority_facts); when the file was written (Unix time).
+    cas: list[dict[str, Any]] = field(default_factory=list)
+    ca_written: float = 0.0
+    # On a CA host: the CA that takes over (ca-next.crt) and whether its key is there, and those that were replaced, with their age in seconds.
+    next_ca: dict[str, Any] | None = None
+    former_cas: list[dict[str, Any]] = field(default_factory=list)
     # ca.key: whether the path exists, and SHA-256 of its public key.
     ca_key: bool = False
     ca_public_key: str | None = None
@@ -278,12 +294,19 @@ def read_leaf(spec: PkiSpec, kind: str) -> Leaf:
     )
 
 
-def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime) -> list[Flaw]:
+def issuer_of(certificate: Any, authorities: Iterable[Any]) -> Any:
+    """The first of these CAs that has signed a certificate; None if none has."""
+    return next((item for item in authorities if certificate is not None and _x509.signed_by(certificate, item)), None)
+
+
+def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime, others: Sequence[Any] = ()) -> list[Flaw]:
     """Every reason why a leaf has to be issued again; empty if it is kept. No other code decides this.
 
-    authority: the wanted CA, or None if it is not known yet.
+    authority: the wanted CA, or None if it is not known yet. others: CAs beside it in ca.crt, whose leaves do as well while a CA is rotated.
     """
     flaws: list[Flaw] = []
+    if authority is not None and not spec.first_ca_only:
+        authority = issuer_of(leaf.certificate, others) or authority
 
     def found(code: str, text: str, new_key: bool = False) -> None:
         flaws.append(Flaw(code, text, new_key))
@@ -385,10 +408,11 @@ def leaf_reason(kind: str, flaws: list[Flaw]) -> Reason:
     return Reason("certificates", verb.replace(" ", "-"), text)
 
 
-def judge(spec: PkiSpec, authority: Any, now: datetime) -> dict[str, tuple[Leaf, list[Flaw]]]:
-    """Every leaf that the host should have, with the reasons to issue it again."""
+def judge(spec: PkiSpec, authorities: Sequence[Any], now: datetime) -> dict[str, tuple[Leaf, list[Flaw]]]:
+    """Every leaf that the host should have, with the reasons to issue it again. authorities: the certificates in ca.crt; the first signs."""
     leaves = {kind: read_leaf(spec, kind) for kind in spec.kinds}
-    return {kind: (leaf, leaf_flaws(spec, leaf, authority, now)) for kind, leaf in leaves.items()}
+    first, others = next(iter(authorities), None), authorities[1:]
+    return {kind: (leaf, leaf_flaws(spec, leaf, first, now, others)) for kind, leaf in leaves.items()}
 
 
 def file_modes(spec: PkiSpec) -> dict[str, int]:
@@ -513,8 +537,8 @@ def signing_certificate(cert_pem: str) -> str:
     return certificate_pem(load_certificate(cert_pem.encode()))
 
 
-def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiState:
-    """The present PKI of the host, and the reasons to change it. ca_cert: the wanted CA; by default the one on the host."""
+def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None, whole: bool = False) -> PkiState:
+    """The present PKI of the host, and the reasons to change it. ca_cert: the wanted CA; by default the one on the host. whole: see ca_differs."""
     state = PkiState()
     stored, stored_problem = read_or_say(spec.path("etcd/ca.crt"))
     key_data, key_problem = read_or_say(spec.path("etcd/ca.key"))
@@ -532,34 +556,33 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         state.ca_subject = common_name(authority.subject)
         state.ca_not_before = not_before(authority).isoformat()
         state.ca_not_after = not_after(authority).isoformat()
+        state.cas = [authority_facts(item) for item in authorities]
+        state.ca_written = os.stat(spec.path("etcd/ca.crt")).st_ctime
+    state.next_ca, state.former_cas = next_ca(spec), former_cas(spec, now)
     if stored is not None and b"PRIVATE KEY" in stored:
         state.warnings.append(
             "etcd/ca.crt contains a private key, and every user of the host can read it. Remove the key from the file. If it is the CA's key,"
             " consider it stolen, and plan to change the CA."
         )
-    if len(authorities) > 1:
-        others = ", ".join(common_name(item.subject) for item in authorities[1:])
-        state.warnings.append(
-            f"etcd/ca.crt also contains {others}: every client with a certificate of these CAs may read and write all data. If that is not"
-            " intended, leave only the signing certificate in the file."
-        )
     _observe_authority(spec, state, authority, stored_problem, key_data, key_problem, now)
-    wanted = load_certificate(ca_cert.encode()) if ca_cert else authority
-    if ca_cert and state.ca_fingerprint != fingerprint(ca_cert):
+    wanted_cas = _x509.load_certificates(ca_cert.encode()) if ca_cert else authorities
+    wanted = next(iter(wanted_cas), None)
+    if ca_cert and ca_differs(spec, state.cas, wanted_cas, whole):
         same = authority is not None and authority_id(wanted) == state.ca_id
         text = "etcd/ca.crt: " + (stored_problem or (RENEWED if same else "another CA"))
         state.reasons.append(Reason("certificates", "ca", text))
     elif not ca_cert and authority is None and not spec.ca_host:
         state.reasons.append(Reason("certificates", "ca", f"etcd/ca.crt: {stored_problem}"))
-    judged = judge(spec, wanted, now)
+    judged = judge(spec, wanted_cas, now)
     for kind, (leaf, flaws) in judged.items():
         if flaws:
             state.reasons.append(leaf_reason(kind, flaws))
             state.due.append(kind)
             state.usable = state.usable and {flaw.code for flaw in flaws} <= {"window", "asked-for"}
         if leaf.certificate is not None:
-            state.certificates.append(described(leaf, flaws, now))
-            if authority is not None and not _x509.signed_by(leaf.certificate, authority):
+            issuer = issuer_of(leaf.certificate, authorities)
+            state.certificates.append({**described(leaf, flaws, now), "ca_id": issuer and authority_id(issuer)})
+            if authority is not None and issuer is None:
                 state.foreign.append(kind)
         for path in (spec.path(LEAVES[kind][0] + end) for end in _MODES):
             try:
@@ -576,6 +599,56 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None) -> PkiStat
         text = f"{_short(spec, path)}: left over from a run that was killed"
         state.reasons.append(Reason("certificates", "left-behind", text))
     return state
+
+
+def ca_differs(spec: PkiSpec, stored: Sequence[Mapping[str, Any]], wanted: Sequence[Any], whole: bool = False) -> bool:
+    """Whether ca.crt has to be written. stored: what is in it. wanted: certificates. whole: whether their order matters.
+
+    While a CA is rotated, hosts may differ in the order, and in the CAs beside the one that signs. That is left to the rotation.
+    """
+    found, given = [item["fingerprint"] for item in stored], [*map(_x509.certificate_fingerprint, wanted)]
+    if whole:
+        return found != given
+    return {*found} != {*given} if spec.first_ca_only else not {*given[:1]} <= {*found}
+
+
+def authority_facts(certificate: Any) -> dict[str, Any]:
+    """A CA for results: what a renewal keeps (id), hashes of its certificate, of its public key (key) and of its name (name), and its name as text.
+
+    cert: the certificate itself, PEM.
+    """
+    return {
+        "id": authority_id(certificate),
+        "fingerprint": _x509.certificate_fingerprint(certificate),
+        "key": _x509.public_fingerprint(certificate.public_key()),
+        "name": _x509.name_id(certificate),
+        "subject": common_name(certificate.subject),
+        "cert": certificate_pem(certificate),
+    }
+
+
+# On the CA host, the CA that takes over when all trust it.
+NEXT = "etcd/ca-next"
+
+
+def next_ca(spec: PkiSpec) -> dict[str, Any] | None:
+    """The CA that takes over on this host, and whether its key is there; None if there is none, or if it cannot be read."""
+    certificate = load_certificate(read_or_say(spec.path(NEXT + ".crt"))[0])
+    if certificate is None:
+        return None
+    key = _x509.load_key(read_or_say(spec.path(NEXT + ".key"))[0])
+    fits = key is not None and _x509.same_key(key.public_key(), certificate.public_key())
+    return {**authority_facts(certificate), "has_key": fits}
+
+
+def former_cas(spec: PkiSpec, now: datetime) -> list[dict[str, Any]]:
+    """CAs that this host had before, and for how many seconds they have been that."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(spec.former), "*.crt"))):
+        certificate = load_certificate(read_or_say(path)[0])
+        if certificate is not None:
+            found.append({**authority_facts(certificate), "age": now.timestamp() - os.stat(path).st_mtime})
+    return found
 
 
 def _short(spec: PkiSpec, path: str) -> str:
@@ -700,9 +773,10 @@ def trusted_ca(
     whether it trusts the CA of that leaf.
     """
     path = os.path.join(pki_dir, "etcd/ca.crt")
-    authority = load_certificate(read_or_say(path)[0])
-    if authority is None or not started:
+    authorities = _x509.load_certificates(read_or_say(path)[0])
+    if not authorities or not started:
         return UNKNOWN
+    authority = authorities[0]
     pairs, leaves = [], 0
     for place in (place for place, *_rest in LEAVES.values()):
         cert, key = (os.path.join(pki_dir, place + end) for end in (".crt", ".key"))
@@ -711,7 +785,7 @@ def trusted_ca(
         fits = leaf is not None and private is not None and _x509.same_key(private.public_key(), leaf.public_key())
         # etcd rejects an expired certificate, whichever CA signed it.
         if fits and not_before(leaf) <= now < not_after(leaf) and "clientAuth" in usages_of(leaf):
-            pairs.append((not _x509.signed_by(leaf, authority), cert, key))
+            pairs.append((issuer_of(leaf, authorities) is None, cert, key))
     refused = False
     for foreign, cert, key in sorted(pairs):
         accepted = accepts(cert, key)

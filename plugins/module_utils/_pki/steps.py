@@ -39,6 +39,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
     Leaf,
     PkiSpec,
     authority_problems,
+    ca_differs,
     check_own_ca,
     directories,
     file_modes,
@@ -55,8 +56,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     certificate_pem,
     common_name,
     describe,
-    fingerprint,
     load_certificate,
+    load_certificates,
     not_after,
     sans_of,
 )
@@ -66,9 +67,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # --- Making ------------------------------------------------------------------------------------------------------------
 
 
-def make_authority(spec: PkiSpec, key: Any, now: datetime) -> Any:
+def make_authority(spec: PkiSpec, key: Any, now: datetime, name_text: str = "etcd-ca") -> Any:
     """A CA certificate as kubeadm makes it."""
-    name, public = _x509.subject_name("etcd-ca"), key.public_key()
+    name, public = _x509.subject_name(name_text), key.public_key()
     extensions = _x509.extensions(True, (), ["etcd-ca"], key_id=_x509.key_identifier(public, spec.sha256_ski))
     return _x509.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
 
@@ -293,8 +294,8 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
 
     A new key stays in the directory `pending` until its certificate is installed. A key from an earlier run is used if it is there.
     """
-    authority = load_certificate(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
-    due = {kind: found for kind, found in judge(spec, authority, now).items() if found[1]}
+    authorities = load_certificates(ca_cert.encode() if ca_cert else read_or_say(spec.path("etcd/ca.crt"))[0])
+    due = {kind: found for kind, found in judge(spec, authorities, now).items() if found[1]}
     reasons = [leaf_reason(kind, found) for kind, (_leaf, found) in due.items()]
     keys = {kind: leaf.key for kind, (leaf, found) in due.items() if not any(reason.new_key for reason in found)}
     made = []
@@ -444,7 +445,7 @@ def step_install(
     remove_ca_key: bool = False,
 ) -> dict[str, Any]:
     """Install certificates and keys, each pair back to back, after all of them have been checked."""
-    before = observe(spec, now, ca_cert)
+    before = observe(spec, now, ca_cert, replace_ca)
     reasons = list(before.reasons)
     diff_before = _shown(*before.certificates)
     stray = remove_ca_key and before.ca_key and not spec.ca_host
@@ -462,31 +463,32 @@ def step_install(
     if not reasons and not certificates:
         return _installed(reasons, before.certificates, diff_before, diff_before)
     if check:
-        authority = load_certificate(ca_cert.encode() if ca_cert else (before.ca_cert or "").encode())
-        due = {kind: found for kind, (_leaf, found) in judge(spec, authority, now).items() if found}
+        authorities = load_certificates((ca_cert or before.ca_cert or "").encode())
+        due = {kind: found for kind, (_leaf, found) in judge(spec, authorities, now).items() if found}
         known = {item["kind"]: item for item in before.certificates}
         after = [_planned(spec, kind) if kind in due else known[kind] for kind in spec.kinds]
         return _installed(reasons, before.certificates, diff_before, _shown(*after))
     pem = ca_cert or before.ca_cert
-    authority = load_certificate(pem.encode() if pem else None)
+    authorities = load_certificates(pem.encode() if pem else None)
+    authority = next(iter(authorities), None)
     if authority is None or pem is None:
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} is missing, and ca_cert is not set. Set ca_cert to the certificate of the CA host."
         )
-    if before.ca_id and before.ca_id != authority_id(authority) and not replace_ca:
+    if before.ca_id and before.ca_id not in map(authority_id, authorities) and not replace_ca:
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} is not the CA in ca_cert, and it is not replaced: members that trust different CAs reject each other."
             " Set replace_ca only if the cluster has no data."
         )
     lacking = [
-        kind for kind, (_leaf, found) in judge(spec, authority, now).items() if found and kind not in certificates
+        kind for kind, (_leaf, found) in judge(spec, authorities, now).items() if found and kind not in certificates
     ]
     if lacking:
         raise EtcdError(
             f"this host needs certificates ({', '.join(lacking)}), and none were issued. The CA host issues them: include it in the same run."
         )
     files = []
-    if before.ca_fingerprint != fingerprint(pem):
+    if ca_differs(spec, before.cas, authorities, replace_ca):
         files.append(Replacement(spec.path("etcd/ca.crt"), _ended(pem), 0o644))
     for kind, text in certificates.items():
         files += _pair(spec, kind, text, authority, now)
@@ -503,7 +505,7 @@ def step_install(
     shutil.rmtree(spec.pending, ignore_errors=True)
     for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
         remove_strays(directory)
-    after_state = observe(spec, now, ca_cert)
+    after_state = observe(spec, now, ca_cert, replace_ca)
     return _installed(reasons, after_state.certificates, diff_before, _shown(*after_state.certificates))
 
 

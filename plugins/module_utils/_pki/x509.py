@@ -146,8 +146,13 @@ def is_encrypted(data: bytes) -> bool:
 
 
 def fingerprint(pem: str) -> str:
+    """SHA-256 of the first certificate in PEM text, hexadecimal."""
+    return certificate_fingerprint(load_certificate(pem.encode()))
+
+
+def certificate_fingerprint(certificate: Any) -> str:
     """SHA-256 of a certificate (its DER form), hexadecimal."""
-    der: bytes = load_certificate(pem.encode()).public_bytes(serialization.Encoding.DER)
+    der: bytes = certificate.public_bytes(serialization.Encoding.DER)
     return hashlib.sha256(der).hexdigest()
 
 
@@ -274,6 +279,11 @@ def _covers(tree: Any, san: str) -> bool:
 def same_name(one: Any, other: Any) -> bool:
     """Whether two names are the same for Go, which compares bytes: one text as PrintableString and as UTF8String differs."""
     return bool(one.public_bytes() == other.public_bytes())
+
+
+def name_id(certificate: Any) -> str:
+    """A hash of the name of a CA, as trusted_names in _etcd/client.py tells it."""
+    return hashlib.sha256(certificate.subject.public_bytes()).hexdigest()
 
 
 def authority_id(certificate: Any) -> str:

@@ -1,0 +1,163 @@
+"""A new CA for a cluster that lives, while clients write: all phases, killed in the middle, other runs in between. Checked by openssl and etcdctl."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Lab, Run
+from .test_live import flat, healthy, writing
+from .test_pki import LEAVES, serials
+from .test_site import PKI
+
+pytestmark = pytest.mark.long
+
+ROTATE = "playbooks/rotate_ca.yml"
+FORMER = "/etc/kubernetes/kubeadm-etcd/former-ca"
+SUBJECTS = f"openssl crl2pkcs7 -nocrl -certfile {PKI}/etcd/ca.crt | openssl pkcs7 -print_certs -noout | grep ^subject | sed 's/.*= *//'"
+# A client's own copy of a certificate, which trusts what members trust.
+CLIENT = (
+    f"mkdir -p /root/old && cp {PKI}/etcd/healthcheck-client.* /root/old/ && ln -sf {PKI}/etcd/ca.crt /root/old/ca.crt"
+)
+
+
+@pytest.fixture(scope="module")
+def found(lab: Lab) -> Iterator[Lab]:
+    """A new cluster, whose CA nobody has replaced yet."""
+    lab.fresh()
+    lab.site()
+    yield lab
+    lab.fresh()
+
+
+def subjects(lab: Lab) -> dict[str, list[str]]:
+    """What ca.crt holds, in order."""
+    return {host: lab.sh(host, SUBJECTS).splitlines() for host in lab.hosts}
+
+
+def same(lab: Lab) -> list[str]:
+    """The same on all hosts."""
+    (held,) = {tuple(names) for names in subjects(lab).values()}
+    return list(held)
+
+
+def rotate(lab: Lab, *arguments: str, **environment: str) -> Run:
+    return lab.site(*arguments, playbook=ROTATE, **environment)
+
+
+def old_leaf_is_answered(lab: Lab, host: str) -> bool:
+    """Whether a member serves a client with the former CA's certificate, asked from infra0."""
+    address = lab.addresses()[host]
+    files = "--cacert /root/old/ca.crt --cert /root/old/healthcheck-client.crt --key /root/old/healthcheck-client.key"
+    code = lab.sh("infra0", f"curl -s -o /dev/null -w '%{{http_code}}' {files} https://{address}:2379/health || true")
+    return code.strip() == "200"
+
+
+def leaves_by(lab: Lab, name: str) -> bool:
+    """Whether every leaf is of this CA and its chain holds with what ca.crt has."""
+    for host in lab.hosts:
+        for leaf in LEAVES:
+            assert ": OK" in lab.sh(host, f"openssl verify -CAfile {PKI}/etcd/ca.crt {PKI}/{leaf}.crt")
+            if name not in lab.sh(host, f"openssl x509 -in {PKI}/{leaf}.crt -noout -issuer"):
+                return False
+    return True
+
+
+def settled(lab: Lab) -> None:
+    """site.yml neither goes on nor back, and says what is going on."""
+    before, containers, names = serials(lab), lab.containers(), subjects(lab)
+    run = lab.site()
+    assert run.changed() == {} and "is being replaced" in flat(run.output), run.output[-3000:]
+    assert (serials(lab), lab.containers(), subjects(lab)) == (before, containers, names)
+
+
+def test_phase_by_phase(found: Lab) -> None:
+    """A client with the old CA's certificate is served until that is dropped, one that follows always."""
+    lab = found
+    lab.sh("infra0", CLIENT)
+    old = same(lab)
+    assert old == ["etcd-ca"]
+    run = lab.play("--check", "--diff", playbook=ROTATE)
+    assert run.code == 0 and same(lab) == old, run.output[-3000:]
+    rotate(lab, "-e", "etcd_until=new")
+    assert same(lab) == old and "ca-next.key" in lab.sh("infra0", f"ls {PKI}/etcd")
+    settled(lab)
+    before, containers = serials(lab), lab.containers()
+    with writing(lab, "oldleaf", "/root/old/") as first, writing(lab, "follows") as second:
+        begin = time.monotonic()
+        rotate(lab, "-e", "etcd_until=trust")
+        trusted = time.monotonic() - begin
+        assert len(same(lab)) == 2 and same(lab)[0] == "etcd-ca" and serials(lab) == before
+        assert all(old_id != new_id for old_id, new_id in zip(containers.values(), lab.containers().values()))
+        settled(lab)
+        containers = lab.containers()
+        begin = time.monotonic()
+        rotate(lab, "-e", "etcd_until=issue")
+        issued = time.monotonic() - begin
+        new = same(lab)[0]
+        assert new != "etcd-ca" and same(lab)[1] == "etcd-ca" and leaves_by(lab, new)
+        assert lab.containers() == containers and all(old_leaf_is_answered(lab, host) for host in lab.hosts)
+        settled(lab)
+        # A renewal is by the CA that signs now.
+        lab.site(playbook="playbooks/renew_certificates.yml")
+        assert leaves_by(lab, new) and len(same(lab)) == 2
+    for counted in (first, second):
+        assert counted["lost"] == 0 and counted["nowhere"] == 0, (first, second)
+    with writing(lab, "drop") as third:
+        begin = time.monotonic()
+        run = rotate(lab)
+        dropped = time.monotonic() - begin
+    assert third["lost"] == 0 and third["nowhere"] == 0, third
+    assert same(lab) == [new] and healthy(lab) and lab.site().changed() == {}
+    assert [old_leaf_is_answered(lab, host) for host in lab.hosts] == [False] * 3
+    assert lab.sh("infra0", f"stat -c '%a %U' {FORMER} {FORMER}/*").split("\n")[:3] == [
+        "700 root",
+        "600 root",
+        "600 root",
+    ]
+    # Nothing is left to do, and no further rotation begins by a run too many.
+    run = rotate(lab)
+    assert run.changed() == {} and "was replaced less than a day ago" in flat(run.output)
+    print(
+        f"rotation: trust {trusted:.0f} s, issue {issued:.0f} s, drop {dropped:.0f} s for three members;"
+        f" gaps {first['gap']} s and {second['gap']} s (trust, issue), {third['gap']} s (drop); refused 0"
+    )
+
+
+TASKS = [
+    "Change what ca.crt holds",
+    "Change the member, and wait for it",
+    "Let the new CA sign",
+    "Make keys and requests on the host",
+    "Install the certificates on the host",
+    "Record which CA the member of this host has",
+]
+
+
+def test_killed_and_finished(found: Lab, tmp_path: Path) -> None:
+    """In one go, under a writer; killed at one task after the other, each run going on where the one before was killed."""
+    lab = found
+    lab.sh("infra0", f"rm -rf {FORMER}")
+    (before,) = same(lab)
+    with writing(lab, "killed") as counted:
+        for number, task in enumerate(TASKS):
+            run = lab.play(
+                playbook=ROTATE,
+                KILL_AT=task,
+                KILL_AFTER="1.0",
+                KILL_COUNT=str(tmp_path / "count"),
+                KILL_MARKER=f"kill-{os.getpid()}-{number}",
+                ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),
+                ANSIBLE_CALLBACKS_ENABLED="kill_at",
+            )
+            assert run.code != 0, f"{task} was not reached:\n{run.output[-3000:]}"
+            # What was killed in the middle of a turn may not be up yet.
+            assert lab.play().code == 0
+        rotate(lab)
+    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    assert same(lab) != [before] and len(same(lab)) == 1 and leaves_by(lab, same(lab)[0])
+    assert healthy(lab) and lab.site().changed() == {}

@@ -1,0 +1,229 @@
+"""The files of a rotation of the CA, on real files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cryptography")
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import rotate as _rotate
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from test_pki import LATER, MEMBER, NOW, anybody, files, issue, openssl, own_ca, spec
+
+__all__ = ["anybody"]
+
+
+@pytest.fixture(autouse=True)
+def mine(anybody: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = (os.getuid(), os.getgid())
+    monkeypatch.setattr(_rotate, "Replacement", lambda *a: _files.Replacement(*a, *me))
+    monkeypatch.setattr(_rotate, "ensure_directory", _pki_steps.ensure_directory)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> _pki.PkiSpec:
+    """A member that is the CA host, with all of its files."""
+    issue(tmp_path)
+    return spec(tmp_path, ca_host=True)
+
+
+def text(host: _pki.PkiSpec, name: str = "etcd/ca.crt") -> str:
+    return Path(host.path(name)).read_text()
+
+
+def next_one(host: _pki.PkiSpec, **changes: Any) -> str:
+    given = {"ca_cert": None, "ca_key": None, "passphrase": "", "check": False, **changes}
+    return str(_rotate.step_next(host, **given, now=LATER)["ca_cert"])
+
+
+def observed(host: _pki.PkiSpec) -> _pki.PkiState:
+    return _pki.observe(host, NOW + timedelta(minutes=1))
+
+
+def trusted(host: _pki.PkiSpec) -> tuple[str, str]:
+    """The former and the new CA, after both are in ca.crt."""
+    old, new = text(host), next_one(host)
+    assert _rotate.step_trust(host, old + new, False)["changed"]
+    return old, new
+
+
+def reissued(host: _pki.PkiSpec, ca: str, **changes: Any) -> list[str]:
+    """Request, sign and install as a run does; the reasons to issue."""
+    wanted = replace(host, **changes)
+    asked = _pki_steps.step_request(wanted, ca, False, NOW)
+    entry = {**MEMBER, "host": "infra0", "csrs": asked["csrs"]}
+    signed = _pki_steps.step_sign(wanted, [entry] if asked["csrs"] else [], False, NOW)["signed"].get("infra0", {})
+    _pki_steps.step_install(wanted, ca, signed, False, NOW, replace_ca=wanted.first_ca_only)
+    found: list[str] = asked["reasons"]
+    return found
+
+
+def test_a_new_ca_beside_the_one_in_use(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    assert _rotate.step_next(host, None, None, "", True, NOW)["changed"] and files(tmp_path) == before
+    new = next_one(host)
+    after = files(tmp_path)
+    assert {name: data for name, data in after.items() if "ca-next" not in name} == before
+    assert stat.S_IMODE(os.stat(host.path("etcd/ca-next.key")).st_mode) == 0o600
+    assert next_one(host) == new and files(tmp_path) == after
+    found = observed(host)
+    assert found.next_ca and found.next_ca["has_key"] and found.next_ca["subject"].startswith("etcd-ca 2")
+    # Nothing of it is due, and it is nothing to repair.
+    assert found.reasons == [] and found.due == [] and [item["subject"] for item in found.cas] == ["etcd-ca"]
+
+
+def test_killed_between_its_key_and_its_certificate(host: _pki.PkiSpec) -> None:
+    next_one(host)
+    key = text(host, "etcd/ca-next.key")
+    os.unlink(host.path("etcd/ca-next.crt"))
+    next_one(host)
+    assert text(host, "etcd/ca-next.key") == key and (observed(host).next_ca or {})["has_key"]
+    os.unlink(host.path("etcd/ca-next.key"))
+    with pytest.raises(EtcdError, match=r"ca-next\.key is missing"):
+        next_one(host)
+
+
+def test_the_users_own(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    cert, key = own_ca(tmp_path / "own")
+    new = next_one(host, ca_cert=cert, ca_key=key)
+    assert new == _pki.signing_certificate(cert) and (observed(host).next_ca or {})["subject"] == "mine"
+    with pytest.raises(EtcdError, match="is another CA than etcd_ca_cert"):
+        next_one(host, ca_cert=own_ca(tmp_path / "third")[0])
+
+
+def test_a_ca_that_cannot_take_over(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    before = files(tmp_path)
+    with pytest.raises(EtcdError, match="is the CA in use: there is nothing to rotate to"):
+        next_one(host, ca_cert=text(host), ca_key=text(host, "etcd/ca.key"))
+    issue(tmp_path / "other")
+    other = tmp_path / "other/pki/etcd"
+    with pytest.raises(EtcdError, match="called etcd-ca, like the one in use"):
+        next_one(host, ca_cert=(other / "ca.crt").read_text(), ca_key=(other / "ca.key").read_text())
+    with pytest.raises(EtcdError, match="the key of the new CA is missing"):
+        next_one(host, ca_cert=own_ca(tmp_path / "own")[0])
+    assert {name: data for name, data in files(tmp_path).items() if name in before} == before
+    assert not Path(host.path("etcd/ca-next.crt")).exists()
+
+
+def test_ca_crt_never_loses_all_that_it_holds(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    old, new = text(host), next_one(host)
+    with pytest.raises(EtcdError, match="has no certificate of the CAs that it is to hold"):
+        _rotate.step_trust(host, new, False)
+    assert text(host) == old
+    _rotate.step_trust(host, old + new, True)
+    assert text(host) == old
+    said = _rotate.step_trust(host, old + new, False)
+    assert said["reasons"][0].startswith("etcd/ca.crt: holds etcd-ca and etcd-ca 2") and text(host) == old + new
+    assert not _rotate.step_trust(host, old + new, False)["changed"]
+
+
+def test_with_both_in_ca_crt_the_first_one_signs_and_nothing_is_due(host: _pki.PkiSpec) -> None:
+    """Another run renews by the one that signs, and leaves ca.crt."""
+    old, new = trusted(host)
+    found = observed(host)
+    assert found.reasons == [] and found.foreign == [] and found.warnings == []
+    assert [item["id"] for item in found.cas] == [
+        _x509.authority_id(_x509.load_certificate(p.encode())) for p in (old, new)
+    ]
+    # A renewal on a host that has one, or both the other way round.
+    for stored in (old, new + old):
+        Path(host.path("etcd/ca.crt")).write_text(stored if stored == old else old + new)
+        assert reissued(host, old + new, renew=("server",)) == ["etcd/server.crt: renewed, requested"]
+    assert text(host) == old + new
+
+
+def exchanged(host: _pki.PkiSpec) -> tuple[str, str, str]:
+    old, new = trusted(host)
+    before = text(host, "etcd/ca.key")
+    bundle = _rotate.step_exchange(host, False)["ca_cert"]
+    assert bundle == new + old == text(host)
+    return old, new, before
+
+
+def test_the_new_one_signs(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    old, new, former_key = exchanged(host)
+    kept = {name: data.decode() for name, data in files(tmp_path).items() if "former-ca" in name}
+    assert sorted(kept.values()) == sorted([old, former_key])
+    assert stat.S_IMODE(os.stat(host.former).st_mode) == 0o700
+    assert all(stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600 for name in kept)
+    assert not [name for name in files(tmp_path) if "ca-next" in name]
+    # site.yml leaves certificates of either; a renewal is by the new one; the phase issues all.
+    found = observed(host)
+    assert (
+        found.reasons == []
+        and found.ca_problems == []
+        and [item["subject"] for item in found.former_cas] == ["etcd-ca"]
+    )
+    first = {item["kind"]: item["ca_id"] for item in found.certificates}
+    assert reissued(host, new + old) == []
+    assert reissued(host, new + old, renew=("peer",)) == ["etcd/peer.crt: renewed, requested"]
+    second = {item["kind"]: item["ca_id"] for item in observed(host).certificates}
+    assert [kind for kind in first if first[kind] != second[kind]] == ["peer"]
+    assert len(reissued(host, new + old, first_ca_only=True)) == 3
+    assert {item["ca_id"] for item in observed(host).certificates} == {second["peer"]}
+    only = tmp_path / "only.crt"
+    only.write_text(new)
+    for name in ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client"):
+        assert ": OK" in openssl("verify", "-CAfile", str(only), host.path(name + ".crt"))
+    assert _rotate.step_trust(host, new, False)["changed"] and observed(host).reasons == []
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_an_exchange_that_was_killed(host: _pki.PkiSpec, done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each of its renames and removals. No key is lost, and the next run finishes it."""
+    old, new = trusted(host)
+    keys = {text(host, "etcd/ca.key"), text(host, "etcd/ca-next.key")}
+    left = [done]
+
+    def killed(original: Any) -> Any:
+        def act(*arguments: Any) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            original(*arguments)
+
+        return act
+
+    def replace_files(items: list[Any]) -> None:
+        for item in items:
+            killed(_files.replace_files)([item])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_rotate, "replace_files", replace_files)
+        patched.setattr(_rotate.os, "unlink", killed(os.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            _rotate.step_exchange(host, False)
+    there = {path.read_text() for path in Path(host.pki_dir).parent.rglob("*.key")}
+    assert keys <= there
+    assert _rotate.step_exchange(host, False)["ca_cert"] == new + old == text(host)
+    assert text(host, "etcd/ca.key") in keys and observed(host).ca_problems == [] and observed(host).next_ca is None
+    assert keys <= {path.read_text() for path in Path(host.pki_dir).parent.rglob("*.key")}
+
+
+def test_an_exchange_before_its_time(host: _pki.PkiSpec) -> None:
+    old = text(host)
+    next_one(host)
+    with pytest.raises(EtcdError, match="does not hold the new CA yet"):
+        _rotate.step_exchange(host, False)
+    assert text(host) == old
+    trusted(host)
+    assert _rotate.step_exchange(host, True)["changed"] and text(host).startswith(old)
+
+
+def test_a_key_that_is_lost_keeps_nobody_from_rotating(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    os.unlink(host.path("etcd/ca.key"))
+    old, _new = trusted(host)
+    _rotate.step_exchange(host, False)
+    kept = [data.decode() for name, data in files(tmp_path).items() if "former-ca" in name]
+    assert kept == [old] and observed(host).ca_problems == []

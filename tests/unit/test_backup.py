@@ -167,7 +167,7 @@ def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
     assert packed == _schedule.program()
     names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
     assert any(name.endswith("_member/backup.py") for name in names)
-    assert not any("_control" in name or "_pki" in name for name in names)
+    assert not any("_control" in name for name in names)
     program, config = tmp_path / "timers.pyz", tmp_path / "timers.json"
     program.write_bytes(packed)
     config.write_text(

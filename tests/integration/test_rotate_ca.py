@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from .conftest import Lab, Run
+from .test_control_plane import HOST, INIT, UPDATE, UPLOAD, WRITES, Plane, plane
 from .test_live import flat, healthy, writing
-from .test_pki import LEAVES, serials
+from .test_pki import LEAVES, meanwhile, serials
 from .test_site import PKI
 
 pytestmark = pytest.mark.long
+
+__all__ = ["plane"]
 
 ROTATE = "playbooks/rotate_ca.yml"
 FORMER = "/etc/kubernetes/kubeadm-etcd/former-ca"
@@ -161,3 +164,51 @@ def test_killed_and_finished(found: Lab, tmp_path: Path) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
     assert same(lab) != [before] and len(same(lab)) == 1 and leaves_by(lab, same(lab)[0])
     assert healthy(lab) and lab.site().changed() == {}
+
+
+def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
+    """It is waited for before each phase that would cut it off. It refuses nothing but while it restarts itself, once."""
+    lab = plane.lab
+    plane.play()
+    lab("apiserver", HOST)
+    plane.sh(INIT % plane.address)
+    plane.ready(True)
+    plane.sh(UPLOAD)
+
+    def held(words: str) -> None:
+        run = lab.play(playbook=ROTATE, inventory=str(plane.inventory))
+        assert run.code != 0 and words in flat(run.output), run.output[-4000:]
+
+    with meanwhile(lab, [HOST], WRITES) as before:
+        held(f"The phase issue does not begin. 1 problem(s) in cluster etcd: - {HOST}: ca.crt does not hold the new CA")
+        held(f"{HOST}: ca.crt does not hold the new CA")
+        process = plane.process()
+        said = plane.play("--check")
+        assert f"{HOST}: kube-apiserver reads ca.crt when it starts" in said and plane.process() == process
+    plane.play(*UPDATE)
+    assert plane.changed == {HOST: 2} and plane.process() != process
+    plane.ready(True)
+    process = plane.process()
+    with meanwhile(lab, [HOST], WRITES) as after:
+        held(
+            f"The phase drop does not begin. 1 problem(s) in cluster etcd: - {HOST}: the certificate of kube-apiserver is of the former CA"
+        )
+        # Members show certificates of the new CA, and it still has one of the former.
+        assert plane.break_connections() > 0
+        plane.ready(True)
+        serial = plane.serial()
+        plane.play()
+        assert plane.serial() != serial
+        run = lab.play(playbook=ROTATE, inventory=str(plane.inventory))
+        assert run.code == 0, run.output[-4000:]
+        assert plane.break_connections() > 0
+        plane.ready(True)
+        assert plane.process() == process
+    for load in (before, after):
+        good, failed, gap = load[HOST]
+        print(f"kube-apiserver: {good} writes, {len(failed)} refused, longest gap {gap} s")
+        assert good and failed == []
+    assert f"{HOST}: kube-apiserver reads ca.crt" in plane.play()
+    assert len(same(lab)) == 1 and plane.sh(SUBJECTS).splitlines() == same(lab)
+    plane.play()
+    assert plane.changed == {}

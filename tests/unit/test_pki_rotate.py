@@ -44,7 +44,7 @@ def text(host: _pki.PkiSpec, name: str = "etcd/ca.crt") -> str:
 
 def next_one(host: _pki.PkiSpec, **changes: Any) -> str:
     given = {"ca_cert": None, "ca_key": None, "passphrase": "", "check": False, **changes}
-    return str(_rotate.step_next(host, **given, now=LATER)["ca_cert"])
+    return str(_rotate.step_next(host, **given, now=LATER if given["ca_cert"] else NOW)["ca_cert"])
 
 
 def observed(host: _pki.PkiSpec) -> _pki.PkiState:

@@ -83,9 +83,10 @@ def test_from_3_5_to_3_7(old: Lab) -> None:
     for version, former in ((MIDDLE, OLD), (NEW, MIDDLE)):
         check = flat(old.site("--check", "-e", f"etcd_image_tag={version}-0").output)
         with writing(old, f"to{version}") as counted:
-            run = upgrade(old, version)
+            run = upgrade(old, version, "-v")
         print(run.output)
-        print(f"{former} -> {version}: {counted}, {run.seconds:.0f} s")
+        waited = [float(seconds) for seconds in re.findall(r'"?waited"?: ([0-9.]+)', run.output)]
+        print(f"{former} -> {version}: {counted}, {run.seconds:.0f} s, each member {waited} s")
         said = flat(run.output)
         line = f"etcd: {former} -> {version} (registry.k8s.io/etcd:{version}-0, by etcd_image_tag)"
         assert line in said and line in check

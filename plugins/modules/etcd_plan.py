@@ -62,7 +62,7 @@ options:
     type: str
     default: ""
   backup_before_change:
-    description: Whether a snapshot is taken before a member leaves.
+    description: Whether a snapshot is taken before a member leaves or gets another version of etcd, and before a restore.
     type: bool
     default: false
   snapshot:

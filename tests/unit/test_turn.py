@@ -760,7 +760,7 @@ def test_a_member_is_restarted_once_more_before_3_7(host: Host, monkeypatch: pyt
     assert host.acts == [*ROLL[:4], *again, *ROLL[4:], "version", "unlock"]
     assert COUNT + "12\n" in member.installed[0] and "3.6.14-0" in member.installed[0]
     assert COUNT + "10000\n" in member.installed[1] and "3.7.3-0" in member.installed[1]
-    assert "unreadable-log" in [item["code"] for item in result["changes"]]
+    assert "unreadable-log" in [item["code"] for item in result["changes"]] and result["waited"] == 2.0
     assert "etcd 3.7 cannot read" in " ".join(result["reasons"])
 
 

@@ -363,7 +363,7 @@ class Turn:
                 self.waited = self._wait_until_started()
             elif MANIFEST in self.spec.parts or was_ready:
                 # A member that is down may need more than its kubelet.
-                self.waited = self._wait_for_member(target, self._installed(), self._old())
+                self.waited += self._wait_for_member(target, self._installed(), self._old())
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -550,7 +550,7 @@ class Turn:
             self._install(interim)
         elif self.process:
             _rollout.stop(self.process)
-        self._wait_for_member(target, interim, self.process)
+        self.waited += self._wait_for_member(target, interim, self.process)
         deadline = time.monotonic() + SNAPSHOT_IS_WRITTEN
         while unreadable_by_3_7(data_dir):
             _rollout.check_controller()

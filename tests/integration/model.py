@@ -162,7 +162,9 @@ def expect_site(state: State, operation: Operation) -> Expected:
         why
         for standing, why in (
             (Standing.REMOVED, Why.REMOVED),
+            # Clearing may have got as far as the record, or not.
             (Standing.FORMER, Why.FORMER),
+            (Standing.FORMER, Why.REMOVED),
             (Standing.EMPTIED, Why.LOST_DATA),
         )
         if standing in standings

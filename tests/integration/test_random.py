@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -196,7 +197,9 @@ class Sequence:
         """Wait until all members that can be healthy are so. Returns seconds."""
         begin = time.monotonic()
         while True:
-            waiting = [host for host in self.state.ready if not self.is_healthy(host)]
+            with ThreadPoolExecutor() as pool:
+                well = dict(zip(self.state.ready, pool.map(self.is_healthy, self.state.ready)))
+            waiting = [host for host, is_well in well.items() if not is_well]
             if not waiting:
                 return time.monotonic() - begin
             assert time.monotonic() < begin + RECOVERS, f"not healthy after {RECOVERS:.0f} s: {', '.join(waiting)}"

@@ -109,6 +109,18 @@ def test_a_host_that_is_gone_for_good() -> None:
     assert any("infra0: this host cannot be reached" in text for text in plan["notices"])
 
 
+def test_the_end_of_the_run_does_not_wait_for_a_host_that_has_not_joined() -> None:
+    """site.yml adds it, or refuses to."""
+    left = {**FRESH, "record": {**RECORD, "name": "infra3", "removed": "2026-11-27"}}
+    for other in (FRESH, left):
+        plan = run("remove", "infra2", *UP3, other, members=listing("012", "012"))
+        assert [member["name"] for member in plan["members"]] == ["infra0", "infra1"]
+        plan = run("replace", "infra2", *UP3, other, members=listing("012", "012"), replace_healthy=True)
+        assert [member["name"] for member in plan["members"]] == ["infra0", "infra1", "infra2"]
+        plan = run("remove", "infra3", *UP3, other, members=listing("012", "012"))
+        assert [member["name"] for member in plan["members"]] == ["infra0", "infra1", "infra2"]
+
+
 def test_a_member_that_the_inventory_does_not_have() -> None:
     for name in ("infra9", "9"):
         plan = run("remove", name, *UP3, members=listing("0129", "0129"))

@@ -524,6 +524,7 @@ def make_plan(
     about; None if that is one of another cluster.
     """
     members = attendance.members
+    listed = membership(observations) or []
     if wish.operation == RENEW:
         observations = only_certificates(observations)
     departure, taken = Departure(), Backup()
@@ -626,7 +627,7 @@ def make_plan(
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "departing": departing_data(leaving),
-        "members": members_after(cluster, leaving if wish.operation == REMOVE else None),
+        "members": members_after(cluster, leaving, listed, wish.operation),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),
@@ -649,12 +650,18 @@ def departure_plan(departure: Departure, leaving: Departing, operation: str) -> 
     return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
 
 
-def members_after(cluster: Cluster, leaving: Departing | None) -> list[dict[str, str]]:
-    """Name and address of the members that the cluster has after the run. leaving: a member that is removed for good."""
+def members_after(
+    cluster: Cluster, leaving: Departing | None = None, listed: Iterable[Mapping[str, Any]] = (), operation: str = ""
+) -> list[dict[str, str]]:
+    """Name and address of the members that the cluster has after the run. listed: the membership now. leaving: a member that is removed or replaced.
+
+    Hosts of the inventory that have no member yet join in another run than that: its end does not wait for them.
+    """
+    present = list(listed)
     return [
         {"name": member.name, "address": member.address}
         for member in cluster.members
-        if not leaving or member != leaving.member
+        if not leaving or (operation == REPLACE if member == leaving.member else entry_of(member, present))
     ]
 
 
@@ -858,7 +865,7 @@ def apart_plan(
         "known_addresses": {},
         "moves": [],
         "departing": departing_data(None),
-        "members": members_after(cluster, None),
+        "members": members_after(cluster),
         "elsewhere": False,
         "copied": [],
         "lines": lines,

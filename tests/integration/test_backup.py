@@ -127,8 +127,10 @@ def test_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> None:
 
 
 def test_a_timer_takes_them(cluster: Lab) -> None:
-    """On one host at a time; it goes on if that host is down, and ends with the variable."""
-    schedule = ("-e", json.dumps({"etcd_backup_schedule": "*:*:0/10", "etcd_backup_keep": 2}))
+    """On one host at a time; it goes on if that host is down, and ends with the variable. Others rehearse a restore, and defragment."""
+    variables = {"etcd_backup_schedule": "*:*:0/10", "etcd_backup_keep": 2}
+    rarely = {"etcd_drill_schedule": "Sun 03:00", "etcd_defragment_schedule": "Sun 04:00"}
+    schedule = ("-e", json.dumps(variables | rarely))
     check = cluster.site("--check", "--diff", *schedule)
     assert (
         check.changed() and cluster.sh("infra0", "ls /etc/systemd/system | grep -c kubeadm-etcd || true").strip() == "0"
@@ -144,6 +146,14 @@ def test_a_timer_takes_them(cluster: Lab) -> None:
     assert len(taken) == 1, taken
     first = next(iter(taken))
     assert "Traceback" not in cluster.sh(first, "journalctl -u kubeadm-etcd-backup --no-pager")
+    for job, words in (
+        ("drill", "restored in"),
+        ("drill", "rehearsed already"),
+        ("defragment", "nothing to defragment"),
+    ):
+        told = f"systemctl start kubeadm-etcd-{job}.service; journalctl -u kubeadm-etcd-{job} --no-pager | tail -8"
+        assert words in cluster.sh(first, told)
+        assert "last_failed" in cluster.sh(first, f"cat {BACKUPS}/etcd-{job}.prom")
     for _time in range(3):
         time.sleep(1.1)
         cluster.sh(first, start)
@@ -165,7 +175,9 @@ def test_a_timer_takes_them(cluster: Lab) -> None:
     cluster.site()
     for host in cluster.hosts:
         assert (
-            cluster.sh(host, "ls /etc/systemd/system /etc/kubernetes/kubeadm-etcd | grep -c backup || true").strip()
+            cluster.sh(
+                host, "ls /etc/systemd/system /etc/kubernetes/kubeadm-etcd | grep -c 'kubeadm-etcd-\\|timers' || true"
+            ).strip()
             == "0"
         )
     assert cluster.site().changed() == {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import program
 from graphlib import TopologicalSorter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +55,22 @@ def test_imports_go_downwards(path: Path) -> None:
 def test_no_cycle() -> None:
     graph = {name_of(path): set(imports(path)) for path in FILES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)
+
+
+@pytest.mark.parametrize("module", ["etcd_schedule", "etcd_host_info"])
+def test_the_program_of_the_timers_is_shipped(module: str) -> None:
+    """A host has the sources of what a module imports, and no others."""
+    shipped = {*imports(ROOT / "plugins" / "modules" / f"{module}.py")}
+    waiting = [*shipped]
+    while waiting:
+        path = UTILS / f"{waiting.pop().replace('.', '/')}.py"
+        new = {*imports(path)} - shipped
+        shipped |= new
+        waiting += new
+    with zipfile.ZipFile(io.BytesIO(program())) as packed:
+        names = [Path(name) for name in packed.namelist() if not name.startswith("__")]
+    files = {".".join(name.with_suffix("").parts[-2:]) for name in names if name.name != "__init__.py"}
+    assert "_member.timers" in files and files <= shipped
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins" / "modules").glob("*.py")), ids=lambda path: path.stem)

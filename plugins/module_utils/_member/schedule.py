@@ -52,7 +52,6 @@ _ABOUT = {
 }
 
 _PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils"
-_MAIN = "_member.timers"
 _IMPORT = re.compile(rf"^\s*from {re.escape(_PACKAGE)}\.(\S+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 # Seconds for systemd-analyze.
@@ -119,8 +118,12 @@ def source_text(name: str) -> str | None:
 
 def program(source: Callable[[str], str | None] = source_text) -> bytes:
     """The zip application: the module _member.timers and what it imports of this collection, the same bytes for the same sources."""
+    # Ansible ships what is imported anywhere in a file. Not at its top: a host without timers need not load it.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers
+
+    main = timers.__name__[len(_PACKAGE) + 1 :]
     sources: dict[str, str] = {}
-    waiting = [_MAIN]
+    waiting = [main]
     while waiting:
         name = waiting.pop()
         text = None if name in sources else source(name)
@@ -138,7 +141,7 @@ def program(source: Callable[[str], str | None] = source_text) -> bytes:
         *packages, module = f"{_PACKAGE}.{name}".split(".")
         files["/".join([*packages, f"{module}.py"])] = text
         files.update({"/".join([*packages[: depth + 1], "__init__.py"]): "" for depth in range(len(packages))})
-    files["__main__.py"] = f"import sys\n\nfrom {_PACKAGE}.{_MAIN} import main\n\nsys.exit(main(sys.argv[1:]))\n"
+    files["__main__.py"] = f"import sys\n\nfrom {_PACKAGE}.{main} import main\n\nsys.exit(main(sys.argv[1:]))\n"
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(files):

@@ -179,6 +179,9 @@ def log_of(tmp_path: Path, *segments: bytes, snapshots: tuple[int, ...] = ()) ->
         # Cut off.
         (entry(4, FORMER) + entry(5, FORMER)[:11], (), [4]),
         (entry(4, b"\x08\xff"), (), []),
+        # Being written: the record is there, the entry in it is not complete.
+        (entry(4, FORMER) + record(2, b"\x08\x00\x10\xff") + entry(6, FORMER), (), [4, 6]),
+        (entry(4, FORMER) + record(2, b"\x0b\x00"), (), [4]),
     ],
 )
 def test_what_3_7_cannot_read(tmp_path: Path, data: bytes, snapshots: tuple[int, ...], found: list[int]) -> None:
@@ -190,6 +193,9 @@ def test_segments_before_the_snapshot_are_not_read(tmp_path: Path) -> None:
     segments = [entry(4, FORMER), entry(150, FORMER), entry(160, PUT) + entry(230, FORMER)]
     data_dir = log_of(tmp_path, *segments, snapshots=(140,))
     (tmp_path / "member" / "wal" / f"{0:016x}-{0:016x}.wal").write_bytes(b"")
+    assert _wal.unreadable_by_3_7(data_dir) == [150, 230]
+    # A segment that was just made.
+    (tmp_path / "member" / "wal" / f"{3:016x}-{300:016x}.wal").write_bytes(b"")
     assert _wal.unreadable_by_3_7(data_dir) == [150, 230]
 
 

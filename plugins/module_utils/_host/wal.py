@@ -205,7 +205,11 @@ def former_requests(segments: list[bytes | mmap.mmap], after: int) -> list[int]:
         for kind, payload in records(data):
             if kind != RECORD_ENTRY:
                 continue
-            fields = parse_fields(payload)
+            try:
+                fields = parse_fields(payload)
+            except (ValueError, IndexError):
+                # etcd is writing it.
+                continue
             index, request = fields.get(3, 0), fields.get(4, b"")
             if isinstance(index, int) and isinstance(request, bytes):
                 found[index] = not fields.get(1) and is_former(request)
@@ -228,8 +232,9 @@ def unreadable_by_3_7(data_dir: str) -> list[int]:
         segments: list[bytes | mmap.mmap] = []
         for name in names[first:]:
             with open(os.path.join(log_dir, name), "rb") as handle:
-                # etcd allocates 64 MiB at once.
-                segments.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+                # etcd allocates 64 MiB at once. An empty file cannot be mapped.
+                if os.fstat(handle.fileno()).st_size:
+                    segments.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
         if not any(data.find(_FORMER) >= 0 for data in segments):
             return []
         return former_requests(segments, snapshot)

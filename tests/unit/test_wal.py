@@ -188,6 +188,13 @@ def test_what_3_7_cannot_read(tmp_path: Path, data: bytes, snapshots: tuple[int,
     assert _wal.unreadable_by_3_7(log_of(tmp_path, data, snapshots=snapshots)) == found
 
 
+@pytest.mark.parametrize("at", [0, 1, 5, 6, 7])
+def test_bytes_on_the_edge_of_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    monkeypatch.setattr(_wal, "READ_LIMIT", 6)
+    (tmp_path / "x").write_bytes(b"." * at + b"1234" + b"." * 5)
+    assert _wal.holds(str(tmp_path / "x"), b"1234") and not _wal.holds(str(tmp_path / "x"), b"12345")
+
+
 def test_segments_before_the_snapshot_are_not_read(tmp_path: Path) -> None:
     """Those that hold it, and all after it, are."""
     segments = [entry(4, FORMER), entry(150, FORMER), entry(160, PUT) + entry(230, FORMER)]

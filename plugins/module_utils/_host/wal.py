@@ -12,9 +12,9 @@ raftpb.HardState. This file never writes.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 RECORD_METADATA = 1
@@ -80,7 +80,7 @@ def parse_fields(data: bytes) -> dict[int, int | bytes]:
     return fields
 
 
-def records(data: bytes | mmap.mmap) -> list[tuple[int, bytes]]:
+def records(data: bytes) -> list[tuple[int, bytes]]:
     """Type and payload of the records in (the head of) a segment, up to the zeros after the last record."""
     found: list[tuple[int, bytes]] = []
     position = 0
@@ -198,7 +198,24 @@ def is_former(request: bytes) -> bool:
         return False
 
 
-def former_requests(segments: list[bytes | mmap.mmap], after: int) -> list[int]:
+def holds(path: str, pattern: bytes) -> bool:
+    """Whether a file holds these bytes."""
+    end = b""
+    with open(path, "rb") as handle:
+        for block in iter(lambda: handle.read(READ_LIMIT), b""):
+            if pattern in end + block:
+                return True
+            end = block[1 - len(pattern) :]
+    return False
+
+
+def content(path: str) -> bytes:
+    """All of a file. It is not mapped: etcd cuts a segment off when it is full, and who reads behind that would die."""
+    with open(path, "rb") as handle:
+        return handle.read()
+
+
+def former_requests(segments: Iterable[bytes], after: int) -> list[int]:
     """Indexes of the entries of the former API in a log, after an index. What was written again by a later leader counts once, as it is then."""
     found: dict[int, bool] = {}
     for data in segments:
@@ -229,15 +246,11 @@ def unreadable_by_3_7(data_dir: str) -> list[int]:
         names = names_in(log_dir, ".wal")
         # The segment that the snapshot is in, and all after it.
         first = max((number for number, name in enumerate(names) if index_in(name) <= snapshot + 1), default=0)
-        segments: list[bytes | mmap.mmap] = []
-        for name in names[first:]:
-            with open(os.path.join(log_dir, name), "rb") as handle:
-                # etcd allocates 64 MiB at once. An empty file cannot be mapped.
-                if os.fstat(handle.fileno()).st_size:
-                    segments.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-        if not any(data.find(_FORMER) >= 0 for data in segments):
+        paths = [os.path.join(log_dir, name) for name in names[first:]]
+        # Few have any of these, and a search is much faster than a look at each entry.
+        if not any(holds(path, _FORMER) for path in paths):
             return []
-        return former_requests(segments, snapshot)
+        return former_requests(map(content, paths), snapshot)
     except (OSError, ValueError, IndexError):
         return []
 

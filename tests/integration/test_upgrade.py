@@ -9,7 +9,6 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,8 +61,8 @@ def upgrade(lab: Lab, version: str, *arguments: str) -> Run:
 
 
 def versions(lab: Lab) -> list[str]:
-    """What the members run, as etcdctl tells it."""
-    text = lab.etcdctl("infra0", "--endpoints", lab.endpoints(), "endpoint", "status", "-w", "json")
+    """What the members run, as etcdctl tells it. One that restarts is not among them."""
+    text = lab.etcdctl("infra0", "--endpoints", lab.endpoints(), "endpoint", "status", "-w", "json", check=False)
     return sorted(re.findall(r'"version":"([^"]+)"', text))
 
 
@@ -149,26 +148,29 @@ def test_from_3_5_to_3_7(old: Lab) -> None:
 
 
 def test_the_way_back_from_the_middle(old: Lab) -> None:
-    """One member is upgraded, and goes back. Then a run is killed in its second turn, and the next one goes on."""
+    """One member is upgraded, and goes back."""
     upgrade(old, MIDDLE, "--limit", "infra1")
     assert versions(old) == [OLD, OLD, MIDDLE]
     assert "is followed by an older release" in flat(upgrade(old, OLD).output)
     assert versions(old) == [OLD] * 3
+
+
+def test_a_run_that_was_killed(old: Lab) -> None:
+    """After its first turn: the next one goes on, and does not judge a mixed cluster as a mistake."""
+    argv = ["ansible-playbook", "site.yml", "-i", old.inventory, "-e", f"etcd_image_tag={MIDDLE}-0"]
     with writing(old, "killed") as counted:
-        process = subprocess.Popen(
-            ["ansible-playbook", "site.yml", "-i", old.inventory, "-e", f"etcd_image_tag={MIDDLE}-0"],
-            cwd=LAB.parents[1],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 240
-        while MIDDLE not in versions(replace(old, hosts=old.hosts)) and time.monotonic() < deadline:
-            time.sleep(1)
-        process.kill()
-        process.wait()
+        with subprocess.Popen(
+            argv, cwd=LAB.parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 240
+            while MIDDLE not in versions(old) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(1)
+            process.kill()
+        assert OLD in versions(old)
         run = upgrade(old, MIDDLE)
+    print(f"killed: {counted}")
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
-    assert versions(old) == [MIDDLE] * 3 and "one member after the other" in flat(run.output)
+    assert versions(old) == [MIDDLE] * 3 and f"etcd: {OLD} -> {MIDDLE}" in flat(run.output)
 
 
 def test_killed_at_some_tasks(old: Lab, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from .conftest import LAB, LAB_NAME, Lab, Run
-from .test_killed import killed_at
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
@@ -171,15 +170,3 @@ def test_a_run_that_was_killed(old: Lab) -> None:
     print(f"killed: {counted}")
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
     assert versions(old) == [MIDDLE] * 3 and f"etcd: {OLD} -> {MIDDLE}" in flat(run.output)
-
-
-def test_killed_at_some_tasks(old: Lab, tmp_path: Path) -> None:
-    """Of the upgrade to 3.7: the next run finishes it, whatever the former one has left."""
-    upgrade(old, MIDDLE)
-    for number in (12, 18, 24, 30, 36):
-        _run, begun = killed_at(old, tmp_path, number, "-e", f"etcd_image_tag={NEW}-0")
-        print(number, begun, versions(old))
-    with writing(old, "finished") as counted:
-        upgrade(old, NEW)
-    assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
-    assert versions(old) == [NEW] * 3 and upgrade(old, NEW).changed() == {}

@@ -46,6 +46,7 @@ TABLE = {
     **modules(
         "module_utils/_member",
         turn="turn join",
+        trust="trusted_names",
         join="join",
         rollout="rollout turn",
         record="record observe",

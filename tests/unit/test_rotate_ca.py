@@ -272,6 +272,9 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
 
 
 def test_the_users_own_ca_goes_on_with_itself() -> None:
+    in_use = {"fingerprint": "f", "id": "old", "key": True}
+    assert rotated(seen(), own_ca=in_use)["problems"][0].startswith("etcd_ca_cert is the CA in use")
+    assert rotated(seen("over"), own_ca={**in_use, "id": "new"})["problems"] == []
     assert rotated(seen("trust"), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
     assert rotated(seen(), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
 

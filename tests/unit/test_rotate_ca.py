@@ -326,7 +326,7 @@ def test_members_do_their_part_before_control_plane_hosts_have_to() -> None:
     there = {"control0": plane("old", "old")}
     assert steps(rotated(seen("new"), there, phase="trust")) == "trust_ca:012 turn:120"
     assert rotated(seen("trust"), there)["phases"] == ["trust", "issue", "drop"]
-    assert "the control plane hosts control0" in rotated(seen(), there)["notices"][0]
+    assert "members, and kube-apiserver on control0" in rotated(seen(), there)["notices"][0]
 
 
 # --- Other runs in the middle -------------------------------------------------------------------------------------------

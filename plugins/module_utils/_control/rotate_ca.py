@@ -238,7 +238,7 @@ def foresight(planes: list[str], left: list[str]) -> list[Problem]:
     """What a run cannot see to, said before it begins."""
     if ISSUE not in left:
         return []
-    known = f"members and the control plane hosts {', '.join(planes)}" if planes else "members only"
+    known = f"members, and kube-apiserver on {', '.join(planes)}" if planes else "members only"
     return [
         note(
             f"This run knows {known}. Every other client of etcd has to trust the new CA (etcd/ca.crt, as members have it after the phase trust) before the"

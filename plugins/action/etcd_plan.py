@@ -146,7 +146,8 @@ class ActionModule(ActionBase):
         # In a hand-over, the members go on.
         if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
-        version = seen[host]["facts"]["kubeadm_version"] if args["operation"] == HAND_OVER else ""
+        # In a hand-over, members other than the CA host are not observed.
+        version = seen[host].get("facts", {}).get("kubeadm_version", "") if args["operation"] == HAND_OVER else ""
         external = external_stanza(plan["members"], args["client_port"], version)
         if speaks:
             show([*plan["lines"], *([*plan["table"], *external.splitlines()] if plan.get("finished") else [])])

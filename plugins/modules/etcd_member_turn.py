@@ -185,13 +185,16 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import kubelet_spec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import take_join
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import not_loaded
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import PARTS, TurnSpec, take_turn
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
 def spec_of(params: dict[str, Any]) -> TurnSpec:
     """The turn that the options ask for."""
-    options = {key: value for key, value in params.items() if key not in ("halted", "join")}
+    options = {key: value for key, value in params.items() if key not in ("halted", "join", "loads_ca")}
+    if params["loads_ca"]:
+        options["ca_reason"] = not_loaded
     config = ConfigSpec.from_params(params["config"])
     kubelet = kubelet_spec(params["kubelet"], config.data_dir)
     return TurnSpec(**{**options, "config": config, "kubelet": kubelet, "parts": tuple(params["parts"])})

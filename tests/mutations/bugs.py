@@ -46,6 +46,7 @@ TABLE = {
     **modules(
         "module_utils/_member",
         turn="turn join",
+        trust="trusted_names",
         join="join",
         rollout="rollout turn",
         record="record observe",
@@ -204,6 +205,24 @@ NAMED = [
     Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
     Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
     Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
+    # A new CA.
+    Named(
+        "issued although a process has not loaded the new CA",
+        f"{CONTROL}/rotation",
+        "phase_of",
+        value_of("restart", "[]"),
+    ),
+    Named(
+        "dropped although a certificate is of the former CA",
+        f"{CONTROL}/rotation",
+        "phase_of",
+        value_of("is_new", "True"),
+    ),
+    Named(
+        "a kube-apiserver has always loaded its CA", f"{CONTROL}/rotation", "plane_host", value_of("is_read", "True")
+    ),
+    Named("a phase begins before the one before is over", f"{CONTROL}/rotate_ca", "not_over", returns("[]")),
+    Named("a member that says nothing trusts everything", f"{CONTROL}/rotate_ca", "member_problems", returns("[]")),
     # The observation.
     Named("nobody moves", OBSERVE, "observe", value_of("moved", "False")),
     Named("no manifest restarts", f"{HOST}/kubeadm", "manifest_reasons", value_of("restarts", "False")),

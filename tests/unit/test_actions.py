@@ -117,6 +117,17 @@ def test_nothing_is_planned_before_all_of_the_cluster_is_known(
     assert result["finished"] is False if incomplete else "failed" not in result
 
 
+def test_a_member_that_a_hand_over_does_not_look_at(play: Play) -> None:
+    """It goes on, whatever the control plane hosts are told."""
+    play.found["infra1"] = {"cluster": play.found["infra1"]["cluster"]}
+    assert "failed" not in play.plan("infra1", operation="hand_over")
+
+
+def test_a_phase_of_a_rotation(play: Play) -> None:
+    play.plan(operation="rotate_ca", phase="trust", until="issue")
+    assert (play.wishes[0].phase, play.wishes[0].until, play.wishes[0].check) == ("trust", "issue", False)
+
+
 def test_one_host_shows_the_plan(play: Play) -> None:
     restart(play, "infra1")
     assert play.plan("infra1")["order"] == ["infra1"] and play.printed == []

@@ -272,6 +272,9 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
 
 
 def test_the_users_own_ca_goes_on_with_itself() -> None:
+    in_use = {"fingerprint": "f", "id": "old", "key": True}
+    assert rotated(seen(), own_ca=in_use)["problems"][0].startswith("etcd_ca_cert is the CA in use")
+    assert rotated(seen("over"), own_ca={**in_use, "id": "new"})["problems"] == []
     assert rotated(seen("trust"), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
     assert rotated(seen(), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
 
@@ -323,7 +326,7 @@ def test_members_do_their_part_before_control_plane_hosts_have_to() -> None:
     there = {"control0": plane("old", "old")}
     assert steps(rotated(seen("new"), there, phase="trust")) == "trust_ca:012 turn:120"
     assert rotated(seen("trust"), there)["phases"] == ["trust", "issue", "drop"]
-    assert "the control plane hosts control0" in rotated(seen(), there)["notices"][0]
+    assert "members, and kube-apiserver on control0" in rotated(seen(), there)["notices"][0]
 
 
 # --- Other runs in the middle -------------------------------------------------------------------------------------------

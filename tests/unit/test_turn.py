@@ -653,6 +653,23 @@ def test_an_etcd_that_no_longer_sees_its_files_is_restarted(host: Host, monkeypa
     assert host.acts == ["lock", "gate", "check lock", "wait", "unlock"]
 
 
+@pytest.mark.parametrize("loads", [True, False])
+def test_an_etcd_that_trusts_other_cas_is_restarted_and_has_to_trust_the_new_ones(
+    host: Host, monkeypatch: pytest.MonkeyPatch, loads: bool
+) -> None:
+    """It reads ca.crt when it starts."""
+    stopped: list[_rollout.Process] = []
+    host.manifest.write_text(NEW)
+    host.spec = replace(host.spec, ca_reason=lambda *_: "" if stopped and loads else "etcd: is restarted to trust both")
+    monkeypatch.setattr(_rollout, "stop", stopped.append)
+    if loads:
+        assert host.run()["reasons"] == ["etcd: is restarted to trust both"]
+        assert not host.run()["changed"]
+    else:
+        host.fails("etcd was restarted and trusts other CAs than ca.crt holds. Run again.")
+    assert len(stopped) == 1 and "install" not in host.acts
+
+
 def test_a_first_start_says_why_at_once(host: Host) -> None:
     host.manifest.unlink()
     host.process = None

@@ -86,7 +86,7 @@ def rotate_ca(
     problems = [
         *member_problems(cluster, observations),
         *absent_planes(planes, observations),
-        *own_problems(rotation, observations, own_ca),
+        *own_problems(cluster, rotation, observations, own_ca),
         *unknown_problems(rotation, observations),
     ]
     members = {member.host: observations[member.host] for member in cluster.members if member.host in observations}
@@ -154,7 +154,9 @@ def member_problems(cluster: Cluster, observations: Observations) -> list[Proble
     return problems
 
 
-def own_problems(rotation: Rotation, observations: Observations, own_ca: Mapping[str, Any]) -> list[Problem]:
+def own_problems(
+    cluster: Cluster, rotation: Rotation, observations: Observations, own_ca: Mapping[str, Any]
+) -> list[Problem]:
     """Why the CA of the inventory cannot be the new one."""
     if not own_ca.get("fingerprint"):
         return []
@@ -165,7 +167,12 @@ def own_problems(rotation: Rotation, observations: Observations, own_ca: Mapping
             " that CA."
         )
         return [Problem(text, code="own-ca-differs")]
-    if not rotation.phase and not rotation.recent and not own_ca.get("key"):
+    if rotation.phase or rotation.recent:
+        return []
+    if own_ca["id"] == (observations.get(cluster.ca_host) or {"pki": {}})["pki"].get("ca_id"):
+        text = "etcd_ca_cert is the CA in use. Set etcd_ca_cert and etcd_ca_key to the new one, or to nothing to have one made."
+        return [Problem(text, code="own-ca-in-use")]
+    if not own_ca.get("key"):
         text = (
             "etcd_ca_cert has no etcd_ca_key beside it: a CA that signs elsewhere cannot take over a cluster that runs yet. Give its key, or have a"
             " CA made (without etcd_ca_cert)."
@@ -231,7 +238,7 @@ def foresight(planes: list[str], left: list[str]) -> list[Problem]:
     """What a run cannot see to, said before it begins."""
     if ISSUE not in left:
         return []
-    known = f"members and the control plane hosts {', '.join(planes)}" if planes else "members only"
+    known = f"members, and kube-apiserver on {', '.join(planes)}" if planes else "members only"
     return [
         note(
             f"This run knows {known}. Every other client of etcd has to trust the new CA (etcd/ca.crt, as members have it after the phase trust) before the"

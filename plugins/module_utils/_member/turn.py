@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +52,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
     log_reasons,
     with_snapshot_count,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import not_loaded
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
@@ -102,12 +101,17 @@ PULL_PAUSE = 3.0
 KUBELET, CONFIG, MANIFEST = PARTS = ("kubelet", "config", "manifest")
 
 
+def no_reason(_process: _rollout.Process | None, _pki_dir: str) -> str:
+    """Why etcd has to be restarted for the CA, in a turn that is not about that."""
+    return ""
+
+
 @dataclass(frozen=True)
 class TurnSpec:
     """What a member is to be, and how it may be changed.
 
     parts: what of it is changed. turn: the number of its turn in a cluster that runs, 0 if none runs. allow_interruption: without a gate.
-    loads_ca: whether etcd is restarted if it trusts other CAs than ca.crt holds now.
+    ca_reason: why a process has to be restarted for the CA, by the directory of certificates (not_loaded in trust.py); '' if it need not be.
     """
 
     config: _kubeadm.ConfigSpec
@@ -115,7 +119,7 @@ class TurnSpec:
     parts: tuple[str, ...] = PARTS
     turn: int = 0
     allow_interruption: bool = False
-    loads_ca: bool = False
+    ca_reason: Callable[[_rollout.Process | None, str], str] = no_reason
     timeout: float = 300.0
 
     @property
@@ -234,8 +238,7 @@ class Turn:
         self.wanted = _kubeadm.render_manifest(config, self.spec.config.kubeadm)
         _kubeadm.check_other_pods(manifests_dir)
         self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
-        if self.spec.loads_ca:
-            self.stale = self.stale or not_loaded(self.process, self.spec.config.pki_dir)
+        self.stale = self.stale or self.spec.ca_reason(self.process, self.spec.config.pki_dir)
         counts = _kubeadm.startup_counts(self.spec.config.startup_timeout, self.formed, self._is_ready)
         self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, counts)
         # A directory that others share is not taken from them.
@@ -370,12 +373,12 @@ class Turn:
             raise EtcdError(self.undo(exc, target)) from exc
         if self.installed and self.raises_version:
             _rollout.wait_for_cluster_version(target)
-        if self.spec.loads_ca:
-            left = not_loaded(_rollout.find_etcd_process(self.spec.member), self.spec.config.pki_dir)
-            if left:
-                raise EtcdError(
-                    f"{self.spec.member}: etcd was restarted and trusts other CAs than ca.crt holds. Run again."
-                )
+        if self.restarts_etcd and self.spec.ca_reason(
+            _rollout.find_etcd_process(self.spec.member), self.spec.config.pki_dir
+        ):
+            raise EtcdError(
+                f"{self.spec.member}: etcd was restarted and trusts other CAs than ca.crt holds. Run again."
+            )
 
     # --- Lock and gate -----------------------------------------------------------------------------------------------
 

@@ -337,7 +337,8 @@ def events(state: State) -> list[tuple[float, Step]]:
                 found += [(0.2, Step("wipe", host=name))] if name != state.ca_host else []
         elif standing in LEFT and name != state.ca_host:
             found.append((0.6, Step("wipe", host=name)))
-        if standing in LEFT and name in state.wanted:
+        # Without etcd_ca_host, the first host of the inventory is the CA host.
+        if standing in LEFT and name in state.wanted and name != state.ca_host:
             found.append((2.0, Step("forget", host=name)))
     return found
 
@@ -349,7 +350,7 @@ def operations(state: State) -> list[tuple[float, Operation]]:
     small = len(state.those(*LISTED)) <= 2
     if small:
         found.append((0.3, Operation("roll", wanted, is_forced=True)))
-    if state.those(Standing.LEARNER) or state.stopped:
+    if (state.those(Standing.LEARNER) or state.stopped) and not expect(state, found[0][1]).refusals:
         found.append((6.0, Operation("site", wanted)))
     for name, host in state.hosts.items():
         standing = host.standing
@@ -363,6 +364,8 @@ def operations(state: State) -> list[tuple[float, Operation]]:
                 (0.3, Operation("replace", wanted, name)),
                 (0.5, Operation("replace", wanted, name, is_forced=True)),
             ]
+        if standing is Standing.LEARNER:
+            found.append((1.0, Operation("remove", wanted, name)))
         if standing is Standing.EMPTIED:
             found += [(4.0, Operation("replace", wanted, name)), (1.0, Operation("remove", wanted, name))]
         if standing in LEFT and name in wanted:
@@ -420,6 +423,8 @@ def finishing(state: State) -> Step | None:
     if state.stopped:
         # site.yml refuses everything beside data of a member that left.
         former = [name for name in state.those(Standing.FORMER) if name in state.wanted]
+        if state.ca_host in former:
+            return Step("run", (Operation("replace", state.wanted, state.ca_host),))
         return Step("forget", host=former[0]) if former else Step("run", (Operation("site", state.wanted),))
     for name in state.those(Standing.LEARNER):
         finish = Operation("site", state.wanted | {name})

@@ -356,7 +356,6 @@ class Sequence:
     def both(self, step: Step) -> str:
         """Two runs at once, the second some seconds later. Each ends well, or gives way to the other."""
         allowed = dict(together(self.state, step.operations))
-        reasons = [expect(self.state, operation) for operation in step.operations]
         runs: dict[int, Run] = {}
 
         def run(number: int) -> None:
@@ -371,14 +370,15 @@ class Sequence:
         outputs = "\n".join(runs[number].output[-6000:] for number in range(2))
         self.look(allowed, outputs)
         ends = []
-        for number, expected in enumerate(reasons):
+        for number in range(2):
             said = flat(runs[number].output)
             assert "Traceback" not in said, outputs
             named = reasons_in(said)
             gives_way = bool(GIVES_WAY.search(said))
             # What the other run has changed may be refused, in the words of a state that the model allows after it.
             assert runs[number].code == 0 or gives_way or named, outputs
-            ends.append("ok" if runs[number].code == 0 else "gave way" if gives_way else f"refused: {named} {expected}")
+            names = ", ".join(sorted(reason.name for reason in named))
+            ends.append("ok" if runs[number].code == 0 else "gave way" if gives_way else f"failed: {names}")
         self.is_settled = False
         self.state = replace(self.state, is_rolled=False)
         return ", ".join(ends)

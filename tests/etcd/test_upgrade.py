@@ -65,7 +65,7 @@ def fill(cluster: Cluster, count: int) -> None:
 
     def write(number: int) -> None:
         with cluster[0].client() as client:
-            for _ in range(count // 8 + 1):
+            for _write in range(count // 8 + 1):
                 client.call("kv/put", {"key": encoded(f"fill {number}"), "value": encoded("there")})
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(8)]

@@ -143,6 +143,16 @@ def test_with_both_in_ca_crt_the_first_one_signs_and_nothing_is_due(host: _pki.P
     assert text(host) == old + new
 
 
+def test_a_control_plane_host_follows_to_the_end(host: _pki.PkiSpec) -> None:
+    """Its ca.crt is still in the order of the phase trust when the former CA is dropped."""
+    _old, new = trusted(host)
+    bundle = _rotate.step_exchange(host, False)["ca_cert"]
+    reissued(host, bundle, first_ca_only=True)
+    Path(host.path("etcd/ca.crt")).write_text("".join(reversed([new, bundle[len(new) :]])))
+    wanted = replace(host, first_ca_only=True)
+    assert _pki_steps.step_install(wanted, new, {}, False, NOW)["changed"] and text(host) == new
+
+
 def exchanged(host: _pki.PkiSpec) -> tuple[str, str, str]:
     old, new = trusted(host)
     before = text(host, "etcd/ca.key")

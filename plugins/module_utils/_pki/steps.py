@@ -475,7 +475,8 @@ def step_install(
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} is missing, and ca_cert is not set. Set ca_cert to the certificate of the CA host."
         )
-    if before.ca_id and before.ca_id not in map(authority_id, authorities) and not replace_ca:
+    stored_ids = {item["id"] for item in before.cas}
+    if stored_ids and not stored_ids & {*map(authority_id, authorities)} and not replace_ca:
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} is not the CA in ca_cert, and it is not replaced: members that trust different CAs reject each other."
             " Set replace_ca only if the cluster has no data."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.client
 import json
@@ -609,32 +610,27 @@ def trusted_names(host: str, port: int, timeout: float = 2.0) -> list[str] | Non
     # TLS 1.2 is tried only if the server insists on it.
     for version, names_in in ((ssl.TLSVersion.TLSv1_3, _names_in_1_3), (ssl.TLSVersion.TLSv1_2, _names_in_1_2)):
         requests: list[bytes] = []
-
-        def keep(
-            _tls: Any,
-            direction: str,
-            _version: Any,
-            _content: Any,
-            kind: Any,
-            data: bytes,
-            found: list[bytes] = requests,
-        ) -> None:
-            if direction == "read" and kind == _CERTIFICATE_REQUEST and data[:1] == bytes([_CERTIFICATE_REQUEST]):
-                found.append(data[4:])
-
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             context.minimum_version = context.maximum_version = version
             # Since Python 3.8. The ssl module has no public access to the request.
-            context._msg_callback = keep  # type: ignore[attr-defined]
+            context._msg_callback = functools.partial(_keep_request, requests)  # type: ignore[attr-defined]
             _shake_hands(context, host, port, timeout)
             if requests:
                 return sorted({hashlib.sha256(name).hexdigest() for name in names_in(requests[0])})
         except (AttributeError, IndexError, ValueError):
             return None
     return None
+
+
+def _keep_request(
+    found: list[bytes], _tls: Any, direction: str, _version: Any, _content: Any, kind: Any, data: bytes
+) -> None:
+    """Of the messages of a handshake, keep the one by which the server asks for a certificate."""
+    if direction == "read" and kind == _CERTIFICATE_REQUEST and data[:1] == bytes([_CERTIFICATE_REQUEST]):
+        found.append(data[4:])
 
 
 def _shake_hands(context: ssl.SSLContext, host: str, port: int, timeout: float) -> None:

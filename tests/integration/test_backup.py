@@ -176,7 +176,8 @@ def test_a_timer_takes_them(cluster: Lab) -> None:
     for host in cluster.hosts:
         assert (
             cluster.sh(
-                host, "ls /etc/systemd/system /etc/kubernetes/kubeadm-etcd | grep -c 'kubeadm-etcd-\\|timers' || true"
+                host,
+                "ls /etc/systemd/system /etc/kubernetes/kubeadm-etcd | grep -c 'kubeadm-etcd-\\|timers.json' || true",
             ).strip()
             == "0"
         )

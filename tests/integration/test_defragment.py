@@ -25,7 +25,7 @@ value = writer.encoded("x" * 400000)
 for number in range(first, last):
     key = writer.encoded(f"{name}{number}")
     body = {"key": key, "value": value} if act == "put" else {"key": key}
-    if not any(writer.call(url, act, body) for _attempt in range(2)):
+    if not any(writer.call(url, f"/v3/kv/{act}", body) for _attempt in range(2)):
         break
 else:
     number = last

@@ -72,7 +72,6 @@ def test_from_one_member_to_three(hosts: Lab, tmp_path: Path) -> None:
     assert hosts.sh("infra1", "ls /etc/kubernetes/pki/etcd") == hosts.sh("infra2", "ls /etc/kubernetes/pki/etcd")
 
 
-@pytest.mark.long
 def test_a_join_whose_etcd_does_not_start_is_taken_back(hosts: Lab, tmp_path: Path) -> None:
     """In etcd's words. Corrected, the next run joins the host."""
     wrong = only(hosts, tmp_path, *HOSTS, infra3=", etcd_extra_args: {quota-backend-bytes: 8G}")

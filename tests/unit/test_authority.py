@@ -282,6 +282,39 @@ def test_the_ca_of_a_run_is_that_of_what_runs(hosts: list[dict[str, Any]], words
     assert ("pkill" in text) == any("pkill" in item or "ansible" in item for item in words)
 
 
+def bundle(*cas: str, leaf: str, trusts: str = "earlier", **etcd: Any) -> dict[str, Any]:
+    """Hosts with several CAs in ca.crt, the leaves of one of them, and what etcd makes of them."""
+    observations = running(*[{"ca": cas[0], "trusts": trusts, "record": etcd.pop("record", "")}] * 3)
+    for item in observations.values():
+        item["pki"]["cas"] = [{"id": ca, "key": f"key of {ca}", "name": f"name of {ca}", "subject": ca} for ca in cas]
+        item["pki"]["certificates"] = [{**entry, "ca_id": leaf} for entry in LEAVES]
+        item["etcd"].update(etcd)
+    return observations
+
+
+@pytest.mark.parametrize(
+    ("cas", "leaf", "trusted", "former", "exchanged"),
+    [
+        # The cluster's own first: only a warning, elsewhere.
+        (("f", "x"), "f", None, [], False),
+        # Put in front by hand: what it signs from now on would be refused.
+        (("new", "f"), "f", None, [], True),
+        (("new", "f"), "f", ["name of f"], [], True),
+        # A rotation: the CA host knows the former one, or etcd says that it trusts the new one.
+        (("new", "f"), "f", ["name of f", "name of new"], ["f"], False),
+        (("new", "f"), "f", None, ["f"], False),
+        (("new", "f"), "f", ["name of f", "name of new"], [], False),
+    ],
+)
+def test_a_ca_put_in_front_of_another(
+    cas: tuple[str, ...], leaf: str, trusted: list[str] | None, former: list[str], exchanged: bool
+) -> None:
+    observations = bundle(*cas, leaf=leaf, trusted=trusted, record="f")
+    observations["infra0"]["pki"]["former_cas"] = [{"id": item, "key": f"key of {item}"} for item in former]
+    text = " ".join(merged(_authority.ca_problems(CLUSTER, observations)))
+    assert ("was exchanged while etcd runs" in text) is exchanged and bool(text) is exchanged, text
+
+
 def test_members_of_a_limited_run_are_compared_too() -> None:
     """Without the CA host, what runs and the record tell the same."""
     for hosts, refused in (([{}, NEW, NEW], True), ([{}, {}, {}], False), ([{}, {**DOWN, "ca": "new"}, {}], True)):

@@ -253,6 +253,8 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
 
     repaired: hosts whose ca.crt is replaced by that of the CA host.
     """
+    signer = observations[cluster.ca_host]["pki"] if cluster.ca_host in observations else {}
+    observations = {host: as_exchanged(item, signer) for host, item in observations.items()}
     pki = {
         host: item["pki"] for host, item in observations.items() if host not in repaired and item["pki"].get("ca_id")
     }
@@ -312,6 +314,29 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
             problems.append(Problem(text, code="ca-exchanged"))
             break
     return problems
+
+
+def as_exchanged(observation: Observation, signer: Mapping[str, Any]) -> Observation:
+    """An observation whose ca.crt holds several CAs, none of them of a rotation, as if it held the first alone: with that one certificates are signed.
+
+    signer: pki of the CA host, which knows the CAs of a rotation. A CA put in front by hand is not trusted by an etcd that has started before.
+    """
+    pki = observation["pki"]
+    cas = list(pki.get("cas") or [])
+    rotated = [*(signer.get("former_cas") or []), *([signer["next_ca"]] if signer.get("next_ca") else [])]
+    if len(cas) < 2 or {ca["id"] for ca in cas} & {ca["id"] for ca in rotated}:
+        return observation
+    # As etcd itself says, by names: with one name for two CAs it does not say which.
+    names = [ca["name"] for ca in cas]
+    if len({*names}) == len(names) and names[0] in (observation["etcd"].get("trusted") or []):
+        return observation
+    foreign = [item["kind"] for item in pki.get("certificates", []) if item["ca_id"] != cas[0]["id"]]
+    trusts = observation["etcd"].get("trusts")
+    etcd = {
+        **observation["etcd"],
+        "trusts": "former" if foreign and trusts in ("installed", "earlier") else trusts,
+    }
+    return {**observation, "etcd": etcd, "pki": {**pki, "cas": cas[:1], "foreign": foreign}}
 
 
 def keys_in(pki: Mapping[str, Any]) -> set[str]:

@@ -20,5 +20,5 @@ def test_what_kubeadm_reads(version: str) -> None:
     }
     expected = {"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "etcd": {"external": external}}
     text = external_stanza(MEMBERS, 2479, version)
-    assert yaml.safe_load(text) == expected | ({"kubernetesVersion": version} if version else {})
+    assert yaml.safe_load(text) == {**expected, **({"kubernetesVersion": version} if version else {})}
     assert text.endswith("\n") and not text.endswith("\n\n")

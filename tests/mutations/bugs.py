@@ -27,7 +27,7 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        run="run seams departure move_ca authority report defragment restore",
+        run="run seams departure move_ca authority report defragment restore rotate_ca",
         cluster="cluster seams",
         identity="identity plan run",
         preflight="preflight",
@@ -35,7 +35,7 @@ TABLE = {
         move_ca="move_ca",
         rotation="rotation rotate_ca",
         rotate_ca="rotate_ca",
-        authority="authority run",
+        authority="authority run rotate_ca",
         steps="seams run plan",
         look="cluster seams actions",
         defragment="defragment",
@@ -65,7 +65,9 @@ TABLE = {
         files="files",
         service="kubelet turn",
     ),
-    **modules("module_utils/_pki", state="pki_reasons pki", steps="pki pki_move", move="pki_move"),
+    **modules(
+        "module_utils/_pki", state="pki_reasons pki pki_rotate", steps="pki pki_move pki_rotate", move="pki_move"
+    ),
     **modules("action", etcd_plan="actions", etcd_observe="actions"),
 }
 

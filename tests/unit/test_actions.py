@@ -40,6 +40,8 @@ class Play:
         self.strategy = "linear"
         self.batch = list(HOSTS)
         self.failed: list[str] = []
+        # Variables of the CA host.
+        self.signer: dict[str, Any] = {}
         options = etcd_observe.variable_options()
         self.variables: dict[str, Any] = {name: option.get("default") for name, option in options.items()}
         self.printed: list[str] = []
@@ -70,7 +72,12 @@ class Play:
                 "ansible_play_batch": self.batch,
                 "ansible_play_hosts": [item for item in self.batch if item not in self.failed],
                 "ansible_play_hosts_all": self.batch,
-                "hostvars": HostVars({item: {"__etcd_host": self.found.get(item)} for item in self.batch}),
+                "hostvars": HostVars(
+                    {
+                        item: {"__etcd_host": self.found.get(item), **(self.signer if item == "infra0" else {})}
+                        for item in self.batch
+                    }
+                ),
                 **self.variables,
             },
         )
@@ -126,6 +133,37 @@ def test_a_member_that_a_hand_over_does_not_look_at(play: Play) -> None:
 def test_a_phase_of_a_rotation(play: Play) -> None:
     play.plan(operation="rotate_ca", phase="trust", until="issue")
     assert (play.wishes[0].phase, play.wishes[0].until, play.wishes[0].check) == ("trust", "issue", False)
+
+
+def test_a_run_that_ends_with_its_plan_shows_the_cluster(play: Play) -> None:
+    play.found["infra0"]["health"] = {"verdict": "healthy", "table": ["a table"]}
+    assert play.plan()["finished"] is True
+    assert play.printed[1] == "a table" and "kind: ClusterConfiguration" in play.printed
+    assert play.plan("infra1")["finished"] is True and play.printed.count("a table") == 1
+
+
+def test_the_operation_is_that_of_the_task(play: Play) -> None:
+    play.variables["etcd_operation"] = "renew"
+    play.plan()
+    assert play.wishes[0].operation == "converge"
+
+
+def test_what_a_control_plane_host_takes_from_the_ca_host(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(etcd_plan.ActionModule, "own_ca", lambda _self, args, _variables: given.append(args) or {})
+    play.variables["__etcd_host"] = play.found["infra1"]
+    play.signer = {
+        "etcd_client_port": 3379,
+        "etcd_ca_cert": "/s/ca.crt",
+        "etcd_ca_key": "/s/ca.key",
+        "etcd_ca_key_passphrase": "six words",
+        "etcd_signing_dir": "/s/sign",
+        "etcd_backup_before_change": False,
+    }
+    result = play.plan("infra1")
+    assert ":3379" in result["external"] and result["signing_dir"] == "/s/sign/etcd"
+    names = ("ca_cert", "ca_key", "ca_key_passphrase", "backup_before_change")
+    assert [given[0][name] for name in names] == ["/s/ca.crt", "/s/ca.key", "six words", True]
 
 
 def test_one_host_shows_the_plan(play: Play) -> None:

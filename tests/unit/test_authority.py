@@ -309,10 +309,25 @@ def bundle(*cas: str, leaf: str, trusts: str = "earlier", **etcd: Any) -> dict[s
 def test_a_ca_put_in_front_of_another(
     cas: tuple[str, ...], leaf: str, trusted: list[str] | None, former: list[str], exchanged: bool
 ) -> None:
-    observations = bundle(*cas, leaf=leaf, trusted=trusted, record="f")
-    observations["infra0"]["pki"]["former_cas"] = [{"id": item, "key": f"key of {item}"} for item in former]
-    text = " ".join(merged(_authority.ca_problems(CLUSTER, observations)))
-    assert ("was exchanged while etcd runs" in text) is exchanged and bool(text) is exchanged, text
+    for trusts in ("installed", "earlier"):
+        observations = bundle(*cas, leaf=leaf, trusts=trusts, trusted=trusted, record="f")
+        observations["infra0"]["pki"]["former_cas"] = [{"id": item, "key": f"key of {item}"} for item in former]
+        text = " ".join(merged(_authority.ca_problems(CLUSTER, observations)))
+        assert ("was exchanged while etcd runs" in text) is exchanged and bool(text) is exchanged, text
+
+
+def test_the_former_ca_in_the_inventory_while_it_is_rotated() -> None:
+    """It is no other CA than the one in use: site.yml goes on with what is there."""
+    observations = bundle("new", "f", leaf="new", trusted=["name of f", "name of new"], record="new")
+    observations["infra0"]["pki"]["former_cas"] = [{"id": "f", "key": "key of f"}]
+    own = {
+        "id": "f",
+        "fingerprint": "f",
+        "public_key": "key of f",
+        "not_after": "2030-01-01T00:00:00+00:00",
+        "key": True,
+    }
+    assert _authority.ca_problems(CLUSTER, observations, own) == []
 
 
 def test_members_of_a_limited_run_are_compared_too() -> None:

@@ -155,6 +155,23 @@ def test_of_endpoints_without_names_there_may_be_more(count: int) -> None:
     assert judge(*(replace(silent(i), name="") for i in range(count))).verdict == "unknown"
 
 
+@pytest.mark.parametrize("kind", ["CORRUPT", "NOSPACE"])
+def test_data_is_compared_only_if_it_is_in_doubt(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """At a revision that all have. Who does not answer is not asked again."""
+    answers = {"infra0": seen(0, revision=9, **alarm(None, kind)), "infra1": seen(1, revision=7), "infra2": silent(2)}
+    asked: list[tuple[str, int]] = []
+
+    def ask(endpoint: str, revision: int, _paths: Any, _timeout: float) -> _health.Data:
+        asked.append((endpoint, revision))
+        return _health.Data(1, revision, 5)
+
+    monkeypatch.setattr(_health, "look", lambda name, *_given: answers[name])
+    monkeypatch.setattr(_health, "ask_data", ask)
+    found = _health.look_at_all([(name, answers[name].endpoint) for name in answers], ("", "", ""), 1.0)
+    expected = [(answers[name].endpoint, 7) for name in ("infra0", "infra1")] if kind == "CORRUPT" else []
+    assert sorted(asked) == expected and [bool(item.data) for item in found] == [bool(expected)] * 2 + [False]
+
+
 def test_a_member_without_an_address_is_not_asked() -> None:
     seen_it = _health.look_at_all([("infra2", "")], ("", "", ""), 1)
     assert seen_it[0].code == "address"

@@ -268,7 +268,7 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
     for phase in ("", "new", "trust"):
         plan = rotated(found, **wishes, phase=phase)
         assert any(words in text for text in plan["problems"]), plan["problems"]
-        assert plan["steps"] == []
+        assert plan["steps"] == [] and not any("is not as the inventory wants" in text for text in plan["problems"])
 
 
 def test_the_users_own_ca_goes_on_with_itself() -> None:
@@ -320,6 +320,12 @@ def test_control_plane_hosts_go_first(stage: str, item: Any, phase: str, words: 
     assert bool(plan["steps"]) == (not words)
     if words and item:
         assert f"goes on with the phase {phase}" in plan["problems"][0]
+
+
+def test_only_control_plane_hosts_that_wait_are_named() -> None:
+    there = {"control0": plane("old", "old"), "control1": plane("old new", "old")}
+    [problem] = rotated(seen("trust"), there, phase="issue")["problems"]
+    assert problem.startswith("control0: ")
 
 
 def test_members_do_their_part_before_control_plane_hosts_have_to() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,3 +90,17 @@ def test_where_a_member_is_asked(flags: list[str], expected: Any) -> None:
     process = Process(7, 7, ["etcd", "--advertise-client-urls=https://10.0.0.6:2379", *flags])
     assert _trust.client_port_of(process, "/p") == expected
     assert _trust.trusted_by(None, "/p") is None and _trust.not_loaded(None, "/p") == ""
+
+
+def test_what_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order, and each name once: etcd names a CA once, however often the file has it."""
+    stored = ["b", "a", "b"]
+    monkeypatch.setattr(_trust, "read_or_say", lambda _path: (b"", ""))
+    monkeypatch.setattr(_trust, "load_certificates", lambda _data: [SimpleNamespace(subject=name) for name in stored])
+    monkeypatch.setattr(_trust, "name_id", lambda item: item.subject)
+    monkeypatch.setattr(_trust, "common_name", lambda subject: f"CA {subject}")
+    process = Process(7, 7, ["etcd"])
+    for told, loaded in ((["a", "b"], True), (["a"], False), (["a", "b", "c"], False), (None, False)):
+        monkeypatch.setattr(_trust, "trusted_by", lambda *_given, told=told: told)
+        assert (_trust.not_loaded(process, "/p") == "") is loaded
+    assert "CA b and CA a" in _trust.not_loaded(process, "/p")

@@ -702,8 +702,7 @@ class Turn:
             ]
         said = []
         old = _rollout.find_etcd_process(self.spec.member)
-        stays = self._no_way_back(target) if has_manifest else ""
-        failed = self._put_manifest_back() if has_manifest and not stays else stays
+        failed = (self._no_way_back(target) or self._put_manifest_back()) if has_manifest else ""
         if has_kubelet or kubelet_failed:
             said.append(self._put_kubelet_back())
         if not has_manifest:

@@ -237,3 +237,30 @@ def test_a_key_that_is_lost_keeps_nobody_from_rotating(host: _pki.PkiSpec, tmp_p
     _rotate.step_exchange(host, False)
     kept = [data.decode() for name, data in files(tmp_path).items() if "former-ca" in name]
     assert kept == [old] and observed(host).ca_problems == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "first_only", "whole", "expected"),
+    [
+        ("ab", "ab", True, False, False),
+        # The order is left to the rotation.
+        ("ab", "ba", True, False, False),
+        ("ab", "ba", True, True, True),
+        ("a", "ba", True, False, True),
+        ("ab", "b", True, False, True),
+        ("ab", "b", False, False, False),
+        ("a", "b", False, False, True),
+    ],
+)
+def test_when_ca_crt_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: str,
+    wanted: str,
+    first_only: bool,
+    whole: bool,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(_pki._x509, "certificate_fingerprint", lambda item: item)
+    held = [{"fingerprint": item} for item in stored]
+    assert _pki.ca_differs(replace(spec(tmp_path), first_ca_only=first_only), held, list(wanted), whole) is expected

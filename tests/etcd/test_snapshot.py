@@ -104,7 +104,7 @@ def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> No
     cluster.found()
     followers = [member.name for member in cluster.members if not member.leads()]
     assert {_backup.source(spec_for(cluster, member)).name for member in cluster.members} == {followers[0]}  # type: ignore[union-attr]
-    lines = {member.name: _backup.scheduled(spec_for(cluster, member)) for member in cluster.members}
+    lines = {member.name: _backup.scheduled_backup(spec_for(cluster, member)) for member in cluster.members}
     taken = {member.name: _snapshot.read_directory(spec_for(cluster, member).dir, "etcd") for member in cluster.members}
     assert [name for name, found in taken.items() if found] == [followers[0]], (lines, taken)
     first = next(member for member in cluster.members if member.name == followers[0])
@@ -118,7 +118,7 @@ def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> No
     for member in cluster.members:
         member.signal(signal.SIGKILL)
     with pytest.raises(EtcdError, match="no member of the cluster is healthy"):
-        _backup.scheduled(spec_for(cluster, first))
+        _backup.scheduled_backup(spec_for(cluster, first))
 
 
 @pytest.mark.usefixtures("programs")

@@ -112,7 +112,7 @@ def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> No
     wait_until("no other follower", lambda: _backup.source(spec_for(cluster, first)).name != first.name)  # type: ignore[union-attr]
     with pytest.raises(EtcdUnreachableError):
         _backup.take(spec_for(cluster, first))
-    state = _backup.State.read(spec_for(cluster, first).dir)
+    state = _backup.State.read(spec_for(cluster, first).dir, _backup.BACKUP)
     assert state.error and state.succeeded and state.attempted > state.succeeded - 60
     assert len(_snapshot.read_directory(spec_for(cluster, first).dir, "etcd")) == 1
     for member in cluster.members:

@@ -159,6 +159,7 @@ class ActionModule(ActionBase):
             "finished": False,
             **plan,
             "external": external,
+            "client_port": args["client_port"],
             "own_ca": own_ca,
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),

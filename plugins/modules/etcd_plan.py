@@ -183,6 +183,10 @@ join:
   returned: success
   type: list
   elements: str
+client_port:
+  description: Port of the members for clients. A control plane host takes it from the CA host.
+  returned: success
+  type: int
 external:
   description: A ClusterConfiguration for kubeadm with C(etcd.external) of these members. In a hand-over with the version of kubeadm on the host.
   returned: success

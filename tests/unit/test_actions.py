@@ -161,7 +161,7 @@ def test_what_a_control_plane_host_takes_from_the_ca_host(play: Play, monkeypatc
         "etcd_backup_before_change": False,
     }
     result = play.plan("infra1")
-    assert ":3379" in result["external"] and result["signing_dir"] == "/s/sign/etcd"
+    assert ":3379" in result["external"] and result["client_port"] == 3379 and result["signing_dir"] == "/s/sign/etcd"
     names = ("ca_cert", "ca_key", "ca_key_passphrase", "backup_before_change")
     assert [given[0][name] for name in names] == ["/s/ca.crt", "/s/ca.key", "six words", True]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import has_run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import cas_beside, cas_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -28,13 +29,13 @@ _DIRECTORY = "/etc/kubernetes/pki/etcd"
 
 def shares_ca(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether one CA is in the ca.crt of both hosts, as on all hosts while it is rotated. By their pki."""
-    ids = [{pki.get("ca_id"), *(ca["id"] for ca in pki.get("cas") or [])} - {None} for pki in (one, other)]
+    ids = [{pki.get("ca_id"), *(ca["id"] for ca in cas_in(pki))} - {None} for pki in (one, other)]
     return bool(ids[0] & ids[1])
 
 
 def takes_part(identity: str | None, pki: Mapping[str, Any]) -> bool:
     """Whether a CA that does not sign is the other one of a rotation, as the CA host has it."""
-    cas = [*(pki.get("cas") or []), *([pki["next_ca"]] if pki.get("next_ca") else [])]
+    cas = [*cas_in(pki), *([pki["next_ca"]] if pki.get("next_ca") else [])]
     return identity != pki.get("ca_id") and identity in [ca["id"] for ca in cas]
 
 
@@ -322,9 +323,8 @@ def as_exchanged(observation: Observation, signer: Mapping[str, Any]) -> Observa
     signer: pki of the CA host, which knows the CAs of a rotation. A CA put in front by hand is not trusted by an etcd that has started before.
     """
     pki = observation["pki"]
-    cas = list(pki.get("cas") or [])
-    rotated = [*(signer.get("former_cas") or []), *([signer["next_ca"]] if signer.get("next_ca") else [])]
-    if len(cas) < 2 or {ca["id"] for ca in cas} & {ca["id"] for ca in rotated}:
+    cas = cas_in(pki)
+    if len(cas) < 2 or {ca["id"] for ca in cas} & {ca["id"] for ca in cas_beside(signer)}:
         return observation
     # As etcd itself says, by names: with one name for two CAs it does not say which.
     names = [ca["name"] for ca in cas]
@@ -341,7 +341,7 @@ def as_exchanged(observation: Observation, signer: Mapping[str, Any]) -> Observa
 
 def keys_in(pki: Mapping[str, Any]) -> set[str]:
     """Public keys of the CAs in a ca.crt. While a CA is rotated, a record may name either."""
-    return {str(pki["ca_cert_key"]), *(str(ca["key"]) for ca in pki.get("cas") or [])}
+    return {str(pki["ca_cert_key"]), *(str(ca["key"]) for ca in cas_in(pki))}
 
 
 def _is_recorded(observation: Observation) -> bool:

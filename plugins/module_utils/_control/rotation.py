@@ -133,12 +133,17 @@ def cas_in(pki: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(pki.get("cas") or [])
 
 
+def cas_beside(pki: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """CAs that a host has beside those in ca.crt, which only a rotation makes: the next one, and former ones."""
+    return [*([pki["next_ca"]] if pki.get("next_ca") else []), *(pki.get("former_cas") or [])]
+
+
 def known_cas(observations: Observations) -> dict[str, Mapping[str, Any]]:
     """All CAs that hosts have, by id."""
     found = {}
     for item in observations.values():
         pki = item.get("pki") or {}
-        for ca in [*cas_in(pki), *([pki["next_ca"]] if pki.get("next_ca") else []), *(pki.get("former_cas") or [])]:
+        for ca in [*cas_in(pki), *cas_beside(pki)]:
             found[ca["id"]] = ca
     return found
 

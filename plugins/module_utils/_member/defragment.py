@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    EtcdClient,
+    EtcdUnreachableError,
+    Status,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     ClusterLock,
     Holder,
@@ -108,7 +112,11 @@ def locate(spec: DefragmentSpec) -> tuple[_rollout.Target, _rollout.Process]:
 def look(target: _rollout.Target) -> Database:
     """The database of the member, as it reports it."""
     with EtcdClient(target.urls[0], *target.credentials, timeout=_rollout.ANSWER) as client:
-        status = client.status()
+        return database_of(client.status())
+
+
+def database_of(status: Status) -> Database:
+    """The database of a member. Its quota is 0 if it does not report one."""
     return Database(status.db_size, status.db_size_in_use, status.quota or 0, status.revision)
 
 

@@ -17,7 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import en
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.drill import drill
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database, mib
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import mib
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # Seconds that a leader waits for the defragmentation of the others, and between two looks at them.
@@ -97,7 +97,7 @@ def fragmented_before_leader(spec: _backup.BackupSpec) -> list[str]:
             spec.url(name), *spec.credentials, timeout=_backup.ANSWER
         ) as client:
             status = client.status()
-            databases[name] = Database(status.db_size, status.db_size_in_use, status.quota or 0, status.revision)
+            databases[name] = _defragment.database_of(status)
             leads = leads or (name == spec.member and status.leader == status.member_id)
     due = [name for name, found in databases.items() if found.is_fragmented(spec.defragment_threshold)]
     return [name for name in due if name != spec.member] if leads and spec.member in due else []

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -218,5 +219,11 @@ def cluster(lab: Lab) -> Lab:
     # The CA may have been moved, or have been one that signs elsewhere.
     if lab.sh("infra0", f"[ -e {pki}/ca.key ] || ls -A {pki} 2>/dev/null || true").strip():
         lab.fresh()
-    lab.site()
+    # A test that failed may have left a member without its data, and has been reported for it.
+    if lab.play().code != 0:
+        warnings.warn(
+            "the cluster that an earlier test file has left could not be used; the lab is made anew", stacklevel=1
+        )
+        lab.fresh()
+        lab.site()
     return lab

@@ -375,10 +375,10 @@ def test_a_hold_that_a_killed_run_has_lost(host: FakeManager, work: str) -> None
     del host.hold
     assert not host.present["kubelet"].held
     with staged(WANTED, work, fetches=False) as found:
-        assert found.is_due and [reason.code for reason in found.reasons] == ["hold", "hold"] and not found.changes
+        assert [reason.code for reason in found.reasons] == ["hold", "hold", "left-behind"] and not found.changes
     with staged(WANTED, work, fetches=True) as found:
         _packages.install(found, work)
-    assert host.present["kubelet"].held and host.did[-1] == "hold kubelet kubeadm"
+    assert host.present["kubelet"].held and host.did[-1] == "hold kubelet kubeadm" and os.listdir(work) == []
     with staged(WANTED, work, fetches=True) as found:
         assert not found.is_due
 
@@ -413,12 +413,11 @@ CHANGES = [Change("kubelet", OLD, NEW), Change("kubeadm", OLD, NEW)]
 
 def test_apt_installs_without_a_question_and_removes_nothing(shell: Shell, tmp_path: Path) -> None:
     Apt().install(CHANGES, str(tmp_path))
-    configure, install = shell.argvs
-    assert configure[0] == "dpkg" and configure[-2:] == ["--configure", "--pending"]
+    (install,) = shell.argvs
     for word in ("--yes", "--no-download", "--no-remove", "--allow-change-held-packages", "kubelet=1.37.2-1.1"):
         assert word in install
     assert "--allow-downgrades" not in install and "DPkg::Options::=--force-confold" in install
-    assert shell.environments[1]["DEBIAN_FRONTEND"] == "noninteractive"
+    assert shell.environments[0]["DEBIAN_FRONTEND"] == "noninteractive"
 
 
 def test_apt_fetches_into_our_directory_without_the_lock(shell: Shell, tmp_path: Path) -> None:
@@ -451,14 +450,29 @@ def test_what_apt_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
             act()
     assert apt.refresh(str(tmp_path)).startswith("E: Failed to fetch")
     shell.answers["apt-get"] = Done(TIMED_OUT, "", "did not end within 600 s, and goes on")
-    with pytest.raises(EtcdError, match=r"apt-get did not end within 600 s, and goes on while it installed kubelet"):
+    with pytest.raises(EtcdError, match=r"apt did not end within 600 s, and goes on while it installed kubelet"):
         apt.install(CHANGES, str(tmp_path))
-    shell.answers["dpkg"] = Done(1, "dpkg: error processing package kubelet (--configure):\n", "")
-    with pytest.raises(EtcdError, match=r"dpkg failed \(exit code 1\) .*: dpkg: error processing package kubelet"):
+    shell.answers["apt-get"] = Done(100, "dpkg: error processing package kubelet (--configure):\n", "")
+    with pytest.raises(EtcdError, match=r"apt failed \(exit code 100\) .*: dpkg: error processing package kubelet"):
         apt.install(CHANGES, str(tmp_path))
     shell.answers["apt-mark"] = Done(1, "", "E: lock\n")
     with pytest.raises(EtcdError, match=r"kubelet could not be put on hold again: E: lock"):
         apt.hold(["kubelet"])
+
+
+@pytest.mark.parametrize(("journal", "programs"), [(["0001"], ["apt-get", "dpkg", "apt-get"]), ([], ["apt-get"])])
+def test_what_dpkg_has_left_is_configured_first(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: list[str], programs: list[str]
+) -> None:
+    """apt says that dpkg was interrupted, and does nothing."""
+    (tmp_path / "updates").mkdir()
+    for name in journal:
+        (tmp_path / "updates" / name).write_text("")
+    monkeypatch.setattr(_packages, "_DPKG_JOURNAL", str(tmp_path / "updates"))
+    shell.answers["apt-get"] = Done(100, "E: dpkg was interrupted\n", "")
+    with pytest.raises(EtcdError, match=r"E: dpkg was interrupted"):
+        Apt().install(CHANGES, str(tmp_path))
+    assert [argv[0] for argv in shell.argvs] == programs
 
 
 def test_apt_asks_what_there_is(shell: Shell, tmp_path: Path) -> None:

@@ -840,7 +840,7 @@ def packages(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     staged = engine._packages.Staged((change,), kubeadm="/scratch/kubeadm", versions={"kubelet": "v1.37.2"})
 
     @contextlib.contextmanager
-    def stage(*_: object) -> Iterator[Any]:
+    def stage(*_: object, **__: object) -> Iterator[Any]:
         host.did("fetch")
         yield staged
 
@@ -848,7 +848,7 @@ def packages(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
         host.configs.append(program)
         return host.render(config, program)
 
-    monkeypatch.setattr(engine, "stage", stage)
+    monkeypatch.setattr(engine._packages, "staged", stage)
     monkeypatch.setattr(engine._packages, "install", lambda *_: host.did("install packages"))
     monkeypatch.setattr(engine._kubeadm, "render_manifest", render)
     return host
@@ -929,8 +929,22 @@ def test_a_cluster_that_is_down_is_started_with_its_packages(
     monkeypatch.setattr(engine.Turn, "_starts", lambda _self: True)
     monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
     result = packages.run()
-    assert "install packages" not in packages.acts and packages.manifest.read_text() == OLD
-    assert result["left"][0] == "kubelet: 1.36.3-1.1 -> 1.37.2-1.1" and len(result["left"]) > 1
+    assert "install packages" not in packages.acts and packages.manifest.read_text() == OLD and result["left"]
+    assert ("fetch" in packages.acts) == ("kubelet: 1.36.3-1.1 -> 1.37.2-1.1" in result["left"]) == bool(turn)
+
+
+def test_packages_that_cannot_be_had_keep_no_member_down(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository may be down as well. One that runs is left alone."""
+    monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
+    for act in range(2):
+        packages.at["fetch"] = fail
+        if act:
+            packages.process = None
+            packages.run()
+        else:
+            packages.fails("waited 300 s")
+            assert packages.acts == ["fetch"]
+    assert "install packages" not in packages.acts and packages.manifest.read_text() == NEW
 
 
 def test_a_first_start_installs_packages(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:

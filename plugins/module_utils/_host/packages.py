@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import has_content
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text, replace_file
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done, run, run_apart
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import TIMED_OUT, Done, run, run_apart
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import (
     WantedPackage,
@@ -56,6 +57,7 @@ _APT_ENVIRONMENT = {
     "UCF_FORCE_CONFFOLD": "1",
 }
 # Configuration that was edited is kept, as ansible.builtin.apt keeps it.
+_DPKG_JOURNAL = "/var/lib/dpkg/updates"
 _DPKG_OPTIONS = ("--force-confdef", "--force-confold")
 
 
@@ -98,11 +100,13 @@ class Change:
 class Staged:
     """What a turn is to install.
 
-    kubeadm: the program that is installed, or that of the package that follows it. versions: of programs whose package changes.
+    left_behind: a directory of a run that was killed, '' if there is none. kubeadm: the program that is installed, or that of the package that follows it.
+    versions: of programs whose package changes.
     """
 
     changes: tuple[Change, ...] = ()
     lost_holds: tuple[str, ...] = ()
+    left_behind: str = ""
     kubeadm: str = KUBEADM
     versions: Mapping[str, str] = field(default_factory=dict)
     manager: Manager | None = None
@@ -117,12 +121,17 @@ class Staged:
                 Reason("packages", "hold", f"{name}: on hold again, after a run that was killed")
                 for name in self.lost_holds
             ),
+            *(
+                Reason("packages", "left-behind", f"{path}: left behind by a run that was killed")
+                for path in [self.left_behind]
+                if path
+            ),
         ]
 
     @property
     def is_due(self) -> bool:
-        """Whether anything is to be installed, or put on hold again."""
-        return bool(self.changes or self.lost_holds)
+        """Whether anything is to be installed, put on hold again or removed."""
+        return bool(self.reasons)
 
 
 class Manager:
@@ -276,19 +285,25 @@ class Apt(Manager):
         """See Manager."""
         log = os.path.join(scratch, "install.log")
         dpkg_options = [word for option in _DPKG_OPTIONS for word in ("-o", f"DPkg::Options::={option}")]
-        commands = [
-            # What was interrupted before. Nothing, as a rule.
-            ["dpkg", *_DPKG_OPTIONS, "--configure", "--pending"],
-            ["apt-get", *self._options(scratch), *dpkg_options, "--no-download", "--no-remove", *self._asked(changes)],
+        argv = [
+            "apt-get",
+            *self._options(scratch),
+            *dpkg_options,
+            "--no-download",
+            "--no-remove",
+            *self._asked(changes),
         ]
-        for argv in commands:
+        done = run_apart(argv, INSTALL, log, _APT_ENVIRONMENT)
+        if done.code not in (0, TIMED_OUT) and has_content(_DPKG_JOURNAL):
+            # dpkg was interrupted before, and apt leaves it at that.
+            run_apart(["dpkg", *_DPKG_OPTIONS, "--configure", "--pending"], INSTALL, log, _APT_ENVIRONMENT)
             done = run_apart(argv, INSTALL, log, _APT_ENVIRONMENT)
-            if done.code != 0:
-                what = done.stderr or f"failed (exit code {done.code})"
-                raise EtcdError(
-                    f"{argv[0]} {what} while it installed {_listed(changes)}: {complaints_in(done.stdout) or done.stdout[-400:].strip()} The whole output is in"
-                    f" {log}. Correct the cause, and run again."
-                )
+        if done.code != 0:
+            what = done.stderr or f"failed (exit code {done.code})"
+            raise EtcdError(
+                f"apt {what} while it installed {_listed(changes)}: {complaints_in(done.stdout) or done.stdout[-400:].strip()} The whole output is in"
+                f" {log}. Correct the cause, and run again."
+            )
 
     def hold(self, names: Iterable[str]) -> None:
         """See Manager."""
@@ -546,12 +561,13 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
         )
     installed = manager.installed(package.name for package in wanted)
     missing, holds = needed(wanted, installed), lost_holds(work_dir, installed)
+    directory = os.path.join(work_dir, DIRECTORY)
     if not missing:
-        yield Staged(lost_holds=holds, manager=manager)
+        yield Staged(lost_holds=holds, left_behind=directory if os.path.isdir(directory) else "", manager=manager)
         return
     with contextlib.ExitStack() as stack:
         if fetches:
-            scratch = os.path.join(work_dir, DIRECTORY)
+            scratch = directory
             os.makedirs(scratch, mode=0o700, exist_ok=True)
             # Of a run that was killed. Packages are kept: an installation may still go on.
             for path in (
@@ -570,7 +586,7 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
             (change for change in changes if change.name == KUBEADM and change.before != change.after), None
         )
         program = _unpacked(manager, replaced, scratch, stack) if replaced else KUBEADM
-        yield Staged(tuple(changes), holds, program, versions, manager, scratch)
+        yield Staged(tuple(changes), holds, "", program, versions, manager, scratch)
 
 
 def fetch_again(manager: Manager, changes: list[Change], scratch: str) -> None:
@@ -626,5 +642,4 @@ def install(staged_packages: Staged, work_dir: str) -> None:
             manager.hold(held)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(note)
-    if staged_packages.scratch:
-        shutil.rmtree(staged_packages.scratch, ignore_errors=True)
+    shutil.rmtree(os.path.join(work_dir, DIRECTORY), ignore_errors=True)

@@ -59,7 +59,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, duration_seconds, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import parse_packages
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, RESTART, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import WITHOUT_FORMER_API, etcd_version_in
 
@@ -84,19 +84,21 @@ def observe(params: Params) -> dict[str, Any]:
         return observe_with(params, observe_packages(params, problems, stack), problems)
 
 
-def observe_packages(params: Params, problems: list[Problem], stack: contextlib.ExitStack) -> Staged:
-    """What is to be installed on the host. What is fetched to know it is removed with the stack."""
+def observe_packages(params: Params, problems: list[Problem], stack: contextlib.ExitStack) -> Staged | None:
+    """What is to be installed on the host; None if that cannot be had. What is fetched to know it is removed with the stack."""
     try:
         return stack.enter_context(
             staged(parse_packages(params.get("packages", [])), work_dir_of(params), fetches=False)
         )
     except EtcdError as exc:
-        problems.extend(Problem(text, PROCESSES, code="packages") for text in exc.texts)
-        return Staged()
+        # What is down is started without them.
+        problems.extend(Problem(text, (FOUND, RESTART), code="packages") for text in exc.texts)
+        return None
 
 
-def observe_with(params: Params, packages: Staged, problems: list[Problem]) -> dict[str, Any]:
-    """The same with the programs that the host has when its packages are installed."""
+def observe_with(params: Params, found: Staged | None, problems: list[Problem]) -> dict[str, Any]:
+    """The same with the programs that the host has when its packages are installed. Without them, its configuration is not compared."""
+    packages = found or Staged()
     params = with_places(params)
     # The inventory's mistakes are reported by the controller. A name would be looked up here, and wait for it.
     params = {**params, "members": [member for member in params["members"] if is_address(member["address"])]}
@@ -140,7 +142,7 @@ def observe_with(params: Params, packages: Staged, problems: list[Problem]) -> d
     pki, pki_reasons = observe_pki(params, kubeadm, problems, etcd["known_addresses"])
     if params["config"]:
         params = {**params, "config": {**params["config"], "kubeadm": packages.kubeadm}}
-    config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd, problems)
+    config, config_reasons, manifest_reasons = observe_config(params, kubeadm if found else None, etcd, problems)
     if etcd["stale"]:
         manifest_reasons.append(Reason("manifest", "stale", etcd["stale"], restarts=True))
     if etcd["pending"]:

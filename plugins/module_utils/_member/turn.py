@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,9 +175,23 @@ def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
         return turn.result()
 
 
-def stage(spec: TurnSpec, check: bool) -> contextlib.AbstractContextManager[_packages.Staged]:
-    """What is installed in this turn, fetched before anything stops; in check mode, what can be said of it without that."""
-    return _packages.staged(spec.packages, spec.kubelet.work_dir, fetches=not check)
+@contextlib.contextmanager
+def stage(spec: TurnSpec, check: bool) -> Iterator[_packages.Staged]:
+    """What is installed in this turn, fetched before anything stops; in check mode, what can be said of it without that.
+
+    A cluster that is down is started with the packages that are there, and so is a member whose packages cannot be had.
+    """
+    wal = read_wal(spec.config.data_dir)
+    has_run = bool(wal and wal.formed and os.path.exists(spec.manifest))
+    with contextlib.ExitStack() as stack:
+        staged = _packages.Staged()
+        if spec.turn or not has_run:
+            try:
+                staged = stack.enter_context(_packages.staged(spec.packages, spec.kubelet.work_dir, fetches=not check))
+            except EtcdError:
+                if not has_run or _rollout.find_etcd_process(spec.member):
+                    raise
+        yield staged
 
 
 class KubeletError(EtcdError):
@@ -350,8 +364,6 @@ class Turn:
 
     def start(self) -> None:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
-        if self.before and self.formed:
-            self.leave_packages()
         if not self.check:
             _rollout.check_controller()
             self.install_packages()

@@ -319,6 +319,10 @@ class Dnf(Manager):
 
     name = "dnf"
 
+    def __init__(self) -> None:
+        # The directory of what was fetched.
+        self.fetched = ""
+
     def _dnf(self, scratch: str, *words: str) -> Done:
         return run(self._argv(scratch, *words), FETCH)
 
@@ -327,7 +331,6 @@ class Dnf(Manager):
         cache = os.path.join(scratch, "cache")
         options = [
             f"--setopt=cachedir={cache}",
-            "--setopt=keepcache=1",
             "--disableexcludes=all",
             "--disableplugin=versionlock",
         ]
@@ -366,19 +369,21 @@ class Dnf(Manager):
 
     def fetch(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
-        done = self._dnf(scratch, "--downloadonly", *self._asked(changes))
+        # A directory of its own: one of a run that was killed may be what an installation reads.
+        self.fetched = tempfile.mkdtemp(prefix="archives-", dir=scratch)
+        done = self._dnf(scratch, "--downloadonly", f"--destdir={self.fetched}", *self._asked(changes))
         if done.code != 0:
             raise EtcdError(f"dnf cannot fetch {_listed(changes)}: {' '.join(done.stderr.split())[-400:]}")
 
     def file_of(self, change: Change, scratch: str) -> str:
         """See Manager."""
-        version = change.after.split(":", 1)[-1]
-        pattern = os.path.join(glob.escape(scratch), "cache", "**", f"{glob.escape(f'{change.name}-{version}')}.*.rpm")
-        if not glob.glob(pattern, recursive=True):
+        if not self.fetched:
             self.fetch([change], scratch)
-        path = next(iter(glob.glob(pattern, recursive=True)), "")
+        version = change.after.split(":", 1)[-1]
+        pattern = f"{glob.escape(f'{self.fetched}/{change.name}-{version}')}.*.rpm"
+        path = next(iter(glob.glob(pattern)), "")
         if not path:
-            raise EtcdError(f"dnf has fetched {change.name} {change.after}, and its file is not in {scratch}.")
+            raise EtcdError(f"dnf has fetched {change.name} {change.after}, and its file is not in {self.fetched}.")
         return path
 
     def unpack(self, path: str, target: str) -> Done:
@@ -393,7 +398,8 @@ class Dnf(Manager):
     def install(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
         log = os.path.join(scratch, "install.log")
-        done = run_apart(self._argv(scratch, "--cacheonly", *self._asked(changes)), INSTALL, log)
+        files = sorted(glob.glob(f"{glob.escape(self.fetched)}/*.rpm"))
+        done = run_apart(self._argv(scratch, "--cacheonly", "install", *files), INSTALL, log)
         if done.code != 0:
             what = done.stderr or f"failed (exit code {done.code})"
             raise EtcdError(
@@ -425,7 +431,7 @@ def rpm_installed(text: str) -> dict[str, Installed]:
     for line in text.splitlines():
         name, _tab, version = line.partition("\t")
         if version:
-            found[name] = Installed(version, whole=name not in found)
+            found[name] = Installed(_without_epoch(version), whole=name not in found)
     return found
 
 
@@ -438,7 +444,12 @@ def madison_versions(text: str, name: str) -> list[str]:
 def rpm_versions(text: str, name: str) -> list[str]:
     """Versions in the output of dnf repoquery."""
     lines = (line.strip().partition("\t") for line in text.splitlines())
-    return list(dict.fromkeys(version for found, _tab, version in lines if found == name and version))
+    return list(dict.fromkeys(_without_epoch(version) for found, _tab, version in lines if found == name and version))
+
+
+def _without_epoch(version: str) -> str:
+    """A version of rpm as people write it: the epoch 0 is left out."""
+    return version[2:] if version.startswith("0:") else version
 
 
 def simulated(text: str) -> tuple[list[Change], list[str]]:

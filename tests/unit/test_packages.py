@@ -232,8 +232,10 @@ class FakeManager(Manager):
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> str:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Our directory, which holds what is fetched as well."""
     (tmp_path / "work").mkdir()
+    monkeypatch.setattr(_packages, "DIRECTORY", str(tmp_path / "work" / "packages"))
     return str(tmp_path / "work")
 
 
@@ -310,16 +312,16 @@ def test_looking_leaves_nothing_behind(host: FakeManager, work: str) -> None:
     assert host.present["kubelet"].version == OLD
 
 
-def test_looking_at_a_fresh_host(host: FakeManager, tmp_path: Path) -> None:
+def test_looking_at_a_fresh_host(host: FakeManager, work: str) -> None:
     """There is no directory of ours yet, and none is made."""
     host.present = {}
-    with staged(WANTED, str(tmp_path / "kubernetes" / "kubeadm-etcd"), fetches=False) as found:
+    with staged(WANTED, os.path.join(work, "kubernetes", "kubeadm-etcd"), fetches=False) as found:
         assert found.changes[0].before == ""
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(work) == []
 
 
 def test_what_an_observation_has_left_is_removed(host: FakeManager, work: str) -> None:
-    old, young = (Path(work) / f".kubeadm-etcd-packages-{name}" for name in ("old", "young"))
+    old, young = (Path(work) / f".packages-{name}" for name in ("old", "young"))
     for path in (old, young):
         path.mkdir()
     os.utime(old, (0, 0))

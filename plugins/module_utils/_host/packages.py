@@ -41,8 +41,11 @@ INSTALL = 600.0
 # For the lock of another package manager, such as unattended-upgrades, seconds.
 PATIENCE = 120
 
-# In our directory: what is fetched for a turn, and which of its packages were on hold.
-DIRECTORY, HELD = "packages", "packages-on-hold"
+# What is fetched for a turn. Programs can be run from there, as those of images are; /tmp, /var/tmp and /run may be mounted with noexec.
+DIRECTORY = "/var/lib/kubeadm-etcd-packages"
+
+# In our directory: which packages were on hold.
+HELD = "packages-on-hold"
 
 # Of directories that an observation was killed in.
 _LEFT_BEHIND = 3600.0
@@ -572,13 +575,12 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
         )
     installed = manager.installed(package.name for package in wanted)
     missing, holds = needed(wanted, installed), lost_holds(work_dir, installed)
-    directory = os.path.join(work_dir, DIRECTORY)
     if not missing:
-        yield Staged(lost_holds=holds, left_behind=directory if os.path.isdir(directory) else "", manager=manager)
+        yield Staged(lost_holds=holds, left_behind=DIRECTORY if os.path.isdir(DIRECTORY) else "", manager=manager)
         return
     with contextlib.ExitStack() as stack:
         if fetches:
-            scratch = directory
+            scratch = DIRECTORY
             os.makedirs(scratch, mode=0o700, exist_ok=True)
             # Of a run that was killed. Packages are kept: an installation may still go on.
             for path in (
@@ -587,7 +589,7 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
             ):
                 shutil.rmtree(path, ignore_errors=True)
         else:
-            scratch = stack.enter_context(_private_directory(work_dir))
+            scratch = stack.enter_context(_private_directory())
         changes = changes_of(manager, missing, installed, scratch)
         changes += manager.companions(changes, scratch)
         if fetches:
@@ -611,12 +613,10 @@ def fetch_again(manager: Manager, changes: list[Change], scratch: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_directory(work_dir: str) -> Iterator[str]:
-    """A directory beside our files, from which programs can be run: /tmp and /run may be mounted with noexec."""
-    parent = work_dir
-    while not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
-    prefix = ".kubeadm-etcd-packages-"
+def _private_directory() -> Iterator[str]:
+    """A directory beside that of turns."""
+    parent, prefix = os.path.split(DIRECTORY)
+    prefix = f".{prefix}-"
     for path in glob.glob(os.path.join(glob.escape(parent), f"{prefix}*")):
         if time.time() - os.stat(path).st_mtime > _LEFT_BEHIND:
             shutil.rmtree(path, ignore_errors=True)
@@ -653,4 +653,4 @@ def install(staged_packages: Staged, work_dir: str) -> None:
             manager.hold(held)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(note)
-    shutil.rmtree(os.path.join(work_dir, DIRECTORY), ignore_errors=True)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)

@@ -112,6 +112,12 @@ options:
         caught up in time, it stays a learner. An interrupted join is finished by the next one.
     type: bool
     default: false
+  images_only:
+    description:
+      - Only have the runtime pull the images that the member will run, if it lacks them, and change nothing else. For what a run does before the member's
+        turn, and would have done in vain without them, such as a snapshot of a large database.
+    type: bool
+    default: false
   allow_interruption:
     description: Change the member of a running cluster even if the cluster stops without it. It is waited for all the same.
     type: bool
@@ -197,14 +203,19 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import kubelet_spec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import take_join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import not_loaded
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import PARTS, TurnSpec, take_turn
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
+    PARTS,
+    TurnSpec,
+    pull_images,
+    take_turn,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import packages_problems, parse_packages
 
 
 def spec_of(params: dict[str, Any]) -> TurnSpec:
     """The turn that the options ask for."""
-    options = {key: value for key, value in params.items() if key not in ("halted", "join", "loads_ca")}
+    options = {key: value for key, value in params.items() if key not in ("halted", "join", "images_only", "loads_ca")}
     if params["loads_ca"]:
         options["ca_reason"] = not_loaded
     config = ConfigSpec.from_params(params["config"])
@@ -223,6 +234,7 @@ def main() -> None:
             "parts": {"type": "list", "elements": "str", "choices": list(PARTS), "default": list(PARTS)},
             "turn": {"type": "int", "default": 0},
             "join": {"type": "bool", "default": False},
+            "images_only": {"type": "bool", "default": False},
             "allow_interruption": {"type": "bool", "default": False},
             "loads_ca": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
@@ -235,7 +247,7 @@ def main() -> None:
     if problems:
         module.fail_json(msg="\n".join(problems))
     try:
-        act = take_join if module.params["join"] else take_turn
+        act = pull_images if module.params["images_only"] else take_join if module.params["join"] else take_turn
         result = act(spec_of(module.params), module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))

@@ -111,7 +111,7 @@ class Host:
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
-            (_rollout, "ask_membership", lambda *_: (None, self.membership)),
+            (_rollout, "ask_membership", lambda *_: (self, self.membership)),
             (_rollout, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
@@ -179,6 +179,9 @@ class Host:
         port = 2400 if wanted == engine._kubeadm.manifest_arguments(OLD) else 2381
         assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
         return 1.0
+
+    def update_member(self, number: int, urls: list[str]) -> None:
+        self.did(f"update {number} {' '.join(urls)}")
 
     def announce(self, _target: object, _process: object, urls: list[str], *_check: bool, **_: bool) -> list[str]:
         self.did(f"announce {urls[0]}")
@@ -265,6 +268,17 @@ def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _roll
     assert host.manifest.read_text() == OLD and host.acts == ["pull"]
 
 
+def test_images_alone_are_pulled_without_any_change(host: Host) -> None:
+    """Before a snapshot is taken or a member leaves."""
+    assert engine.pull_images(host.spec, check=True)["changed"] is False and host.acts == []
+    result = engine.pull_images(host.spec, check=False)
+    assert result["changed"] is False and result["changes"] == [] and host.acts == ["pull"]
+    host.image = Cause("image", "runtime", "image registry/etcd:3.5 cannot be pulled: not found", final=True)
+    with pytest.raises(EtcdError, match="nothing was started or restarted, because image"):
+        engine.pull_images(host.spec, check=False)
+    assert host.manifest.read_text() == OLD
+
+
 def test_an_image_of_sandboxes_that_cannot_be_pulled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime would make no pod without it."""
     host.pause = "registry/pause:3.99"
@@ -336,7 +350,10 @@ def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
         Member(8, "", ["peer2"], [], is_learner=False),
     ]
     host.run()
-    assert "infra0=new,infra1=peer1,8=peer2" in host.written.read_text()
+    # It has a further URL until it runs, so that without its data it does not start from this list later.
+    assert "infra0=new,infra0=https://joining-new@localhost:new,infra1=peer1,8=peer2" in host.written.read_text()
+    assert host.acts.index("update 6 new https://joining-new@localhost:new") < host.acts.index("install")
+    assert host.acts[-3:] == ["wait", "announce new", "unlock"]
 
 
 # --- Lock ------------------------------------------------------------------------------------------------------------

@@ -360,8 +360,10 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
     if not unseen and not any(view.ready for view in views):
         formed = [view.host for view in views if view.formed]
         return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
+    learner = next((str(e.get("name") or e["id"]) for e in listed if e.get("is_learner") and e is not item.entry), "")
+    first = f" remove {learner} first, a learner that no member joins beside (remove_member.yml -e etcd_member={learner}), and then run"
     return (
-        f"{text}If the data is lost, replace the member while the others are healthy:"
+        f"{text}If the data is lost, replace the member while the others are healthy:{first if learner else ''}"
         f" replace_member.yml -e etcd_member={item.host}"
     )
 

@@ -99,7 +99,7 @@ class JoinTurn(Turn):
         self.reasons.insert(0, joins)
         try:
             self.act(self.spec.target)
-            self.waited = self._wait_until_promoted(entry)
+            self.waited = self._wait_until_promoted(entry, urls)
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -132,8 +132,8 @@ class JoinTurn(Turn):
             path = record_path(self.spec.kubelet.work_dir)
             move_file(path, f"{path}.former")
 
-    def _wait_until_promoted(self, entry: Member) -> float:
-        """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds."""
+    def _wait_until_promoted(self, entry: Member, urls: list[str]) -> float:
+        """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds. urls: its peer URLs."""
         begin = time.monotonic()
         wanted, old = _kubeadm.manifest_arguments(self._installed()), self._old()
         watch = _rollout.Watch(self.causes)
@@ -144,7 +144,7 @@ class JoinTurn(Turn):
             if not problem:
                 self._check_lock()
                 try:
-                    self.membership.promote(entry.id, 0.0)
+                    self.membership.promote(entry.id, urls, 0.0)
                     return time.monotonic() - begin
                 except EtcdError as exc:
                     problem = str(exc).rstrip(".")

@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -175,6 +175,19 @@ def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
         return turn.result()
 
 
+def pull_images(spec: TurnSpec, check: bool) -> dict[str, Any]:
+    """Have the images pulled that the member of this host is to run, and its packages fetched, and change nothing else. Returns the module's result."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            hold_host_lock(stack, spec.kubelet.work_dir)
+        # The member's turn comes later, and installs the kubeadm that chooses the image.
+        turn = Turn(spec, check, stack.enter_context(stage(replace(spec, turn=1), check)))
+        if not check:
+            turn.have_images()
+        turn.reasons, turn.content = [], []
+        return turn.result()
+
+
 @contextlib.contextmanager
 def stage(spec: TurnSpec, check: bool) -> Iterator[_packages.Staged]:
     """What is installed in this turn, fetched before anything stops; in check mode, what can be said of it without that.
@@ -211,6 +224,8 @@ class Turn:
         # From here on, what has been done.
         self.lock: ClusterLock | None = None
         self.is_alone = False
+        # Whether the member is started for the first time: it then has a further peer URL until it runs (urls_while_joining).
+        self.starts_first = False
         self.since = time.time()
         # The manifest that this run has installed.
         self.installed = ""
@@ -414,6 +429,8 @@ class Turn:
             raise
         except EtcdError as exc:
             raise EtcdError(self.undo(exc, target)) from exc
+        if self.starts_first:
+            _rollout.announce_peer_urls(target, None, peer_urls(self._installed()), check=False)
         if self.installed and self.raises_version:
             _rollout.wait_for_cluster_version(target)
         if self.restarts_etcd and self.spec.ca_reason(
@@ -454,11 +471,15 @@ class Turn:
             if exc.alarm != "NOSPACE":
                 raise
         else:
-            _client, members = _rollout.ask_membership(target, self.process)
+            client, members = _rollout.ask_membership(target, self.process)
             mine = entry_at(members, peer_urls(self.wanted))
             if mine and not mine.started:
+                joining = urls_while_joining(peer_urls(self.wanted))
+                client.update_member(mine.id, joining)
+                self.starts_first = True
                 # Without data, etcd compares initial-cluster with the membership. The inventory may have members that have not joined yet.
-                peers = peers_of(members, mine.id, self.spec.member)
+                listed = [replace(item, peer_urls=joining) if item.id == mine.id else item for item in members]
+                peers = peers_of(listed, mine.id, self.spec.member)
                 self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
             self.look(any(member.name == target.name and member.started for member in members))
 

@@ -970,3 +970,9 @@ def test_a_first_start_installs_packages(packages: Host, monkeypatch: pytest.Mon
     packages.spec = replace(packages.spec, turn=0)
     packages.run()
     assert packages.acts == ["fetch", "install packages", "pull", "install"]
+
+
+def test_the_images_that_follow_packages_are_pulled_before_a_snapshot(packages: Host) -> None:
+    """By the kubeadm that is not installed yet."""
+    result = engine.pull_images(packages.spec, check=False)
+    assert packages.acts == ["fetch", "pull"] and "/scratch/kubeadm" in packages.configs and not result["changed"]

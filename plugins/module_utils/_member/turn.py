@@ -184,7 +184,7 @@ def pull_images(spec: TurnSpec, check: bool) -> dict[str, Any]:
         turn = Turn(spec, check, stack.enter_context(stage(replace(spec, turn=1), check)))
         if not check:
             turn.have_images()
-        turn.reasons, turn.content = [], []
+        turn.package_reasons, turn.reasons, turn.content = [], [], []
         return turn.result()
 
 

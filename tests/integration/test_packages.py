@@ -121,33 +121,31 @@ def test_one_minor_version_by_packages(lab: Lab) -> None:
     assert run.code != 0 and "a run installs no older package" in flat(run.output), run.output[-3000:]
 
 
-def killed_at(lab: Lab, host: str, process: str, stop: list[str] | None = None) -> None:
-    """A run that is killed (or a host that loses its power) when a process is seen on a host."""
+def killed_at(lab: Lab, host: str, process: str, power: bool = False) -> None:
+    """A run that is killed, or a host that loses its power, when a process is seen on the host. process: a pattern that does not match itself."""
     program = str(Path(sys.executable).parent / "ansible-playbook")
     argv = [program, "site.yml", "-i", lab.inventory, *wanted()]
     with subprocess.Popen(
         argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as run:
         lab.sh(host, f"for i in $(seq 6000); do pgrep -f '{process}' >/dev/null && exit 0; sleep 0.05; done; exit 1")
-        if stop:
-            lab(*stop)
-            run.wait(300)
+        if power:
+            lab("stop", host)
         else:
             os.killpg(run.pid, signal.SIGKILL)
+        state = "dpkg-query -W -f '${Package} ${db:Status-Abbrev}${Version}, ' kubeadm kubelet; apt-mark showhold"
+        if power:
+            lab("start", host)
+        print(f"{host}, killed: {' '.join(lab.sh(host, state).split())}")
+        run.wait(300)
 
 
 def test_killed_while_packages_are_installed(lab: Lab) -> None:
     """The controller in the turn of one member, then the power of another host. The next run finishes both."""
     prepare(lab)
     with writing(lab, "killed") as counted:
-        killed_at(lab, "infra1", "dpkg .*--unpack")
-        time.sleep(2)
-        killed_at(lab, "infra2", "dpkg .*--(unpack|configure)", ["stop", "infra2"])
-        lab("start", "infra2")
-        state = lab.sh(
-            "infra2", "dpkg --audit; dpkg-query -W -f '${Package} ${db:Status-Abbrev}${Version}\\n' kubeadm kubelet"
-        )
-        print(f"infra2 after the power cut: {state}")
+        killed_at(lab, "infra1", "[d]pkg .*--unpack")
+        killed_at(lab, "infra2", "[d]pkg .*--unpack", power=True)
         deadline = time.monotonic() + 120
         while not healthy(lab) and time.monotonic() < deadline:
             time.sleep(2)

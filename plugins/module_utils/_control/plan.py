@@ -69,7 +69,7 @@ KEEP_RUNNING = (
 )
 
 # Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
-_RESTARTING = ("kubelet", "manifest")
+_RESTARTING = ("packages", "kubelet", "manifest")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         ready=bool(etcd.get("ready")),
         entry=entry_of(member, listed or []),
         leader=bool(etcd.get("leader")),
-        differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
+        differs=bool(observation and any(observation["reasons"].get(part) for part in _RESTARTING)),
         restarts=bool(observation and any(r["restarts"] for part in observation["reasons"].values() for r in part)),
     )
 

@@ -227,8 +227,11 @@ def kubernetes_problems(members: Mapping[str, Observation]) -> list[Problem]:
         before, after = item["config"].get("installed_version"), item["config"].get("kubernetes_version")
         minors = minor_of(before), minor_of(after)
         if minors[0] and minors[1] and minors[1] > minors[0] + 1:
+            are, do = (
+                ("would be", "Have etcd_packages install") if item["reasons"].get("packages") else ("are", "Install")
+            )
             text = (
-                f"kubeadm and the kubelet were {before} in the last run, and are {after} now: Kubernetes supports one minor version at a time. Install"
+                f"kubeadm and the kubelet were {before} in the last run, and {are} {after} now: Kubernetes supports one minor version at a time. {do}"
                 f" 1.{minors[0] + 1} first, run site.yml, and then go on."
             )
             problems.append(Problem(text, STOPS, host, code="kubernetes-minor"))

@@ -101,6 +101,12 @@ options:
       - They are asked if the member of this host is ready and nothing on this host differs from what is wanted.
     type: dict
     default: {}
+  reads_log:
+    description:
+      - Whether the log of a member that runs etcd 3.6 is searched for entries that etcd 3.7 cannot read, although O(config) has no 3.7. It costs as much as
+        reading some 64 MiB.
+    type: bool
+    default: false
   apiserver:
     description: Of a control plane host, where kube-apiserver has its files, and whether the run may change it. Options of M(kubeadm.etcd.etcd_apiserver).
     type: dict
@@ -264,6 +270,7 @@ def main() -> None:
                 "options": {"update": {"type": "bool", "default": False}, **PLACES_ARGUMENTS},
             },
             "health": {"type": "dict", "default": {}},
+            "reads_log": {"type": "bool", "default": False},
             "install_dependencies": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

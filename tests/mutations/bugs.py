@@ -259,6 +259,16 @@ NAMED = [
     Named("a learner is promoted unasked", f"{MEMBER}/join", "JoinTurn._wait_until_promoted", guard("True", "problem")),
     Named("a member joins beside one that is unwell", f"{MEMBER}/join", "join_problems", returns("[]")),
     Named("a member joins with a vote", f"{ETCD}/membership", "Membership.add_learner", value_of("isLearner", "False")),
+    Named(
+        "a member joins with the URLs that it keeps",
+        f"{ETCD}/membership",
+        "urls_while_joining",
+        returns("list(peer_urls)"),
+    ),
+    Named(
+        "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
+    ),
+    Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
     Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
 ]

@@ -54,6 +54,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "members": [{"name": "infra0", "address": "10.0.0.6"}],
         "asked_at": None,
         "install_dependencies": False,
+        "reads_log": False,
         "health": {"renewal_window": "2160h", "quota": None},
         "kubelet": {
             "config_path": str(tmp_path / "work" / "kubelet.yaml"),

@@ -119,11 +119,12 @@ def host_arguments(
     now: float,
     health: bool = False,
     recipient: str = "",
+    reads_log: bool = False,
 ) -> dict[str, Any] | None:
     """The options of etcd_host_info for a host; None if it is not looked at.
 
     signer: variables of the CA host. health: whether the host asks all members for their health. recipient: the certificate that snapshots
-    are encrypted to, as text.
+    are encrypted to, as text. reads_log: whether etcd's log is searched although no upgrade is wanted.
     """
     if not is_looked_at(look, cluster):
         return None
@@ -158,6 +159,7 @@ def host_arguments(
         "packages": values["etcd_packages"] if known and valid and look.operation in (CONVERGE, REPLACE) else [],
         "backup": wanted_backup(member, cluster, values, recipient) if known and valid else {},
         "health": health_wanted(cluster, values) if health and known and valid else {},
+        "reads_log": reads_log,
     }
 
 

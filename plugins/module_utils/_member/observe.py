@@ -30,7 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
     current_record,
@@ -148,6 +148,7 @@ def observe_with(params: Params, found: Staged | None, problems: list[Problem]) 
     if etcd["pending"]:
         # It restarts anyway. Nothing that the run does restarts it.
         manifest_reasons.append(Reason("manifest", "pending", etcd["pending"]))
+    etcd["unreadable"] = unreadable_entries(params, etcd["version"], config.get("image"))
     manifest_reasons += log_reasons(etcd["unreadable"], etcd["image"], config.get("image"))
     etcd["moved"] = any(reason.code == _kubeadm.MOVED for reason in manifest_reasons)
     problems += data_problems(params, etcd)
@@ -309,7 +310,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
     # Last: a member that is ready, or has published, has a log that tells of a leader. Read before that, it would be taken for lost.
-    return {**result, **observe_data(params["data_dir"], result["version"])}
+    return {**result, **observe_data(params["data_dir"])}
 
 
 def quota_in(params: Params, process: Process) -> int:
@@ -330,14 +331,10 @@ def observe_database(client: EtcdClient, status: Status, quota: int) -> Database
     )
 
 
-def observe_data(data_dir: str, version: str = "") -> dict[str, Any]:
-    """What the data directory says of its member. version: of the member, if it answers."""
+def observe_data(data_dir: str) -> dict[str, Any]:
+    """What the data directory says of its member."""
     wal = read_wal(data_dir)
-    runs = etcd_version_in(version)
-    # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
-    unreadable = [] if runs and runs.minor != WITHOUT_FORMER_API - 1 else unreadable_by_3_7(data_dir)
     return {
-        "unreadable": len(unreadable),
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
         "restored": bool(wal and wal.restored),
@@ -345,6 +342,18 @@ def observe_data(data_dir: str, version: str = "") -> dict[str, Any]:
         "cluster_id": (wal.cluster_id or None) if wal else None,
         "member_id": (wal.member_id or None) if wal else None,
     }
+
+
+def unreadable_entries(params: Params, version: str, wanted: str | None) -> int:
+    """How many entries of the member's log etcd 3.7 cannot read, if somebody wants to know. version: of the member, if it answers. wanted: the image."""
+    runs = etcd_version_in(version)
+    # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
+    can_be = not runs or runs.minor == WITHOUT_FORMER_API - 1
+    return (
+        len(unreadable_by_3_7(params["data_dir"]))
+        if can_be and (is_without_former_api(wanted) or params["reads_log"])
+        else 0
+    )
 
 
 def pending_manifest(process: Process | None, command: list[str], path: str) -> str:

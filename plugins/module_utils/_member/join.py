@@ -107,19 +107,15 @@ class JoinTurn(Turn):
         self.waited += self._wait_for_member(self.spec.target, self._installed(), self._old())
 
     def _check_others(self, urls: list[str]) -> None:
-        """EtcdError if another member is not a healthy voter. Asked again for some seconds: it may be an election."""
-        deadline = time.monotonic() + _rollout.PATIENCE
-        target = self.spec.target
-        while True:
+        """EtcdError if another member is not a healthy voter."""
+
+        def look() -> list[str]:
             members = self.membership.members()
-            problems = join_problems(_rollout.describe_others(members, entry_at(members, urls), target))
-            if not problems:
-                return
-            if time.monotonic() > deadline:
-                raise EtcdError(
-                    f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}."
-                )
-            time.sleep(1.0)
+            return join_problems(_rollout.describe_others(members, entry_at(members, urls), self.spec.target))
+
+        problems = _rollout.lasting(look)
+        if problems:
+            raise EtcdError(f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}.")
 
     def _look_again(self, entry: Member) -> None:
         """Compare the host with what the membership of this moment makes of the configuration."""

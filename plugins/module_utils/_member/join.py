@@ -17,7 +17,12 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Holder, LockError, cluster_lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
+    Holder,
+    LockError,
+    LockRefusedError,
+    cluster_lock,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
@@ -87,11 +92,19 @@ class JoinTurn(Turn):
         _rollout.check_controller()
         self.have_images()
         holder = Holder(socket.gethostname(), self.spec.member, f"join of {self.spec.member}")
-        self.lock = stack.enter_context(
-            cluster_lock(
-                self.spec.target.urls[1:], self.spec.target.credentials, holder, while_waiting=_rollout.check_controller
+        try:
+            self.lock = stack.enter_context(
+                cluster_lock(
+                    self.spec.target.urls[1:],
+                    self.spec.target.credentials,
+                    holder,
+                    while_waiting=_rollout.check_controller,
+                )
             )
-        )
+        except LockRefusedError as exc:
+            # A full database keeps nobody from joining, and a member that was replaced has left already. etcd has one learner at a time.
+            if exc.alarm != "NOSPACE":
+                raise
         self._check_others(urls)
         self._check_lock()
         entry = self.membership.add_learner(urls, ACCEPTED)

@@ -75,7 +75,7 @@ def programs(lab: Lab) -> set[str]:
     script = (
         "dpkg-query -W -f '${Package} ${db:Status-Abbrev}${Version}\\n' kubeadm kubelet;"
         " echo running $(/proc/$(systemctl show -p MainPID --value kubelet)/exe --version | cut -d' ' -f2);"
-        " ls /etc/kubernetes/kubeadm-etcd | grep packages || true; ls -A /etc/kubernetes | grep kubeadm-etcd- || true"
+        " ls -A /etc/kubernetes/kubeadm-etcd /var/lib | grep packages || true"
     )
     return {line.strip() for host in lab.hosts for line in lab.sh(host, script).splitlines()}
 
@@ -107,6 +107,7 @@ def test_one_minor_version_by_packages(lab: Lab) -> None:
     assert f"kubelet: {OLD}-1.1 -> {NEW}-1.1 (it stays on hold)" in said, check.output[-6000:]
     assert f"chosen by kubeadm v{NEW}" in said
     assert different(before, lab.fingerprint()) == {} and lab.containers() == containers
+    assert programs(lab) == expected(OLD)
     with writing(lab, "packages") as counted:
         run = lab.site("-v", *wanted())
     waited = re.findall(r"waited: ([0-9.]+)", run.output)[:3]

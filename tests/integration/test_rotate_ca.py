@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Lab, Run
-from .test_control_plane import HOST, INIT, UPDATE, UPLOAD, WRITES, Plane, plane
+from .test_control_plane import HOST, INIT, UPDATE, UPLOAD, WRITES, Plane, not_by_leader, plane
 from .test_live import flat, healthy, writing
 from .test_pki import LEAVES, meanwhile, serials
 from .test_site import PKI
@@ -176,7 +176,7 @@ def test_killed_and_finished(found: Lab, tmp_path: Path) -> None:
 
 
 def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
-    """It is waited for before each phase that would cut it off. It refuses nothing but while it restarts itself, once."""
+    """It is waited for before each phase that would cut it off. It fails no write but those that etcd drops when its leader changes, once in a phase."""
     lab = plane.lab
     plane.play()
     lab("apiserver", HOST)
@@ -215,8 +215,10 @@ def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
         assert plane.process() == process
     for load in (before, after):
         good, failed, gap = load[HOST]
-        print(f"kube-apiserver: {good} writes, {len(failed)} refused, longest gap {gap} s")
-        assert good and failed == []
+        print(
+            f"kube-apiserver: {good} writes, {len(failed)} dropped by a change of the leader, longest gap {gap} s: {failed}"
+        )
+        assert good and not_by_leader(failed) == [] and len(failed) <= 2, failed
     assert f"{HOST}: kube-apiserver reads ca.crt" in plane.play()
     assert len(same(lab)) == 1 and plane.sh(SUBJECTS).splitlines() == same(lab)
     plane.play()

@@ -183,6 +183,9 @@ class ApiserverTurn:
             problems = list(filter(None, map(self.api.unreadiness, [self.seen.url, *self.spec.others])))
             if not problems:
                 return
+            # One that does not trust the members any more serves nobody, and neither do the others then.
+            if time.monotonic() > deadline and not self.content and self.api.unreadiness(self.seen.url):
+                return
             if time.monotonic() > deadline:
                 raise EtcdError(
                     f"kube-apiserver of this host is not restarted while an API server is not ready: {'; '.join(problems)}. Repair it first, and"

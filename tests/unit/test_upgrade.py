@@ -239,6 +239,53 @@ def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
     assert planned(found)["order"] == ["infra1", "infra2", "infra0"]
 
 
+@pytest.mark.parametrize(
+    ("runs", "wanted", "unreadable", "joins", "refused"),
+    [
+        # A cluster of one or two grows before it restarts members.
+        ("3.6.14", "3.7.3", 3, "1", ["infra1"]),
+        ("3.6.14", "3.7.3", 0, "1", []),
+        ("3.6.14", "3.6.14", 3, "1", []),
+        # A learner whose join was interrupted goes on first of all.
+        ("3.6.14", "3.7.3", 3, "12", ["infra1", "infra2"]),
+        # Those that were restarted before have written a raft snapshot; infra2 has its turn afterwards.
+        ("3.6.14", "3.7.3", 3, "01", ["infra1"]),
+        ("3.6.14", "3.7.3", 0, "01", []),
+    ],
+)
+def test_none_joins_with_3_7_before_the_log_is_made_readable(
+    runs: str, wanted: str, unreadable: int, joins: str, refused: list[str]
+) -> None:
+    """joins: numbers of the hosts that join; with 0, after the turn of infra0."""
+    found = members(wanted, runs, runs, runs)
+    join = [f"infra{number}" for number in joins.strip("0")]
+    for host in join:
+        found[host]["etcd"] = {**FRESH, "image": None}
+    found["infra0"]["etcd"]["unreadable"] = unreadable
+    order = [*join, *(host for host in found if host not in join)]
+    if "0" in joins:
+        found["infra2"]["etcd"]["unreadable"] = unreadable
+        order = ["infra0", *join, "infra2"]
+    problems = _upgrade.early_problems(CLUSTER, found, Plan("rolling", order=order, join=join))
+    assert [problem.host for problem in problems] == refused
+    assert all("set etcd_image_tag to the version that runs, for example 3.6.14-0" in item.text for item in problems)
+
+
+def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
+    """As the play asks. With the version that runs, it joins."""
+    found = members("3.7.3", "3.6.14", "3.6.14", "3.6.14")
+    for host in ("infra1", "infra2"):
+        found[host]["etcd"].update(FRESH, version="", image=None, running=False, leader=False)
+    found["infra0"]["etcd"].update(members=listing("0", "0"), unreadable=3)
+    plan = planned(found, allow_interruption=True)
+    assert plan["action"] == "refuse" and "has entries of etcd 3.5" in " ".join(plan["problems"]), plan["problems"]
+    for item in found.values():
+        item["config"]["image"] = "registry.k8s.io/etcd:3.6.14-0"
+    found["infra0"]["reasons"]["manifest"] = []
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["join"] == ["infra1", "infra2"], plan["problems"]
+
+
 def test_a_member_that_panics_on_3_7() -> None:
     """Somebody has upgraded it by hand."""
     found = members("3.7.3", "3.6.14", "3.7.3", "3.6.14")

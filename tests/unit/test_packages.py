@@ -113,13 +113,14 @@ def test_what_dpkg_prints() -> None:
 def test_what_rpm_prints() -> None:
     text = "kubelet\t0:1.36.3-150500.1.1\nkubelet\t0:1.37.2-150500.1.1\npackage nothere is not installed\nkubeadm\t0:1.36.3-150500.1.1\n"
     assert rpm_installed(text) == {
-        "kubelet": Installed("0:1.37.2-150500.1.1", whole=False),
-        "kubeadm": Installed("0:1.36.3-150500.1.1"),
+        "kubelet": Installed("1.37.2-150500.1.1", whole=False),
+        "kubeadm": Installed("1.36.3-150500.1.1"),
     }
-    assert rpm_versions("kubelet\t0:1.36.3-1\n\nkubelet\t0:1.37.2-1\nkubeadm\t0:1.37.2-1\n", "kubelet") == [
-        "0:1.36.3-1",
-        "0:1.37.2-1",
+    assert rpm_versions("kubelet\t0:1.36.3-1\n\nkubelet\t0:1.37.2-1\nkubeadm\t1:1.37.2-1\n", "kubelet") == [
+        "1.36.3-1",
+        "1.37.2-1",
     ]
+    assert rpm_versions("kubeadm\t1:1.37.2-1\n", "kubeadm") == ["1:1.37.2-1"]
 
 
 def test_what_apt_prints() -> None:
@@ -231,8 +232,10 @@ class FakeManager(Manager):
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> str:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Our directory, which holds what is fetched as well."""
     (tmp_path / "work").mkdir()
+    monkeypatch.setattr(_packages, "DIRECTORY", str(tmp_path / "work" / "packages"))
     return str(tmp_path / "work")
 
 
@@ -309,16 +312,16 @@ def test_looking_leaves_nothing_behind(host: FakeManager, work: str) -> None:
     assert host.present["kubelet"].version == OLD
 
 
-def test_looking_at_a_fresh_host(host: FakeManager, tmp_path: Path) -> None:
+def test_looking_at_a_fresh_host(host: FakeManager, work: str) -> None:
     """There is no directory of ours yet, and none is made."""
     host.present = {}
-    with staged(WANTED, str(tmp_path / "kubernetes" / "kubeadm-etcd"), fetches=False) as found:
+    with staged(WANTED, os.path.join(work, "kubernetes", "kubeadm-etcd"), fetches=False) as found:
         assert found.changes[0].before == ""
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(work) == []
 
 
 def test_what_an_observation_has_left_is_removed(host: FakeManager, work: str) -> None:
-    old, young = (Path(work) / f".kubeadm-etcd-packages-{name}" for name in ("old", "young"))
+    old, young = (Path(work) / f".packages-{name}" for name in ("old", "young"))
     for path in (old, young):
         path.mkdir()
     os.utime(old, (0, 0))
@@ -359,6 +362,25 @@ def test_a_package_without_kubeadm(host: FakeManager, work: str) -> None:
         pass
 
 
+def test_lists_and_programs_of_a_killed_run_are_not_used(host: FakeManager, work: str) -> None:
+    """Its packages may be what an installation reads that goes on."""
+    for name in ("lists", "kubeadm-old", "archives"):
+        (Path(work) / "packages" / name).mkdir(parents=True)
+    with staged(WANTED, work, fetches=True):
+        left = os.listdir(os.path.join(work, "packages"))
+        assert "archives" in left and "lists" not in left and "kubeadm-old" not in left
+
+
+@pytest.mark.parametrize("kubeadm", [Installed(NEW), Installed(NEW, whole=False)])
+def test_a_kubeadm_that_is_there_already_is_the_one_that_is_asked(
+    host: FakeManager, work: str, kubeadm: Installed
+) -> None:
+    host.present["kubeadm"] = kubeadm
+    with staged(WANTED, work, fetches=False) as found:
+        assert found.kubeadm == "kubeadm" and found.versions["kubelet"] == "v1.37.2"
+    assert host.did == []
+
+
 def test_a_failed_installation_keeps_the_hold(host: FakeManager, work: str) -> None:
     host.fails = ["install kubelet kubeadm"]
     with pytest.raises(EtcdError, match=r"install kubelet kubeadm failed"), staged(WANTED, work, fetches=True) as found:
@@ -390,12 +412,14 @@ class Shell:
         self.argvs: list[list[str]] = []
         self.answers: dict[str, Done] = {}
         self.environments: list[Any] = []
+        self.directories: list[Any] = []
         monkeypatch.setattr(_packages, "run", self.run)
         monkeypatch.setattr(_packages, "run_apart", self.run_apart)
 
     def run(self, argv: list[str], _timeout: float, **options: Any) -> Done:
         self.argvs.append(argv)
         self.environments.append(options.get("environment"))
+        self.directories.append(options.get("directory"))
         found = (answer for words, answer in self.answers.items() if set(words.split()) <= {argv[0], *argv})
         return next(found, Done(0, "", ""))
 
@@ -418,6 +442,35 @@ def test_apt_installs_without_a_question_and_removes_nothing(shell: Shell, tmp_p
         assert word in install
     assert "--allow-downgrades" not in install and "DPkg::Options::=--force-confold" in install
     assert shell.environments[0]["DEBIAN_FRONTEND"] == "noninteractive"
+
+
+def test_each_command_of_apt(shell: Shell, tmp_path: Path) -> None:
+    apt, scratch = Apt(), str(tmp_path)
+    options = ["-q"]
+    for value in (
+        f"Dir::Cache={scratch}",
+        f"Dir::Cache::Archives={scratch}/archives",
+        "APT::Sandbox::User=root",
+        "DPkg::Lock::Timeout=120",
+        "Acquire::Retries=2",
+    ):
+        options += ["-o", value]
+    asked = ["--yes", "--allow-change-held-packages", "install", f"kubelet={NEW}", f"kubeadm={NEW}"]
+    apt.companions(CHANGES, scratch)
+    assert (tmp_path / "archives" / "partial").is_dir(), "apt makes no such directory"
+    apt.fetch(CHANGES, scratch)
+    with pytest.raises(EtcdError, match=r"apt cannot fetch kubelet"):
+        apt.file_of(CHANGES[0], scratch)
+    apt.hold(["kubelet", "kubeadm"])
+    apt.unpack("kubeadm.deb", "target")
+    assert shell.argvs == [
+        ["apt-get", *options, "--simulate", *asked],
+        ["apt-get", *options, "-o", "Debug::NoLocking=true", "--download-only", *asked],
+        ["apt-get", *options, "download", f"kubelet={NEW}"],
+        ["apt-mark", "hold", "kubelet", "kubeadm"],
+        ["dpkg-deb", "--extract", "kubeadm.deb", "target"],
+    ]
+    assert shell.directories[2] == f"{scratch}/archives"
 
 
 def test_apt_fetches_into_our_directory_without_the_lock(shell: Shell, tmp_path: Path) -> None:
@@ -486,19 +539,48 @@ def test_apt_asks_what_there_is(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_dnf_ignores_exclusions_once(shell: Shell, tmp_path: Path) -> None:
-    dnf = Dnf()
+    """What is fetched is installed by its files, without the network."""
+    dnf, asked = Dnf(), ["install", "kubelet-1.37.2-1.1", "kubeadm-1.37.2-1.1"]
     dnf.fetch(CHANGES, str(tmp_path))
+    files = [f"{dnf.fetched}/{name}-1.37.2-1.1.x86_64.rpm" for name in ("kubeadm", "kubelet")]
+    for path in files:
+        Path(path).write_text("")
     dnf.install(CHANGES, str(tmp_path))
-    for argv in shell.argvs:
-        assert "--disableexcludes=all" in argv and f"--setopt=cachedir={tmp_path}/cache" in argv
-        assert argv[-2:] == ["kubelet-1.37.2-1.1", "kubeadm-1.37.2-1.1"] and "--allowerasing" not in argv
-    assert "--downloadonly" in shell.argvs[0] and "--cacheonly" in shell.argvs[1]
+    options = [f"--setopt=cachedir={tmp_path}/cache", "--disableexcludes=all", "--disableplugin=versionlock"]
+    begin = ["dnf", "--quiet", "--assumeyes", *options]
+    assert shell.argvs == [
+        [*begin, "--downloadonly", f"--destdir={dnf.fetched}", *asked],
+        [*begin, "--cacheonly", "install", *files],
+    ]
+    assert dnf.file_of(CHANGES[1], str(tmp_path)) == files[0] and dnf.fetched.startswith(str(tmp_path))
+    assert dnf.companions(CHANGES, "") == []
+    dnf.hold(["kubelet"])
+    assert len(shell.argvs) == 2, "a version lock is not lost"
+
+
+def test_dnf_and_rpm_are_asked(shell: Shell, tmp_path: Path) -> None:
+    dnf, form = Dnf(), "%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
+    shell.answers["rpm --query"] = Done(0, "kubelet\t0:1.36.3-1\n", "")
+    assert dnf.installed(["kubelet"]) == {"kubelet": Installed("1.36.3-1")}
+    assert shell.argvs == [["rpm", "--query", f"--queryformat={form}", "kubelet"]]
+    shell.answers["rpm --eval"] = Done(0, "-1\n", "")
+    assert dnf.is_older("0:1.36.3-1", "0:1.37.2-1')") and not dnf.refresh(str(tmp_path))
+    assert shell.argvs[1] == ["rpm", "--eval", "%{lua:print(rpm.vercmp('0:1.36.3-1', '0:1.37.2-1'))}"]
+    assert shell.argvs[2][-2:] == ["makecache", "--refresh"]
+    shell.answers["rpm --eval"] = Done(0, "0\n", "")
+    assert not dnf.is_older("0:1.36.3-1", "0:1.36.3-1")
+    target = str(tmp_path)
+    assert dnf.unpack("kubeadm.rpm", target).code == 0
+    words = ["--extract", "--make-directories", "--quiet", "--no-absolute-filenames", f"--file={target}/files.cpio"]
+    assert shell.argvs[-2:] == [["rpm2cpio", "kubeadm.rpm"], ["cpio", *words]] and shell.directories[-1] == target
+    shell.answers["rpm2cpio"] = Done(1, "", "broken")
+    assert dnf.unpack("kubeadm.rpm", target).code == 1 and shell.argvs[-1][0] == "rpm2cpio"
 
 
 def test_dnf_chooses_the_newest(monkeypatch: pytest.MonkeyPatch, shell: Shell, tmp_path: Path) -> None:
     shell.answers["dnf repoquery"] = Done(0, "kubelet\t0:1.37.2-1\nkubelet\t0:1.37.2-3\nkubelet\t0:1.37.2-2\n", "")
     monkeypatch.setattr(Dnf, "is_older", lambda _self, version, other: version < other)
-    assert Dnf().candidates(WANTED[0], str(tmp_path)) == ["0:1.37.2-3", "0:1.37.2-2", "0:1.37.2-1"]
+    assert Dnf().candidates(WANTED[0], str(tmp_path)) == ["1.37.2-3", "1.37.2-2", "1.37.2-1"]
 
 
 def test_what_dnf_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
@@ -511,6 +593,7 @@ def test_what_dnf_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
     shell.answers["dnf"] = Done(0, "", "")
     with pytest.raises(EtcdError, match=r"its file is not in"):
         Dnf().file_of(CHANGES[0], str(tmp_path))
+    assert "--downloadonly" in shell.argvs[-1] and shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
 
 
 def test_a_program_that_goes_on_by_itself(tmp_path: Path) -> None:

@@ -479,6 +479,12 @@ class Versions:
             def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
                 self.version = versions[url.split("//")[1].split(":")[0]]
 
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
             def members(self, **_linearizable: bool) -> list[Member]:
                 return [
                     Member(number, name, [], [f"https://{address}:2379"] if versions[address] else [], False)

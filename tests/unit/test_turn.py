@@ -913,6 +913,14 @@ def test_a_kubelet_that_its_package_has_restarted_is_proven(
         packages.run()
 
 
+def test_a_kubelet_that_ends_with_its_new_version_stops_no_etcd(packages: Host) -> None:
+    """systemd starts it again and again. It is proven before the manifest is replaced, as one that runs."""
+    packages.with_kubelet()
+    packages.at["install packages"] = lambda: packages.__dict__.update(active=False, healthy=False)
+    packages.fails("the kubelet does not work as changed")
+    assert packages.manifest.read_text() == OLD and "install" not in packages.acts
+
+
 def test_a_package_that_cannot_be_installed_stops_nothing(packages: Host) -> None:
     packages.with_kubelet()
     packages.at["install packages"] = fail
@@ -970,3 +978,9 @@ def test_a_first_start_installs_packages(packages: Host, monkeypatch: pytest.Mon
     packages.spec = replace(packages.spec, turn=0)
     packages.run()
     assert packages.acts == ["fetch", "install packages", "pull", "install"]
+
+
+def test_the_images_that_follow_packages_are_pulled_before_a_snapshot(packages: Host) -> None:
+    """By the kubeadm that is not installed yet."""
+    result = engine.pull_images(packages.spec, check=False)
+    assert packages.acts == ["fetch", "pull"] and "/scratch/kubeadm" in packages.configs and not result["changed"]

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import upgrade as _upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import Plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons, with_snapshot_count
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
     EtcdVersion,
     etcd_version_in,
@@ -200,6 +201,31 @@ def test_a_new_cluster_shows_its_image() -> None:
 )
 def test_kubeadm_and_the_kubelet_skip_no_minor_version(before: str, after: str, expected: list[str]) -> None:
     assert codes(members("3.6.14", "3.6.14", "3.6.14", "3.6.14", kubernetes=(before, after))) == expected
+
+
+def test_packages_that_skip_a_minor_version() -> None:
+    """Nothing is installed yet, so another value of the variable is the way out."""
+    found = members("3.6.14", "3.6.14", "3.6.14", "3.6.14", kubernetes=("v1.35.4", "v1.37.2"))
+    found["infra0"]["reasons"]["packages"] = [
+        Reason("packages", "version", "kubelet: 1.35.4-1.1 -> 1.37.2-1.1").as_dict()
+    ]
+    texts = {item.host: item.text for item in _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=HOSTS)).problems}
+    assert "would be v1.37.2 now" in texts["infra0"] and "Have etcd_packages install 1.36 first" in texts["infra0"]
+    assert "are v1.37.2 now" in texts["infra1"] and "Install 1.36 first" in texts["infra1"]
+
+
+def test_packages_take_a_turn() -> None:
+    """Although nothing else of the host differs. The plan shows them first."""
+    found = observations(up(leader=True), up(), up())
+    for host in ("infra0", "infra1"):
+        reason = Reason("packages", "version", "kubelet: 1.36.3-1.1 -> 1.37.2-1.1")
+        found[host]["reasons"]["packages"] = [reason.as_dict()]
+    plan = planned(found)
+    assert plan["order"] == ["infra1", "infra0"] and not plan["problems"]
+    assert plan["lines"] == [
+        "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
+        "infra0, infra1: packages: kubelet: 1.36.3-1.1 -> 1.37.2-1.1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,11 @@ INSTALL = 600.0
 # For the lock of another package manager, such as unattended-upgrades, seconds.
 PATIENCE = 120
 
-# In our directory: what is fetched for a turn, and which of its packages were on hold.
-DIRECTORY, HELD = "packages", "packages-on-hold"
+# What is fetched for a turn. Programs can be run from there, as those of images are; /tmp, /var/tmp and /run may be mounted with noexec.
+DIRECTORY = "/var/lib/kubeadm-etcd-packages"
+
+# In our directory: which packages were on hold.
+HELD = "packages-on-hold"
 
 # Of directories that an observation was killed in.
 _LEFT_BEHIND = 3600.0
@@ -319,6 +322,10 @@ class Dnf(Manager):
 
     name = "dnf"
 
+    def __init__(self) -> None:
+        # The directory of what was fetched.
+        self.fetched = ""
+
     def _dnf(self, scratch: str, *words: str) -> Done:
         return run(self._argv(scratch, *words), FETCH)
 
@@ -327,7 +334,6 @@ class Dnf(Manager):
         cache = os.path.join(scratch, "cache")
         options = [
             f"--setopt=cachedir={cache}",
-            "--setopt=keepcache=1",
             "--disableexcludes=all",
             "--disableplugin=versionlock",
         ]
@@ -366,19 +372,21 @@ class Dnf(Manager):
 
     def fetch(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
-        done = self._dnf(scratch, "--downloadonly", *self._asked(changes))
+        # A directory of its own: one of a run that was killed may be what an installation reads.
+        self.fetched = tempfile.mkdtemp(prefix="archives-", dir=scratch)
+        done = self._dnf(scratch, "--downloadonly", f"--destdir={self.fetched}", *self._asked(changes))
         if done.code != 0:
             raise EtcdError(f"dnf cannot fetch {_listed(changes)}: {' '.join(done.stderr.split())[-400:]}")
 
     def file_of(self, change: Change, scratch: str) -> str:
         """See Manager."""
-        version = change.after.split(":", 1)[-1]
-        pattern = os.path.join(glob.escape(scratch), "cache", "**", f"{glob.escape(f'{change.name}-{version}')}.*.rpm")
-        if not glob.glob(pattern, recursive=True):
+        if not self.fetched:
             self.fetch([change], scratch)
-        path = next(iter(glob.glob(pattern, recursive=True)), "")
+        version = change.after.split(":", 1)[-1]
+        pattern = f"{glob.escape(f'{self.fetched}/{change.name}-{version}')}.*.rpm"
+        path = next(iter(glob.glob(pattern)), "")
         if not path:
-            raise EtcdError(f"dnf has fetched {change.name} {change.after}, and its file is not in {scratch}.")
+            raise EtcdError(f"dnf has fetched {change.name} {change.after}, and its file is not in {self.fetched}.")
         return path
 
     def unpack(self, path: str, target: str) -> Done:
@@ -393,7 +401,8 @@ class Dnf(Manager):
     def install(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
         log = os.path.join(scratch, "install.log")
-        done = run_apart(self._argv(scratch, "--cacheonly", *self._asked(changes)), INSTALL, log)
+        files = sorted(glob.glob(f"{glob.escape(self.fetched)}/*.rpm"))
+        done = run_apart(self._argv(scratch, "--cacheonly", "install", *files), INSTALL, log)
         if done.code != 0:
             what = done.stderr or f"failed (exit code {done.code})"
             raise EtcdError(
@@ -425,7 +434,7 @@ def rpm_installed(text: str) -> dict[str, Installed]:
     for line in text.splitlines():
         name, _tab, version = line.partition("\t")
         if version:
-            found[name] = Installed(version, whole=name not in found)
+            found[name] = Installed(_without_epoch(version), whole=name not in found)
     return found
 
 
@@ -438,7 +447,12 @@ def madison_versions(text: str, name: str) -> list[str]:
 def rpm_versions(text: str, name: str) -> list[str]:
     """Versions in the output of dnf repoquery."""
     lines = (line.strip().partition("\t") for line in text.splitlines())
-    return list(dict.fromkeys(version for found, _tab, version in lines if found == name and version))
+    return list(dict.fromkeys(_without_epoch(version) for found, _tab, version in lines if found == name and version))
+
+
+def _without_epoch(version: str) -> str:
+    """A version of rpm as people write it: the epoch 0 is left out."""
+    return version[2:] if version.startswith("0:") else version
 
 
 def simulated(text: str) -> tuple[list[Change], list[str]]:
@@ -561,13 +575,12 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
         )
     installed = manager.installed(package.name for package in wanted)
     missing, holds = needed(wanted, installed), lost_holds(work_dir, installed)
-    directory = os.path.join(work_dir, DIRECTORY)
     if not missing:
-        yield Staged(lost_holds=holds, left_behind=directory if os.path.isdir(directory) else "", manager=manager)
+        yield Staged(lost_holds=holds, left_behind=DIRECTORY if os.path.isdir(DIRECTORY) else "", manager=manager)
         return
     with contextlib.ExitStack() as stack:
         if fetches:
-            scratch = directory
+            scratch = DIRECTORY
             os.makedirs(scratch, mode=0o700, exist_ok=True)
             # Of a run that was killed. Packages are kept: an installation may still go on.
             for path in (
@@ -576,7 +589,7 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
             ):
                 shutil.rmtree(path, ignore_errors=True)
         else:
-            scratch = stack.enter_context(_private_directory(work_dir))
+            scratch = stack.enter_context(_private_directory())
         changes = changes_of(manager, missing, installed, scratch)
         changes += manager.companions(changes, scratch)
         if fetches:
@@ -600,12 +613,10 @@ def fetch_again(manager: Manager, changes: list[Change], scratch: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_directory(work_dir: str) -> Iterator[str]:
-    """A directory beside our files, from which programs can be run: /tmp and /run may be mounted with noexec."""
-    parent = work_dir
-    while not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
-    prefix = ".kubeadm-etcd-packages-"
+def _private_directory() -> Iterator[str]:
+    """A directory beside that of turns."""
+    parent, prefix = os.path.split(DIRECTORY)
+    prefix = f".{prefix}-"
     for path in glob.glob(os.path.join(glob.escape(parent), f"{prefix}*")):
         if time.time() - os.stat(path).st_mtime > _LEFT_BEHIND:
             shutil.rmtree(path, ignore_errors=True)
@@ -642,4 +653,4 @@ def install(staged_packages: Staged, work_dir: str) -> None:
             manager.hold(held)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(note)
-    shutil.rmtree(os.path.join(work_dir, DIRECTORY), ignore_errors=True)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)

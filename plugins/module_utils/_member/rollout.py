@@ -281,7 +281,8 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
     """
     query = "&".join(f"exclude={alarm}" for alarm in without)
     try:
-        code, said = EtcdClient(url, *target.credentials, timeout=ANSWER).request("GET", f"/health?{query}")
+        with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+            code, said = client.request("GET", f"/health?{query}")
     except EtcdError as exc:
         return str(exc).rstrip(".")
     return None if code == 200 else brief(said) or f"it answers {code}"
@@ -308,7 +309,8 @@ def ask_cluster_version(target: Target) -> str:
     # The member itself is the one in doubt, so it is asked last.
     for url in [*target.urls[1:], target.urls[0]]:
         try:
-            return EtcdClient(url, *target.credentials, timeout=ANSWER).cluster_version()
+            with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+                return client.cluster_version()
         except EtcdError:
             continue
     return ""
@@ -365,6 +367,18 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
     if not check:
         client.update_member(entry.id, wanted)
     return entry.peer_urls
+
+
+def lasting(problems: Callable[[], list[str]]) -> list[str]:
+    """Problems that are still there after some seconds. What passes may be an election."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        check_controller()
+        is_last = time.monotonic() > deadline
+        found = problems()
+        if not found or is_last:
+            return found
+        time.sleep(1.0)
 
 
 def check_gate(target: Target) -> None:

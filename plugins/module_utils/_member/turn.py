@@ -184,7 +184,7 @@ def pull_images(spec: TurnSpec, check: bool) -> dict[str, Any]:
         turn = Turn(spec, check, stack.enter_context(stage(replace(spec, turn=1), check)))
         if not check:
             turn.have_images()
-        turn.reasons, turn.content = [], []
+        turn.package_reasons, turn.reasons, turn.content = [], [], []
         return turn.result()
 
 
@@ -231,7 +231,8 @@ class Turn:
         self.installed = ""
         self.kept: dict[str, service.KeptFile] | None = None
         self.installed_packages: tuple[_packages.Change, ...] = ()
-        self.package_restarted_kubelet = False
+        # Whether the kubelet ran before packages were installed, and is another process since.
+        self.kubelet_ran = self.package_restarted_kubelet = False
         self.former_urls: list[str] = []
         self.waited = 0.0
 
@@ -538,7 +539,8 @@ class Turn:
     def act(self, target: _rollout.Target) -> None:
         """Install packages, change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
         self.install_packages()
-        runs = bool(self.kubelet and self.kubelet.unit.active)
+        # One that does not run any more since its package was replaced has to be proven before etcd depends on it.
+        runs = bool(self.kubelet and (self.kubelet.unit.active or self.kubelet_ran))
         if runs:
             self._check_lock()
             self.change_kubelet()
@@ -566,7 +568,7 @@ class Turn:
         self.installed_packages, self.staged = self.staged.changes, _packages.Staged()
         # Its start is reckoned by two clocks.
         restarted = abs(_host.kubelet_unit().started - former.started) > 1.0
-        self.package_restarted_kubelet = former.active and restarted
+        self.kubelet_ran, self.package_restarted_kubelet = former.active, former.active and restarted
         self.look(self.published)
 
     def _start_kubelet(self) -> None:

@@ -272,10 +272,13 @@ def test_ids_of_a_restored_cluster(
     cluster.power_cut()
     members = [(name, ADDRESSES[name]) for name in cluster.names]
     urls = _restore.peer_urls_of(members, 2380)
+    revisions: list[int] = []
     raw = tmp_path / "db"
     raw.write_bytes((cluster[1].data / "member/snap/db").read_bytes())
     for number, file in enumerate((path, str(raw))):
-        token = restore_token(read_snapshot_file(file).identity, urls, [f"c{number}"])
+        token = restore_token(
+            read_snapshot_file(file).identity, urls, [f"c{number}"], [], int(time.time() / 60) + number
+        )
         for member in cluster.members:
             spec = _restore.RestoreSpec(
                 file, token, member.name, members, "", data_dir=str(member.data), work_dir=str(member.directory / "work"),
@@ -293,7 +296,9 @@ def test_ids_of_a_restored_cluster(
         with cluster[0].client() as client:
             status = client.status()
             assert f"{status.cluster_id:x}" == cluster_id(urls, token)
-            assert int(client.call("kv/range", {"key": "AA=="})["header"]["revision"]) > 1_000_000_000
+            revisions.append(int(client.call("kv/range", {"key": "AA=="})["header"]["revision"]))
+            # As much later as the restore is, whatever was written since the one before.
+            assert revisions[-1] >= 1_000_000_000 + int(time.time()) * 1000 and revisions == sorted(set(revisions))
             assert {member.id for member in client.members()} == {member_id([url], token) for url in urls.values()}
         cluster.power_cut()
 
@@ -382,7 +387,7 @@ def test_two_gibibytes(make_cluster: Make, tmp_path: Path) -> None:
         seconds["etcdctl"].append(time.monotonic() - begin)
         (tmp_path / "theirs.db").unlink()
         restored = {
-            "token": "bench",
+            "token": "bench-1",
             "member": "infra9",
             "members": [["infra9", "10.77.0.9"]],
             "image": "",

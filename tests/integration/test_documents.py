@@ -107,16 +107,18 @@ class Desk:
         """The state that every row begins with."""
         self.clear()
         self.run("ansible-playbook site.yml -i inventory", check=False)
-        if not self.whole():
+        if not self.has_all():
             self.lab.fresh()
             self.run("ansible-playbook site.yml -i inventory")
             fill(self.lab, "/registry/doc", KEYS)
 
+    def has_all(self) -> bool:
+        """Whether all keys are there, in a healthy cluster of three."""
+        return healthy(self.lab) and count(self.lab, "/registry/doc") == KEYS and len(self.lab.members()) == 3
+
     def whole(self) -> bool:
-        """Whether all keys are there, in a healthy cluster of three that a further run leaves alone."""
-        if not (healthy(self.lab) and count(self.lab, "/registry/doc") == KEYS and len(self.lab.members()) == 3):
-            return False
-        return not re.search(r"changed=[1-9]", self.run("ansible-playbook site.yml -i inventory"))
+        """The same, and a further run changes nothing."""
+        return self.has_all() and not re.search(r"changed=[1-9]", self.run("ansible-playbook site.yml -i inventory"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import WantedSnapshot, wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    LASTS,
+    bump_of,
     cluster_id,
     has_kubernetes,
     read_snapshot_file,
@@ -20,6 +22,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
 from test_run import ALL_UP, observations
 
+# In minutes.
+NOW = 29850000
 URLS = {host: f"https://10.0.0.{6 + number}:2380" for number, host in enumerate(HOSTS)}
 
 
@@ -31,6 +35,7 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
         item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
         item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
         item["config"].update(peer_port=2380)
+        item["facts"]["asked_at"] = NOW * 60.0 + len(host)
         item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
         item["reasons"]["backup"] = []
         if record != "-":
@@ -122,7 +127,7 @@ def test_the_timer_is_a_step_of_its_own() -> None:
 # --- Restore ---------------------------------------------------------------------------------------------------------
 
 SNAPSHOT = WantedSnapshot("/srv/x.db", "ab" * 32)
-TOKEN = restore_token(SNAPSHOT.identity, URLS, ["c1"])
+TOKEN = restore_token(SNAPSHOT.identity, URLS, ["c1"], [], NOW)
 NEW = cluster_id(URLS, TOKEN)
 RESTORED = {**DOWN, "cluster_id": NEW, "restored": True}
 
@@ -166,7 +171,24 @@ def test_a_killed_restore_goes_on() -> None:
     made = plan(found, "restore", snapshot=SNAPSHOT)
     assert made["settled"] and made["problems"] == []
     # Another snapshot, and the same one once more, have other tokens.
-    assert restore_token("cd" * 32, URLS, ["c1"]) != TOKEN != restore_token(SNAPSHOT.identity, URLS, [NEW])
+    assert (
+        restore_token("cd" * 32, URLS, ["c1"], [], NOW)
+        != TOKEN
+        != restore_token(SNAPSHOT.identity, URLS, [NEW], [NEW], NOW)
+    )
+    # It is the same for a day.
+    for minutes, same in ((0, True), (59, True), (LASTS - 1, True), (LASTS, False), (-1, False)):
+        for before, data in ((["c1"], [NEW]), ([NEW, "c1"], []), (["c1", NEW], [NEW, "c1"])):
+            token = restore_token(SNAPSHOT.identity, URLS, before, data, NOW + minutes)
+            assert (token == TOKEN) is same, (minutes, before, data)
+
+
+def test_no_revision_is_used_twice() -> None:
+    """Also if the same snapshot is restored a minute later, when thousands of keys were written."""
+    later = restore_token(SNAPSHOT.identity, URLS, [NEW], [NEW], NOW + 1)
+    assert bump_of(later) - bump_of(TOKEN) == 60_000 and bump_of(TOKEN) == 1_000_000_000 + NOW * 60_000
+    # Far from what etcd can count, for as long as there are clusters.
+    assert bump_of(TOKEN) * 1000 < 1 << 63
 
 
 def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:

@@ -8,6 +8,7 @@ is read off its data: the data of a restore has a cluster id of its own. What wa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     read_snapshot_file,
     restore_token,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
@@ -116,7 +118,7 @@ def restore(
         member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
         for member in cluster.members
     }
-    token = restore_token(snapshot.identity, urls, ids_before(observations))
+    token = restore_token(snapshot.identity, urls, *ids_in(observations), moment_of(observations))
     new = cluster_id(urls, token)
     left = [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
     if left:
@@ -129,7 +131,9 @@ def restore(
             reasons = reasons_for(kind, observations[member.host], snapshot)
             if reasons:
                 steps.append(Step(kind, member.name, member.host, None, tuple(reasons)))
-    return Restore([], steps, former_members(cluster, observations) if left else [], token)
+    return Restore(
+        [], steps, [*former_members(cluster, observations), *of_another(cluster, snapshot)] if left else [], token
+    )
 
 
 def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
@@ -156,10 +160,17 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
     return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 
 
-def ids_before(observations: Observations) -> list[str]:
-    """Ids of clusters that the records of hosts name."""
-    records = [item["etcd"].get("record") or {} for item in observations.values()]
-    return [str(record["cluster_id"]) for record in records if record.get("cluster_id") not in (None, "", UNKNOWN)]
+def ids_in(observations: Observations) -> tuple[list[str], list[str]]:
+    """Ids of clusters that the records of hosts name, and those that their data is of."""
+    records = [(item["etcd"].get("record") or {}).get("cluster_id") for item in observations.values()]
+    data = [item["etcd"].get("cluster_id") for item in observations.values()]
+    first, second = ([str(item) for item in found if item not in (None, "", UNKNOWN)] for found in (records, data))
+    return first, second
+
+
+def moment_of(observations: Observations) -> int:
+    """When the hosts were asked, in minutes since 1970: each host's plan is made of the same observations, and comes to the same."""
+    return int(max((item["facts"].get("asked_at") or 0.0 for item in observations.values()), default=0.0) // 60)
 
 
 def reasons_for(kind: str, observation: Observation, snapshot: WantedSnapshot) -> list[Reason]:
@@ -189,6 +200,15 @@ def healthy_problems(cluster: Cluster, observations: Observations, new: str, rep
             f" lost. To do it all the same: -e etcd_replace_healthy_cluster={cluster.name}"
         )
     return [Problem(text, code="healthy")]
+
+
+def of_another(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
+    """A snapshot that has the name of another cluster. That may be wanted: a cluster is copied so."""
+    match = NAME.match(os.path.basename(snapshot.path))
+    if not match or match["cluster"] == cluster.name:
+        return []
+    text = f"by its name, {snapshot.path} is a snapshot of cluster {match['cluster']!r}. Cluster {cluster.name!r} gets the keys of that one."
+    return [note(text)]
 
 
 def former_members(cluster: Cluster, observations: Observations) -> list[Problem]:

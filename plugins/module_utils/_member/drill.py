@@ -29,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     read_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import SPARE, BackupSpec, describe
@@ -40,6 +41,9 @@ NOWHERE = "http://127.0.0.1:1"
 
 # Seconds until the member serves, beside those that it needs to read its database.
 SERVES = 60.0
+
+# Seconds to wait for another rehearsal on this host.
+WAITS = 600.0
 
 # Everything, as a range of keys.
 EVERY_KEY = "AA=="
@@ -112,6 +116,8 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
     process = _rollout.find_etcd_process(spec.member)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
+        # What another one left would be removed, and what it is using too.
+        stack.enter_context(locked(os.path.join(spec.dir, ".lock-drill"), WAITS, SERVES))
         scratch = stack.enter_context(directory(spec.dir))
         root = stack.enter_context(image_root(image, process.pid if process else 0))
         told = describe(root, path)

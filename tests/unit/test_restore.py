@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,22 @@ def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> Non
     assert "etcd/ca.crt is missing" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("etcd-20261127T090000Z-r51234.db", False),
+        ("other-20261127T090000Z-r51234.db", True),
+        ("db", False),
+    ],
+)
+def test_a_snapshot_of_another_cluster(name: str, warned: bool) -> None:
+    """Which may be wanted."""
+    snapshot = WantedSnapshot(f"/srv/{name}", "ab" * 32)
+    made = plan(seen(FRESH, FRESH, FRESH), "restore", snapshot=snapshot)
+    assert made["problems"] == [] and steps(made)
+    assert any("is a snapshot of cluster 'other'" in text for text in made["notices"]) is warned, made["notices"]
+
+
 def test_one_snapshot_for_one_cluster() -> None:
     attendance, wish = _run.Attendance(HOSTS), _run.Wish(operation="restore", snapshot=SNAPSHOT)
     made = _run.make_restore(CLUSTER, seen(DOWN, DOWN, DOWN), attendance, wish, ["etcd", "other"])
@@ -294,9 +312,28 @@ def database(extra: bytes = b"") -> bytes:
     return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
 
 
+def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:
+    """A database with two meta pages, the second one newer unless it is damaged (older: 0)."""
+    found = b""
+    for number, (count, transaction) in enumerate(((older or pages, 7), (pages if older else 9000, 8))):
+        data = struct.pack("<4I5Q", 0xED0CDAED, 2, page_size, 0, 3, 0, 2, count, transaction)
+        checksum = functools.reduce(lambda h, byte: (h ^ byte) * 0x100000001B3 % (1 << 64), data, 0xCBF29CE484222325)
+        found += (b"\0" * 16 + data + (checksum + (not older and number)).to_bytes(8, "little")).ljust(page_size, b"\0")
+    return found.ljust(pages * page_size, b"\0")
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (with_meta(8), True),
+        (with_meta(8, 5), True),
+        (with_meta(8, 5, 8192), True),
+        (with_meta(8) + b"x" * 32, False),
+        # What is left of a copy that ended at the end of a page, or beyond one by as much as a digest has.
+        (with_meta(8)[: 7 * 4096], "cut off"),
+        (with_meta(8, 5)[: 7 * 4096], "cut off"),
+        (with_meta(8, 5, 8192)[: 15 * 4096], "cut off"),
+        (with_meta(8)[: 7 * 4096 + 32], "cut off"),
         (database() + hashlib.sha256(database()).digest(), False),
         (database(), True),
         (database()[:-1], "cut off"),

@@ -12,7 +12,9 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import WantedSnapshot, wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    BUMP,
     LASTS,
+    SECONDS,
     bump_of,
     cluster_id,
     has_kubernetes,
@@ -24,8 +26,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
 from test_run import ALL_UP, observations
 
-# In minutes.
-NOW = 29850000
+# In steps of ten seconds.
+NOW = 179580000
 URLS = {host: f"https://10.0.0.{6 + number}:2380" for number, host in enumerate(HOSTS)}
 
 
@@ -37,7 +39,7 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
         item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
         item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
         item["config"].update(peer_port=2380)
-        item["facts"]["asked_at"] = NOW * 60.0 + len(host)
+        item["facts"]["asked_at"] = NOW * 10.0 + len(host)
         item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
         item["reasons"]["backup"] = []
         if record != "-":
@@ -178,19 +180,24 @@ def test_a_killed_restore_goes_on() -> None:
         != TOKEN
         != restore_token(SNAPSHOT.identity, URLS, [NEW], [NEW], NOW)
     )
-    # It is the same for a day.
-    for minutes, same in ((0, True), (59, True), (LASTS - 1, True), (LASTS, False), (-1, False)):
+    # It is the same for some hours.
+    for steps_later, same in ((0, True), (59, True), (LASTS - 1, True), (LASTS, False), (-1, False)):
         for before, data in ((["c1"], [NEW]), ([NEW, "c1"], []), (["c1", NEW], [NEW, "c1"])):
-            token = restore_token(SNAPSHOT.identity, URLS, before, data, NOW + minutes)
-            assert (token == TOKEN) is same, (minutes, before, data)
+            token = restore_token(SNAPSHOT.identity, URLS, before, data, NOW + steps_later)
+            assert (token == TOKEN) is same, (steps_later, before, data)
 
 
 def test_no_revision_is_used_twice() -> None:
-    """Also if the same snapshot is restored a minute later, when thousands of keys were written."""
+    """Also if the same snapshot is restored once more, or an older one, when a million of keys was written since."""
     later = restore_token(SNAPSHOT.identity, URLS, [NEW], [NEW], NOW + 1)
-    assert bump_of(later) - bump_of(TOKEN) == 60_000 and bump_of(TOKEN) == 1_000_000_000 + NOW * 60_000
-    # Far from what etcd can count, for as long as there are clusters.
-    assert bump_of(TOKEN) * 1000 < 1 << 63
+    first = 51234 + bump_of(TOKEN, 51234)
+    assert first == NOW * SECONDS * 1_000_000 and bump_of(TOKEN, 51234) > BUMP
+    for revision in (51234, 60, 70000):
+        assert revision + bump_of(later, revision) == first + 10_000_000
+    # Of a snapshot that was taken after the first restore.
+    assert bump_of(later, first + 1_000_000) == BUMP
+    # Far from what etcd can count, and as exact in JavaScript and Prometheus.
+    assert first * 4 < 1 << 53
 
 
 def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:

@@ -39,7 +39,7 @@ class Host:
         self.argv: list[str] = []
         self.spec = restore.RestoreSpec(
             str(root / "snapshot.db"),
-            "token-10",
+            "token-10000000",
             "infra0",
             [("infra0", "10.0.0.6"), ("infra1", "fd00::7")],
             "registry/etcd:3.6",
@@ -55,7 +55,11 @@ class Host:
             (restore, "has_kubernetes", lambda _path: self.kubernetes),
             (restore, "image_root", self.image_root),
             (restore, "run_alone", self.etcdutl),
-            (restore, "describe", lambda root, _path: {"storage": self.storage, "version": self.versions[root]}),
+            (
+                restore,
+                "describe",
+                lambda root, _path: {"storage": self.storage, "version": self.versions[root], "revision": 7},
+            ),
             (restore, "end_etcd", self.end),
             (restore, "hold_host_lock", lambda *_: self.acts.append("lock")),
             (cri, "has_image", lambda *_: self.has_image),
@@ -219,7 +223,7 @@ def test_what_etcdutl_is_told(host: Host) -> None:
     host.run("prepare")
     told = dict(zip(host.argv, host.argv[1:]))
     assert told["--initial-cluster"] == "infra0=https://10.0.0.6:2380,infra1=https://[fd00::7]:2380"
-    assert told["--name"] == "infra0" and told["--initial-cluster-token"] == "token-10"
+    assert told["--name"] == "infra0" and told["--initial-cluster-token"] == "token-10000000"
     assert told["--initial-advertise-peer-urls"] == "https://10.0.0.6:2380" and told["restore"] == host.spec.snapshot
     assert not {"--skip-hash-check", "--mark-compacted", "--bump-revision"} & set(host.argv)
 
@@ -228,7 +232,7 @@ def test_a_copied_database_has_no_hash_and_watches_begin_anew(host: Host) -> Non
     host.file.is_database, host.kubernetes = True, True
     host.run("prepare")
     assert {"--skip-hash-check", "--mark-compacted"} <= set(host.argv)
-    assert host.argv[host.argv.index("--bump-revision") + 1] == str(1_000_000_000 + 16 * 60_000)
+    assert host.argv[host.argv.index("--bump-revision") + 1] == str(0x10000000 * 10_000_000 - 7)
     assert "check file" not in host.acts
 
 

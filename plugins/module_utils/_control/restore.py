@@ -26,6 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     Step,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    SECONDS,
     cluster_id,
     read_snapshot_file,
     restore_token,
@@ -169,8 +170,8 @@ def ids_in(observations: Observations) -> tuple[list[str], list[str]]:
 
 
 def moment_of(observations: Observations) -> int:
-    """When the hosts were asked, in minutes since 1970: each host's plan is made of the same observations, and comes to the same."""
-    return int(max((item["facts"].get("asked_at") or 0.0 for item in observations.values()), default=0.0) // 60)
+    """When the hosts were asked, in steps since 1970: each host's plan is made of the same observations, and comes to the same."""
+    return int(max((item["facts"].get("asked_at") or 0.0 for item in observations.values()), default=0.0) // SECONDS)
 
 
 def reasons_for(kind: str, observation: Observation, snapshot: WantedSnapshot) -> list[Reason]:

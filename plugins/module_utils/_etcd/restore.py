@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-# How much the revision grows if Kubernetes' keys are in a snapshot, so that no watch takes an old revision for a new one: by this (etcd, "Disaster
-# recovery"), and by a thousand for each second since 1970. A cluster does not write as fast as that for long, so a revision is not used again either
-# if the same snapshot is restored once more, or an older one.
-BUMP, PER_MINUTE = 1_000_000_000, 60 * 1000
+# How much the revision grows at least if Kubernetes' keys are in a snapshot, so that no watch takes an old revision for a new one (etcd, "Disaster
+# recovery").
+BUMP = 1_000_000_000
 
-# A restore that has begun is continued within so many minutes. Later, it begins anew.
-LASTS = 24 * 60
+# It becomes the microseconds since 1970, in steps of so many seconds. No cluster writes as fast as that, so a revision is not used twice either if the
+# same snapshot is restored once more, or an older one.
+SECONDS, PER_SECOND = 10, 1_000_000
+
+# A restore that has begun is continued within so many steps, six hours. Later, it begins anew.
+LASTS = 6 * 3600 // SECONDS
 
 # Kubernetes' keys begin so (kube-apiserver, --etcd-prefix).
 KUBERNETES = b"/registry/"
@@ -124,7 +127,7 @@ def restore_token(
 ) -> str:
     """The token of a restore, the same on each run until it is finished.
 
-    identity: of the snapshot. before: ids of clusters in records of hosts; data: in their data. moment: minutes since 1970, which are a part of it.
+    identity: of the snapshot. before: ids of clusters in records of hosts; data: in their data. moment: since 1970, in these steps, which is a part of it.
 
     A record keeps the id of the former cluster until the restored member runs. What is the id of a cluster with a token that is made of the others,
     at this moment or before, is that of this restore.
@@ -132,9 +135,9 @@ def restore_token(
     known = sorted(set(before))
     for new in sorted({*known, *data}):
         begin = _token(identity, (item for item in known if item != new))
-        for minute in range(moment, max(-1, moment - LASTS), -1):
-            if cluster_id(members, f"{begin}-{minute:x}") == new:
-                return f"{begin}-{minute:x}"
+        for then in range(moment, max(-1, moment - LASTS), -1):
+            if cluster_id(members, f"{begin}-{then:x}") == new:
+                return f"{begin}-{then:x}"
     return f"{_token(identity, known)}-{moment:x}"
 
 
@@ -142,6 +145,6 @@ def _token(identity: str, ids: Iterable[str]) -> str:
     return hashlib.sha256(" ".join([identity, *ids]).encode()).hexdigest()[:32]
 
 
-def bump_of(token: str) -> int:
-    """How much the revision grows in the restore with this token: the same on all members."""
-    return BUMP + int(token.rsplit("-", 1)[1], 16) * PER_MINUTE
+def bump_of(token: str, revision: int) -> int:
+    """How much the revision of a snapshot grows in the restore with this token: the same on all members."""
+    return max(BUMP, int(token.rsplit("-", 1)[1], 16) * SECONDS * PER_SECOND - revision)

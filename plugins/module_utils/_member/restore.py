@@ -150,9 +150,6 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     for path in (partial, spec.staging):
         shutil.rmtree(path, ignore_errors=True)
     options = ["--initial-cluster-token", spec.token]
-    options += (
-        ["--bump-revision", str(bump_of(spec.token)), "--mark-compacted"] if has_kubernetes(spec.snapshot) else []
-    )
     try:
         process = _rollout.find_etcd_process(spec.member)
         if not process:
@@ -170,6 +167,8 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
                     f"{spec.member}: the snapshot {spec.snapshot} needs etcd {told['storage']}, and the image has etcd {told['version']}, which does not start"
                     " on it. Set etcd_image_tag to that version or a newer one, or use an older snapshot. Nothing has been stopped."
                 )
+            if has_kubernetes(spec.snapshot):
+                options += ["--bump-revision", str(bump_of(spec.token, told["revision"])), "--mark-compacted"]
             done = unpack(root, file, partial, spec.member, spec.peer_urls, options)
         if done.code != 0 or not is_of(partial, spec.cluster_id):
             said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"

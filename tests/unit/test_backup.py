@@ -135,6 +135,24 @@ def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (read.attempted, read.succeeded, read.file, read.size) == (NOW, NOW, "x", 5)
 
 
+def test_a_full_disk_does_not_hide_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be on another one."""
+    there, figures = tmp_path / "backups", tmp_path / "figures"
+    for directory in (there, figures):
+        directory.mkdir()
+    write = _backup.replace_file
+
+    def on_a_full_disk(path: str, content: bytes, mode: int) -> Any:
+        if path.startswith(str(there)):
+            raise EtcdError(f"{path} cannot be written: No space left on device.")
+        return write(path, content, mode)
+
+    monkeypatch.setattr(_backup, "replace_file", on_a_full_disk)
+    _backup.write_state(spec(there, textfile_dir=str(figures)), "backup", _backup.State(error="no room"))
+    assert os.listdir(there) == [] and "last_failed{" in (figures / "etcd-backup.prom").read_text()
+    assert 'member="infra0"} 1' in (figures / "etcd-backup.prom").read_text()
+
+
 def test_snapshots_that_are_too_many_are_removed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may be what fills the disk. Their age does not count until there is a new one."""
     there = tmp_path / "backups"

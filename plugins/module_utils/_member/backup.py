@@ -443,14 +443,16 @@ def _remove(path: str) -> None:
 
 
 def write_state(spec: BackupSpec, job: str, state: State) -> None:
-    """Write what the attempt of a job came to. A full disk does not hide the error that it has caused."""
-    text = "\n".join(metrics(spec, job, state)) + "\n"
-    with contextlib.suppress(EtcdError, OSError):
-        replace_file(
-            os.path.join(spec.dir, state_name(job)), (json.dumps(asdict(state), indent=2) + "\n").encode(), 0o600
-        )
-        # The textfile collector need not run as root.
-        replace_file(os.path.join(spec.textfile_dir or spec.dir, metrics_name(job)), text.encode(), 0o644)
+    """Write what the attempt of a job came to. A full disk does not hide the error that it has caused, nor what another disk has room for."""
+    text = json.dumps(asdict(state), indent=2) + "\n"
+    figures = "\n".join(metrics(spec, job, state)) + "\n"
+    # The textfile collector need not run as root.
+    for path, content, mode in (
+        (os.path.join(spec.dir, state_name(job)), text, 0o600),
+        (os.path.join(spec.textfile_dir or spec.dir, metrics_name(job)), figures, 0o644),
+    ):
+        with contextlib.suppress(EtcdError, OSError):
+            replace_file(path, content.encode(), mode)
 
 
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")

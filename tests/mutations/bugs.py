@@ -214,6 +214,7 @@ NAMED = [
     ),
     Named("every restore begins at the same revision", f"{ETCD}/restore", "bump_of", returns("1000000000")),
     Named("a restore begins anew with each run", f"{ETCD}/restore", "restore_token", guard("False", "cluster_id")),
+    Named("a restore that has ended is continued", f"{CONTROL}/restore", "has_ended", returns("False")),
     Named("a part of a database is taken for one", f"{ETCD}/restore", "database_size", returns("0")),
     Named(
         "a clock that was ahead rules for ever",

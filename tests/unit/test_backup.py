@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -87,6 +88,36 @@ UNKNOWN = replace(taken(0, 999999), sha256="")
 )
 def test_which_are_kept(snapshots: list[Snapshot], keep: int, days: int, expected: list[Snapshot]) -> None:
     assert kept(snapshots, keep, days, NOW) == expected
+
+
+WHOLE = b"".join(bytes([number % 251]) * 512 for number in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (WHOLE + hashlib.sha256(WHOLE).digest(), ""),
+        (WHOLE[:512] + hashlib.sha256(WHOLE[:512]).digest(), ""),
+        (WHOLE + hashlib.sha256(WHOLE[1:]).digest(), "its SHA-256 does not match"),
+        (WHOLE[:-1] + b"?" + hashlib.sha256(WHOLE).digest(), "its SHA-256 does not match"),
+        (WHOLE[:-512] + hashlib.sha256(WHOLE).digest(), "its SHA-256 does not match"),
+        (WHOLE, "it is cut off"),
+        (WHOLE + hashlib.sha256(WHOLE).digest()[:-1], "it is cut off"),
+        (hashlib.sha256(b"").digest(), "it is empty"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_snapshot_is_checked(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(content)
+    if not expected:
+        assert _snapshot.check_file(str(path)) == hashlib.sha256(content[:-32]).hexdigest()
+        return
+    with pytest.raises(EtcdError, match=f"snapshot {path} is damaged: {expected}. Use another one"):
+        _snapshot.check_file(str(path))
+    path.unlink()
+    with pytest.raises(EtcdError, match="cannot be read: No such file"):
+        _snapshot.check_file(str(path))
 
 
 def files(directory: Path, *snapshots: Snapshot) -> None:

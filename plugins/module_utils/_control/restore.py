@@ -28,12 +28,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     SECONDS,
     cluster_id,
+    new_token,
     read_snapshot_file,
     restore_token,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -119,13 +120,20 @@ def restore(
         member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
         for member in cluster.members
     }
-    token = restore_token(snapshot.identity, urls, *ids_in(observations), moment_of(observations))
+    token = restore_token(snapshot.identity, urls, data_ids(observations), moment_of(observations))
     new = cluster_id(urls, token)
-    left = [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
+    left = not_of(cluster, observations, new)
     if left:
         problems = healthy_problems(cluster, observations, new, replace_healthy)
     if problems:
         return Restore(problems)
+    if has_ended(observations, new, bool(left), replace_healthy == cluster.name):
+        # At another moment than the one before.
+        token = new_token(
+            snapshot.identity,
+            moment_of(observations) + (token == new_token(snapshot.identity, moment_of(observations))),
+        )
+        left = not_of(cluster, observations, cluster_id(urls, token))
     steps = []
     for kind in (PREPARE, STOP, REPLACE_DATA):
         for member in left:
@@ -161,12 +169,26 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
     return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 
 
-def ids_in(observations: Observations) -> tuple[list[str], list[str]]:
-    """Ids of clusters that the records of hosts name, and those that their data is of."""
-    records = [(item["etcd"].get("record") or {}).get("cluster_id") for item in observations.values()]
-    data = [item["etcd"].get("cluster_id") for item in observations.values()]
-    first, second = ([str(item) for item in found if item not in (None, "", UNKNOWN)] for found in (records, data))
-    return first, second
+def data_ids(observations: Observations) -> set[str]:
+    """Ids of the clusters that the data of hosts is of."""
+    found = {item["etcd"].get("cluster_id") for item in observations.values()}
+    return {str(item) for item in found if item not in (None, "", UNKNOWN)}
+
+
+def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:
+    """Members whose data is not that of the restored cluster."""
+    return [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
+
+
+def has_ended(observations: Observations, new: str, is_partial: bool, is_wanted_again: bool) -> bool:
+    """Whether the restore with this id of a cluster is one that came to its end before, so that this run begins another one.
+
+    is_partial: hosts have other data. They must not be added to members that were restored, have run, and may have written more: a quorum of
+    others could go on without what these have. is_wanted_again: a healthy cluster is replaced.
+    """
+    is_recorded = any((item["etcd"].get("record") or {}).get("cluster_id") == new for item in observations.values())
+    runs = any(item["etcd"].get("running") and item["etcd"].get("cluster_id") == new for item in observations.values())
+    return (is_recorded and (is_partial or is_wanted_again)) or (is_partial and runs)
 
 
 def moment_of(observations: Observations) -> int:

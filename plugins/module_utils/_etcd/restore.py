@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
@@ -122,27 +122,19 @@ def _number(data: bytes) -> int:
     return int.from_bytes(hashlib.new("sha1", data).digest()[:8], "big")  # noqa: S324  etcd's choice; nothing is protected by it.
 
 
-def restore_token(
-    identity: str, members: Mapping[str, str], before: Iterable[str], data: Iterable[str], moment: int
-) -> str:
+def restore_token(identity: str, members: Mapping[str, str], data: Collection[str], moment: int) -> str:
     """The token of a restore, the same on each run until it is finished.
 
-    identity: of the snapshot. before: ids of clusters in records of hosts; data: in their data. moment: since 1970, in these steps, which is a part of it.
-
-    A record keeps the id of the former cluster until the restored member runs. What is the id of a cluster with a token that is made of the others,
-    at this moment or before, is that of this restore.
+    identity: of the snapshot. data: ids of the clusters that the data of hosts is of. moment: since 1970, in these steps, which is a part of the token.
+    If one of the ids is that of a token of the last hours, that restore is continued.
     """
-    known = sorted(set(before))
-    for new in sorted({*known, *data}):
-        begin = _token(identity, (item for item in known if item != new))
-        for then in range(moment, max(-1, moment - LASTS), -1):
-            if cluster_id(members, f"{begin}-{then:x}") == new:
-                return f"{begin}-{then:x}"
-    return f"{_token(identity, known)}-{moment:x}"
+    recent = (new_token(identity, then) for then in range(moment, max(-1, moment - LASTS), -1))
+    return next((token for token in recent if cluster_id(members, token) in data), new_token(identity, moment))
 
 
-def _token(identity: str, ids: Iterable[str]) -> str:
-    return hashlib.sha256(" ".join([identity, *ids]).encode()).hexdigest()[:32]
+def new_token(identity: str, moment: int) -> str:
+    """The token of a restore that begins at a moment."""
+    return f"{identity[:32]}-{moment:x}"
 
 
 def bump_of(token: str, revision: int) -> int:

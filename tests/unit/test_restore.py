@@ -158,10 +158,12 @@ def test_restore(found: dict[str, Any], expected: list[tuple[str, str]]) -> None
     assert all(words[step["kind"]] in step["reasons"][0]["text"] for step in made["steps"])
 
 
-def with_records(ids: list[str], *states: dict[str, Any]) -> dict[str, Any]:
+def with_records(ids: list[str], *states: dict[str, Any], later: float = 1000.0) -> dict[str, Any]:
+    """Hosts, some minutes after the run that has restored some of them."""
     found = seen(*states)
     for item, number in zip(found.values(), ids):
         item["etcd"]["record"] = {"cluster_id": number}
+        item["facts"]["asked_at"] += later
     return found
 
 
@@ -169,8 +171,11 @@ def test_a_killed_restore_goes_on() -> None:
     """Hosts that have the restored data are left, whatever their records are of."""
     made = plan(with_records(["c1", "c1", "c1"], RESTORED, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
+    # What runs is of the former cluster.
+    found = with_records(["c1", "c1", "c1"], RESTORED, {**DOWN, "running": True, "cluster_id": "c1"}, DOWN)
+    assert plan(found, "restore", snapshot=SNAPSHOT)["token"] == TOKEN
     # All have it, and run: site.yml goes on, and what was stopped is started.
-    running = [{**up(), "cluster_id": NEW}] * 3
+    running = [{**up(), "cluster_id": NEW, "running": True}] * 3
     for ids in (["c1", "c1", "c1"], [NEW, "c1", "c1"], [NEW, NEW, NEW]):
         made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT)
         assert made["settled"] and made["problems"] == [] and made["token"] == TOKEN
@@ -189,20 +194,15 @@ def test_a_restore_that_has_ended_is_not_continued() -> None:
         # It runs, without a quorum, and was not recorded yet.
         (["c1", "c1", "c1"], ({**RESTORED, "running": True}, DOWN, DOWN)),
     ):
-        made = plan(with_records(ids, *states), "restore", snapshot=SNAPSHOT)
-        assert (
-            made["problems"] == [] and made["token"] == new_token(SNAPSHOT.identity, NOW + 1) and steps(made) == again
-        )
+        for later, moment in ((0.0, 1), (9.0, 1), (100.0, 10)):
+            made = plan(with_records(ids, *states, later=later), "restore", snapshot=SNAPSHOT)
+            assert made["problems"] == [] and steps(made) == again
+            assert made["token"] == new_token(SNAPSHOT.identity, NOW + moment)
     # The same snapshot is restored once more, if the cluster is named.
-    running = [{**up(), "cluster_id": NEW}] * 3
+    running = [{**up(), "cluster_id": NEW, "running": True}] * 3
     for ids, once_more in (([NEW, NEW, NEW], True), (["c1", "c1", "c1"], False)):
         made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etcd")
         assert made["problems"] == [] and bool(made["steps"]) is once_more and (made["token"] == TOKEN) is not once_more
-    # Later, that is another moment by itself.
-    found = with_records([NEW, NEW, NEW], RESTORED, DOWN, DOWN)
-    for item in found.values():
-        item["facts"]["asked_at"] += 100.0
-    assert plan(found, "restore", snapshot=SNAPSHOT)["token"] == new_token(SNAPSHOT.identity, NOW + 10)
 
 
 def test_no_revision_is_used_twice() -> None:

@@ -35,7 +35,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -120,7 +119,8 @@ def restore(
         member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
         for member in cluster.members
     }
-    token = restore_token(snapshot.identity, urls, data_ids(observations), moment_of(observations))
+    data = {item["etcd"].get("cluster_id") for item in observations.values()}
+    token = restore_token(snapshot.identity, urls, data, moment_of(observations))
     new = cluster_id(urls, token)
     left = not_of(cluster, observations, new)
     if left:
@@ -167,12 +167,6 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
     file, host = (snapshot.path, next(iter(hosts))) if snapshot.path else (max(newest)[3], max(newest)[2])
     reason = Reason("snapshot", "rehearsed", f"{file} is restored into a throw-away member, compared, and removed")
     return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
-
-
-def data_ids(observations: Observations) -> set[str]:
-    """Ids of the clusters that the data of hosts is of."""
-    found = {item["etcd"].get("cluster_id") for item in observations.values()}
-    return {str(item) for item in found if item not in (None, "", UNKNOWN)}
 
 
 def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:

@@ -122,7 +122,7 @@ def _number(data: bytes) -> int:
     return int.from_bytes(hashlib.new("sha1", data).digest()[:8], "big")  # noqa: S324  etcd's choice; nothing is protected by it.
 
 
-def restore_token(identity: str, members: Mapping[str, str], data: Collection[str], moment: int) -> str:
+def restore_token(identity: str, members: Mapping[str, str], data: Collection[str | None], moment: int) -> str:
     """The token of a restore, the same on each run until it is finished.
 
     identity: of the snapshot. data: ids of the clusters that the data of hosts is of. moment: since 1970, in these steps, which is a part of the token.

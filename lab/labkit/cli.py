@@ -10,13 +10,14 @@ from pathlib import Path
 from . import machine
 from .hosts import Facts, HostStatus, Lab, is_terminal, labs, left_behind
 from .image import Images, VersionSet
+from .packages import make_repository
 from .pins import pin
 from .process import LabError, say
 from .programs import ETCD, KUBERNETES, Store
 from .settings import DEFAULT_ETCD, DEFAULT_HOSTS, DEFAULT_KUBERNETES, DEFAULT_LAB, parse_version, state_directory
 
 # These neither start nor ask podman.
-_WITHOUT_ROOT = ("programs", "pin", "list", "inventory", "ssh")
+_WITHOUT_ROOT = ("packages", "programs", "pin", "list", "inventory", "ssh")
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -63,6 +64,13 @@ def cmd_build(options: argparse.Namespace) -> None:
     for path in images.archives(versions).values():
         print(path)
     print(images.host(versions))
+
+
+def cmd_packages(options: argparse.Namespace) -> None:
+    """Write a Debian repository with packages of kubeadm and the kubelet, and print where it is."""
+    store = _store(options)
+    versions = [parse_version(text) for text in options.version]
+    print(make_repository(store, versions, options.restarts, Path(options.directory).absolute()))
 
 
 def cmd_programs(options: argparse.Namespace) -> None:
@@ -300,6 +308,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="PROGRAM",
         help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl",
     )
+    sub = add("packages", "write a Debian repository with packages of kubeadm and the kubelet", programs)
+    sub.add_argument("--restarts", action="store_true", help="packages of the kubelet that restart it")
+    sub.add_argument("directory", metavar="DIRECTORY")
+    sub.add_argument("version", nargs="+", metavar="VERSION")
     add("programs", "print the directory of cached programs", versions, programs)
     add("images", "print the archives of the etcd and pause images", versions, programs)
     sub = add("pin", "write go.mod and go.sum for another version (for developers of the lab)")

@@ -47,6 +47,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "operation": {"type": "str", "default": "converge"},
                 "health": {"type": "bool", "default": False},
+                "reads_log": {"type": "bool", "default": False},
                 "again": {"type": "bool", "default": False},
             }
         )
@@ -85,6 +86,7 @@ class ActionModule(ActionBase):
             time.time(),
             args["health"] and asks_health(host, cluster, variables["ansible_play_batch"]),
             recipient,
+            args["reads_log"],
         )
         if arguments is not None:
             result["wanted"] = {part: arguments[part] for part in WANTED if part in arguments}

@@ -84,6 +84,13 @@ options:
         description: Fields merged over the KubeletConfiguration.
         type: dict
         default: {}
+  packages:
+    description:
+      - Packages that the host is to have, as for M(kubeadm.etcd.etcd_member_turn). If any has to be installed, C(kubeadm_version), C(kubelet_version),
+        RV(config) and the reasons are those of the host with it. For that, the package of kubeadm is fetched into a directory that is removed again.
+    type: list
+    elements: str
+    default: []
   backup:
     description: The snapshots that are wanted on the host. As for M(kubeadm.etcd.etcd_snapshot). Without them, nothing of snapshots is looked at.
     type: dict
@@ -94,6 +101,12 @@ options:
       - They are asked if the member of this host is ready and nothing on this host differs from what is wanted.
     type: dict
     default: {}
+  reads_log:
+    description:
+      - Whether the log of a member that runs etcd 3.6 is searched for entries that etcd 3.7 cannot read, although O(config) has no 3.7. It costs as much as
+        reading some 64 MiB.
+    type: bool
+    default: false
   apiserver:
     description: Of a control plane host, where kube-apiserver has its files, and whether the run may change it. Options of M(kubeadm.etcd.etcd_apiserver).
     type: dict
@@ -200,7 +213,7 @@ images:
   elements: str
 reasons:
   description:
-    - For each part (kubelet, ca, certificates, config, manifest, record) the reasons why it differs from what is wanted. Empty lists if it does not.
+    - For each part (packages, kubelet, ca, certificates, config, manifest, record) the reasons why it differs from what is wanted. Empty lists if it does not.
     - Each reason has C(part), C(code) (stable, for programs), C(text) (for people) and C(restarts), whether the change restarts etcd.
   returned: always
   type: dict
@@ -248,6 +261,7 @@ def main() -> None:
             "pki": {"type": "dict", "default": {}},
             "config": {"type": "dict", "default": {}},
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
+            "packages": {"type": "list", "elements": "str", "default": []},
             "backup": {"type": "dict", "default": {}},
             "apiserver": {
                 "type": "dict",
@@ -256,6 +270,7 @@ def main() -> None:
                 "options": {"update": {"type": "bool", "default": False}, **PLACES_ARGUMENTS},
             },
             "health": {"type": "dict", "default": {}},
+            "reads_log": {"type": "bool", "default": False},
             "install_dependencies": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

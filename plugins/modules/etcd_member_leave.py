@@ -53,6 +53,10 @@ options:
     description: Seconds for which a change that etcd does not accept yet is repeated.
     type: int
     default: 60
+  joins_anew:
+    description: Whether the host of the member joins anew afterwards. Then the module fails as well if another member is a learner or not healthy.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -114,6 +118,7 @@ def main() -> None:
             "client_port": {"type": "int", "default": 2379},
             "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
             "timeout": {"type": "int", "default": 60},
+            "joins_anew": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -15,6 +15,9 @@ description:
     restart.
   - Writes the files of the kubelet, and restarts it only if what runs differs from what would run.
   - The image is pulled, if the runtime does not have it, before anything stops.
+  - Packages (O(packages)) are fetched before anything stops, too. They are installed behind the gate, before the kubelet and etcd are restarted, so that the
+    programs of a host change in one turn. They stay installed if the turn fails. In check mode they are fetched into a directory that is removed again, as
+    far as the manifest that their kubeadm makes has to be known.
   - With O(turn) a cluster runs, and the member takes its turn in it. The turn holds a lock in the cluster, so that no other run changes a member
     at the same time, and begins only if the cluster can do without this member. It ends when the member is healthy again. If it does not come up, the
     manifest and the kubelet's files that it ran with before are put back, and the module fails.
@@ -74,6 +77,14 @@ options:
         description: Fields merged over the KubeletConfiguration.
         type: dict
         default: {}
+  packages:
+    description:
+      - Packages that the host is to have, as NAME=VERSION, with V(*) for anything. They are installed with apt or dnf, whichever the host has. A package that
+        is on hold is changed, too, and is on hold again afterwards. Nothing is removed for them, and no package is replaced by an older one.
+      - The member of a cluster that is down is started with the packages that are there (RV(left)).
+    type: list
+    elements: str
+    default: []
   parts:
     description: What of the member is changed. V(config) is C(kubeadmcfg.yaml); V(manifest) is rendered from it, and includes it.
     type: list
@@ -99,6 +110,12 @@ options:
         up, which may take half an hour. All other members have to be healthy voting members.
       - If etcd does not start, the learner is removed again, its data and manifest are kept under other names, and the module fails. If it starts and has not
         caught up in time, it stays a learner. An interrupted join is finished by the next one.
+    type: bool
+    default: false
+  images_only:
+    description:
+      - Only have the runtime pull the images that the member will run, if it lacks them, and change nothing else. For what a run does before the member's
+        turn, and would have done in vain without them, such as a snapshot of a large database.
     type: bool
     default: false
   allow_interruption:
@@ -186,18 +203,25 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import kubelet_spec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import take_join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import not_loaded
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import PARTS, TurnSpec, take_turn
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
+    PARTS,
+    TurnSpec,
+    pull_images,
+    take_turn,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import packages_problems, parse_packages
 
 
 def spec_of(params: dict[str, Any]) -> TurnSpec:
     """The turn that the options ask for."""
-    options = {key: value for key, value in params.items() if key not in ("halted", "join", "loads_ca")}
+    options = {key: value for key, value in params.items() if key not in ("halted", "join", "images_only", "loads_ca")}
     if params["loads_ca"]:
         options["ca_reason"] = not_loaded
     config = ConfigSpec.from_params(params["config"])
     kubelet = kubelet_spec(params["kubelet"], config.data_dir)
-    return TurnSpec(**{**options, "config": config, "kubelet": kubelet, "parts": tuple(params["parts"])})
+    typed = {"config": config, "kubelet": kubelet, "parts": tuple(params["parts"])}
+    return TurnSpec(**{**options, **typed, "packages": parse_packages(params["packages"])})
 
 
 def main() -> None:
@@ -206,9 +230,11 @@ def main() -> None:
             "halted": {"type": "str", "default": ""},
             "config": {"type": "dict", "required": True},
             "kubelet": {"type": "dict", "default": {}, "apply_defaults": True, "options": KUBELET_ARGUMENTS},
+            "packages": {"type": "list", "elements": "str", "default": []},
             "parts": {"type": "list", "elements": "str", "choices": list(PARTS), "default": list(PARTS)},
             "turn": {"type": "int", "default": 0},
             "join": {"type": "bool", "default": False},
+            "images_only": {"type": "bool", "default": False},
             "allow_interruption": {"type": "bool", "default": False},
             "loads_ca": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
@@ -217,8 +243,11 @@ def main() -> None:
     )
     if module.params["halted"]:
         module.fail_json(msg=module.params["halted"])
+    problems = packages_problems("packages", module.params["packages"])
+    if problems:
+        module.fail_json(msg="\n".join(problems))
     try:
-        act = take_join if module.params["join"] else take_turn
+        act = pull_images if module.params["images_only"] else take_join if module.params["join"] else take_turn
         result = act(spec_of(module.params), module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))

@@ -35,6 +35,10 @@ options:
     description: Whether the first host of each cluster also asks all members for their health, so that a run with nothing to do needs no further call.
     type: bool
     default: false
+  reads_log:
+    description: Whether the logs of members on etcd 3.6 are searched for what etcd 3.7 cannot read, although 3.7 is not wanted. For the report.
+    type: bool
+    default: false
   again:
     description: Whether this is the second look, which is the last one.
     type: bool

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,8 @@ class Member:
     namespace: int
     directory: Path
     process: subprocess.Popen[bytes] | None = None
+    # As the membership tells them, for a member that joins.
+    peers: tuple[tuple[str, str], ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -215,6 +217,7 @@ class Member:
                 "extra_args": extra,
             }
         )
+        spec = replace(spec, peers=self.peers)
         etcd = self.pki / "etcd"
         kubeadms = {
             "data-dir": spec.data_dir,

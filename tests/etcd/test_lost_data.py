@@ -8,7 +8,8 @@ import time
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 
-from .conftest import Cluster, Make, Member, each_version, wait_until
+from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
+from .test_membership import join, membership, small, start_learner
 
 REFUSED = "cannot fetch cluster info"
 
@@ -111,6 +112,62 @@ def test_the_only_member_without_its_data(make_cluster: Make, version: str) -> N
     cluster[0].find()
     cluster.start_as_published()
     assert whole(cluster, "acknowledged")
+
+
+JOINED = "no match found for existing member"
+
+
+@each_version
+def test_a_member_that_has_joined_and_not_restarted_since(make_cluster: Make, version: str) -> None:
+    """Its manifest has the full list, and the kubelet starts etcd with it again and again, whatever the data directory holds. It does not join empty."""
+    cluster, joiners = small(make_cluster, version, 2, 3)
+    lost = joiners[0]
+    join(cluster, lost)
+    cluster[1].signal(signal.SIGKILL)
+    cluster.write("acknowledged")
+    cluster.power_cut()
+    lost.lose()
+    # As in test_why_the_full_list_will_not_do: the member that has the write comes last.
+    cluster.start_as_published([cluster[1]])
+
+    for _ in range(3):
+        if not lost.running:
+            lost.start("existing", [])
+            lost.last_words()
+    assert takes_no_write([lost, cluster[1]])
+    cluster.start_as_published([cluster[0]])
+    cluster.wait(cluster.members[:2])
+    leader, other = sorted(cluster.members[:2], key=lambda member: not member.leads())
+    number = next(entry.id for entry in membership(cluster).members() if entry.name == other.name)
+    # An empty member that gets further than this one panics until the leader changes.
+    for act in (lambda: None, lambda: cluster.etcdctl("move-leader", f"{number:x}", endpoints=[leader])):
+        act()
+        lost.start("existing", [])
+        assert JOINED in lost.last_words().rsplit("cannot", 1)[-1]
+    assert cluster.values("acknowledged") == ["there", "there"]
+    lost.find()
+    lost.start("existing", [])
+    assert whole(cluster, "acknowledged")
+
+
+@other_versions_long
+def test_a_learner_without_its_data(make_cluster: Make, version: str) -> None:
+    """Before it has its data it starts as often as it likes; afterwards it does not join empty, whether or not it has been promoted."""
+    cluster, joiners = small(make_cluster, version, 3, 4)
+    lost = joiners[0]
+    acts, entry = start_learner(cluster, lost)
+    lost.signal(signal.SIGKILL)
+    lost.start("existing", [])
+    acts.promote(entry.id, [peer_url(lost.name)], 60)
+    lost.signal(signal.SIGKILL)
+    lost.lose()
+    lost.start("existing", [])
+    assert JOINED in lost.last_words()
+    lost.find()
+    lost.start("existing", [])
+    cluster.members.append(lost)
+    cluster.names.append(lost.name)
+    assert whole(cluster, "a third")
 
 
 @each_version

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member as Entry
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import WITHOUT_CORRUPT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import ADDRESSES, Cluster, Make, Member, other_versions_long, peer_url, wait_until
@@ -34,12 +36,19 @@ def membership(cluster: Cluster) -> Membership:
     return Membership([member.endpoint for member in cluster.members], cluster[0].files)
 
 
-def join(cluster: Cluster, member: Member) -> None:
-    """What a join does on a host: add a learner, start it with the membership of that moment, promote it."""
+def start_learner(cluster: Cluster, member: Member) -> tuple[Membership, Entry]:
+    """Add a learner, and start it with the membership of that moment."""
     acts = membership(cluster)
     entry = acts.add_learner([peer_url(member.name)], 30)
+    member.peers = peers_of(acts.members(), entry.id, member.name)
     member.start("existing", [*cluster.names, member.name])
-    acts.promote(entry.id, 60)
+    return acts, entry
+
+
+def join(cluster: Cluster, member: Member) -> None:
+    """What a join does on a host: add a learner, start it with the membership of that moment, promote it."""
+    acts, entry = start_learner(cluster, member)
+    acts.promote(entry.id, [peer_url(member.name)], 60)
     cluster.members.append(member)
     cluster.names.append(member.name)
     wait_until(f"{member.name} is not healthy", member.healthy)
@@ -109,7 +118,7 @@ def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: s
     assert acts.add_learner(urls, 30) == entry and entry.is_learner and not entry.started
     # It cannot be promoted, and etcd says why.
     with pytest.raises(EtcdError, match="in sync with leader"):
-        acts.promote(entry.id, 2)
+        acts.promote(entry.id, urls, 2)
     # etcd has one learner at a time.
     with pytest.raises(EtcdError, match="too many learner"):
         acts.add_learner(["https://10.77.0.99:2380"], 30)
@@ -159,14 +168,12 @@ def test_a_learner_with_much_to_catch_up(make_cluster: Make, version: str) -> No
     for number in range(300):
         assert cluster[0].put(f"big{number}", big)
     member = joiners[0]
-    acts = membership(cluster)
-    entry = acts.add_learner([peer_url(member.name)], 30)
-    member.start("existing", [*cluster.names, member.name])
+    acts, entry = start_learner(cluster, member)
     member.signal(signal.SIGSTOP)
     with pytest.raises(EtcdError, match="does not promote"):
-        acts.promote(entry.id, 2)
+        acts.promote(entry.id, [peer_url(member.name)], 2)
     member.signal(signal.SIGCONT)
-    assert not acts.promote(entry.id, 60).is_learner
+    assert not acts.promote(entry.id, [peer_url(member.name)], 60).is_learner
     cluster.members.append(member)
     cluster.wait()
     wait_until("they do not agree", cluster.agree)
@@ -189,10 +196,12 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
     urls = [peer_url(joiners[0].name)]
     entry = acts.add_learner(urls, 30)
     assert len(acts.members()) == 2
+    joiners[0].peers = peers_of(acts.members(), entry.id, joiners[0].name)
     joiners[0].start("existing", [*cluster.names, joiners[0].name])
-    assert not acts.promote(entry.id, 60).is_learner
+    wait_until("it has not started", lambda: entry_at(acts.members(), urls).started)  # type: ignore[union-attr]
+    assert not acts.promote(entry.id, urls, 60).is_learner
     joiners[0].signal(signal.SIGTERM)
-    assert lost == ["cluster/member/add", "cluster/member/promote"]
+    assert lost == [f"cluster/member/{act}" for act in ("add", "update", "promote")]
 
 
 # --- A member leaves, by the function that the module calls -----------------------------------------------------------
@@ -241,6 +250,29 @@ def test_what_leaves_and_what_does_not(make_cluster: Make, version: str) -> None
         last = replace(spec, member=others[0].name, member_id=number, members=asked)
         with pytest.raises(EtcdError, match="last voting member"):
             leave(last, check=False)
+
+
+def test_the_way_out_of_a_learner_beside_a_member_without_its_data(make_cluster: Make) -> None:
+    """Neither may join beside the other. The learner leaves, the dead member is replaced, and then the learner joins anew."""
+    cluster, joiners = small(make_cluster, "3.6.14", 3, 4)
+    dead, learner = cluster[2], joiners[0]
+    start_learner(cluster, learner)
+    wait_until("the learner has not started", lambda: learner.name in names(cluster))
+    with writing(cluster):
+        dead.signal(signal.SIGKILL)
+        dead.lose()
+        anew = replace(leave_spec(cluster, dead), joins_anew=True)
+        with pytest.raises(EtcdError, match=f"{dead.name} is not removed: .* is a learner"):
+            leave(anew, check=False)
+        assert leave(leave_spec(cluster, learner), check=False)["changed"]
+        wait_until("the learner still runs", lambda: not learner.running)
+        learner.lose()
+        assert leave(anew, check=False)["changed"]
+        cluster.members.remove(dead)
+        cluster.names.remove(dead.name)
+        for member in (dead, learner):
+            join(cluster, member)
+    assert cluster.agree()
 
 
 def test_two_that_leave_at_once(make_cluster: Make) -> None:

@@ -13,6 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import coun
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import Cluster, Make, Member, encoded, wait_until
+from .test_membership import join, small, start_learner
 
 OLD, MIDDLE, NEW = "3.5.35", "3.6.14", "3.7.3"
 PANIC = "unmarshal should never fail"
@@ -150,6 +151,24 @@ def test_a_raft_snapshot_that_is_older_than_the_entries(make_cluster: Make) -> N
 
 
 @pytest.mark.long
+def test_3_7_does_not_join_beside_entries_of_3_5(make_cluster: Make) -> None:
+    """It is sent them, and panics. A member that has written a raft snapshot sends that instead."""
+    cluster, joiners = small(make_cluster, OLD, 1, 2)
+    restart(cluster, cluster[0], MIDDLE)
+    cluster.wait()
+    wait_until("the cluster has not 3.6", lambda: cluster_version(cluster[0]) == "3.6.0")
+    assert unreadable(cluster) == [True]
+    joiner = joiners[0]
+    joiner.version = NEW
+    acts, entry = start_learner(cluster, joiner)
+    wait_until("it does not panic", lambda: PANIC in joiner.log.read_text() and not joiner.running)
+    assert acts.remove(entry.id, 30)
+    make_readable(cluster, cluster[0])
+    joiner.lose()
+    join(cluster, joiner)
+    assert cluster.agree()
+
+
 def test_many_writes(make_cluster: Make) -> None:
     """More than etcd keeps without a raft snapshot: there is nothing that 3.7 cannot read."""
     cluster = make_cluster(3, OLD)

@@ -40,7 +40,7 @@ class Why(Enum):
     NO_MEMBER = "no member has this name"
     NO_HELPER = "no other member is ready"
     QUORUM = "the others would be no quorum"
-    UNWELL = "a healthy member does not leave while another one is not healthy"
+    UNWELL = "a healthy member does not leave, and none is replaced, while another one is not healthy or a learner"
     ABSENT = "the host that is to join anew does not answer"
     HEALTHY = "a healthy member is not replaced unless told"
     CA_KEY = "the host has the only key of the CA"
@@ -204,6 +204,10 @@ def expect_departure(state: State, operation: Operation) -> Expected:
         elif unwell and is_ready:
             reasons.add(Why.UNWELL)
     if replaces:
+        if Why.QUORUM not in reasons and (
+            unwell or [other for other in state.those(Standing.LEARNER) if other != name]
+        ):
+            reasons.add(Why.UNWELL)
         if not host.is_on:
             reasons.add(Why.ABSENT)
         elif is_ready and not operation.is_forced:
@@ -229,10 +233,7 @@ def carried_out(state: State, name: str, replaces: bool, is_unwell: bool) -> Exp
         ended = cleared if host.is_on else Standing.FORMER
         failures = frozenset({Why.ENDS_UNWELL}) if is_unwell or learner else frozenset()
         return Expected(failures=failures, after={name: (ended,)})
-    blocked = is_unwell or learner
     joined = (Standing.VOTER, before, Standing.FORMER, cleared, Standing.LEARNER)
-    if blocked:
-        return Expected(failures=frozenset({Why.JOIN_UNWELL}), must_fail=True, after={name: (cleared, before)})
     return Expected(after={name: joined})
 
 
@@ -426,12 +427,21 @@ def finishing(state: State) -> Step | None:
         if state.ca_host in former:
             return Step("run", (Operation("replace", state.wanted, state.ca_host),))
         return Step("forget", host=former[0]) if former else Step("run", (Operation("site", state.wanted),))
+    emptied = sorted(state.those(Standing.EMPTIED), key=lambda name: name == state.ca_host)
     for name in state.those(Standing.LEARNER):
         finish = Operation("site", state.wanted | {name})
+        if not expect(state, finish).must_fail:
+            return Step("run", (finish,))
         # site.yml refuses, and no other member joins before this one has.
-        return Step("run", (Operation("remove", finish.wanted, name) if expect(state, finish).must_fail else finish,))
-    for name in state.those(Standing.EMPTIED):
-        return Step("run", (Operation("replace", state.wanted, name),))
+        if name != state.ca_host:
+            return Step("run", (Operation("remove", finish.wanted, name),))
+        # It has the only key of the CA. So what keeps it from joining makes way.
+        if emptied:
+            return Step("run", (Operation("remove", state.wanted, emptied[0]),))
+        return Step("forget", host=next(name for name in state.those(*LEFT) if name in state.wanted))
+    if emptied:
+        # None is replaced beside another one that is unwell.
+        return Step("run", (Operation("replace" if len(emptied) == 1 else "remove", state.wanted, emptied[0]),))
     for name in state.those(*LEFT):
         if name in state.wanted:
             return Step("run", (Operation("replace", state.wanted, name),))

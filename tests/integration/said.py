@@ -15,7 +15,7 @@ WORDS: dict[Why, str] = {
     Why.NO_MEMBER: "no host of the inventory and no member is called",
     Why.NO_HELPER: "no other member of cluster '[^']*' that this run has seen is ready",
     Why.QUORUM: "would not be healthy among them: no quorum",
-    Why.UNWELL: "No healthy member leaves before the others are repaired",
+    Why.UNWELL: "No healthy member leaves before the others are repaired|no (other )?member joins (before that|while another one is unwell)",
     Why.ABSENT: "so its member cannot join anew",
     Why.HEALTHY: "is healthy. To replace it all the same",
     Why.CA_KEY: "this host has the only ca.key",

@@ -131,7 +131,7 @@ def test_what_is_worth_a_word(cluster: Lab) -> None:
     prepare = (
         f"cp {KUBELET} {page}; systemctl daemon-reload; mkdir -p {keys}; touch {keys}/peer.key;"
         " cp /etc/default/kubelet /root/kubelet.default; echo KUBELET_EXTRA_ARGS=--v=4 > /etc/default/kubelet;"
-        f" cp {config} /root/; sed -i 's/SystemdCgroup = true/SystemdCgroup = false/' {config}"
+        f" cp {config} /root/; sed -i 's/SystemdCgroup = true/SystemdCgroup = false/' {config}; systemctl restart containerd"
     )
     cluster.sh("infra1", prepare)
     before = cluster.fingerprint()
@@ -148,6 +148,7 @@ def test_what_is_worth_a_word(cluster: Lab) -> None:
     cluster.sh(
         "infra1",
         f"rm -r {page} /tmp/10.0.0.7; systemctl daemon-reload; mv /root/config.toml {config};"
+        " systemctl restart containerd;"
         " mv /root/kubelet.default /etc/default/kubelet || rm /etc/default/kubelet",
     )
 

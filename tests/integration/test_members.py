@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,9 +131,39 @@ def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> 
     )
     refused = hosts.play(inventory=four)
     assert refused.code != 0 and "replace_member.yml -e etcd_member=infra2" in flat(refused.output)
+    # An image that cannot be had costs neither the member nor a snapshot.
+    snapshots = "ls /var/backups/etcd 2>/dev/null | wc -l"
+    taken = [hosts.sh(host, snapshots) for host in HOSTS]
+    wrong = ("-e", "etcd_member=infra2", "-e", "etcd_image_tag=3.6.99-0")
+    run = hosts.play(*wrong, playbook="playbooks/replace_member.yml", inventory=four)
+    assert run.code != 0 and "3.6.99-0 cannot be pulled" in flat(run.output) and names(hosts) == HOSTS, run.output[
+        -6000:
+    ]
+    assert taken == [hosts.sh(host, snapshots) for host in HOSTS]
     with writing(hosts, "replace") as counted:
         hit(hosts, "replace", "infra2", four)
     assert names(hosts) == HOSTS and counted["lost"] == 0 and counted["nowhere"] == 0, counted
+    # It has the membership of that moment in its manifest. Without its data, the kubelet starts it again and again, and it does not join empty.
+    first = replace(hosts, hosts=HOSTS[:1])
+    assert "infra0=" in hosts.sh("infra2", "grep initial-cluster= /etc/kubernetes/manifests/etcd.yaml")
+    assert "localhost" not in first.etcdctl("infra0", "member", "list")
+    hosts.sh("infra2", "rm -r /var/lib/etcd/member; kill -9 $(pidof etcd)")
+    log = "cat /var/log/pods/kube-system_etcd-*/etcd/*.log"
+    for attempt in (1, 2):
+        deadline = time.monotonic() + 120
+        while hosts.sh("infra2", log, check=False).count("no match found for existing member") < attempt:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        first.etcdctl(
+            "infra0", "move-leader", f"{next(m['ID'] for m in first.members() if m['name'] == 'infra1'):x}", check=False
+        )
+    assert hosts.sh("infra2", "ls /var/lib/etcd/member/wal/*.wal", check=False) == ""
+    refused = hosts.play(inventory=four)
+    assert refused.code != 0 and "replace_member.yml -e etcd_member=infra2" in flat(refused.output), refused.output[
+        -6000:
+    ]
+    hit(hosts, "replace", "infra2", four)
+    assert names(hosts) == HOSTS
     assert hosts.play(inventory=four).changed() == {}
     # A healthy one is not replaced by mistake.
     run = hosts.play("-e", "etcd_member=infra2", playbook="playbooks/replace_member.yml", inventory=four)

@@ -71,6 +71,7 @@ TABLE = {
         kubelet="kubelet turn",
         files="files",
         service="kubelet turn",
+        packages="packages",
     ),
     **modules(
         "module_utils/_pki", state="pki_reasons pki pki_rotate", steps="pki pki_move pki_rotate", move="pki_move"
@@ -252,11 +253,11 @@ NAMED = [
     Named("a phase begins before the one before is over", f"{CONTROL}/rotate_ca", "not_over", returns("[]")),
     Named("a member that says nothing trusts everything", f"{CONTROL}/rotate_ca", "member_problems", returns("[]")),
     # The observation.
-    Named("nobody moves", OBSERVE, "observe", value_of("moved", "False")),
+    Named("nobody moves", OBSERVE, "observe_with", value_of("moved", "False")),
     Named("no manifest restarts", f"{HOST}/kubeadm", "manifest_reasons", value_of("restarts", "False")),
     Named("the record is not read", OBSERVE, "observe_record", returns("None")),
-    Named("data elsewhere is not there", OBSERVE, "observe", value_of("data_elsewhere", "False")),
-    Named("the observation has no problems", OBSERVE, "observe", value_of("problems", "[]")),
+    Named("data elsewhere is not there", OBSERVE, "observe_with", value_of("data_elsewhere", "False")),
+    Named("the observation has no problems", OBSERVE, "observe_with", value_of("problems", "[]")),
     Named("a log that has seen a leader has seen none", f"{HOST}/wal", "read_wal", value_of("formed", "False")),
     # The turn.
     Named("the gate is always open", ROLLOUT, "gate_problems", returns("[]")),
@@ -275,10 +276,25 @@ NAMED = [
     Named("nothing is put back", TURN, "Turn._put_back", returns("[]")),
     Named("put back although another run holds the lock", TURN, "Turn._lost_lock", returns("''")),
     Named("images are pulled after etcd has stopped", TURN, "Turn.roll", without_call("have_images")),
+    Named("packages are installed without the lock", TURN, "Turn.install_packages", without_call("_check_lock")),
+    Named("programs of packages are not looked at again", TURN, "Turn.install_packages", without_call("look")),
+    Named("packages on hold stay free", f"{HOST}/packages", "install", without_call("hold")),
+    Named("an older package may follow", f"{HOST}/packages", "changes_of", guard("False", "is_older")),
+    Named("what apt removes does not matter", f"{HOST}/packages", "Apt.companions", guard("False", "removed")),
     Named("an abandoned turn goes on", ROLLOUT, "check_controller", guard("False", "POLLERR")),
     Named("a learner is promoted unasked", f"{MEMBER}/join", "JoinTurn._wait_until_promoted", guard("True", "problem")),
     Named("a member joins beside one that is unwell", f"{MEMBER}/join", "join_problems", returns("[]")),
     Named("a member joins with a vote", f"{ETCD}/membership", "Membership.add_learner", value_of("isLearner", "False")),
+    Named(
+        "a member joins with the URLs that it keeps",
+        f"{ETCD}/membership",
+        "urls_while_joining",
+        returns("list(peer_urls)"),
+    ),
+    Named(
+        "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
+    ),
+    Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
     Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
 ]

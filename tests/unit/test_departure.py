@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     name_problem,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from test_plan import CLUSTER, DOWN, FRESH, RECORD, cluster_of, listing, up, why
+from test_plan import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
 from test_run import PKI
 
@@ -182,6 +182,65 @@ def test_what_is_refused(operation: str, name: str, states: Any, words: str) -> 
     plan = run(operation, name, *states)
     assert plan["problems"] and words.split(": ", 1)[-1] in " ".join(plan["problems"]), plan["problems"]
     assert plan["steps"] == [] and plan["settled"] and plan["order"] == []
+
+
+LOST = {**FRESH, "record": RECORD}
+
+
+def learning(name: str, names: str = "0123") -> list[dict[str, Any]]:
+    """A membership in which one is a learner."""
+    return [{**item, "is_learner": item["name"] == name} for item in listing(names, names)]
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "members", "words"),
+    [
+        # Its join may be finished first, unless the member that is to be replaced keeps it from that.
+        ("infra2", (*UP3, LEARNER), learning("infra3"), "Finish its join by site.yml, and replace infra2 afterwards"),
+        (
+            "infra2",
+            (*UP3[:2], LOST, LEARNER),
+            learning("infra3"),
+            "Remove it (remove_member.yml -e etcd_member=infra3), replace infra2, and then infra3",
+        ),
+        # After the member has left, its host keeps site.yml from joining others.
+        ("infra2", (*UP3[:2], LOST, LEARNER), learning("infra3", "013"), "Remove it (remove_member.yml"),
+        # A learner that the inventory does not have.
+        ("infra2", UP3, learning("infra9", "0129"), "Remove it (remove_member.yml -e etcd_member=infra9)"),
+        # Never started, down, and without its data.
+        ("infra4", (*UP3, FRESH, DOWN), listing("0124", "01234"), "infra3 of cluster 'etcd' is not healthy"),
+        ("infra4", (*UP3, DOWN, DOWN), listing("01234", "01234"), "Repair infra3 first, by site.yml"),
+        (
+            "infra4",
+            (*UP3, LOST, LOST),
+            listing("01234", "01234"),
+            "remove it (remove_member.yml -e etcd_member=infra3)",
+        ),
+    ],
+)
+def test_none_is_replaced_beside_a_learner_or_another_member_that_is_unwell(
+    name: str, states: Any, members: list[dict[str, Any]], words: str
+) -> None:
+    """It could not join anew, and would be missing until then."""
+    plan = run("replace", name, *states, members=members, replace_healthy=True)
+    assert words in " ".join(plan["problems"]) and plan["steps"] == [], plan["problems"]
+
+
+def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
+    """What the messages name, one after the other: the learner leaves, the other member is replaced, and then the learner joins anew."""
+    states = (*UP3[:2], LOST, LEARNER)
+    plan = run("converge", "", *states, members=learning("infra3"))
+    assert (
+        "infra3 first, a learner that no member joins beside (remove_member.yml -e etcd_member=infra3), and then run replace"
+        in " ".join(plan["problems"])
+    )
+    plan = run("remove", "infra3", *states, members=learning("infra3"))
+    assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0"), ("archive", "infra3")]
+    left = {**FRESH, "record": {**RECORD, "removed": "2026-11-27"}}
+    plan = run("replace", "infra2", *UP3[:2], LOST, left, members=listing("012", "012"))
+    assert plan["problems"] == [] and plan["join"] == ["infra2"]
+    plan = run("replace", "infra3", *UP3, left, members=listing("012", "012"))
+    assert plan["problems"] == [] and plan["join"] == ["infra3"]
 
 
 def test_dead_members_of_five_leave_one_by_one() -> None:

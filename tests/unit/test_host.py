@@ -177,67 +177,48 @@ def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _host.default_address() is None
 
 
-DUMP = """
-version = 2
-
-[plugins]
-
-  [plugins."io.containerd.grpc.v1.cri"]
-
-    [plugins."io.containerd.grpc.v1.cri".containerd]
-      default_runtime_name = "{default}"
-
-      [plugins."io.containerd.grpc.v1.cri".containerd.default_runtime]
-        runtime_type = ""
-
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes]
-
-        [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-          runtime_type = "{type}"
-
-          [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-            BinaryName = ""
-            {option}
-
-        [plugins."io.containerd.grpc.v1.cri".containerd.runtimes."my.one"]
-          runtime_type = "io.containerd.runc.v2"
-
-          [plugins."io.containerd.grpc.v1.cri".containerd.runtimes."my.one".options]
-            SystemdCgroup = true
-"""
+def containerd_config(default: str = "runc", kind: str = "io.containerd.runc.v2", **options: bool) -> dict[str, Any]:
+    """What containerd 1.6.20 tells of its configuration, in part."""
+    runtimes = {
+        "runc": {"runtimeType": kind, "options": {"BinaryName": "", **options}},
+        "my.one": {"runtimeType": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}},
+        "bare": {"runtimeType": "io.containerd.runc.v2", "options": None},
+    }
+    return {"containerd": {"defaultRuntimeName": default, "runtimes": runtimes}, "systemdCgroup": False}
 
 
 @pytest.mark.parametrize(
-    ("change", "driver"),
+    ("config", "driver"),
     [
-        ({"option": "SystemdCgroup = true"}, "systemd"),
-        ({"option": "SystemdCgroup = false"}, "cgroupfs"),
-        ({"option": ""}, "cgroupfs"),
-        ({"option": "SystemdCgroup = false", "default": "my.one"}, "systemd"),
+        (containerd_config(SystemdCgroup=True), "systemd"),
+        (containerd_config(SystemdCgroup=False), "cgroupfs"),
+        (containerd_config(), "cgroupfs"),
+        (containerd_config("bare"), "cgroupfs"),
+        (containerd_config("my.one", SystemdCgroup=False), "systemd"),
         # Not to be known: nothing is said.
-        ({"option": "", "type": "io.containerd.kata.v2"}, None),
-        ({"option": "", "default": "gone"}, None),
+        (containerd_config(kind="io.containerd.kata.v2"), None),
+        (containerd_config("gone"), None),
+        ({}, None),
+        ({"containerd": None}, None),
+        ({"containerd": {"defaultRuntimeName": "runc", "runtimes": None}}, None),
     ],
 )
-def test_cgroup_driver_of_containerd(change: dict[str, str], driver: str | None) -> None:
-    """In the form of `containerd config dump` (1.6.20)."""
-    values = {"default": "runc", "type": "io.containerd.runc.v2", **change}
-    text = DUMP
-    for key, value in values.items():
-        text = text.replace(f"{{{key}}}", value)
-    assert _host.cgroup_driver_in(text) == driver
-    assert _host.cgroup_driver_in("") is None
+def test_cgroup_driver_of_containerd(config: dict[str, Any], driver: str | None) -> None:
+    assert _host.cgroup_driver_in(config) == driver
 
 
 def test_a_runtime_that_tells_the_kubelet_its_driver_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kubelet goes by what the runtime says (CRI RuntimeConfig), whatever its own configuration has."""
-    dump = DUMP.replace("{default}", "runc").replace("{type}", "io.containerd.runc.v2")
-    monkeypatch.setattr(_host, "output", lambda _argv: dump)
+    containerd = "unix:///run/containerd/containerd.sock"
+    monkeypatch.setattr(_host, "runtime_config", lambda _endpoint: containerd_config())
     monkeypatch.setattr(_host, "runtime_answers", lambda _endpoint, method: f"{method} is not implemented")
-    assert _host.runtime_cgroup_driver("unix:///run/containerd/containerd.sock") == "cgroupfs"
+    assert _host.runtime_cgroup_driver(containerd) == "cgroupfs"
     assert _host.runtime_cgroup_driver("unix:///run/crio/crio.sock") is None
     monkeypatch.setattr(_host, "runtime_answers", lambda *_endpoint, **_method: None)
-    assert _host.runtime_cgroup_driver("unix:///run/containerd/containerd.sock") is None
+    assert _host.runtime_cgroup_driver(containerd) is None
+    # None runs, for example.
+    monkeypatch.undo()
+    assert _host.runtime_cgroup_driver("unix:///nowhere/containerd.sock") is None
 
 
 @pytest.mark.parametrize(

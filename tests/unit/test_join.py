@@ -58,8 +58,9 @@ class Joining(Host):
             self.members.append(mine)
         return mine
 
-    def promote(self, number: int, _seconds: float) -> None:
+    def promote(self, number: int, urls: list[str], _seconds: float) -> None:
         self.did("promote")
+        assert urls == ["new"]
         if self.refusals:
             self.refusals -= 1
             raise EtcdError("etcd does not promote member 9: in sync with leader.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import sys
 import tarfile
 import time
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from labkit import archive, hosts, image, inventory, network, pins, programs, settings
+from labkit import archive, hosts, image, inventory, network, packages, pins, programs, settings
 from labkit.cli import main
 from labkit.process import LabError
 from labkit.settings import Version
@@ -303,6 +304,22 @@ def test_committed_pins_are_complete(project: programs.Project) -> None:
 )
 def test_go_versions_are_read(text: str, version: tuple[int, int, int] | None) -> None:
     assert programs.parse_go_version(text) == version
+
+
+def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
+    """dpkg reads them, and the index that apt reads is of these files. The kubelet's restarts it if that is asked for."""
+    built = {name: tmp_path / name for name in ("kubeadm", "kubelet")}
+    for path in built.values():
+        path.write_text("#!/bin/sh\n")
+    for restarts in (False, True):
+        kubeadm, kubelet = packages.packages_of(Version(1, 37, 2), built, restarts)
+        assert bool(kubelet.after) is restarts and not kubeadm.after
+    path = packages.make_package(kubelet, tmp_path)
+    listed = subprocess.run(["dpkg-deb", "--contents", str(path)], check=True, capture_output=True, text=True).stdout
+    assert "-rwxr-xr-x root/root" in listed and "./usr/bin/kubelet" in listed and "kubelet.service" in listed
+    entry = packages.index_entry(kubelet, path.read_bytes())
+    assert f"Filename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: " in entry
+    assert entry.startswith("Package: kubelet\nVersion: 1.37.2-1.1\n") and [*tmp_path.glob(".*")] == []
 
 
 def test_kubernetes_programs_are_told_their_version() -> None:

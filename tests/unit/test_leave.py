@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,6 +171,32 @@ def test_what_a_cluster_can_do_without(
 ) -> None:
     found = "; ".join(departure.departure_problems("infra2", member(2, learner), others, is_well))
     assert problem in found and bool(problem) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("others", "problem"),
+    [
+        ([UP, UP], ""),
+        ([UP], ""),
+        ([], "last voting member"),
+        ([UP, DOWN], "no quorum"),
+        ([UP, UP, DOWN], "infra1 is down"),
+        ([UP, UP, LEARNER], "infra3 is a learner"),
+    ],
+)
+def test_a_member_that_joins_anew_leaves_beside_healthy_voters_only(others: list[_rollout.Other], problem: str) -> None:
+    """It could not join otherwise, whether it is healthy itself or not."""
+    for is_well in (False, True):
+        found = "; ".join(departure.departure_problems("infra2", member(2), others, is_well, joins_anew=True))
+        assert problem in found and bool(problem) == bool(found)
+
+
+def test_a_member_that_joins_anew_stays(cluster: Cluster) -> None:
+    cluster.present.append(member(3, learner=True))
+    departure.leave(SPEC, check=True)
+    with pytest.raises(EtcdError, match="infra2 is not removed: infra3 is a learner"):
+        departure.leave(replace(SPEC, joins_anew=True), check=False)
+    assert cluster.acts == []
 
 
 @pytest.mark.parametrize(

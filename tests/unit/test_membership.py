@@ -81,6 +81,9 @@ class Cluster:
         if name == "add":
             assert body["isLearner"] is True
             self.members.append({**line(9, learner=True, started=False), "peerURLs": body["peerURLs"]})
+        elif name == "update":
+            urls = {number: body["peerURLs"]}
+            self.members = [{**item, "peerURLs": urls.get(item["ID"], item["peerURLs"])} for item in self.members]
         elif name == "promote":
             self.members = [{**item, "isLearner": item["isLearner"] and item["ID"] != number} for item in self.members]
         elif name == "remove":
@@ -103,20 +106,54 @@ def refused(code: str = "precondition") -> EtcdUnreachableError:
     return EtcdUnreachableError(f"etcd says {code}.", code)
 
 
+URL, FURTHER = "https://10.0.0.9:2380", "https://joining-10-0-0-9-2380@localhost:2380"
+
+
+def test_the_further_url_is_that_of_one_member() -> None:
+    """etcd refuses one that another member has, and one may be left of a run that was killed."""
+    urls = membership.urls_while_joining(["https://[fd00::9]:2480"])
+    assert urls == ["https://[fd00::9]:2480", "https://joining-fd00-9-2480@localhost:2480"]
+    # It is tried last.
+    assert sorted([FURTHER, URL]) == [URL, FURTHER] and sorted(urls) == urls
+
+
 def test_a_learner_is_added_once(cluster: Cluster) -> None:
-    assert cluster.acts.add_learner(["peer9"], 60).is_learner
-    assert cluster.acts.add_learner(["peer9", "peer8"], 60).id == 9
+    """With a further URL, so that what it joins with is of no use later (tests/etcd/test_lost_data.py)."""
+    assert cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]
+    assert cluster.acts.add_learner([URL], 60).id == 9
     assert cluster.asked == ["add"]
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_learner_that_was_added_by_hand(cluster: Cluster, started: bool) -> None:
+    """Before it has started, it gets the further URL as well. Afterwards it would be of no use."""
+    cluster.members.append({**line(9, learner=True, started=started), "peerURLs": [URL]})
+    assert (cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]) != started
+    assert cluster.asked == ([] if started else ["update"])
 
 
 def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
     cluster.members.append(line(9, "infra9", learner=True))
     cluster.errors["promote"] = [refused(), refused()]
-    assert not cluster.acts.promote(9, 60).is_learner
-    assert not cluster.acts.promote(9, 60).is_learner
+    assert not cluster.acts.promote(9, ["peer9"], 60).is_learner
+    assert not cluster.acts.promote(9, ["peer9"], 60).is_learner
     assert cluster.asked == ["promote"]
     with pytest.raises(EtcdError, match="member 8 has left the membership"):
-        cluster.acts.promote(8, 60)
+        cluster.acts.promote(8, ["peer8"], 60)
+
+
+def test_a_learner_has_lost_its_further_url_before_it_votes(cluster: Cluster) -> None:
+    """And not before it has started: it still joins with it. etcd says why it does not promote it."""
+    cluster.members.append({**line(9, learner=True, started=False), "peerURLs": [URL, FURTHER]})
+    cluster.errors["promote"] = [refused()]
+    with pytest.raises(EtcdError, match="etcd says precondition"):
+        cluster.acts.promote(9, [URL], -1)
+    assert cluster.asked == []
+    cluster.members[-1].update(clientURLs=["client9"], name="infra9")
+    # Another run, or one whose answer was lost, goes on.
+    cluster.errors["promote"] = [refused()]
+    entry = cluster.acts.promote(9, [URL], 60)
+    assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["update", "promote"]
 
 
 def test_a_member_is_removed_once(cluster: Cluster) -> None:
@@ -187,7 +224,7 @@ def test_alarms_of_one_member_are_disarmed(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda acts: acts.add_learner(["peer9"], 60),
+        lambda acts: acts.add_learner([URL], 60),
         lambda acts: acts.remove(2, 60),
     ],
     ids=["add", "remove"],

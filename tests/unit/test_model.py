@@ -95,6 +95,12 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, V), "replace 1", "HEALTHY"),
         (state(V, V, V), "replace 1!", ""),
         (state(V, V, E), "replace 2", ""),
+        # No member joins anew beside another one that is unwell, or a learner. One of two leaves first.
+        (state(V, V, V, E, E), "replace 4", "UNWELL"),
+        (state(V, V, V, E, E), "remove 4", ""),
+        (state(V, V, V, E, L, wanted="01234"), "replace 3", "UNWELL"),
+        (state(V, V, V, E, L, wanted="01234"), "remove 4", ""),
+        (state(V, V, V, L, R, wanted="01234"), "replace 4", "UNWELL"),
         (state(V, V, V, off="2"), "replace 2", "ABSENT"),
         (state(V, V, V, R, wanted="0123"), "replace 3", ""),
     ],
@@ -112,9 +118,6 @@ def test_what_is_refused(at: State, text: str, refusals: str) -> None:
         (state(V, V, V, off="2"), "remove 2", 2, (X,), False),
         (state(V, V, V, cut="2"), "remove 2", 2, (V, X), True),
         (state(V, V, E), "replace 2", 2, (V, E, X, R, L), False),
-        # Another member without data: it leaves, and waits for that one to be repaired.
-        (state(V, V, V, E, E), "replace 4", 4, (R, E), True),
-        (state(V, V, V, E, L, wanted="01234"), "replace 3", 3, (R, E), True),
     ],
 )
 def test_what_becomes_of_a_host(at: State, text: str, host: int, after: tuple[Standing, ...], must_fail: bool) -> None:

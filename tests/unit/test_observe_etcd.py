@@ -94,10 +94,25 @@ def test_the_log_is_read_after_the_cluster_was_asked(asked: dict[str, Any], monk
     assert steps == ["members", "log"]
 
 
-@pytest.mark.parametrize(("version", "entries"), [("", 2), ("3.5.35", 0), ("3.6.14", 2), ("3.7.3", 0)])
+@pytest.mark.parametrize(
+    ("version", "wanted", "reads_log", "entries"),
+    [
+        ("", "3.7.3-0", False, 2),
+        ("3.5.35", "3.7.3-0", True, 0),
+        ("3.6.14", "3.7.3-0", False, 2),
+        ("3.6.14", "latest", True, 2),
+        ("3.6.14", "3.6.14-0", True, 2),
+        ("3.7.3", "3.7.3-0", True, 0),
+        # It takes 0.06 s of CPU, which is for those that ask for it.
+        ("3.6.14", "3.6.14-0", False, 0),
+        ("3.6.14", "", False, 0),
+        ("", "3.6.14-0", False, 0),
+    ],
+)
 def test_the_log_is_searched_for_what_3_7_cannot_read(
-    version: str, entries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, wanted: str, reads_log: bool, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On 3.5 there is some in any log, and 3.7 has read it."""
     monkeypatch.setattr(_observe, "unreadable_by_3_7", lambda _path: [4, 7])
-    assert _observe.observe_data(str(tmp_path), version)["unreadable"] == entries
+    image = f"registry.k8s.io/etcd:{wanted}" if wanted else None
+    assert _observe.unreadable_entries({"data_dir": "x", "reads_log": reads_log}, version, image) == entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import types
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Change, Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
@@ -52,6 +54,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "members": [{"name": "infra0", "address": "10.0.0.6"}],
         "asked_at": None,
         "install_dependencies": False,
+        "reads_log": False,
         "health": {"renewal_window": "2160h", "quota": None},
         "kubelet": {
             "config_path": str(tmp_path / "work" / "kubelet.yaml"),
@@ -150,6 +153,35 @@ def test_the_record_is_part_of_the_observation(host: Any, tmp_path: Path) -> Non
     (tmp_path / "work" / "member.json").write_text(record.as_text())
     seen, view = host(WANTED)
     assert seen["etcd"]["record"]["cluster_id"] == "c1" and view.recorded_dir == "/var/lib/former"
+
+
+def test_a_host_whose_packages_are_to_be_replaced(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions, image and manifest are those of the programs that follow; the turn is due for the packages alone."""
+    change = Change("kubeadm", "1.36.3-1.1", "1.37.2-1.1")
+    found = Staged((change,), kubeadm="/scratch/kubeadm", versions={"kubelet": "v1.37.2", "kubeadm": "v1.37.2"})
+    programs: list[str] = []
+    monkeypatch.setattr(_observe, "staged", lambda *_args, **_options: contextlib.nullcontext(found))
+    monkeypatch.setattr(
+        _observe._kubeadm, "find_kubeadm_version", lambda program: programs.append(program) or "v1.37.2"
+    )
+    monkeypatch.setattr(_observe._kubeadm, "render_manifest", lambda _text, program: programs.append(program) or WANTED)
+    seen, view = host(WANTED)
+    assert [reason["text"] for reason in seen["reasons"]["packages"]] == ["kubeadm: 1.36.3-1.1 -> 1.37.2-1.1"]
+    assert seen["facts"]["kubelet_version"] == "v1.37.2" and seen["config"]["kubernetes_version"] == "v1.37.2"
+    assert (view.differs, view.restarts) == (True, False) and programs == ["/scratch/kubeadm"] * 2
+
+
+def test_packages_that_cannot_be_had(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the host is observed with the programs that it has."""
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise EtcdError("no repository has kubelet", "no repository has kubeadm")
+
+    monkeypatch.setattr(_observe, "staged", refuse)
+    seen, _view = host(WANTED, ("packages", "packages"))
+    assert seen["reasons"]["packages"] == [] and seen["facts"]["kubelet_version"] == "v1.36.3"
+    # What is down is started without them. The configuration is not compared, so that the problem stops the run.
+    assert set(seen["problems"][0]["stops"]) == {"found", "restart"} and seen["config"] == {}
 
 
 def test_a_configuration_that_is_wrong(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

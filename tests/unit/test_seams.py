@@ -76,6 +76,14 @@ def test_a_member_is_observed_with_what_it_is_to_have() -> None:
     assert found["backup"]["recipient"] == "-----BEGIN"
 
 
+@pytest.mark.parametrize(
+    ("operation", "installs"),
+    [("converge", True), ("replace", True), ("renew", False), ("remove", False), ("rotate_ca", False)],
+)
+def test_which_runs_install_packages(operation: str, installs: bool) -> None:
+    assert (arguments("infra1", operation) or {})["packages"] == ("x" if installs else [])
+
+
 def test_what_a_host_is_to_have_is_what_the_modules_take() -> None:
     """Every option of theirs, but for what the plan decides and what the host knows."""
     found = arguments("infra1") or {}

@@ -111,7 +111,7 @@ class Host:
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
-            (_rollout, "ask_membership", lambda *_: (None, self.membership)),
+            (_rollout, "ask_membership", lambda *_: (self, self.membership)),
             (_rollout, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
@@ -179,6 +179,9 @@ class Host:
         port = 2400 if wanted == engine._kubeadm.manifest_arguments(OLD) else 2381
         assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
         return 1.0
+
+    def update_member(self, number: int, urls: list[str]) -> None:
+        self.did(f"update {number} {' '.join(urls)}")
 
     def announce(self, _target: object, _process: object, urls: list[str], *_check: bool, **_: bool) -> list[str]:
         self.did(f"announce {urls[0]}")
@@ -265,6 +268,17 @@ def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _roll
     assert host.manifest.read_text() == OLD and host.acts == ["pull"]
 
 
+def test_images_alone_are_pulled_without_any_change(host: Host) -> None:
+    """Before a snapshot is taken or a member leaves."""
+    assert engine.pull_images(host.spec, check=True)["changed"] is False and host.acts == []
+    result = engine.pull_images(host.spec, check=False)
+    assert result["changed"] is False and result["changes"] == [] and host.acts == ["pull"]
+    host.image = Cause("image", "runtime", "image registry/etcd:3.5 cannot be pulled: not found", final=True)
+    with pytest.raises(EtcdError, match="nothing was started or restarted, because image"):
+        engine.pull_images(host.spec, check=False)
+    assert host.manifest.read_text() == OLD
+
+
 def test_an_image_of_sandboxes_that_cannot_be_pulled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime would make no pod without it."""
     host.pause = "registry/pause:3.99"
@@ -336,7 +350,10 @@ def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
         Member(8, "", ["peer2"], [], is_learner=False),
     ]
     host.run()
-    assert "infra0=new,infra1=peer1,8=peer2" in host.written.read_text()
+    # It has a further URL until it runs, so that without its data it does not start from this list later.
+    assert "infra0=new,infra0=https://joining-new@localhost:new,infra1=peer1,8=peer2" in host.written.read_text()
+    assert host.acts.index("update 6 new https://joining-new@localhost:new") < host.acts.index("install")
+    assert host.acts[-3:] == ["wait", "announce new", "unlock"]
 
 
 # --- Lock ------------------------------------------------------------------------------------------------------------
@@ -828,3 +845,142 @@ def test_a_patch_release_is_always_put_back(host: Host, monkeypatch: pytest.Monk
     host.waits = [fail]
     assert "The previous manifest was put back" in host.fails("waited 300 s.")
     assert "version" not in host.acts
+
+
+# --- Packages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packages(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """The same host, whose kubeadm and kubelet are to be replaced. The programs that follow are known beforehand."""
+    change = engine._packages.Change("kubelet", "1.36.3-1.1", "1.37.2-1.1")
+    staged = engine._packages.Staged((change,), kubeadm="/scratch/kubeadm", versions={"kubelet": "v1.37.2"})
+
+    @contextlib.contextmanager
+    def stage(*_: object, **__: object) -> Iterator[Any]:
+        host.did("fetch")
+        yield staged
+
+    def render(config: str, program: str) -> str:
+        host.configs.append(program)
+        return host.render(config, program)
+
+    monkeypatch.setattr(engine._packages, "staged", stage)
+    monkeypatch.setattr(engine._packages, "install", lambda *_: host.did("install packages"))
+    monkeypatch.setattr(engine._kubeadm, "render_manifest", render)
+    return host
+
+
+def test_packages_are_installed_behind_the_gate_and_before_anything_restarts(packages: Host) -> None:
+    packages.with_kubelet()
+    result = packages.run()
+    before = ["fetch", "pull", "lock", "gate", "check lock", "install packages"]
+    assert packages.acts == [*before, *BOTH[3:], "unlock"]
+    assert result["changes"][0]["part"] == "packages" and result["reasons"][0] == "kubelet: 1.36.3-1.1 -> 1.37.2-1.1"
+    programs = [text for text in packages.configs if "kubeadm" in text and "\n" not in text]
+    assert programs == ["/scratch/kubeadm", "/scratch/kubeadm", "kubeadm"]
+
+
+def test_packages_alone_take_a_turn(packages: Host) -> None:
+    """A package may restart what it likes, so it has its lock, its gate and its proof."""
+    packages.manifest.write_text(NEW)
+    packages.run()
+    assert packages.acts == ["fetch", "lock", "gate", "check lock", "install packages", "check lock", "wait", "unlock"]
+
+
+def test_packages_in_check_mode(packages: Host) -> None:
+    result = packages.run(check=True)
+    assert result["changed"] and "install packages" not in packages.acts and packages.manifest.read_text() == OLD
+    assert result["changes"][0]["code"] == "version"
+
+
+@pytest.mark.parametrize(("started", "proven"), [(0.0, False), (100.0, True)])
+def test_a_kubelet_that_its_package_has_restarted_is_proven(
+    packages: Host, monkeypatch: pytest.MonkeyPatch, started: float, proven: bool
+) -> None:
+    """Its files are as wanted, so this run does not restart it."""
+    packages.with_kubelet("former")
+    unit = packages.unit
+    monkeypatch.setattr(
+        _host, "kubelet_unit", lambda: replace(unit(), started=started if "install packages" in packages.acts else 0.0)
+    )
+    packages.healthy = False
+    if proven:
+        text = packages.fails("the kubelet does not work as changed")
+        assert "The packages stay installed (kubelet: 1.36.3-1.1 -> 1.37.2-1.1)" in text
+        assert packages.manifest.read_text() == OLD, "etcd is not stopped"
+    else:
+        packages.run()
+
+
+def test_a_kubelet_that_ends_with_its_new_version_stops_no_etcd(packages: Host) -> None:
+    """systemd starts it again and again. It is proven before the manifest is replaced, as one that runs."""
+    packages.with_kubelet()
+    packages.at["install packages"] = lambda: packages.__dict__.update(active=False, healthy=False)
+    packages.fails("the kubelet does not work as changed")
+    assert packages.manifest.read_text() == OLD and "install" not in packages.acts
+
+
+def test_a_package_that_cannot_be_installed_stops_nothing(packages: Host) -> None:
+    packages.with_kubelet()
+    packages.at["install packages"] = fail
+    packages.fails("waited 300 s")
+    assert packages.manifest.read_text() == OLD and packages.acts[-1] == "unlock"
+    assert "restart kubelet" not in packages.acts and "install" not in packages.acts
+
+
+def test_a_lock_that_is_lost_before_packages(packages: Host) -> None:
+    packages.lost = _lock.LockLostError("The cluster lock is lost.")
+    packages.fails("The cluster lock is lost")
+    assert "install packages" not in packages.acts
+
+
+def test_a_run_whose_controller_ends_while_packages_are_installed(
+    packages: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are installed to the end. The next run restarts the kubelet, whose program was replaced."""
+    packages.at["install packages"] = lambda: monkeypatch.setattr(_rollout, "check_controller", gone)
+    packages.fails("The controller has ended")
+    assert packages.acts[-2:] == ["install packages", "unlock"] and packages.manifest.read_text() == OLD
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_cluster_that_is_down_is_started_with_its_packages(
+    packages: Host, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
+    packages.spec, packages.process = replace(packages.spec, turn=turn), None
+    packages.refused = _lock.NoQuorumError("no quorum")
+    monkeypatch.setattr(engine.Turn, "_starts", lambda _self: True)
+    monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
+    result = packages.run()
+    assert "install packages" not in packages.acts and packages.manifest.read_text() == OLD and result["left"]
+    assert ("fetch" in packages.acts) == ("kubelet: 1.36.3-1.1 -> 1.37.2-1.1" in result["left"]) == bool(turn)
+
+
+def test_packages_that_cannot_be_had_keep_no_member_down(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository may be down as well. One that runs is left alone."""
+    monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
+    for act in range(2):
+        packages.at["fetch"] = fail
+        if act:
+            packages.process = None
+            packages.run()
+        else:
+            packages.fails("waited 300 s")
+            assert packages.acts == ["fetch"]
+    assert "install packages" not in packages.acts and packages.manifest.read_text() == NEW
+
+
+def test_a_first_start_installs_packages(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
+    packages.manifest.unlink()
+    packages.spec = replace(packages.spec, turn=0)
+    packages.run()
+    assert packages.acts == ["fetch", "install packages", "pull", "install"]
+
+
+def test_the_images_that_follow_packages_are_pulled_before_a_snapshot(packages: Host) -> None:
+    """By the kubeadm that is not installed yet."""
+    result = engine.pull_images(packages.spec, check=False)
+    assert packages.acts == ["fetch", "pull"] and "/scratch/kubeadm" in packages.configs and not result["changed"]

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import upgrade as _upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import Plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons, with_snapshot_count
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
     EtcdVersion,
     etcd_version_in,
@@ -202,6 +203,31 @@ def test_kubeadm_and_the_kubelet_skip_no_minor_version(before: str, after: str, 
     assert codes(members("3.6.14", "3.6.14", "3.6.14", "3.6.14", kubernetes=(before, after))) == expected
 
 
+def test_packages_that_skip_a_minor_version() -> None:
+    """Nothing is installed yet, so another value of the variable is the way out."""
+    found = members("3.6.14", "3.6.14", "3.6.14", "3.6.14", kubernetes=("v1.35.4", "v1.37.2"))
+    found["infra0"]["reasons"]["packages"] = [
+        Reason("packages", "version", "kubelet: 1.35.4-1.1 -> 1.37.2-1.1").as_dict()
+    ]
+    texts = {item.host: item.text for item in _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=HOSTS)).problems}
+    assert "would be v1.37.2 now" in texts["infra0"] and "Have etcd_packages install 1.36 first" in texts["infra0"]
+    assert "are v1.37.2 now" in texts["infra1"] and "Install 1.36 first" in texts["infra1"]
+
+
+def test_packages_take_a_turn() -> None:
+    """Although nothing else of the host differs. The plan shows them first."""
+    found = observations(up(leader=True), up(), up())
+    for host in ("infra0", "infra1"):
+        reason = Reason("packages", "version", "kubelet: 1.36.3-1.1 -> 1.37.2-1.1")
+        found[host]["reasons"]["packages"] = [reason.as_dict()]
+    plan = planned(found)
+    assert plan["order"] == ["infra1", "infra0"] and not plan["problems"]
+    assert plan["lines"] == [
+        "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
+        "infra0, infra1: packages: kubelet: 1.36.3-1.1 -> 1.37.2-1.1",
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "runs", "words"),
     [
@@ -237,6 +263,53 @@ def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
     plan = planned(found, backup_before_change=True)
     assert plan["certificates"] and "none can give a snapshot" in plan["held"][0]
     assert planned(found)["order"] == ["infra1", "infra2", "infra0"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted", "unreadable", "joins", "refused"),
+    [
+        # A cluster of one or two grows before it restarts members.
+        ("3.6.14", "3.7.3", 3, "1", ["infra1"]),
+        ("3.6.14", "3.7.3", 0, "1", []),
+        ("3.6.14", "3.6.14", 3, "1", []),
+        # A learner whose join was interrupted goes on first of all.
+        ("3.6.14", "3.7.3", 3, "12", ["infra1", "infra2"]),
+        # Those that were restarted before have written a raft snapshot; infra2 has its turn afterwards.
+        ("3.6.14", "3.7.3", 3, "01", ["infra1"]),
+        ("3.6.14", "3.7.3", 0, "01", []),
+    ],
+)
+def test_none_joins_with_3_7_before_the_log_is_made_readable(
+    runs: str, wanted: str, unreadable: int, joins: str, refused: list[str]
+) -> None:
+    """joins: numbers of the hosts that join; with 0, after the turn of infra0."""
+    found = members(wanted, runs, runs, runs)
+    join = [f"infra{number}" for number in joins.strip("0")]
+    for host in join:
+        found[host]["etcd"] = {**FRESH, "image": None}
+    found["infra0"]["etcd"]["unreadable"] = unreadable
+    order = [*join, *(host for host in found if host not in join)]
+    if "0" in joins:
+        found["infra2"]["etcd"]["unreadable"] = unreadable
+        order = ["infra0", *join, "infra2"]
+    problems = _upgrade.early_problems(CLUSTER, found, Plan("rolling", order=order, join=join))
+    assert [problem.host for problem in problems] == refused
+    assert all("set etcd_image_tag to the version that runs, for example 3.6.14-0" in item.text for item in problems)
+
+
+def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
+    """As the play asks. With the version that runs, it joins."""
+    found = members("3.7.3", "3.6.14", "3.6.14", "3.6.14")
+    for host in ("infra1", "infra2"):
+        found[host]["etcd"].update(FRESH, version="", image=None, running=False, leader=False)
+    found["infra0"]["etcd"].update(members=listing("0", "0"), unreadable=3)
+    plan = planned(found, allow_interruption=True)
+    assert plan["action"] == "refuse" and "has entries of etcd 3.5" in " ".join(plan["problems"]), plan["problems"]
+    for item in found.values():
+        item["config"]["image"] = "registry.k8s.io/etcd:3.6.14-0"
+    found["infra0"]["reasons"]["manifest"] = []
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["join"] == ["infra1", "infra2"], plan["problems"]
 
 
 def test_a_member_that_panics_on_3_7() -> None:

@@ -131,7 +131,10 @@ def depart(
     helpers = [host for host in ready if host != leaving.host]
     problems = [
         *alarm_problems(cluster, observations, leaving),
-        *(quorum_problems(cluster, observations, listed, leaving) if leaving.is_listed else []),
+        *(
+            (quorum_problems(cluster, observations, listed, leaving) if leaving.is_listed else [])
+            or (rest_problems(cluster, observations, listed, leaving) if operation == REPLACE else [])
+        ),
         *data_problems(cluster, observations, listed, leaving),
         *(
             replace_problems(cluster, observations, leaving, replace_healthy)
@@ -209,6 +212,36 @@ def quorum_problems(
             )
         ]
     return []
+
+
+def rest_problems(
+    cluster: Cluster, observations: Observations, listed: list[Entry], leaving: Departing
+) -> list[Problem]:
+    """Why the member could not join anew: another one is a learner, or not healthy. Said before it leaves."""
+    others = [entry for entry in listed if entry is not leaving.entry]
+    is_well = bool(leaving.host in observations and observations[leaving.host]["etcd"].get("ready"))
+    found = []
+    for entry in others:
+        name = str(entry.get("name") or entry["id"])
+        if entry.get("is_learner"):
+            # site.yml joins nobody while another member is unwell, or has left and is still in the inventory.
+            can_finish = is_well and any(entry_of(member, [entry]) for member in cluster.members)
+            way_out = (
+                f"Finish its join by site.yml, and replace {leaving.name} afterwards."
+                if can_finish
+                else f"Remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}, if the inventory has it."
+            )
+            text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely, and no other member joins before that. {way_out}"
+            found.append(Problem(text, code="learner"))
+        elif is_unwell(entry, cluster, observations):
+            found.append(
+                Problem(
+                    f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is unwell. Repair {name} first, by site.yml."
+                    f" If its data is lost as well, remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}.",
+                    code="unwell",
+                )
+            )
+    return found
 
 
 def is_unwell(entry: Entry, cluster: Cluster, observations: Observations) -> bool:

@@ -10,7 +10,13 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import invalid_values, resolve
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import resolve_control_plane
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REMOVE, ROTATE_CA
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    CONVERGE,
+    HAND_OVER,
+    REMOVE,
+    REPLACE,
+    ROTATE_CA,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import extra_args
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wanted import (
     KUBELET,
@@ -27,7 +33,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
 # Options of etcd_host_info that say what the host is to have. The roles that act are given the same.
-WANTED = ("pki", "config", "kubelet", "backup", "apiserver")
+WANTED = ("pki", "config", "kubelet", "packages", "backup", "apiserver")
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,12 @@ def host_arguments(
     now: float,
     health: bool = False,
     recipient: str = "",
+    reads_log: bool = False,
 ) -> dict[str, Any] | None:
     """The options of etcd_host_info for a host; None if it is not looked at.
 
     signer: variables of the CA host. health: whether the host asks all members for their health. recipient: the certificate that snapshots
-    are encrypted to, as text.
+    are encrypted to, as text. reads_log: whether etcd's log is searched although no upgrade is wanted.
     """
     if not is_looked_at(look, cluster):
         return None
@@ -148,8 +155,11 @@ def host_arguments(
         "pki": wanted_pki(member, cluster, values) if member["address"] and valid else {},
         "config": wanted_config(member, cluster, values) if known and valid else places,
         "kubelet": wanted_kubelet(values) if valid else kubelet,
+        # No other run changes programs.
+        "packages": values["etcd_packages"] if known and valid and look.operation in (CONVERGE, REPLACE) else [],
         "backup": wanted_backup(member, cluster, values, recipient) if known and valid else {},
         "health": health_wanted(cluster, values) if health and known and valid else {},
+        "reads_log": reads_log,
     }
 
 

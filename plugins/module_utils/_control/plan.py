@@ -69,7 +69,7 @@ KEEP_RUNNING = (
 )
 
 # Parts for whose change a running member has its turn. Certificates are not among them: etcd reads them at each handshake.
-_RESTARTING = ("kubelet", "manifest")
+_RESTARTING = ("packages", "kubelet", "manifest")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         ready=bool(etcd.get("ready")),
         entry=entry_of(member, listed or []),
         leader=bool(etcd.get("leader")),
-        differs=bool(observation and any(observation["reasons"][part] for part in _RESTARTING)),
+        differs=bool(observation and any(observation["reasons"].get(part) for part in _RESTARTING)),
         restarts=bool(observation and any(r["restarts"] for part in observation["reasons"].values() for r in part)),
     )
 
@@ -360,8 +360,10 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
     if not unseen and not any(view.ready for view in views):
         formed = [view.host for view in views if view.formed]
         return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
+    learner = next((str(e.get("name") or e["id"]) for e in listed if e.get("is_learner") and e is not item.entry), "")
+    first = f" remove {learner} first, a learner that no member joins beside (remove_member.yml -e etcd_member={learner}), and then run"
     return (
-        f"{text}If the data is lost, replace the member while the others are healthy:"
+        f"{text}If the data is lost, replace the member while the others are healthy:{first if learner else ''}"
         f" replace_member.yml -e etcd_member={item.host}"
     )
 

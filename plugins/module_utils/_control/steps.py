@@ -79,9 +79,9 @@ _PARTS = {
     CERTIFICATES: ("certificates",),
     CONFIG: ("config",),
     IMAGE: ("image",),
-    START: ("kubelet", "config", "manifest"),
-    TURN: ("kubelet", "config", "manifest"),
-    JOIN: ("kubelet", "config", "manifest"),
+    START: ("packages", "kubelet", "config", "manifest"),
+    TURN: ("packages", "kubelet", "config", "manifest"),
+    JOIN: ("packages", "kubelet", "config", "manifest"),
     RECORD: ("record",),
     SCHEDULE: ("backup",),
 }

@@ -74,6 +74,7 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
         *(problem for change in [*changes, *joining] for problem in change_problems(cluster, change, oldest)),
         *([] if is_mixed(observations) else least_problems(changes)),
         *stuck_problems(members),
+        *early_problems(cluster, observations, decision),
     ]
     lines = merged(
         note(f"etcd: {change.runs} -> {change.wanted} ({change.image}, {change.chosen_by})", change.host)
@@ -197,6 +198,28 @@ def stuck_problems(members: Mapping[str, Observation]) -> list[Problem]:
     return problems
 
 
+def early_problems(cluster: Cluster, observations: Observations, decision: Plan) -> list[Problem]:
+    """Members that would join with 3.7 before the others have been restarted for it: they are sent the entries that 3.7 cannot read, and panic.
+
+    A member that has written a raft snapshot sends that instead (tests/etcd/test_upgrade.py).
+    """
+    problems, former = [], {host for host, item in observations.items() if item["etcd"].get("unreadable")}
+    for host in decision.order:
+        if host not in decision.join:
+            former.discard(host)
+            continue
+        wanted = etcd_version_of(observations[host]["config"].get("image"))
+        if former and wanted and wanted.minor >= WITHOUT_FORMER_API:
+            present = runs(observations[min(former)])
+            text = (
+                f"this host would join cluster {cluster.name!r} with etcd {wanted}, and the log of {', '.join(sorted(former))} has entries of etcd 3.5: etcd"
+                f' {wanted.branch} cannot read them ("unmarshal should never fail"). To have it join, set etcd_image_tag to the version that runs, for example'
+                f" {present}-0. Then run site.yml without that, which does what is missing before it upgrades (docs/unmarshal-should-never-fail.md)."
+            )
+            problems.append(Problem(text, STOPS, host, code="unreadable-log"))
+    return problems
+
+
 def kubernetes_problems(members: Mapping[str, Observation]) -> list[Problem]:
     """Hosts whose kubeadm and kubelet have skipped a minor version since the last run."""
     problems = []
@@ -204,8 +227,11 @@ def kubernetes_problems(members: Mapping[str, Observation]) -> list[Problem]:
         before, after = item["config"].get("installed_version"), item["config"].get("kubernetes_version")
         minors = minor_of(before), minor_of(after)
         if minors[0] and minors[1] and minors[1] > minors[0] + 1:
+            are, do = (
+                ("would be", "Have etcd_packages install") if item["reasons"].get("packages") else ("are", "Install")
+            )
             text = (
-                f"kubeadm and the kubelet were {before} in the last run, and are {after} now: Kubernetes supports one minor version at a time. Install"
+                f"kubeadm and the kubelet were {before} in the last run, and {are} {after} now: Kubernetes supports one minor version at a time. {do}"
                 f" 1.{minors[0] + 1} first, run site.yml, and then go on."
             )
             problems.append(Problem(text, STOPS, host, code="kubernetes-minor"))

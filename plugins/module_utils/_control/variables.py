@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import packages_problems
 
 # A host may have a value of its own. The members of a cluster have one value. A run has one, usually from -e. A file or group of the controller.
 HOST, CLUSTER, RUN, CONTROLLER = SCOPES = ("host", "cluster", "run", "controller")
@@ -58,6 +59,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_remove_stray_ca_keys": Variable(RUN),
     "etcd_kubernetes_version": Variable(CLUSTER, formats.version_problems, agreed=True),
     "etcd_allow_untested_kubeadm": Variable(HOST),
+    "etcd_packages": Variable(HOST, packages_problems),
     "etcd_image_repository": Variable(HOST, formats.repository_problems),
     "etcd_image_tag": Variable(HOST, formats.tag_problems),
     "etcd_image_archive": Variable(CONTROLLER, formats.text_problems),

@@ -8,6 +8,7 @@ Every change reads the membership before each attempt, so it can be repeated aft
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,18 @@ def entry_at(members: Sequence[Member], peer_urls: Sequence[str]) -> Member | No
     return next((member for member in members if set(member.peer_urls) & set(peer_urls)), None)
 
 
+def urls_while_joining(peer_urls: Sequence[str]) -> list[str]:
+    """The peer URLs of a member until it has its data: one more than it keeps, which is no other member's.
+
+    While etcd has no data, it starts only if --initial-cluster has as many peer URLs for each member as the membership (ValidateClusterAndAssignIDs).
+    So the list that a member joins with becomes invalid when it loses the further URL, without a restart: if its data is gone later, etcd refuses to
+    start instead of joining empty under its former id. No peer reaches a member by this URL, and etcd tries it last (it sorts after any address).
+    """
+    place = peer_urls[0].rsplit("/", 1)[-1]
+    name = re.sub("[^0-9a-z]+", "-", f"joining {place}")
+    return [*peer_urls, f"https://{name}@localhost:{place.rsplit(':', 1)[-1]}"]
+
+
 class Membership:
     """The membership of a cluster that has a quorum. urls: client URLs of its members. while_waiting: called before each attempt."""
 
@@ -64,18 +77,29 @@ class Membership:
             raise EtcdError("a member tells a membership that is not etcd's.") from exc
 
     def add_learner(self, peer_urls: list[str], seconds: float) -> Member:
-        """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it."""
+        """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it.
+
+        Until it has started, it has a further one (urls_while_joining), which promote takes away.
+        """
+        joining = urls_while_joining(peer_urls)
 
         def added() -> Member | None:
             entry = entry_at(self._members(), peer_urls)
             if entry is None:
-                self._call("cluster/member/add", peerURLs=peer_urls, isLearner=True)
+                self._call("cluster/member/add", peerURLs=joining, isLearner=True)
+            elif not entry.started and len(entry.peer_urls) != len(joining):
+                # Added by hand, or by an earlier version.
+                self._call("cluster/member/update", ID=str(entry.id), peerURLs=joining)
+                return None
             return entry
 
         return self._until(f"add a learner at {', '.join(peer_urls)}", added, seconds, retried=())
 
-    def promote(self, member_id: int, seconds: float) -> Member:
-        """Make a voting member of a learner, as soon as it has caught up. EtcdError if it is not one after some seconds."""
+    def promote(self, member_id: int, peer_urls: list[str], seconds: float) -> Member:
+        """Make a voting member of a learner, as soon as it has caught up. EtcdError if it is not one after some seconds.
+
+        peer_urls: those that it keeps. It gets them first, so every voting member that was promoted has them.
+        """
 
         def promoted() -> Member | None:
             entry = next((member for member in self._members() if member.id == member_id), None)
@@ -83,6 +107,9 @@ class Membership:
                 raise EtcdError(f"member {member_id:x} has left the membership while it was being promoted.")
             if not entry.is_learner:
                 return entry
+            if entry.started and sorted(entry.peer_urls) != sorted(peer_urls):
+                self._call("cluster/member/update", ID=str(member_id), peerURLs=peer_urls)
+                return None
             # "in sync with leader": etcd compares raft indexes (readyPercentThreshold), and refuses until then.
             self._call("cluster/member/promote", ID=str(member_id))
             return None

@@ -14,7 +14,7 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Dict, List, Union
+from typing import Any, Dict, List, Union
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -157,17 +157,24 @@ def has_image(endpoint: str, image: str) -> bool:
     return 1 in message(call(endpoint, "ImageService", "ImageStatus", _bytes(1, _bytes(1, image.encode()))))
 
 
+def runtime_config(endpoint: str) -> dict[str, Any]:
+    """The configuration that containerd runs with, its CRI plugin's part of it; empty if the runtime does not tell. CriError if the call fails.
+
+    It comes with a verbose Status (containerd 1 and 2), and may hold passwords of registries.
+    """
+    answer = message(call(endpoint, "RuntimeService", "Status", b"\x08\x01"))
+    texts = {_text(item, 1): _text(item, 2) for item in map(message, answer.get(2, []))}
+    try:
+        config = json.loads(texts.get("config", "{}"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def sandbox_image(endpoint: str) -> str | None:
     """The image of sandboxes (pause), which the runtime pulls itself; None if it does not report it. containerd 1 does."""
-    answer = message(call(endpoint, "RuntimeService", "Status", b"\x08\x01"))
-    for item in map(message, answer.get(2, [])):
-        if _text(item, 1) == "config":
-            try:
-                name = json.loads(_text(item, 2)).get("sandboxImage")
-            except (ValueError, AttributeError):
-                return None
-            return name if isinstance(name, str) and name else None
-    return None
+    name = runtime_config(endpoint).get("sandboxImage")
+    return name if isinstance(name, str) and name else None
 
 
 def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str] | None = None) -> None:

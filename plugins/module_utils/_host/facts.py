@@ -18,9 +18,10 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import runtime_answers
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import CriError, runtime_answers, runtime_config
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
@@ -67,31 +68,22 @@ def runtime_cgroup_driver(endpoint: str) -> str | None:
     """
     if "containerd" not in endpoint or runtime_answers(endpoint, method="RuntimeConfig") is None:
         return None
-    return cgroup_driver_in(output(["containerd", "config", "dump"]))
+    try:
+        return cgroup_driver_in(runtime_config(endpoint))
+    except CriError:
+        return None
 
 
-def cgroup_driver_in(dump: str) -> str | None:
-    """The cgroup driver of the default runtime in the output of `containerd config dump`; None if that is not runc, or is missing.
+def cgroup_driver_in(config: Mapping[str, Any]) -> str | None:
+    """The cgroup driver of the default runtime in containerd's configuration; None if that is not runc, or is missing.
 
-    The dump always has format version 2, with one key per line, including defaults (seen with containerd 1.6.20).
+    config: of its CRI plugin, as it tells it itself (pkg/cri/config/config.go; seen with containerd 1.6.20).
     """
-    plugin = 'plugins."io.containerd.grpc.v1.cri".containerd'
-    sections: dict[str, dict[str, str]] = {}
-    keys: dict[str, str] = {}
-    for line in dump.splitlines():
-        header = re.match(r"\s*\[([^\[\]]+)\]\s*$", line)
-        if header:
-            keys = sections.setdefault(header.group(1), {})
-        elif " = " in line:
-            key, value = line.split(" = ", 1)
-            keys[key.strip()] = value.strip().strip('"')
-    name = sections.get(plugin, {}).get("default_runtime_name", "")
-    for spelling in (name, f'"{name}"'):
-        runtime = sections.get(f"{plugin}.runtimes.{spelling}", {})
-        if runtime.get("runtime_type") == "io.containerd.runc.v2":
-            options = sections.get(f"{plugin}.runtimes.{spelling}.options", {})
-            return "systemd" if options.get("SystemdCgroup") == "true" else "cgroupfs"
-    return None
+    containerd = config.get("containerd") or {}
+    runtime = (containerd.get("runtimes") or {}).get(containerd.get("defaultRuntimeName")) or {}
+    if runtime.get("runtimeType") != "io.containerd.runc.v2":
+        return None
+    return "systemd" if (runtime.get("options") or {}).get("SystemdCgroup") is True else "cgroupfs"
 
 
 def addresses() -> list[str]:

@@ -55,8 +55,14 @@ def feed(argv: list[str], pieces: Iterable[bytes], timeout: float) -> Done:
     return Done(process.returncode, "", stderr.decode("utf-8", errors="replace"))
 
 
-def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[str, str] | None = None) -> Done:
-    """Run a program in the C locale, for at most `timeout` seconds.
+def run(
+    argv: list[str],
+    timeout: float,
+    stdin: str = "",
+    environment: Mapping[str, str] | None = None,
+    directory: str | None = None,
+) -> Done:
+    """Run a program in the C locale, for at most `timeout` seconds. directory: where it runs, if that matters.
 
     Never raises. The code is NOT_FOUND if the program is missing or cannot be run, TIMED_OUT if it did not end; stderr has the reason.
     """
@@ -69,6 +75,7 @@ def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[s
             env={**os.environ, "LC_ALL": "C", **(environment or {})},
             timeout=timeout,
             check=False,
+            cwd=directory,
         )
     except FileNotFoundError:
         return Done(NOT_FOUND, "", "is not installed")
@@ -79,3 +86,28 @@ def run(argv: list[str], timeout: float, stdin: str = "", environment: Mapping[s
     return Done(
         done.returncode, done.stdout.decode("utf-8", errors="replace"), done.stderr.decode("utf-8", errors="replace")
     )
+
+
+def run_apart(argv: list[str], timeout: float, output: str, environment: Mapping[str, str] | None = None) -> Done:
+    """Run a program that must not be ended half-way: if this process or its connection ends, or after `timeout` seconds, it goes on by itself.
+
+    Both of its outputs go to the file `output`, which is read into stdout. Otherwise like run.
+    """
+    with open(output, "wb") as file:
+        try:
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function,consider-using-with
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "LC_ALL": "C", **(environment or {})},
+                start_new_session=True,
+            )
+        except OSError as exc:
+            return Done(NOT_FOUND, "", f"cannot be run: {exc.strerror}")
+    try:
+        code, problem = process.wait(timeout), ""
+    except subprocess.TimeoutExpired:
+        code, problem = TIMED_OUT, f"did not end within {timeout:.0f} s, and goes on"
+    with open(output, "rb") as file:
+        return Done(code, file.read().decode("utf-8", errors="replace"), problem)

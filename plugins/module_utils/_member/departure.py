@@ -32,6 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import join_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     MODE,
     Record,
@@ -53,7 +54,10 @@ REMOVED_MANIFEST = "etcd.yaml.removed"
 
 @dataclass(frozen=True)
 class LeaveSpec:
-    """Who leaves. member_id: hexadecimal. members: name and address of those that are asked. timeout: seconds for each change."""
+    """Who leaves. member_id: hexadecimal. members: name and address of those that are asked. timeout: seconds for each change.
+
+    joins_anew: whether the host of the member joins anew afterwards, which it does only beside healthy voters.
+    """
 
     member: str
     member_id: str
@@ -61,6 +65,7 @@ class LeaveSpec:
     client_port: int = 2379
     pki_dir: str = "/etc/kubernetes/pki"
     timeout: float = 60.0
+    joins_anew: bool = False
 
     @property
     def target(self) -> _rollout.Target:
@@ -74,8 +79,13 @@ def urls_of_others(member: str, members: list[tuple[str, str]], client_port: int
     return _rollout.client_urls([address for name, address in members if name != member], client_port)
 
 
-def departure_problems(name: str, leaving: Member, others: Sequence[_rollout.Other], is_well: bool) -> list[str]:
-    """Why the cluster cannot do without a member. others: the other members. is_well: whether the member itself is healthy."""
+def departure_problems(
+    name: str, leaving: Member, others: Sequence[_rollout.Other], is_well: bool, joins_anew: bool = False
+) -> list[str]:
+    """Why the cluster cannot do without a member. others: the other members. is_well: whether the member itself is healthy.
+
+    joins_anew: see LeaveSpec.
+    """
     voters = [other for other in others if other.voter]
     left = len([other for other in voters if not other.problem])
     if not voters:
@@ -86,6 +96,8 @@ def departure_problems(name: str, leaving: Member, others: Sequence[_rollout.Oth
             *problems,
             f"without {name}, {left} of {len(voters)} voting members would be healthy, which is no quorum",
         ]
+    if joins_anew:
+        return join_problems(others)
     return problems if is_well and not leaving.is_learner else []
 
 
@@ -147,7 +159,7 @@ def _check_departure(spec: LeaveSpec, target: _rollout.Target, acts: Membership)
         without = ("NOSPACE", "CORRUPT") if corrupt == {leaving.id} else ("NOSPACE",)
         others = _rollout.describe_others(members, leaving, target, without)
         is_well = leaving.started and _rollout.ask_health(leaving.client_urls[0], target) is None
-        problems = departure_problems(spec.member, leaving, others, is_well)
+        problems = departure_problems(spec.member, leaving, others, is_well, spec.joins_anew)
         if not problems:
             return
         if time.monotonic() > deadline:

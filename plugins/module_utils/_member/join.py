@@ -21,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Hol
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
@@ -30,6 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     hold_host_lock,
     peer_urls,
     peers_of,
+    stage,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
@@ -51,7 +53,7 @@ def take_join(spec: TurnSpec, check: bool) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if not check:
             hold_host_lock(stack, spec.kubelet.work_dir, CATCHES_UP)
-        turn = JoinTurn(spec, check)
+        turn = JoinTurn(spec, check, stack.enter_context(stage(spec, check)))
         turn.join(stack)
         return turn.result()
 
@@ -64,11 +66,11 @@ def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
 class JoinTurn(Turn):
     """The turn of a member that joins."""
 
-    def __init__(self, spec: TurnSpec, check: bool) -> None:
+    def __init__(self, spec: TurnSpec, check: bool, staged: Staged | None = None) -> None:
         config = spec.config
         timeout = _kubeadm.join_timeout(config.startup_timeout)
         config = replace(config, initial_cluster_state="existing", startup_timeout=timeout)
-        super().__init__(replace(spec, config=config), check)
+        super().__init__(replace(spec, config=config), check, staged)
         self.membership = Membership(
             spec.target.urls[1:], spec.target.credentials, while_waiting=_rollout.check_controller
         )
@@ -97,7 +99,7 @@ class JoinTurn(Turn):
         self.reasons.insert(0, joins)
         try:
             self.act(self.spec.target)
-            self.waited = self._wait_until_promoted(entry)
+            self.waited = self._wait_until_promoted(entry, urls)
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -130,8 +132,8 @@ class JoinTurn(Turn):
             path = record_path(self.spec.kubelet.work_dir)
             move_file(path, f"{path}.former")
 
-    def _wait_until_promoted(self, entry: Member) -> float:
-        """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds."""
+    def _wait_until_promoted(self, entry: Member, urls: list[str]) -> float:
+        """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds. urls: its peer URLs."""
         begin = time.monotonic()
         wanted, old = _kubeadm.manifest_arguments(self._installed()), self._old()
         watch = _rollout.Watch(self.causes)
@@ -142,7 +144,7 @@ class JoinTurn(Turn):
             if not problem:
                 self._check_lock()
                 try:
-                    self.membership.promote(entry.id, 0.0)
+                    self.membership.promote(entry.id, urls, 0.0)
                     return time.monotonic() - begin
                 except EtcdError as exc:
                     problem = str(exc).rstrip(".")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import ipaddress
 import os
@@ -21,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mode_problem, read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import KUBELET, Staged, staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import (
     kubelet_files,
     kubelet_spec,
@@ -28,7 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
     Record,
     current_record,
@@ -56,7 +58,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, duration_seconds, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import parse_packages
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, RESTART, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import WITHOUT_FORMER_API, etcd_version_in
 
@@ -76,13 +79,32 @@ if TYPE_CHECKING:
 
 def observe(params: Params) -> dict[str, Any]:
     """Everything that C(etcd_host_info) returns, from its options."""
-    problems: list[Problem] = []
+    with contextlib.ExitStack() as stack:
+        problems: list[Problem] = []
+        return observe_with(params, observe_packages(params, problems, stack), problems)
+
+
+def observe_packages(params: Params, problems: list[Problem], stack: contextlib.ExitStack) -> Staged | None:
+    """What is to be installed on the host; None if that cannot be had. What is fetched to know it is removed with the stack."""
+    try:
+        return stack.enter_context(
+            staged(parse_packages(params.get("packages", [])), work_dir_of(params), fetches=False)
+        )
+    except EtcdError as exc:
+        # What is down is started without them.
+        problems.extend(Problem(text, (FOUND, RESTART), code="packages") for text in exc.texts)
+        return None
+
+
+def observe_with(params: Params, found: Staged | None, problems: list[Problem]) -> dict[str, Any]:
+    """The same with the programs that the host has when its packages are installed. Without them, its configuration is not compared."""
+    packages = found or Staged()
     params = with_places(params)
     # The inventory's mistakes are reported by the controller. A name would be looked up here, and wait for it.
     params = {**params, "members": [member for member in params["members"] if is_address(member["address"])]}
     kubeadm: str | None
     try:
-        kubeadm = str(_kubeadm.find_kubeadm_version("kubeadm"))
+        kubeadm = str(_kubeadm.find_kubeadm_version(packages.kubeadm))
     except EtcdError:
         kubeadm = None
     facts = _host.host_facts(
@@ -93,6 +115,8 @@ def observe(params: Params) -> dict[str, Any]:
         kubeadm,
         params["asked_at"],
     )
+    installed_kubelet = facts["kubelet_version"]
+    facts["kubelet_version"] = packages.versions.get(KUBELET, installed_kubelet)
     facts["cryptography"] = CRYPTOGRAPHY_VERSION
     facts["cryptography_problem"] = _host.cryptography_problem(
         CRYPTOGRAPHY_VERSION, installs=params["install_dependencies"]
@@ -116,21 +140,25 @@ def observe(params: Params) -> dict[str, Any]:
     etcd = observe_etcd(params, command)
     etcd["record"] = asdict(record) if record else None
     pki, pki_reasons = observe_pki(params, kubeadm, problems, etcd["known_addresses"])
-    config, config_reasons, manifest_reasons = observe_config(params, kubeadm, etcd, problems)
+    if params["config"]:
+        params = {**params, "config": {**params["config"], "kubeadm": packages.kubeadm}}
+    config, config_reasons, manifest_reasons = observe_config(params, kubeadm if found else None, etcd, problems)
     if etcd["stale"]:
         manifest_reasons.append(Reason("manifest", "stale", etcd["stale"], restarts=True))
     if etcd["pending"]:
         # It restarts anyway. Nothing that the run does restarts it.
         manifest_reasons.append(Reason("manifest", "pending", etcd["pending"]))
+    etcd["unreadable"] = unreadable_entries(params, etcd["version"], config.get("image"))
     manifest_reasons += log_reasons(etcd["unreadable"], etcd["image"], config.get("image"))
     etcd["moved"] = any(reason.code == _kubeadm.MOVED for reason in manifest_reasons)
     problems += data_problems(params, etcd)
     elsewhere = other_data_dir_problems(params, command, record, etcd["has_data"])
     etcd["data_elsewhere"] = bool(elsewhere)
     problems += elsewhere
-    kubelet = observe_kubelet(params, facts, command, problems)
+    kubelet = observe_kubelet(params, facts, command, problems, bool(installed_kubelet))
     backup, backup_reasons = observe_backup(params, problems)
     reasons = {
+        "packages": as_data(packages.reasons),
         "kubelet": kubelet.pop("reasons"),
         "ca": as_data(ca_reasons(params, pki)),
         "certificates": as_data(pki_reasons),
@@ -282,7 +310,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         # As etcdctl writes them; and a number of 64 bits does not survive every JSON reader.
         entry["id"] = f"{entry['id']:x}"
     # Last: a member that is ready, or has published, has a log that tells of a leader. Read before that, it would be taken for lost.
-    return {**result, **observe_data(params["data_dir"], result["version"])}
+    return {**result, **observe_data(params["data_dir"])}
 
 
 def quota_in(params: Params, process: Process) -> int:
@@ -303,14 +331,10 @@ def observe_database(client: EtcdClient, status: Status, quota: int) -> Database
     )
 
 
-def observe_data(data_dir: str, version: str = "") -> dict[str, Any]:
-    """What the data directory says of its member. version: of the member, if it answers."""
+def observe_data(data_dir: str) -> dict[str, Any]:
+    """What the data directory says of its member."""
     wal = read_wal(data_dir)
-    runs = etcd_version_in(version)
-    # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
-    unreadable = [] if runs and runs.minor != WITHOUT_FORMER_API - 1 else unreadable_by_3_7(data_dir)
     return {
-        "unreadable": len(unreadable),
         "has_data": wal is not None,
         "formed": bool(wal and wal.formed),
         "restored": bool(wal and wal.restored),
@@ -318,6 +342,18 @@ def observe_data(data_dir: str, version: str = "") -> dict[str, Any]:
         "cluster_id": (wal.cluster_id or None) if wal else None,
         "member_id": (wal.member_id or None) if wal else None,
     }
+
+
+def unreadable_entries(params: Params, version: str, wanted: str | None) -> int:
+    """How many entries of the member's log etcd 3.7 cannot read, if somebody wants to know. version: of the member, if it answers. wanted: the image."""
+    runs = etcd_version_in(version)
+    # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
+    can_be = not runs or runs.minor == WITHOUT_FORMER_API - 1
+    return (
+        len(unreadable_by_3_7(params["data_dir"]))
+        if can_be and (is_without_former_api(wanted) or params["reads_log"])
+        else 0
+    )
 
 
 def pending_manifest(process: Process | None, command: list[str], path: str) -> str:
@@ -578,15 +614,17 @@ def observe_config(
 
 
 def observe_kubelet(
-    params: Params, facts: dict[str, Any], command: list[str], problems: list[Problem]
+    params: Params, facts: dict[str, Any], command: list[str], problems: list[Problem], is_installed: bool = True
 ) -> dict[str, Any]:
-    """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts."""
+    """Files of the override, and why they or the running kubelet differ. command: what the member's manifest starts. is_installed: whether there
+    is a kubelet already.
+    """
     spec = kubelet_spec(params["kubelet"], params["data_dir"])
     problems.extend([*_kubelet.config_problems(spec), *_kubelet.pod_name_problems()])
     drop_ins = _host.kubelet_drop_ins()
     state = kubelet_state(spec, kubelet_files(spec, facts["kubelet_version"], facts["cgroup_version"]))
     # Without systemd, or without the kubelet, that is said already.
-    if facts["systemd"] and facts["kubelet_version"]:
+    if facts["systemd"] and facts["kubelet_version"] and is_installed:
         problems.extend(_kubelet.unit_problems(state.unit) or _kubelet.override_problems(drop_ins, spec))
     problems.extend(_kubelet.runtime_problems(spec, facts["runtime_cgroup_driver"], state.found[spec.config_path]))
     data_dir = value_of_flag(command, "data-dir")

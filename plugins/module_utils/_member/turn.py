@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,11 +28,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import packages as _packages
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     ensure_directory,
     locked,
@@ -54,6 +55,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in, etcd_version_of
 
@@ -110,12 +112,14 @@ def no_reason(_process: _rollout.Process | None, _pki_dir: str) -> str:
 class TurnSpec:
     """What a member is to be, and how it may be changed.
 
-    parts: what of it is changed. turn: the number of its turn in a cluster that runs, 0 if none runs. allow_interruption: without a gate.
-    ca_reason: why a process has to be restarted for the CA, by the directory of certificates (not_loaded in trust.py); '' if it need not be.
+    packages: what is installed before anything restarts. parts: what of it is changed. turn: the number of its turn in a cluster that runs, 0 if none
+    runs. allow_interruption: without a gate. ca_reason: why a process has to be restarted for the CA, by the directory of certificates (not_loaded in
+    trust.py); '' if it need not be.
     """
 
     config: _kubeadm.ConfigSpec
     kubelet: KubeletSpec
+    packages: tuple[WantedPackage, ...] = ()
     parts: tuple[str, ...] = PARTS
     turn: int = 0
     allow_interruption: bool = False
@@ -163,12 +167,44 @@ def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
         if not check:
             # It waits again where the previous manifest is put back.
             hold_host_lock(stack, spec.kubelet.work_dir, 2 * spec.timeout if spec.turn else 0)
-        turn = Turn(spec, check)
+        turn = Turn(spec, check, stack.enter_context(stage(spec, check)))
         if spec.turn:
             turn.roll(stack)
         else:
             turn.start()
         return turn.result()
+
+
+def pull_images(spec: TurnSpec, check: bool) -> dict[str, Any]:
+    """Have the images pulled that the member of this host is to run, and its packages fetched, and change nothing else. Returns the module's result."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            hold_host_lock(stack, spec.kubelet.work_dir)
+        # The member's turn comes later, and installs the kubeadm that chooses the image.
+        turn = Turn(spec, check, stack.enter_context(stage(replace(spec, turn=1), check)))
+        if not check:
+            turn.have_images()
+        turn.package_reasons, turn.reasons, turn.content = [], [], []
+        return turn.result()
+
+
+@contextlib.contextmanager
+def stage(spec: TurnSpec, check: bool) -> Iterator[_packages.Staged]:
+    """What is installed in this turn, fetched before anything stops; in check mode, what can be said of it without that.
+
+    A cluster that is down is started with the packages that are there, and so is a member whose packages cannot be had.
+    """
+    wal = read_wal(spec.config.data_dir)
+    has_run = bool(wal and wal.formed and os.path.exists(spec.manifest))
+    with contextlib.ExitStack() as stack:
+        staged = _packages.Staged()
+        if spec.turn or not has_run:
+            try:
+                staged = stack.enter_context(_packages.staged(spec.packages, spec.kubelet.work_dir, fetches=not check))
+            except EtcdError:
+                if not has_run or _rollout.find_etcd_process(spec.member):
+                    raise
+        yield staged
 
 
 class KubeletError(EtcdError):
@@ -178,17 +214,25 @@ class KubeletError(EtcdError):
 class Turn:
     """One turn of the member of this host. It sees the host when it is made, so under the lock."""
 
-    def __init__(self, spec: TurnSpec, check: bool) -> None:
+    def __init__(self, spec: TurnSpec, check: bool, staged: _packages.Staged | None = None) -> None:
         self.spec = spec
         self.check = check
+        # What is still to be installed, and why.
+        self.staged = staged or _packages.Staged()
+        self.package_reasons = self.staged.reasons
         self.look()
         # From here on, what has been done.
         self.lock: ClusterLock | None = None
         self.is_alone = False
+        # Whether the member is started for the first time: it then has a further peer URL until it runs (urls_while_joining).
+        self.starts_first = False
         self.since = time.time()
         # The manifest that this run has installed.
         self.installed = ""
         self.kept: dict[str, service.KeptFile] | None = None
+        self.installed_packages: tuple[_packages.Change, ...] = ()
+        # Whether the kubelet ran before packages were installed, and is another process since.
+        self.kubelet_ran = self.package_restarted_kubelet = False
         self.former_urls: list[str] = []
         self.waited = 0.0
 
@@ -197,6 +241,7 @@ class Turn:
     def look(self, published: bool = False) -> None:
         """Compare the host with what is wanted. published: whether the membership shows the member as started."""
         spec = self.spec
+        self.published = published
         self.process = _rollout.find_etcd_process(spec.member)
         self.before = read_text(spec.manifest)
         self.kubelet: service.KubeletState | None = None
@@ -211,7 +256,8 @@ class Turn:
         self.modes: dict[str, str | None] = {}
         self.reasons: list[Reason] = []
         if KUBELET in spec.parts:
-            version = _host.program_version(["kubelet", "--version"])
+            installed = _host.program_version(["kubelet", "--version"])
+            version = self.staged.versions.get(_packages.KUBELET, installed)
             files = service.kubelet_files(spec.kubelet, version, _host.cgroup_version())
             self.kubelet = service.kubelet_state(spec.kubelet, files)
             self.reasons += self.kubelet.reasons
@@ -223,7 +269,7 @@ class Turn:
 
     def _look_at_config(self, published: bool) -> _kubeadm.ConfigState:
         """Compare kubeadmcfg.yaml with what is wanted."""
-        asked = self.spec.config
+        asked = replace(self.spec.config, kubeadm=self.kubeadm_program)
         wal = read_wal(asked.data_dir)
         self.formed = bool(wal and wal.formed)
         version = _kubeadm.find_kubeadm_version(asked.kubeadm)
@@ -235,7 +281,7 @@ class Turn:
     def _look_at_manifest(self, config: str) -> None:
         """Compare the manifest with what kubeadm makes of the configuration."""
         data_dir, manifests_dir = self.spec.config.data_dir, self.spec.kubelet.manifests_dir
-        self.wanted = _kubeadm.render_manifest(config, self.spec.config.kubeadm)
+        self.wanted = _kubeadm.render_manifest(config, self.kubeadm_program)
         _kubeadm.check_other_pods(manifests_dir)
         self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
         self.stale = self.stale or self.spec.ca_reason(self.process, self.spec.config.pki_dir)
@@ -270,6 +316,11 @@ class Turn:
         return bool(self.process and _rollout.is_ready(_rollout.metrics_of(self.process.argv, metrics)))
 
     @property
+    def kubeadm_program(self) -> str:
+        """The program kubeadm, which may be that of a package that is not installed yet."""
+        return self.staged.kubeadm if self.staged.changes else self.spec.config.kubeadm
+
+    @property
     def restarts_etcd(self) -> bool:
         """Whether this turn restarts etcd."""
         return bool(self.content or self.stale)
@@ -281,8 +332,8 @@ class Turn:
 
     @property
     def stops(self) -> bool:
-        """Whether this turn may stop etcd."""
-        return self.restarts_etcd or self.restarts_kubelet
+        """Whether this turn may stop etcd. A package may restart what it likes."""
+        return self.restarts_etcd or self.restarts_kubelet or bool(self.staged.changes)
 
     @property
     def raises_version(self) -> bool:
@@ -293,7 +344,14 @@ class Turn:
     def leave_content(self) -> None:
         """Start the member with the manifest that is there, as it was."""
         if self.before:
-            self.content, self.left = [], self.content
+            self.content, self.left = [], [*self.left, *self.content]
+
+    def leave_packages(self) -> None:
+        """Start the member with the packages that are there."""
+        if self.staged.changes:
+            reasons, self.package_reasons, self.staged = self.package_reasons, [], _packages.Staged()
+            self.look(self.published)
+            self.left = reasons
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -308,7 +366,7 @@ class Turn:
         if MANIFEST in self.spec.parts:
             diff.append(_kubeadm.shown_diff(self.spec.manifest, self.before, self._installed()))
         return {
-            **reported([*self.reasons, *self.content]),
+            **reported([*self.package_reasons, *self.reasons, *self.content]),
             "manifest": self.spec.manifest,
             "left": texts(self.left),
             "waited": round(self.waited, 1),
@@ -324,6 +382,7 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
+            self.install_packages()
             if self.config:
                 self.config.write()
             self._start_kubelet()
@@ -371,6 +430,8 @@ class Turn:
             raise
         except EtcdError as exc:
             raise EtcdError(self.undo(exc, target)) from exc
+        if self.starts_first:
+            _rollout.announce_peer_urls(target, None, peer_urls(self._installed()), check=False)
         if self.installed and self.raises_version:
             _rollout.wait_for_cluster_version(target)
         if self.restarts_etcd and self.spec.ca_reason(
@@ -391,7 +452,8 @@ class Turn:
         # This member restarts, so it is asked last.
         ordered = sorted(members, key=lambda member: member.name == target.name)
         urls = dict.fromkeys([*(url for member in ordered for url in member.client_urls[:1]), *target.urls])
-        parts = [("kubelet", self.restarts_kubelet), ("etcd", self.restarts_etcd)]
+        kubelet = self.restarts_kubelet or bool(self.staged.changes)
+        parts = [("kubelet", kubelet), ("etcd", self.restarts_etcd)]
         purpose = f"restart of {' and '.join(name for name, is_due in parts if is_due)}"
         holder = Holder(socket.gethostname(), self.spec.member, purpose)
         try:
@@ -403,17 +465,22 @@ class Turn:
                 raise
             # To start a member takes no quorum away. What differs is for a run that has one.
             self.is_alone = True
+            self.leave_packages()
             self.leave_content()
         except LockRefusedError as exc:
             # A turn may be what raises the quota. It has its gate.
             if exc.alarm != "NOSPACE":
                 raise
         else:
-            _client, members = _rollout.ask_membership(target, self.process)
+            client, members = _rollout.ask_membership(target, self.process)
             mine = entry_at(members, peer_urls(self.wanted))
             if mine and not mine.started:
+                joining = urls_while_joining(peer_urls(self.wanted))
+                client.update_member(mine.id, joining)
+                self.starts_first = True
                 # Without data, etcd compares initial-cluster with the membership. The inventory may have members that have not joined yet.
-                peers = peers_of(members, mine.id, self.spec.member)
+                listed = [replace(item, peer_urls=joining) if item.id == mine.id else item for item in members]
+                peers = peers_of(listed, mine.id, self.spec.member)
                 self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
             self.look(any(member.name == target.name and member.started for member in members))
 
@@ -470,8 +537,10 @@ class Turn:
     # --- Acts --------------------------------------------------------------------------------------------------------
 
     def act(self, target: _rollout.Target) -> None:
-        """Change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
-        runs = bool(self.kubelet and self.kubelet.unit.active)
+        """Install packages, change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
+        self.install_packages()
+        # One that does not run any more since its package was replaced has to be proven before etcd depends on it.
+        runs = bool(self.kubelet and (self.kubelet.unit.active or self.kubelet_ran))
         if runs:
             self._check_lock()
             self.change_kubelet()
@@ -487,6 +556,20 @@ class Turn:
         if not runs:
             self.change_kubelet()
             self.prove_kubelet()
+
+    def install_packages(self) -> None:
+        """Install what was fetched, and compare the host once more: by the programs that it has now."""
+        if not self.staged.is_due:
+            return
+        self._check_lock()
+        self.since, former = time.time(), _host.kubelet_unit()
+        _packages.install(self.staged, self.spec.kubelet.work_dir)
+        _rollout.check_controller()
+        self.installed_packages, self.staged = self.staged.changes, _packages.Staged()
+        # Its start is reckoned by two clocks.
+        restarted = abs(_host.kubelet_unit().started - former.started) > 1.0
+        self.kubelet_ran, self.package_restarted_kubelet = former.active, former.active and restarted
+        self.look(self.published)
 
     def _start_kubelet(self) -> None:
         """The same for a host whose member does not run: there is nothing to put back."""
@@ -591,7 +674,7 @@ class Turn:
 
     def prove_kubelet(self) -> None:
         """Wait until a kubelet that was restarted is healthy, and see that it goes on."""
-        if not self.restarts_kubelet:
+        if not (self.restarts_kubelet or self.package_restarted_kubelet):
             return
         begin = time.monotonic()
         watch = _rollout.Watch(self.causes)
@@ -673,6 +756,8 @@ class Turn:
         # Before the kubelet starts again and goes on writing.
         log = service.last_lines(self.since) if isinstance(exc, KubeletError) else ""
         outcome = self._lost_lock() or " ".join(filter(None, self._put_back(target, isinstance(exc, KubeletError))))
+        if self.installed_packages:
+            outcome += f" The packages stay installed ({', '.join(change.text for change in self.installed_packages)})."
         if isinstance(exc, KubeletError):
             return (
                 f"{self.spec.member}: the kubelet does not work as changed: {exc} {outcome} No further host has been touched; set etcd_kubelet_config"

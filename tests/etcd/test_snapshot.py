@@ -274,10 +274,11 @@ def test_ids_of_a_restored_cluster(
     members = [(name, ADDRESSES[name]) for name in cluster.names]
     urls = _restore.peer_urls_of(members, 2380)
     revisions: list[int] = []
+    moment = int(time.time() / SECONDS)
     raw = tmp_path / "db"
     raw.write_bytes((cluster[1].data / "member/snap/db").read_bytes())
     for number, file in enumerate((path, str(raw))):
-        token = restore_token(read_snapshot_file(file).identity, urls, ["c1"], int(time.time() / SECONDS) + number)
+        token = restore_token(read_snapshot_file(file).identity, urls, ["c1"], moment + number)
         for member in cluster.members:
             spec = _restore.RestoreSpec(
                 file, token, member.name, members, "", data_dir=str(member.data), work_dir=str(member.directory / "work"),

@@ -180,7 +180,9 @@ class ApiserverTurn:
         """EtcdError if an API server is not ready: this one would not prove anything, and another one has to serve meanwhile."""
         urls = [self.seen.url, *self.spec.others]
         problems = _rollout.lasting(lambda: list(filter(None, map(self.api.unreadiness, urls))))
-        if problems:
+        # One that does not trust the members any more serves nobody, and neither do the others then.
+        is_cut_off = not self.content and bool(self.api.unreadiness(self.seen.url))
+        if problems and not is_cut_off:
             raise EtcdError(
                 f"kube-apiserver of this host is not restarted while an API server is not ready: {'; '.join(problems)}. Repair it first, and"
                 f" run again. If it has no endpoint of etcd that is alive, change {_apiserver.FLAGS['servers']} in its manifest by hand."

@@ -6,7 +6,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DEGRADED, VERDICTS
 
-from .conftest import Cluster, Make, each_version, restore, wait_until
+from .conftest import Cluster, Make, each_version, other_versions_long, restore, wait_until
 
 
 def alarms(cluster: Cluster) -> list[Alarm]:
@@ -56,6 +56,27 @@ def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -
     assert at_best_degraded(cluster)
     [finding] = [found for found in cluster.look().findings if found.code == "data-differs"]
     assert finding.member == cluster[0].name and ("Disarm the alarm" in finding.remedy) is (not wrong)
+
+
+@other_versions_long
+@pytest.mark.parametrize("kind", ["CORRUPT", "NOSPACE"])
+def test_an_alarm_is_in_the_snapshot(make_cluster: Make, version: str, kind: str) -> None:
+    """A cluster that is restored from it refuses writes, for a member that it does not have; until that is disarmed."""
+    cluster = make_cluster(1, version)
+    cluster.found()
+    snapshot = cluster.directory / "snapshot.db"
+    with cluster[0].client() as client:
+        client.call("maintenance/alarm", {"action": "ACTIVATE", "memberID": "4711", "alarm": kind})
+    # Written to the database every 100 ms.
+    wait_until("no alarm", lambda: kind in cluster.etcdctl("alarm", "list"))
+    cluster.etcdctl("snapshot", "save", str(snapshot), endpoints=[cluster[0]])
+    cluster.power_cut()
+    restore(cluster[0], snapshot, cluster.names)
+    cluster[0].start("new", cluster.names)
+    cluster.wait()
+    assert alarms(cluster) == [Alarm(4711, kind)] and not cluster[0].put("refused")
+    cluster.etcdctl("alarm", "disarm")
+    assert cluster[0].put("accepted")
 
 
 @each_version

@@ -54,7 +54,8 @@ def follow(at: State) -> list[str]:
                 at = now
                 ran.append("site")
                 continue
-        queue, seen = advised(at, site), set[Operation]()
+        queue: list[Operation] = advised(at, site)
+        seen: set[Operation] = set()
         taken: Operation | None = None
         moves = False
         while queue and taken is None:

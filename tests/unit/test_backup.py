@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def test_who_gives_a_snapshot(members: list[Source], expected: str | None) -> No
 ALL = [taken(age, 100 - age) for age in range(10)]
 
 
+# A file that was copied there: nothing is known but its name.
+UNKNOWN = replace(taken(0, 999999), sha256="")
+
+
 @pytest.mark.parametrize(
     ("snapshots", "keep", "days", "expected"),
     [
@@ -69,6 +74,15 @@ ALL = [taken(age, 100 - age) for age in range(10)]
         ([taken(0, 5), taken(1, 4), taken(9, 6)], 1, 0, [taken(0, 5), taken(9, 6)]),
         # Nothing was written between them.
         ([taken(age, 7) for age in range(4)], 2, 0, [taken(0, 7), taken(1, 7)]),
+        # The clock was a year ahead: what was taken then is the first to go, unless nothing is newer.
+        ([taken(-365, 6), taken(0, 9), taken(1, 8), taken(2, 7)], 2, 0, [taken(0, 9), taken(1, 8)]),
+        ([taken(-365, 9), taken(0, 8), taken(1, 7)], 1, 0, [taken(0, 8), taken(-365, 9)]),
+        # It is a year behind now: what was taken before is older than the next one, and stays by its number.
+        ([taken(-365, 7), taken(-366, 8), taken(0, 9)], 2, 0, [taken(0, 9), taken(-366, 8)]),
+        # It is a year ahead now: all are too old, and the newest stays.
+        ([taken(365, 9), taken(366, 8)], 24, 7, [taken(365, 9)]),
+        # A file that only has such a name keeps none that was verified from being kept.
+        ([UNKNOWN, taken(1, 9), taken(2, 8)], 1, 0, [UNKNOWN, taken(1, 9)]),
         ([], 1, 1, []),
     ],
 )
@@ -76,10 +90,40 @@ def test_which_are_kept(snapshots: list[Snapshot], keep: int, days: int, expecte
     assert kept(snapshots, keep, days, NOW) == expected
 
 
+WHOLE = b"".join(bytes([number % 251]) * 512 for number in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (WHOLE + hashlib.sha256(WHOLE).digest(), ""),
+        (WHOLE[:512] + hashlib.sha256(WHOLE[:512]).digest(), ""),
+        (WHOLE + hashlib.sha256(WHOLE[1:]).digest(), "its SHA-256 does not match"),
+        (WHOLE[:-1] + b"?" + hashlib.sha256(WHOLE).digest(), "its SHA-256 does not match"),
+        (WHOLE[:-512] + hashlib.sha256(WHOLE).digest(), "its SHA-256 does not match"),
+        (WHOLE, "it is cut off"),
+        (WHOLE + hashlib.sha256(WHOLE).digest()[:-1], "it is cut off"),
+        (hashlib.sha256(b"").digest(), "it is empty"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_snapshot_is_checked(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "x.db"
+    path.write_bytes(content)
+    if not expected:
+        assert _snapshot.check_file(str(path)) == hashlib.sha256(content[:-32]).hexdigest()
+        return
+    with pytest.raises(EtcdError, match=f"snapshot {path} is damaged: {expected}. Use another one"):
+        _snapshot.check_file(str(path))
+    path.unlink()
+    with pytest.raises(EtcdError, match="cannot be read: No such file"):
+        _snapshot.check_file(str(path))
+
+
 def files(directory: Path, *snapshots: Snapshot) -> None:
     directory.mkdir(exist_ok=True)
     for item in snapshots:
-        (directory / item.file_name).write_bytes(b"x" * 52)
+        (directory / item.file_name).write_bytes(b"x" * (item.size + 32))
         (directory / f"{item.file_name}.json").write_text(item.as_text())
 
 
@@ -93,11 +137,13 @@ def test_a_directory_of_snapshots(tmp_path: Path) -> None:
     files(there, *ALL[:4], taken(2, 7, "other"))
     (there / f"{ALL[1].file_name}.json").write_text("{")
     (there / f"{ALL[2].file_name}.json").write_text(replace(ALL[2], revision=3).as_text())
+    # Cut off since.
+    os.truncate(there / ALL[3].file_name, 5000)
     (there / "mine.db").write_text("")
     (there / "etcd-20261127T000000Z-r1.db.part").write_text("")
     found = _snapshot.read_directory(str(there), "etcd")
-    assert [(item.revision, item.sha256) for item in found] == [(100, "x"), (99, ""), (98, ""), (97, "x")]
-    assert found[1].taken == ALL[1].taken and found[1].size == 20
+    assert [(item.revision, item.sha256) for item in found] == [(100, "x"), (99, ""), (98, ""), (97, "")]
+    assert found[1].taken == ALL[1].taken and found[1].size == 20480
     removed = _backup.prune(spec(there, keep=2), NOW)
     assert [Path(path).name for path in removed] == [item.file_name for item in ALL[2:4]]
     left = sorted(path.name for path in there.iterdir())
@@ -109,6 +155,49 @@ def test_a_directory_of_snapshots(tmp_path: Path) -> None:
         ]
     )
     assert _snapshot.read_directory(str(tmp_path / "none"), "etcd") == []
+
+
+def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert on missing snapshots compares with the present: it would be silent until then."""
+    state = _backup.State(attempted=NOW + 9 * DAY, succeeded=NOW + 9 * DAY, file="x", size=5)
+    (tmp_path / _backup.state_name("backup")).write_text(json.dumps(asdict(state)))
+    monkeypatch.setattr(_backup.time, "time", lambda: NOW)
+    read = _backup.State.read(str(tmp_path), "backup")
+    assert (read.attempted, read.succeeded, read.file, read.size) == (NOW, NOW, "x", 5)
+
+
+def test_a_full_disk_does_not_hide_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be on another one."""
+    there, figures = tmp_path / "backups", tmp_path / "figures"
+    for directory in (there, figures):
+        directory.mkdir()
+    write = _backup.replace_file
+
+    def on_a_full_disk(path: str, content: bytes, mode: int) -> Any:
+        if path.startswith(str(there)):
+            raise EtcdError(f"{path} cannot be written: No space left on device.")
+        return write(path, content, mode)
+
+    monkeypatch.setattr(_backup, "replace_file", on_a_full_disk)
+    _backup.write_state(spec(there, textfile_dir=str(figures)), "backup", _backup.State(error="no room"))
+    assert os.listdir(there) == [] and "last_failed{" in (figures / "etcd-backup.prom").read_text()
+    assert 'member="infra0"} 1' in (figures / "etcd-backup.prom").read_text()
+
+
+def test_snapshots_that_are_too_many_are_removed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be what fills the disk. Their age does not count until there is a new one."""
+    there = tmp_path / "backups"
+    files(there, *ALL[:5])
+
+    def full(_spec: Any, _waiting: Any) -> Any:
+        raise EtcdError("no room")
+
+    monkeypatch.setattr(_backup, "_take", full)
+    monkeypatch.setattr(_backup.time, "time", lambda: NOW)
+    with pytest.raises(EtcdError, match="no room"):
+        _backup.take(spec(there, keep=3, keep_days=1))
+    assert [item.revision for item in _snapshot.read_directory(str(there), "etcd")] == [100, 99, 98]
+    assert _backup.State.read(str(there), "backup").error == "no room"
 
 
 def test_encrypted_copies_that_were_left(tmp_path: Path) -> None:

@@ -243,6 +243,18 @@ def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
     assert plan["problems"] == [] and plan["join"] == ["infra3"]
 
 
+def test_a_learner_whose_host_is_not_part_of_the_run() -> None:
+    """It may be gone for good."""
+    found = seen(cluster_of(4), *UP3, LEARNER, members=learning("infra3"))
+    del found["infra3"]
+    found["infra1"]["reasons"]["manifest"] = why("x", part="manifest", restarts=True)
+    plan = _run.plan_run("infra0", found, [], _run.Wish())
+    assert (
+        "Run again with its host" in plan["problems"][0]
+        and "remove_member.yml -e etcd_member=infra3" in plan["problems"][0]
+    )
+
+
 def test_two_members_of_one_name() -> None:
     """A host was added anew by hand, at another address, and its former member is still listed. No message names the live one for removal."""
     former = {**listing("2", "2")[0], "id": "99", "peer_urls": ["https://10.0.0.99:2380"]}

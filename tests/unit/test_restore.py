@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,13 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import WantedSnapshot, wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    BUMP,
+    LASTS,
+    SECONDS,
+    bump_of,
     cluster_id,
     has_kubernetes,
+    new_token,
     read_snapshot_file,
     restore_token,
 )
@@ -20,6 +27,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
 from test_run import ALL_UP, observations
 
+# In steps of ten seconds.
+NOW = 179580000
 URLS = {host: f"https://10.0.0.{6 + number}:2380" for number, host in enumerate(HOSTS)}
 
 
@@ -31,6 +40,8 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
         item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
         item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
         item["config"].update(peer_port=2380)
+        # They are not asked at the same moment.
+        item["facts"]["asked_at"] = NOW * 10.0 - (7.0 if host == "infra0" else 0.0)
         item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
         item["reasons"]["backup"] = []
         if record != "-":
@@ -122,7 +133,7 @@ def test_the_timer_is_a_step_of_its_own() -> None:
 # --- Restore ---------------------------------------------------------------------------------------------------------
 
 SNAPSHOT = WantedSnapshot("/srv/x.db", "ab" * 32)
-TOKEN = restore_token(SNAPSHOT.identity, URLS, ["c1"])
+TOKEN = restore_token(SNAPSHOT.identity, URLS, {"c1"}, NOW)
 NEW = cluster_id(URLS, TOKEN)
 RESTORED = {**DOWN, "cluster_id": NEW, "restored": True}
 
@@ -147,26 +158,64 @@ def test_restore(found: dict[str, Any], expected: list[tuple[str, str]]) -> None
     assert all(words[step["kind"]] in step["reasons"][0]["text"] for step in made["steps"])
 
 
-def test_a_killed_restore_goes_on() -> None:
-    """Hosts that have the restored data are left, with the records of before, of after, and some of each."""
-
-    def record(ids: list[str]) -> dict[str, Any]:
-        found = seen(RESTORED, DOWN, DOWN)
-        for item, number in zip(found.values(), ids):
-            item["etcd"]["record"] = {"cluster_id": number}
-        return found
-
-    made = plan(record(["c1", "c1", "c1"]), "restore", snapshot=SNAPSHOT)
-    assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
-    assert plan(record([NEW, "c1", "c1"]), "restore", snapshot=SNAPSHOT)["token"] == TOKEN
-    # All have it, and run: site.yml goes on.
-    found = seen(*({**up(), "cluster_id": NEW} for _host in HOSTS))
-    for item, number in zip(found.values(), [NEW, "c1", "c1"]):
+def with_records(ids: list[str], *states: dict[str, Any], later: float = 1000.0) -> dict[str, Any]:
+    """Hosts, some minutes after the run that has restored some of them."""
+    found = seen(*states)
+    for item, number in zip(found.values(), ids):
         item["etcd"]["record"] = {"cluster_id": number}
-    made = plan(found, "restore", snapshot=SNAPSHOT)
-    assert made["settled"] and made["problems"] == []
-    # Another snapshot, and the same one once more, have other tokens.
-    assert restore_token("cd" * 32, URLS, ["c1"]) != TOKEN != restore_token(SNAPSHOT.identity, URLS, [NEW])
+        item["facts"]["asked_at"] += later
+    return found
+
+
+def test_a_killed_restore_goes_on() -> None:
+    """Hosts that have the restored data are left, whatever their records are of."""
+    made = plan(with_records(["c1", "c1", "c1"], RESTORED, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
+    assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
+    # What runs is of the former cluster.
+    found = with_records(["c1", "c1", "c1"], RESTORED, {**DOWN, "running": True, "cluster_id": "c1"}, DOWN)
+    assert plan(found, "restore", snapshot=SNAPSHOT)["token"] == TOKEN
+    # All have it, and run: site.yml goes on, and what was stopped is started.
+    running = [{**up(), "cluster_id": NEW, "running": True}] * 3
+    for ids in (["c1", "c1", "c1"], [NEW, "c1", "c1"], [NEW, NEW, NEW]):
+        made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT)
+        assert made["settled"] and made["problems"] == [] and made["token"] == TOKEN
+    # Another snapshot has another token, and this one has the same for some hours.
+    assert restore_token("cd" * 32, URLS, {NEW}, NOW) != TOKEN
+    for steps_later, same in ((0, True), (59, True), (LASTS - 1, True), (LASTS, False), (-1, False)):
+        assert (restore_token(SNAPSHOT.identity, URLS, {NEW, "c1"}, NOW + steps_later) == TOKEN) is same, steps_later
+
+
+def test_a_restore_that_has_ended_is_not_continued() -> None:
+    """Its members may have written since: hosts that were lost must not get the data of the snapshot beside them, and elect each other."""
+    again = three("prepare", "stop", "replace_data")
+    for ids, states in (
+        ([NEW, "c1", "c1"], (RESTORED, DOWN, DOWN)),
+        ([NEW, NEW, NEW], (RESTORED, DOWN, DOWN)),
+        # It runs, without a quorum, and was not recorded yet.
+        (["c1", "c1", "c1"], ({**RESTORED, "running": True}, DOWN, DOWN)),
+    ):
+        for later, moment in ((0.0, 1), (9.0, 1), (100.0, 10)):
+            made = plan(with_records(ids, *states, later=later), "restore", snapshot=SNAPSHOT)
+            assert made["problems"] == [] and steps(made) == again
+            assert made["token"] == new_token(SNAPSHOT.identity, NOW + moment)
+    # The same snapshot is restored once more, if the cluster is named.
+    running = [{**up(), "cluster_id": NEW, "running": True}] * 3
+    for ids, once_more in (([NEW, NEW, NEW], True), (["c1", "c1", "c1"], False)):
+        made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etcd")
+        assert made["problems"] == [] and bool(made["steps"]) is once_more and (made["token"] == TOKEN) is not once_more
+
+
+def test_no_revision_is_used_twice() -> None:
+    """Also if the same snapshot is restored once more, or an older one, when a million of keys was written since."""
+    later = new_token(SNAPSHOT.identity, NOW + 1)
+    first = 51234 + bump_of(TOKEN, 51234)
+    assert first == NOW * SECONDS * 1_000_000 and bump_of(TOKEN, 51234) > BUMP
+    for revision in (51234, 60, 70000):
+        assert revision + bump_of(later, revision) == first + 10_000_000
+    # Of a snapshot that was taken after the first restore.
+    assert bump_of(later, first + 1_000_000) == BUMP
+    # Far from what etcd can count, and as exact in JavaScript and Prometheus.
+    assert first * 4 < 1 << 53
 
 
 def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
@@ -239,6 +288,22 @@ def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> Non
     assert "etcd/ca.crt is missing" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("etcd-20261127T090000Z-r51234.db", False),
+        ("other-20261127T090000Z-r51234.db", True),
+        ("db", False),
+    ],
+)
+def test_a_snapshot_of_another_cluster(name: str, warned: bool) -> None:
+    """Which may be wanted."""
+    snapshot = WantedSnapshot(f"/srv/{name}", "ab" * 32)
+    made = plan(seen(FRESH, FRESH, FRESH), "restore", snapshot=snapshot)
+    assert made["problems"] == [] and steps(made)
+    assert any("is a snapshot of cluster" in text for text in made["notices"]) is warned, made["notices"]
+
+
 def test_one_snapshot_for_one_cluster() -> None:
     attendance, wish = _run.Attendance(HOSTS), _run.Wish(operation="restore", snapshot=SNAPSHOT)
     made = _run.make_restore(CLUSTER, seen(DOWN, DOWN, DOWN), attendance, wish, ["etcd", "other"])
@@ -272,9 +337,28 @@ def database(extra: bytes = b"") -> bytes:
     return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
 
 
+def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:
+    """A database with two meta pages, the second one newer unless it is damaged (older: 0)."""
+    found = b""
+    for number, (count, transaction) in enumerate(((older or pages, 7), (pages if older else 9000, 8))):
+        data = struct.pack("<4I5Q", 0xED0CDAED, 2, page_size, 0, 3, 0, 2, count, transaction)
+        checksum = functools.reduce(lambda h, byte: (h ^ byte) * 0x100000001B3 % (1 << 64), data, 0xCBF29CE484222325)
+        found += (b"\0" * 16 + data + (checksum + (not older and number)).to_bytes(8, "little")).ljust(page_size, b"\0")
+    return found.ljust(pages * page_size, b"\0")
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (with_meta(8), True),
+        (with_meta(8, 5), True),
+        (with_meta(8, 5, 8192), True),
+        (with_meta(8) + b"x" * 32, False),
+        # What is left of a copy that ended at the end of a page, or beyond one by as much as a digest has.
+        (with_meta(8)[: 7 * 4096], "cut off"),
+        (with_meta(8, 5)[: 7 * 4096], "cut off"),
+        (with_meta(8, 5, 8192)[: 15 * 4096], "cut off"),
+        (with_meta(8)[: 7 * 4096 + 32], "cut off"),
         (database() + hashlib.sha256(database()).digest(), False),
         (database(), True),
         (database()[:-1], "cut off"),

@@ -33,11 +33,13 @@ class Host:
         self.code = 0
         self.has_image = False
         self.kubernetes = False
+        # Of etcd in what runs, and in the image that is wanted.
+        self.storage, self.versions = "3.6.0", {"running": "3.6.14", "image": "3.6.14"}
         self.acts: list[str] = []
         self.argv: list[str] = []
         self.spec = restore.RestoreSpec(
             str(root / "snapshot.db"),
-            "token",
+            "token-10000000",
             "infra0",
             [("infra0", "10.0.0.6"), ("infra1", "fd00::7")],
             "registry/etcd:3.6",
@@ -53,6 +55,11 @@ class Host:
             (restore, "has_kubernetes", lambda _path: self.kubernetes),
             (restore, "image_root", self.image_root),
             (restore, "run_alone", self.etcdutl),
+            (
+                restore,
+                "describe",
+                lambda root, _path: {"storage": self.storage, "version": self.versions[root], "revision": 7},
+            ),
             (restore, "end_etcd", self.end),
             (restore, "hold_host_lock", lambda *_: self.acts.append("lock")),
             (cri, "has_image", lambda *_: self.has_image),
@@ -64,9 +71,9 @@ class Host:
             monkeypatch.setattr(target, name, fake)
 
     @contextlib.contextmanager
-    def image_root(self, _image: str, pid: int) -> Iterator[str]:
+    def image_root(self, _image: str, pid: int = 0) -> Iterator[str]:
         self.acts.append(f"image of {pid}")
-        yield "/"
+        yield "running" if pid else "image"
 
     def etcdutl(self, _root: str, _program: str, argv: list[str], _timeout: float) -> Any:
         self.acts.append("etcdutl")
@@ -185,11 +192,38 @@ def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], wo
     assert host.names() == before
 
 
+@pytest.mark.parametrize(
+    ("storage", "running", "image", "refused"),
+    [
+        ("3.7.0", "3.6.14", "3.6.14", True),
+        ("3.7.0", "", "3.6.14", True),
+        # With another image after the restore.
+        ("3.7.0", "3.6.14", "3.7.3", False),
+        ("3.7.0", "", "3.7.3", False),
+        ("3.6.0", "3.7.3", "3.7.3", False),
+        # etcd 3.5 starts on data of any later version, and its etcdutl does not tell which it is.
+        ("", "3.5.35", "3.5.35", False),
+        ("3.7.0", "3.5.35", "3.5.35", False),
+    ],
+)
+def test_data_of_a_newer_etcd(host: Host, storage: str, running: str, image: str, refused: bool) -> None:
+    """It would be found when all members are stopped, and cannot be started."""
+    host.storage, host.versions = storage, {"running": running, "image": image}
+    host.process = host.process if running else None
+    if not refused:
+        assert host.run("prepare") == ["prepared"]
+        return
+    before = host.names() | {"work"}
+    with pytest.raises(EtcdError, match=r"needs etcd 3.7.0, and the image has etcd 3.6.14.* Set etcd_image_tag"):
+        host.run("prepare")
+    assert host.names() == before and "end" not in host.acts
+
+
 def test_what_etcdutl_is_told(host: Host) -> None:
     host.run("prepare")
     told = dict(zip(host.argv, host.argv[1:]))
     assert told["--initial-cluster"] == "infra0=https://10.0.0.6:2380,infra1=https://[fd00::7]:2380"
-    assert told["--name"] == "infra0" and told["--initial-cluster-token"] == "token"
+    assert told["--name"] == "infra0" and told["--initial-cluster-token"] == "token-10000000"
     assert told["--initial-advertise-peer-urls"] == "https://10.0.0.6:2380" and told["restore"] == host.spec.snapshot
     assert not {"--skip-hash-check", "--mark-compacted", "--bump-revision"} & set(host.argv)
 
@@ -197,7 +231,8 @@ def test_what_etcdutl_is_told(host: Host) -> None:
 def test_a_copied_database_has_no_hash_and_watches_begin_anew(host: Host) -> None:
     host.file.is_database, host.kubernetes = True, True
     host.run("prepare")
-    assert {"--skip-hash-check", "--mark-compacted", "--bump-revision"} <= set(host.argv)
+    assert {"--skip-hash-check", "--mark-compacted"} <= set(host.argv)
+    assert host.argv[host.argv.index("--bump-revision") + 1] == str(0x10000000 * 10_000_000 - 7)
     assert "check file" not in host.acts
 
 

@@ -405,6 +405,12 @@ class Asked:
             def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
                 self.url = url
 
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
             def members(self) -> list[Member]:
                 return asked.members
 

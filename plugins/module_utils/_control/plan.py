@@ -380,10 +380,11 @@ def learner_problems(
             continue
         name = reference(entry, cluster, listed)
         item = next((item for item in views if item.entry is entry), None)
+        remove = f"remove_member.yml -e etcd_member={name}"
         way_out = (
-            "Run again with its host, which finishes the join."
+            f"Run again with its host, which finishes the join. If the host is gone for good, remove the learner: {remove}"
             if item
-            else f"The inventory does not have it. Remove it: remove_member.yml -e etcd_member={name}"
+            else f"The inventory does not have it. Remove it: {remove}"
         )
         text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely. {way_out}"
         problems.append(Problem(text, (RESTART,), item.host if item else "", code="learner"))

@@ -8,6 +8,7 @@ is read off its data: the data of a restore has a cluster id of its own. What wa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     Step,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    SECONDS,
     cluster_id,
+    new_token,
     read_snapshot_file,
     restore_token,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -116,20 +119,30 @@ def restore(
         member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
         for member in cluster.members
     }
-    token = restore_token(snapshot.identity, urls, ids_before(observations))
+    data = {item["etcd"].get("cluster_id") for item in observations.values()}
+    token = restore_token(snapshot.identity, urls, data, moment_of(observations))
     new = cluster_id(urls, token)
-    left = [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
+    left = not_of(cluster, observations, new)
     if left:
         problems = healthy_problems(cluster, observations, new, replace_healthy)
     if problems:
         return Restore(problems)
+    if has_ended(observations, new, bool(left), replace_healthy == cluster.name):
+        # At another moment than the one before.
+        token = new_token(
+            snapshot.identity,
+            moment_of(observations) + (token == new_token(snapshot.identity, moment_of(observations))),
+        )
+        left = not_of(cluster, observations, cluster_id(urls, token))
     steps = []
     for kind in (PREPARE, STOP, REPLACE_DATA):
         for member in left:
             reasons = reasons_for(kind, observations[member.host], snapshot)
             if reasons:
                 steps.append(Step(kind, member.name, member.host, None, tuple(reasons)))
-    return Restore([], steps, former_members(cluster, observations) if left else [], token)
+    return Restore(
+        [], steps, [*former_members(cluster, observations), *of_another(cluster, snapshot)] if left else [], token
+    )
 
 
 def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
@@ -156,10 +169,25 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
     return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 
 
-def ids_before(observations: Observations) -> list[str]:
-    """Ids of clusters that the records of hosts name."""
-    records = [item["etcd"].get("record") or {} for item in observations.values()]
-    return [str(record["cluster_id"]) for record in records if record.get("cluster_id") not in (None, "", UNKNOWN)]
+def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:
+    """Members whose data is not that of the restored cluster."""
+    return [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
+
+
+def has_ended(observations: Observations, new: str, is_partial: bool, is_wanted_again: bool) -> bool:
+    """Whether the restore with this id of a cluster is one that came to its end before, so that this run begins another one.
+
+    is_partial: hosts have other data. They must not be added to members that were restored, have run, and may have written more: a quorum of
+    others could go on without what these have. is_wanted_again: a healthy cluster is replaced.
+    """
+    is_recorded = any((item["etcd"].get("record") or {}).get("cluster_id") == new for item in observations.values())
+    runs = any(item["etcd"].get("running") and item["etcd"].get("cluster_id") == new for item in observations.values())
+    return (is_recorded and (is_partial or is_wanted_again)) or (is_partial and runs)
+
+
+def moment_of(observations: Observations) -> int:
+    """When the hosts were asked, in steps since 1970: each host's plan is made of the same observations, and comes to the same."""
+    return int(max((item["facts"].get("asked_at") or 0.0 for item in observations.values()), default=0.0) // SECONDS)
 
 
 def reasons_for(kind: str, observation: Observation, snapshot: WantedSnapshot) -> list[Reason]:
@@ -189,6 +217,15 @@ def healthy_problems(cluster: Cluster, observations: Observations, new: str, rep
             f" lost. To do it all the same: -e etcd_replace_healthy_cluster={cluster.name}"
         )
     return [Problem(text, code="healthy")]
+
+
+def of_another(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
+    """A snapshot that has the name of another cluster. That may be wanted: a cluster is copied so."""
+    match = NAME.match(os.path.basename(snapshot.path))
+    if not match or match["cluster"] == cluster.name:
+        return []
+    text = f"by its name, {snapshot.path} is a snapshot of cluster {match['cluster']!r}. Cluster {cluster.name!r} gets the keys of that one."
+    return [note(text)]
 
 
 def former_members(cluster: Cluster, observations: Observations) -> list[Problem]:

@@ -10,18 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-# How much the revision grows if Kubernetes' keys are in a snapshot: more than a cluster writes in the time that is lost (etcd, "Disaster
-# recovery"), so that no watch cache takes an old revision for a new one.
+# How much the revision grows at least if Kubernetes' keys are in a snapshot, so that no watch takes an old revision for a new one (etcd, "Disaster
+# recovery").
 BUMP = 1_000_000_000
+
+# It becomes the microseconds since 1970, in steps of so many seconds. No cluster writes as fast as that, so a revision is not used twice either if the
+# same snapshot is restored once more, or an older one.
+SECONDS, PER_SECOND = 10, 1_000_000
+
+# A restore that has begun is continued within so many steps, six hours. Later, it begins anew.
+LASTS = 6 * 3600 // SECONDS
 
 # Kubernetes' keys begin so (kube-apiserver, --etcd-prefix).
 KUBERNETES = b"/registry/"
+
+# A meta page of bbolt after its header: magic, version, size of a page, flags, root, sequence, freelist, number of pages, transaction, checksum
+# (bbolt, internal/common/meta.go). The checksum is FNV-1a of what stands before it.
+_HEADER, _META, _MAGIC = 16, struct.Struct("<4I6Q"), 0xED0CDAED
+_PAGES = (0, 4096, 8192, 16384, 65536)
 
 # Of a database without a digest, what its identity is made of, in bytes from both ends.
 ENDS = 1 << 20
@@ -47,20 +60,40 @@ def read_snapshot_file(path: str) -> SnapshotFile:
             end = file.read()
     except OSError as exc:
         raise EtcdError(f"snapshot {path} cannot be read: {exc.strerror}.") from exc
-    # The magic number of bbolt, in its first or second page (bbolt, internal/common/types.go).
-    magic = (0xED0CDAED).to_bytes(4, "little")
-    if magic not in (begin[16:20], *(begin[page + 16 : page + 20] for page in (4096, 8192, 16384, 65536))):
+    magic = _MAGIC.to_bytes(4, "little")
+    if magic not in [begin[page + _HEADER :][:4] for page in _PAGES]:
         what = (
             "It is encrypted: open it first, as docs/backup.md shows."
             if begin[:1] == b"\x30"
             else "Name a file that backup.yml has made."
         )
         raise EtcdError(f"{path} is not a snapshot of etcd. {what}")
+    # A copy that ended early often ends with a page: it would look like a database without a digest.
+    if size % PAGE not in (0, DIGEST) or size < database_size(begin):
+        raise EtcdError(f"snapshot {path} is cut off ({size} bytes). Use another one.")
     if size % PAGE == DIGEST:
         return SnapshotFile(path, size, end[-DIGEST:].hex(), False)
-    if size % PAGE:
-        raise EtcdError(f"snapshot {path} is cut off ({size} bytes). Use another one.")
     return SnapshotFile(path, size, hashlib.sha256(begin + end + str(size).encode()).hexdigest(), True)
+
+
+def database_size(begin: bytes) -> int:
+    """The bytes that a database has at least, by its newest meta page; 0 if no meta page is valid. begin: of the file."""
+    newest = (-1, 0)
+    for page in _PAGES:
+        data = begin[page + _HEADER :][: _META.size]
+        if len(data) < _META.size:
+            continue
+        magic, _version, page_size, *_between, pages, transaction, checksum = _META.unpack(data)
+        if magic == _MAGIC and checksum == _fnv(data[:-8]):
+            newest = max(newest, (transaction, pages * page_size))
+    return newest[1]
+
+
+def _fnv(data: bytes) -> int:
+    found = 0xCBF29CE484222325
+    for byte in data:
+        found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return found
 
 
 def has_kubernetes(path: str) -> bool:
@@ -89,19 +122,21 @@ def _number(data: bytes) -> int:
     return int.from_bytes(hashlib.new("sha1", data).digest()[:8], "big")  # noqa: S324  etcd's choice; nothing is protected by it.
 
 
-def restore_token(identity: str, members: Mapping[str, str], before: Iterable[str]) -> str:
-    """The token of a restore, the same on each run until it is finished. identity: of the snapshot. before: ids of clusters in records of hosts.
+def restore_token(identity: str, members: Mapping[str, str], data: Collection[str | None], moment: int) -> str:
+    """The token of a restore, the same on each run until it is finished.
 
-    A record keeps the id of the former cluster until the restored member runs. Some may have the new id already: what is the id of a cluster with
-    a token that is made of the others, is that of this restore.
+    identity: of the snapshot. data: ids of the clusters that the data of hosts is of. moment: since 1970, in these steps, which is a part of the token.
+    If one of the ids is that of a token of the last hours, that restore is continued.
     """
-    known = sorted(set(before))
-    for new in known:
-        token = _token(identity, (item for item in known if item != new))
-        if cluster_id(members, token) == new:
-            return token
-    return _token(identity, known)
+    recent = (new_token(identity, then) for then in range(moment, max(-1, moment - LASTS), -1))
+    return next((token for token in recent if cluster_id(members, token) in data), new_token(identity, moment))
 
 
-def _token(identity: str, ids: Iterable[str]) -> str:
-    return hashlib.sha256(" ".join([identity, *ids]).encode()).hexdigest()[:32]
+def new_token(identity: str, moment: int) -> str:
+    """The token of a restore that begins at a moment."""
+    return f"{identity[:32]}-{moment:x}"
+
+
+def bump_of(token: str, revision: int) -> int:
+    """How much the revision of a snapshot grows in the restore with this token: the same on all members."""
+    return max(BUMP, int(token.rsplit("-", 1)[1], 16) * SECONDS * PER_SECOND - revision)

@@ -32,6 +32,9 @@ DIGEST, PAGE = 32, 512
 NAME = re.compile(r"(?P<cluster>.+)-(?P<time>\d{8}T\d{6}Z)-r(?P<revision>\d+)\.db\Z")
 TIME = "%Y%m%dT%H%M%SZ"
 
+# Seconds by which the time of a snapshot may be ahead of the clock.
+SKEW = 300.0
+
 # Beside a snapshot: what is known of it.
 DESCRIPTION = ".json"
 
@@ -143,23 +146,29 @@ def source_of(members: Iterable[Source]) -> Source | None:
     return min(healthy, key=lambda member: (member.is_leader, member.name), default=None)
 
 
+def in_order(snapshots: Iterable[Snapshot], now: float) -> list[Snapshot]:
+    """The newest first. Those whose time is ahead of the clock are last: the clock was wrong, then or now, and the next one is newer in any case."""
+    return sorted(snapshots, key=lambda item: (item.taken <= now + SKEW, item.taken, item.revision), reverse=True)
+
+
 def kept(snapshots: Sequence[Snapshot], keep: int, keep_days: int, now: float) -> list[Snapshot]:
     """Those of a cluster's snapshots that are kept: by count and age (0: no limit), and always the newest.
 
-    The newest is that of the highest revision as well as that of the latest time: a clock that was set back makes a new one look old. Snapshots
-    of an earlier cluster (another id) are counted with the others.
+    The newest is that of the highest revision as well as that of the latest time: a clock that was set back makes a new one look old. It is also
+    the newest that was verified: a file that only has such a name must not push it out. Snapshots of an earlier cluster (another id) are counted
+    with the others.
     """
-    by_time = sorted(snapshots, key=lambda item: (item.taken, item.revision), reverse=True)
+    ordered = in_order(snapshots, now)
     limit = now - keep_days * 86400
-    found = by_time[: keep or None]
-    if keep_days:
-        found = [item for item in found if item.taken >= limit]
-    newest = [*by_time[:1], *([max(by_time, key=lambda item: item.revision)] if by_time else [])]
-    return [item for item in by_time if item in found or item in newest]
+    found = [item for item in ordered[: keep or None] if not keep_days or item.taken >= limit]
+    newest = []
+    for group in (ordered, [item for item in ordered if item.sha256]):
+        newest += [*group[:1], *sorted(group, key=lambda item: -item.revision)[:1]]
+    return [item for item in ordered if item in found or item in newest]
 
 
 def read_directory(directory: str, cluster: str) -> list[Snapshot]:
-    """The snapshots of a cluster in a directory, the newest first. A file without a readable description is described by its name."""
+    """The snapshots of a cluster in a directory, the newest first. A file without a description that fits is described by its name."""
     found = []
     try:
         names = os.listdir(directory)
@@ -170,17 +179,18 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
         if match and match["cluster"] == cluster:
             described = described_in(os.path.join(directory, name))
             found.append(described or named(match, os.path.join(directory, name)))
-    return sorted(found, key=lambda item: (item.taken, item.revision), reverse=True)
+    return in_order(found, time.time())
 
 
 def described_in(path: str) -> Snapshot | None:
-    """What the file beside a snapshot says of it; None if there is none, or if it is that of another one."""
+    """What the file beside a snapshot says of it; None if there is none, or if it is that of another one, or of another size."""
     try:
         with open(path + DESCRIPTION, encoding="utf-8") as file:
             found = Snapshot.from_text(file.read())
+        fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
     except (OSError, ValueError):
         return None
-    return found if found.file_name == os.path.basename(path) else None
+    return found if fits else None
 
 
 def named(match: re.Match[str], path: str) -> Snapshot:

@@ -462,6 +462,7 @@ def host_facts(
     clock_offset = None if asked_at is None else time.time() - asked_at
     states, sources = reach(peers)
     return {
+        "asked_at": asked_at,
         "clock_offset": clock_offset,
         "addresses": addresses(),
         "cgroup_version": cgroup_version(),

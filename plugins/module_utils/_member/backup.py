@@ -165,10 +165,12 @@ class State:
 
     @classmethod
     def read(cls, directory: str, job: str) -> State:
-        """From the directory of snapshots."""
+        """From the directory of snapshots. A time that is ahead of the clock becomes the present: no alert would come before that time."""
+        now = time.time()
         try:
             data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
-            return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
+            found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
+            return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
         except (AttributeError, TypeError, ValueError):
             return cls()
 
@@ -215,8 +217,10 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
         before = State.read(spec.dir, BACKUP)
         now = time.time()
         try:
+            # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
+            removed = prune(replace(spec, keep_days=0), now)
             path, snapshot = _take(spec, while_waiting)
-            removed = prune(spec, now)
+            removed += prune(spec, now)
             sent = send(spec, path)
         except _rollout.AbandonedError:
             raise
@@ -309,7 +313,10 @@ def check_space(spec: BackupSpec, status: Status) -> None:
 
 
 def describe(root: str, path: str) -> dict[str, Any]:
-    """What `etcdutl snapshot status` tells of a file: revision, hash, total_keys; and its version. EtcdError if it cannot read it."""
+    """What `etcdutl snapshot status` tells of a file: revision, hash, total_keys, storage; and its version. EtcdError if it cannot read it.
+
+    storage: the version of etcd that the data needs ('' before 3.6).
+    """
     version = run_alone(root, "etcdutl", ["version"], 60.0).stdout.split()
     done = run_alone(root, "etcdutl", ["snapshot", "status", path, "-w", "json"], READS)
     try:
@@ -319,11 +326,13 @@ def describe(root: str, path: str) -> dict[str, Any]:
             "hash": int(told["hash"]),
             "total_keys": int(told["totalKey"]),
             "version": version[2] if len(version) > 2 else "",
+            "storage": str(told.get("version") or ""),
         }
     except (KeyError, TypeError, ValueError):
-        raise EtcdError(
-            f"etcdutl cannot read the snapshot ({(done.stderr or done.stdout).strip()[-300:] or f'it ended with {done.code}'})."
-        ) from None
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"it ended with {done.code}"]
+        # Of a panic, the cause comes before the stack.
+        said = next((line for line in lines if line.startswith(("panic:", "unexpected fault"))), lines[-1])
+        raise EtcdError(f"etcdutl cannot read the snapshot {path}: {said[:300]}. Use another one.") from None
 
 
 def prune(spec: BackupSpec, now: float) -> list[str]:
@@ -435,14 +444,16 @@ def _remove(path: str) -> None:
 
 
 def write_state(spec: BackupSpec, job: str, state: State) -> None:
-    """Write what the attempt of a job came to. A full disk does not hide the error that it has caused."""
-    text = "\n".join(metrics(spec, job, state)) + "\n"
-    with contextlib.suppress(EtcdError, OSError):
-        replace_file(
-            os.path.join(spec.dir, state_name(job)), (json.dumps(asdict(state), indent=2) + "\n").encode(), 0o600
-        )
-        # The textfile collector need not run as root.
-        replace_file(os.path.join(spec.textfile_dir or spec.dir, metrics_name(job)), text.encode(), 0o644)
+    """Write what the attempt of a job came to. A full disk does not hide the error that it has caused, nor what another disk has room for."""
+    text = json.dumps(asdict(state), indent=2) + "\n"
+    figures = "\n".join(metrics(spec, job, state)) + "\n"
+    # The textfile collector need not run as root.
+    for path, content, mode in (
+        (os.path.join(spec.dir, state_name(job)), text, 0o600),
+        (os.path.join(spec.textfile_dir or spec.dir, metrics_name(job)), figures, 0o644),
+    ):
+        with contextlib.suppress(EtcdError, OSError):
+            replace_file(path, content.encode(), mode)
 
 
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")

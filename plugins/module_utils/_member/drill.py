@@ -7,6 +7,7 @@ It listens on unix sockets in a directory of root's, in a network namespace of i
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -28,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     read_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import SPARE, BackupSpec, describe
@@ -40,8 +42,14 @@ NOWHERE = "http://127.0.0.1:1"
 # Seconds until the member serves, beside those that it needs to read its database.
 SERVES = 60.0
 
+# Seconds to wait for another rehearsal on this host.
+WAITS = 600.0
+
 # Everything, as a range of keys.
 EVERY_KEY = "AA=="
+
+# How many keys are read with their values: one after the other, since a value may have more than a mebibyte.
+READ = 20
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
     process = _rollout.find_etcd_process(spec.member)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
+        # What another one left would be removed, and what it is using too.
+        stack.enter_context(locked(os.path.join(spec.dir, ".lock-drill"), WAITS, SERVES))
         scratch = stack.enter_context(directory(spec.dir))
         root = stack.enter_context(image_root(image, process.pid if process else 0))
         told = describe(root, path)
@@ -197,7 +207,7 @@ def look(client: str, revision: int, begin: float) -> Drilled:
     try:
         counted = ask(client, "kv/range", {**every, "count_only": True})
         hashed = ask(client, "maintenance/hashkv", {"revision": str(revision)} if revision else {})
-        read = ask(client, "kv/range", {**every, "limit": "100"}).get("kvs", [])
+        read = read_keys(client, READ)
     except (OSError, ValueError) as exc:
         raise EtcdError(f"the restored member does not answer: {exc}") from exc
     return Drilled(
@@ -205,9 +215,20 @@ def look(client: str, revision: int, begin: float) -> Drilled:
         int(counted.get("count", 0)),
         int(hashed.get("hash", 0)),
         int(hashed.get("compact_revision", 0)),
-        len([item for item in read if item.get("key")]),
+        read,
         time.monotonic() - begin,
     )
+
+
+def read_keys(client: str, most: int) -> int:
+    """Read the first keys with their values, at most so many. Returns how many there were. OSError or ValueError if one cannot be read."""
+    after = EVERY_KEY
+    for number in range(most):
+        found = ask(client, "kv/range", {"key": after, "range_end": EVERY_KEY, "limit": "1"}).get("kvs", [])
+        if not found:
+            return number
+        after = base64.b64encode(base64.b64decode(found[0]["key"]) + b"\0").decode()
+    return most
 
 
 def compare(known: Snapshot | None, told: Mapping[str, Any], seen: Drilled) -> list[str]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
-    BUMP,
     SnapshotFile,
+    bump_of,
     cluster_id,
     has_kubernetes,
     read_snapshot_file,
@@ -30,7 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -150,12 +150,25 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     for path in (partial, spec.staging):
         shutil.rmtree(path, ignore_errors=True)
     options = ["--initial-cluster-token", spec.token]
-    options += ["--bump-revision", str(BUMP), "--mark-compacted"] if has_kubernetes(spec.snapshot) else []
     try:
         process = _rollout.find_etcd_process(spec.member)
         if not process:
             _have_image(spec)
-        with image_root(spec.image, process.pid if process else 0) as root:
+        with contextlib.ExitStack() as stack:
+            root = stack.enter_context(image_root(spec.image, process.pid if process else 0))
+            told = describe(root, spec.snapshot)
+            if process and is_too_new(told["storage"], told["version"]):
+                # What runs may be another image than the one that is started afterwards.
+                _have_image(spec)
+                root = stack.enter_context(image_root(spec.image))
+                told = describe(root, spec.snapshot)
+            if is_too_new(told["storage"], told["version"]):
+                raise EtcdError(
+                    f"{spec.member}: the snapshot {spec.snapshot} needs etcd {told['storage']}, and the image has etcd {told['version']}, which does not start"
+                    " on it. Set etcd_image_tag to that version or a newer one, or use an older snapshot. Nothing has been stopped."
+                )
+            if has_kubernetes(spec.snapshot):
+                options += ["--bump-revision", str(bump_of(spec.token, told["revision"])), "--mark-compacted"]
             done = unpack(root, file, partial, spec.member, spec.peer_urls, options)
         if done.code != 0 or not is_of(partial, spec.cluster_id):
             said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"
@@ -165,6 +178,12 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return reasons
+
+
+def is_too_new(storage: str, etcd: str) -> bool:
+    """Whether an etcd refuses to start on data ('version "3.7.0" is not supported'). etcd 3.5 does not look, and starts (seen with data of 3.6 and 3.7)."""
+    needed, has = (tuple(int(part) for part in text.split(".")[:2] if part.isdigit()) for text in (storage, etcd))
+    return (3, 6) <= has < needed
 
 
 def unpack(

@@ -1,0 +1,201 @@
+"""Snapshots that no cluster may be restored from, a clock that was wrong, and two timers at once: with real etcd."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import read_directory
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import drill as _drill
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+from .conftest import Cluster, Make, encoded, program, wait_until
+from .test_snapshot import programs, spec_for, with_programs
+
+__all__ = ["programs"]
+YEAR = 365 * 86400.0
+
+
+def restore_spec(tmp_path: Path, snapshot: Path) -> _restore.RestoreSpec:
+    """One member, on a host where nothing runs."""
+    return _restore.RestoreSpec(
+        str(snapshot), "token-1", "infra0", [("infra0", "10.77.0.1")], "", data_dir=str(tmp_path / "data"),
+        work_dir=str(tmp_path / "work"), manifests_dir=str(tmp_path / "none"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def snapshot(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None) -> Path:
+    """Of a database of some hundred pages, taken by etcd 3.7."""
+    with_programs(tmp_path, "3.7.3")
+    monkeypatch.setattr(_restore, "image_root", _backup.image_root)
+    monkeypatch.setattr(_restore, "_have_image", lambda _spec: None)
+    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    cluster = make_cluster(1, "3.7.3")
+    cluster.found()
+    with cluster[0].client() as client:
+        for number in range(300):
+            client.call("kv/put", {"key": encoded(f"/registry/{number}"), "value": encoded("v" * 5000)})
+    # Written some seconds after the version of the cluster.
+    wait_until(
+        "no storage version", lambda: '"storageVersion":"3.7.0"' in cluster.etcdctl("endpoint", "status", "-w", "json")
+    )
+    return Path(_backup.take(spec_for(cluster, cluster[0]))["path"])
+
+
+def cut(size: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:size]
+
+
+def flipped(offset: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :]
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (cut(0), "is not a snapshot"),
+    "a part": (cut(100_001), "is cut off"),
+    # As large copies often end. It looks like a database without a digest.
+    "a part, at the end of a page": (cut(40 * 4096), "is cut off"),
+    "a part that ends as a snapshot would": (cut(40 * 4096 + 32), "is cut off"),
+    "a bit": (flipped(20 * 4096 + 5), "its SHA-256 does not match"),
+    "the digest": (flipped(-7), "its SHA-256 does not match"),
+    "the first page": (lambda content: b"\0" * 4096 + content[4096:], "its SHA-256 does not match"),
+    "both first pages": (lambda content: b"\0" * 8192 + content[8192:], "is not a snapshot"),
+    # Pages that lead nowhere, in a database that has no digest.
+    "pages of a database": (lambda content: content[: 20 * 4096] + b"\xff" * (30 * 4096) + content[50 * 4096 : -32], "cannot"),
+    "more at the end": (lambda content: content + b"\0" * 512, "its SHA-256 does not match"),
+}  # fmt: skip
+
+
+def test_damaged_snapshots(snapshot: Path, tmp_path: Path) -> None:
+    """Each is refused before anything stops, with the file and what is wrong with it, and leaves nothing behind."""
+    whole = snapshot.read_bytes()
+    assert len(whole) > 100 * 4096
+    target = tmp_path / "damaged.db"
+    for name, (damage, words) in DAMAGES.items():
+        target.write_bytes(damage(whole))
+        with pytest.raises(EtcdError, match=words) as caught:
+            _restore.prepare(restore_spec(tmp_path, target), False)
+        assert str(target) in str(caught.value), name
+        assert not (tmp_path / "data").exists() and not list(tmp_path.glob("data.restored*")), name
+    # The database alone is good.
+    target.write_bytes(whole[:-32])
+    assert read_snapshot_file(str(target)).is_database
+    assert [reason.code for reason in _restore.prepare(restore_spec(tmp_path, target), False)] == ["prepared"]
+
+
+def test_data_of_a_newer_etcd(snapshot: Path, tmp_path: Path) -> None:
+    """etcdutl of 3.6 restores it, and etcd 3.6 does not start on it: it would be found when all members are stopped."""
+    for path in (tmp_path / "image/usr/local/bin").iterdir():
+        path.unlink()
+    with_programs(tmp_path, "3.6.14")
+    with pytest.raises(EtcdError, match=r"needs etcd 3\.7\.0, and the image has etcd 3\.6\.14"):
+        _restore.prepare(restore_spec(tmp_path, snapshot), False)
+    assert not list(tmp_path.glob("data*"))
+    data = tmp_path / "by-hand"
+    argv = [program("etcdutl", "3.6.14"), "snapshot", "restore", str(snapshot), "--data-dir", str(data)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [program("etcd", "3.6.14"), "--data-dir", str(data)], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0 and "is not supported" in done.stderr
+
+
+def test_encrypted_to_another_key(snapshot: Path, tmp_path: Path) -> None:
+    """openssl opens nothing, and what its command leaves is no snapshot."""
+    for name in ("ours", "theirs"):
+        argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+        argv += ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt")]
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    (sealed,) = _backup.encrypt((tmp_path / "theirs.crt").read_text(), str(snapshot))
+    with pytest.raises(EtcdError, match="It is encrypted: open it first"):
+        read_snapshot_file(sealed)
+    opened = tmp_path / "opened.db"
+    with opened.open("wb") as out:
+        argv = [
+            "openssl",
+            "cms",
+            "-decrypt",
+            "-binary",
+            "-inform",
+            "DER",
+            "-in",
+            sealed,
+            "-inkey",
+            str(tmp_path / "ours.key"),
+        ]
+        done = subprocess.run(argv, check=False, stdout=out, stderr=subprocess.PIPE, timeout=60)
+    with pytest.raises(EtcdError, match="is not a snapshot"):
+        read_snapshot_file(str(opened))
+    print(done)
+
+
+def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    with_programs(tmp_path, "3.6.14")
+    monkeypatch.setattr(_drill, "image_root", _backup.image_root)
+    monkeypatch.setattr(_drill, "RUN_DIR", str(tmp_path / "run"))
+    cluster = make_cluster(1, "3.6.14")
+    cluster.found()
+    return cluster
+
+
+@pytest.mark.parametrize("step", [YEAR, -YEAR], ids=["ahead", "behind"])
+def test_a_clock_that_was_wrong(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None, step: float
+) -> None:
+    """For two snapshots. The timer goes on, the newest good one is there at every moment, and what is rehearsed is what was taken last."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    real, shift = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + shift[0])
+    spec = spec_for(cluster, cluster[0], keep=2, keep_days=30)
+
+    def tick(wrong_by: float) -> str:
+        shift[0] += 3600.0 + wrong_by
+        cluster[0].put(f"at {shift[0]}")
+        assert "verified" in _backup.scheduled_backup(spec)
+        state = _backup.State.read(spec.dir, _backup.BACKUP)
+        assert not state.error and state.succeeded <= time.time()
+        found = read_directory(spec.dir, "etcd")
+        # The one that was taken just now is the newest by all accounts, and none has gone for which there is no newer one.
+        assert os.path.join(spec.dir, found[0].file_name) == state.file == _drill.newest_snapshot(spec)
+        assert found[0].revision == max(item.revision for item in found) and 1 <= len(found) <= 3
+        return found[0].file_name
+
+    for wrong_by in (0.0, 0.0, step, 0.0, -step, 0.0, 0.0):
+        tick(wrong_by)
+    # Those of the time when the clock was wrong are gone.
+    assert len(read_directory(spec.dir, "etcd")) == 2
+    assert _drill.drill(spec, "", "")["compared"]
+
+
+def test_two_at_once(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None) -> None:
+    """Two rehearsals and two snapshots on one host, of timers and of playbooks."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    spec = spec_for(cluster, cluster[0])
+    _backup.take(spec)
+    done: list[str] = []
+    failed: list[BaseException] = []
+
+    def act(function: Callable[[], object]) -> None:
+        try:
+            done.append(str(function()))
+        except BaseException as exc:
+            failed.append(exc)
+
+    functions: list[Callable[[], object]] = [lambda: _drill.drill(spec, "", "")["compared"]] * 2
+    functions += [lambda: _backup.scheduled_backup(spec), lambda: _backup.take(spec)["path"]]
+    threads = [threading.Thread(target=act, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(done) == 4, failed
+    assert not [name for name in os.listdir(spec.dir) if name.startswith((".drill-", ".kubeadm-etcd-"))]

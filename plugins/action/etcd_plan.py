@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import wanted_snapshot
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import PHASES
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import OTHER_PHASES, PHASES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
     Wish,
     is_incomplete,
@@ -58,7 +58,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "defragment_threshold": {"type": "int", "default": 45},
     "compact_keep_revisions": {"type": "int", "default": 1000},
     "until": {"type": "str", "default": "", "choices": ["", *PHASES]},
-    "phase": {"type": "str", "default": "", "choices": ["", *PHASES]},
+    "phase": {"type": "str", "default": "", "choices": ["", *PHASES, *OTHER_PHASES]},
+    "ca_compromised": {"type": "str", "default": ""},
+    "ca_same_key": {"type": "bool", "default": False},
 }
 
 # The variable of an option, if it is not called etcd_OPTION.
@@ -124,6 +126,8 @@ class ActionModule(ActionBase):
                     "compact_keep_revisions",
                     "until",
                     "phase",
+                    "ca_compromised",
+                    "ca_same_key",
                 )
             },
             own_ca=own_ca,

@@ -45,9 +45,10 @@ options:
       - V(next) makes the CA that takes over, or writes O(ca_cert) and its key, as ca-next.crt and ca-next.key beside the CA in use. On the CA host.
       - V(trust) has ca.crt hold the certificates in O(ca_cert), of which one has to be there already. On each member.
       - V(exchange) lets the CA of V(next) sign. Its certificate comes first in ca.crt, and the pair that signed before is archived. On the CA host.
+      - V(renew_ca) gives the CA in use another certificate with the same key, name and extensions, or O(ca_cert). On the CA host.
     type: str
     required: true
-    choices: [transport, ca, request, sign, collect, install, send, receive, remove, export, next, trust, exchange]
+    choices: [transport, ca, request, sign, collect, install, send, receive, remove, export, next, trust, exchange, renew_ca]
   pki_dir:
     description: Where certificates and keys are.
     type: path
@@ -131,6 +132,18 @@ options:
       - Whether a certificate is kept only if the first CA in ca.crt has signed it. Otherwise those of the others in ca.crt do as well, as they do
         while a CA is rotated.
       - With V(true), V(install) also has ca.crt hold the same CAs as O(ca_cert).
+    type: bool
+    default: false
+  next_ca:
+    description: Whether V(sign) signs with the CA of V(next), while that in ca.crt is still in use.
+    type: bool
+    default: false
+  alone:
+    description: Whether V(exchange) takes the former CA out of ca.crt at once. Members that run do not trust the new one then.
+    type: bool
+    default: false
+  elsewhere:
+    description: Whether the CA of V(next) signs elsewhere. Then V(exchange) leaves no ca.key; that of the former CA is archived.
     type: bool
     default: false
   ca_cert:
@@ -358,6 +371,12 @@ EXAMPLES = r"""
     name: infra0
     address: 10.0.0.6
 
+- name: Give the CA another certificate before it expires
+  kubeadm.etcd.etcd_pki:
+    step: renew_ca
+    name: infra0
+    address: 10.0.0.6
+
 - name: Collect what a CA that is elsewhere has signed
   kubeadm.etcd.etcd_pki:
     step: collect
@@ -410,7 +429,7 @@ changes:
       type: bool
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode where it would be made.
-  returned: with O(step=ca), O(step=send), O(step=next), and O(step=exchange), which returns all that ca.crt holds
+  returned: with O(step=ca), O(step=send), O(step=next), and O(step=exchange) and O(step=renew_ca), which return all that ca.crt holds
   type: str
 transport_key:
   description: Public key (PEM) for P(kubeadm.etcd.seal#filter), or for O(recipient).
@@ -512,7 +531,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 
 STEPS = (
     *("transport", "ca", "request", "sign", "collect", "install", "send", "receive", "remove", "export"),
-    *("next", "trust", "exchange"),
+    *("next", "trust", "exchange", "renew_ca"),
 )
 # They change nothing on the host, and do not wait for those that do.
 ONLY_READ = ("sign", "collect", "send")
@@ -543,12 +562,14 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         return _rotate.step_next(spec, params["ca_cert"], key, params["ca_key_passphrase"] or "", check, now)
     if params["step"] == "trust":
         return _rotate.step_trust(spec, params["ca_cert"], check)
+    if params["step"] == "renew_ca":
+        return _rotate.step_renew(spec, params["ca_cert"], check, now)
     if params["step"] == "exchange":
-        return _rotate.step_exchange(spec, check)
+        return _rotate.step_exchange(spec, check, params["alone"], params["elsewhere"])
     if params["step"] == "request":
         return _pki_steps.step_request(spec, params["ca_cert"], check, now)
     if params["step"] == "sign":
-        return _pki_steps.step_sign(spec, params["requests"], check, now)
+        return _pki_steps.step_sign(spec, params["requests"], check, now, params["next_ca"])
     if params["step"] == "collect":
         return _pki_steps.step_collect(spec, params["signing_dir"], params["ca_cert"], params["requests"], check, now)
     return _pki_steps.step_install(
@@ -598,6 +619,9 @@ def main() -> None:
             "requests": {"type": "list", "elements": "dict", "default": [], "options": member},
             "certificates": {"type": "dict", "default": {}},
             "signing_dir": {"type": "path"},
+            "next_ca": {"type": "bool", "default": False},
+            "alone": {"type": "bool", "default": False},
+            "elsewhere": {"type": "bool", "default": False},
             "replace_ca": {"type": "bool", "default": False},
             "remove_ca_key": {"type": "bool", "default": False},
         },

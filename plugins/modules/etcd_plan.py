@@ -129,8 +129,16 @@ options:
   phase:
     description: The phase of V(rotate_ca) that is planned. Empty means all of them, to refuse or to show the run before its first change.
     type: str
-    choices: ["", new, trust, issue, drop]
+    choices: ["", new, trust, issue, drop, cut, renew, load]
     default: ""
+  ca_compromised:
+    description: Name of the cluster whose CA is replaced at once, without a time in which members trust both. For V(rotate_ca).
+    type: str
+    default: ""
+  ca_same_key:
+    description: Whether V(rotate_ca) gives the CA in use another certificate over the same key, instead of replacing it.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

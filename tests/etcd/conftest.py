@@ -55,14 +55,20 @@ def wait_until(said: str, condition: Callable[[], object], seconds: float = PATI
 @functools.lru_cache(maxsize=None)
 def program(name: str, version: str) -> str:
     """Path of etcd, etcdctl or etcdutl of a version, built if it is not in the lab's cache."""
+    return built("--etcd", version, "--only", name)
+
+
+def kubernetes_program(name: str) -> str:
+    """The same for a program of Kubernetes, in the lab's own version."""
+    return built("--only", name)
+
+
+def built(*arguments: str) -> str:
+    """Path of a program of the lab."""
     # The tests are in a network namespace of their own: what has to be built is built outside of it.
     outside = ["nsenter", f"--net=/proc/{os.getppid()}/ns/net", "--"]
     done = subprocess.run(
-        [*outside, str(LAB), "build", "--etcd", version, "--only", name],
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE,
-        timeout=1800,
+        [*outside, str(LAB), "build", *arguments], check=True, text=True, stdout=subprocess.PIPE, timeout=1800
     )
     return done.stdout.strip()
 

@@ -6,7 +6,9 @@ import signal
 import time
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 
 from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
 from .test_membership import join, membership, small, start_learner
@@ -168,6 +170,34 @@ def test_a_learner_without_its_data(make_cluster: Make, version: str) -> None:
     cluster.members.append(lost)
     cluster.names.append(lost.name)
     assert whole(cluster, "a third")
+
+
+@other_versions_long
+def test_a_member_that_a_killed_first_run_has_left_unstarted(make_cluster: Make, version: str) -> None:
+    """It is started with the full list too, and has the further URL until it runs, as the turn does it."""
+    cluster = make_cluster(3, version)
+    late = cluster[2]
+    for member in cluster.members[:2]:
+        member.start("new", cluster.names)
+    cluster.wait(cluster.members[:2])
+    urls = [peer_url(late.name)]
+    with cluster[0].client() as client:
+        listed = client.members()
+        entry = entry_at(listed, urls)
+        assert entry and not entry.started and not entry.is_learner
+        client.update_member(entry.id, urls_while_joining(urls))
+        late.peers = peers_of(client.members(linearizable=True), entry.id, late.name)
+        late.start("existing", cluster.names)
+        cluster.wait()
+        client.update_member(entry.id, urls)
+    cluster.write("acknowledged")
+    late.signal(signal.SIGKILL)
+    late.lose()
+    late.start("existing", cluster.names)
+    assert JOINED in late.last_words()
+    late.find()
+    late.start("existing", cluster.names)
+    assert whole(cluster, "acknowledged")
 
 
 @each_version

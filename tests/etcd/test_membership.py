@@ -305,6 +305,19 @@ def readyz(member: Member, query: str) -> str:
     return subprocess.run([*enter, *curl], capture_output=True, text=True, timeout=20, check=False).stdout
 
 
+def test_a_full_database_keeps_nobody_from_joining(make_cluster: Make) -> None:
+    """A member that is replaced has left already. The cluster lock is refused then."""
+    cluster, joiners = small(make_cluster, "3.6.14", 1, 2)
+    with cluster[0].client() as client:
+        client.call(
+            "maintenance/alarm", {"action": "ACTIVATE", "memberID": str(client.status().member_id), "alarm": "NOSPACE"}
+        )
+    assert not cluster[0].put("while it is raised")
+    acts, entry = start_learner(cluster, joiners[0])
+    assert not acts.promote(entry.id, [peer_url(joiners[0].name)], 60).is_learner
+    cluster.members.append(joiners[0])
+
+
 def test_a_member_with_an_alarm_takes_it_along(make_cluster: Make) -> None:
     """CORRUPT of one member stops the whole cluster. When the member has left, the cluster goes on."""
     cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)

@@ -5,27 +5,48 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import time
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import emergency as _emergency
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import rotation as _rotation
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster as Wanted
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import DROP, ISSUE, TRUST, Rotation
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     EtcdClient,
     EtcdUnreachableError,
+    accepts_client,
     trusted_names,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import rotate as _rotate
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
-from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import load_certificates, name_id
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
+    certificate_pem,
+    load_certificates,
+    load_key,
+    name_id,
+    renewed,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import members as _members
 
-from .conftest import ADDRESSES, Cluster, Make, Member, each_version, encoded, other_versions_long, pki_spec
+from .conftest import (
+    ADDRESSES,
+    NAMES,
+    Cluster,
+    Make,
+    Member,
+    each_version,
+    encoded,
+    issue,
+    other_versions_long,
+    pki_spec,
+)
 
 
 @each_version
@@ -45,17 +66,44 @@ def spec(member: Member, **changes: Any) -> _pki.PkiSpec:
     return replace(found, **changes)
 
 
-def seen(cluster: Cluster) -> Rotation:
-    """The phase, from what the hosts show, by the code that runs on them."""
-    observations = {
+def trusts(member: Member) -> str:
+    """Which CA a member trusts, by whom it accepts."""
+    return _pki.trusted_ca(
+        str(member.pki),
+        process_started(member.process.pid) if member.process else 0.0,
+        lambda cert, key: accepts_client(ADDRESSES[member.name], 2379, cert, key),
+        datetime.now(timezone.utc),
+    )
+
+
+def observations(cluster: Cluster) -> dict[str, Any]:
+    """What the hosts show, by the code that runs on them."""
+    return {
         member.name: {
             "pki": vars(_pki.observe(spec(member), datetime.now(timezone.utc))),
-            "etcd": {"trusted": trusted_names(ADDRESSES[member.name], 2379)},
+            "etcd": {
+                "trusted": trusted_names(ADDRESSES[member.name], 2379) if member.running else None,
+                "trusts": trusts(member) if member.running else "unknown",
+            },
         }
         for member in cluster.members
     }
-    members = [_members.Member(name, name, ADDRESSES[name]) for name in cluster.names]
-    return _rotation.rotation_of(Wanted("etcd", members, "infra0"), observations)
+
+
+def wanted(cluster: Cluster) -> Wanted:
+    """The cluster as an inventory has it."""
+    return Wanted("etcd", [_members.Member(name, name, ADDRESSES[name]) for name in cluster.names], "infra0")
+
+
+def seen(cluster: Cluster) -> Rotation:
+    """The phase of a rotation."""
+    return _rotation.rotation_of(wanted(cluster), observations(cluster))
+
+
+def left(cluster: Cluster) -> _emergency.Cut:
+    """What is left of an emergency."""
+    found = observations(cluster)
+    return _emergency.cut_of(wanted(cluster), found, _rotation.rotation_of(wanted(cluster), found))
 
 
 def restart(cluster: Cluster, member: Member) -> None:
@@ -171,3 +219,165 @@ def test_the_whole_rotation_under_two_writers(make_cluster: Make, version: str) 
     assert refused == {"old": [], "new": []}
     cluster.wait()
     assert cluster.agree()
+
+
+def sign_by_next(cluster: Cluster, ca: str) -> dict[str, dict[str, str]]:
+    """Certificates of the CA beside the one in use, for all members. No member has any of them yet."""
+    now = datetime.now(timezone.utc)
+    asked = [
+        {
+            "host": member.name,
+            "name": member.name,
+            "address": ADDRESSES[member.name],
+            "csrs": _pki_steps.step_request(spec(member, first_ca_only=True), ca, False, now)["csrs"],
+        }
+        for member in cluster.members
+    ]
+    signed: dict[str, dict[str, str]] = _pki_steps.step_sign(spec(cluster[0]), asked, False, now, by_next=True)[
+        "signed"
+    ]
+    return signed
+
+
+def install(member: Member, ca: str, certificates: dict[str, str]) -> None:
+    """What the emergency installs on a host."""
+    now = datetime.now(timezone.utc)
+    _pki_steps.step_install(spec(member, first_ca_only=True), ca, certificates, False, now, replace_ca=True)
+
+
+def restart_at_once(cluster: Cluster) -> None:
+    """All members end, and come back."""
+    for member in cluster.members:
+        if member.running:
+            member.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+    for member in cluster.members:
+        member.signal(signal.SIGTERM)
+    cluster.start_as_published()
+    cluster.wait()
+
+
+@other_versions_long
+def test_an_emergency_loses_nothing_and_no_member_ever_trusts_both(make_cluster: Make, version: str) -> None:
+    """Until the files are exchanged, everybody is served. Then the quorum is gone for as long as a restart takes, and the former CA opens nothing."""
+    cluster = make_cluster(3, version)
+    cluster.found()
+    now = datetime.now(timezone.utc)
+    old = _pki.observe(spec(cluster[0]), now).ca_cert or ""
+    of_old = client_files(cluster[0], cluster.directory / "client", old)
+    assert left(cluster).phases == ["new", "cut"]
+    new = _rotate.step_next(spec(cluster[0]), None, None, "", False, now)["ca_cert"]
+    found = left(cluster)
+    assert found.phases == ["cut"] and found.exchange and found.restart == cluster.names
+    signed = sign_by_next(cluster, new)
+    # Nothing that is in use has changed so far.
+    assert seen(cluster).phase == TRUST and all(ask(member, of_old) == "" for member in cluster.members)
+    numbers = [0]
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            with EtcdClient(cluster[numbers[0] % 3].endpoint, *of_old, timeout=2.0) as client:
+                try:
+                    client.call("kv/put", {"key": encoded(f"w{numbers[0] + 1}"), "value": encoded("x")})
+                    numbers[0] += 1
+                except EtcdUnreachableError:
+                    return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    time.sleep(1)
+    begin = time.monotonic()
+    _rotate.step_exchange(spec(cluster[0]), False, alone=True)
+    for member in cluster.members:
+        install(member, new, signed[member.name])
+    assert left(cluster).issue == [] and seen(cluster).is_cut
+    restart_at_once(cluster)
+    gone = time.monotonic() - begin
+    over.set()
+    thread.join()
+    assert left(cluster).phases == [] and seen(cluster) == Rotation(recent=True)
+    # Whoever has a certificate of the former CA is refused by every member, whatever CA they trust.
+    Path(of_old[0]).write_text(new)
+    assert {ask(member, of_old) for member in cluster.members} == {"tls-client-refused"}
+    assert all(cluster.values(f"w{number}") == ["x"] * 3 for number in (1, numbers[0])) and numbers[0] > 3
+    assert cluster.agree()
+    print(f"{version}: {numbers[0]} writes before, none lost; without quorum for {gone:.1f} s at most")
+
+
+@pytest.mark.long
+@each_version
+def test_an_emergency_that_was_killed_is_finished(make_cluster: Make, version: str) -> None:
+    """After files of one host, and a power cut: two members that trust the former CA go on without it, and the next run has the same way to go."""
+    cluster = make_cluster(3, version)
+    cluster.found()
+    now = datetime.now(timezone.utc)
+    new = _rotate.step_next(spec(cluster[0]), None, None, "", False, now)["ca_cert"]
+    signed = sign_by_next(cluster, new)
+    _rotate.step_exchange(spec(cluster[0]), False, alone=True)
+    install(cluster[0], new, signed["infra0"])
+    assert seen(cluster).is_cut and left(cluster).issue == ["infra1", "infra2"]
+    cluster.power_cut()
+    cluster.start_as_published()
+    cluster.wait([cluster[1], cluster[2]])
+    assert cluster[1].put("meanwhile") and not cluster[0].healthy()
+    found = left(cluster)
+    # A member that finds no quorum does not serve, and so does not say what it trusts.
+    assert found.issue == ["infra1", "infra2"] and found.restart == cluster.names and not found.exchange
+    # What was signed was in the memory of the run that was killed. Now it is the CA itself that signs.
+    issue_by_the_first(cluster, new)
+    assert left(cluster).issue == []
+    restart_at_once(cluster)
+    assert left(cluster).phases == [] and cluster.values("meanwhile") == ["there"] * 3 and cluster.agree()
+
+
+@other_versions_long
+def test_a_ca_that_was_put_on_the_hosts_by_hand(make_cluster: Make, version: str) -> None:
+    """With the name of the former one, as kubeadm calls every CA. It is seen, and one restart at the same time ends the outage."""
+    cluster = make_cluster(3, version)
+    cluster.found()
+    cluster.write("before")
+    for name in NAMES:
+        (cluster.directory / name / "pki").rename(cluster.directory / name / "kept")
+    issue(cluster.directory)
+    assert all(not member.healthy() for member in cluster.members)
+    found = left(cluster)
+    assert found.by_hand and found.phases == ["cut"] and found.issue == [] and found.restart == cluster.names
+    restart_at_once(cluster)
+    assert left(cluster).restart == [] and not left(cluster).by_hand
+    assert cluster.values("before") == ["there"] * 3 and cluster.agree()
+
+
+@pytest.mark.long
+@each_version
+def test_another_certificate_of_the_same_ca(make_cluster: Make, version: str) -> None:
+    """etcd loads it when it starts. A member that was restarted once goes on when the former one expires; one that was not refuses everybody then."""
+    cluster = make_cluster(3, version)
+    now = datetime.now(timezone.utc)
+    authority = spec(cluster[0])
+    (first,) = load_certificates(Path(authority.path("etcd/ca.crt")).read_bytes())
+    key = load_key(Path(authority.path("etcd/ca.key")).read_bytes())
+    end = now + timedelta(seconds=60)
+    for member in cluster.members:
+        soon = certificate_pem(renewed(first, key, (now - timedelta(minutes=5), end)))
+        (member.pki / "etcd" / "ca.crt").write_text(soon)
+    cluster.found()
+    serials = [item["serial"] for member in cluster.members for item in _pki.observe(spec(member), now).certificates]
+    time.sleep(1)
+    renewed_ca = _rotate.step_renew(authority, None, False, now)["ca_cert"]
+    assert [trusts(member) for member in cluster.members] == ["earlier", "installed", "installed"]
+    for member in cluster.members:
+        _rotate.step_trust(spec(member), renewed_ca, False)
+    assert [trusts(member) for member in cluster.members] == ["earlier"] * 3
+    for member in cluster.members[:2]:
+        restart(cluster, member)
+    assert [trusts(member) for member in cluster.members] == ["installed", "installed", "earlier"]
+    assert datetime.now(timezone.utc) < end, "the former certificate has expired too early for what follows"
+    time.sleep((end - datetime.now(timezone.utc)).total_seconds() + 1)
+    of_client = client_files(cluster[0], cluster.directory / "client", renewed_ca)
+    assert [ask(member, of_client) for member in cluster.members] == ["", "", "tls-client-refused"]
+    assert cluster[0].put("after")
+    restart(cluster, cluster[2])
+    assert [ask(member, of_client) for member in cluster.members] == [""] * 3
+    assert cluster.values("after") == ["there"] * 3 and cluster.agree()
+    after = [item["serial"] for member in cluster.members for item in _pki.observe(spec(member), now).certificates]
+    assert after == serials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -184,6 +185,37 @@ def test_a_host_that_is_gone_for_good(hosts: Lab, tmp_path: Path) -> None:
     hosts("wipe", "infra3")
     run = hosts.play(inventory=four)
     assert run.code == 0 and names(hosts) == HOSTS, run.output[-6000:]
+
+
+@pytest.mark.long
+def test_killed_in_the_middle_of_a_join(hosts: Lab, tmp_path: Path) -> None:
+    """The controller ends while the learner is added, started, promoted. The next run finishes the join, and leaves no further peer URL."""
+    four = only(hosts, tmp_path, *HOSTS)
+    assert hosts.play(inventory=four).code == 0
+    first = replace(hosts, hosts=HOSTS[:1])
+    for seconds in (2, 6, 11, 17):
+        hit(hosts, "remove", "infra3", four)
+        with writing(hosts, f"middle{seconds}") as counted:
+            run = hosts.play(
+                "-e",
+                "etcd_member=infra3",
+                KILL_AT="Change the member, and wait for it",
+                KILL_AFTER=str(seconds),
+                KILL_COUNT=str(tmp_path / "count"),
+                KILL_MARKER=f"middle-{os.getpid()}-{seconds}",
+                ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),
+                ANSIBLE_CALLBACKS_ENABLED="kill_at",
+                playbook="playbooks/replace_member.yml",
+                inventory=four,
+            )
+            # The module sees that nobody waits for it any more.
+            time.sleep(3)
+            print(f"killed after {seconds} s, code {run.code}:\n{first.etcdctl('infra0', 'member', 'list')}")
+            again = hosts.play("-e", "etcd_member=infra3", playbook="playbooks/replace_member.yml", inventory=four)
+        assert again.code == 0 or "etcd_replace_healthy=true" in flat(again.output), again.output[-6000:]
+        assert names(hosts) == HOSTS and "localhost" not in first.etcdctl("infra0", "member", "list")
+        assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
+        assert hosts.play(inventory=four).code == 0 and hosts.play(inventory=four).changed() == {}
 
 
 def sweep(lab: Lab, tmp_path: Path, where: str, playbook: str, member: str, number: int) -> tuple[bool, int]:

@@ -298,11 +298,20 @@ def test_a_ca_that_was_written_since_it_started(older: Host) -> None:
     assert not engine.take_turn(replace(to_load(older), loads_ca=False), check=False)["changed"]
 
 
-def test_it_is_not_ended_while_another_one_is_down_and_the_cause_is_told(older: Host) -> None:
+def test_it_is_not_ended_while_another_one_is_down_and_the_cause_is_told(
+    older: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     older.unready = {OTHER: "refused"}
     with pytest.raises(EtcdError, match="not restarted while an API server is not ready: refused"):
         engine.take_turn(to_load(older), check=False)
     assert "stop" not in older.acts
+    # After an emergency, none of them trusts the members: each serves again when it was restarted.
+    older.unready = {URL: "[-]etcd failed", OTHER: "[-]etcd failed"}
+    with pytest.raises(EtcdError, match=r"\[-\]etcd failed"):
+        engine.take_turn(to_load(older), check=False)
+    assert "stop" in older.acts
+    older.process = older.started()
+    monkeypatch.setattr(engine, "process_started", lambda _pid: 0.0)
     older.unready, older.comes_up = {}, lambda _servers: False
     with pytest.raises(EtcdError, match=r"no etcd.* It was restarted to read the CA of etcd, and its manifest has not"):
         engine.take_turn(to_load(older), check=False)

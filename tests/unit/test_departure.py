@@ -243,6 +243,37 @@ def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
     assert plan["problems"] == [] and plan["join"] == ["infra3"]
 
 
+def test_a_learner_whose_host_is_not_part_of_the_run() -> None:
+    """It may be gone for good."""
+    found = seen(cluster_of(4), *UP3, LEARNER, members=learning("infra3"))
+    del found["infra3"]
+    found["infra1"]["reasons"]["manifest"] = why("x", part="manifest", restarts=True)
+    plan = _run.plan_run("infra0", found, [], _run.Wish())
+    assert (
+        "Run again with its host" in plan["problems"][0]
+        and "remove_member.yml -e etcd_member=infra3" in plan["problems"][0]
+    )
+
+
+def test_two_members_of_one_name() -> None:
+    """A host was added anew by hand, at another address, and its former member is still listed. No message names the live one for removal."""
+    former = {**listing("2", "2")[0], "id": "99", "peer_urls": ["https://10.0.0.99:2380"]}
+    both = [former, *listing()]
+    plan = run("converge", "", *UP3, members=both)
+    assert plan["problems"] == [] and any("remove_member.yml -e etcd_member=99" in text for text in plan["notices"])
+    plan = run("remove", "99", *UP3, members=both)
+    assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0")] and plan["departing"]["id"] == "99"
+    # The name means the host of the inventory, and so its live member.
+    assert run("remove", "infra2", *UP3, members=both)["departing"]["id"] == "2"
+    # A learner with the name of an inventory host that is another member.
+    cluster = Cluster("etcd", [*CLUSTER.members[:2], Member("infra9", "infra2", "10.0.0.8")], "infra0")
+    lost = (*UP3[:2], {**FRESH, "record": RECORD})
+    members = [*listing(), {**listing("9", "9")[0], "id": "77", "is_learner": True}]
+    for operation in ("converge", "replace"):
+        text = " ".join(run(operation, "infra2", *lost, members=members, cluster=cluster)["problems"])
+        assert "remove_member.yml -e etcd_member=77" in text and "etcd_member=infra9 first" not in text, text
+
+
 def test_dead_members_of_five_leave_one_by_one() -> None:
     plan = run("remove", "infra4", up(), up(), up(), DOWN, DOWN)
     assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0"), ("archive", "infra4")]

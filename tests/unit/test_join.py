@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError, LockRefusedError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
@@ -197,6 +197,15 @@ def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) 
     host.refusals = 1
     host.at["promote"] = lambda: host.members.__setitem__(2, Member(9, "infra0", ["new"], ["x"], False))
     assert "stays a member" in host.fails("it has not joined after") and "remove" not in host.acts
+
+
+def test_a_full_database_keeps_nobody_from_joining(host: Joining) -> None:
+    """etcd refuses the lock then. A member that is replaced has left already."""
+    host.refused = LockRefusedError("etcd refuses all writes", "NOSPACE")
+    host.run()
+    assert "lock" not in host.acts and "promote" in host.acts
+    host.refused = LockRefusedError("etcd refuses all writes", "CORRUPT")
+    host.fails("etcd refuses all writes")
 
 
 def test_a_lock_that_is_lost_undoes_nothing(host: Joining) -> None:

@@ -671,7 +671,7 @@ def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
     assert files(tmp_path) == before
     seen = _pki.observe(spec(tmp_path, ca_host=True), LATER)
     assert seen.reasons == [] and "in 59 days, and no certificate can last longer" in seen.warnings[0], seen.warnings
-    assert f"cd {tmp_path}/pki/etcd && openssl x509 -in ca.crt -signkey ca.key" in seen.warnings[0]
+    assert "rotate_ca.yml -e etcd_ca_same_key=true" in seen.warnings[0]
     # In the last third of their life too.
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=55)).reasons == []
     # Said once, at the host where it is renewed.

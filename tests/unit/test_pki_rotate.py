@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import replace
@@ -110,8 +111,6 @@ def test_a_ca_that_cannot_take_over(host: _pki.PkiSpec, tmp_path: Path) -> None:
     other = tmp_path / "other/pki/etcd"
     with pytest.raises(EtcdError, match="called etcd-ca, like the one in use"):
         next_one(host, ca_cert=(other / "ca.crt").read_text(), ca_key=(other / "ca.key").read_text())
-    with pytest.raises(EtcdError, match="the key of the new CA is missing"):
-        next_one(host, ca_cert=own_ca(tmp_path / "own")[0])
     assert {name: data for name, data in files(tmp_path).items() if name in before} == before
     assert not Path(host.path("etcd/ca-next.crt")).exists()
 
@@ -221,6 +220,36 @@ def test_an_exchange_that_was_killed(host: _pki.PkiSpec, done: int, monkeypatch:
     assert keys <= {path.read_text() for path in Path(host.pki_dir).parent.rglob("*.key")}
 
 
+@pytest.mark.parametrize("done", range(4))
+def test_a_ca_that_signs_elsewhere(
+    host: _pki.PkiSpec, tmp_path: Path, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key of it is here, and that of the former one is kept elsewhere, whenever the run is killed."""
+    old, key = text(host), text(host, "etcd/ca.key")
+    cert = own_ca(tmp_path / "own")[0]
+    new = next_one(host, ca_cert=cert)
+    assert next_one(host, ca_cert=cert) == new and (observed(host).next_ca or {})["has_key"] is False
+    assert not Path(host.path("etcd/ca-next.key")).exists()
+    _rotate.step_trust(host, old + new, False)
+    with pytest.raises(EtcdError, match="If this CA signs elsewhere, set etcd_ca_cert"):
+        _rotate.step_exchange(host, False)
+    left, unlink = [done], os.unlink
+
+    def killed(path: str) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(_rotate.os, "unlink", killed)
+        _rotate.step_exchange(host, False, elsewhere=True)
+    assert _rotate.step_exchange(host, False, elsewhere=True)["ca_cert"] == new + old == text(host)
+    assert not Path(host.path("etcd/ca.key")).exists() and observed(host).next_ca is None
+    assert key in [path.read_text() for path in Path(host.former).glob("*.key")]
+    assert observed(host).ca_problems == [] and observed(host).reasons == []
+
+
 def test_an_exchange_before_its_time(host: _pki.PkiSpec) -> None:
     old = text(host)
     next_one(host)
@@ -229,6 +258,58 @@ def test_an_exchange_before_its_time(host: _pki.PkiSpec) -> None:
     assert text(host) == old
     trusted(host)
     assert _rotate.step_exchange(host, True)["changed"] and text(host).startswith(old)
+
+
+def test_an_emergency_takes_the_former_ca_out_at_once(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    """What the new CA has signed before is installed afterwards. Killed in between, nothing is lost, and the next run signs by ca.key."""
+    old, new = text(host), next_one(host)
+    keys = {text(host, "etcd/ca.key"), text(host, "etcd/ca-next.key")}
+    wanted = replace(host, first_ca_only=True)
+    csrs = _pki_steps.step_request(wanted, new, False, NOW)["csrs"]
+    entry = {**MEMBER, "host": "infra0", "csrs": csrs}
+    before = files(tmp_path)
+    signed = _pki_steps.step_sign(wanted, [entry], False, NOW, by_next=True)["signed"]["infra0"]
+    assert files(tmp_path) == before and len(signed) == 4
+    assert _rotate.step_exchange(host, False, alone=True)["ca_cert"] == new == text(host)
+    assert keys <= {path.read_text() for path in Path(host.pki_dir).parent.rglob("*.key")}
+    assert old in [data.decode() for name, data in files(tmp_path).items() if "former-ca" in name]
+    assert observed(host).next_ca is None and observed(host).ca_problems == []
+    again = _pki_steps.step_sign(wanted, [entry], False, NOW)["signed"]["infra0"]
+    for certificates in (signed, again):
+        _pki_steps.step_install(wanted, new, certificates, False, NOW, replace_ca=True)
+        assert observed(host).reasons == [] and observed(host).foreign == [] and text(host) == new
+    os.unlink(host.path("etcd/ca.key"))
+    with pytest.raises(EtcdError, match=r"ca\.key is missing or cannot be used"):
+        _pki_steps.step_sign(wanted, [entry], False, NOW)
+
+
+def test_another_certificate_over_the_same_key(host: _pki.PkiSpec, tmp_path: Path) -> None:
+    """All that the CA has signed stays valid, for openssl too. Another one is only made if it ends later."""
+    before, key = text(host), text(host, "etcd/ca.key")
+    assert not _rotate.step_renew(host, None, False, NOW)["changed"] and text(host) == before
+    assert _rotate.step_renew(host, None, True, LATER)["changed"] and text(host) == before
+    stray = next_one(host)
+    Path(host.path("etcd/ca.crt")).write_text(before + stray)
+    said = _rotate.step_renew(host, None, False, LATER)
+    assert said["ca_cert"] == text(host) and text(host).endswith(stray) and text(host, "etcd/ca.key") == key
+    first, former = (_x509.load_certificate(item.encode()) for item in (text(host), before))
+    assert _x509.authority_id(first) == _x509.authority_id(former) and first.serial_number != former.serial_number
+    assert [(e.oid, e.critical, e.value) for e in first.extensions] == [
+        (e.oid, e.critical, e.value) for e in former.extensions
+    ]
+    only = tmp_path / "only.crt"
+    only.write_text(_x509.certificate_pem(first))
+    for name in ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client"):
+        assert ": OK" in openssl("verify", "-no_check_time", "-CAfile", str(only), host.path(name + ".crt"))
+    found = _pki.observe(host, LATER)
+    assert found.foreign == [] and found.ca_self_signed and abs(found.ca_gain) < 400
+    # The user's own, which may be older.
+    assert not _rotate.step_renew(host, before, False, LATER)["changed"]
+    with pytest.raises(EtcdError, match="is another CA than"):
+        _rotate.step_renew(host, own_ca(tmp_path / "own")[0], False, LATER)
+    os.unlink(host.path("etcd/ca.key"))
+    with pytest.raises(EtcdError, match=r"ca\.key is missing"):
+        _rotate.step_renew(host, None, False, LATER + timedelta(days=9))
 
 
 def test_a_key_that_is_lost_keeps_nobody_from_rotating(host: _pki.PkiSpec, tmp_path: Path) -> None:

@@ -405,6 +405,12 @@ class Asked:
             def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
                 self.url = url
 
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
             def members(self) -> list[Member]:
                 return asked.members
 
@@ -478,6 +484,12 @@ class Versions:
         class Client:
             def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
                 self.version = versions[url.split("//")[1].split(":")[0]]
+
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
 
             def members(self, **_linearizable: bool) -> list[Member]:
                 return [

@@ -50,6 +50,7 @@ def member(item: dict[str, Any], cas: str, loaded: str | None, signer: str, reco
         ca_id=first["id"],
         ca_fingerprint=first["fingerprint"],
         ca_cert_key=first["key"],
+        ca_not_after="2030-01-01T00:00:00+00:00",
         certificates=leaves(*signer.split()),
         foreign=[],
     )
@@ -252,11 +253,6 @@ def with_reason(part: str, reason: list[dict[str, Any]]) -> dict[str, Any]:
             "the old CA, the new CA, the stray CA. Leave only",
         ),
         (
-            seen(),
-            {"own_ca": {"fingerprint": "x", "id": "x", "key": False}},
-            "a CA that signs elsewhere cannot take over",
-        ),
-        (
             seen("trust"),
             {"own_ca": {"fingerprint": "x", "id": "x", "key": True}},
             "not the CA that a rotation has begun with (the new CA)",
@@ -272,11 +268,35 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
 
 
 def test_the_users_own_ca_goes_on_with_itself() -> None:
-    in_use = {"fingerprint": "f", "id": "old", "key": True}
+    in_use = {"fingerprint": "f", "id": "old", "key": True, "not_after": "2030-01-01T00:00:00+00:00"}
     assert rotated(seen(), own_ca=in_use)["problems"][0].startswith("etcd_ca_cert is the CA in use")
     assert rotated(seen("over"), own_ca={**in_use, "id": "new"})["problems"] == []
-    assert rotated(seen("trust"), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
-    assert rotated(seen(), own_ca={"fingerprint": "f", "id": "new", "key": True})["problems"] == []
+    assert rotated(seen("trust"), own_ca={**in_use, "id": "new"})["problems"] == []
+    assert rotated(seen(), own_ca={**in_use, "id": "new"})["problems"] == []
+
+
+def test_a_ca_that_signs_elsewhere() -> None:
+    """It takes over like any other; its key is nowhere, and requests are written to files."""
+    own = {"fingerprint": "f", "id": "new", "key": False, "not_after": "2030-01-01T00:00:00+00:00"}
+    found = seen()
+    assert (
+        rotated(found, own_ca=own)["problems"] == [] and steps(rotated(found, phase="new", own_ca=own)) == "next_ca:0"
+    )
+    for stage in ("new", "trust"):
+        found = seen(stage)
+        found["infra0"]["pki"]["next_ca"]["has_key"] = False
+        assert rotated(found, phase="issue" if stage == "trust" else "trust", own_ca=own)["elsewhere"] is True
+        # Its key came after all.
+        assert rotated(found, own_ca={**own, "key": True})["elsewhere"] is False
+    for stage in ("exchanged", "issue"):
+        found = seen(stage)
+        found["infra0"]["pki"].update(ca_key=False, ca_public_key=None)
+        # Certificates that are due wait for the signatures like all others.
+        found["infra1"]["pki"]["due"] = ["server"]
+        plan = rotated(found, phase="issue", own_ca=own)
+        assert plan["problems"] == [] and plan["elsewhere"] is True
+        found["infra0"]["pki"].update(ca_key=True, ca_public_key="new-k")
+        assert rotated(found, phase="issue", own_ca=own)["elsewhere"] is False
 
 
 # --- Control plane hosts ------------------------------------------------------------------------------------------------

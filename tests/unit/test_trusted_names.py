@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,15 +93,27 @@ def test_where_a_member_is_asked(flags: list[str], expected: Any) -> None:
     assert _trust.trusted_by(None, "/p") is None and _trust.not_loaded(None, "/p") == ""
 
 
-def test_what_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order, and each name once: etcd names a CA once, however often the file has it."""
     stored = ["b", "a", "b"]
     monkeypatch.setattr(_trust, "read_or_say", lambda _path: (b"", ""))
     monkeypatch.setattr(_trust, "load_certificates", lambda _data: [SimpleNamespace(subject=name) for name in stored])
     monkeypatch.setattr(_trust, "name_id", lambda item: item.subject)
     monkeypatch.setattr(_trust, "common_name", lambda subject: f"CA {subject}")
+    (tmp_path / "etcd").mkdir()
+    file = tmp_path / "etcd" / "ca.crt"
+    file.touch()
+    written = file.stat().st_ctime
+    started = [written + 1]
+    monkeypatch.setattr(_trust, "process_started", lambda _pid: started[0])
     process = Process(7, 7, ["etcd"])
     for told, loaded in ((["a", "b"], True), (["a"], False), (["a", "b", "c"], False), (None, False)):
         monkeypatch.setattr(_trust, "trusted_by", lambda *_given, told=told: told)
-        assert (_trust.not_loaded(process, "/p") == "") is loaded
-    assert "CA b and CA a" in _trust.not_loaded(process, "/p")
+        assert (_trust.not_loaded(process, str(tmp_path)) == "") is loaded
+    # A renewed certificate has the name of the one before.
+    monkeypatch.setattr(_trust, "trusted_by", lambda *_given: ["a", "b"])
+    for began, loaded in ((-1.0, False), (0.0, False), (0.1, True)):
+        started[0] = written + began
+        assert (_trust.not_loaded(process, str(tmp_path)) == "") is loaded
+    started[0] = written - 1
+    assert "CA b and CA a" in _trust.not_loaded(process, str(tmp_path))

@@ -894,7 +894,7 @@ def test_packages_in_check_mode(packages: Host) -> None:
     assert result["changes"][0]["code"] == "version"
 
 
-@pytest.mark.parametrize(("started", "proven"), [(0.0, False), (100.0, True)])
+@pytest.mark.parametrize(("started", "proven"), [(0.0, False), (1.0, False), (100.0, True)])
 def test_a_kubelet_that_its_package_has_restarted_is_proven(
     packages: Host, monkeypatch: pytest.MonkeyPatch, started: float, proven: bool
 ) -> None:
@@ -956,6 +956,18 @@ def test_a_cluster_that_is_down_is_started_with_its_packages(
     result = packages.run()
     assert "install packages" not in packages.acts and packages.manifest.read_text() == OLD and result["left"]
     assert ("fetch" in packages.acts) == ("kubelet: 1.36.3-1.1 -> 1.37.2-1.1" in result["left"]) == bool(turn)
+
+
+def test_a_host_that_was_made_anew_and_kept_its_data_gets_its_packages(
+    packages: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no manifest that it could be started with, and perhaps no kubelet."""
+    monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
+    monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
+    packages.manifest.unlink()
+    packages.spec, packages.process = replace(packages.spec, turn=0), None
+    packages.run()
+    assert packages.acts[:2] == ["fetch", "install packages"] and packages.manifest.read_text() == NEW
 
 
 def test_packages_that_cannot_be_had_keep_no_member_down(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:

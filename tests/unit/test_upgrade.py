@@ -297,6 +297,25 @@ def test_none_joins_with_3_7_before_the_log_is_made_readable(
     assert all("set etcd_image_tag to the version that runs, for example 3.6.14-0" in item.text for item in problems)
 
 
+@pytest.mark.parametrize(
+    ("agreed", "wanted", "refused"), [("3.6.0", "3.7.3", True), ("3.7.0", "3.7.3", False), ("3.6.0", "3.6.14", False)]
+)
+def test_none_joins_with_3_7_beside_members_that_are_not_part_of_the_run(
+    agreed: str, wanted: str, refused: bool
+) -> None:
+    """With --limit. Their log may have such entries."""
+    found = members(wanted, "3.6.14", "3.6.14", "3.6.14", agreed=agreed)
+    found["infra2"]["etcd"] = {**FRESH, "image": None}
+    for host in ("infra0", "infra1"):
+        found[host]["etcd"]["members"] = listing("01", "01")
+    plan = Plan("rolling", order=["infra0", "infra2"], join=["infra2"])
+    assert _upgrade.early_problems(CLUSTER, found, plan) == []
+    del found["infra1"]
+    problems = _upgrade.early_problems(CLUSTER, found, plan)
+    assert [problem.host for problem in problems] == ["infra2"] * refused
+    assert not refused or "the log of infra1 may have some (not part of this run)" in problems[0].text
+
+
 def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
     """As the play asks. With the version that runs, it joins."""
     found = members("3.7.3", "3.6.14", "3.6.14", "3.6.14")
@@ -304,7 +323,7 @@ def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
         found[host]["etcd"].update(FRESH, version="", image=None, running=False, leader=False)
     found["infra0"]["etcd"].update(members=listing("0", "0"), unreadable=3)
     plan = planned(found, allow_interruption=True)
-    assert plan["action"] == "refuse" and "has entries of etcd 3.5" in " ".join(plan["problems"]), plan["problems"]
+    assert plan["action"] == "refuse" and "the log of infra0 has some" in " ".join(plan["problems"]), plan["problems"]
     for item in found.values():
         item["config"]["image"] = "registry.k8s.io/etcd:3.6.14-0"
     found["infra0"]["reasons"]["manifest"] = []

@@ -138,7 +138,8 @@ def change_problems(seen: Observation, reasons: list[Reason]) -> list[str]:
     # A manifest that stays may be whatever it is.
     if seen["problem"] and codes != {"ca"}:
         return [f"kube-apiserver is not changed: {seen['problem']}"]
-    if seen["unready"]:
+    # One that does not trust the members any more is not ready because of that.
+    if seen["unready"] and codes != {"ca"}:
         return [
             f"kube-apiserver is not ready, so it is not restarted with other endpoints of etcd: {seen['unready']}. Repair it first. If none of its"
             f" endpoints is alive, change {FLAGS['servers']} in {seen['manifest']} by hand."

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import begun_problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import has_run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import cas_beside, cas_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import cas_beside, cas_in, rotation_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, FOUND, SIGN, Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -161,6 +162,10 @@ def lacks_key(cluster: Cluster, observations: Mapping[str, Observation], own: Ma
     return bool(signer and signer["pki"].get("ca_id") and not signer["pki"].get("ca_key") and not own.get("key"))
 
 
+# What missing_key returns.
+LACKS_KEY = ("ca-key-elsewhere", "ca-key-missing", "ca-key-lost")
+
+
 def missing_key(cluster: Cluster, observations: Mapping[str, Observation]) -> tuple[str, str]:
     """Where the key is that the CA host lacks, as far as this run can tell: a code, and what to do."""
     holders = key_holders(cluster, observations)
@@ -238,8 +243,7 @@ def trust_warnings(observations: Mapping[str, Observation]) -> list[str]:
         return []
     return [
         f"{', '.join(hosts)}: the CA's certificate was renewed after etcd started. Until it restarts, etcd trusts the former certificate, and"
-        " rejects all clients and peers when that expires. Restart one member after the other before then"
-        ' (docs/certificates.md, "The CA expires").'
+        " rejects all clients and peers when that expires. Before then, rotate_ca.yml -e etcd_ca_same_key=true restarts one member after the other."
     ]
 
 
@@ -254,6 +258,8 @@ def trust_problems(cluster: Cluster, observations: Mapping[str, Observation], re
 
     repaired: hosts whose ca.crt is replaced by that of the CA host.
     """
+    if rotation_of(cluster, observations).is_cut:
+        return [begun_problem(cluster)]
     signer = observations[cluster.ca_host]["pki"] if cluster.ca_host in observations else {}
     observations = {host: as_exchanged(item, signer) for host, item in observations.items()}
     pki = {
@@ -378,9 +384,8 @@ def _former_ca(
         )
     return (
         f"{begin} Their certificates are from the installed CA, so members and clients reject each other. There are two ways out. 1. {back}: it"
-        " issues the certificates again, and nothing restarts. 2. If the former CA is lost or must not be used any more, end etcd on all of"
-        " these hosts at once. It then starts with the installed CA, after some seconds without quorum:"
-        f" `ansible '{':'.join(former)}' -i INVENTORY -b -m ansible.builtin.command -a 'pkill -x etcd'`. Then run site.yml, and give the"
+        " issues the certificates again, and nothing restarts. 2. If the former CA is lost or must not be used any more, go on with the installed CA:"
+        " rotate_ca.yml -e etcd_allow_interruption=true restarts all members at once, after some seconds without quorum. Then give the"
         ' control plane hosts the new CA (docs/certificates.md, "The CA was exchanged by hand").'
     )
 

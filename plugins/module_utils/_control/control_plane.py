@@ -35,6 +35,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     unknown_address_problems,
     version_range_warnings,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.renew_ca import planes_before
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
     RESTART_APISERVER,
     cas_in,
@@ -263,14 +264,15 @@ def hand_over(
     ]
     members = current_members(cluster, membership_of(cluster, observations))
     warnings += map(note, member_warnings(cluster, members))
-    outdated = [*trusted, *(host for host in waiting_planes(cluster, observations, hosts) if host not in trusted)]
+    waiting = [*waiting_planes(cluster, observations, hosts), *renewed, *planes_before(hosts, observations)]
+    outdated = list(dict.fromkeys([*trusted, *waiting]))
     following = follow(cluster, {host: names[host] for host in hosts}, observations, outdated)
     warnings += following.warnings
     warnings += [
         note(
             "kube-apiserver reads ca.crt when it starts, and does not trust yet what that holds after this run. Either run control_plane.yml with"
-            f" -e etcd_update_apiserver=true, or restart it by hand, on one control plane host after the other: {RESTART_APISERVER} Then go on with"
-            " rotate_ca.yml.",
+            f" -e etcd_update_apiserver=true, or restart it by hand, on one control plane host after the other: {RESTART_APISERVER} If the CA is being"
+            " replaced, go on with rotate_ca.yml then.",
             host,
         )
         for host in outdated

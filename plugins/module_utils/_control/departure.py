@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, reference
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     alarmed,
     departed_with_alarm,
@@ -78,7 +78,7 @@ def departing(cluster: Cluster, listed: Iterable[Entry], wanted: str) -> Departi
     if entry is None:
         return None
     # Its id may be that of a member of the inventory.
-    owner = next((item for item in cluster.members if entry_of(item, [entry])), None)
+    owner = next((item for item in cluster.members if entry_of(item, entries) is entry), None)
     return Departing(owner, entry)
 
 
@@ -191,7 +191,7 @@ def quorum_problems(
     """Why the cluster cannot do without the member. Hosts that are not part of the run are for the gate of the turn."""
     leaves = leaving.entry or {}
     voters = [entry for entry in listed if entry["id"] != leaves["id"] and not entry.get("is_learner")]
-    unwell = [entry for entry in voters if is_unwell(entry, cluster, observations)]
+    unwell = [entry for entry in voters if is_unwell(entry, cluster, observations, listed)]
     left = len(voters) - len(unwell)
     names = ", ".join(str(entry.get("name") or entry["id"]) for entry in unwell)
     if left < len(voters) // 2 + 1:
@@ -222,10 +222,10 @@ def rest_problems(
     is_well = bool(leaving.host in observations and observations[leaving.host]["etcd"].get("ready"))
     found = []
     for entry in others:
-        name = str(entry.get("name") or entry["id"])
+        name = reference(entry, cluster, listed)
         if entry.get("is_learner"):
             # site.yml joins nobody while another member is unwell, or has left and is still in the inventory.
-            can_finish = is_well and any(entry_of(member, [entry]) for member in cluster.members)
+            can_finish = is_well and any(entry_of(member, listed) is entry for member in cluster.members)
             way_out = (
                 f"Finish its join by site.yml, and replace {leaving.name} afterwards."
                 if can_finish
@@ -233,7 +233,7 @@ def rest_problems(
             )
             text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely, and no other member joins before that. {way_out}"
             found.append(Problem(text, code="learner"))
-        elif is_unwell(entry, cluster, observations):
+        elif is_unwell(entry, cluster, observations, listed):
             found.append(
                 Problem(
                     f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is unwell. Repair {name} first, by site.yml."
@@ -244,11 +244,11 @@ def rest_problems(
     return found
 
 
-def is_unwell(entry: Entry, cluster: Cluster, observations: Observations) -> bool:
+def is_unwell(entry: Entry, cluster: Cluster, observations: Observations, listed: list[Entry]) -> bool:
     """Whether a member has never started, or is not ready. A member whose host is not part of the run is left to the gate."""
     if not entry.get("client_urls"):
         return True
-    member = next((item for item in cluster.members if entry_of(item, [entry])), None)
+    member = next((item for item in cluster.members if entry_of(item, listed) is entry), None)
     return bool(member and member.host in observations and not observations[member.host]["etcd"].get("ready"))
 
 

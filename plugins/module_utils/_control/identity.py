@@ -25,15 +25,26 @@ KEEP = "The run deletes nothing. Delete nothing yourself before you know which d
 
 
 def entry_of(member: Member, listed: list[Entry]) -> Entry | None:
-    """A member's entry in the membership, by name, or by peer address if it has not started yet; None if there is none."""
-    return next(
-        (
-            entry
-            for entry in listed
-            if (entry["name"] == member.name if entry.get("name") else has_address(entry, member.address))
-        ),
-        None,
+    """A member's entry in the membership, by name, or by peer address if it has not started yet; None if there is none.
+
+    etcd lets two members have one name, as when a host was added anew by hand and its former member is still listed: then the address decides.
+    """
+    found = [
+        entry
+        for entry in listed
+        if (entry["name"] == member.name if entry.get("name") else has_address(entry, member.address))
+    ]
+    return next((entry for entry in found if has_address(entry, member.address)), found[0] if found else None)
+
+
+def reference(entry: Entry, cluster: Cluster, listed: list[Entry]) -> str:
+    """What etcd_member has to be for an entry of the membership: its name, or its id if the name means another member too."""
+    name = str(entry.get("name") or "")
+    is_shared = [item for item in listed if item.get("name") == name] != [entry]
+    means_other = any(
+        name in (item.host, item.name) and entry_of(item, listed) is not entry for item in cluster.members
     )
+    return str(entry["id"]) if not name or is_shared or means_other else name
 
 
 def has_address(entry: Entry, address: str) -> bool:

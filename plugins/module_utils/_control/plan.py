@@ -18,6 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_address,
     has_run,
     identity_problems,
+    reference,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
@@ -360,7 +361,7 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
     if not unseen and not any(view.ready for view in views):
         formed = [view.host for view in views if view.formed]
         return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
-    learner = next((str(e.get("name") or e["id"]) for e in listed if e.get("is_learner") and e is not item.entry), "")
+    learner = next((reference(e, cluster, listed) for e in listed if e.get("is_learner") and e is not item.entry), "")
     first = f" remove {learner} first, a learner that no member joins beside (remove_member.yml -e etcd_member={learner}), and then run"
     return (
         f"{text}If the data is lost, replace the member while the others are healthy:{first if learner else ''}"
@@ -377,12 +378,13 @@ def learner_problems(
     for entry in listed:
         if not entry.get("is_learner") or entry in finished:
             continue
-        name = entry.get("name") or entry.get("id")
+        name = reference(entry, cluster, listed)
         item = next((item for item in views if item.entry is entry), None)
+        remove = f"remove_member.yml -e etcd_member={name}"
         way_out = (
-            "Run again with its host, which finishes the join."
+            f"Run again with its host, which finishes the join. If the host is gone for good, remove the learner: {remove}"
             if item
-            else f"The inventory does not have it. Remove it: remove_member.yml -e etcd_member={name}"
+            else f"The inventory does not have it. Remove it: {remove}"
         )
         text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely. {way_out}"
         problems.append(Problem(text, (RESTART,), item.host if item else "", code="learner"))
@@ -440,15 +442,14 @@ def decide_with_cluster(
     cluster: Cluster, views: list[MemberView], listed: list[Mapping[str, Any]], allow_interruption: bool
 ) -> Plan:
     """A cluster answers: finish, repair, roll, or nothing."""
-    expected = [item.member for item in views]
     warnings = [
         note(
-            f"the running cluster {cluster.name!r} has the member {entry.get('name') or entry.get('id')}, which the inventory"
+            f"the running cluster {cluster.name!r} has the member {reference(entry, cluster, listed)}, which the inventory"
             " does not have. It is left alone. To remove it: remove_member.yml -e"
-            f" etcd_member={entry.get('name') or entry.get('id')}"
+            f" etcd_member={reference(entry, cluster, listed)}"
         )
         for entry in listed
-        if not _names_member(entry, expected)
+        if not any(item.entry is entry for item in views)
     ]
     published = [item.host for item in views if item.published and item.formed]
     problems = membership_problems(cluster, views, listed)

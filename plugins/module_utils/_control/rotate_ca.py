@@ -11,18 +11,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import emergency as _emergency
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import renew_ca as _renewal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     NOTHING,
+    REFUSE,
     SURVIVES_NONE,
+    Plan,
     decide,
     interruption_problem,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
+    CUT,
     DROP,
     ISSUE,
+    LOAD,
     NEW,
     PHASES,
+    RENEW,
     RESTART_APISERVER,
     TRUST,
     Rotation,
@@ -54,7 +61,11 @@ _BY_TURNS = ("kubelet", "config", "manifest")
 
 @dataclass(frozen=True)
 class CaRotation:
-    """What a run does about a new CA. phases: those that are left. published: hosts whose member names itself only. ca_cert: what ca.crt is to hold."""
+    """What a run does about a new CA. phases: those that are left. published: hosts whose member names itself only. ca_cert: what ca.crt is to hold.
+
+    at_once: whether it is an emergency, to which problems with the CA in use are no obstacle; signs_next: whether the CA beside that one signs.
+    elsewhere: whether the new CA signs elsewhere.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -63,6 +74,9 @@ class CaRotation:
     phases: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
     ca_cert: str = ""
+    at_once: bool = False
+    signs_next: bool = False
+    elsewhere: bool = False
 
 
 def rotate_ca(
@@ -74,14 +88,28 @@ def rotate_ca(
     phase: str = "",
     allow_interruption: bool = False,
     check: bool = False,
+    compromised: str = "",
+    same_key: bool = False,
 ) -> CaRotation:
     """The phases that are left, or with `phase` the steps of that one if it is the next.
 
     planes: control plane hosts of the cluster. own_ca: the CA that the inventory brings along, which is the new one. check: the phases before have
-    not been carried out.
+    not been carried out. compromised: the name of a cluster whose CA is dropped first. same_key: whether the CA in use gets another certificate.
     """
     planes = list(planes)
+    of_members = rotation_of(cluster, observations)
+    cut = _emergency.cut_of(cluster, observations, of_members)
+    if compromised or cut.by_hand:
+        consent = allow_interruption and cut.by_hand
+        return at_once(
+            cluster, planes, observations, own_ca, cut, until, phase, cluster.name if consent else compromised
+        )
+    if of_members.is_cut:
+        return CaRotation([_emergency.begun_problem(cluster)], at_once=True)
     rotation = rotation_of(cluster, observations, planes)
+    is_same = _renewal.is_same_ca(cluster, observations, own_ca)
+    if same_key or (is_same and _renewal.renewal_of(cluster, observations, own_ca).phases and not rotation.phase):
+        return renew(cluster, observations, own_ca, rotation, phase, allow_interruption)
     left = phases_left(rotation, until)
     problems = [
         *member_problems(cluster, observations),
@@ -89,17 +117,8 @@ def rotate_ca(
         *own_problems(cluster, rotation, observations, own_ca),
         *unknown_problems(rotation, observations),
     ]
-    members = {member.host: observations[member.host] for member in cluster.members if member.host in observations}
-    decision = decide(cluster, members)
-    if decision.action != NOTHING and not problems:
-        text = (
-            f"cluster {cluster.name!r} is not as the inventory wants it, and a member that is restarted for the CA would change along. Run site.yml"
-            " first."
-        )
-        problems += decision.problems or [Problem(text, code="not-settled")]
-    is_small = len(cluster.members) <= SURVIVES_NONE
-    if is_small and {TRUST, DROP} & {*left} and not allow_interruption:
-        problems.append(interruption_problem(cluster, [*members], len(cluster.members)))
+    restarts = bool({TRUST, DROP} & {*left})
+    decision = decide_settled(cluster, observations, problems, restarts and not allow_interruption)
     if not phase:
         lines = run_lines(cluster, observations, rotation, left, until)
         return CaRotation(problems, [], lines, foresight(planes, left), left, decision.published)
@@ -117,6 +136,113 @@ def rotate_ca(
         phases=left,
         published=decision.published,
         ca_cert="".join(str(cas[item]["cert"]) for item in rotation.ca),
+        elsewhere=signs_elsewhere(cluster, rotation, observations, own_ca),
+    )
+
+
+def decide_settled(cluster: Cluster, observations: Observations, problems: list[Problem], interrupts: bool) -> Plan:
+    """The decision of a run that leaves members as they are. Adds to the problems if there is anything to decide. interrupts: if it is a small cluster."""
+    members = {member.host: observations[member.host] for member in cluster.members if member.host in observations}
+    decision = decide(cluster, members)
+    if decision.action != NOTHING and not problems:
+        text = (
+            f"cluster {cluster.name!r} is not as the inventory wants it, and a member that is restarted for the CA would change along. Run site.yml"
+            " first."
+        )
+        problems += decision.problems or [Problem(text, code="not-settled")]
+    if len(cluster.members) <= SURVIVES_NONE and interrupts:
+        problems.append(interruption_problem(cluster, [*members], len(cluster.members)))
+    return decision
+
+
+def renew(
+    cluster: Cluster,
+    observations: Observations,
+    own_ca: Mapping[str, Any],
+    rotation: Rotation,
+    phase: str,
+    allow_interruption: bool,
+) -> CaRotation:
+    """The same for another certificate of the CA in use."""
+    problems = member_problems(cluster, observations)
+    if own_ca.get("fingerprint") and not _renewal.is_same_ca(cluster, observations, own_ca):
+        text = (
+            "etcd_ca_cert is another CA than the one in use, and etcd_ca_same_key keeps that. Leave out etcd_ca_same_key to replace the CA, or etcd_ca_cert"
+            " and etcd_ca_key to have the certificate made."
+        )
+        problems.append(Problem(text, code="own-ca-differs"))
+    if problems:
+        return CaRotation(problems)
+    renewal = _renewal.renewal_of(cluster, observations, own_ca)
+    problems += _renewal.renewal_problems(cluster, observations, renewal, own_ca, bool(rotation.phase))
+    left = renewal.phases
+    decision = decide_settled(cluster, observations, problems, LOAD in left and not allow_interruption)
+    if not phase:
+        lines = _renewal.run_lines(cluster, renewal)
+        return CaRotation(problems, [], lines, phases=left, published=decision.published)
+    steps: list[Step] = []
+    if left[:1] == [phase] and not problems:
+        steps = _renewal.renewal_steps(cluster, observations, renewal, phase)
+    return CaRotation(
+        problems,
+        steps,
+        phase_lines(cluster, observations, phase, steps),
+        phases=left,
+        published=decision.published,
+        ca_cert=str(observations[cluster.ca_host]["pki"]["ca_cert"] or ""),
+    )
+
+
+def at_once(
+    cluster: Cluster,
+    planes: list[str],
+    observations: Observations,
+    own_ca: Mapping[str, Any],
+    cut: _emergency.Cut,
+    until: str,
+    phase: str,
+    named: str,
+) -> CaRotation:
+    """The same for an emergency. named: the cluster that may be interrupted."""
+    cas, members = known_cas(observations), {host.host: observations.get(host.host) for host in cluster.members}
+    subject = str((cas.get(cut.target) or {"subject": "a new CA"})["subject"])
+    begun = Rotation(CUT if cut.target else "", new=cut.target, recent=not cut.phases)
+    problems = [
+        *_emergency.member_problems(cluster, observations),
+        *own_problems(cluster, begun, observations, own_ca),
+    ]
+    decision = decide(cluster, {host: item for host, item in members.items() if item}, allow_interruption=True)
+    if not problems:
+        problems += _emergency.key_problems(cluster, observations, cut, own_ca)
+        problems += decision.problems if decision.action == REFUSE else []
+    if until:
+        text = "etcd_until ends a run after a phase in which members trust two CAs. In an emergency there is none: leave it out."
+        problems.append(Problem(text, code="until"))
+    if not named:
+        problems.append(_emergency.by_hand_problem(cluster, planes, subject))
+    problems += _emergency.consent_problems(cluster, named, planes, subject) if named else []
+    left = cut.phases
+    if not phase:
+        lines = _emergency.run_lines(cluster, cut, subject)
+        notices = _emergency.warnings(cluster, cut, planes, subject)
+        return CaRotation(problems, [], lines, notices, left, decision.published, at_once=True)
+    steps: list[Step] = []
+    if left[:1] == [phase] and not problems:
+        steps = (
+            phase_steps(cluster, observations, NEW, begun)
+            if phase == NEW
+            else _emergency.cut_steps(cluster, observations, cut)
+        )
+    return CaRotation(
+        problems,
+        steps,
+        phase_lines(cluster, observations, phase, steps),
+        phases=left,
+        published=decision.published,
+        ca_cert=str(cas[cut.target]["cert"]) if cut.target else "",
+        at_once=True,
+        signs_next=cut.exchange,
+        elsewhere=signs_elsewhere(cluster, begun, observations, own_ca),
     )
 
 
@@ -172,13 +298,18 @@ def own_problems(
     if own_ca["id"] == (observations.get(cluster.ca_host) or {"pki": {}})["pki"].get("ca_id"):
         text = "etcd_ca_cert is the CA in use. Set etcd_ca_cert and etcd_ca_key to the new one, or to nothing to have one made."
         return [Problem(text, code="own-ca-in-use")]
-    if not own_ca.get("key"):
-        text = (
-            "etcd_ca_cert has no etcd_ca_key beside it: a CA that signs elsewhere cannot take over a cluster that runs yet. Give its key, or have a"
-            " CA made (without etcd_ca_cert)."
-        )
-        return [Problem(text, code="signs-elsewhere")]
     return []
+
+
+def signs_elsewhere(
+    cluster: Cluster, rotation: Rotation, observations: Observations, own_ca: Mapping[str, Any]
+) -> bool:
+    """Whether the new CA is the user's own, and its key is neither on the controller nor on the CA host."""
+    pki = (observations.get(cluster.ca_host) or {}).get("pki") or {}
+    if own_ca.get("key") or not own_ca.get("fingerprint") or own_ca["id"] != rotation.new:
+        return False
+    beside = pki.get("next_ca")
+    return not beside["has_key"] if beside else pki.get("ca_public_key") != known_cas(observations)[rotation.new]["key"]
 
 
 def unknown_problems(rotation: Rotation, observations: Observations) -> list[Problem]:
@@ -299,6 +430,9 @@ _WORDS = {
     TRUST: "all trust both CAs",
     ISSUE: "the new CA issues all certificates; nothing restarts",
     DROP: "the former CA is not trusted any more",
+    RENEW: "the CA in use gets another certificate over the same key; nothing restarts",
+    LOAD: "every member loads the certificate",
+    CUT: "every member gets the new CA, and trusts no other; all restart at the same time",
 }
 
 

@@ -7,6 +7,8 @@
     issue   the new CA signs, and has signed every certificate
     drop    ca.crt holds the new CA only, and every process has loaded that only
 
+In an emergency, `cut` stands for the last three (emergency.py).
+
 A phase is over when all of it is there. So a run that was killed is finished by the next one, and no file says how far it came.
 """
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     Observations = Mapping[str, Observation]
 
 NEW, TRUST, ISSUE, DROP = PHASES = ("new", "trust", "issue", "drop")
+# Of runs that are no rotation: emergency.py and renew_ca.py.
+CUT, RENEW, LOAD = OTHER_PHASES = ("cut", "renew", "load")
 
 # How a kube-apiserver is brought to read ca.crt: it does so when it starts (k8s.io/apiserver, storagebackend/factory/etcd3.go).
 RESTART_APISERVER = "end it (`pkill -x kube-apiserver`; the kubelet starts it again), and wait until it is ready."
@@ -54,6 +58,7 @@ class Rotation:
 
     write, restart, issue: hosts whose ca.crt, process and certificates are not as the phase leaves them. exchange: whether the new CA has to be put
     in the place of the old one on the CA host. unknown: hosts whose ca.crt holds a CA that is no part of a rotation. recent: ended within a day.
+    is_cut: an emergency has begun to drop the old CA before most members trust the new one.
     """
 
     phase: str = ""
@@ -66,6 +71,7 @@ class Rotation:
     exchange: bool = False
     unknown: list[str] = field(default_factory=list)
     recent: bool = False
+    is_cut: bool = False
 
 
 def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float], hosts: Iterable[Host]) -> Rotation:
@@ -94,8 +100,10 @@ def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float],
     is_new = all(leaf == new for host in hosts for leaf in host.leaves)
     bundle = (new, old) if new == first else (old, new)
 
+    is_cut = has_been_cut(new, hosts)
+
     def made(phase: str, ca: tuple[str, ...], write: list[str], restart: list[str], **more: Any) -> Rotation:
-        return Rotation(phase, old, new, ca, write, restart, recent=recent, **more)
+        return Rotation(phase, old, new, ca, write, restart, recent=recent, is_cut=is_cut, **more)
 
     if not is_new or new != first:
         write = [host.name for host in hosts if {*host.cas} != both]
@@ -114,6 +122,13 @@ def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float],
     if blind:
         return made(TRUST, bundle, [host.name for host in hosts if {*host.cas} != both], blind)
     return made(DROP, (new,), write, restart) if write or restart else Rotation(recent=recent)
+
+
+def has_been_cut(new: str, hosts: Iterable[Host]) -> bool:
+    """Whether a ca.crt holds the new CA only, although as many processes do not trust it as do: with phases, all trust it before."""
+    hosts = list(hosts)
+    trusting = [new in host.loaded for host in hosts if host.loaded]
+    return any(host.cas == (new,) for host in hosts) and not all(trusting) and 2 * sum(trusting) <= len(trusting)
 
 
 def phases_left(rotation: Rotation, until: str = "") -> list[str]:

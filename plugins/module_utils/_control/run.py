@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
+    LACKS_KEY,
     brings_in,
     broken_ca_hosts,
     ca_problems,
@@ -39,6 +40,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     departing_in,
     name_problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import ACCEPTED
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
@@ -116,6 +118,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     REMOVE,
     REMOVE_CA_KEY,
     RENEW,
+    RENEW_CA,
     REPLACE,
     REPLACE_CA,
     REPLACE_DATA,
@@ -186,6 +189,8 @@ class Wish:
     compact_keep_revisions: int = 1000
     until: str = ""
     phase: str = ""
+    ca_compromised: str = ""
+    ca_same_key: bool = False
     check: bool = False
 
 
@@ -694,9 +699,11 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "receive_ca_key": hosts_of(steps, RECEIVE_CA_KEY),
         "export_ca_key": hosts_of(steps, EXPORT_CA_KEY),
         "next_ca": hosts_of(steps, NEXT_CA),
+        "renew_ca": hosts_of(steps, RENEW_CA),
         "trust_ca": hosts_of(steps, TRUST_CA),
         "exchange_ca": hosts_of(steps, EXCHANGE_CA),
         "first_ca_only": False,
+        "signs_next": False,
         "import_image": hosts_of(steps, IMAGE),
         "config": hosts_of(steps, CONFIG),
         "record": hosts_of(steps, RECORD),
@@ -766,7 +773,6 @@ def make_rotation(
         judged, notices = judge(cluster, observations, wish)
         # Of the CA in the inventory, the rotation knows more.
         judged += ca_problems(cluster, observations)
-        problems = [problem for problem in judged if {RESTART, SIGN} & {*problem.stops}]
         everything = {**observations, **of_planes}
         found = rotate_ca(
             cluster,
@@ -777,10 +783,18 @@ def make_rotation(
             wish.phase,
             wish.allow_interruption,
             wish.check,
+            wish.ca_compromised,
+            wish.ca_same_key,
         )
+        accepted = [*(ACCEPTED if found.at_once else ()), *(LACKS_KEY if found.elsewhere else ())]
+        problems = [
+            problem for problem in judged if {RESTART, SIGN} & {*problem.stops} and problem.code not in accepted
+        ]
         problems += found.problems
     taken = Backup()
-    if wish.backup_before_change and found.phases and not wish.phase and not problems:
+    # Members that reject everybody give no snapshot.
+    answers = not found.at_once or any(item["etcd"].get("answers") for item in observations.values())
+    if wish.backup_before_change and found.phases and not wish.phase and not problems and answers:
         taken = backup(cluster, observations)
     steps = in_order([*taken.steps, *found.steps])
     lines = [*found.lines, *merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(taken.steps))]
@@ -796,6 +810,8 @@ def make_rotation(
         "phase": wish.phase,
         "phases": found.phases,
         "trusted_ca": found.ca_cert,
+        "signs_next": found.signs_next,
+        "elsewhere": found.elsewhere,
         "first_ca_only": True,
         "asker": asker(attendance.members, observations),
     }

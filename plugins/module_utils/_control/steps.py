@@ -27,6 +27,7 @@ REMOVE_CA_KEY = "remove_ca_key"  # A copy of ca.key is removed.
 EXPORT_CA_KEY = "export_ca_key"  # An encrypted copy of ca.key is written on the controller.
 NEXT_CA = "next_ca"  # A new CA is put beside the one in use, on the CA host.
 TRUST_CA = "trust_ca"  # The ca.crt of a host holds the CAs of a phase of the rotation.
+RENEW_CA = "renew_ca"  # The CA gets another certificate over the same key, on the CA host.
 EXCHANGE_CA = "exchange_ca"  # The new CA signs from now on, on the CA host.
 CERTIFICATES = "certificates"  # Certificates are issued, or their files repaired.
 CONFIG = "config"  # kubeadmcfg.yaml is written.
@@ -52,6 +53,7 @@ KINDS = (
     REPLACE_CA,
     *CA_KEY_KINDS,
     NEXT_CA,
+    RENEW_CA,
     TRUST_CA,
     EXCHANGE_CA,
     CERTIFICATES,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import BOOTSTRAP, ROLLING, Plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import BOOTSTRAP, ROLLING, Plan, membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     RESTART,
     START,
@@ -125,9 +126,14 @@ def change_of(host: str, item: Observation) -> list[Change]:
 def joining_as(host: str, observations: Observations) -> list[Change]:
     """What a member that joins runs, as a change of the newest version that members run; none if a version is unknown."""
     item = observations[host]
-    before = max(filter(None, (runs(other) for other in observations.values())), default=None)
+    before = newest_in(observations)
     wanted = etcd_version_of(item["config"].get("image"))
     return [Change(host, before, wanted, item["config"]["image"], chosen_by(item))] if before and wanted else []
+
+
+def newest_in(observations: Observations) -> EtcdVersion | None:
+    """The newest version that members run; None if it is unknown."""
+    return max(filter(None, map(runs, observations.values())), default=None)
 
 
 def oldest_in(observations: Observations) -> EtcdVersion | None:
@@ -203,20 +209,24 @@ def early_problems(cluster: Cluster, observations: Observations, decision: Plan)
 
     A member that has written a raft snapshot sends that instead (tests/etcd/test_upgrade.py).
     """
-    problems, former = [], {host for host, item in observations.items() if item["etcd"].get("unreadable")}
+    listed, agreed = membership(observations) or [], oldest_in(observations)
+    unseen = {member.host for member in cluster.members if member.host not in observations and entry_of(member, listed)}
+    former = {host for host, item in observations.items() if item["etcd"].get("unreadable")}
+    problems = []
     for host in decision.order:
         if host not in decision.join:
             former.discard(host)
             continue
         wanted = etcd_version_of(observations[host]["config"].get("image"))
-        if former and wanted and wanted.minor >= WITHOUT_FORMER_API:
-            present = runs(observations[min(former)])
-            text = (
-                f"this host would join cluster {cluster.name!r} with etcd {wanted}, and the log of {', '.join(sorted(former))} has entries of etcd 3.5: etcd"
-                f' {wanted.branch} cannot read them ("unmarshal should never fail"). To have it join, set etcd_image_tag to the version that runs, for example'
-                f" {present}-0. Then run site.yml without that, which does what is missing before it upgrades (docs/unmarshal-should-never-fail.md)."
-            )
-            problems.append(Problem(text, STOPS, host, code="unreadable-log"))
+        if not (agreed and wanted and agreed.minor < WITHOUT_FORMER_API <= wanted.minor and former | unseen):
+            continue
+        text = (
+            f'this host would join cluster {cluster.name!r} with etcd {wanted}, which cannot read entries of etcd 3.5 ("unmarshal should never fail"), and the'
+            f" log of {', '.join(sorted(former or unseen))} {'has' if former else 'may have'} some{'' if former else ' (not part of this run)'}. To have it"
+            f" join, set etcd_image_tag to the version that runs, for example {newest_in(observations)}-0. Then run site.yml without that, which does what is"
+            " missing before it upgrades (docs/unmarshal-should-never-fail.md)."
+        )
+        problems.append(Problem(text, STOPS, host, code="unreadable-log"))
     return problems
 
 

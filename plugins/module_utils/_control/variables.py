@@ -56,6 +56,8 @@ VARIABLES: dict[str, Variable] = {
     "etcd_ca_export_passphrase": Variable(RUN),
     "etcd_signing_dir": Variable(CLUSTER, formats.needed_text_problems, overrules_clients=True),
     "etcd_until": Variable(RUN),
+    "etcd_ca_compromised": Variable(RUN, formats.cluster_named_problems),
+    "etcd_ca_same_key": Variable(RUN),
     "etcd_remove_stray_ca_keys": Variable(RUN),
     "etcd_kubernetes_version": Variable(CLUSTER, formats.version_problems, agreed=True),
     "etcd_allow_untested_kubeadm": Variable(HOST),

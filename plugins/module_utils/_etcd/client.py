@@ -19,15 +19,19 @@ import os
 import re
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # X509_V_FLAG_PARTIAL_CHAIN; ssl.VERIFY_X509_PARTIAL_CHAIN exists from Python 3.10 on, and is the default from 3.13 on.
 PARTIAL_CHAIN = 0x80000
@@ -683,3 +687,21 @@ def probe(url: str, timeout: float) -> tuple[bool, str]:
         return False, exc.read(MOST_BYTES).decode("utf-8", errors="replace").strip()
     except (OSError, http.client.HTTPException) as exc:
         return False, str(exc)
+
+
+def side_by_side(ask: Callable[[T], R], items: Sequence[T], timeout: float) -> list[R | None]:
+    """What a function returns for each item; None where it has not returned after `timeout` seconds."""
+    found: list[R | None] = [None] * len(items)
+
+    def keep(number: int) -> None:
+        found[number] = ask(items[number])
+
+    # Not a pool: it would wait for its threads, and a silent name server blocks a thread for half a minute.
+    threads = [threading.Thread(target=keep, args=(number,), daemon=True) for number in range(len(items))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout + 0.5
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    # What comes later is not seen any more.
+    return list(found)

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -18,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     EtcdUnreachableError,
     Member,
     Status,
+    side_by_side,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import NEARLY_FULL
@@ -198,7 +198,7 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
 
     With the alarm CORRUPT, they are also asked for the hash of their data, which may take as long again.
     """
-    found = _side_by_side(lambda target: look(target[0], target[1], paths, timeout), targets, timeout)
+    found = side_by_side(lambda target: look(target[0], target[1], paths, timeout), targets, timeout)
     seen = [
         item
         or Seen(
@@ -213,7 +213,7 @@ def look_at_all(targets: list[tuple[str, str]], paths: tuple[str, str, str], tim
     statuses = [item.status for item in answered if item.status]
     if any(alarm.kind == "CORRUPT" for status in statuses for alarm in status.alarms):
         revision = min(status.revision for status in statuses)
-        hashes = _side_by_side(lambda item: ask_data(item.endpoint, revision, paths, timeout), answered, timeout)
+        hashes = side_by_side(lambda item: ask_data(item.endpoint, revision, paths, timeout), answered, timeout)
         for item, data in zip(answered, hashes):
             item.data = data
     return seen
@@ -227,24 +227,6 @@ def ask_data(endpoint: str, revision: int, paths: tuple[str, str, str], timeout:
     except EtcdError:
         return None
     return Data(compacted, revision, number) if number else None
-
-
-def _side_by_side(ask: Callable[[Any], Any], items: Sequence[Any], timeout: float) -> list[Any]:
-    """What a function returns for each item; None where it has not returned after `timeout` seconds."""
-    found: list[Any] = [None] * len(items)
-
-    def keep(number: int) -> None:
-        found[number] = ask(items[number])
-
-    # Not a pool: it would wait for its threads, and a silent name server blocks a thread for half a minute.
-    threads = [threading.Thread(target=keep, args=(number,), daemon=True) for number in range(len(items))]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + timeout + 0.5
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    # What comes later is not seen any more.
-    return list(found)
 
 
 # --- Judging -----------------------------------------------------------------------------------------------------------

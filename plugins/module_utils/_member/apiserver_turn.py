@@ -178,17 +178,15 @@ class ApiserverTurn:
 
     def _check_gate(self) -> None:
         """EtcdError if an API server is not ready: this one would not prove anything, and another one has to serve meanwhile."""
-        deadline = time.monotonic() + _rollout.PATIENCE
-        while True:
-            problems = list(filter(None, map(self.api.unreadiness, [self.seen.url, *self.spec.others])))
-            if not problems:
-                return
-            if time.monotonic() > deadline:
-                raise EtcdError(
-                    f"kube-apiserver of this host is not restarted while an API server is not ready: {'; '.join(problems)}. Repair it first, and"
-                    f" run again. If it has no endpoint of etcd that is alive, change {_apiserver.FLAGS['servers']} in its manifest by hand."
-                )
-            time.sleep(1.0)
+        urls = [self.seen.url, *self.spec.others]
+        problems = _rollout.lasting(lambda: list(filter(None, map(self.api.unreadiness, urls))))
+        # One that does not trust the members any more serves nobody, and neither do the others then.
+        is_cut_off = not self.content and bool(self.api.unreadiness(self.seen.url))
+        if problems and not is_cut_off:
+            raise EtcdError(
+                f"kube-apiserver of this host is not restarted while an API server is not ready: {'; '.join(problems)}. Repair it first, and"
+                f" run again. If it has no endpoint of etcd that is alive, change {_apiserver.FLAGS['servers']} in its manifest by hand."
+            )
 
     def _wait_until_ready(self, manifest: str, old: _rollout.Process | None) -> float:
         """Wait until kube-apiserver runs with a manifest, and is ready; seconds."""

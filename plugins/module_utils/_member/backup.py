@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, side_by_side
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
     DESCRIPTION,
     DIGEST,
@@ -193,19 +193,20 @@ def snapshots_in(directory: str, cluster: str) -> dict[str, Any]:
 
 def source(spec: BackupSpec) -> Source | None:
     """The member that a snapshot is taken from at this moment; every member is asked."""
-    found = []
-    for name, _address in spec.members:
+
+    def ask(name: str) -> Source:
         try:
             with EtcdClient(spec.url(name), *spec.credentials, timeout=ANSWER) as client:
                 status = client.status()
                 well, said = client.health()
         except EtcdError as exc:
-            found.append(Source(name, str(exc)))
-            continue
+            return Source(name, str(exc))
         corrupt = any(alarm.kind == "CORRUPT" and alarm.member_id in (0, status.member_id) for alarm in status.alarms)
         problem = "" if well and not corrupt else "alarm CORRUPT" if corrupt else said or "it is not healthy"
-        found.append(Source(name, problem, status.leader == status.member_id, status.is_learner))
-    return source_of(found)
+        return Source(name, problem, status.leader == status.member_id, status.is_learner)
+
+    found = side_by_side(ask, [name for name, _address in spec.members], 2 * ANSWER)
+    return source_of([item for item in found if item])
 
 
 def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:

@@ -154,19 +154,17 @@ def gate_problems(
 
 
 def check_gate(spec: DefragmentSpec) -> None:
-    """EtcdError if the member may not be blocked. Asked again for some seconds: it may be an election."""
-    deadline = time.monotonic() + _rollout.PATIENCE
-    while True:
-        _rollout.check_controller()
+    """EtcdError if the member may not be blocked."""
+
+    def look() -> list[str]:
         target, process = locate(spec)
         others, silence = _rollout.look_at_others(target, process)
         answer = _rollout.ask_health(target.urls[0], target)
-        problems = [silence] if silence else gate_problems(spec.member, answer, others, spec.allow_interruption)
-        if not problems:
-            return
-        if time.monotonic() > deadline:
-            raise EtcdError(f"{spec.member} is not defragmented: {'; '.join(problems)}.")
-        time.sleep(1.0)
+        return [silence] if silence else gate_problems(spec.member, answer, others, spec.allow_interruption)
+
+    problems = _rollout.lasting(look)
+    if problems:
+        raise EtcdError(f"{spec.member} is not defragmented: {'; '.join(problems)}.")
 
 
 # --- Act and proof ---------------------------------------------------------------------------------------------------

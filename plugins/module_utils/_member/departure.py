@@ -147,24 +147,23 @@ def _hold_lock(stack: contextlib.ExitStack, spec: LeaveSpec, target: _rollout.Ta
 
 
 def _check_departure(spec: LeaveSpec, target: _rollout.Target, acts: Membership) -> None:
-    """EtcdError if the cluster cannot do without the member. Asked again for some seconds: it may be an election."""
-    deadline = time.monotonic() + _rollout.PATIENCE
-    while True:
+    """EtcdError if the cluster cannot do without the member."""
+
+    def look() -> list[str]:
         members = acts.members()
         leaving = _entry(members, spec.member_id)
         if leaving is None:
-            return
+            return []
         # One member whose data is corrupt stops all of them. It is that alarm which ends when it leaves.
         corrupt = {alarm.member_id for alarm in acts.alarms() if alarm.kind == "CORRUPT"}
         without = ("NOSPACE", "CORRUPT") if corrupt == {leaving.id} else ("NOSPACE",)
         others = _rollout.describe_others(members, leaving, target, without)
         is_well = leaving.started and _rollout.ask_health(leaving.client_urls[0], target) is None
-        problems = departure_problems(spec.member, leaving, others, is_well, spec.joins_anew)
-        if not problems:
-            return
-        if time.monotonic() > deadline:
-            raise EtcdError(f"{spec.member} is not removed: {'; '.join(problems)}.")
-        time.sleep(1.0)
+        return departure_problems(spec.member, leaving, others, is_well, spec.joins_anew)
+
+    problems = _rollout.lasting(look)
+    if problems:
+        raise EtcdError(f"{spec.member} is not removed: {'; '.join(problems)}.")
 
 
 # --- The host --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,12 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Holder, LockError, cluster_lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
+    Holder,
+    LockError,
+    LockRefusedError,
+    cluster_lock,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
@@ -87,11 +92,19 @@ class JoinTurn(Turn):
         _rollout.check_controller()
         self.have_images()
         holder = Holder(socket.gethostname(), self.spec.member, f"join of {self.spec.member}")
-        self.lock = stack.enter_context(
-            cluster_lock(
-                self.spec.target.urls[1:], self.spec.target.credentials, holder, while_waiting=_rollout.check_controller
+        try:
+            self.lock = stack.enter_context(
+                cluster_lock(
+                    self.spec.target.urls[1:],
+                    self.spec.target.credentials,
+                    holder,
+                    while_waiting=_rollout.check_controller,
+                )
             )
-        )
+        except LockRefusedError as exc:
+            # A full database keeps nobody from joining, and a member that was replaced has left already. etcd has one learner at a time.
+            if exc.alarm != "NOSPACE":
+                raise
         self._check_others(urls)
         self._check_lock()
         entry = self.membership.add_learner(urls, ACCEPTED)
@@ -107,19 +120,15 @@ class JoinTurn(Turn):
         self.waited += self._wait_for_member(self.spec.target, self._installed(), self._old())
 
     def _check_others(self, urls: list[str]) -> None:
-        """EtcdError if another member is not a healthy voter. Asked again for some seconds: it may be an election."""
-        deadline = time.monotonic() + _rollout.PATIENCE
-        target = self.spec.target
-        while True:
+        """EtcdError if another member is not a healthy voter."""
+
+        def look() -> list[str]:
             members = self.membership.members()
-            problems = join_problems(_rollout.describe_others(members, entry_at(members, urls), target))
-            if not problems:
-                return
-            if time.monotonic() > deadline:
-                raise EtcdError(
-                    f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}."
-                )
-            time.sleep(1.0)
+            return join_problems(_rollout.describe_others(members, entry_at(members, urls), self.spec.target))
+
+        problems = _rollout.lasting(look)
+        if problems:
+            raise EtcdError(f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}.")
 
     def _look_again(self, entry: Member) -> None:
         """Compare the host with what the membership of this moment makes of the configuration."""

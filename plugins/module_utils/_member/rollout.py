@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, Status, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last_lines, last_words, log_paths
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import FLAG, STOPPED, Cause
@@ -281,7 +281,8 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
     """
     query = "&".join(f"exclude={alarm}" for alarm in without)
     try:
-        code, said = EtcdClient(url, *target.credentials, timeout=ANSWER).request("GET", f"/health?{query}")
+        with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+            code, said = client.request("GET", f"/health?{query}")
     except EtcdError as exc:
         return str(exc).rstrip(".")
     return None if code == 200 else brief(said) or f"it answers {code}"
@@ -296,11 +297,18 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
     first = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
     for url in dict.fromkeys([first, *target.urls]):
         try:
-            client = EtcdClient(url, *target.credentials, timeout=ANSWER)
-            return client, client.members(linearizable=True)
+            # It connects again if it is asked for more.
+            with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+                return client, client.members(linearizable=True)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
     raise EtcdError(f"no member tells the membership: {'; '.join(answers)}.")
+
+
+def status_at(url: str, target: Target) -> Status:
+    """What the member behind a client URL says of itself. EtcdError if it does not answer."""
+    with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+        return client.status()
 
 
 def ask_cluster_version(target: Target) -> str:
@@ -308,7 +316,8 @@ def ask_cluster_version(target: Target) -> str:
     # The member itself is the one in doubt, so it is asked last.
     for url in [*target.urls[1:], target.urls[0]]:
         try:
-            return EtcdClient(url, *target.credentials, timeout=ANSWER).cluster_version()
+            with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+                return client.cluster_version()
         except EtcdError:
             continue
     return ""
@@ -324,11 +333,12 @@ def wait_for_cluster_version(target: Target) -> None:
         try:
             client, members = ask_membership(target, None)
             running = {
-                etcd_version_in(EtcdClient(member.client_urls[0], *target.credentials, timeout=ANSWER).status().version)
+                etcd_version_in(status_at(member.client_urls[0], target).version)
                 for member in members
                 if member.started
             }
-            agreed = etcd_version_in(client.cluster_version())
+            with client:
+                agreed = etcd_version_in(client.cluster_version())
         except EtcdError:
             return
         minors = {version.minor for version in running if version}
@@ -363,8 +373,21 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
     if entry is None or sorted(entry.peer_urls) == sorted(wanted):
         return []
     if not check:
-        client.update_member(entry.id, wanted)
+        with client:
+            client.update_member(entry.id, wanted)
     return entry.peer_urls
+
+
+def lasting(problems: Callable[[], list[str]]) -> list[str]:
+    """Problems that are still there after some seconds. What passes may be an election."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        check_controller()
+        is_last = time.monotonic() > deadline
+        found = problems()
+        if not found or is_last:
+            return found
+        time.sleep(1.0)
 
 
 def check_gate(target: Target) -> None:
@@ -423,17 +446,17 @@ def lag_problem(leader: int | None, own: int) -> str | None:
 
 def service_problem(target: Target) -> str | None:
     """Why a ready member is not yet a full one: listed, healthy for clients, caught up. None where it is."""
-    client = EtcdClient(target.urls[0], *target.credentials, timeout=ANSWER)
     try:
-        members = client.members()
-        problem = membership_problem(target.name, members) or ask_health(target.urls[0], target)
-        if problem:
-            return problem
-        own = client.status()
+        with EtcdClient(target.urls[0], *target.credentials, timeout=ANSWER) as client:
+            members = client.members()
+            problem = membership_problem(target.name, members) or ask_health(target.urls[0], target)
+            if problem:
+                return problem
+            own = client.status()
         leader = next((member for member in members if member.id == own.leader and member.started), None)
         if leader is None or leader.name == target.name:
             return lag_problem(own.raft_applied_index if leader else None, own.raft_applied_index)
-        ahead = EtcdClient(leader.client_urls[0], *target.credentials, timeout=ANSWER).status()
+        ahead = status_at(leader.client_urls[0], target)
     except EtcdError as exc:
         return str(exc).rstrip(".")
     return lag_problem(ahead.raft_applied_index, own.raft_applied_index)

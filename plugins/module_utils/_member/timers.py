@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, side_by_side
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import read_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
@@ -90,14 +90,22 @@ def scheduled_defragmentation(spec: _backup.BackupSpec, before: _backup.State) -
 
 def fragmented_before_leader(spec: _backup.BackupSpec) -> list[str]:
     """Members that are to be defragmented before this one: if it leads, the others that are due."""
-    databases, leads = {}, False
-    for name, _address in spec.members:
+
+    def ask(name: str) -> Status | None:
         # Who does not answer closes the gate, later.
         with contextlib.suppress(EtcdError), EtcdClient(
             spec.url(name), *spec.credentials, timeout=_backup.ANSWER
         ) as client:
-            status = client.status()
-            databases[name] = _defragment.database_of(status)
-            leads = leads or (name == spec.member and status.leader == status.member_id)
-    due = [name for name, found in databases.items() if found.is_fragmented(spec.defragment_threshold)]
+            return client.status()
+        return None
+
+    names = [name for name, _address in spec.members]
+    found = dict(zip(names, side_by_side(ask, names, _backup.ANSWER)))
+    own = found.get(spec.member)
+    due = [
+        name
+        for name, status in found.items()
+        if status and _defragment.database_of(status).is_fragmented(spec.defragment_threshold)
+    ]
+    leads = own is not None and own.leader == own.member_id
     return [name for name in due if name != spec.member] if leads and spec.member in due else []

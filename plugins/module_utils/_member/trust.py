@@ -8,6 +8,7 @@ import os
 from urllib.parse import urlsplit
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import trusted_names
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_or_say
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process, client_url_of, value_of_flag
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import common_name, load_certificates, name_id
@@ -34,8 +35,11 @@ def not_loaded(process: Process | None, pki_dir: str) -> str:
     """Why a running member has to be restarted to trust what ca.crt holds, no more and no less; empty if it need not be."""
     if process is None:
         return ""
-    stored = load_certificates(read_or_say(os.path.join(pki_dir, "etcd/ca.crt"))[0])
-    if trusted_by(process, pki_dir) == sorted({*map(name_id, stored)}):
+    path = os.path.join(pki_dir, "etcd/ca.crt")
+    stored = load_certificates(read_or_say(path)[0])
+    has_names = trusted_by(process, pki_dir) == sorted({*map(name_id, stored)})
+    # Names are the same of a renewed certificate, and may be of a CA that was put there by hand. Then the later one counts.
+    if has_names and process_started(process.pid) > os.stat(path).st_ctime:
         return ""
     names = " and ".join(common_name(item.subject) for item in stored)
     return f"etcd: is restarted to trust {names or 'what ca.crt holds'}, and no other CA"

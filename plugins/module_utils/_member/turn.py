@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     ClusterLock,
     Holder,
@@ -655,7 +655,7 @@ class Turn:
         """The index that the member has applied; if it does not answer, that of the last entry that is not to be read again."""
         url = _rollout.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
         try:
-            return EtcdClient(url, *target.credentials, timeout=_rollout.ANSWER).status().raft_applied_index
+            return _rollout.status_at(url, target).raft_applied_index
         except EtcdError:
             return self.unreadable[-1]
 

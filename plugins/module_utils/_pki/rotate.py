@@ -9,6 +9,7 @@ decided in _control/rotate_ca.py.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.move import check_pair
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
+    BACKDATE,
     NEXT,
     PkiSpec,
     authority_problems,
@@ -40,6 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     load_certificate,
     load_certificates,
     name_id,
+    not_after,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
@@ -76,12 +79,13 @@ def step_next(
             f"{cert_path} is another CA than etcd_ca_cert: a rotation to it has begun. Finish that first, without etcd_ca_cert and etcd_ca_key. If"
             " it was not meant, move the file and its key away while no ca.crt holds it yet."
         )
-    if present and present["has_key"]:
+    # A CA that signs elsewhere has no key here.
+    if present and (present["has_key"] or (given is not None and not ca_key)):
         return {**reported([]), "ca_cert": present["cert"]}
     if present and given is None:
         raise EtcdError(f"{key_path} is missing, or not the key of {cert_path}. Put it back, and run again.")
     if given is not None:
-        key = _x509.load_key((ca_key or "").encode(), passphrase)
+        key = _x509.load_key(ca_key.encode(), passphrase) if ca_key else None
         certificate = given
     else:
         key = _x509.load_key(read_or_say(key_path)[0]) or _x509.make_key(spec.algorithm)
@@ -90,24 +94,46 @@ def step_next(
     problems = new_name_problems(certificate, stored_cas(spec))
     if problems:
         raise EtcdError(" ".join(problems))
-    if key is None:
-        raise EtcdError(
-            "the key of the new CA is missing: give it in etcd_ca_key. A CA that signs elsewhere cannot take over yet."
-        )
-    check_pair(certificate, key, cert_path, key_path)
+    if key is not None:
+        check_pair(certificate, key, cert_path, key_path)
     problems = authority_problems(certificate, key, now, cert_path, key_path)
     if problems:
         raise EtcdError(" ".join(problems))
     if not check:
         make_directories(spec)
-        replace_files(
-            [
-                Replacement(key_path, _x509.key_pem(key), 0o600),
-                Replacement(cert_path, certificate_pem(certificate).encode(), 0o644),
-            ]
-        )
+        keys = [] if key is None else [Replacement(key_path, _x509.key_pem(key), 0o600)]
+        replace_files([*keys, Replacement(cert_path, certificate_pem(certificate).encode(), 0o644)])
     text = f"{NEXT}.crt: {'made' if given is None else 'written'}, {common_name(certificate.subject)}"
     return {**reported([Reason("ca", "next", text)]), "ca_cert": "" if check else certificate_pem(certificate)}
+
+
+def step_renew(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -> dict[str, Any]:
+    """Put another certificate of the CA in use in its place: the user's own, or one that is made. Key, name and extensions stay, so nothing is issued again."""
+    stored = stored_cas(spec)
+    former, path = stored[0], spec.path("etcd/ca.crt")
+    if ca_cert:
+        problems = check_own_ca(ca_cert, None, "", now)
+        if problems:
+            raise EtcdError(" ".join(problems))
+        certificate = load_certificate(signing_certificate(ca_cert).encode())
+    else:
+        key_path = spec.path("etcd/ca.key")
+        key = _x509.load_key(read_or_say(key_path)[0])
+        if key is None:
+            raise EtcdError(f"{key_path} is missing or no private key. Put it back, and run again.")
+        check_pair(former, key, path, key_path)
+        certificate = _x509.renewed(former, key, (now - BACKDATE, now + spec.ca_validity))
+    if authority_id(certificate) != authority_id(former):
+        raise EtcdError(
+            f"etcd_ca_cert is another CA than {path}: its key, its name or its key identifier differs. Nothing was changed."
+        )
+    if not_after(certificate) <= not_after(former):
+        return {**reported([]), "ca_cert": pem_of(stored)}
+    wanted = [certificate, *stored[1:]]
+    if not check:
+        replace_files([Replacement(path, pem_of(wanted).encode(), 0o644)])
+    text = f"etcd/ca.crt: another certificate of {common_name(former.subject)}, until {not_after(certificate):%Y-%m-%d} instead of {not_after(former):%Y-%m-%d}"
+    return {**reported([Reason("ca", "renewed", text)]), "ca_cert": pem_of(wanted)}
 
 
 def new_name_problems(certificate: Any, stored: Sequence[Any]) -> list[str]:
@@ -145,18 +171,19 @@ def step_trust(spec: PkiSpec, ca_cert: str, check: bool) -> dict[str, Any]:
     }
 
 
-def step_exchange(spec: PkiSpec, check: bool) -> dict[str, Any]:
+def step_exchange(spec: PkiSpec, check: bool, alone: bool = False, elsewhere: bool = False) -> dict[str, Any]:
     """Let the new CA sign on the CA host: its certificate comes first in ca.crt, ca.key is its key, and the former pair is archived.
 
-    A run that was killed in between is finished: nothing is removed before its successor is in place.
+    A run that was killed in between is finished: nothing is removed before its successor is in place. alone: ca.crt does not hold the former CA any
+    more, and need not hold the new one yet. elsewhere: the new CA has no key here, so there is no ca.key afterwards.
     """
     present, stored = next_ca(spec), stored_cas(spec)
     if present is None:
         return {**reported([]), "ca_cert": pem_of(stored)}
     certificate = load_certificate(present["cert"].encode())
     former = [item for item in stored if authority_id(item) != present["id"]]
-    wanted = [certificate, *former]
-    if len(former) == len(stored):
+    wanted = [certificate, *([] if alone else former)]
+    if len(former) == len(stored) and not alone:
         raise EtcdError(
             f"{spec.path('etcd/ca.crt')} does not hold the new CA yet. Run again: all members have to trust it first."
         )
@@ -167,21 +194,32 @@ def step_exchange(spec: PkiSpec, check: bool) -> dict[str, Any]:
     key_data = read_or_say(spec.path(NEXT + ".key"))[0]
     if authority_id(stored[0]) != present["id"]:
         key = _x509.load_key(key_data)
-        if key is None:
-            raise EtcdError(f"{spec.path(NEXT + '.key')} is missing or no private key. Put it back, and run again.")
-        check_pair(certificate, key, spec.path(NEXT + ".crt"), spec.path(NEXT + ".key"))
+        if key is None and not elsewhere:
+            raise EtcdError(
+                f"{spec.path(NEXT + '.key')} is missing or no private key. Put it back, and run again. If this CA signs elsewhere, set etcd_ca_cert to a copy"
+                f" of {spec.path(NEXT + '.crt')}."
+            )
+        if key is not None:
+            check_pair(certificate, key, spec.path(NEXT + ".crt"), spec.path(NEXT + ".key"))
         archive(spec, former[0], read_or_say(key_path)[0])
-        replace_files(
-            [
-                Replacement(key_path, key_data or b"", 0o600),
-                Replacement(spec.path("etcd/ca.crt"), pem_of(wanted).encode(), 0o644),
-            ]
-        )
+        keys = [] if key is None else [Replacement(key_path, key_data or b"", 0o600)]
+        replace_files([*keys, Replacement(spec.path("etcd/ca.crt"), pem_of(wanted).encode(), 0o644)])
+    if elsewhere:
+        remove_archived_key(spec)
     for end in (".key", ".crt"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec.path(NEXT + end))
     sync_directory(spec.path("etcd"))
     return {**reported(reasons), "ca_cert": pem_of(wanted)}
+
+
+def remove_archived_key(spec: PkiSpec) -> None:
+    """Remove ca.key, if it is the key of a CA that was archived with it."""
+    path = spec.path("etcd/ca.key")
+    data = read_or_say(path)[0]
+    kept = [read_or_say(place)[0] for place in glob.glob(os.path.join(glob.escape(spec.former), "*.key"))]
+    if data and data in kept:
+        os.unlink(path)
 
 
 def archive(spec: PkiSpec, authority: Any, key_data: bytes | None) -> None:

@@ -227,6 +227,9 @@ class PkiState:
     ca_subject: str | None = None
     ca_not_before: str | None = None
     ca_not_after: str | None = None
+    # Whether it has signed itself, and how much later another certificate would end that is made now, seconds.
+    ca_self_signed: bool = False
+    ca_gain: float = 0.0
     # Every certificate in ca.crt, in order (see authority_facts); when the file was written (Unix time).
     cas: list[dict[str, Any]] = field(default_factory=list)
     ca_written: float = 0.0
@@ -556,6 +559,8 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None, whole: boo
         state.ca_subject = common_name(authority.subject)
         state.ca_not_before = not_before(authority).isoformat()
         state.ca_not_after = not_after(authority).isoformat()
+        state.ca_self_signed = _x509.same_name(authority.subject, authority.issuer)
+        state.ca_gain = (now + spec.ca_validity - not_after(authority)).total_seconds()
         state.cas = [authority_facts(item) for item in authorities]
         state.ca_written = os.stat(spec.path("etcd/ca.crt")).st_ctime
     state.next_ca, state.former_cas = next_ca(spec), former_cas(spec, now)
@@ -743,16 +748,14 @@ def authority_warnings(spec: PkiSpec, authority: Any, now: datetime) -> list[str
     end = not_after(authority)
     if not end - spec.renewal_window <= now < end:
         return []
-    directory = spec.path("etcd")
     way_out = (
-        f"Renew the CA's certificate with the same key, on this host: cd {directory} && openssl x509 -in ca.crt -signkey ca.key"
-        " -days 3650 -set_serial 0x$(openssl rand -hex 8) -out ca.crt.new && mv ca.crt.new ca.crt"
+        "Give it another certificate over the same key"
         if _x509.same_name(authority.subject, authority.issuer)
-        else f"Have its issuer renew this CA's certificate with the same key, and put it into {directory}/ca.crt (or etcd_ca_cert)"
+        else "Have its issuer renew this CA's certificate with the same key, name it in etcd_ca_cert"
     )
     return [
-        f"the CA expires on {end:%Y-%m-%d}, in {(end - now).days} days, and no certificate can last longer. {way_out}. Then run"
-        f' playbooks/renew_certificates.yml, and restart the members one after the other before {end:%Y-%m-%d} (docs/certificates.md, "The CA expires").'
+        f"the CA expires on {end:%Y-%m-%d}, in {(end - now).days} days, and no certificate can last longer. {way_out}, and have all members load it before that"
+        ' day: rotate_ca.yml -e etcd_ca_same_key=true (docs/certificates.md, "The CA expires").'
     ]
 
 

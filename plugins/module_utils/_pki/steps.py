@@ -35,6 +35,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
     BACKDATE,
     LEAVES,
+    NEXT,
     RENEWED,
     Leaf,
     PkiSpec,
@@ -320,18 +321,24 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
     return {**reported(reasons), "changed": bool(made), "csrs": csrs}
 
 
-def step_sign(spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime) -> dict[str, Any]:
-    """Sign the requests of all members. Refuses requests that ask for more than the inventory gives the member."""
-    authority = load_certificate(read_or_say(spec.path("etcd/ca.crt"))[0])
-    key = _x509.load_key(read_or_say(spec.path("etcd/ca.key"))[0])
+def step_sign(
+    spec: PkiSpec, requests: list[Mapping[str, Any]], check: bool, now: datetime, by_next: bool = False
+) -> dict[str, Any]:
+    """Sign the requests of all members. Refuses requests that ask for more than the inventory gives the member.
+
+    by_next: by the CA beside the one in use.
+    """
+    cert_path, key_path = (spec.path((NEXT if by_next else "etcd/ca") + end) for end in (".crt", ".key"))
+    authority = load_certificate(read_or_say(cert_path)[0])
+    key = _x509.load_key(read_or_say(key_path)[0])
     if authority is None or key is None:
         if check:
             return {**reported([]), "signed": {}}
         raise EtcdError(
-            f"{spec.path('etcd')} lacks a usable ca.crt or ca.key, so no certificate can be issued. Put both back on this host, or set"
+            f"{cert_path} or {key_path} is missing or cannot be used, so no certificate can be issued. Put both back on this host, or set"
             " etcd_ca_host to the host that has them."
         )
-    problems = authority_problems(authority, key, now, spec.path("etcd/ca.crt"), spec.path("etcd/ca.key"))
+    problems = authority_problems(authority, key, now, cert_path, key_path)
     if problems:
         raise EtcdError(" ".join(problems))
     signed: dict[str, dict[str, str]] = {}

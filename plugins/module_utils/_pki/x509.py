@@ -471,6 +471,12 @@ def make_certificate(
     return builder.sign(signer, signature_hash(signer))
 
 
+def renewed(certificate: Any, key: Any, period: tuple[datetime, datetime]) -> Any:
+    """Another certificate of a CA that has signed itself: the same name, key and extensions."""
+    wanted = [(item.value, item.critical) for item in certificate.extensions]
+    return make_certificate(certificate.subject, certificate.subject, key.public_key(), key, period, wanted)
+
+
 def make_request(subject: Any, key: Any, wanted: list[Any]) -> str:
     """A signed certificate request (PEM)."""
     builder = x509.CertificateSigningRequestBuilder(subject_name=subject)

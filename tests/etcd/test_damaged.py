@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,14 +15,15 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import read_directory
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import check_file, read_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import drill as _drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import Cluster, Make, encoded, program, wait_until
-from .test_snapshot import programs, spec_for, with_programs
+from .test_snapshot import COLLECTIONS, MEASURE, programs, spec_for, with_programs
 
 __all__ = ["programs"]
 YEAR = 365 * 86400.0
@@ -199,3 +204,57 @@ def test_two_at_once(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mon
         thread.join()
     assert not failed and len(done) == 4, failed
     assert not [name for name in os.listdir(spec.dir) if name.startswith((".drill-", ".kubeadm-etcd-"))]
+
+
+@pytest.mark.long
+def test_killed_at_any_moment(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
+    """A snapshot and a restore that end every 40 ms later: what has a name is whole, the older ones are there, and the next run does it all."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    with cluster[0].client(timeout=30.0) as client:
+        for number in range(100):
+            client.call("kv/put", {"key": encoded(f"/registry/{number}"), "value": encoded("v" * 100_000)})
+    spec = spec_for(cluster, cluster[0], keep=0)
+    older = Path(_backup.take(spec)["path"])
+    content = older.read_bytes()
+    # A name that no member on this machine has.
+    target = dataclasses.replace(restore_spec(tmp_path, older), member="infra9", members=[("infra9", "10.77.0.9")])
+    restored = dataclasses.asdict(target)
+    del restored["snapshot"]
+    killed = {"backup": 0, "restore": 0}
+    for action, words in (("backup", dataclasses.asdict(spec)), ("restore", restored)):
+        argv = [
+            sys.executable,
+            "-c",
+            MEASURE,
+            action,
+            str(tmp_path / "image"),
+            str(tmp_path / "run"),
+            json.dumps(words),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+        delay, ended = 0.2, False
+        while not ended:
+            with subprocess.Popen(
+                [*argv, str(older)], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            ) as process:
+                try:
+                    process.communicate(timeout=delay)
+                    ended = process.returncode == 0
+                except subprocess.TimeoutExpired:
+                    # With its children, as if the host had ended.
+                    os.killpg(process.pid, signal.SIGKILL)
+                    killed[action] += 1
+            assert older.read_bytes() == content
+            for item in read_directory(spec.dir, "etcd"):
+                check_file(os.path.join(spec.dir, item.file_name))
+            if (tmp_path / "data").exists():
+                # All of it, or nothing.
+                assert target.is_replaced or not has_data(str(tmp_path / "data"))
+            delay += 0.04
+            assert delay < 30, action
+        assert killed[action] > 5, (action, killed)
+    assert target.is_replaced and not list(tmp_path.glob("data.restored*/member"))
+    assert not [name for name in os.listdir(spec.dir) if name.startswith(".kubeadm-etcd")]
+    print(f"killed {killed}")

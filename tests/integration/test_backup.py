@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -184,96 +182,6 @@ def test_a_timer_takes_them(cluster: Lab) -> None:
             == "0"
         )
     assert cluster.site().changed() == {}
-
-
-def figure(lab: Lab, host: str, name: str) -> float:
-    """A figure for Prometheus, as the host has it."""
-    text = lab.sh(host, f"cat {BACKUPS}/etcd-backup.prom 2>/dev/null || true")
-    found = re.findall(rf"^kubeadm_etcd_backup_{name}{{.*}} (\S+)$", text, flags=re.MULTILINE)
-    return float(found[0]) if found else 0.0
-
-
-def until(said: str, condition: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, said
-        time.sleep(3)
-
-
-@pytest.mark.long
-def test_timers_go_on(cluster: Lab) -> None:
-    """By themselves, as systemd starts them: with a host down, with a disk that is full, and after both. Old snapshots go."""
-    schedule = ("-e", json.dumps({"etcd_backup_schedule": "*:*:0/20", "etcd_backup_keep": 3}))
-    for host in cluster.hosts:
-        cluster.sh(host, f"rm -rf {BACKUPS}", check=False)
-    cluster.site(*schedule)
-
-    def last(hosts: list[str]) -> dict[str, float]:
-        return {host: figure(cluster, host, "last_success_timestamp_seconds") for host in hosts}
-
-    def taker(hosts: list[str], after: float) -> str:
-        """The host that has taken one since."""
-        until("no snapshot", lambda: max(last(hosts).values()) > after)
-        found = last(hosts)
-        return max(found, key=lambda host: found[host])
-
-    first = taker(cluster.hosts, 0.0)
-    until("not three", lambda: len(cluster.sh(first, f"ls {BACKUPS}/*.db").split()) == 3)
-    names = cluster.sh(first, f"ls {BACKUPS}/*.db").split()
-    until("none is removed", lambda: names[0] not in cluster.sh(first, f"ls {BACKUPS}/*.db").split())
-    assert len(cluster.sh(first, f"ls {BACKUPS}/*.db").split()) <= 4
-    before = max(last(cluster.hosts).values())
-    cluster("stop", first)
-    others = [host for host in cluster.hosts if host != first]
-    try:
-        second = taker(others, before)
-    finally:
-        cluster("start", first)
-    # Its disk is full now: what is there stays, and the unit says so.
-    until("not well", lambda: healthy(cluster))
-    now = taker(cluster.hosts, max(last(cluster.hosts).values()))
-    there = cluster.sh(now, f"ls {BACKUPS}/*.db").split()
-    fill_disk = f"mkdir -p /run/kept && cp -a {BACKUPS}/. /run/kept/ && mount -t tmpfs -o size=40m tmpfs {BACKUPS} && cp -a /run/kept/. {BACKUPS}/"
-    cluster.sh(
-        now, f"systemctl stop kubeadm-etcd-backup.timer && {fill_disk} && systemctl start kubeadm-etcd-backup.timer"
-    )
-    until("no failure", lambda: figure(cluster, now, "last_failed") == 1)
-    assert set(there[1:]) <= set(cluster.sh(now, f"ls {BACKUPS}/*.db").split())
-    assert "MiB free" in cluster.sh(now, f"cat {BACKUPS}/backup-state.json")
-    cluster.sh(now, f"umount -l {BACKUPS}; rm -rf /run/kept")
-    taker(cluster.hosts, max(last(cluster.hosts).values()))
-    until("still failed", lambda: figure(cluster, now, "last_failed") == 0)
-    print(f"taken by {first}, {second} when that was down, {now}")
-    cluster.site()
-
-
-@pytest.mark.long
-def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
-    """At every task: what has the name of a snapshot is one, the older ones are there, and the next run takes another."""
-    fill(cluster, "/registry/f", 500)
-    backed_up(cluster, tmp_path / "copies")
-    older = newest(cluster)
-    arguments = ("-e", f"etcd_backup_fetch_dir={tmp_path / 'copies'}")
-    run, total = killed_at(cluster, tmp_path, 0, *arguments, playbook="playbooks/backup.yml")
-    assert run.code == 0, run.output[-3000:]
-    killed = 0
-    verify = (
-        f"for file in {BACKUPS}/*.db; do [ -e $file ] || continue; size=$(stat -c %s $file);"
-        ' [ "$(head -c $((size - 32)) $file | sha256sum | cut -c-64)" = "$(tail -c 32 $file | od -An -vtx1 | tr -d \' \\n\')" ] || echo $file; done'
-    )
-    for number in range(1, total + 1, STEP):
-        run, _begun = killed_at(cluster, tmp_path, number, *arguments, playbook="playbooks/backup.yml")
-        killed += run.code != 0
-        for host in cluster.hosts:
-            assert cluster.sh(host, verify) == "", number
-        for host, path in older.items():
-            cluster.sh(host, f"test -s {path}")
-        taken = backed_up(cluster, tmp_path / "copies")
-        content = taken.read_bytes()
-        assert hashlib.sha256(content[:-32]).digest() == content[-32:], number
-    strays = [cluster.sh(host, f"ls -A {BACKUPS} 2>/dev/null | grep kubeadm-etcd || true") for host in cluster.hosts]
-    assert killed >= total // STEP - 3 and strays == ["", "", ""]
-    print(f"backup: killed at {killed} of {total} tasks")
 
 
 @pytest.mark.long

@@ -36,9 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     it = Lab(f"{LAB_NAME}-pkgs", ["infra0", "infra1", "infra2"])
     it("up", "--hosts", "3", "--kubernetes", OLD, "--etcd", ETCD)
     repository = tmp_path_factory.mktemp("repository")
-    for folder, options in (("restarts", ["--restarts"]), ("plain", [])):
-        argv = [str(LAB), "packages", *options, str(repository / folder), OLD, NEW]
-        subprocess.run(argv, check=True, timeout=1800)
+    subprocess.run([str(LAB), "packages", "--restarts", str(repository), OLD, NEW], check=True, timeout=1800)
     gateway = re.sub(r"\d+$", "1", it.addresses()["infra0"])
     argv = [sys.executable, "-m", "http.server", str(PORT), "--bind", gateway, "--directory", str(repository)]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -49,7 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             it("down")
 
 
-def prepare(lab: Lab, folder: str = "restarts") -> Lab:
+def prepare(lab: Lab) -> Lab:
     """A cluster whose hosts have their programs from packages, on hold, and the image that the next kubeadm chooses."""
     lab.fresh()
     gateway = re.sub(r"\d+$", "1", lab.addresses()["infra0"])
@@ -60,7 +58,7 @@ def prepare(lab: Lab, folder: str = "restarts") -> Lab:
         lab.sh(
             host,
             "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*;"
-            f" echo 'deb [trusted=yes] http://{gateway}:{PORT}/{folder} ./' >/etc/apt/sources.list.d/lab.list;"
+            f" echo 'deb [trusted=yes] http://{gateway}:{PORT}/ ./' >/etc/apt/sources.list.d/lab.list;"
             f" apt-get -qq update && apt-get -qq -y install kubelet={OLD}-1.1 kubeadm={OLD}-1.1 >/dev/null 2>&1"
             " && apt-mark hold kubelet kubeadm",
         )
@@ -168,20 +166,3 @@ def test_killed_while_packages_are_installed(lab: Lab) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] <= 3 and counted["gap"] < 10, counted
     assert programs(lab) == expected(NEW) and members(lab) == [NEW_ETCD] * 3 and healthy(lab)
     assert lab.site(*wanted()).changed() == {}
-
-
-def test_packages_that_were_installed_before_the_run(lab: Lab) -> None:
-    """Without the variable: what runs still is the former program. The run restarts each kubelet in the turn of its member."""
-    prepare(lab, "plain")
-    for host in lab.hosts:
-        lab.sh(
-            host,
-            f"apt-get -qq -y --allow-change-held-packages install kubelet={NEW}-1.1 kubeadm={NEW}-1.1 >/dev/null 2>&1; apt-mark hold kubelet kubeadm",
-        )
-    assert f"running v{OLD}" in programs(lab)
-    with writing(lab, "before") as counted:
-        run = lab.site()
-    print(f"installed before: {counted}, {run.seconds:.0f} s")
-    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
-    assert programs(lab) == expected(NEW) and members(lab) == [NEW_ETCD] * 3 and healthy(lab)
-    assert lab.site().changed() == {}

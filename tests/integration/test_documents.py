@@ -150,7 +150,8 @@ def desk(cluster: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
     (path / "vault.yml").write_text(f"etcd_ca_key_passphrase: {PASSPHRASE}\n", encoding="utf-8")
     it.run("ansible-vault encrypt vault.yml")
     it.run("ansible-playbook playbooks/backup.yml -i inventory -e etcd_backup_fetch_dir=backups")
-    next((path / "backups").iterdir()).rename(path / "kept.db")
+    (taken,) = (path / "backups").iterdir()
+    taken.rename(path / "kept.db")
     yield it
     lab.fresh()
 

@@ -390,8 +390,12 @@ def test_a_failed_installation_keeps_the_hold(host: FakeManager, work: str) -> N
 
 def test_a_hold_that_a_killed_run_has_lost(host: FakeManager, work: str) -> None:
     """Killed between the installation and the hold: the next run finds all packages as wanted, and a note."""
+
+    def is_killed(_names: Iterable[str]) -> None:
+        raise KeyboardInterrupt
+
     with staged(WANTED, work, fetches=True) as found:
-        host.hold = lambda _names: (_ for _ in ()).throw(KeyboardInterrupt())  # type: ignore[method-assign]
+        host.hold = is_killed  # type: ignore[method-assign]
         with contextlib.suppress(KeyboardInterrupt):
             _packages.install(found, work)
     del host.hold

@@ -13,6 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Change, Staged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _apiserver
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
@@ -81,7 +82,18 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert tuple(problem["code"] for problem in seen["problems"]) == problems
         return seen, _plan.view(Member("infra0", "infra0", "10.0.0.6"), seen, None)
 
+    observe.params = params  # type: ignore[attr-defined]
     return observe
+
+
+def test_a_control_plane_host(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for its kube-apiserver, and for nothing of a member."""
+    monkeypatch.setattr(_apiserver, "observe", lambda *given: {"asked": given})
+    monkeypatch.setattr(_observe, "observe_pki", lambda *_args: ({}, []))
+    places = {"manifests_dir": "/m", "work_dir": "/w", "runtime_endpoint": "unix:///run/x.sock", "kubeadm": "kubeadm"}
+    wanted = {**places, "update": True}
+    seen = _observe.observe({**host.params, "member": False, "apiserver": wanted})
+    assert seen["apiserver"] == {"asked": (_apiserver.Places(**places), True, 2379)} and "etcd" not in seen
 
 
 def test_a_manifest_as_wanted(host: Any) -> None:

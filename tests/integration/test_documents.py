@@ -383,7 +383,7 @@ def snapshots_twice(desk: Desk) -> None:
 
 
 def is_rehearsed(desk: Desk, said: str) -> bool:
-    return said.count("restored in") == 2 and desk.lab.containers() == desk.seen and desk.whole()
+    return len(re.findall(r"restored in \d", said)) == 2 and desk.lab.containers() == desk.seen and desk.whole()
 
 
 def drill_is_scheduled(desk: Desk, _said: str) -> bool:

@@ -19,13 +19,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation imp
     Host,
     Rotation,
     cas_in,
+    exchange_step,
     known_cas,
     member_host,
+    record_steps,
+    signer_has_key,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     CERTIFICATES,
-    EXCHANGE_CA,
-    RECORD,
     START,
     Step,
 )
@@ -165,13 +166,7 @@ def key_problems(cluster: Cluster, observations: Observations, cut: Cut, own_ca:
     """Why the target cannot sign."""
     if not cut.phases or not cut.target or own_ca.get("id") == cut.target:
         return []
-    pki = observations[cluster.ca_host]["pki"]
-    has_key = (
-        pki["next_ca"]["has_key"]
-        if cut.exchange
-        else pki.get("ca_public_key") == known_cas(observations)[cut.target]["key"]
-    )
-    if has_key:
+    if signer_has_key(observations[cluster.ca_host]["pki"], known_cas(observations)[cut.target]):
         return []
     name = "ca-next.key" if cut.exchange else "ca.key"
     text = (
@@ -185,12 +180,7 @@ def cut_steps(cluster: Cluster, observations: Observations, cut: Cut) -> list[St
     """The new CA on all members, and their restart at the same time."""
     names = {member.host: member.name for member in cluster.members}
     ca = known_cas(observations)[cut.target]
-    steps = []
-    if cut.exchange:
-        text = f"etcd/ca.key: {ca['subject']} signs from now on"
-        steps.append(
-            Step(EXCHANGE_CA, names[cluster.ca_host], cluster.ca_host, None, (Reason("ca", "exchanged", text),))
-        )
+    steps = [exchange_step(cluster, ca)] if cut.exchange else []
     text = f"etcd/ca.crt holds {ca['subject']} alone, which issues all again, over the same keys"
     steps += [
         Step(CERTIFICATES, names[host], host, None, (Reason("certificates", "other-ca", text),)) for host in cut.issue
@@ -199,12 +189,7 @@ def cut_steps(cluster: Cluster, observations: Observations, cut: Cut) -> list[St
     steps += [
         Step(START, names[host], host, None, (Reason("manifest", "ca", text, restarts=True),)) for host in cut.restart
     ]
-    for host in names:
-        before = (observations[host]["etcd"].get("record") or {}).get("ca", "")
-        if before != ca["key"]:
-            reason = Reason("record", "ca", f"member.json: ca: {before} -> {ca['key']}")
-            steps.append(Step(RECORD, names[host], host, None, (reason,)))
-    return steps
+    return [*steps, *record_steps(cluster, observations, ca)]
 
 
 def run_lines(cluster: Cluster, cut: Cut, subject: str) -> list[str]:

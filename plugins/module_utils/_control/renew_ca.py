@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import renewal_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import LOAD, RENEW, SETTLES
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import RENEW_CA, TRUST_CA, TURN, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import LOAD, RENEW, SETTLES, turn_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import RENEW_CA, TRUST_CA, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -94,9 +94,8 @@ def renewal_steps(cluster: Cluster, observations: Observations, renewal: Renewal
         return [Step(RENEW_CA, names[cluster.ca_host], cluster.ca_host, None, (Reason("ca", "renewed", text),))]
     text = f"etcd/ca.crt: the certificate of {cluster.ca_host}"
     steps = [Step(TRUST_CA, names[host], host, None, (Reason("ca", "renewed", text),)) for host in renewal.write]
-    reasons = (Reason("manifest", "ca", f"etcd: is restarted to load the certificate of {subject}", restarts=True),)
-    order = sorted(renewal.restart, key=lambda host: bool(observations[host]["etcd"].get("leader")))
-    return [*steps, *(Step(TURN, names[host], host, turn, reasons) for turn, host in enumerate(order, 1))]
+    text = f"etcd: is restarted to load the certificate of {subject}"
+    return [*steps, *turn_steps(cluster, observations, renewal.restart, text)]
 
 
 def run_lines(cluster: Cluster, renewal: Renewal) -> list[str]:

@@ -33,15 +33,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation imp
     RESTART_APISERVER,
     TRUST,
     Rotation,
+    exchange_step,
     known_cas,
     phases_left,
+    record_steps,
     rotation_of,
+    signer_has_key,
+    turn_steps,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     CERTIFICATES,
-    EXCHANGE_CA,
     NEXT_CA,
-    RECORD,
     TRUST_CA,
     TURN,
     Step,
@@ -218,9 +220,10 @@ def at_once(
     if until:
         text = "etcd_until ends a run after a phase in which members trust two CAs. In an emergency there is none: leave it out."
         problems.append(Problem(text, code="until"))
-    if not named:
+    if named:
+        problems += _emergency.consent_problems(cluster, named, planes, subject)
+    else:
         problems.append(_emergency.by_hand_problem(cluster, planes, subject))
-    problems += _emergency.consent_problems(cluster, named, planes, subject) if named else []
     left = cut.phases
     if not phase:
         lines = _emergency.run_lines(cluster, cut, subject)
@@ -308,8 +311,7 @@ def signs_elsewhere(
     pki = (observations.get(cluster.ca_host) or {}).get("pki") or {}
     if own_ca.get("key") or not own_ca.get("fingerprint") or own_ca["id"] != rotation.new:
         return False
-    beside = pki.get("next_ca")
-    return not beside["has_key"] if beside else pki.get("ca_public_key") != known_cas(observations)[rotation.new]["key"]
+    return not signer_has_key(pki, known_cas(observations)[rotation.new])
 
 
 def unknown_problems(rotation: Rotation, observations: Observations) -> list[Problem]:
@@ -389,19 +391,13 @@ def phase_steps(cluster: Cluster, observations: Observations, phase: str, rotati
     if phase == NEW:
         text = "etcd/ca-next.crt: a new CA is put beside the one in use"
         return [Step(NEXT_CA, names[target], target, None, (Reason("ca", "next", text),))]
-    steps = []
+    steps: list[Step] = []
     subjects = " and ".join(cas[item]["subject"] for item in rotation.ca)
     if phase in (ISSUE, DROP):
-        key = cas[rotation.new]["key"]
-        for host in names:
-            before = (observations[host]["etcd"].get("record") or {}).get("ca", "")
-            if before != key:
-                text = f"member.json: ca: {before} -> {key}"
-                steps.append(Step(RECORD, names[host], host, None, (Reason("record", "ca", text),)))
+        steps += record_steps(cluster, observations, cas[rotation.new])
     if phase == ISSUE:
         if rotation.exchange:
-            text = f"etcd/ca.key: {cas[rotation.new]['subject']} signs from now on"
-            steps.append(Step(EXCHANGE_CA, names[target], target, None, (Reason("ca", "exchanged", text),)))
+            steps.append(exchange_step(cluster, cas[rotation.new]))
         text = f"all are issued again by {cas[rotation.new]['subject']}, over the same keys; nothing restarts"
         is_turned = {host: tuple(ca["id"] for ca in observations[host]["pki"]["cas"]) == rotation.ca for host in names}
         steps += [
@@ -416,11 +412,8 @@ def phase_steps(cluster: Cluster, observations: Observations, phase: str, rotati
         for host in names
         if host in rotation.write
     ]
-    leading = [host for host in names if observations[host]["etcd"].get("leader")]
-    order = sorted((host for host in names if host in rotation.restart), key=lambda host: host in leading)
     text = f"etcd: is restarted to trust {subjects}{', and no other CA' if phase == DROP else ''}"
-    reasons = (Reason("manifest", "ca", text, restarts=True),)
-    return [*steps, *(Step(TURN, names[host], host, turn, reasons) for turn, host in enumerate(order, 1))]
+    return [*steps, *turn_steps(cluster, observations, rotation.restart, text)]
 
 
 # --- What is said -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import EXCHANGE_CA, RECORD, TURN, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -266,3 +267,38 @@ def plane_leaf_reasons(hosts: Iterable[str], signer: Observation, observations: 
         for host in hosts
         if any(leaf in former - {of_signer[0]["id"]} for leaf in leaves_of(observations[host]))
     }
+
+
+def signer_has_key(signer: Mapping[str, Any], ca: Mapping[str, Any]) -> bool:
+    """Whether the CA host has the key of a new CA. signer: its pki. ca: as known_cas has it; beside the one in use, or in its place already."""
+    beside = signer.get("next_ca")
+    return bool(beside["has_key"]) if beside else signer.get("ca_public_key") == ca["key"]
+
+
+# --- Steps of every way to another CA ---------------------------------------------------------------------------------
+
+
+def exchange_step(cluster: Cluster, ca: Mapping[str, Any]) -> Step:
+    """A CA that is beside the one in use signs from now on."""
+    names = {member.host: member.name for member in cluster.members}
+    text = f"etcd/ca.key: {ca['subject']} signs from now on"
+    return Step(EXCHANGE_CA, names[cluster.ca_host], cluster.ca_host, None, (Reason("ca", "exchanged", text),))
+
+
+def record_steps(cluster: Cluster, observations: Observations, ca: Mapping[str, Any]) -> list[Step]:
+    """Records that do not name a CA yet."""
+    steps = []
+    for member in cluster.members:
+        before = (observations[member.host]["etcd"].get("record") or {}).get("ca", "")
+        if before != ca["key"]:
+            reason = Reason("record", "ca", f"member.json: ca: {before} -> {ca['key']}")
+            steps.append(Step(RECORD, member.name, member.host, None, (reason,)))
+    return steps
+
+
+def turn_steps(cluster: Cluster, observations: Observations, hosts: list[str], text: str) -> list[Step]:
+    """Members that restart for a CA, one after the other, the leader last. text: why."""
+    reasons = (Reason("manifest", "ca", text, restarts=True),)
+    members = [member for member in cluster.members if member.host in hosts]
+    order = sorted(members, key=lambda member: bool(observations[member.host]["etcd"].get("leader")))
+    return [Step(TURN, member.name, member.host, turn, reasons) for turn, member in enumerate(order, 1)]

@@ -169,7 +169,7 @@ def expect_site(state: State, operation: Operation) -> Expected:
         )
         if standing in standings
     }
-    if reasons and state.ready and Why.FORMER not in reasons and set(state.stopped) & operation.wanted:
+    if reasons and state.ready and set(state.stopped) & operation.wanted:
         # What is stopped is started, and that is all: the others can only be replaced when it runs.
         starts = tuple(name for name in state.stopped if name in operation.wanted)
         return Expected(failures=frozenset({Why.ENDS_UNWELL}), must_fail=True, starts=starts)
@@ -422,11 +422,7 @@ def finishing(state: State) -> Step | None:
         if host.is_cut:
             return Step("heal", host=name)
     if state.stopped:
-        # site.yml refuses everything beside data of a member that left.
-        former = [name for name in state.those(Standing.FORMER) if name in state.wanted]
-        if state.ca_host in former:
-            return Step("run", (Operation("replace", state.wanted, state.ca_host),))
-        return Step("forget", host=former[0]) if former else Step("run", (Operation("site", state.wanted),))
+        return Step("run", (Operation("site", state.wanted),))
     emptied = sorted(state.those(Standing.EMPTIED), key=lambda name: name == state.ca_host)
     for name in state.those(Standing.LEARNER):
         finish = Operation("site", state.wanted | {name})

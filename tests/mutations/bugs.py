@@ -235,6 +235,8 @@ NAMED = [
     Named("corruption stops nothing", PLAN, "corruption_problems", returns("[]")),
     Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
     Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
+    Named("who has left misses its data", IDENTITY, "record_problems", value_of("has_left", "False")),
+    Named("a former member confuses the hosts", PLAN, "membership_problems", value_of("is_former", "False")),
     Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
     # A new CA.
     Named(

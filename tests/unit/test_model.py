@@ -76,7 +76,7 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, V, X, wanted="0123"), "site", "FORMER REMOVED"),
         (state(V, V, V, R), "site", ""),
         (state(V, V, V, V, E, stopped="1"), "site", ""),
-        (state(V, V, V, V, X, wanted="01234", stopped="1"), "site", "FORMER REMOVED"),
+        (state(V, V, V, V, X, wanted="01234", stopped="1"), "site", ""),
         (state(V, V), "roll", "INTERRUPTION"),
         (state(V, V), "roll!", ""),
         (state(V, V, F, wanted="012"), "roll", ""),
@@ -214,13 +214,15 @@ def as_seen(at: State, operation: Operation) -> tuple[list[str], dict[str, Any]]
     states: list[dict[str, Any] | None] = []
     for name, host in at.hosts.items():
         record = {**RECORD, "name": name, "member_id": numbers[name]}
+        # Some have lost their data before they left.
+        left = FRESH if (len(at.wanted) + int(numbers[name])) % 2 else {**DOWN, "member_id": f"7{numbers[name]}"}
         etcd: dict[str, dict[str, Any]] = {
             F.value: FRESH,
             L.value: LEARNER,
             V.value: up() if name in at.ready else {**DOWN, "running": not host.is_stopped},
             E.value: {**FRESH, "record": record},
             R.value: {**FRESH, "record": {**record, "removed": "2026-11-27"}},
-            X.value: {**DOWN, "member_id": f"7{numbers[name]}", "record": record},
+            X.value: {**left, "record": {**record, "member_id": f"7{numbers[name]}"}},
         }
         states.append(etcd[host.standing.value] if host.is_on else None)
     found = seen(cluster, *states, members=members)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -354,6 +355,18 @@ def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
     assert "infra0=new,infra0=https://joining-new@localhost:new,infra1=peer1,8=peer2" in host.written.read_text()
     assert host.acts.index("update 6 new https://joining-new@localhost:new") < host.acts.index("install")
     assert host.acts[-3:] == ["wait", "announce new", "unlock"]
+
+
+@pytest.mark.parametrize("removed", ["2026-11-27", ""])
+def test_the_record_of_a_former_member_makes_way(host: Host, removed: str) -> None:
+    """It would keep the kubelet from starting a member without data. One of a member that has not left stays."""
+    record = host.root / "work" / "member.json"
+    text = json.dumps({"name": "infra0", "cluster_id": "c", "member_id": "1", "data_dir": "/d", "removed": removed})
+    record.write_text(text)
+    host.at["install"] = lambda: host.did(f"record {record.exists()}")
+    host.run()
+    assert f"record {not removed}" in host.acts
+    assert (record.with_name("member.json.former") if removed else record).read_text() == text
 
 
 # --- Lock ------------------------------------------------------------------------------------------------------------

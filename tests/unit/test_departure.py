@@ -185,6 +185,13 @@ def test_what_is_refused(operation: str, name: str, states: Any, words: str) -> 
     assert plan["steps"] == [] and plan["settled"] and plan["order"] == []
 
 
+def test_a_cluster_that_exists_is_not_founded() -> None:
+    """The member that leaves is the only one that answers, and another host was lost."""
+    found = seen(cluster_of(2), up(), None, members=listing("0", "0"))
+    plan = _run.plan_run("infra0", found, ["infra1"], _run.Wish(operation="remove", member="infra0"))
+    assert "leave them out on purpose: --limit 'all:!infra1'" in " ".join(plan["problems"])
+
+
 LOST = {**FRESH, "record": RECORD}
 
 

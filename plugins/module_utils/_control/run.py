@@ -530,6 +530,8 @@ def make_plan(
     """
     members = attendance.members
     listed = membership(observations) or []
+    # Also if the only member that answers is the one that leaves.
+    has_cluster = exists(observations)
     if wish.operation == RENEW:
         observations = only_certificates(observations)
     departure, taken = Departure(), Backup()
@@ -546,7 +548,7 @@ def make_plan(
         # Its host is only cleared.
         problems = [problem for problem in problems if problem.host != leaving.host or not leaving.host]
     problems += problems_of("image-archive", archive_problems)
-    problems += problems_of("lost", lost_problems(attendance.lost, wish.limit, exists(observations)))
+    problems += problems_of("lost", lost_problems(attendance.lost, wish.limit, has_cluster))
     problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
     apart = lockstep_problems(attendance)
     problems += apart

@@ -314,6 +314,9 @@ NAMED = [
         "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
     ),
     Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
+    Named(
+        "a member that has left takes its turn", f"{MEMBER}/turn", "Turn._hold_lock", guard("False", "mine", "target")
+    ),
     Named("a former member is kept from starting", f"{MEMBER}/turn", "Turn._set_former_record_aside", returns("None")),
     Named("any ca.key will do", f"{CONTROL}/departure", "ca_key_problems", value_of("mine", "None")),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),

@@ -63,7 +63,7 @@ class Host:
         self.causes: list[Cause] = []
         self.image: Cause | None = None
         self.pause: str | None = None
-        self.membership: list[Member] = []
+        self.membership = [Member(6, "infra0", ["new"], ["x"], is_learner=False)]
         self.configs: list[str] = []
         self.lost: EtcdError | None = None
         # What keeps the lock from being taken.
@@ -367,6 +367,13 @@ def test_the_record_of_a_former_member_makes_way(host: Host, removed: str) -> No
     host.run()
     assert f"record {not removed}" in host.acts
     assert (record.with_name("member.json.former") if removed else record).read_text() == text
+
+
+def test_a_member_that_another_run_has_removed_is_left_alone(host: Host) -> None:
+    """Its turn was planned before. A new manifest would bring it back, without its data."""
+    host.membership = [Member(7, "infra1", ["peer1"], ["x"], is_learner=False)]
+    host.fails("infra0: nothing was changed, because it has left the membership while this run waited")
+    assert host.acts == ["pull", "lock", "unlock"] and host.manifest.read_text() == OLD
 
 
 # --- Lock ------------------------------------------------------------------------------------------------------------

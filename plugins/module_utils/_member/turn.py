@@ -476,6 +476,10 @@ class Turn:
         else:
             client, members = _rollout.ask_membership(target, self.process)
             mine = entry_at(members, peer_urls(self.wanted))
+            if not mine and target.name not in [member.name for member in members]:
+                raise EtcdError(
+                    f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
+                )
             if mine and not mine.started:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)

@@ -330,9 +330,9 @@ def events(state: State) -> list[tuple[float, Step]]:
             # Now and then more of them than the cluster can do without: they come back.
             rare = 1.0 if state.survives(name) else 0.1
             found += [(0.6, Step("kill", host=name)), (0.4 * rare, Step("off", host=name))]
-            found.append((0.3 * rare, Step("cut", host=name)))
+            found.append((0.6 * rare, Step("cut", host=name)))
             if state.survives(name) or all(state.hosts[other].standing is Standing.VOTER for other in state.wanted):
-                found.append((0.4 * rare, Step("stop", host=name)))
+                found.append((0.8 * rare, Step("stop", host=name)))
             if state.survives(name):
                 found.append((0.4, Step("empty", host=name)))
                 found += [(0.2, Step("wipe", host=name))] if name != state.ca_host else []

@@ -43,6 +43,7 @@ class Why(Enum):
     UNWELL = "a healthy member does not leave, and none is replaced, while another one is not healthy or a learner"
     ABSENT = "the host that is to join anew does not answer"
     HEALTHY = "a healthy member is not replaced unless told"
+    UNCONNECTED = "nothing joins or restarts while hosts of the inventory do not reach each other"
     CA_KEY = "the host has the only key of the CA"
     CUT_OFF = "a host of the inventory does not reach the members"
     JOIN_UNWELL = "no member joins while another one is not well"
@@ -151,7 +152,16 @@ def expect(state: State, operation: Operation) -> Expected:
     needed = operation.wanted - {operation.host} if departs else operation.wanted
     if not all(state.hosts[name].is_on for name in needed):
         return refused(Why.UNREACHABLE)
-    return expect_departure(state, operation) if departs else expect_site(state, operation)
+    expected = expect_departure(state, operation) if departs else expect_site(state, operation)
+    if expected.refusals and has_cut(state, operation):
+        # A warning, if it is for another reason that nothing is done.
+        return replace(expected, refusals=expected.refusals | {Why.UNCONNECTED})
+    return expected
+
+
+def has_cut(state: State, operation: Operation) -> bool:
+    """Whether the inventory of a run has a host that does not reach the others."""
+    return any(state.hosts[name].is_cut for name in operation.wanted)
 
 
 def expect_site(state: State, operation: Operation) -> Expected:
@@ -181,10 +191,12 @@ def expect_site(state: State, operation: Operation) -> Expected:
     after = {name: (Standing.VOTER, state.hosts[name].standing, Standing.LEARNER) for name in joining}
     if rolls and size <= 2 and not operation.is_forced and state.ready:
         return refused(Why.INTERRUPTION)
-    if any(state.hosts[name].is_cut for name in wanted):
-        return Expected(
-            failures=frozenset({Why.CUT_OFF, Why.JOIN_UNWELL, Why.ENDS_UNWELL}), must_fail=True, after=after
-        )
+    if has_cut(state, operation):
+        if rolls or Standing.FRESH in standings:
+            return refused(Why.UNCONNECTED)
+        # Whether a learner has data, and so has only to be started, is not known here.
+        failures = {Why.UNCONNECTED, Why.CUT_OFF, Why.JOIN_UNWELL, Why.ENDS_UNWELL}
+        return Expected(failures=frozenset(failures), must_fail=True, after=after)
     return Expected(starts=tuple(state.stopped), after=after)
 
 
@@ -204,6 +216,8 @@ def expect_departure(state: State, operation: Operation) -> Expected:
         elif unwell and is_ready:
             reasons.add(Why.UNWELL)
     if replaces:
+        if has_cut(state, operation):
+            reasons.add(Why.UNCONNECTED)
         if Why.QUORUM not in reasons and (
             unwell or [other for other in state.those(Standing.LEARNER) if other != name]
         ):

@@ -90,7 +90,13 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, off="1"), "remove 1", "NO_HELPER"),
         (state(V, V, E), "remove 1", "QUORUM"),
         (state(V, V, V, V, E), "remove 1", "UNWELL"),
-        (state(V, V, V, V, V, cut="4"), "remove 1", "UNWELL"),
+        (state(V, V, V, V, V, cut="4"), "remove 1", "UNWELL UNCONNECTED"),
+        # Nothing joins or restarts then; a member that stopped is started, and one leaves.
+        (state(V, V, V, cut="2"), "site", ""),
+        (state(V, V, V, cut="2"), "roll", "UNCONNECTED"),
+        (state(V, V, V, F, wanted="0123", cut="2"), "site", "UNCONNECTED"),
+        (state(V, V, V, cut="2"), "remove 2", ""),
+        (state(V, V, V, cut="2"), "replace 2", "UNCONNECTED"),
         (state(V, V, E), "remove 2", ""),
         (state(V, V, V), "replace 1", "HEALTHY"),
         (state(V, V, V), "replace 1!", ""),
@@ -231,6 +237,11 @@ def as_seen(at: State, operation: Operation) -> tuple[list[str], dict[str, Any]]
         item["cluster"]["members"] = [m for m in item["cluster"]["members"] if m["host"] in operation.wanted]
     for name in shown:
         if "reasons" in shown[name]:
+            shown[name]["facts"]["peers"] = {
+                f"10.0.0.{6 + int(numbers[other])} 2380": "silent"
+                for other in shown
+                if other != name and (at.hosts[name].is_cut or at.hosts[other].is_cut)
+            }
             shown[name]["pki"] = {**PKI, "ca_key": name == at.ca_host}
             if at.hosts[name].standing is V:
                 differs = operation.action == "roll" or not at.is_rolled

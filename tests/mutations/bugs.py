@@ -246,6 +246,8 @@ NAMED = [
     Named("corruption stops nothing", PLAN, "corruption_problems", returns("[]")),
     Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
     Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
+    Named("who has left misses its data", IDENTITY, "record_problems", value_of("has_left", "False")),
+    Named("a former member confuses the hosts", PLAN, "membership_problems", value_of("is_former", "False")),
     Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
     # A new CA.
     Named(
@@ -323,6 +325,11 @@ NAMED = [
         "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
     ),
     Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
+    Named(
+        "a member that has left takes its turn", f"{MEMBER}/turn", "Turn._hold_lock", guard("False", "mine", "target")
+    ),
+    Named("a former member is kept from starting", f"{MEMBER}/turn", "Turn._set_former_record_aside", returns("None")),
+    Named("any ca.key will do", f"{CONTROL}/departure", "ca_key_problems", value_of("mine", "None")),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
     Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
 ]

@@ -75,6 +75,7 @@ def run(
 
 
 UP3 = (up(), up(leader=True), up())
+HAS_KEY = {"ca_key": True, "ca_public_key": "k", "ca_cert_key": "k"}
 
 
 def kinds(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -92,7 +93,7 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
         "Take it out of the inventory and the etcd endpoints" in text and "infra2" in text for text in plan["notices"]
     )
     # The first host is not special, but for the CA's key, which has to be brought elsewhere before.
-    plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": {"ca_key": True}}})
+    plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": HAS_KEY}})
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
@@ -183,6 +184,13 @@ def test_what_is_refused(operation: str, name: str, states: Any, words: str) -> 
     plan = run(operation, name, *states)
     assert plan["problems"] and words.split(": ", 1)[-1] in " ".join(plan["problems"]), plan["problems"]
     assert plan["steps"] == [] and plan["settled"] and plan["order"] == []
+
+
+def test_a_cluster_that_exists_is_not_founded() -> None:
+    """The member that leaves is the only one that answers, and another host was lost."""
+    found = seen(cluster_of(2), up(), None, members=listing("0", "0"))
+    plan = _run.plan_run("infra0", found, ["infra1"], _run.Wish(operation="remove", member="infra0"))
+    assert "leave them out on purpose: --limit 'all:!infra1'" in " ".join(plan["problems"])
 
 
 LOST = {**FRESH, "record": RECORD}
@@ -310,8 +318,16 @@ def test_what_belongs_to_others_is_left() -> None:
 
 def test_the_only_ca_key_stays_in_the_inventory() -> None:
     assert "move_ca.yml" in run("remove", "infra0", *UP3)["problems"][0]
-    plan = run("remove", "infra0", *UP3, wipe_keys=True, change={"infra1": {"pki": {"ca_key": True}}})
-    assert plan["problems"] == []
+    # A key elsewhere is another one, or that of another CA, or cannot be read.
+    for mine, other, is_refused in (
+        (HAS_KEY, HAS_KEY, False),
+        ({}, HAS_KEY, False),
+        (HAS_KEY, {"ca_key": True}, True),
+        (HAS_KEY, {**HAS_KEY, "ca_public_key": "x"}, True),
+        (HAS_KEY, {**HAS_KEY, "ca_public_key": "x", "ca_cert_key": "x"}, True),
+    ):
+        plan = run("remove", "infra0", *UP3, wipe_keys=True, change={"infra0": {"pki": mine}, "infra1": {"pki": other}})
+        assert bool(plan["problems"]) is is_refused, (mine, other)
     # A host that is replaced keeps it.
     assert run("replace", "infra0", *UP3, replace_healthy=True)["problems"] == []
 

@@ -53,9 +53,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
     log_reasons,
     with_snapshot_count,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in, etcd_version_of
 
@@ -474,6 +476,10 @@ class Turn:
         else:
             client, members = _rollout.ask_membership(target, self.process)
             mine = entry_at(members, peer_urls(self.wanted))
+            if not mine and target.name not in [member.name for member in members]:
+                raise EtcdError(
+                    f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
+                )
             if mine and not mine.started:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)
@@ -608,9 +614,17 @@ class Turn:
             return
         self.since = time.time()
         if self.content:
+            self._set_former_record_aside()
             self._install(self.wanted)
         elif self.process:
             _rollout.stop(self.process)
+
+    def _set_former_record_aside(self) -> None:
+        """Move the record of a member that has left away. It would keep the kubelet from starting a member without data (before-kubelet.sh)."""
+        record = read_record(self.spec.kubelet.work_dir)
+        if record and record.removed:
+            path = record_path(self.spec.kubelet.work_dir)
+            move_file(path, f"{path}.former")
 
     def _install(self, manifest: str) -> None:
         """Replace the manifest, and keep the one before."""

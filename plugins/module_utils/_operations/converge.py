@@ -210,7 +210,8 @@ def decided(
     lacking = [observations[host]["config"]["image"] for host in hosts_with("image", observations)]
     problems += problems_of("image-archive", view.archive_problems(lacking) if wish.image_archive else ())
     problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
-    there = attendance_problems(view, wish.limit, exists(observations))
+    # Also if the only member that answers is the one that leaves.
+    there = attendance_problems(view, wish.limit, exists(view.observations))
     if cluster.problems or there:
         return Plan(REFUSE), [*problems, *there], warnings
     problems += ca_problems(cluster, observations, wish.own_ca)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     broken_ca_hosts,
+    has_key_of_its_ca,
     lost_key_text,
     trust_problems,
 )
@@ -163,12 +164,6 @@ def key_problems(
         )
         return [Problem(text, code="signs-elsewhere")]
     return [Problem(lost_key_text(cluster, observations), code="ca-key-lost")]
-
-
-def has_key_of_its_ca(observation: Observation) -> bool:
-    """Whether the ca.key of a host belongs to its ca.crt."""
-    pki = observation["pki"]
-    return bool(pki.get("ca_public_key") and pki["ca_public_key"] == pki.get("ca_cert_key"))
 
 
 def target_problems(cluster: Cluster, observations: Observations, holders: list[str]) -> list[Problem]:

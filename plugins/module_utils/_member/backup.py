@@ -57,7 +57,10 @@ SPARE = 64 << 20
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
 DAY = 86400.0
-_COPY = re.compile(r"\.db\.cms(-\d+)?\Z")
+
+# What is there for a while only: encrypted copies, and the copies of the file that restore.yml and restore_drill.yml bring (roles/restore/vars).
+RESTORED = re.compile(r"restore-[0-9a-f]+(-[0-9a-f]+)?\.db\Z")
+_COPY = re.compile(r".+\.db\.cms(-\d+)?\Z")
 
 # Bytes of a snapshot that travel to the controller at once.
 MOVED = 16 << 20
@@ -341,9 +344,9 @@ def prune(spec: BackupSpec, now: float) -> list[str]:
     keep = kept(found, spec.keep, spec.keep_days, now)
     removed = [os.path.join(spec.dir, item.file_name) for item in found if item not in keep]
     for name in os.listdir(spec.dir):
-        # An encrypted copy is there for as long as it travels. What is older was left by a run that was killed.
+        # What is older was left by a run that was killed.
         path = os.path.join(spec.dir, name)
-        if _COPY.search(name) and now - os.path.getmtime(path) > DAY:
+        if (_COPY.match(name) or RESTORED.match(name)) and now - os.path.getmtime(path) > DAY:
             _remove(path)
     for path in removed:
         for name in (path, path + DESCRIPTION):

@@ -174,7 +174,7 @@ class State:
             data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
             found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
             return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, EtcdError, TypeError, ValueError):
             return cls()
 
 
@@ -214,22 +214,16 @@ def source(spec: BackupSpec) -> Source | None:
 
 def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Take a snapshot of the member on this host, whatever the other members are. Returns the module's result. EtcdError if there is none."""
-    ensure_directory(spec.dir, 0o700)
-    with locked(os.path.join(spec.dir, ".lock"), 60.0, READS):
+    now = time.time()
+    with recorded(spec, BACKUP, now), contextlib.ExitStack() as stack:
+        ensure_directory(spec.dir, 0o700)
+        stack.enter_context(locked(os.path.join(spec.dir, ".lock"), 60.0, READS))
         remove_strays(spec.dir)
-        before = State.read(spec.dir, BACKUP)
-        now = time.time()
-        try:
-            # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
-            removed = prune(replace(spec, keep_days=0), now)
-            path, snapshot = _take(spec, while_waiting)
-            removed += prune(spec, now)
-            sent = send(spec, path)
-        except _rollout.AbandonedError:
-            raise
-        except EtcdError as exc:
-            write_state(spec, BACKUP, replace(before, attempted=now, error=str(exc)))
-            raise
+        # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
+        removed = prune(replace(spec, keep_days=0), now)
+        path, snapshot = _take(spec, while_waiting)
+        removed += prune(spec, now)
+        sent = send(spec, path)
         write_state(spec, BACKUP, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
     return {
         "changed": True,
@@ -239,6 +233,23 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
         "removed": removed,
         "sent": sent,
     }
+
+
+@contextlib.contextmanager
+def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
+    """An attempt of a job, whose error is written down. EtcdError for those of the system too, such as a disk that cannot be read any more."""
+    try:
+        try:
+            yield
+        except OSError as exc:
+            raise EtcdError(
+                f"{spec.member}: {exc.filename or spec.dir}: {exc.strerror or exc}. Look at the disk and the mount of {spec.dir}, and run again."
+            ) from exc
+    except _rollout.AbandonedError:
+        raise
+    except EtcdError as exc:
+        write_state(spec, job, replace(State.read(spec.dir, job), attempted=now, error=str(exc)))
+        raise
 
 
 def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
@@ -501,17 +512,16 @@ def metrics(spec: BackupSpec, job: str, state: State) -> list[str]:
 def scheduled_backup(spec: BackupSpec) -> str:
     """One run of the timer: a snapshot if this member is the one to give it. Returns a line for the journal."""
     chosen = source(spec)
-    if chosen is None:
-        text = "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
+    if chosen and chosen.name == spec.member:
+        return str(take(spec)["lines"][0])
+    with recorded(spec, BACKUP, time.time()):
         ensure_directory(spec.dir, 0o700)
-        write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=text))
-        raise EtcdError(text)
-    if chosen.name != spec.member:
+        if chosen is None:
+            raise EtcdError(
+                "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
+            )
         # The state of this host stays good: another one takes it.
-        ensure_directory(spec.dir, 0o700)
         with locked(os.path.join(spec.dir, ".lock"), 60.0):
             prune(spec, time.time())
             write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=""))
-        return f"{chosen.name} takes the snapshot this time."
-    done = take(spec)
-    return str(done["lines"][0])
+    return f"{chosen.name} takes the snapshot this time."

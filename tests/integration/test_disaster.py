@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +140,37 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
     print(
         f"restore: killed at {killed} of {total} tasks, {finished} with something left to finish, in {worst:.0f} s at most"
     )
+
+
+def content(lab: Lab) -> tuple[int, int]:
+    return count(lab, "/registry/one"), count(lab, "/registry/two")
+
+
+@pytest.mark.parametrize("later", [0, 6, 15])
+def test_two_restores_at_once(cluster: Lab, tmp_path: Path, later: int) -> None:
+    """Of different snapshots, and a run of site.yml beside them. A run that succeeds is right, nothing is mixed, and the next one finishes."""
+    cluster.etcdctl("infra0", "del", "--prefix", "/registry/")
+    fill(cluster, "/registry/one", 300)
+    one = backed_up(cluster, tmp_path / "one")
+    fill(cluster, "/registry/two", 300)
+    two = backed_up(cluster, tmp_path / "two")
+    agreed = ("-e", "etcd_replace_healthy_cluster=etcd")
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(cluster.play, "-e", f"etcd_snapshot={one}", *agreed, playbook="playbooks/restore.yml")]
+        time.sleep(later)
+        runs.append(pool.submit(cluster.play, "-e", f"etcd_snapshot={two}", *agreed, playbook="playbooks/restore.yml"))
+        time.sleep(3)
+        runs.append(pool.submit(cluster.play))
+    first, second, site = (run.result() for run in runs)
+    assert not any("Traceback" in run.output for run in (first, second, site))
+    print(f"{later} s apart: {first.code} {second.code} {site.code}")
+    if 0 in (first.code, second.code):
+        assert healthy(cluster) and content(cluster) in [(300, 0)] * (first.code == 0) + [(300, 300)] * (
+            second.code == 0
+        )
+    again = restored(cluster, one, *agreed)
+    assert healthy(cluster) and content(cluster) == (300, 0), again[-3000:]
+    assert cluster.site().changed() == {}
 
 
 # --- Timers -------------------------------------------------------------------------------------------------------

@@ -201,6 +201,18 @@ def test_copies_that_killed_restores_have_left(tmp_path: Path) -> None:
     assert sorted(os.listdir(there)) == ["restore-" + "cd" * 16 + ".db", "restore-of-mine.db"]
 
 
+def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a secret. The journal and the run have it."""
+    there = tmp_path / "back ups"
+    files(there, ALL[0])
+    monkeypatch.setattr(_backup, "_take", lambda *_: (str(there / ALL[0].file_name), ALL[0]))
+    script = """test -f "$1" && echo token=hunter2 >&2 && exit 3"""
+    with pytest.raises(EtcdError, match="sh ended with 3: token=hunter2"):
+        _backup.take(spec(there, command=["sh", "-c", script, "x", "{file}"]))
+    error = _backup.State.read(str(there), "backup").error
+    assert "sh ended with 3" in error and "journalctl" in error and "hunter2" not in error
+
+
 @pytest.mark.parametrize("job", ["backup", "drill"])
 def test_what_the_system_refuses_is_told_to_prometheus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str

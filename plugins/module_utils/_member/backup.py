@@ -151,6 +151,14 @@ class BackupSpec:
         return _rollout.client_urls([address], self.client_port)[0]
 
 
+class SendError(EtcdError):
+    """A snapshot could not be sent away. recorded: the message for the report, without what the program has printed, which may be secret."""
+
+    def __init__(self, text: str, recorded: str) -> None:
+        super().__init__(text)
+        self.recorded = recorded
+
+
 @dataclass(frozen=True)
 class State:
     """What the attempts of a job on a host came to. Times in Unix seconds, 0 for never. error: of the last attempt, '' if it was good or not due here.
@@ -248,7 +256,8 @@ def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
     except _rollout.AbandonedError:
         raise
     except EtcdError as exc:
-        write_state(spec, job, replace(State.read(spec.dir, job), attempted=now, error=str(exc)))
+        text = exc.recorded if isinstance(exc, SendError) else str(exc)
+        write_state(spec, job, replace(State.read(spec.dir, job), attempted=now, error=text))
         raise
 
 
@@ -374,9 +383,11 @@ def send(spec: BackupSpec, path: str) -> bool:
             argv = [item.replace("{file}", file) for item in spec.command]
             done = run(argv, SENDS)
             if done.code != 0:
-                raise EtcdError(
-                    f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}:"
-                    f" {(done.stderr or done.stdout).strip()[-400:] or 'no output'}"
+                ended = f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}"
+                printed = (done.stderr or done.stdout).strip()[-400:] or "no output"
+                raise SendError(
+                    f"{ended}: {printed}",
+                    f"{ended}. What it printed is in journalctl -u kubeadm-etcd-backup, or in the output of the run.",
                 )
     return True
 

@@ -56,6 +56,16 @@ options:
     description: The image of etcd. Its C(etcdutl) is used; the runtime pulls it if it is missing.
     type: str
     required: true
+  former:
+    description:
+      - Id of the cluster whose data was on this host when the run was planned, hexadecimal. Empty if there was no data, or if it cannot be read.
+      - The module fails if the host has other data now, because another run has restored or started it.
+    type: str
+    default: ""
+  replace_healthy:
+    description: Whether a member that is ready may be stopped. Otherwise the module fails, because another run has started the cluster.
+    type: bool
+    default: false
   peer_port:
     description: Port for the other members.
     type: int
@@ -90,6 +100,7 @@ EXAMPLES = r"""
       - {name: infra1, address: 10.0.0.7}
       - {name: infra2, address: 10.0.0.8}
     image: registry.k8s.io/etcd:3.6.8-0
+    former: cdf818194e3a8c32
 """
 
 RETURN = r"""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
 import shutil
 import signal
 import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
@@ -27,6 +21,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
 
+from tests.tools.kube import MAPS, Api, Watch
+
 from .conftest import ADDRESSES, LAB, Cluster, Make, encoded, wait_until
 from .test_snapshot import programs, spec_for, with_programs
 
@@ -36,27 +32,6 @@ pytestmark = pytest.mark.long
 
 KEYS = int(os.environ.get("KUBEADM_ETCD_KEYS", "200000"))
 ADDRESS, TOKEN = "10.77.0.100", "a-token"
-MAPS = "/api/v1/namespaces/default/configmaps"
-
-
-def request(method: str, path: str, body: Any = None, timeout: float = 20.0) -> http.client.HTTPResponse:
-    """One request to kube-apiserver. OSError if it is not answered with success."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(ADDRESS, 6443, timeout=timeout, context=context)
-    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    try:
-        connection.request(method, path, json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-    except http.client.HTTPException as exc:
-        raise OSError(str(exc)) from exc
-    if answer.status not in (200, 201):
-        raise OSError(answer.status, answer.read())
-    return answer
-
-
-def revision_of(text: dict[str, Any]) -> int:
-    return int(text["metadata"]["resourceVersion"])
 
 
 class Apiserver:
@@ -89,6 +64,9 @@ class Apiserver:
             f"--bind-address={ADDRESS}",
             f"--advertise-address={ADDRESS}",
         ]
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.api = Api(ADDRESS, context, {"Authorization": f"Bearer {TOKEN}"})
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -100,88 +78,12 @@ class Apiserver:
 
     def is_ready(self) -> bool:
         assert self.process and self.process.poll() is None, self.log.read_text()[-3000:]
-        try:
-            return request("GET", "/readyz").read() == b"ok"
-        except OSError:
-            return False
+        return self.api.is_ready()
 
     def stop(self) -> None:
         if self.process:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(30)
-
-
-class Watch(threading.Thread):
-    """As client-go's informers: it lists, watches from there on, resumes where a connection ends, and lists anew if that is too old.
-
-    It notes every revision that is before one that it has seen.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.done = threading.Event()
-        self.seen = self.resume = self.events = self.lists = self.expired = 0
-        self.back: list[tuple[str, int, int]] = []
-
-    def saw(self, kind: str, revision: int) -> None:
-        if revision < self.seen:
-            self.back.append((kind, self.seen, revision))
-        self.seen = self.resume = max(revision, self.seen)
-
-    def follow(self) -> None:
-        if not self.resume:
-            self.saw("list", revision_of(json.loads(request("GET", f"{MAPS}?limit=1").read())))
-            self.lists += 1
-        for line in request(
-            "GET", f"{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=5&resourceVersion={self.resume}"
-        ):
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                self.expired += event["object"].get("code") == 410
-                self.resume = 0
-                return
-            self.events += event["type"] != "BOOKMARK"
-            self.saw(event["type"], revision_of(event["object"]))
-
-    def run(self) -> None:
-        while not self.done.is_set():
-            try:
-                self.follow()
-            except (OSError, ValueError, http.client.HTTPException) as exc:
-                if exc.args and exc.args[0] == 410:
-                    self.expired, self.resume = self.expired + 1, 0
-                time.sleep(0.2)
-
-
-def create(name: str) -> int:
-    """A ConfigMap. Returns its revision."""
-    body = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}}
-    return revision_of(json.loads(request("POST", MAPS, body).read()))
-
-
-def names() -> set[str]:
-    found = json.loads(request("GET", MAPS, timeout=60).read())["items"]
-    return {item["metadata"]["name"] for item in found if item["metadata"]["name"] != "kube-root-ca.crt"}
-
-
-@contextlib.contextmanager
-def creating() -> Iterator[dict[str, int]]:
-    """ConfigMaps are created meanwhile: name and revision of each that was acknowledged."""
-    created: dict[str, int] = {}
-    done = threading.Event()
-
-    def write() -> None:
-        while not done.is_set():
-            name = f"load-{len(created)}"
-            created[name] = create(name)
-
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    try:
-        yield created
-    finally:
-        done.set()
-        thread.join()
 
 
 def restored(cluster: Cluster, path: str, data: set[str]) -> None:
@@ -216,11 +118,12 @@ def test_200_000_keys(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mo
         for begin in range(0, KEYS, 100):
             puts = [{"requestPut": {"key": encoded(f"/registry/bulk/{n:07}"), "value": encoded(f"v{n}")}} for n in range(begin, begin + 100)]  # fmt: skip
             client.call("kv/txn", {"success": puts})
-    server, watch = Apiserver(cluster, tmp_path / "apiserver"), Watch()
+    server = Apiserver(cluster, tmp_path / "apiserver")
+    api, watch = server.api, Watch(server.api)
     try:
         server.start()
         watch.start()
-        with creating() as created:
+        with api.creating() as created:
             wait_until("nothing is created", lambda: len(created) > 50)
             taken = _backup.take(spec_for(cluster, cluster[1]))
             count = len(created)
@@ -237,10 +140,10 @@ def test_200_000_keys(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mo
                 assert int(found["count"]) == KEYS
                 # What there was at the snapshot, in the numbers of the restored cluster.
                 assert count_keys(client, revision) == -1
-            assert names() == before
-            new = create(f"new-{former}")
+            assert api.names() == before
+            new = api.create(f"new-{former}")
             assert new > former
-            request("DELETE", f"{MAPS}/new-{former}").read()
+            api.request("DELETE", f"{MAPS}/new-{former}").read()
             wait_until(f"the watch does not follow: {watch.seen}", lambda: watch.seen >= new, 60)
             return new
 
@@ -255,7 +158,7 @@ def test_200_000_keys(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mo
         print(f"quorum destroyed: restored in {time.monotonic() - begin:.0f} s")
         former = check(former)
         for number in range(50):
-            former = create(f"later-{number}")
+            former = api.create(f"later-{number}")
         server.stop()
         cluster.power_cut()
         for member in cluster.members:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from .conftest import ROOT, Lab, different
-from .test_killed import STEP, killed_at, unchanged
 from .test_live import flat, healthy
 
 BACKUPS = "/var/backups/etcd"
@@ -53,9 +52,9 @@ def backed_up(lab: Lab, into: Path, *arguments: str) -> Path:
     return max(into.iterdir(), key=lambda path: path.stat().st_mtime)
 
 
-def restored(lab: Lab, snapshot: Path, *arguments: str) -> str:
+def restored(lab: Lab, snapshot: Path, *arguments: str, **how: str) -> str:
     """restore.yml, which succeeds. What it printed, on one line."""
-    run = lab.play("-e", f"etcd_snapshot={snapshot}", *arguments, playbook="playbooks/restore.yml")
+    run = lab.play("-e", f"etcd_snapshot={snapshot}", *arguments, playbook="playbooks/restore.yml", **how)
     assert run.code == 0, run.output[-8000:]
     return flat(run.output)
 
@@ -221,29 +220,3 @@ def test_one_member_is_left(cluster: Lab, tmp_path: Path) -> None:
         restored(cluster, file, "-e", "etcd_replace_healthy_cluster=etcd")
         assert healthy(cluster) and count(cluster, "/registry/d") == 1000
     cluster.sh("infra0", "rm -f /root/etcd.yaml")
-
-
-@pytest.mark.long
-def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
-    """At every task: the next run finishes it, and the data is that of the snapshot."""
-    fill(cluster, "/registry/e", 500)
-    snapshot = backed_up(cluster, tmp_path / "copies")
-    change = ("-e", f"etcd_snapshot={snapshot}", "-e", "etcd_replace_healthy_cluster=etcd")
-    run, total = killed_at(cluster, tmp_path, 0, *change, playbook="playbooks/restore.yml")
-    assert run.code == 0, run.output[-3000:]
-    killed = 0
-    for number in range(1, total + 1, STEP):
-        fill(cluster, "/registry/later", 100)
-        before = cluster.fingerprint(), cluster.containers()
-        run, _begun = killed_at(cluster, tmp_path, number, *change, playbook="playbooks/restore.yml")
-        killed += run.code != 0
-        if unchanged(cluster, before):
-            continue
-        again = cluster.play(*change, playbook="playbooks/restore.yml")
-        assert again.code == 0, f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
-        assert healthy(cluster) and (count(cluster, "/registry/e"), count(cluster, "/registry/later")) == (500, 0), (
-            number
-        )
-        assert cluster.site().changed() == {}, number
-    assert killed >= total // STEP - 3
-    print(f"restore: killed at {killed} of {total} tasks")

@@ -65,6 +65,7 @@ TABLE = {
         departure="clear leave",
         ending="ending",
         restore="restore_host",
+        staged="restore_host",
         readable="upgrade turn",
     ),
     **modules(
@@ -226,6 +227,15 @@ NAMED = [
         "prepare",
         guard("False", "process", "is_too_new"),
     ),
+    Named(
+        "a restore of a dead cluster stops one that was started",
+        f"{MEMBER}/restore",
+        "stop",
+        guard("False", "replace_healthy"),
+    ),
+    Named("a restore replaces the data of another one", f"{MEMBER}/restore", "_check_former", guard("False", "former")),
+    Named("a member is started in the middle of a restore", TURN, "take_turn", guard("False", "waiting")),
+    Named("restored data waits for ever", f"{MEMBER}/staged", "waiting_restore", returns("path")),
     Named("every restore begins at the same revision", f"{ETCD}/restore", "bump_of", returns("1000000000")),
     Named("a restore begins anew with each run", f"{ETCD}/restore", "restore_token", guard("False", "cluster_id")),
     Named("a restore that has ended is continued", f"{OPERATIONS}/restore", "has_ended", returns("False")),

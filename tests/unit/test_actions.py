@@ -14,6 +14,7 @@ pytest.importorskip("ansible.plugins.action")
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
+from test_backup import certificate
 from test_plan import HOSTS
 from test_run import ALL_UP, observations
 from test_seams import seen
@@ -324,7 +325,7 @@ def test_only_a_host_that_leaves_may_be_unreachable() -> None:
 
 def test_the_certificate_for_snapshots_is_read_on_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not if the inventory is wrong: then it may be what is wrong."""
-    texts = {"/here/x.pem": "-----BEGIN CERTIFICATE-----\nx\n"}
+    texts = {"/here/x.pem": certificate("rsa:2048")}
     monkeypatch.setenv("PWD", "/here")
     monkeypatch.setattr(etcd_observe, "file_text", lambda path, *_other: texts.get(path, ""))
     look = Look()

@@ -162,6 +162,88 @@ def test_a_directory_of_snapshots(tmp_path: Path) -> None:
     assert _snapshot.read_directory(str(tmp_path / "none"), "etcd") == []
 
 
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [
+        ("etcd-20269999T999999Z-r5.db", None),
+        ("etcd-20261127T000000Z-r5.db", {"taken": "noon"}),
+        ("etcd-20261127T000000Z-r5.db", {"taken": 1e30}),
+        ("etcd-20261127T000000Z-r5.db", {"revision": "5"}),
+        ("etcd-20261127T000000Z-r5.db", {"seconds": None}),
+        ("etcd-20261127T000000Z-r5.db", {"member": []}),
+        ("etcd-20261127T000000Z-r5.db", []),
+        ("etcd-20261127T000000Z-r5.db", 5),
+    ],
+)
+def test_names_and_descriptions_that_mean_nothing(tmp_path: Path, name: str, description: Any) -> None:
+    """A file that somebody has left there ends no run: each one reads the directory."""
+    there = tmp_path / "backups"
+    files(there, *ALL[:3])
+    (there / name).write_bytes(b"x" * 1032)
+    if description is not None:
+        data = {**asdict(taken(0, 5)), "taken": 1764201600.0, "size": 1000}
+        text = {**data, **description} if isinstance(description, dict) else description
+        (there / f"{name}.json").write_text(json.dumps(text))
+    # As a directory, which no file has to be.
+    (there / "etcd-20261128T000000Z-r6.db").mkdir()
+    found = [item.revision for item in _snapshot.read_directory(str(there), "etcd") if item.sha256]
+    assert found == [100, 99, 98]
+    _backup.prune(spec(there, keep=1), NOW)
+    assert (there / ALL[0].file_name).exists() and not (there / ALL[1].file_name).exists()
+    assert (there / "etcd-20261128T000000Z-r6.db").is_dir()
+
+
+def test_copies_that_killed_restores_have_left(tmp_path: Path) -> None:
+    there = tmp_path / "backups"
+    there.mkdir()
+    names = [f"restore-{'ab' * 16}-ab43f60.db", f"restore-{'ab' * 16}.db", "restore-of-mine.db"]
+    for name in names:
+        (there / name).write_text("x")
+        os.utime(there / name, (NOW - 2 * DAY,) * 2)
+    (there / f"restore-{'cd' * 16}.db").write_text("in use")
+    os.utime(there / f"restore-{'cd' * 16}.db", (NOW - 60,) * 2)
+    _backup.prune(spec(there), NOW)
+    assert sorted(os.listdir(there)) == ["restore-" + "cd" * 16 + ".db", "restore-of-mine.db"]
+
+
+def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a secret. The journal and the run have it."""
+    there = tmp_path / "back ups"
+    files(there, ALL[0])
+    monkeypatch.setattr(_backup, "_take", lambda *_: (str(there / ALL[0].file_name), ALL[0]))
+    script = """test -f "$1" && echo token=hunter2 >&2 && exit 3"""
+    with pytest.raises(EtcdError, match="sh ended with 3: token=hunter2"):
+        _backup.take(spec(there, command=["sh", "-c", script, "x", "{file}"]))
+    error = _backup.State.read(str(there), "backup").error
+    assert "sh ended with 3" in error and "journalctl" in error and "hunter2" not in error
+
+
+@pytest.mark.parametrize("job", ["backup", "drill"])
+def test_what_the_system_refuses_is_told_to_prometheus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """A disk that was mounted read-only, a directory that is a file: the figures may be elsewhere, and the service has words for it."""
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    monkeypatch.setattr(_backup, "source", lambda _spec: _snapshot.Source("infra0"))
+
+    def refuse(*_arguments: Any) -> None:
+        raise OSError(30, "Read-only file system", "/var/backups/etcd/.x")
+
+    def attempt(words: str) -> None:
+        (figures / f"etcd-{job}.prom").unlink(missing_ok=True)
+        with pytest.raises(EtcdError, match=words):
+            _timers.run_job(job, spec(tmp_path / "backups", textfile_dir=str(figures)))
+        assert 'last_failed{cluster="etcd",member="infra0"} 1' in (figures / f"etcd-{job}.prom").read_text()
+
+    (tmp_path / "backups").write_text("")
+    attempt("backups cannot be created: File exists")
+    (tmp_path / "backups").unlink()
+    monkeypatch.setattr(_backup, "prune", refuse)
+    monkeypatch.setattr(_timers, "read_directory", refuse)
+    attempt("infra0: /var/backups/etcd/.x: Read-only file system. Look at the disk")
+
+
 def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The alert on missing snapshots compares with the present: it would be silent until then."""
     state = _backup.State(attempted=NOW + 9 * DAY, succeeded=NOW + 9 * DAY, file="x", size=5)
@@ -220,11 +302,36 @@ def test_encrypted_copies_that_were_left(tmp_path: Path) -> None:
     assert sorted(path.name for path in there.glob("*.cms*")) == ["y.db.cms", "z.cms"]
 
 
+def certificate(*key: str) -> str:
+    """By the command of docs/backup.md, with a key of a kind."""
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        *key,
+        "-nodes",
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=etcd-backup",
+        "-keyout",
+        "/dev/null",
+    ]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+RSA = certificate("rsa:2048")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("-----BEGIN CERTIFICATE-----\nx\n", ""),
-        ("-----BEGIN CERTIFICATE-----\nx\n-----BEGIN PRIVATE KEY-----\n", "has a private key in it"),
+        (RSA, ""),
+        (certificate("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), ""),
+        (certificate("ed25519"), "has a key of the kind Ed25519PublicKey, which openssl cannot encrypt to"),
+        ("-----BEGIN CERTIFICATE-----\nx\n", "is not a certificate"),
+        (f"{RSA}-----BEGIN PRIVATE KEY-----\n", "has a private key in it"),
         ("hello\n", "is not a certificate"),
         ("\n", "cannot be read on the controller"),
     ],
@@ -357,6 +464,9 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     assert changed(wanted) == []
     # By hand, nobody says which program is wanted.
     assert changed(replace(wanted, program="")) == []
+    # A volume that is gone, or a collector that was removed and installed again.
+    (host / "backups").rmdir()
+    assert changed(wanted) == ["no-directory"] and (host / "backups").is_dir()
     assert changed(replace(wanted, keep=3)) == ["differs"]
     state["active"] = False
     assert [reason.code for reason in _schedule.schedule_reasons(replace(wanted, keep=3))] == ["inactive"]

@@ -91,9 +91,20 @@ def test_a_link_to_the_data_directory_is_the_data_directory(params: dict[str, An
 
 
 def test_data_that_cannot_be_judged_is_a_problem(params: dict[str, Any]) -> None:
-    problems = _observe.data_problems(params, {"data_problem": "db cannot be read: Input/output error"})
+    problems = _observe.data_problems(
+        params, {"data_problem": "db cannot be read: Input/output error", "running": False}
+    )
     assert problems[0].stops == PROCESSES and "Input/output error" in problems[0].text
-    assert _observe.data_problems(params, {"data_problem": ""}) == []
+    assert _observe.data_problems(params, {"data_problem": "", "running": False}) == []
+
+
+def test_data_that_waits_for_a_restore_keeps_a_member_from_being_started(params: dict[str, Any]) -> None:
+    staging = write_log(Path(f"{params['data_dir']}.restored"), led=False)
+    seen = {"data_problem": "", "running": False}
+    (problem,) = _observe.data_problems(params, seen)
+    assert problem.stops == ("found", "start") and str(staging) in problem.text
+    # It has not been stopped: the restore may have been given up.
+    assert _observe.data_problems(params, {**seen, "running": True}) == []
 
 
 def test_a_damaged_record_stops_processes_only(params: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore, staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_record import write_log
@@ -29,6 +31,7 @@ class Host:
         (self.data / "member" / "former").touch()
         self.process: Any = _rollout.Process(7, 1, ["etcd"])
         self.free = 1 << 40
+        self.ready = False
         self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False)
         self.code = 0
         self.has_image = False
@@ -62,6 +65,7 @@ class Host:
             ),
             (restore, "end_etcd", self.end),
             (restore, "hold_host_lock", lambda *_: self.acts.append("lock")),
+            (restore, "probe", lambda url, _timeout: (self.ready and url.endswith("/readyz"), "")),
             (cri, "has_image", lambda *_: self.has_image),
             (cri, "pull_image", lambda *_: self.acts.append("pull")),
             (_rollout, "find_etcd_process", lambda _name: self.process),
@@ -123,7 +127,7 @@ def test_check_mode_changes_nothing(host: Host) -> None:
 @pytest.mark.parametrize("step", ["stop", "replace"])
 def test_nothing_is_stopped_or_moved_for_data_that_is_not_there(host: Host, step: str) -> None:
     write_log(host.root / "etcd.restored.partial", led=False)
-    with pytest.raises(EtcdError, match="the snapshot has not been restored to"):
+    with pytest.raises(EtcdError, match="does not have the snapshot of this run"):
         host.run(step)
     assert "end" not in host.acts and (host.data / "member" / "former").exists() and host.manifest.exists()
 
@@ -131,11 +135,61 @@ def test_nothing_is_stopped_or_moved_for_data_that_is_not_there(host: Host, step
 def test_data_of_another_restore_is_not_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.run("prepare")
     monkeypatch.setattr(restore, "cluster_id", lambda _urls, _token: "3")
-    with pytest.raises(EtcdError, match="the snapshot has not been restored to"):
+    with pytest.raises(EtcdError, match="does not have the snapshot of this run"):
+        host.run("stop")
+    # Nor on a host that has nothing to stop, where this is the last look before the data of others is replaced.
+    host.manifest.unlink()
+    host.process = None
+    with pytest.raises(EtcdError, match="does not have the snapshot of this run"):
         host.run("stop")
     with pytest.raises(EtcdError, match="etcdutl cannot restore"):
         host.run("prepare")
     assert not host.staging.exists()
+
+
+@pytest.mark.parametrize("step", restore.STEPS)
+@pytest.mark.parametrize("former", ["", "5"])
+def test_a_host_that_another_run_has_restored_meanwhile(host: Host, step: str, former: str) -> None:
+    """Its members may have acknowledged writes since: they are not replaced by a plan that knows nothing of them."""
+    host.run("prepare")
+    write_log(host.data.rename(host.root / "away").parent / "etcd", led=True)
+    host.spec = dataclasses.replace(host.spec, former=former, token="other-1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore, "cluster_id", lambda _urls, _token: "3")
+        with pytest.raises(EtcdError, match=f"is of cluster 2, and was of cluster {former or 'none'} when"):
+            host.run(step)
+    assert "end" not in host.acts and host.manifest.exists() and (host.data / "member/wal").is_dir()
+
+
+def test_a_member_that_another_run_has_started_is_not_stopped(host: Host) -> None:
+    """The plan has seen no member that is ready, so nobody has agreed to lose what is written."""
+    host.run("prepare")
+    host.ready = True
+    assert host.run("stop", check=True) == ["stopped"]
+    with pytest.raises(EtcdError, match="etcd is ready now, and no member was when"):
+        host.run("stop")
+    assert "end" not in host.acts and host.manifest.exists()
+    host.spec = dataclasses.replace(host.spec, replace_healthy=True)
+    assert host.run("stop") == ["stopped"]
+
+
+def test_restored_data_waits_for_some_hours(host: Host) -> None:
+    """Until its restore is not continued any more."""
+    assert staged.waiting_restore(str(host.data)) == ""
+    host.staging.mkdir()
+    assert staged.waiting_restore(str(host.data)) == ""
+    write_log(host.staging, led=False)
+    assert staged.waiting_restore(str(host.data)) == str(host.staging)
+    os.utime(host.staging, (time.time() - 6 * 3600 + 60,) * 2)
+    assert staged.waiting_restore(str(host.data)) == str(host.staging)
+    os.utime(host.staging, (time.time() - 6 * 3600,) * 2)
+    assert staged.waiting_restore(str(host.data)) == ""
+    os.utime(host.staging)
+    host.data.rename(host.root / "away")
+    assert staged.waiting_restore(str(host.data)) == str(host.staging)
+    # The data is of that restore already.
+    write_log(host.data, led=True)
+    assert staged.waiting_restore(str(host.data)) == ""
 
 
 def test_an_etcd_that_runs_keeps_its_data(host: Host) -> None:

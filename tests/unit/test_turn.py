@@ -236,6 +236,24 @@ def test_kubelet_and_manifest_change_in_one_turn(host: Host) -> None:
     assert [item["part"] for item in result["changes"]][:2] == ["kubelet", "kubelet"] and len(result["diff"]) == 2
 
 
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_member_that_a_restore_has_stopped_is_not_started(
+    host: Host, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    """By a run that has seen it down, or running before. One that runs goes on: the restore may have been given up."""
+    monkeypatch.setattr(engine, "waiting_restore", lambda path: f"{path}.restored")
+    host.spec = replace(host.spec, turn=turn)
+    host.process = None
+    for check in (True, False):
+        with pytest.raises(
+            EtcdError, match=f"a restore has begun on this host and has not ended: {host.root}/data.restored"
+        ):
+            host.run(check)
+    assert host.acts == [] and host.manifest.read_text() == OLD
+    host.process, host.spec = _rollout.Process(7, 1, []), replace(host.spec, turn=1)
+    assert host.run()["changed"]
+
+
 def test_a_kubelet_that_does_not_run_finds_the_new_manifest(host: Host) -> None:
     host.with_kubelet()
     host.active = False

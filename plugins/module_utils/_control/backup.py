@@ -59,15 +59,29 @@ def backup(cluster: Cluster, observations: Observations, leaving: str = "") -> B
 
 
 def recipient_problems(path: str, text: str) -> list[str]:
-    """Why a file on the controller is not a certificate to encrypt snapshots to. text: its content, empty if it cannot be read."""
-    if "BEGIN CERTIFICATE" in text and "PRIVATE KEY" not in text:
-        return []
-    why = (
-        "has a private key in it. Name the certificate alone: the key belongs in a safe"
-        if "PRIVATE KEY" in text
-        else ""
+    """Why a file on the controller is not a certificate to encrypt snapshots to. text: its content, empty if it cannot be read.
+
+    One that has expired will do: its key opens what is encrypted to it all the same, and a snapshot in plain text, or none, would be worse.
+    """
+    # Only a run with a recipient needs the library.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
+        HAS_CRYPTOGRAPHY,
+        algorithm_of,
+        load_certificate,
     )
-    why = why or ("is not a certificate (PEM)" if text.strip() else "cannot be read on the controller")
+
+    if not text.strip():
+        why = "cannot be read on the controller"
+    elif "PRIVATE KEY" in text:
+        why = "has a private key in it. Name the certificate alone: the key belongs in a safe"
+    elif not HAS_CRYPTOGRAPHY:
+        return []
+    elif not (certificate := load_certificate(text.encode())):
+        why = "is not a certificate (PEM)"
+    elif algorithm_of(certificate.public_key()).startswith(("Ed", "X", "DSA")):
+        why = f"has a key of the kind {algorithm_of(certificate.public_key())}, which openssl cannot encrypt to. Make one with RSA, as docs/backup.md shows"
+    else:
+        return []
     return [f"etcd_backup_recipient: {path} {why}."]
 
 

@@ -93,7 +93,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_backup_keep_days": Variable(HOST, formats.count_problems),
     "etcd_backup_command": Variable(HOST, formats.argv_problems),
     "etcd_backup_recipient": Variable(CONTROLLER, formats.text_problems),
-    "etcd_backup_textfile_dir": Variable(HOST, formats.text_problems),
+    "etcd_backup_textfile_dir": Variable(HOST, formats.textfile_dir_problems),
     "etcd_backup_fetch_dir": Variable(CONTROLLER, formats.text_problems),
     "etcd_backup_before_change": Variable(RUN),
     "etcd_startup_timeout": Variable(HOST, formats.startup_problems),

@@ -77,10 +77,18 @@ class Snapshot:
     def from_text(cls, text: str) -> Snapshot:
         """From the file beside it. ValueError if that is damaged."""
         data = json.loads(text)
-        fields = cls.__dataclass_fields__
+        if not isinstance(data, dict):
+            raise ValueError("no object")
+        known: dict[str, Any] = {}
+        for name, kind in cls.__dataclass_fields__.items():
+            # Annotations are texts.
+            wanted = {"str": (str,), "int": (int,), "float": (int, float)}[str(kind.type)]
+            if name in data and (not isinstance(data[name], wanted) or isinstance(data[name], bool)):
+                raise ValueError(name)
+            known.update({name: data[name]} if name in data else {})
         try:
-            return cls(**{key: value for key, value in data.items() if key in fields})
-        except (AttributeError, TypeError) as exc:
+            return cls(**known)
+        except TypeError as exc:
             raise ValueError(str(exc)) from exc
 
 
@@ -175,10 +183,11 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
     except OSError:
         return []
     for name in names:
-        match = NAME.match(name)
-        if match and match["cluster"] == cluster:
-            described = described_in(os.path.join(directory, name))
-            found.append(described or named(match, os.path.join(directory, name)))
+        match, path = NAME.match(name), os.path.join(directory, name)
+        # A directory of such a name could not be removed as a file, and would end each run.
+        if match and match["cluster"] == cluster and os.path.isfile(path):
+            snapshot = described_in(path) or named(match, path)
+            found += [snapshot] if snapshot else []
     return in_order(found, time.time())
 
 
@@ -188,14 +197,17 @@ def described_in(path: str) -> Snapshot | None:
         with open(path + DESCRIPTION, encoding="utf-8") as file:
             found = Snapshot.from_text(file.read())
         fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return None
     return found if fits else None
 
 
-def named(match: re.Match[str], path: str) -> Snapshot:
-    """A snapshot by its name only."""
-    taken = calendar_time(match["time"])
+def named(match: re.Match[str], path: str) -> Snapshot | None:
+    """A snapshot by its name only; None if there is no such time."""
+    try:
+        taken = calendar_time(match["time"])
+    except ValueError:
+        return None
     try:
         size = os.path.getsize(path) - DIGEST
     except OSError:

@@ -57,7 +57,10 @@ SPARE = 64 << 20
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
 DAY = 86400.0
-_COPY = re.compile(r"\.db\.cms(-\d+)?\Z")
+
+# What is there for a while only: encrypted copies, and the copies of the file that restore.yml and restore_drill.yml bring (roles/restore/vars).
+RESTORED = re.compile(r"restore-[0-9a-f]+(-[0-9a-f]+)?\.db\Z")
+_COPY = re.compile(r".+\.db\.cms(-\d+)?\Z")
 
 # Bytes of a snapshot that travel to the controller at once.
 MOVED = 16 << 20
@@ -151,6 +154,14 @@ class BackupSpec:
         return _rollout.client_urls([address], self.client_port)[0]
 
 
+class SendError(EtcdError):
+    """A snapshot could not be sent away. recorded: the message for the report, without what the program has printed, which may be secret."""
+
+    def __init__(self, text: str, recorded: str) -> None:
+        super().__init__(text)
+        self.recorded = recorded
+
+
 @dataclass(frozen=True)
 class State:
     """What the attempts of a job on a host came to. Times in Unix seconds, 0 for never. error: of the last attempt, '' if it was good or not due here.
@@ -174,7 +185,7 @@ class State:
             data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
             found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
             return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, EtcdError, TypeError, ValueError):
             return cls()
 
 
@@ -214,22 +225,16 @@ def source(spec: BackupSpec) -> Source | None:
 
 def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Take a snapshot of the member on this host, whatever the other members are. Returns the module's result. EtcdError if there is none."""
-    ensure_directory(spec.dir, 0o700)
-    with locked(os.path.join(spec.dir, ".lock"), 60.0, READS):
+    now = time.time()
+    with recorded(spec, BACKUP, now), contextlib.ExitStack() as stack:
+        ensure_directory(spec.dir, 0o700)
+        stack.enter_context(locked(os.path.join(spec.dir, ".lock"), 60.0, READS))
         remove_strays(spec.dir)
-        before = State.read(spec.dir, BACKUP)
-        now = time.time()
-        try:
-            # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
-            removed = prune(replace(spec, keep_days=0), now)
-            path, snapshot = _take(spec, while_waiting)
-            removed += prune(spec, now)
-            sent = send(spec, path)
-        except _rollout.AbandonedError:
-            raise
-        except EtcdError as exc:
-            write_state(spec, BACKUP, replace(before, attempted=now, error=str(exc)))
-            raise
+        # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
+        removed = prune(replace(spec, keep_days=0), now)
+        path, snapshot = _take(spec, while_waiting)
+        removed += prune(spec, now)
+        sent = send(spec, path)
         write_state(spec, BACKUP, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
     return {
         "changed": True,
@@ -239,6 +244,24 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
         "removed": removed,
         "sent": sent,
     }
+
+
+@contextlib.contextmanager
+def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
+    """An attempt of a job, whose error is written down. EtcdError for those of the system too, such as a disk that cannot be read any more."""
+    try:
+        try:
+            yield
+        except OSError as exc:
+            raise EtcdError(
+                f"{spec.member}: {exc.filename or spec.dir}: {exc.strerror or exc}. Look at the disk and the mount of {spec.dir}, and run again."
+            ) from exc
+    except _rollout.AbandonedError:
+        raise
+    except EtcdError as exc:
+        text = exc.recorded if isinstance(exc, SendError) else str(exc)
+        write_state(spec, job, replace(State.read(spec.dir, job), attempted=now, error=text))
+        raise
 
 
 def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
@@ -344,9 +367,9 @@ def prune(spec: BackupSpec, now: float) -> list[str]:
     keep = kept(found, spec.keep, spec.keep_days, now)
     removed = [os.path.join(spec.dir, item.file_name) for item in found if item not in keep]
     for name in os.listdir(spec.dir):
-        # An encrypted copy is there for as long as it travels. What is older was left by a run that was killed.
+        # What is older was left by a run that was killed.
         path = os.path.join(spec.dir, name)
-        if _COPY.search(name) and now - os.path.getmtime(path) > DAY:
+        if (_COPY.match(name) or RESTORED.match(name)) and now - os.path.getmtime(path) > DAY:
             _remove(path)
     for path in removed:
         for name in (path, path + DESCRIPTION):
@@ -363,9 +386,11 @@ def send(spec: BackupSpec, path: str) -> bool:
             argv = [item.replace("{file}", file) for item in spec.command]
             done = run(argv, SENDS)
             if done.code != 0:
-                raise EtcdError(
-                    f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}:"
-                    f" {(done.stderr or done.stdout).strip()[-400:] or 'no output'}"
+                ended = f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}"
+                printed = (done.stderr or done.stdout).strip()[-400:] or "no output"
+                raise SendError(
+                    f"{ended}: {printed}",
+                    f"{ended}. What it printed is in journalctl -u kubeadm-etcd-backup, or in the output of the run.",
                 )
     return True
 
@@ -501,17 +526,16 @@ def metrics(spec: BackupSpec, job: str, state: State) -> list[str]:
 def scheduled_backup(spec: BackupSpec) -> str:
     """One run of the timer: a snapshot if this member is the one to give it. Returns a line for the journal."""
     chosen = source(spec)
-    if chosen is None:
-        text = "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
+    if chosen and chosen.name == spec.member:
+        return str(take(spec)["lines"][0])
+    with recorded(spec, BACKUP, time.time()):
         ensure_directory(spec.dir, 0o700)
-        write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=text))
-        raise EtcdError(text)
-    if chosen.name != spec.member:
+        if chosen is None:
+            raise EtcdError(
+                "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."
+            )
         # The state of this host stays good: another one takes it.
-        ensure_directory(spec.dir, 0o700)
         with locked(os.path.join(spec.dir, ".lock"), 60.0):
             prune(spec, time.time())
             write_state(spec, BACKUP, replace(State.read(spec.dir, BACKUP), attempted=time.time(), error=""))
-        return f"{chosen.name} takes the snapshot this time."
-    done = take(spec)
-    return str(done["lines"][0])
+    return f"{chosen.name} takes the snapshot this time."

@@ -50,6 +50,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout impor
     younger_than,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import client_port_of, trusted_by
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
@@ -59,7 +60,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, duration_seconds, is_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import parse_packages
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import FOUND, PROCESSES, RESTART, Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    FOUND,
+    PROCESSES,
+    RESTART,
+    START,
+    Problem,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import WITHOUT_FORMER_API, etcd_version_in
 
@@ -419,7 +426,10 @@ def member_record_reasons(params: Params, etcd: Mapping[str, Any], record: Recor
 
 
 def data_problems(params: Params, etcd: Mapping[str, Any]) -> list[Problem]:
-    """A data directory that cannot be read, so its owner is unknown."""
+    """A data directory that cannot be read, so its owner is unknown; and one that a restore is about to replace."""
+    waiting = "" if etcd["running"] else waiting_restore(params["data_dir"])
+    if waiting:
+        return [Problem(restore_under_way(waiting), (FOUND, START), code="restore-under-way")]
     if not etcd["data_problem"]:
         return []
     return [

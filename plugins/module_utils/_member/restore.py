@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A member is restored on its host, in three steps that all hosts take together: prepare, stop, replace. site.yml starts what was restored.
 
-What was done is read off the data: its cluster id is that of this restore (restore_token in _etcd/restore.py), or it is not.
+What was done is read off the data: its cluster id is that of this restore (restore_token in _etcd/restore.py), or it is not. A restore does not have
+the cluster's lock, so each step looks whether the host is still as the plan has seen it: another run may have restored or started it meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     SnapshotFile,
     bump_of,
@@ -28,10 +30,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import fr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sync_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed
@@ -40,8 +42,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # The manifest of the former member, in the work directory.
 FORMER_MANIFEST = "etcd.yaml.before-restore"
 
-# Seconds for pulling the image.
-PULLS = 600.0
+# Seconds for pulling the image, and for etcd to say whether it is ready.
+PULLS, ANSWER = 600.0, 5.0
+
+# Where kubeadm has etcd say whether it is ready.
+METRICS = "http://127.0.0.1:2381/readyz"
 
 PREPARE, STOP, REPLACE = STEPS = ("prepare", "stop", "replace")
 
@@ -51,6 +56,8 @@ RESTORE_ARGUMENTS: dict[str, Any] = {
     "member": {"type": "str", "required": True},
     "members": MEMBERS_ARGUMENT,
     "image": {"type": "str", "required": True},
+    "former": {"type": "str", "default": ""},
+    "replace_healthy": {"type": "bool", "default": False},
     "peer_port": {"type": "int", "default": 2380},
     "data_dir": {"type": "path", "default": "/var/lib/etcd"},
     "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
@@ -61,13 +68,18 @@ RESTORE_ARGUMENTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RestoreSpec:
-    """A member that is restored. members: name and address of all. token: the initial-cluster-token. image: whose etcdutl is used."""
+    """A member that is restored. members: name and address of all. token: the initial-cluster-token. image: whose etcdutl is used.
+
+    former: id of the cluster whose data the host had when the run was planned, '' for none. replace_healthy: a member that serves may be stopped.
+    """
 
     snapshot: str
     token: str
     member: str
     members: list[tuple[str, str]]
     image: str
+    former: str = ""
+    replace_healthy: bool = False
     peer_port: int = 2380
     data_dir: str = "/var/lib/etcd"
     work_dir: str = "/etc/kubernetes/kubeadm-etcd"
@@ -93,29 +105,22 @@ class RestoreSpec:
     @property
     def staging(self) -> str:
         """Where the data is restored to before it takes its place: on the same filesystem."""
-        path = os.path.realpath(self.data_dir)
-        return os.path.join(path, "member.restored") if os.path.ismount(path) else f"{path}.restored"
+        return staging_of(self.data_dir)
 
     @property
     def is_replaced(self) -> bool:
         """Whether the data directory has the restored data."""
-        return is_of(self.data_dir, self.cluster_id)
+        return cluster_in(self.data_dir) == self.cluster_id
 
     @property
     def is_prepared(self) -> bool:
         """Whether the restored data is there, complete, and only has to take its place."""
-        return is_of(self.staging, self.cluster_id)
+        return cluster_in(self.staging) == self.cluster_id
 
 
 def peer_urls_of(members: list[tuple[str, str]], peer_port: int) -> dict[str, str]:
     """Peer URLs by name."""
     return {name: f"https://{bracketed(address)}:{peer_port}" for name, address in members}
-
-
-def is_of(data_dir: str, cluster: str) -> bool:
-    """Whether the data in a directory is of a cluster."""
-    wal = read_wal(data_dir)
-    return wal is not None and not wal.problem and wal.cluster_id == cluster
 
 
 def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
@@ -127,6 +132,7 @@ def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
             os.makedirs(spec.work_dir, mode=0o700, exist_ok=True)
             hold_host_lock(stack, spec.work_dir)
             _rollout.check_controller()
+            _check_former(spec)
         return reported({PREPARE: prepare, STOP: stop, REPLACE: replace_data}[step](spec, check))
 
 
@@ -170,7 +176,7 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
             if has_kubernetes(spec.snapshot):
                 options += ["--bump-revision", str(bump_of(spec.token, told["revision"])), "--mark-compacted"]
             done = unpack(root, file, partial, spec.member, spec.peer_urls, options)
-        if done.code != 0 or not is_of(partial, spec.cluster_id):
+        if done.code != 0 or cluster_in(partial) != spec.cluster_id:
             said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"
             raise EtcdError(f"{spec.member}: etcdutl cannot restore {spec.snapshot}: {said}. Nothing has been stopped.")
         os.rename(partial, spec.staging)
@@ -211,11 +217,20 @@ def _have_image(spec: RestoreSpec) -> None:
 def stop(spec: RestoreSpec, check: bool) -> list[Reason]:
     """End etcd for good: its manifest is moved away. EtcdError if the restored data is not there."""
     manifest = os.path.join(spec.manifests_dir, "etcd.yaml")
-    if not (os.path.exists(manifest) or _rollout.find_etcd_process(spec.member)):
+    if not check:
+        # Also if there is nothing to stop: no data is replaced before every host has the restored data of this run.
+        _check_prepared(spec)
+    process = _rollout.find_etcd_process(spec.member)
+    if not (os.path.exists(manifest) or process):
         return []
     reasons = [Reason("data", "stopped", f"etcd stops: {manifest} is moved to {spec.work_dir}", restarts=True)]
     if not check:
-        _check_prepared(spec)
+        if process and not spec.replace_healthy and probe(_rollout.metrics_of(process.argv, METRICS), ANSWER)[0]:
+            raise EtcdError(
+                f"{spec.member}: etcd is ready now, and no member was when this run was planned: another run has started the cluster, so a restore would lose"
+                " what is written to it. This member was not stopped. Run site.yml if the cluster is to stay as it is, or restore.yml again, which says how to"
+                " replace a healthy cluster."
+            )
         end_etcd(spec.member, manifest, os.path.join(spec.work_dir, FORMER_MANIFEST), spec.runtime_endpoint)
     return reasons
 
@@ -242,9 +257,21 @@ def replace_data(spec: RestoreSpec, check: bool) -> list[Reason]:
     return found
 
 
+def _check_former(spec: RestoreSpec) -> None:
+    """EtcdError if the data of the host is not that of the plan any more."""
+    now = cluster_in(spec.data_dir)
+    if now != spec.former:
+        raise EtcdError(
+            f"{spec.member}: {spec.data_dir} is of cluster {now or 'none'}, and was of cluster {spec.former or 'none'} when this run was planned: another"
+            " run has restored or started this host meanwhile. Nothing is stopped or replaced here. Wait until the other run has ended, and run again if the"
+            " cluster is not as you want it."
+        )
+
+
 def _check_prepared(spec: RestoreSpec) -> None:
     """EtcdError if the restored data is not there, so that nothing is stopped or moved for it."""
     if not spec.is_prepared:
         raise EtcdError(
-            f"{spec.member}: the snapshot has not been restored to {spec.staging} yet. Run restore.yml again."
+            f"{spec.member}: {spec.staging} does not have the snapshot of this run: it was removed, or another restore has begun since. Nothing is stopped or"
+            " replaced here. Run restore.yml again when no other run is active."
         )

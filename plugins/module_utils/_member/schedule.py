@@ -49,6 +49,7 @@ _SERVICE = """\
 Description={about} of the etcd cluster {cluster}
 After=network-online.target kubelet.service
 Wants=network-online.target
+RequiresMountsFor={mounts}
 StartLimitIntervalSec=0
 
 [Service]
@@ -91,6 +92,16 @@ WantedBy=timers.target
 """
 
 
+def in_unit(path: str) -> str:
+    """A path as systemd reads it in a unit (systemd.syntax(7), systemd.unit(5))."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
+def directories_of(spec: BackupSpec) -> dict[str, int]:
+    """The directories that the jobs write to, and the mode in which one is made."""
+    return {spec.dir: 0o700, **({spec.textfile_dir: 0o755} if spec.textfile_dir else {})}
+
+
 def unit_of(job: str, kind: str) -> str:
     """The name of a unit. kind: service or timer."""
     return f"kubeadm-etcd-{job}.{kind}"
@@ -111,15 +122,17 @@ def schedule_files(spec: BackupSpec) -> list[Replacement]:
     config, pyz = os.path.join(spec.work_dir, CONFIG), program_path(spec)
     members = [{"name": name, "address": address} for name, address in spec.members]
     text = json.dumps({**asdict(spec), "members": members}, indent=2) + "\n"
-    writable = " ".join(dict.fromkeys(filter(None, (spec.dir, spec.textfile_dir, spec.work_dir))))
+    # One that is missing is an error of the program, which says so to the journal and to Prometheus, and none of systemd before it.
+    writable = " ".join(in_unit(f"-{path}") for path in dict.fromkeys((*directories_of(spec), spec.work_dir)))
     files = [Replacement(config, text.encode(), 0o600)]
     for job, schedule in spec.schedules.items():
         about, variable = _ABOUT[job]
         values = {
             "cluster": spec.cluster,
             "python": sys.executable,
-            "program": pyz,
-            "config": config,
+            "program": in_unit(pyz),
+            "config": in_unit(config),
+            "mounts": in_unit(spec.dir),
             "job": job,
             "schedule": schedule,
             "writable": writable,
@@ -164,6 +177,11 @@ def schedule_reasons(spec: BackupSpec) -> list[Reason]:
         # With a timer that comes or goes, the configuration does.
         elif data not in (None, file.data) and not found:
             found.append(Reason("backup", "differs", f"{file.path}: differs"))
+    found += [
+        Reason("backup", "no-directory", f"{path}: missing, so timers cannot write to it")
+        for path in (directories_of(spec) if not found else ())
+        if not os.path.isdir(path)
+    ]
     for job in known if not found else ():
         if run(["systemctl", "is-active", "--quiet", unit_of(job, "timer")], ASKS).code != 0:
             found.append(Reason("backup", "inactive", f"{unit_of(job, 'timer')} is not active"))

@@ -15,6 +15,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import JOBS, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import (
+    directories_of,
     program_path,
     remove_schedule,
     schedule_files,
@@ -43,9 +44,8 @@ def set_schedule(spec: BackupSpec, check: bool) -> list[Reason]:
     if not jobs:
         return reasons
     # The units may write below these only, so they have to be there.
-    for directory, mode in ((spec.dir, 0o700), (spec.textfile_dir, 0o755)):
-        if directory:
-            ensure_directory(directory, mode)
+    for directory, mode in directories_of(spec).items():
+        ensure_directory(directory, mode)
     replace_files([Replacement(program_path(spec), packed(files), 0o600), *schedule_files(spec)])
     systemctl("daemon-reload")
     units = [unit_of(job, "timer") for job in jobs]

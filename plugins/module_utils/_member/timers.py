@@ -40,14 +40,12 @@ def run_job(job: str, spec: _backup.BackupSpec) -> str:
     """Run a job. Returns a line for the journal. EtcdError if it fails, which its state says too."""
     if job == _backup.BACKUP:
         return _backup.scheduled_backup(spec)
-    ensure_directory(spec.dir, 0o700)
-    before = replace(_backup.State.read(spec.dir, job), attempted=time.time(), error="")
-    try:
+    now = time.time()
+    with _backup.recorded(spec, job, now):
+        ensure_directory(spec.dir, 0o700)
+        before = replace(_backup.State.read(spec.dir, job), attempted=now, error="")
         line, after = (scheduled_drill if job == _backup.DRILL else scheduled_defragmentation)(spec, before)
-    except EtcdError as exc:
-        _backup.write_state(spec, job, replace(before, error=str(exc)))
-        raise
-    _backup.write_state(spec, job, after)
+        _backup.write_state(spec, job, after)
     return line
 
 

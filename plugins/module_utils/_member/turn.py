@@ -54,6 +54,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
     with_snapshot_count,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
@@ -169,6 +170,9 @@ def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
         if not check:
             # It waits again where the previous manifest is put back.
             hold_host_lock(stack, spec.kubelet.work_dir, 2 * spec.timeout if spec.turn else 0)
+        waiting = waiting_restore(spec.config.data_dir)
+        if waiting and not _rollout.find_etcd_process(spec.member):
+            raise EtcdError(f"{spec.member}: {restore_under_way(waiting)}")
         turn = Turn(spec, check, stack.enter_context(stage(spec, check)))
         if spec.turn:
             turn.roll(stack)

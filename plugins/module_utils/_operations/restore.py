@@ -199,10 +199,17 @@ def former_members(cluster: Cluster, observations: Observations) -> list[Problem
     ]
 
 
+# Problems of a host that a restore solves.
+OF_FORMER_DATA = ("unreadable-data", "restore-under-way")
+
+
 def start_problems(cluster: Cluster, observations: Observations, wish: Wish) -> list[Problem]:
-    """Why members could not be started once their data was replaced: said before anything stops. Data that cannot be read is archived."""
+    """Why members could not be started once their data was replaced: said before anything stops.
+
+    Data that cannot be read is archived, and a restore that has not ended is what this run finishes.
+    """
     found = [*judge(cluster, observations, wish)[0], *ca_problems(cluster, observations, wish.own_ca)]
-    return [problem for problem in found if START in problem.stops and problem.code != "unreadable-data"]
+    return [problem for problem in found if START in problem.stops and problem.code not in OF_FORMER_DATA]
 
 
 def plan(view: View, wish: Wish) -> dict[str, Any]:

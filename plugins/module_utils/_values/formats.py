@@ -414,6 +414,11 @@ def backup_dir_problems(variable: str, path: Any) -> list[str]:
     return data_dir_problems(variable, path, "/var/backups/etcd", "the snapshots would be lost")
 
 
+def textfile_dir_problems(variable: str, path: Any) -> list[str]:
+    """Why a directory cannot be that of node_exporter's textfile collector; it may be empty, and other programs write to it too."""
+    return directory_problems(variable, path, "/var/lib/prometheus/node-exporter") if str(path) else []
+
+
 def data_dir_problems(
     variable: str, path: Any, example: str = "/var/lib/etcd", loss: str = "the member would lose its data"
 ) -> list[str]:

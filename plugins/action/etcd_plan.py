@@ -61,6 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "phase": {"type": "str", "default": "", "choices": ["", *PHASES, *OTHER_PHASES]},
     "ca_compromised": {"type": "str", "default": ""},
     "ca_same_key": {"type": "bool", "default": False},
+    "downgrade": {"type": "str", "default": ""},
 }
 
 # The variable of an option, if it is not called etcd_OPTION.
@@ -128,6 +129,7 @@ class ActionModule(ActionBase):
                     "phase",
                     "ca_compromised",
                     "ca_same_key",
+                    "downgrade",
                 )
             },
             own_ca=own_ca,

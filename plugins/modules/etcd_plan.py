@@ -139,6 +139,10 @@ options:
     description: Whether V(rotate_ca) gives the CA in use another certificate over the same key, instead of replacing it.
     type: bool
     default: false
+  downgrade:
+    description: The minor version that etcd goes back to by its downgrade API, or V(cancel). For V(converge). Empty means that no downgrade is enabled.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -152,7 +156,7 @@ RETURN = r"""
 steps:
   description:
     - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, next_ca,
-      trust_ca, exchange_ca, certificates, config, image, leave, archive, start, turn, join, apiserver,
+      trust_ca, exchange_ca, certificates, config, image, leave, archive, downgrade, start, turn, join, apiserver,
       defragment, disarm, record, snapshot, schedule, rehearse, prepare, stop, replace_data), the C(member) that it is about, the C(host) that it runs on,
       its C(turn) (none if all take it at once) and its C(reasons), as M(kubeadm.etcd.etcd_host_info) returns them.
   returned: success
@@ -187,7 +191,7 @@ order:
 join:
   description: Hosts among RV(order) whose member joins as a learner and is promoted. Likewise C(leave), the host that removes a member from the
     membership, and C(archive), the host that is cleared of a former member; C(defragment), the hosts whose database is defragmented one after the
-    other, and C(disarm), the host that disarms the alarm NOSPACE.
+    other, C(disarm), the host that disarms the alarm NOSPACE, and C(downgrade), the host that has a downgrade of etcd enabled or cancelled.
   returned: success
   type: list
   elements: str

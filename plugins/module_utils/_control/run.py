@@ -40,6 +40,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     departing_in,
     name_problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.downgrade import downgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import ACCEPTED
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
@@ -102,6 +103,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     DEFRAGMENT,
     DEFRAGMENT_MEMBER,
     DISARM,
+    DOWNGRADE,
     DRILL,
     EXCHANGE_CA,
     EXPORT_CA_KEY,
@@ -191,6 +193,7 @@ class Wish:
     phase: str = ""
     ca_compromised: str = ""
     ca_same_key: bool = False
+    downgrade: str = ""
     check: bool = False
 
 
@@ -577,7 +580,11 @@ def make_plan(
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]
     problems += moving_problems(cluster, moves, observations)
-    upgraded = upgrade(cluster, observations, decision)
+    wished = wish.downgrade if wish.operation == CONVERGE else ""
+    lowered = downgrade(cluster, observations, decision, wished, asker(members, observations))
+    problems += lowered.problems
+    warnings += lowered.warnings
+    upgraded = upgrade(cluster, observations, decision, lowered.target)
     if upgraded.is_due and wish.backup_before_change:
         taken = backup(cluster, observations)
         problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
@@ -603,7 +610,7 @@ def make_plan(
     if upgraded.is_due and not decision.order:
         taken = Backup()
     names = {member.host: member.name for member in cluster.members}
-    leave = [*taken.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
+    leave = [*taken.steps, *lowered.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
     steps = make_steps(
         decision,
         observations,
@@ -691,6 +698,7 @@ def read_off(steps: list[Step]) -> dict[str, Any]:
         "start": hosts_of(steps, START_STEP),
         "defragment": hosts_of(steps, DEFRAGMENT_MEMBER),
         "disarm": hosts_of(steps, DISARM),
+        "downgrade": hosts_of(steps, DOWNGRADE),
         "ca": bool(hosts_of(steps, CA)),
         "certificates": hosts_of(steps, CERTIFICATES),
         "replace_ca": hosts_of(steps, REPLACE_CA),

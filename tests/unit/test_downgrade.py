@@ -20,6 +20,7 @@ from test_run import planned
 from test_upgrade import members
 
 NEW, OLD = "3.7.3", "3.6.14"
+TARGET = _rollout.make_target("infra0", [("infra0", "10.0.0.6"), ("infra1", "10.0.0.7")], 2379, 2381, "/pki")
 
 
 def cluster(wanted: str, *runs: str, agreed: str = "", enabled: str = "") -> dict[str, Any]:
@@ -150,6 +151,21 @@ def test_no_host_joins_in_the_run_that_enables_a_downgrade() -> None:
     }
     plan = planned(found, downgrade="3.6", allow_interruption=True)
     assert "infra2 would join in the same run" in "".join([*plan["held"], *plan["problems"]])
+
+
+@pytest.mark.parametrize(
+    ("wished", "wanted", "is_refused"), [("", OLD, True), ("", NEW, True), ("3.6", OLD, True), ("cancel", NEW, False)]
+)
+def test_no_host_joins_while_a_downgrade_is_under_way(wished: str, wanted: str, is_refused: bool) -> None:
+    """etcd lets none, with either version. A run that cancels it cancels it before a member joins."""
+    found = cluster(wanted, NEW, NEW, NEW, agreed="3.6.0", enabled="3.6.0")
+    for item in found.values():
+        item["etcd"]["members"] = listing("01", "01")
+    found["infra2"]["etcd"] = {**found["infra2"]["etcd"], **FRESH, "members": listing("01", "01"), "version": ""}
+    plan = planned(found, downgrade=wished, allow_interruption=True)
+    said = "".join(plan["problems"])
+    assert ("etcd lets no member join then" in said and "--limit 'all:!infra2'" in said) is is_refused
+    assert (plan["join"] == ["infra2"] and plan["downgrade"] == ["infra0"]) is not is_refused
 
 
 def test_members_of_two_versions_are_no_beginning() -> None:
@@ -354,6 +370,36 @@ def test_the_gate(seen: Seen, problems: list[str]) -> None:
     assert _member.gate_problems([seen]) == problems
 
 
+def test_what_is_read_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has not started is not asked, one that does not answer has no status, and one of 3.5 reports no downgrade."""
+    listed = [Member(i, f"infra{i}", ["p"], [str(i)] if i else [], False) for i in range(4)]
+    answers = {"2": status_of("3.5.35"), "3": status_of("3.6.14", "3.5.0", "3.5.0")}
+
+    def status(url: str, _target: Any) -> Status:
+        if url not in answers:
+            raise EtcdError("silent.")
+        return answers[url]
+
+    monkeypatch.setattr(_rollout, "status_at", status)
+    monkeypatch.setattr(_rollout, "ask_health", lambda _url, _target: None)
+
+    class Acts:
+        def members(self) -> list[Member]:
+            return listed
+
+    seen = _member.look(Acts(), TARGET)  # type: ignore[arg-type]
+    assert [(item.status is None, item.problem) for item in seen] == [
+        (True, None),
+        (True, "silent"),
+        (False, None),
+        (False, None),
+    ]
+    assert _member.enabled_in(seen) == "3.5" and _member.enabled_in(seen[:3]) == ""
+    assert _member.newest(seen).name == "infra3"
+    with pytest.raises(EtcdError, match="no member answers"):
+        _member.newest(seen[:2])
+
+
 @pytest.mark.parametrize(
     ("storage", "agreed", "left"),
     [
@@ -371,8 +417,6 @@ def test_what_is_waited_for(storage: str, agreed: str, left: int) -> None:
 
 
 # --- The turn of a member --------------------------------------------------------------------------------------------
-
-TARGET = _rollout.make_target("infra0", [("infra0", "10.0.0.6"), ("infra1", "10.0.0.7")], 2379, 2381, "/pki")
 
 
 @pytest.mark.parametrize(

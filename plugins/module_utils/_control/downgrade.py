@@ -74,10 +74,12 @@ def downgrade(
     # A cluster that is down is started as it was.
     if decision.action in (BOOTSTRAP, START_ALL) or not (enabled or wished):
         return Downgrade()
-    if not wished:
-        return left_alone(cluster, observations, decision, enabled)
     if wished == CANCEL:
         return cancelled(cluster, observations, enabled, asker)
+    if enabled and decision.join:
+        return Downgrade(enabled, join_problems(cluster, decision, enabled))
+    if not wished:
+        return left_alone(cluster, observations, decision, enabled)
     if enabled not in ("", wished):
         text = (
             f"etcd_downgrade is {wished}, and a downgrade of cluster {cluster.name!r} to {enabled} is under way. Finish it with -e etcd_downgrade={enabled},"
@@ -135,7 +137,6 @@ def left_alone(cluster: Cluster, observations: Observations, decision: Plan, ena
             code="downgrade-under-way",
         )
         for host in changing
-        if host not in decision.join
         for change in change_of(host, observations[host])
         if change.runs.branch != change.wanted.branch
     ]
@@ -143,6 +144,21 @@ def left_alone(cluster: Cluster, observations: Observations, decision: Plan, ena
         f"a downgrade of cluster {cluster.name!r} to {enabled} is under way ({progress(observations, enabled)}). {ways}"
     )
     return Downgrade(enabled, problems, [] if problems else [note(text)])
+
+
+def join_problems(cluster: Cluster, decision: Plan, enabled: str) -> list[Problem]:
+    """Hosts that would join while a downgrade is enabled: etcd ends with "incompatible with current running cluster" then, with either version."""
+    return [
+        Problem(
+            f"this host would join cluster {cluster.name!r} while a downgrade to {enabled} is under way, and etcd lets no member join then. Finish it first,"
+            f" or cancel it: site.yml -e etcd_downgrade={CANCEL}, with the newer etcd_image_tag. If the member of this host is lost, leave the host out"
+            f" of that run: --limit 'all:!{host}'",
+            STOPS,
+            host,
+            code="downgrade-under-way",
+        )
+        for host in decision.join
+    ]
 
 
 def cancelled(cluster: Cluster, observations: Observations, enabled: str, asker: str | None) -> Downgrade:

@@ -171,7 +171,6 @@ def enable(spec: DowngradeSpec, acts: Membership, lock: ClusterLock | None) -> d
     runs = minor_in(first.status.version if first.status else "")
     ask(acts, first, "VALIDATE", version)
     if lock:
-        _rollout.check_controller()
         lock.check()
         ask(acts, first, "ENABLE", version)
         wait(spec, acts)
@@ -202,7 +201,6 @@ def cancel(spec: DowngradeSpec, acts: Membership, lock: ClusterLock | None) -> d
     if not enabled:
         return reported([])
     if lock:
-        _rollout.check_controller()
         lock.check()
         ask(acts, newest(seen), "CANCEL")
         deadline = time.monotonic() + spec.timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -182,14 +183,15 @@ def test_no_member_joins_meanwhile(make_cluster: Make, high: str, low: str) -> N
     first = next(member for member in cluster.members if not member.leads())
     lower(cluster, first, low)
     joiner = joiners[0]
-    for version in (high, low):
+    for number, version in enumerate((high, low), 1):
         joiner.version = version
         acts, entry = start_learner(cluster, joiner)
-        assert "incompatible with current running cluster" in joiner.last_words()
+        assert joiner.last_words().count("incompatible with current running cluster") >= number
         assert acts.remove(entry.id, 30)
         joiner.lose()
         shutil.rmtree(joiner.data.with_name("volume"))
-        wait_until("the others are not well", lambda: all(member.healthy() for member in cluster.members))
+        # etcd answers "member not found" to an addition that follows a removal within a tenth of a second.
+        time.sleep(2)
     change_downgrade(spec(cluster, CANCEL), check=False)
     joiner.version = high
     join(cluster, joiner)

@@ -392,8 +392,11 @@ def token(observations: Observations) -> str:
     return hashlib.sha256(nonces.encode()).hexdigest()[:32]
 
 
-def to_record(decision: Plan, observations: Observations) -> list[str]:
-    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member."""
+def to_record(decision: Plan, observations: Observations, is_rotating: bool = False) -> list[str]:
+    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
+
+    is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.
+    """
 
     def is_another(etcd: Mapping[str, Any]) -> bool:
         """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
@@ -403,7 +406,7 @@ def to_record(decision: Plan, observations: Observations) -> list[str]:
     return [
         host
         for host, observation in observations.items()
-        if observation["reasons"].get("record")
+        if any(reason["code"] != "ca" or not is_rotating for reason in observation["reasons"].get("record", []))
         or (host in [*decision.start, *decision.order] and is_another(observation["etcd"]))
     ]
 
@@ -533,6 +536,7 @@ def make_plan(
     """
     members = attendance.members
     listed = membership(observations) or []
+    is_rotating = bool(rotation_of(cluster, observations).phase)
     if wish.operation == RENEW:
         observations = only_certificates(observations)
     departure, taken = Departure(), Backup()
@@ -567,7 +571,7 @@ def make_plan(
         warnings += map(note, alarm_warnings(cluster, observations))
         warnings += rotation_notes(cluster, observations)
         # What members have loaded is not what ca.crt holds then.
-        if not rotation_of(cluster, observations).phase:
+        if not is_rotating:
             warnings += map(note, trust_warnings(observations))
         warnings += map(note, key_warnings(cluster, observations, wish.own_ca))
     observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
@@ -623,7 +627,7 @@ def make_plan(
             IMAGE: []
             if outcome.held
             else [host for host, item in observations.items() if item["reasons"].get("image")],
-            RECORD: [] if wish.operation == RENEW else to_record(decision, observations),
+            RECORD: [] if wish.operation == RENEW else to_record(decision, observations, is_rotating),
             SCHEDULE: [host for host, item in observations.items() if item["reasons"].get("backup")],
         },
     )

@@ -85,7 +85,9 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan, back_t
         for change in changes
     )
     is_due = any(members[change.host]["etcd"].get("ready") for change in changes)
-    return Upgrade(is_due, problems, change_warnings(changes), lines)
+    # What a downgrade costs is said already.
+    unexpected = [change for change in changes if change.wanted.branch != back_to]
+    return Upgrade(is_due, problems, change_warnings(unexpected), lines)
 
 
 def wanted_images(observations: Observations) -> list[tuple[str, Observation]]:

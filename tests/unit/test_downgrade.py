@@ -121,8 +121,8 @@ def stranger(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (absent, "infra2 are not part of this run, and every member has to go back. Run without --limit"),
-        (stopped, "infra2 not ready. Run site.yml without etcd_downgrade"),
+        (absent, "infra2 did not take part in this run, and every member has to go back. Run without --limit"),
+        (stopped, "not every member is ready, without infra2 etcd would wait. Run site.yml without etcd_downgrade"),
         (stranger, "the cluster has other, which the inventory lacks"),
     ],
 )
@@ -166,6 +166,13 @@ def test_no_host_joins_while_a_downgrade_is_under_way(wished: str, wanted: str, 
     said = "".join(plan["problems"])
     assert ("etcd lets no member join then" in said and "--limit 'all:!infra2'" in said) is is_refused
     assert (plan["join"] == ["infra2"] and plan["downgrade"] == ["infra0"]) is not is_refused
+
+
+def test_a_downgrade_is_cancelled_beside_a_member_that_is_lost() -> None:
+    """As the refusal of a host that would join says: without its host. Then the member can be replaced."""
+    found = cluster(NEW, NEW, OLD, NEW, enabled="3.6.0")
+    del found["infra2"]
+    assert decided(found, "cancel") == ("goes on", ["infra0"], ["infra1"])
 
 
 def test_members_of_two_versions_are_no_beginning() -> None:

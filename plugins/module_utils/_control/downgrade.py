@@ -233,11 +233,12 @@ def enable_problems(cluster: Cluster, observations: Observations, decision: Plan
     found = []
     if absent:
         found.append(
-            f"{begin} {', '.join(absent)} are not part of this run, and every member has to go back. Run without --limit."
+            f"{begin} {', '.join(absent)} did not take part in this run, and every member has to go back. Run without --limit."
         )
     if unready:
         found.append(
-            f"{begin} {', '.join(unready)} not ready. Run site.yml without etcd_downgrade and with the version that runs, until all members are."
+            f"{begin} not every member is ready, without {', '.join(unready)} etcd would wait. Run site.yml without etcd_downgrade, and with the"
+            " etcd_image_tag that runs, until all are."
         )
     if decision.join:
         found.append(

@@ -27,24 +27,32 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        run="run seams departure move_ca authority report defragment restore rotate_ca",
+        view="run seams departure move_ca report",
+        judge="run seams restore rotate_ca",
+        plan_data="run seams rotate_ca restore",
         cluster="cluster seams",
         identity="identity plan run",
         preflight="preflight",
         departure="departure",
-        move_ca="move_ca",
         rotation="rotation rotate_ca emergency",
-        rotate_ca="rotate_ca emergency renew_ca",
         emergency="emergency",
         renew_ca="renew_ca",
         authority="authority run rotate_ca emergency",
         steps="seams run plan",
         look="cluster seams actions",
-        defragment="defragment",
-        restore="restore",
         apiserver="apiserver apiserver_follow",
         upgrade="upgrade",
         downgrade="downgrade",
+    ),
+    **modules(
+        "module_utils/_operations",
+        run="seams departure restore defragment",
+        converge="run seams departure authority restore",
+        move_ca="move_ca",
+        rotate_ca="rotate_ca emergency renew_ca",
+        defragment="defragment",
+        restore="restore",
+        hand_over="control_plane",
     ),
     **modules(
         "module_utils/_member",
@@ -194,18 +202,20 @@ def leader_first(function: ast.AST) -> list[Place]:
     ]
 
 
-CONTROL, MEMBER, ETCD, HOST = (f"plugins/module_utils/_{name}" for name in ("control", "member", "etcd", "host"))
-PLAN, RUN, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "run", "identity"))
+OPERATIONS, CONTROL, MEMBER, ETCD, HOST = (
+    f"plugins/module_utils/_{name}" for name in ("operations", "control", "member", "etcd", "host")
+)
+PLAN, VIEW, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "view", "identity"))
 TURN, ROLLOUT, OBSERVE = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe"))
 ACTION = "plugins/action/etcd_plan"
 
 NAMED = [
     # The plan, as the action plugin calls it.
-    Named("the plan is always settled", RUN, "read_off", value_of("settled", "True")),
-    Named("turns are no steps", RUN, "read_off", value_of("order", "[]")),
-    Named("no cluster exists", RUN, "exists", returns("False")),
-    Named("lost hosts are forgotten by the plan", RUN, "plan_run", value_of("failed", "[]")),
-    Named("hosts without an observation are forgotten", RUN, "plan_run", value_of("unobserved", "[]")),
+    Named("the plan is always settled", f"{CONTROL}/plan_data", "read_off", value_of("settled", "True")),
+    Named("turns are no steps", f"{CONTROL}/plan_data", "read_off", value_of("order", "[]")),
+    Named("no cluster exists", VIEW, "exists", returns("False")),
+    Named("lost hosts are forgotten by the plan", VIEW, "view_of", value_of("failed", "[]")),
+    Named("hosts without an observation are forgotten", VIEW, "view_of", value_of("unobserved", "[]")),
     Named("lost hosts are forgotten by the action", ACTION, "ActionModule.run", value_of("lost", "[]")),
     Named("problems end no run", ACTION, "ActionModule.run", guard("False", "problems", "speaks")),
     Named("any strategy will do", ACTION, "ActionModule.run", guard("False", "is_lockstep")),
@@ -219,7 +229,7 @@ NAMED = [
     ),
     Named("every restore begins at the same revision", f"{ETCD}/restore", "bump_of", returns("1000000000")),
     Named("a restore begins anew with each run", f"{ETCD}/restore", "restore_token", guard("False", "cluster_id")),
-    Named("a restore that has ended is continued", f"{CONTROL}/restore", "has_ended", returns("False")),
+    Named("a restore that has ended is continued", f"{OPERATIONS}/restore", "has_ended", returns("False")),
     Named("a part of a database is taken for one", f"{ETCD}/restore", "database_size", returns("0")),
     Named(
         "a clock that was ahead rules for ever",
@@ -254,8 +264,8 @@ NAMED = [
     Named(
         "a kube-apiserver has always loaded its CA", f"{CONTROL}/rotation", "plane_host", value_of("is_read", "True")
     ),
-    Named("a phase begins before the one before is over", f"{CONTROL}/rotate_ca", "not_over", returns("[]")),
-    Named("a member that says nothing trusts everything", f"{CONTROL}/rotate_ca", "member_problems", returns("[]")),
+    Named("a phase begins before the one before is over", f"{OPERATIONS}/rotate_ca", "not_over", returns("[]")),
+    Named("a member that says nothing trusts everything", f"{OPERATIONS}/rotate_ca", "member_problems", returns("[]")),
     Named("an emergency needs no name", f"{CONTROL}/emergency", "consent_problems", returns("[]")),
     Named("a CA put there by hand is in use", f"{CONTROL}/emergency", "is_in_use", returns("True")),
     Named(

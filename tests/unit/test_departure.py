@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
@@ -15,6 +14,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     departing,
     name_problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from test_plan import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
@@ -68,7 +69,7 @@ def run(
     for host, parts in (change or {}).items():
         for part, values in parts.items():
             found[host][part].update(values)
-    wish = _run.Wish(operation=operation, member=name, **wishes)
+    wish = Wish(operation=operation, member=name, **wishes)
     plan: dict[str, Any] = _run.plan_run(cluster.members[0].host, found, [], wish)
     return plan
 
@@ -248,7 +249,7 @@ def test_a_learner_whose_host_is_not_part_of_the_run() -> None:
     found = seen(cluster_of(4), *UP3, LEARNER, members=learning("infra3"))
     del found["infra3"]
     found["infra1"]["reasons"]["manifest"] = why("x", part="manifest", restarts=True)
-    plan = _run.plan_run("infra0", found, [], _run.Wish())
+    plan = _run.plan_run("infra0", found, [], Wish())
     assert (
         "Run again with its host" in plan["problems"][0]
         and "remove_member.yml -e etcd_member=infra3" in plan["problems"][0]
@@ -397,7 +398,7 @@ def test_a_host_means_its_own_cluster() -> None:
     found = {**seen(first, *UP3, members=listing()), **seen(second, *UP3, members=listing())}
     # A host that failed before it was observed.
     found["b2"] = {}
-    wish = _run.Wish(operation="remove", member="infra2")
+    wish = Wish(operation="remove", member="infra2")
     plans = {host: _run.plan_run(host, found, [], wish) for host in ("infra0", "b0")}
     assert kinds(plans["infra0"]) == [("leave", "infra0"), ("archive", "infra2")] and plans["infra0"]["problems"] == []
     assert plans["b0"]["settled"] and plans["b0"]["departing"] == {"name": "", "id": "", "host": "", "urls": []}

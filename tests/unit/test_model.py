@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from test_departure import kinds, seen
 from test_plan import DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_run import PKI
@@ -241,7 +242,7 @@ def plan_of(at: State, operation: Operation) -> dict[str, Any]:
     """What the collection plans for a state of the model."""
     lost, shown = as_seen(at, operation)
     names = {"site": "converge", "roll": "converge"}
-    wish = _run.Wish(
+    wish = Wish(
         operation=names.get(operation.action, operation.action),
         member=operation.host,
         replace_healthy=operation.is_forced,

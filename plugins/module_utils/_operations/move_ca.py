@@ -19,15 +19,21 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     trust_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import without_cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     EXPORT_CA_KEY,
+    MOVE_CA,
     RECEIVE_CA_KEY,
     REMOVE_CA_KEY,
     SEND_CA_KEY,
     Step,
     reasons_of,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, exists
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -40,15 +46,6 @@ _KEY = "/etc/kubernetes/pki/etcd/ca.key"
 
 # The passphrase of a copy that may lie in a safe for ten years.
 LEAST_PASSPHRASE = 12
-
-
-@dataclass(frozen=True)
-class Export:
-    """A copy for a safe. file: on the controller, '' for none. exists: it is there already, and is checked instead of written."""
-
-    file: str = ""
-    exists: bool = False
-    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,3 +234,17 @@ def move_steps(cluster: Cluster, holders: list[str], export: Export) -> list[Ste
         text = f"etcd/ca.key: an encrypted copy is {verb} {export.file} on the controller"
         reasons[EXPORT_CA_KEY, target] = [Reason("ca", "exported", text)]
     return [Step(kind, names[host], host, None, tuple(found)) for (kind, host), found in reasons.items()]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that moves the CA's key: see RETURN of the module etcd_plan."""
+    cluster, observations = view.cluster, view.observations
+    problems = [
+        *attendance_problems(view, wish.limit),
+        *problems_of("ca-export", one_file_problems(wish.ca_export, view.clusters)),
+    ]
+    if not view.absent and not cluster.problems and not exists(observations):
+        found = CaMove([without_cluster(cluster)])
+    else:
+        found = move_ca(cluster, observations, view.absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
+    return apart_plan(view, MOVE_CA, [*problems, *found.problems], found.steps, found.lines)

@@ -13,9 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import ca_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import judge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     DRILL,
     PREPARE,
@@ -24,7 +28,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     RESTORE,
     STOP,
     Step,
+    in_order,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, lockstep_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     SECONDS,
     cluster_id,
@@ -35,22 +42,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
     Observation = Mapping[str, Any]
     Observations = Mapping[str, Observation]
-
-
-@dataclass(frozen=True)
-class WantedSnapshot:
-    """The file on the controller. identity: '' if it cannot be used, then problem says why."""
-
-    path: str = ""
-    identity: str = ""
-    problem: str = ""
 
 
 def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
@@ -239,3 +237,34 @@ def former_members(cluster: Cluster, observations: Observations) -> list[Problem
         )
         for entry in others
     ]
+
+
+def start_problems(cluster: Cluster, observations: Observations, wish: Wish) -> list[Problem]:
+    """Why members could not be started once their data was replaced: said before anything stops. Data that cannot be read is archived."""
+    found = [*judge(cluster, observations, wish)[0], *ca_problems(cluster, observations, wish.own_ca)]
+    return [problem for problem in found if START in problem.stops and problem.code != "unreadable-data"]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that restores a snapshot: see RETURN of the module etcd_plan."""
+    cluster, observations = view.cluster, view.observations
+    problems = [*lockstep_problems(view), *problems_of("snapshot", one_cluster_problems(view.clusters))]
+    found = Restore()
+    if not problems:
+        found = restore(cluster, observations, view.absent, wish.snapshot, wish.replace_healthy_cluster)
+    problems += found.problems or (start_problems(cluster, observations, wish) if found.steps else [])
+    steps, warnings = list(found.steps), list(found.warnings)
+    if wish.backup_before_change and any(item["etcd"].get("answers") for item in observations.values()) and steps:
+        taken = backup(cluster, observations)
+        steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]
+    what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
+    lines = step_lines(cluster, what, in_order(steps))
+    return {**apart_plan(view, RESTORE, problems, in_order(steps), lines, warnings), "token": found.token}
+
+
+def plan_drill(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that rehearses a restore: see RETURN of the module etcd_plan."""
+    found = drill(view.cluster, view.observations, wish.snapshot)
+    problems = [*lockstep_problems(view), *found.problems]
+    lines = step_lines(view.cluster, "a restore is rehearsed", found.steps)
+    return {**apart_plan(view, DRILL, problems, found.steps, lines), "token": found.token}

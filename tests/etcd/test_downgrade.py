@@ -21,7 +21,7 @@ from .conftest import ADDRESSES, Cluster, Make, Member, wait_until
 from .test_membership import join, small, start_learner, writing
 from .test_upgrade import MIDDLE, NEW, OLD, cluster_version, restart, roll
 
-PATHS = [(NEW, MIDDLE), (MIDDLE, OLD)]
+PATHS = [(NEW, MIDDLE), pytest.param(MIDDLE, OLD, marks=pytest.mark.long)]
 
 
 def spec(cluster: Cluster, version: str) -> DowngradeSpec:
@@ -75,6 +75,7 @@ def test_there_and_back(make_cluster: Make, high: str, low: str) -> None:
     assert cluster.agree() and not any(status(member).downgrade for member in cluster.members)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("high", "low"), PATHS)
 def test_cancelled_half_way(make_cluster: Make, high: str, low: str) -> None:
     """The member that has the older version is upgraded again. Before any has it, the cluster has its former version back at once."""
@@ -122,6 +123,7 @@ def test_a_member_that_is_not_ready_does_not_start(make_cluster: Make, monkeypat
     assert cluster.agree()
 
 
+@pytest.mark.long
 def test_a_member_that_is_down_keeps_a_downgrade_from_being_enabled(make_cluster: Make) -> None:
     """By us, since etcd would enable it, and wait: it lowers the version of the cluster as soon as all members are there."""
     cluster = make_cluster(3, NEW)
@@ -143,6 +145,7 @@ def test_a_member_that_is_down_keeps_a_downgrade_from_being_enabled(make_cluster
     assert {cluster_version(member) for member in cluster.members} == {"3.6.0"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("high", "low"), PATHS)
 def test_members_that_have_joined_and_left(make_cluster: Make, high: str, low: str) -> None:
     """etcd 3.5 and 3.6 read the membership from the former store when they start: it is that of the newer version."""

@@ -21,9 +21,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import 
     is_lockstep,
     not_in_lockstep,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import VARIABLES, Wish
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.move_ca import check_export
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.restore import wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import (
+    VARIABLES,
+    Wish,
+    check_export,
+    wanted_snapshot,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.run import OPERATIONS, plan_run
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,

@@ -52,6 +52,7 @@ TABLE = {
         rotate_ca="rotate_ca emergency renew_ca",
         defragment="defragment",
         restore="restore",
+        drill="restore",
         hand_over="control_plane",
     ),
     **modules(

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, as_cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish, check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.move_ca import check_export
 from test_plan import FRESH, HOSTS, why
 from test_run import ALL_UP, observations, planned
 

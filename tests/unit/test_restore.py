@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish, wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     BUMP,
     LASTS,
@@ -22,9 +22,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     read_snapshot_file,
     restore_token,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import backup as _backup_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import converge as _converge
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import drill as _drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import restore as _restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.restore import wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
@@ -61,7 +63,8 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
 
 def plan(found: dict[str, Any], operation: str, **wishes: Any) -> dict[str, Any]:
     view = View(CLUSTER, found, [host for host in HOSTS if host in found])
-    return _run.OPERATIONS[operation](view, Wish(operation=operation, **wishes))
+    plans = {"backup": _backup_plan, "restore": _restore, "drill": _drill}
+    return plans.get(operation, _converge).plan(view, Wish(operation=operation, **wishes))
 
 
 def steps(made: dict[str, Any]) -> list[tuple[str, str]]:

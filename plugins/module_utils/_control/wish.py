@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, DRILL, RESTORE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
 def of(variable: str, default: Any) -> Any:
@@ -32,6 +34,50 @@ class Export:
     file: str = ""
     exists: bool = False
     problems: tuple[str, ...] = ()
+
+
+def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
+    """The file on the controller, as far as it can be judged without reading all of it. A drill need not have one."""
+    if operation not in (RESTORE, DRILL) or (operation == DRILL and not path):
+        return WantedSnapshot()
+    if not path:
+        return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
+    # A run that needs none of it loads none of it.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+
+    try:
+        return WantedSnapshot(path, read_snapshot_file(path).identity)
+    except EtcdError as exc:
+        return WantedSnapshot(path, problem=str(exc))
+
+
+# The passphrase of a copy that may lie in a safe for ten years.
+LEAST_PASSPHRASE = 12
+
+
+def check_export(path: str, passphrase: str) -> Export:
+    """The copy that is asked for, as far as the controller can tell. Nothing of the passphrase is returned."""
+    if not path:
+        return Export()
+    problems = []
+    if not passphrase:
+        problems.append(
+            "etcd_ca_export needs a passphrase: set etcd_ca_export_passphrase (from a vault, not in plain text)."
+        )
+    elif len(passphrase) < LEAST_PASSPHRASE:
+        problems.append(
+            f"etcd_ca_export_passphrase has fewer than {LEAST_PASSPHRASE} characters: whoever finds the copy could guess it. Use a longer one,"
+            " such as six random words."
+        )
+    if not os.path.isdir(os.path.dirname(path)):
+        problems.append(
+            f"etcd_ca_export: {os.path.dirname(path)} is not a directory of the controller. Make it, or name another file."
+        )
+    elif os.path.lexists(path) and not os.path.isfile(path):
+        problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
+    elif os.path.exists(path) and not os.access(path, os.R_OK):
+        problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
+    return Export(path, os.path.isfile(path), tuple(problems))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ if two of them have the same key, the CA host proves its own, and the other one 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,9 +43,6 @@ if TYPE_CHECKING:
 
 _KEY = "/etc/kubernetes/pki/etcd/ca.key"
 
-# The passphrase of a copy that may lie in a safe for ten years.
-LEAST_PASSPHRASE = 12
-
 
 @dataclass(frozen=True)
 class CaMove:
@@ -55,31 +51,6 @@ class CaMove:
     problems: list[Problem]
     steps: list[Step] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-
-
-def check_export(path: str, passphrase: str) -> Export:
-    """The copy that is asked for, as far as the controller can tell. Nothing of the passphrase is returned."""
-    if not path:
-        return Export()
-    problems = []
-    if not passphrase:
-        problems.append(
-            "etcd_ca_export needs a passphrase: set etcd_ca_export_passphrase (from a vault, not in plain text)."
-        )
-    elif len(passphrase) < LEAST_PASSPHRASE:
-        problems.append(
-            f"etcd_ca_export_passphrase has fewer than {LEAST_PASSPHRASE} characters: whoever finds the copy could guess it. Use a longer one,"
-            " such as six random words."
-        )
-    if not os.path.isdir(os.path.dirname(path)):
-        problems.append(
-            f"etcd_ca_export: {os.path.dirname(path)} is not a directory of the controller. Make it, or name another file."
-        )
-    elif os.path.lexists(path) and not os.path.isfile(path):
-        problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
-    elif os.path.exists(path) and not os.access(path, os.R_OK):
-        problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
-    return Export(path, os.path.isfile(path), tuple(problems))
 
 
 def one_file_problems(export: Export, clusters: Iterable[str]) -> list[str]:

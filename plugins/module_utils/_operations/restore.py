@@ -21,9 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
-    DRILL,
     PREPARE,
-    REHEARSE,
     REPLACE_DATA,
     RESTORE,
     STOP,
@@ -36,11 +34,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     SECONDS,
     cluster_id,
     new_token,
-    read_snapshot_file,
     restore_token,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -49,18 +45,6 @@ if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
     Observation = Mapping[str, Any]
     Observations = Mapping[str, Observation]
-
-
-def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
-    """The file on the controller, as far as it can be judged without reading all of it. A drill need not have one."""
-    if operation not in (RESTORE, DRILL) or (operation == DRILL and not path):
-        return WantedSnapshot()
-    if not path:
-        return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
-    try:
-        return WantedSnapshot(path, read_snapshot_file(path).identity)
-    except EtcdError as exc:
-        return WantedSnapshot(path, problem=str(exc))
 
 
 @dataclass(frozen=True)
@@ -141,30 +125,6 @@ def restore(
     return Restore(
         [], steps, [*former_members(cluster, observations), *of_another(cluster, snapshot)] if left else [], token
     )
-
-
-def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
-    """On which host a restore is rehearsed: of a file on the controller, or of the newest snapshot on the hosts."""
-    problems = [
-        *problems_of("inventory", cluster.problems),
-        *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
-    ]
-    hosts = {member.host: member.name for member in cluster.members if member.host in observations}
-    newest = [
-        (item["taken"], item["revision"], host, item["file"])
-        for host in hosts
-        for item in observations[host]["backup"]["newest"]
-    ]
-    if not hosts:
-        problems.append(Problem(f"no host of cluster {cluster.name!r} could be observed.", code="absent"))
-    if not newest and not snapshot.path:
-        text = f"no host of cluster {cluster.name!r} has a snapshot. Take one (backup.yml), or name a file: -e etcd_snapshot=FILE"
-        problems.append(Problem(text, code="no-snapshot"))
-    if problems:
-        return Restore(problems)
-    file, host = (snapshot.path, next(iter(hosts))) if snapshot.path else (max(newest)[3], max(newest)[2])
-    reason = Reason("snapshot", "rehearsed", f"{file} is restored into a throw-away member, compared, and removed")
-    return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 
 
 def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:
@@ -260,11 +220,3 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
     lines = step_lines(cluster, what, in_order(steps))
     return {**apart_plan(view, RESTORE, problems, in_order(steps), lines, warnings), "token": found.token}
-
-
-def plan_drill(view: View, wish: Wish) -> dict[str, Any]:
-    """The plan of a run that rehearses a restore: see RETURN of the module etcd_plan."""
-    found = drill(view.cluster, view.observations, wish.snapshot)
-    problems = [*lockstep_problems(view), *found.problems]
-    lines = step_lines(view.cluster, "a restore is rehearsed", found.steps)
-    return {**apart_plan(view, DRILL, problems, found.steps, lines), "token": found.token}

@@ -8,6 +8,7 @@ The action plugin `etcd_plan` calls `plan_run`, and so do the tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
@@ -24,33 +25,25 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     RESTORE,
     ROTATE_CA,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, no_archive, view_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import no_archive, view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import (
-    backup,
-    converge,
-    defragment,
-    hand_over,
-    move_ca,
-    restore,
-    rotate_ca,
-)
 
-# What plans each operation. A new one has a file in this folder, a line here, its name in roles/etcd/meta/argument_specs.yml, and a playbook.
-OPERATIONS: Mapping[str, Callable[[View, Wish], dict[str, Any]]] = {
-    CONVERGE: converge.plan,
-    RENEW: converge.plan,
-    REMOVE: converge.plan,
-    REPLACE: converge.plan,
-    HAND_OVER: hand_over.plan,
-    MOVE_CA: move_ca.plan,
-    ROTATE_CA: rotate_ca.plan,
-    DEFRAGMENT: defragment.plan,
-    BACKUP: backup.plan,
-    RESTORE: restore.plan,
-    DRILL: restore.plan_drill,
+# The file in this folder that plans each operation: its function plan. A new one has a file here, a line, its name in roles/etcd/meta/argument_specs.yml,
+# and a playbook.
+OPERATIONS: Mapping[str, str] = {
+    CONVERGE: "converge",
+    RENEW: "converge",
+    REMOVE: "converge",
+    REPLACE: "converge",
+    HAND_OVER: "hand_over",
+    MOVE_CA: "move_ca",
+    ROTATE_CA: "rotate_ca",
+    DEFRAGMENT: "defragment",
+    BACKUP: "backup",
+    RESTORE: "restore",
+    DRILL: "drill",
     # Of health.yml: it shows and refuses nothing.
-    REPORT: converge.plan,
+    REPORT: "converge",
 }
 
 
@@ -62,4 +55,7 @@ def plan_run(
     archive_problems: Callable[[list[str]], list[str]] = no_archive,
 ) -> dict[str, Any]:
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
-    return OPERATIONS[wish.operation](view_of(host, seen, lost, archive_problems), wish)
+    # Ansible compiles what it loads of a collection in each run anew.
+    operation = import_module(f"{__name__.rsplit('.', 1)[0]}.{OPERATIONS[wish.operation]}")
+    plan: dict[str, Any] = operation.plan(view_of(host, seen, lost, archive_problems), wish)
+    return plan

@@ -20,6 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
 from .conftest import ADDRESSES, Cluster, Make, Member, wait_until
 from .test_membership import join, small, start_learner, writing
 from .test_upgrade import MIDDLE, NEW, OLD, cluster_version, restart, roll
+from .test_upgrade import writing as writing_through_all
 
 PATHS = [(NEW, MIDDLE), pytest.param(MIDDLE, OLD, marks=pytest.mark.long)]
 
@@ -70,7 +71,7 @@ def test_there_and_back(make_cluster: Make, high: str, low: str) -> None:
     print(f"{high} -> {low}: {counted}")
     assert cluster.agree() and counted["acknowledged"] > 100
     # etcd 3.5 ends it too, and does not say so: the next upgrade would wait for ever otherwise.
-    with writing(cluster):
+    with writing_through_all(cluster):
         roll(cluster, high)
     assert cluster.agree() and not any(status(member).downgrade for member in cluster.members)
 

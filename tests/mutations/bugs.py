@@ -42,6 +42,7 @@ TABLE = {
         look="cluster seams actions",
         apiserver="apiserver apiserver_follow",
         upgrade="upgrade",
+        downgrade="downgrade",
     ),
     **modules(
         "module_utils/_operations",
@@ -59,7 +60,7 @@ TABLE = {
         turn="turn join",
         trust="trusted_names",
         join="join",
-        rollout="rollout turn",
+        rollout="rollout turn downgrade",
         record="record observe",
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
@@ -67,6 +68,7 @@ TABLE = {
         restore="restore_host",
         staged="restore_host",
         readable="upgrade turn",
+        downgrade="downgrade",
     ),
     **modules(
         "module_utils/_etcd",
@@ -312,6 +314,21 @@ NAMED = [
     Named("3.7 starts on a log that it cannot read", TURN, "Turn.act", guard("False", "content", "unreadable")),
     Named("an entry of the former API is none", f"{HOST}/wal", "is_former", returns("False")),
     Named("any etcd may follow", f"{CONTROL}/upgrade", "change_problems", returns("[]")),
+    Named("a member goes back though its data is not ready", TURN, "Turn.roll", without_call("wait_until_lowered")),
+    Named("data is always ready for an older etcd", ROLLOUT, "wait_until_lowered", returns("None")),
+    Named(
+        "a run that does not ask for it continues a downgrade",
+        f"{CONTROL}/downgrade",
+        "left_alone",
+        returns("Downgrade(enabled)"),
+    ),
+    Named("a downgrade goes to any image", f"{CONTROL}/downgrade", "image_problems", returns("[]")),
+    Named("a downgrade is enabled without all members", f"{CONTROL}/downgrade", "enable_problems", returns("[]")),
+    Named(
+        "a downgrade is enabled beside a member that is unwell", f"{MEMBER}/downgrade", "gate_problems", returns("[]")
+    ),
+    Named("a downgrade is enabled without the lock", f"{MEMBER}/downgrade", "enable", without_call("check")),
+    Named("a downgrade is not waited for", f"{MEMBER}/downgrade", "waiting_for", returns("[]")),
     Named("there is always a way back", TURN, "Turn._no_way_back", returns("''")),
     Named("nothing is put back", TURN, "Turn._put_back", returns("[]")),
     Named("put back although another run holds the lock", TURN, "Turn._lost_lock", returns("''")),

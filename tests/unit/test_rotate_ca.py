@@ -464,3 +464,15 @@ def test_what_a_control_plane_host_gets(
 def test_notes_of_a_hand_over() -> None:
     found = {"infra0": seen("issue")["infra0"], "control0": plane("old new", "old")}
     assert "is being replaced" in merged(_rotation.rotation_notes(CLUSTER, found, ["control0"]))[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "recorded"), [("none", True), ("exchanged", False), ("issue", False), ("over", True)]
+)
+def test_a_run_in_the_middle_leaves_the_record_of_the_ca(stage: str, recorded: bool) -> None:
+    """The CA host has the new CA first, and waits for certificates that are signed elsewhere: its record is for the rotation to write."""
+    found = seen(stage)
+    found["infra0"]["reasons"]["record"] = why("member.json: ca: old-k -> new-k", part="record", code="ca")
+    assert (planned(found)["record"] == ["infra0"]) is recorded
+    found["infra0"]["reasons"]["record"] += why("member.json: name", part="record", code="name")
+    assert planned(found)["record"] == ["infra0"]

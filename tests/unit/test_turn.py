@@ -1034,3 +1034,50 @@ def test_the_images_that_follow_packages_are_pulled_before_a_snapshot(packages: 
     """By the kubeadm that is not installed yet."""
     result = engine.pull_images(packages.spec, check=False)
     assert packages.acts == ["fetch", "pull"] and "/scratch/kubeadm" in packages.configs and not result["changed"]
+
+
+# --- An older etcd ---------------------------------------------------------------------------------------------------
+
+
+def lowers(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that runs etcd 3.7 and is to have 3.6."""
+    host.manifest.write_text(OLD + IMAGE.replace("3.5", "3.7.3-0"))
+    monkeypatch.setattr(engine._kubeadm, "render_manifest", lambda *_: NEW + IMAGE.replace("3.5", "3.6.14-0"))
+    monkeypatch.setattr(_rollout, "wait_for_member", lambda *_: host.did("wait") or 1.0)
+    monkeypatch.setattr(_rollout, "wait_for_end_of_downgrade", lambda _target: host.did("end of downgrade"))
+    monkeypatch.setattr(
+        _rollout, "wait_until_lowered", lambda _target, wanted: host.did(f"is its data ready for {wanted}")
+    )
+
+
+def test_a_member_gets_an_older_minor_version(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the gate, and before anything is changed. What comes after is the way of any turn."""
+    lowers(host, monkeypatch)
+    host.run()
+    assert host.acts == [*ROLL[:3], "is its data ready for 3.6.14", *ROLL[3:], "end of downgrade", "unlock"]
+
+
+def test_a_member_whose_data_is_not_ready_is_not_touched(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowers(host, monkeypatch)
+    before = host.manifest.read_text()
+
+    def refuse(*_: object) -> None:
+        raise EtcdError("its data is of version 3.7.")
+
+    monkeypatch.setattr(_rollout, "wait_until_lowered", refuse)
+    host.fails("its data is of version 3.7")
+    assert host.manifest.read_text() == before and "install" not in host.acts and "wait" not in host.acts
+
+
+def test_check_mode_does_not_wait_for_a_downgrade(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not been enabled then."""
+    lowers(host, monkeypatch)
+    assert host.run(check=True)["changed"] and not [act for act in host.acts if "ready for" in act]
+
+
+def test_a_member_that_is_down_gets_the_older_version_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be asked. etcd refuses to start if its data is not ready, and changes nothing."""
+    lowers(host, monkeypatch)
+    host.process = None
+    host.run()
+    assert "install" in host.acts and not [act for act in host.acts if "ready for" in act]

@@ -114,6 +114,7 @@ class Wish:
     until: str = of("etcd_until", "")
     ca_compromised: str = of("etcd_ca_compromised", "")
     ca_same_key: bool = of("etcd_ca_same_key", False)
+    downgrade: str = of("etcd_downgrade", "")
 
 
 # The variable of each field that has one.

@@ -34,6 +34,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     departing_in,
     name_problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.downgrade import downgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
@@ -68,6 +69,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     CA,
     CERTIFICATES,
+    CONVERGE,
     IMAGE,
     RECORD,
     REMOVE,
@@ -126,13 +128,18 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
                 taken = backup(cluster, observations, leaving.host)
         observations = after_departure(observations, leaving, wish.operation)
     decision, problems, warnings = decided(view, observations, wish, departure, leaving)
+    is_rotating = bool(rotation_of(cluster, observations).phase)
     observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
     signing = signing_of(cluster, observations, wish)
     known = known_addresses(cluster, observations)
     # A member that is only started keeps its manifest, and so its addresses.
     moves = [host for host, former in known.items() if former and host in decision.order]
     problems += moving_problems(cluster, moves, observations)
-    upgraded = upgrade(cluster, observations, decision)
+    wished = wish.downgrade if wish.operation == CONVERGE else ""
+    lowered = downgrade(cluster, observations, decision, wished, asker(members, observations))
+    problems += lowered.problems
+    warnings += lowered.warnings
+    upgraded = upgrade(cluster, observations, decision, lowered.target)
     if upgraded.is_due and wish.backup_before_change:
         taken = backup(cluster, observations)
         problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
@@ -156,7 +163,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         }
     if upgraded.is_due and not decision.order:
         taken = Backup()
-    leave = [*taken.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
+    leave = [*taken.steps, *lowered.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
     steps = make_steps(
         decision,
         observations,
@@ -167,7 +174,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
             REMOVE_CA_KEY: signing.stray,
             CERTIFICATES: [host for host in members if host in observations] if signing.is_due(observations) else [],
             IMAGE: [] if outcome.held else hosts_with("image", observations),
-            RECORD: [] if wish.operation == RENEW else to_record(decision, observations),
+            RECORD: [] if wish.operation == RENEW else to_record(decision, observations, is_rotating),
             SCHEDULE: hosts_with("backup", observations),
         },
     )
@@ -308,8 +315,11 @@ def token(observations: Observations) -> str:
     return hashlib.sha256(nonces.encode()).hexdigest()[:32]
 
 
-def to_record(decision: Plan, observations: Observations) -> list[str]:
-    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member."""
+def to_record(decision: Plan, observations: Observations, is_rotating: bool = False) -> list[str]:
+    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
+
+    is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.
+    """
 
     def is_another(etcd: Mapping[str, Any]) -> bool:
         """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
@@ -319,7 +329,7 @@ def to_record(decision: Plan, observations: Observations) -> list[str]:
     return [
         host
         for host, observation in observations.items()
-        if observation["reasons"].get("record")
+        if any(reason["code"] != "ca" or not is_rotating for reason in observation["reasons"].get("record", []))
         or (host in [*decision.start, *decision.order] and is_another(observation["etcd"]))
     ]
 

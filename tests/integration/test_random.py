@@ -480,8 +480,11 @@ def test_from_three_to_five_against_by_hand(hosts: Lab, tmp_path: Path) -> None:
     begin = time.monotonic()
     for host in joined:
         first.etcdctl("infra0", "member", "add", host, f"--peer-urls=https://{addresses[host]}:2380")
-        # It has the list of members of its join.
-        hosts.sh(host, "mv /root/etcd.yaml /etc/kubernetes/manifests/")
+        # It has the list of members of its join, with the further URL that keeps it from joining again (urls_while_joining).
+        hosts.sh(
+            host,
+            f"sed -i 's#,{host}=https://joining-[^,]*##' /root/etcd.yaml; mv /root/etcd.yaml /etc/kubernetes/manifests/",
+        )
         url = f"https://{addresses[host]}:2379"
         deadline = time.monotonic() + 120
         while "is healthy" not in first.etcdctl(

@@ -9,20 +9,25 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import check_export
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import OTHER_PHASES, PHASES
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import (
-    Wish,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, HAND_OVER, REPORT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import (
     is_incomplete,
     is_lockstep,
     not_in_lockstep,
-    plan_run,
-    refusal,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import HAND_OVER, REPORT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import (
+    VARIABLES,
+    Wish,
+    check_export,
+    wanted_snapshot,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.run import OPERATIONS, plan_run
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     failure,
@@ -33,40 +38,9 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     variable_options,
 )
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "operation": {"type": "str", "default": "converge"},
-    "client_port": {"type": "int", "default": 2379},
-    "member": {"type": "str", "default": ""},
-    "replace_healthy": {"type": "bool", "default": False},
-    "wipe_keys": {"type": "bool", "default": False},
-    "runtime_endpoint": {"type": "str", "default": ""},
-    "ca_cert": {"type": "path", "default": ""},
-    "ca_key": {"type": "path", "default": ""},
-    "ca_key_passphrase": {"type": "str", "default": "", "no_log": True},
-    "image_archive": {"type": "path", "default": ""},
-    "external_file": {"type": "path", "default": ""},
-    "signing_dir": {"type": "path", "default": ""},
-    "allow_interruption": {"type": "bool", "default": False},
-    "allow_untested_kubeadm": {"type": "bool", "default": False},
-    "remove_stray_ca_keys": {"type": "bool", "default": False},
-    "backup_before_change": {"type": "bool", "default": False},
-    "snapshot": {"type": "path", "default": ""},
-    "replace_healthy_cluster": {"type": "str", "default": ""},
-    "ca_host": {"type": "str", "default": ""},
-    "ca_export": {"type": "path", "default": ""},
-    "ca_export_passphrase": {"type": "str", "default": "", "no_log": True},
-    "defragment_threshold": {"type": "int", "default": 45},
-    "compact_keep_revisions": {"type": "int", "default": 1000},
-    "until": {"type": "str", "default": "", "choices": ["", *PHASES]},
-    "phase": {"type": "str", "default": "", "choices": ["", *PHASES, *OTHER_PHASES]},
-    "ca_compromised": {"type": "str", "default": ""},
-    "ca_same_key": {"type": "bool", "default": False},
-}
-
-# The variable of an option, if it is not called etcd_OPTION.
-_VARIABLES = {"runtime_endpoint": "etcd_container_runtime_endpoint", "external_file": "etcd_external_config_file"}
-# A control plane host takes these from the CA host.
-_OF_SIGNER = ("client_port", "ca_cert", "ca_key", "ca_key_passphrase", "signing_dir")
+# Variables of the role etcd that are needed beside those of the wish. A control plane host takes some from the CA host.
+_OF_SIGNER = ("etcd_client_port", "etcd_ca_cert", "etcd_ca_key", "etcd_ca_key_passphrase", "etcd_signing_dir")
+_NEEDED = {*VARIABLES.values(), *_OF_SIGNER, "etcd_snapshot", "etcd_ca_export", "etcd_ca_export_passphrase"}
 
 
 class ActionModule(ActionBase):
@@ -82,13 +56,13 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         host = str(variables["inventory_hostname"])
         cluster = (variables.get("__etcd_host") or {}).get("cluster") or {}
-        # An invalid value is a problem of the inventory, which the plan shows with all others.
-        invalid = cluster.get("invalid", [])
-        given = {key: value for key, value in self._task.args.items() if f"etcd_{key}" not in invalid}
-        self._task.args = {**self.of_variables(cluster, variables, invalid), **given}
-        operations = [*variable_options()["etcd_operation"]["choices"], REPORT]
-        spec = {**OPTIONS, "operation": {**OPTIONS["operation"], "choices": operations}}
-        _validation, args = self.validate_argument_spec(argument_spec=spec)  # type: ignore[no-untyped-call]
+        _validation, args = self.validate_argument_spec(  # type: ignore[no-untyped-call]
+            argument_spec={
+                "operation": {"type": "str", "default": CONVERGE, "choices": [*OPERATIONS]},
+                "phase": {"type": "str", "default": "", "choices": ["", *PHASES, *OTHER_PHASES]},
+            }
+        )
+        values = self.values(args["operation"], cluster, variables)
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")
@@ -98,49 +72,33 @@ class ActionModule(ActionBase):
         seen = {item: plain(variables["hostvars"].raw_get(item).get("__etcd_host") or {}) for item in batch}
         if args["operation"] != REPORT and is_incomplete(host, seen):
             return {"changed": False, "incomplete": True, "finished": False}
-        own_ca = self.own_ca(args, variables)
-        archive = controller_path(args["image_archive"])
+        own_ca = self.own_ca(values, variables)
         # Of the other clusters only what the inventory says is known here. What this one has of the play, they have too.
-        unset = "" if "etcd_external_config_file" in hostvars[host] else args["external_file"]
+        unset = "" if "etcd_external_config_file" in hostvars[host] else values["etcd_external_config_file"]
         files = {
             seen[item].get("cluster", {}).get("name", ""): str(hostvars[item].get("etcd_external_config_file", unset))
             for item in batch
         }
+        archive, signing_dir, snapshot, export = (
+            controller_path(values[name])
+            for name in ("etcd_image_archive", "etcd_signing_dir", "etcd_snapshot", "etcd_ca_export")
+        )
         wish = Wish(
             **{
-                name: args[name]
-                for name in (
-                    "operation",
-                    "runtime_endpoint",
-                    "external_file",
-                    "allow_interruption",
-                    "allow_untested_kubeadm",
-                    "remove_stray_ca_keys",
-                    "member",
-                    "replace_healthy",
-                    "wipe_keys",
-                    "ca_host",
-                    "backup_before_change",
-                    "replace_healthy_cluster",
-                    "defragment_threshold",
-                    "compact_keep_revisions",
-                    "until",
-                    "phase",
-                    "ca_compromised",
-                    "ca_same_key",
-                )
-            },
-            own_ca=own_ca,
-            check=bool(self._task.check_mode),
-            snapshot=wanted_snapshot(controller_path(args["snapshot"]), args["operation"]),
-            image_archive=archive,
-            external_files=files,
-            signing_dir=controller_path(args["signing_dir"]),
-            limit=str(variables.get("ansible_limit", "")),
-            ca_export=check_export(controller_path(args["ca_export"]), args["ca_export_passphrase"]),
+                **{field: values[name] for field, name in VARIABLES.items()},
+                **args,
+                "check": bool(self._task.check_mode),
+                "limit": str(variables.get("ansible_limit", "")),
+                "own_ca": own_ca,
+                "external_files": files,
+                "image_archive": archive,
+                "signing_dir": signing_dir,
+                "snapshot": wanted_snapshot(snapshot, args["operation"]),
+                "ca_export": check_export(export, values["etcd_ca_export_passphrase"]),
+            }
         )
         lost = [item for item in variables["ansible_play_hosts_all"] if item not in there]
-        plan = plan_run(host, seen, lost, wish, partial(archive_problems, archive))
+        plan = plan_run(host, seen, lost, wish, partial(archive_problems, wish.image_archive))
         speaks = plan["speaker"] == host
         members = [item["host"] for item in seen[host].get("cluster", {}).get("members", [])]
         if args["operation"] == REPORT:
@@ -152,7 +110,7 @@ class ActionModule(ActionBase):
             return failure(refusal(plan, seen[host]["cluster"], speaks))
         # In a hand-over, members other than the CA host are not observed.
         version = seen[host].get("facts", {}).get("kubeadm_version", "") if args["operation"] == HAND_OVER else ""
-        external = external_stanza(plan["members"], args["client_port"], version)
+        external = external_stanza(plan["members"], values["etcd_client_port"], version)
         if speaks:
             show([*plan["lines"], *([*plan["table"], *external.splitlines()] if plan.get("finished") else [])])
         part = ["control-plane"] if args["operation"] == HAND_OVER else []
@@ -163,40 +121,46 @@ class ActionModule(ActionBase):
             "finished": False,
             **plan,
             "external": external,
-            "client_port": args["client_port"],
+            "client_port": values["etcd_client_port"],
             "own_ca": own_ca,
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),
         }
 
-    def of_variables(self, cluster: dict[str, Any], variables: dict[str, Any], invalid: list[str]) -> dict[str, Any]:
-        """Options from the variables of the play. The task does not name them: Ansible would compile a template for each."""
-        if self._task.args.get("operation") == REPORT:
-            return {}
-        signer = variables["hostvars"][cluster["ca_host"]] if cluster.get("ca_host") in variables["hostvars"] else {}
-        names = {
-            option: name
-            for option in OPTIONS
-            if option not in ("operation", "phase")
-            and (name := _VARIABLES.get(option, f"etcd_{option}")) not in invalid
-        }
-        return {
-            option: signer[name]
-            if option in _OF_SIGNER and name in signer
-            else plain(self._templar.template(variables[name]))
-            for option, name in names.items()
-        }
+    def values(self, operation: str, cluster: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Values of the variables that are needed, by name. For a report, and where one is invalid, what a wish is without them.
 
-    def own_ca(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        The task does not name them: Ansible would compile a template for each.
+        """
+        options = {name: variable_options()[name] for name in _NEEDED}
+        signer = variables["hostvars"][cluster["ca_host"]] if cluster.get("ca_host") in variables["hostvars"] else {}
+        # An invalid value is a problem of the inventory, which the plan shows with all others.
+        valid = [name for name in options if operation != REPORT and name not in cluster.get("invalid", [])]
+        of_signer = {name: signer[name] for name in valid if name in _OF_SIGNER and name in signer}
+        given = {
+            name: plain(self._templar.template(variables[name]))
+            for name in valid
+            if name in variables and name not in of_signer
+        }
+        keys = ("type", "default", "choices", "no_log")
+        spec = {name: {key: option[key] for key in keys if key in option} for name, option in options.items()}
+        for field, name in VARIABLES.items():
+            spec[name]["default"] = getattr(Wish, field)
+        result = ArgumentSpecValidator(spec).validate({**given, **of_signer})
+        if result.error_messages:
+            raise AnsibleActionFail("; ".join(result.error_messages))
+        return dict(result.validated_parameters)
+
+    def own_ca(self, values: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Your own CA, checked here, where its files are. Nothing of the key is returned."""
-        cert, key = controller_path(args["ca_cert"]), controller_path(args["ca_key"])
+        cert, key = controller_path(values["etcd_ca_cert"]), controller_path(values["etcd_ca_key"])
         if not cert and not key:
             return {}
         # Nothing of it is loaded in a run that needs none of it.
         from ansible_collections.kubeadm.etcd.plugins.module_utils._control.own_ca import check_own_ca
 
         texts = [file_text(path, self._loader, self._templar, variables) for path in (cert, key)]
-        return check_own_ca(texts[0], texts[1], args["ca_key_passphrase"], cert, key)
+        return check_own_ca(texts[0], texts[1], values["etcd_ca_key_passphrase"], cert, key)
 
 
 def archive_problems(path: str, images: list[str]) -> list[str]:

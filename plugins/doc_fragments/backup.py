@@ -103,4 +103,10 @@ options:
           description: Directory of the configuration and the program of the timers.
           type: path
           default: /etc/kubernetes/kubeadm-etcd
+        program:
+          description:
+            - Digest of the program of the timers, as the action plugin C(etcd_observe) computes it. Without it, a host is given the program that this
+              version of the collection has.
+          type: str
+          default: ""
 """

@@ -62,8 +62,8 @@ def look(hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str]
     # When it is called: Ansible loads all filters of a collection for any one of them, from source, in each worker of each task that uses one.
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import look_of, resolved
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.run import as_cluster
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import REPORT
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import as_cluster
     from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
         inventory_variables,
         plain,

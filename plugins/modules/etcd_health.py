@@ -308,6 +308,10 @@ cluster_version:
   description: The cluster version.
   returned: always
   type: str
+downgrade:
+  description: The minor version that a downgrade of etcd goes to which is under way. Empty if there is none.
+  returned: always
+  type: str
 quorum_size:
   description: The number of voting members for a quorum.
   returned: always

@@ -168,8 +168,9 @@ etcd:
     - Which CA it trusts, compared with ca.crt (C(trusts) - installed; earlier, a former certificate of the same CA; former; untrusted, if it
       refuses certificates that ca.crt has not signed; unproven, if no certificate is left that could prove it;
       unknown). Addresses at which it is known and which it is about to leave (C(known_addresses)).
-    - Its C(version), if it answers, and the C(cluster_version), the C(image) of its manifest, and how many entries of its log etcd 3.7 could not read
-      (C(unreadable)). They are not looked for if the member runs another version than 3.6.
+    - Its C(version), if it answers, and the C(cluster_version), the version that a downgrade goes to which is enabled (C(downgrade), empty if there is
+      none), the C(image) of its manifest, and how many entries of its log etcd 3.7 could not read (C(unreadable)). They are not looked for if the
+      member runs another version than 3.6.
     - Which CAs it has loaded, as it says itself (C(trusted), hashes of their names; none if it does not say).
     - Its database (C(database)), if it answers - C(size), C(in_use) and C(quota) in bytes, the C(revision) of its keys, and with the alarm NOSPACE the revision
       that kube-apiserver would compact to next (C(next_compaction)).

@@ -12,8 +12,7 @@ description:
     text, and fails if there is a problem that the run must not begin with. One host of each cluster shows them.
   - Fails if the hosts of the play do not wait for each other (C(strategy) is C(free) or C(host_pinned)), because members would restart at the
     same time.
-  - What is not set is taken from the play, from the variable of the role that is called like the option (C(etcd_member) for O(member)), unless
-    O(operation) is V(report).
+  - Everything else that is wanted are variables of the role C(kubeadm.etcd.etcd), which are taken from the play, unless O(operation) is V(report).
   - Runs on the controller and changes nothing. Used by the role C(kubeadm.etcd.etcd).
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
@@ -33,128 +32,28 @@ options:
     description: What the run is for, a value of the variable C(etcd_operation); or V(report), which shows and refuses nothing.
     type: str
     default: converge
-  member:
-    description: The member that V(remove) or V(replace) of O(operation) is about - an inventory host, or the name or id of the member.
-    type: str
-    default: ""
-  replace_healthy:
-    description: Whether a member that is healthy may be replaced.
-    type: bool
-    default: false
-  wipe_keys:
-    description: Whether the private keys of etcd are removed from the host of a member that is removed.
-    type: bool
-    default: false
-  runtime_endpoint:
-    description: Socket of the container runtime, for messages.
-    type: str
-    default: ""
-  ca_cert:
-    description: File on the controller with your own CA certificate.
-    type: path
-    default: ""
-  ca_key:
-    description: File on the controller with its private key.
-    type: path
-    default: ""
-  ca_key_passphrase:
-    description: Passphrase of O(ca_key), if it is encrypted.
-    type: str
-    default: ""
-  backup_before_change:
-    description: Whether a snapshot is taken before a member leaves or gets another version of etcd, and before a restore.
-    type: bool
-    default: false
-  snapshot:
-    description: Snapshot on the controller that the cluster is restored from.
-    type: path
-    default: ""
-  replace_healthy_cluster:
-    description: Name of a cluster that may be restored although it is healthy.
-    type: str
-    default: ""
-  image_archive:
-    description: Image archive on the controller that is to be imported.
-    type: path
-    default: ""
-  external_file:
-    description: File on the controller that is to get the etcd.external stanza of this cluster.
-    type: path
-    default: ""
-  signing_dir:
-    description: Where requests go for a CA that signs elsewhere, for messages.
-    type: path
-    default: ""
-  allow_interruption:
-    description: Whether members of a cluster of one or two may be restarted.
-    type: bool
-    default: false
-  allow_untested_kubeadm:
-    description: Whether a kubeadm newer than those that this collection was tested with may be used.
-    type: bool
-    default: false
-  remove_stray_ca_keys:
-    description: Whether a ca.key on another host than the CA host is to be removed.
-    type: bool
-    default: false
-  client_port:
-    description: Port of the members for clients, for RV(external).
-    type: int
-    default: 2379
-  ca_host:
-    description: Host that is to have ca.key, as the inventory names it. For V(move_ca).
-    type: str
-    default: ""
-  ca_export:
-    description: File on the controller that is to get an encrypted copy of ca.key. For V(move_ca).
-    type: path
-    default: ""
-  ca_export_passphrase:
-    description: Passphrase of O(ca_export), of which only the length is looked at.
-    type: str
-    default: ""
-  defragment_threshold:
-    description: Percent of a database file that is not in use, from which on V(defragment) acts.
-    type: int
-    default: 45
-  compact_keep_revisions:
-    description: Revisions that V(defragment) keeps at least if it compacts. With V(0), it keeps no history.
-    type: int
-    default: 1000
-  until:
-    description: The phase that V(rotate_ca) ends with. Empty means the last one.
-    type: str
-    choices: ["", new, trust, issue, drop]
-    default: ""
   phase:
     description: The phase of V(rotate_ca) that is planned. Empty means all of them, to refuse or to show the run before its first change.
     type: str
     choices: ["", new, trust, issue, drop, cut, renew, load]
     default: ""
-  ca_compromised:
-    description: Name of the cluster whose CA is replaced at once, without a time in which members trust both. For V(rotate_ca).
-    type: str
-    default: ""
-  ca_same_key:
-    description: Whether V(rotate_ca) gives the CA in use another certificate over the same key, instead of replacing it.
-    type: bool
-    default: false
 """
 
 EXAMPLES = r"""
 - name: Plan the run
   kubeadm.etcd.etcd_plan:
-    allow_interruption: true
+    operation: renew
   register: __etcd_plan
 """
 
 RETURN = r"""
 steps:
   description:
-    - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, next_ca,
-      trust_ca, exchange_ca, certificates, config, image, leave, archive, start, turn, join, apiserver,
+    - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, next_ca, renew_ca,
+      trust_ca, exchange_ca, certificates, config, image, leave, archive, downgrade, start, turn, join, apiserver,
       defragment, disarm, record, snapshot, schedule, rehearse, prepare, stop, replace_data), the C(member) that it is about, the C(host) that it runs on,
       its C(turn) (none if all take it at once) and its C(reasons), as M(kubeadm.etcd.etcd_host_info) returns them.
+    - For each kind of step there is also a list of the hosts that have one, under the name of the kind.
   returned: success
   type: list
   elements: dict
@@ -180,17 +79,14 @@ action:
   returned: success
   type: str
 order:
-  description: Hosts whose member is changed one after the other.
+  description: Hosts whose member is changed or joins, one after the other.
   returned: success
   type: list
   elements: str
-join:
-  description: Hosts among RV(order) whose member joins as a learner and is promoted. Likewise C(leave), the host that removes a member from the
-    membership, and C(archive), the host that is cleared of a former member; C(defragment), the hosts whose database is defragmented one after the
-    other, and C(disarm), the host that disarms the alarm NOSPACE.
+departs:
+  description: Whether a snapshot is taken or a member leaves before that.
   returned: success
-  type: list
-  elements: str
+  type: bool
 client_port:
   description: Port of the members for clients. A control plane host takes it from the CA host.
   returned: success
@@ -242,18 +138,6 @@ apiservers:
       description: The endpoints, as for M(kubeadm.etcd.etcd_apiserver). Likewise C(update_config) and C(others).
       type: list
       elements: str
-start:
-  description: Hosts whose member is started, all at once.
-  returned: success
-  type: list
-  elements: str
-certificates:
-  description:
-    - Hosts whose certificates are issued or repaired. Likewise C(replace_ca), C(send_ca_key), C(receive_ca_key), C(remove_ca_key), C(export_ca_key),
-      C(import_image), C(config), C(record).
-  returned: success
-  type: list
-  elements: str
 speaker:
   description: The host that speaks for the cluster.
   returned: success

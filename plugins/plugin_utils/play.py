@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    # Text of an inventory that ansible-vault has encrypted, up to ansible-core 2.18.
+    return str(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
 
 
 def read_once(hostvars: Any, hosts: Iterable[str]) -> dict[str, Any]:

@@ -135,8 +135,8 @@ class Lab:
         return self.sh(host, script, check=check)
 
     def endpoints(self) -> str:
-        """All client URLs, as etcdctl takes them."""
-        return ",".join(f"https://{address}:2379" for address in self.addresses().values())
+        """The client URLs of its members, as etcdctl takes them. A host that was added, for a control plane, is none."""
+        return ",".join(f"https://{address}:2379" for host, address in self.addresses().items() if host in self.hosts)
 
     def health(self) -> list[dict[str, Any]]:
         """etcdctl's own view of every endpoint."""

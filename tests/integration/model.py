@@ -43,6 +43,7 @@ class Why(Enum):
     UNWELL = "a healthy member does not leave, and none is replaced, while another one is not healthy or a learner"
     ABSENT = "the host that is to join anew does not answer"
     HEALTHY = "a healthy member is not replaced unless told"
+    UNCONNECTED = "nothing joins or restarts while hosts of the inventory do not reach each other"
     CA_KEY = "the host has the only key of the CA"
     CUT_OFF = "a host of the inventory does not reach the members"
     JOIN_UNWELL = "no member joins while another one is not well"
@@ -151,7 +152,16 @@ def expect(state: State, operation: Operation) -> Expected:
     needed = operation.wanted - {operation.host} if departs else operation.wanted
     if not all(state.hosts[name].is_on for name in needed):
         return refused(Why.UNREACHABLE)
-    return expect_departure(state, operation) if departs else expect_site(state, operation)
+    expected = expect_departure(state, operation) if departs else expect_site(state, operation)
+    if expected.refusals and has_cut(state, operation):
+        # A warning, if it is for another reason that nothing is done.
+        return replace(expected, refusals=expected.refusals | {Why.UNCONNECTED})
+    return expected
+
+
+def has_cut(state: State, operation: Operation) -> bool:
+    """Whether the inventory of a run has a host that does not reach the others."""
+    return any(state.hosts[name].is_cut for name in operation.wanted)
 
 
 def expect_site(state: State, operation: Operation) -> Expected:
@@ -169,7 +179,7 @@ def expect_site(state: State, operation: Operation) -> Expected:
         )
         if standing in standings
     }
-    if reasons and state.ready and Why.FORMER not in reasons and set(state.stopped) & operation.wanted:
+    if reasons and state.ready and set(state.stopped) & operation.wanted:
         # What is stopped is started, and that is all: the others can only be replaced when it runs.
         starts = tuple(name for name in state.stopped if name in operation.wanted)
         return Expected(failures=frozenset({Why.ENDS_UNWELL}), must_fail=True, starts=starts)
@@ -181,10 +191,12 @@ def expect_site(state: State, operation: Operation) -> Expected:
     after = {name: (Standing.VOTER, state.hosts[name].standing, Standing.LEARNER) for name in joining}
     if rolls and size <= 2 and not operation.is_forced and state.ready:
         return refused(Why.INTERRUPTION)
-    if any(state.hosts[name].is_cut for name in wanted):
-        return Expected(
-            failures=frozenset({Why.CUT_OFF, Why.JOIN_UNWELL, Why.ENDS_UNWELL}), must_fail=True, after=after
-        )
+    if has_cut(state, operation):
+        if rolls or Standing.FRESH in standings:
+            return refused(Why.UNCONNECTED)
+        # Whether a learner has data, and so has only to be started, is not known here.
+        failures = {Why.UNCONNECTED, Why.CUT_OFF, Why.JOIN_UNWELL, Why.ENDS_UNWELL}
+        return Expected(failures=frozenset(failures), must_fail=True, after=after)
     return Expected(starts=tuple(state.stopped), after=after)
 
 
@@ -204,6 +216,8 @@ def expect_departure(state: State, operation: Operation) -> Expected:
         elif unwell and is_ready:
             reasons.add(Why.UNWELL)
     if replaces:
+        if has_cut(state, operation):
+            reasons.add(Why.UNCONNECTED)
         if Why.QUORUM not in reasons and (
             unwell or [other for other in state.those(Standing.LEARNER) if other != name]
         ):
@@ -330,9 +344,9 @@ def events(state: State) -> list[tuple[float, Step]]:
             # Now and then more of them than the cluster can do without: they come back.
             rare = 1.0 if state.survives(name) else 0.1
             found += [(0.6, Step("kill", host=name)), (0.4 * rare, Step("off", host=name))]
-            found.append((0.3 * rare, Step("cut", host=name)))
+            found.append((0.6 * rare, Step("cut", host=name)))
             if state.survives(name) or all(state.hosts[other].standing is Standing.VOTER for other in state.wanted):
-                found.append((0.4 * rare, Step("stop", host=name)))
+                found.append((0.8 * rare, Step("stop", host=name)))
             if state.survives(name):
                 found.append((0.4, Step("empty", host=name)))
                 found += [(0.2, Step("wipe", host=name))] if name != state.ca_host else []
@@ -422,11 +436,7 @@ def finishing(state: State) -> Step | None:
         if host.is_cut:
             return Step("heal", host=name)
     if state.stopped:
-        # site.yml refuses everything beside data of a member that left.
-        former = [name for name in state.those(Standing.FORMER) if name in state.wanted]
-        if state.ca_host in former:
-            return Step("run", (Operation("replace", state.wanted, state.ca_host),))
-        return Step("forget", host=former[0]) if former else Step("run", (Operation("site", state.wanted),))
+        return Step("run", (Operation("site", state.wanted),))
     emptied = sorted(state.those(Standing.EMPTIED), key=lambda name: name == state.ca_host)
     for name in state.those(Standing.LEARNER):
         finish = Operation("site", state.wanted | {name})

@@ -18,6 +18,7 @@ WORDS: dict[Why, str] = {
     Why.UNWELL: "No healthy member leaves before the others are repaired|no (other )?member joins (before that|while another one is unwell)",
     Why.ABSENT: "so its member cannot join anew",
     Why.HEALTHY: "is healthy. To replace it all the same",
+    Why.UNCONNECTED: "Allow this connection between all members",
     Why.CA_KEY: "this host has the only ca.key",
     Why.CUT_OFF: "is not touched, because stopping|no member tells the membership|is not ready|no member answers",
     Why.JOIN_UNWELL: "does not join while another member is unwell",

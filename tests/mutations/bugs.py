@@ -27,30 +27,40 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        run="run seams departure move_ca authority report defragment restore rotate_ca",
+        view="run seams departure move_ca report",
+        judge="run seams restore rotate_ca",
+        plan_data="run seams rotate_ca restore",
         cluster="cluster seams",
         identity="identity plan run",
         preflight="preflight",
         departure="departure",
-        move_ca="move_ca",
         rotation="rotation rotate_ca emergency",
-        rotate_ca="rotate_ca emergency renew_ca",
         emergency="emergency",
         renew_ca="renew_ca",
         authority="authority run rotate_ca emergency",
         steps="seams run plan",
         look="cluster seams actions",
-        defragment="defragment",
-        restore="restore",
         apiserver="apiserver apiserver_follow",
         upgrade="upgrade",
+        downgrade="downgrade",
+    ),
+    **modules(
+        "module_utils/_operations",
+        run="seams departure restore defragment",
+        converge="run seams departure authority restore",
+        move_ca="move_ca",
+        rotate_ca="rotate_ca emergency renew_ca",
+        defragment="defragment",
+        restore="restore",
+        drill="restore",
+        hand_over="control_plane",
     ),
     **modules(
         "module_utils/_member",
         turn="turn join",
         trust="trusted_names",
         join="join",
-        rollout="rollout turn",
+        rollout="rollout turn downgrade",
         record="record observe",
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
@@ -58,6 +68,7 @@ TABLE = {
         restore="restore_host",
         staged="restore_host",
         readable="upgrade turn",
+        downgrade="downgrade",
     ),
     **modules(
         "module_utils/_etcd",
@@ -193,18 +204,20 @@ def leader_first(function: ast.AST) -> list[Place]:
     ]
 
 
-CONTROL, MEMBER, ETCD, HOST = (f"plugins/module_utils/_{name}" for name in ("control", "member", "etcd", "host"))
-PLAN, RUN, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "run", "identity"))
+OPERATIONS, CONTROL, MEMBER, ETCD, HOST = (
+    f"plugins/module_utils/_{name}" for name in ("operations", "control", "member", "etcd", "host")
+)
+PLAN, VIEW, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "view", "identity"))
 TURN, ROLLOUT, OBSERVE = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe"))
 ACTION = "plugins/action/etcd_plan"
 
 NAMED = [
     # The plan, as the action plugin calls it.
-    Named("the plan is always settled", RUN, "read_off", value_of("settled", "True")),
-    Named("turns are no steps", RUN, "read_off", value_of("order", "[]")),
-    Named("no cluster exists", RUN, "exists", returns("False")),
-    Named("lost hosts are forgotten by the plan", RUN, "plan_run", value_of("failed", "[]")),
-    Named("hosts without an observation are forgotten", RUN, "plan_run", value_of("unobserved", "[]")),
+    Named("the plan is always settled", f"{CONTROL}/plan_data", "read_off", value_of("settled", "True")),
+    Named("turns are no steps", f"{CONTROL}/plan_data", "read_off", value_of("order", "[]")),
+    Named("no cluster exists", VIEW, "exists", returns("False")),
+    Named("lost hosts are forgotten by the plan", VIEW, "view_of", value_of("failed", "[]")),
+    Named("hosts without an observation are forgotten", VIEW, "view_of", value_of("unobserved", "[]")),
     Named("lost hosts are forgotten by the action", ACTION, "ActionModule.run", value_of("lost", "[]")),
     Named("problems end no run", ACTION, "ActionModule.run", guard("False", "problems", "speaks")),
     Named("any strategy will do", ACTION, "ActionModule.run", guard("False", "is_lockstep")),
@@ -227,7 +240,7 @@ NAMED = [
     Named("restored data waits for ever", f"{MEMBER}/staged", "waiting_restore", returns("path")),
     Named("every restore begins at the same revision", f"{ETCD}/restore", "bump_of", returns("1000000000")),
     Named("a restore begins anew with each run", f"{ETCD}/restore", "restore_token", guard("False", "cluster_id")),
-    Named("a restore that has ended is continued", f"{CONTROL}/restore", "has_ended", returns("False")),
+    Named("a restore that has ended is continued", f"{OPERATIONS}/restore", "has_ended", returns("False")),
     Named("a part of a database is taken for one", f"{ETCD}/restore", "database_size", returns("0")),
     Named(
         "a clock that was ahead rules for ever",
@@ -245,6 +258,8 @@ NAMED = [
     Named("corruption stops nothing", PLAN, "corruption_problems", returns("[]")),
     Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
     Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
+    Named("who has left misses its data", IDENTITY, "record_problems", value_of("has_left", "False")),
+    Named("a former member confuses the hosts", PLAN, "membership_problems", value_of("is_former", "False")),
     Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
     # A new CA.
     Named(
@@ -262,8 +277,8 @@ NAMED = [
     Named(
         "a kube-apiserver has always loaded its CA", f"{CONTROL}/rotation", "plane_host", value_of("is_read", "True")
     ),
-    Named("a phase begins before the one before is over", f"{CONTROL}/rotate_ca", "not_over", returns("[]")),
-    Named("a member that says nothing trusts everything", f"{CONTROL}/rotate_ca", "member_problems", returns("[]")),
+    Named("a phase begins before the one before is over", f"{OPERATIONS}/rotate_ca", "not_over", returns("[]")),
+    Named("a member that says nothing trusts everything", f"{OPERATIONS}/rotate_ca", "member_problems", returns("[]")),
     Named("an emergency needs no name", f"{CONTROL}/emergency", "consent_problems", returns("[]")),
     Named("a CA put there by hand is in use", f"{CONTROL}/emergency", "is_in_use", returns("True")),
     Named(
@@ -299,6 +314,21 @@ NAMED = [
     Named("3.7 starts on a log that it cannot read", TURN, "Turn.act", guard("False", "content", "unreadable")),
     Named("an entry of the former API is none", f"{HOST}/wal", "is_former", returns("False")),
     Named("any etcd may follow", f"{CONTROL}/upgrade", "change_problems", returns("[]")),
+    Named("a member goes back though its data is not ready", TURN, "Turn.roll", without_call("wait_until_lowered")),
+    Named("data is always ready for an older etcd", ROLLOUT, "wait_until_lowered", returns("None")),
+    Named(
+        "a run that does not ask for it continues a downgrade",
+        f"{CONTROL}/downgrade",
+        "left_alone",
+        returns("Downgrade(enabled)"),
+    ),
+    Named("a downgrade goes to any image", f"{CONTROL}/downgrade", "image_problems", returns("[]")),
+    Named("a downgrade is enabled without all members", f"{CONTROL}/downgrade", "enable_problems", returns("[]")),
+    Named(
+        "a downgrade is enabled beside a member that is unwell", f"{MEMBER}/downgrade", "gate_problems", returns("[]")
+    ),
+    Named("a downgrade is enabled without the lock", f"{MEMBER}/downgrade", "enable", without_call("check")),
+    Named("a downgrade is not waited for", f"{MEMBER}/downgrade", "waiting_for", returns("[]")),
     Named("there is always a way back", TURN, "Turn._no_way_back", returns("''")),
     Named("nothing is put back", TURN, "Turn._put_back", returns("[]")),
     Named("put back although another run holds the lock", TURN, "Turn._lost_lock", returns("''")),
@@ -322,6 +352,11 @@ NAMED = [
         "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
     ),
     Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
+    Named(
+        "a member that has left takes its turn", f"{MEMBER}/turn", "Turn._hold_lock", guard("False", "mine", "target")
+    ),
+    Named("a former member is kept from starting", f"{MEMBER}/turn", "Turn._set_former_record_aside", returns("None")),
+    Named("any ca.key will do", f"{CONTROL}/departure", "ca_key_problems", value_of("mine", "None")),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
     Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
 ]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import VARIABLES
 
 pytest.importorskip("ansible.plugins.action")
 
@@ -63,8 +64,10 @@ class Play:
         return SimpleNamespace(args=args, async_val=0, check_mode=False, action="x", get_play=lambda: play)
 
     def plan(self, host: str = "infra0", **args: Any) -> dict[str, Any]:
+        of_task = {name: value for name, value in args.items() if name in ("operation", "phase")}
+        given = {VARIABLES.get(name, f"etcd_{name}"): value for name, value in args.items() if name not in of_task}
         action = object.__new__(etcd_plan.ActionModule)
-        action._task, action._loader, action._templar = self.task(**args), None, templar()
+        action._task, action._loader, action._templar = self.task(**of_task), None, templar()
         action._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/x"))
         return action.run(
             None,
@@ -80,6 +83,7 @@ class Play:
                     }
                 ),
                 **self.variables,
+                **given,
             },
         )
 
@@ -164,7 +168,7 @@ def test_what_a_control_plane_host_takes_from_the_ca_host(play: Play, monkeypatc
     result = play.plan("infra1")
     assert ":3379" in result["external"] and result["client_port"] == 3379 and result["signing_dir"] == "/s/sign/etcd"
     names = ("ca_cert", "ca_key", "ca_key_passphrase", "backup_before_change")
-    assert [given[0][name] for name in names] == ["/s/ca.crt", "/s/ca.key", "six words", True]
+    assert [given[0][f"etcd_{name}"] for name in names] == ["/s/ca.crt", "/s/ca.key", "six words", True]
 
 
 def test_one_host_shows_the_plan(play: Play) -> None:

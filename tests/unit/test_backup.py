@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -11,15 +12,19 @@ import sys
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import recipient_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wanted import program as wanted_program
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import snapshot as _snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import Snapshot, Source, kept, source_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Replacement
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import schedule as _schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import set_schedule as _set_schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import sources as _sources
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -358,9 +363,11 @@ def test_metrics(tmp_path: Path) -> None:
 
 
 def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
-    """It has all modules that it needs, and the same bytes each time."""
-    packed = _schedule.program()
-    assert packed == _schedule.program()
+    """It has all modules that it needs, and the same digest each time, from the controller and from the file on the host."""
+    files = _sources.program_files()
+    packed = _sources.packed(files)
+    assert wanted_program() == _sources.digest(files) == _sources.digest_of_zip(packed)
+    assert _sources.digest_of_zip(packed[:-1]) == _sources.digest_of_zip(b"") == ""
     names = zipfile.ZipFile(io.BytesIO(packed)).namelist()
     assert any(name.endswith("_member/backup.py") for name in names)
     assert not any("_control" in name for name in names)
@@ -387,15 +394,32 @@ def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
     assert state["error"] and state["succeeded"] == 0
 
 
+PROGRAM = {"__main__.py": "pass"}
+
+
+def test_sources_of_both_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ansible's own loader on the controller returns bytes. The digest is the same."""
+    before = _sources.digest(_sources.program_files())
+    find = importlib.util.find_spec
+
+    def in_bytes(name: str) -> Any:
+        spec: Any = find(name)
+        texts = SimpleNamespace(get_source=lambda name: spec.loader.get_source(name).encode())
+        return SimpleNamespace(loader=texts) if spec and spec.loader else spec
+
+    monkeypatch.setattr(importlib.util, "find_spec", in_bytes)
+    assert _sources.digest(_sources.program_files()) == before
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host without systemd, whose units are in a directory."""
     units = tmp_path / "units"
     units.mkdir()
     monkeypatch.setattr(_schedule, "UNIT_DIR", str(units))
-    monkeypatch.setattr(_schedule, "program", lambda: b"zip")
-    monkeypatch.setattr(_schedule, "replace_files", lambda items: [write(item) for item in items])
-    monkeypatch.setattr(_schedule, "ensure_directory", lambda path, _mode: Path(path).mkdir(exist_ok=True))
+    monkeypatch.setattr(_set_schedule, "program_files", lambda _main: PROGRAM)
+    monkeypatch.setattr(_set_schedule, "replace_files", lambda items: [write(item) for item in items])
+    monkeypatch.setattr(_set_schedule, "ensure_directory", lambda path, _mode: Path(path).mkdir(exist_ok=True))
     return tmp_path
 
 
@@ -415,14 +439,17 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
         code = int(not state["active"]) if argv[1] == "is-active" else int("wrong" in argv)
         return type("Done", (), {"code": code, "stderr": "Failed to parse", "stdout": ""})()
 
-    monkeypatch.setattr(_schedule, "systemctl", systemctl)
+    for module in (_schedule, _set_schedule):
+        monkeypatch.setattr(module, "systemctl", systemctl)
     monkeypatch.setattr(_schedule, "run", run)
-    wanted = spec(host / "backups", schedule="hourly", command=["cp", "{file}", "/mnt"], work_dir=str(host))
+    program = _sources.digest(PROGRAM)
+    given = {"schedule": "hourly", "command": ["cp", "{file}", "/mnt"], "work_dir": str(host)}
+    wanted = spec(host / "backups", **given, program=program)
     none = replace(wanted, schedule="")
     units = host / "units"
 
     def changed(spec: _backup.BackupSpec, check: bool = False) -> list[str]:
-        return [reason.code for reason in _schedule.set_schedule(spec, check)]
+        return [reason.code for reason in _set_schedule.set_schedule(spec, check)]
 
     assert changed(none) == [] and told == []
     assert changed(wanted, True) == ["new"] and not list(units.iterdir())
@@ -435,6 +462,8 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     # As it will be read by the service.
     assert _backup.BackupSpec.from_params(json.loads((host / "timers.json").read_text())) == wanted
     assert changed(wanted) == []
+    # By hand, nobody says which program is wanted.
+    assert changed(replace(wanted, program="")) == []
     # A volume that is gone, or a collector that was removed and installed again.
     (host / "backups").rmdir()
     assert changed(wanted) == ["no-directory"] and (host / "backups").is_dir()
@@ -443,6 +472,11 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     assert [reason.code for reason in _schedule.schedule_reasons(replace(wanted, keep=3))] == ["inactive"]
     (host / "timers.pyz").unlink()
     assert changed(replace(wanted, keep=3)) == ["missing"]
+    # Another version of the collection.
+    other = _schedule.schedule_reasons(replace(wanted, keep=3, program="other"))
+    assert other[0].text == f"{host}/timers.pyz: differs"
+    (host / "timers.pyz").write_bytes(b"cut off")
+    assert changed(replace(wanted, keep=3)) == ["differs"]
     # Another timer comes, and the first one goes.
     both = replace(wanted, defragment_schedule="daily")
     told.clear()

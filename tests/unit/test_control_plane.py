@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import control_plane as cp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.hand_over import HandOver, hand_over, plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
 from test_plan import why
@@ -186,8 +189,15 @@ def plane(*reasons: str, serial: str | None = None, **changes: Any) -> dict[str,
 FRESH = ("etcd/ca.crt: missing", "apiserver-etcd-client.crt: issued, missing")
 
 
-def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, **seen: Any) -> cp.HandOver:
-    return cp.hand_over(CLUSTER, CLIENTS, seen, own_ca or {}, lost or [], "/srv/signing")
+def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, **seen: Any) -> HandOver:
+    return hand_over(CLUSTER, CLIENTS, seen, own_ca or {}, lost or [], "/srv/signing")
+
+
+def test_who_speaks_in_a_run_without_the_first_host() -> None:
+    """A host of the run, and not the first one of the inventory."""
+    view = View(CLUSTER, {"infra0": signer()}, ["infra0"], clients=CLIENTS, of_clients={"control1": plane(*FRESH)})
+    made = plan(view, Wish(operation="hand_over"))
+    assert made["speaker"] == made["asker"] == "control1" and made["certificates"] == ["control1"]
 
 
 def test_fresh_hosts_get_a_certificate() -> None:
@@ -330,7 +340,7 @@ def test_ca_that_signs_elsewhere() -> None:
 
 def test_members_without_an_address_or_a_place_in_the_membership() -> None:
     unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
-    found = cp.hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
+    found = hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
     assert merged(found.problems) == [
         "infra2: its address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or"
         " run without --limit."

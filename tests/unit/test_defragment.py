@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.defragment import compact_revision
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.defragment import full_members, gate_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database, quota_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.defragment import compact_revision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_departure import seen
@@ -49,7 +50,7 @@ def run(
             found[host]["facts" if key in found[host]["facts"] else "etcd"][key] = value
     lost = wishes.pop("lost", [])
     host = next(iter(found))
-    return _run.plan_run(host, found, lost, _run.Wish(operation="defragment", **wishes))
+    return _run.plan_run(host, found, lost, Wish(operation="defragment", **wishes))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_cluster_that_does_not_exist() -> None:
     cluster = cluster_of(3)
     for state, words in ((FRESH, "has not been founded yet"), (DOWN, "not healthy here")):
         found = seen(cluster, state, state, state, members=[])
-        plan = _run.plan_run("infra0", found, [], _run.Wish(operation="defragment"))
+        plan = _run.plan_run("infra0", found, [], Wish(operation="defragment"))
         assert words in plan["problems"][0] and plan["steps"] == []
 
 

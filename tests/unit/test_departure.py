@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
@@ -15,6 +14,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
     departing,
     name_problem,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from test_plan import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
@@ -68,12 +69,13 @@ def run(
     for host, parts in (change or {}).items():
         for part, values in parts.items():
             found[host][part].update(values)
-    wish = _run.Wish(operation=operation, member=name, **wishes)
+    wish = Wish(operation=operation, member=name, **wishes)
     plan: dict[str, Any] = _run.plan_run(cluster.members[0].host, found, [], wish)
     return plan
 
 
 UP3 = (up(), up(leader=True), up())
+HAS_KEY = {"ca_key": True, "ca_public_key": "k", "ca_cert_key": "k"}
 
 
 def kinds(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -91,7 +93,7 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
         "Take it out of the inventory and the etcd endpoints" in text and "infra2" in text for text in plan["notices"]
     )
     # The first host is not special, but for the CA's key, which has to be brought elsewhere before.
-    plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": {"ca_key": True}}})
+    plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": HAS_KEY}})
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
@@ -184,6 +186,13 @@ def test_what_is_refused(operation: str, name: str, states: Any, words: str) -> 
     assert plan["steps"] == [] and plan["settled"] and plan["order"] == []
 
 
+def test_a_cluster_that_exists_is_not_founded() -> None:
+    """The member that leaves is the only one that answers, and another host was lost."""
+    found = seen(cluster_of(2), up(), None, members=listing("0", "0"))
+    plan = _run.plan_run("infra0", found, ["infra1"], _run.Wish(operation="remove", member="infra0"))
+    assert "leave them out on purpose: --limit 'all:!infra1'" in " ".join(plan["problems"])
+
+
 LOST = {**FRESH, "record": RECORD}
 
 
@@ -248,7 +257,7 @@ def test_a_learner_whose_host_is_not_part_of_the_run() -> None:
     found = seen(cluster_of(4), *UP3, LEARNER, members=learning("infra3"))
     del found["infra3"]
     found["infra1"]["reasons"]["manifest"] = why("x", part="manifest", restarts=True)
-    plan = _run.plan_run("infra0", found, [], _run.Wish())
+    plan = _run.plan_run("infra0", found, [], Wish())
     assert (
         "Run again with its host" in plan["problems"][0]
         and "remove_member.yml -e etcd_member=infra3" in plan["problems"][0]
@@ -309,8 +318,16 @@ def test_what_belongs_to_others_is_left() -> None:
 
 def test_the_only_ca_key_stays_in_the_inventory() -> None:
     assert "move_ca.yml" in run("remove", "infra0", *UP3)["problems"][0]
-    plan = run("remove", "infra0", *UP3, wipe_keys=True, change={"infra1": {"pki": {"ca_key": True}}})
-    assert plan["problems"] == []
+    # A key elsewhere is another one, or that of another CA, or cannot be read.
+    for mine, other, is_refused in (
+        (HAS_KEY, HAS_KEY, False),
+        ({}, HAS_KEY, False),
+        (HAS_KEY, {"ca_key": True}, True),
+        (HAS_KEY, {**HAS_KEY, "ca_public_key": "x"}, True),
+        (HAS_KEY, {**HAS_KEY, "ca_public_key": "x", "ca_cert_key": "x"}, True),
+    ):
+        plan = run("remove", "infra0", *UP3, wipe_keys=True, change={"infra0": {"pki": mine}, "infra1": {"pki": other}})
+        assert bool(plan["problems"]) is is_refused, (mine, other)
     # A host that is replaced keeps it.
     assert run("replace", "infra0", *UP3, replace_healthy=True)["problems"] == []
 
@@ -397,7 +414,7 @@ def test_a_host_means_its_own_cluster() -> None:
     found = {**seen(first, *UP3, members=listing()), **seen(second, *UP3, members=listing())}
     # A host that failed before it was observed.
     found["b2"] = {}
-    wish = _run.Wish(operation="remove", member="infra2")
+    wish = Wish(operation="remove", member="infra2")
     plans = {host: _run.plan_run(host, found, [], wish) for host in ("infra0", "b0")}
     assert kinds(plans["infra0"]) == [("leave", "infra0"), ("archive", "infra2")] and plans["infra0"]["problems"] == []
     assert plans["b0"]["settled"] and plans["b0"]["departing"] == {"name": "", "id": "", "host": "", "urls": []}

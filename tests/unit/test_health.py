@@ -302,6 +302,12 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "defragment.yml",
     ),
     "mixed": ({"version": "3.6.15"}, "mixed-versions", "3.6.14, 3.6.15", "Finish the upgrade"),
+    "downgrade": (
+        {"version": "3.5.35", "downgrade": "3.5.0"},
+        "downgrade",
+        "to etcd 3.5 is under way: 1 of 3 members run 3.5",
+        "site.yml -e etcd_downgrade=cancel",
+    ),
     "lag": ({"raft_index": 6000, "raft_applied_index": 100}, "lag", "infra1 lags 5900 log entries behind", "disk"),
     "below the floor": (
         {"version": "3.6.13"},
@@ -315,6 +321,12 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }
 
 
+def test_a_downgrade_is_no_upgrade_to_finish() -> None:
+    report = judge(seen(0, downgrade="3.6.0"), seen(1, version="3.7.3"), seen(2))
+    assert report.downgrade == "3.6" and "mixed-versions" not in [finding.code for finding in report.findings]
+    assert judge(seen(0), seen(1), seen(2)).downgrade == ""
+
+
 @pytest.mark.parametrize("case", FINDINGS)
 def test_findings(case: str) -> None:
     change, code, words, remedy = FINDINGS[case]
@@ -322,7 +334,9 @@ def test_findings(case: str) -> None:
     assert report.verdict == "healthy", report.reasons
     found = [finding for finding in report.findings if finding.code == code]
     if code != "lag":
-        assert [finding.member for finding in found] == ["" if code == "mixed-versions" else "infra1"], report.findings
+        assert [finding.member for finding in found] == ["" if code in ("mixed-versions", "downgrade") else "infra1"], (
+            report.findings
+        )
     assert any(words in finding.text and remedy in finding.remedy for finding in found), report.findings
     assert any(line.startswith("FINDING: ") and words in line for line in _health.render_table(report))
 

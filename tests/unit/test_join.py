@@ -17,7 +17,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from test_turn import NEW, Host, fail
 
 OTHERS = [Member(i, f"infra{i}", [f"peer{i}"], [f"client{i}"], False) for i in (1, 2)]
-RECORD = '{"name": "infra0", "cluster_id": "c", "member_id": "1", "data_dir": "/d", "removed": "2026-11-27"}'
 
 
 class Joining(Host):
@@ -150,6 +149,18 @@ def test_an_interrupted_join_is_finished(host: Joining, started: bool) -> None:
     assert ("infra1=" in host.written.read_text()) != started
 
 
+def test_a_join_that_another_run_has_finished(host: Joining) -> None:
+    """It is a voting member by now, and has its gate like any other."""
+    host.members.append(Member(9, "infra0", ["new"], ["x"], False))
+    host.run()
+    assert host.acts.index("gate") < host.acts.index("install") and "add" not in host.acts
+    host.acts.clear()
+    host.spec = replace(host.spec, allow_interruption=True)
+    host.manifest.unlink()
+    host.run()
+    assert "gate" not in host.acts and "install" in host.acts
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -228,17 +239,6 @@ def test_an_undo_that_fails_keeps_the_cause(host: Joining) -> None:
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     host.at["end"] = fail
     assert "could not be taken back: waited 300 s." in host.fails("flag provided but not defined")
-
-
-def test_the_record_of_a_former_member_makes_way(host: Joining) -> None:
-    """It would keep the kubelet from starting a member without data. One of a member that has not left stays."""
-    record = host.root / "work" / "member.json"
-    record.write_text(RECORD)
-    host.run()
-    assert not record.exists() and record.with_name("member.json.former").read_text() == RECORD
-    record.write_text(RECORD.replace("2026-11-27", ""))
-    host.run()
-    assert record.exists()
 
 
 def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

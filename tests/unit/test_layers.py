@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import program
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import program_files
 from graphlib import TopologicalSorter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +15,7 @@ UTILS = ROOT / "plugins" / "module_utils"
 PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils."
 
 # From the bottom to the top. The certificates and the client know nothing of each other.
-LAYERS = ("_values", "_host", "_pki", "_etcd", "_member", "_control")
+LAYERS = ("_values", "_host", "_pki", "_etcd", "_member", "_control", "_operations")
 APART = {("_pki", "_etcd"), ("_etcd", "_pki")}
 FILES = sorted(UTILS.rglob("*.py"))
 
@@ -57,9 +55,8 @@ def test_no_cycle() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)
 
 
-@pytest.mark.parametrize("module", ["etcd_schedule", "etcd_host_info"])
-def test_the_program_of_the_timers_is_shipped(module: str) -> None:
-    """A host has the sources of what a module imports, and no others."""
+def shipped_with(module: str) -> set[str]:
+    """What Ansible ships to a host with a module: what it imports, directly or not."""
     shipped = {*imports(ROOT / "plugins" / "modules" / f"{module}.py")}
     waiting = [*shipped]
     while waiting:
@@ -67,13 +64,26 @@ def test_the_program_of_the_timers_is_shipped(module: str) -> None:
         new = {*imports(path)} - shipped
         shipped |= new
         waiting += new
-    with zipfile.ZipFile(io.BytesIO(program())) as packed:
-        names = [Path(name) for name in packed.namelist() if not name.startswith("__")]
+    return shipped
+
+
+def test_the_program_of_the_timers_is_shipped_to_be_installed() -> None:
+    """And with no module that looks at a host."""
+    names = [Path(name) for name in program_files() if not name.startswith("__")]
     files = {".".join(name.with_suffix("").parts[-2:]) for name in names if name.name != "__init__.py"}
-    assert "_member.timers" in files and files <= shipped
+    assert "_member.timers" in files and files <= shipped_with("etcd_schedule")
+    acts = {
+        "_member.timers",
+        "_member.turn",
+        "_member.join",
+        "_member.restore",
+        "_member.defragment",
+        "_host.diagnosis",
+    }
+    assert not acts & shipped_with("etcd_host_info")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins" / "modules").glob("*.py")), ids=lambda path: path.stem)
 def test_hosts_get_nothing_of_the_controller(path: Path) -> None:
     """Ansible ships what a module imports to each host, directly or not."""
-    assert [name for name in imports(path) if name.startswith("_control")] == []
+    assert [name for name in imports(path) if name.startswith(("_control", "_operations"))] == []

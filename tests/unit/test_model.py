@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from test_departure import kinds, seen
 from test_plan import DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_run import PKI
@@ -76,7 +77,7 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, V, X, wanted="0123"), "site", "FORMER REMOVED"),
         (state(V, V, V, R), "site", ""),
         (state(V, V, V, V, E, stopped="1"), "site", ""),
-        (state(V, V, V, V, X, wanted="01234", stopped="1"), "site", "FORMER REMOVED"),
+        (state(V, V, V, V, X, wanted="01234", stopped="1"), "site", ""),
         (state(V, V), "roll", "INTERRUPTION"),
         (state(V, V), "roll!", ""),
         (state(V, V, F, wanted="012"), "roll", ""),
@@ -90,7 +91,13 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, off="1"), "remove 1", "NO_HELPER"),
         (state(V, V, E), "remove 1", "QUORUM"),
         (state(V, V, V, V, E), "remove 1", "UNWELL"),
-        (state(V, V, V, V, V, cut="4"), "remove 1", "UNWELL"),
+        (state(V, V, V, V, V, cut="4"), "remove 1", "UNWELL UNCONNECTED"),
+        # Nothing joins or restarts then; a member that stopped is started, and one leaves.
+        (state(V, V, V, cut="2"), "site", ""),
+        (state(V, V, V, cut="2"), "roll", "UNCONNECTED"),
+        (state(V, V, V, F, wanted="0123", cut="2"), "site", "UNCONNECTED"),
+        (state(V, V, V, cut="2"), "remove 2", ""),
+        (state(V, V, V, cut="2"), "replace 2", "UNCONNECTED"),
         (state(V, V, E), "remove 2", ""),
         (state(V, V, V), "replace 1", "HEALTHY"),
         (state(V, V, V), "replace 1!", ""),
@@ -214,13 +221,15 @@ def as_seen(at: State, operation: Operation) -> tuple[list[str], dict[str, Any]]
     states: list[dict[str, Any] | None] = []
     for name, host in at.hosts.items():
         record = {**RECORD, "name": name, "member_id": numbers[name]}
+        # Some have lost their data before they left.
+        left = FRESH if (len(at.wanted) + int(numbers[name])) % 2 else {**DOWN, "member_id": f"7{numbers[name]}"}
         etcd: dict[str, dict[str, Any]] = {
             F.value: FRESH,
             L.value: LEARNER,
             V.value: up() if name in at.ready else {**DOWN, "running": not host.is_stopped},
             E.value: {**FRESH, "record": record},
             R.value: {**FRESH, "record": {**record, "removed": "2026-11-27"}},
-            X.value: {**DOWN, "member_id": f"7{numbers[name]}", "record": record},
+            X.value: {**left, "record": {**record, "member_id": f"7{numbers[name]}"}},
         }
         states.append(etcd[host.standing.value] if host.is_on else None)
     found = seen(cluster, *states, members=members)
@@ -229,6 +238,11 @@ def as_seen(at: State, operation: Operation) -> tuple[list[str], dict[str, Any]]
         item["cluster"]["members"] = [m for m in item["cluster"]["members"] if m["host"] in operation.wanted]
     for name in shown:
         if "reasons" in shown[name]:
+            shown[name]["facts"]["peers"] = {
+                f"10.0.0.{6 + int(numbers[other])} 2380": "silent"
+                for other in shown
+                if other != name and (at.hosts[name].is_cut or at.hosts[other].is_cut)
+            }
             shown[name]["pki"] = {**PKI, "ca_key": name == at.ca_host}
             if at.hosts[name].standing is V:
                 differs = operation.action == "roll" or not at.is_rolled
@@ -241,7 +255,7 @@ def plan_of(at: State, operation: Operation) -> dict[str, Any]:
     """What the collection plans for a state of the model."""
     lost, shown = as_seen(at, operation)
     names = {"site": "converge", "roll": "converge"}
-    wish = _run.Wish(
+    wish = Wish(
         operation=names.get(operation.action, operation.action),
         member=operation.host,
         replace_healthy=operation.is_forced,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import move_ca as _move_ca
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.move_ca import Export, check_export
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, as_cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish, check_export
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from test_plan import FRESH, HOSTS, why
 from test_run import ALL_UP, observations, planned
 
@@ -30,7 +31,7 @@ def seen(*states: dict[str, Any] | None, key: str = "0", **pki: dict[str, Any]) 
 
 def moved(found: dict[str, Any], to: str = "infra1", **wishes: Any) -> dict[str, Any]:
     """The plan, with the CA host that the inventory names."""
-    cluster = _run.as_cluster(
+    cluster = as_cluster(
         {
             "name": "etcd",
             "members": [
@@ -42,10 +43,9 @@ def moved(found: dict[str, Any], to: str = "infra1", **wishes: Any) -> dict[str,
             "warnings": [],
         }
     )
-    attendance = wishes.pop("attendance", None) or _run.Attendance([host for host in HOSTS if host in found])
-    wish = _run.Wish(operation="move_ca", ca_host=to, **wishes)
-    plan: dict[str, Any] = _run.make_move(cluster, found, attendance, wish, ["etcd"])
-    return plan
+    there = {"members": [host for host in HOSTS if host in found], **wishes.pop("there", {})}
+    view = View(cluster, found, **there, clusters={"etcd": (cluster, found)})
+    return _move_ca.plan(view, Wish(operation="move_ca", ca_host=to, **wishes))
 
 
 def steps(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -119,7 +119,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
         (seen(None, *ALL_UP[1:], key="0"), {}, "infra0 are not part of it, or cannot be reached. If one of them has"),
         (
             seen(None, *ALL_UP[1:], key="0"),
-            {"attendance": _run.Attendance(HOSTS[1:], lost=["infra0"])},
+            {"there": {"members": HOSTS[1:], "lost": ["infra0"]}},
             "infra0 are not part of it, or cannot be reached. If one of them has the key, it can be taken from there only",
         ),
         (seen(ALL_UP[0], None, ALL_UP[2]), {}, "the CA host infra1 is not part of this run"),
@@ -166,7 +166,7 @@ def test_a_ca_that_was_exchanged_is_not_moved() -> None:
 
 
 def test_hosts_that_do_not_wait_for_each_other() -> None:
-    plan = moved(seen(*ALL_UP[:2], None), attendance=_run.Attendance(HOSTS, unobserved=["infra2"]))
+    plan = moved(seen(*ALL_UP[:2], None), there={"members": HOSTS, "unobserved": ["infra2"]})
     assert "free or host_pinned" in plan["problems"][0]
 
 
@@ -185,7 +185,7 @@ def test_the_operation_is_planned_by_the_function_of_the_play() -> None:
         **{key: [] for key in ("problems", "warnings", "invalid", "clients")},
     }
     found = {host: {**item, "cluster": cluster} for host, item in seen().items()}
-    wish = _run.Wish(operation="move_ca", ca_host="infra1")
+    wish = Wish(operation="move_ca", ca_host="infra1")
     plan = _run.plan_run("infra0", found, [], wish)
     assert plan["receive_ca_key"] == ["infra1"] and plan["action"] == "move_ca" and plan["speaker"] == "infra0"
     lost = _run.plan_run("infra0", found, ["infra2"], wish)
@@ -257,5 +257,5 @@ def test_a_copy_of_a_lost_key_is_brought_back() -> None:
         for item in found.values():
             item["pki"]["ca_not_after"] = "2030"
         plan = planned(found, own_ca=own)
-        assert plan["ca"] == hosts and plan["problems"] == [] and plan["settled"] != hosts
+        assert bool(plan["ca"]) == hosts and plan["problems"] == [] and plan["settled"] != hosts
         assert not hosts or "infra0: CA: etcd/ca.key: missing, it is brought from etcd_ca_key" in plan["lines"]

@@ -46,6 +46,9 @@ def why(*said: str, part: str = "certificates", code: str = "x", restarts: bool 
 
 RECORD = {"name": "infra2", "cluster_id": "c1", "member_id": "2", "data_dir": "/var/lib/etcd", "ca": "", "removed": ""}
 
+# Under another address.
+LISTED_2 = {**listing(names="2")[0], "peer_urls": ["https://10.0.0.99:2380"]}
+
 # A manifest that differs.
 OTHER_MANIFEST = why("x", part="manifest", restarts=True)
 
@@ -130,6 +133,22 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
                 {**FRESH, "record": {**RECORD, "removed": "2026-11-27"}},
             ),
             "member infra2 was removed from cluster 'etcd' on 2026-11-27, and the inventory still has it",
+        ),
+        # It has lost its data, and left after that.
+        (
+            observed(
+                {**up(listing(names="01")), "members_of": "c1"}, up(listing(names="01")), {**FRESH, "record": RECORD}
+            ),
+            "this host has data or a record of an earlier member. It does not join with it",
+        ),
+        # Its name in the membership is another one: what is listed misses its data.
+        (
+            observed(
+                {**up([*listing(names="01"), {**LISTED_2, "name": "x"}]), "members_of": "c1"},
+                up(listing(names="01")),
+                {**FRESH, "record": RECORD},
+            ),
+            "infra2: the data of this host is missing",
         ),
         (observed(DOWN, FRESH, FRESH), "infra1, infra2 have none"),
         (observed(FRESH, FRESH, None), "infra2 are not part of this run"),
@@ -692,3 +711,14 @@ def test_a_learner_that_has_lost_its_data_does_not_join(formed: bool, joins: boo
     state = {**DOWN, "formed": formed, "has_data": formed}
     found = observed(state)["infra0"]
     assert _plan.view(Member("infra2", "infra2", "10.0.0.8"), found, listed).joins is joins
+
+
+def test_a_member_that_left_keeps_no_stopped_one_from_being_started() -> None:
+    """Its name is right. Data of a member that is listed, under another name, means that the inventory confuses hosts: nothing is done."""
+    four = Cluster("etcd", [*CLUSTER.members, Member("infra3", "infra3", "10.0.0.9")], "infra0")
+    listed = [*listing(names="012"), {**LISTED_2, "id": "5", "name": "infra5"}]
+    for data_of, order, stops in (("9", ["infra2"], None), ("5", [], _plan.EVERYTHING)):
+        found = observed(up(listed), up(listed), DOWN)
+        found["infra3"] = {**found["infra2"], "etcd": {**DOWN, "running": True, "member_id": data_of}}
+        plan = _plan.decide(four, found)
+        assert (plan.order, [p.stops for p in plan.problems] or [None]) == (order, [stops]), plan

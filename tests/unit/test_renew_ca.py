@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import renew_ca as _renewal
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import rotate_ca as _rotate_ca
 from test_plan import HOSTS, OTHER_MANIFEST, cluster_of
 from test_rotate_ca import ALL_UP, rotated, seen, steps
 
@@ -108,9 +110,8 @@ def test_a_cluster_of_two_is_interrupted_by_leave_only(wishes: dict[str, Any]) -
     del found["infra2"]
 
     def problems(**more: Any) -> list[str]:
-        attendance, wish = _run.Attendance(HOSTS[:2]), _run.Wish(operation="rotate_ca", **wishes, **more)
-        plan: dict[str, Any] = _run.make_rotation(copy.deepcopy(cluster_of(2)), [], found, {}, attendance, wish)
-        return list(plan["problems"])
+        view = View(copy.deepcopy(cluster_of(2)), found, HOSTS[:2])
+        return list(_rotate_ca.plan(view, Wish(operation="rotate_ca", **wishes, **more))["problems"])
 
     assert ["would interrupt cluster 'etcd'" in text for text in problems()] == [True]
     assert problems(allow_interruption=True) == []

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from ansible_collections.kubeadm.etcd.plugins.filter import report as report_filter
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import report as _report
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import asker
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING
 from jinja2 import nodes
@@ -578,8 +578,8 @@ def test_files_of_nothing() -> None:
 def test_who_asks(etcd: list[dict[str, Any]], host: str) -> None:
     """The first host that can tell of the whole cluster."""
     observations = {f"infra{number}": {"etcd": item} for number, item in enumerate(etcd)}
-    assert _run.asker(["infra0", "infra1"], observations) == host
-    assert _run.asker(["infra0", "infra1"], {}) == "infra0" and _run.asker([], {}) is None
+    assert asker(["infra0", "infra1"], observations) == host
+    assert asker(["infra0", "infra1"], {}) == "infra0" and asker([], {}) is None
 
 
 def test_a_member_whose_address_is_not_known_is_no_target() -> None:

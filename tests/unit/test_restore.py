@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.restore import WantedSnapshot, wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish, wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     BUMP,
     LASTS,
@@ -22,6 +22,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     read_snapshot_file,
     restore_token,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import backup as _backup_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import converge as _converge
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import drill as _drill
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import restore as _restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
 from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
@@ -57,11 +62,9 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
 
 
 def plan(found: dict[str, Any], operation: str, **wishes: Any) -> dict[str, Any]:
-    attendance = _run.Attendance([host for host in HOSTS if host in found])
-    wish = _run.Wish(operation=operation, **wishes)
-    if operation == "backup":
-        return _run.make_backup(CLUSTER, found, attendance)
-    return _run.make_restore(CLUSTER, found, attendance, wish, ["etcd"])
+    view = View(CLUSTER, found, [host for host in HOSTS if host in found])
+    plans = {"backup": _backup_plan, "restore": _restore, "drill": _drill}
+    return plans.get(operation, _converge).plan(view, Wish(operation=operation, **wishes))
 
 
 def steps(made: dict[str, Any]) -> list[tuple[str, str]]:
@@ -111,7 +114,7 @@ def test_before_a_member_leaves(operation: str, wanted: bool) -> None:
         "warnings": [],
     }
     observed = {host: {**item, "cluster": data} for host, item in found.items()}
-    wish = _run.Wish(operation=operation, member="infra2", backup_before_change=wanted)
+    wish = Wish(operation=operation, member="infra2", backup_before_change=wanted)
     made = _run.plan_run("infra0", observed, [], wish)
     assert made["problems"] == [], made["problems"]
     if wanted and operation != "converge":
@@ -125,7 +128,7 @@ def test_the_timer_is_a_step_of_its_own() -> None:
     found["infra2"]["reasons"]["backup"] = [
         {"part": "backup", "code": "new", "text": "the timer is installed", "restarts": False}
     ]
-    made = _run.make_plan(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish())
+    made = plan(found, "converge")
     assert made["schedule"] == ["infra2"] and not made["settled"] and made["order"] == []
     assert any("the timer is installed" in line for line in made["lines"])
 
@@ -252,7 +255,7 @@ def test_the_play_calls_the_same_function() -> None:
         "warnings": [],
     }
     observed = {host: {**item, "cluster": data} for host, item in found.items()}
-    made = _run.plan_run("infra0", observed, [], _run.Wish(operation="restore", snapshot=SNAPSHOT))
+    made = _run.plan_run("infra0", observed, [], Wish(operation="restore", snapshot=SNAPSHOT))
     assert made["replace_data"] == HOSTS and made["token"]
 
 
@@ -305,8 +308,9 @@ def test_a_snapshot_of_another_cluster(name: str, warned: bool) -> None:
 
 
 def test_one_snapshot_for_one_cluster() -> None:
-    attendance, wish = _run.Attendance(HOSTS), _run.Wish(operation="restore", snapshot=SNAPSHOT)
-    made = _run.make_restore(CLUSTER, seen(DOWN, DOWN, DOWN), attendance, wish, ["etcd", "other"])
+    found = seen(DOWN, DOWN, DOWN)
+    view = View(CLUSTER, found, HOSTS, clusters=dict.fromkeys(("etcd", "other"), (CLUSTER, found)))
+    made = _restore.plan(view, Wish(operation="restore", snapshot=SNAPSHOT))
     assert "the clusters etcd, other" in made["problems"][0] and made["steps"] == []
 
 
@@ -320,14 +324,13 @@ def test_a_member_that_the_inventory_lacks_is_named() -> None:
 
 def test_a_drill_takes_the_newest_snapshot() -> None:
     found = seen(up(leader=True), up(), DOWN)
-    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish(operation="drill"))
+    made = plan(found, "drill")
     assert made["settled"] and "has a snapshot. Take one" in made["problems"][0]
     for number, host in enumerate(HOSTS):
         found[host]["backup"]["newest"] = [{"taken": 100.0 - number, "revision": 5, "file": f"{number}.db"}]
-    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), _run.Wish(operation="drill"))
-    assert made["drill"] == ["infra0"] and "0.db is restored into a throw-away member" in made["lines"][1]
-    wish = _run.Wish(operation="drill", snapshot=SNAPSHOT)
-    made = _run.make_drill(CLUSTER, found, _run.Attendance(HOSTS), wish)
+    made = plan(found, "drill")
+    assert made["rehearse"] == ["infra0"] and "0.db is restored into a throw-away member" in made["lines"][1]
+    made = plan(found, "drill", snapshot=SNAPSHOT)
     assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
 
 

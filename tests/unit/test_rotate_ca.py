@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import authority as _authority
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import rotation as _rotation
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import rotate_ca as _rotate_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 from test_plan import CLUSTER, FRESH, HOSTS, OTHER_MANIFEST, RECORD, up, why
 from test_run import ALL_UP, observations, planned
@@ -99,11 +104,15 @@ def rotated(
     found: dict[str, Any], planes: dict[str, Any] | None = None, lost: tuple[str, ...] = (), **wishes: Any
 ) -> dict[str, Any]:
     there = planes or {}
-    attendance = _run.Attendance([host for host in HOSTS if host in found], list(lost))
-    wish = _run.Wish(operation="rotate_ca", **wishes)
-    seen_planes = {host: item for host, item in there.items() if item}
-    plan: dict[str, Any] = _run.make_rotation(copy.deepcopy(CLUSTER), list(there), found, seen_planes, attendance, wish)
-    return plan
+    view = View(
+        copy.deepcopy(CLUSTER),
+        found,
+        [host for host in HOSTS if host in found],
+        list(lost),
+        clients=[Client(host, host) for host in there],
+        of_clients={host: item for host, item in there.items() if item},
+    )
+    return _rotate_ca.plan(view, Wish(operation="rotate_ca", **wishes))
 
 
 def steps(plan: dict[str, Any]) -> str:
@@ -222,7 +231,7 @@ def test_no_phase_begins_before_the_one_before_it_is_over() -> None:
         plan["problems"] == ["the phase trust is not over on infra1. Run rotate_ca.yml again."] and plan["steps"] == []
     )
     cluster = {"name": "etcd"}
-    assert _run.refusal(plan, cluster, True).startswith("The phase issue does not begin. 1 problem(s) in cluster etcd:")
+    assert refusal(plan, cluster, True).startswith("The phase issue does not begin. 1 problem(s) in cluster etcd:")
     # In check mode, nothing of the phase before was done.
     assert rotated(found, phase="issue", check=True)["problems"] == []
 
@@ -412,8 +421,8 @@ def test_a_ca_key_does_not_move_in_the_middle() -> None:
     found["infra0"]["pki"].update(ca_public_key="old-k", ca_key=True)
     for item in found.values():
         item["facts"]["cryptography_problem"] = ""
-    wish = _run.Wish(operation="move_ca", ca_host="infra0")
-    plan = _run.make_move(copy.deepcopy(CLUSTER), found, _run.Attendance(HOSTS), wish, ["etcd"])
+    wish = Wish(operation="move_ca", ca_host="infra0")
+    plan = _move_ca.plan(View(copy.deepcopy(CLUSTER), found, HOSTS), wish)
     assert "a rotation of the CA is not over" in plan["problems"][0]
 
 
@@ -455,3 +464,15 @@ def test_what_a_control_plane_host_gets(
 def test_notes_of_a_hand_over() -> None:
     found = {"infra0": seen("issue")["infra0"], "control0": plane("old new", "old")}
     assert "is being replaced" in merged(_rotation.rotation_notes(CLUSTER, found, ["control0"]))[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "recorded"), [("none", True), ("exchanged", False), ("issue", False), ("over", True)]
+)
+def test_a_run_in_the_middle_leaves_the_record_of_the_ca(stage: str, recorded: bool) -> None:
+    """The CA host has the new CA first, and waits for certificates that are signed elsewhere: its record is for the rotation to write."""
+    found = seen(stage)
+    found["infra0"]["reasons"]["record"] = why("member.json: ca: old-k -> new-k", part="record", code="ca")
+    assert (planned(found)["record"] == ["infra0"]) is recorded
+    found["infra0"]["reasons"]["record"] += why("member.json: name", part="record", code="name")
+    assert planned(found)["record"] == ["infra0"]

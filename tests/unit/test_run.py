@@ -6,7 +6,9 @@ import copy
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, is_lockstep, not_in_lockstep
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import converge as _converge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     FOUND,
     PROCESSES,
@@ -38,14 +40,13 @@ def observations(*states: dict[str, Any] | None, differs: str = "", due: str = "
 
 
 def planned(found: dict[str, Any], **wishes: Any) -> dict[str, Any]:
-    attendance = wishes.pop("attendance", None) or _run.Attendance([host for host in HOSTS if host in found])
-    plan: dict[str, Any] = _run.make_plan(copy.deepcopy(CLUSTER), found, attendance, _run.Wish(**wishes))
-    return plan
+    there = {"members": [host for host in HOSTS if host in found], **wishes.pop("there", {})}
+    return _converge.plan(View(copy.deepcopy(CLUSTER), found, **there), Wish(**wishes))
 
 
 def acts(plan: dict[str, Any]) -> bool:
     """Whether a plan has any host touched."""
-    return bool(plan["order"] or plan["start"] or plan["import_image"])
+    return bool(plan["order"] or plan["start"] or plan["image"])
 
 
 def test_a_settled_cluster() -> None:
@@ -136,10 +137,10 @@ def test_a_restart_that_nobody_has_allowed_does_not_hold_up_a_renewal() -> None:
     single = copy.deepcopy(CLUSTER)
     del single.members[1:]
     found = observations(up(listing("0", "0"), leader=True), differs="0", due="0")
-    plan = _run.make_plan(single, found, _run.Attendance(["infra0"]), _run.Wish())
+    plan = _converge.plan(View(single, found, ["infra0"]), Wish())
     assert plan["problems"] == [] and plan["certificates"] and "etcd_allow_interruption" in plan["held"][0]
     found = observations(up(listing("0", "0"), leader=True), differs="0")
-    plan = _run.make_plan(single, found, _run.Attendance(["infra0"]), _run.Wish())
+    plan = _converge.plan(View(single, found, ["infra0"]), Wish())
     assert "etcd_allow_interruption" in plan["problems"][0] and not plan["held"]
 
 
@@ -152,9 +153,9 @@ def test_a_corrupt_cluster_is_left_alone() -> None:
 def test_hosts_that_do_not_wait_for_each_other() -> None:
     """strategy: free, or host_pinned. Hosts that have failed are another matter, and are named as such."""
     found = observations(*ALL_UP[:2], differs="0")
-    plan = planned(found, attendance=_run.Attendance(HOSTS, unobserved=["infra2"]))
+    plan = planned(found, there={"members": HOSTS, "unobserved": ["infra2"]})
     assert plan["action"] == "refuse" and "free or host_pinned" in plan["problems"][0]
-    plan = planned(found, attendance=_run.Attendance(HOSTS, lost=["infra2"]))
+    plan = planned(found, there={"members": HOSTS, "lost": ["infra2"]})
     assert plan["action"] == "refuse" and "strategy" not in " ".join(plan["problems"])
 
 
@@ -171,8 +172,8 @@ def test_hosts_that_do_not_wait_for_each_other() -> None:
     ],
 )
 def test_strategies(strategy: str, together: bool) -> None:
-    assert _run.is_lockstep(strategy) == together
-    assert f"runs with strategy {strategy}." in _run.not_in_lockstep(strategy)
+    assert is_lockstep(strategy) == together
+    assert f"runs with strategy {strategy}." in not_in_lockstep(strategy)
 
 
 def test_a_token_for_a_new_cluster() -> None:

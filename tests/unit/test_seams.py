@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS, Step, hosts_of, in_order
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm, kubelet
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
 from test_plan import DOWN, FRESH, HOSTS, up, why
@@ -229,7 +231,7 @@ def seen(found: dict[str, Any], **clusters: list[str]) -> dict[str, Any]:
 
 
 def plan(found: dict[str, Any], host: str = "infra0", lost: list[str] | None = None, **wish: Any) -> dict[str, Any]:
-    return _run.plan_run(host, found, lost or [], _run.Wish(**wish))
+    return _run.plan_run(host, found, lost or [], Wish(**wish))
 
 
 def kinds(found: dict[str, Any]) -> list[tuple[str, str, int | None]]:
@@ -308,10 +310,10 @@ def test_steps_are_sorted_by_kind_and_turn() -> None:
 def test_problems_of_each_host_are_those_of_the_cluster() -> None:
     found = plan(seen(observations(*ALL_UP), infra1=["infra1: unknown variable etcd_x."]), host="infra2")
     assert found["problems"] == ["infra1: unknown variable etcd_x."] and found["speaker"] == "infra0"
-    assert _run.refusal(found, {"name": "etcd"}, speaks=True) == (
+    assert refusal(found, {"name": "etcd"}, speaks=True) == (
         "Nothing has been changed. 1 problem(s) in cluster etcd:\n- infra1: unknown variable etcd_x."
     )
-    assert "See the message from infra0" in _run.refusal(found, {"name": "etcd"}, speaks=False)
+    assert "See the message from infra0" in refusal(found, {"name": "etcd"}, speaks=False)
 
 
 def test_hosts_without_an_observation() -> None:
@@ -339,6 +341,6 @@ def test_an_image_archive_is_imported_where_the_image_is_missing() -> None:
         asked.append(images)
         return []
 
-    found = _run.plan_run("infra0", seen(given), [], _run.Wish(image_archive="/x.tar"), archive)
-    assert found["import_image"] == ["infra1"] and asked == [["x"]] and not found["settled"]
+    found = _run.plan_run("infra0", seen(given), [], Wish(image_archive="/x.tar"), archive)
+    assert found["image"] == ["infra1"] and asked == [["x"]] and not found["settled"]
     assert plan(seen(given))["settled"]

@@ -494,3 +494,9 @@ def ca_problems(
             )
         )
     return problems
+
+
+def has_key_of_its_ca(observation: Observation) -> bool:
+    """Whether the ca.key of a host belongs to its ca.crt."""
+    pki = observation["pki"]
+    return bool(pki.get("ca_public_key") and pki["ca_public_key"] == pki.get("ca_cert_key"))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import has_key_of_its_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, reference
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
@@ -305,11 +306,16 @@ def replace_problems(
 
 
 def ca_key_problems(cluster: Cluster, observations: Observations, leaving: Departing) -> list[Problem]:
-    """Whether the only ca.key is on the host, which is about to leave the inventory: no run would find it there."""
+    """Whether the only ca.key is on the host, which is about to leave the inventory: no run would find it there.
+
+    A key elsewhere counts if it is that of the ca.crt beside it: it may be left over from another CA.
+    """
     item = observations.get(leaving.host)
     if not item or not item["pki"].get("ca_key"):
         return []
-    if any(other["pki"].get("ca_key") for host, other in observations.items() if host != leaving.host):
+    mine = item["pki"].get("ca_public_key") if has_key_of_its_ca(item) else None
+    others = [other for host, other in observations.items() if host != leaving.host and has_key_of_its_ca(other)]
+    if any(mine in (None, other["pki"]["ca_public_key"]) for other in others):
         return []
     return [
         Problem(

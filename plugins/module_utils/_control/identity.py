@@ -165,10 +165,12 @@ def record_problems(cluster: Cluster, observations: Mapping[str, Observation], l
         stops: tuple[str, ...] = PROCESSES
         # The record is only written after the log has seen a leader. So a log that has seen none was written after the data was lost.
         if not etcd["formed"]:
-            # The member was removed and added again: it has another id now, and starts empty.
-            is_new = bool(entry and answers == record["cluster_id"] and entry["id"] != record["member_id"])
+            # The member has left: it was added again and has another id now, or its host waits to be cleared (membership_problems). It misses nothing.
+            known = [entry] if entry else listed
+            has_left = bool(known) and answers == record["cluster_id"]
+            has_left = has_left and record["member_id"] not in [str(item["id"]) for item in known]
             # Data in another directory is not lost. It is reported as a problem of its own.
-            if not is_new and not etcd.get("data_elsewhere") and not (entry and entry.get("client_urls")):
+            if not has_left and not etcd.get("data_elsewhere") and not (entry and entry.get("client_urls")):
                 text = (
                     f"the data of this host is missing: according to its record (member.json), it was {was} with its data in {record['data_dir']}"
                     f"{', and a log without a leader was written since' if etcd['has_data'] else ''}. If a volume is not mounted, mount it, and"

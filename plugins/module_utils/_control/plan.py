@@ -98,7 +98,7 @@ class MemberView:
     """One expected member as far as this run can tell. has_data None: unknown, the host is not part of the run.
 
     data_elsewhere: its data is in another directory than the wanted one, which the host reports as a problem.
-    formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
+    data_of: id of the member whose data it is. formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
     recorded_dir: its data directory by the record, '' if there is none. removed: when it left the cluster, by the record.
     stale: it runs with certificates that were removed. moved: its peers
     would have to look for it elsewhere. age: of its process, in seconds.
@@ -112,6 +112,7 @@ class MemberView:
     removed: str
     stale: bool
     moved: bool
+    data_of: str
     formed: bool
     running: bool
     age: float
@@ -176,6 +177,7 @@ def view(member: Member, observation: Observation | None, listed: list[Mapping[s
         removed=str((etcd.get("record") or {}).get("removed", "")),
         stale=bool(etcd.get("stale")),
         moved=bool(etcd.get("has_data") and etcd.get("moved")),
+        data_of=str(etcd.get("member_id") or ""),
         formed=bool(observation and etcd["has_data"] and has_run(observation)),
         running=bool(etcd.get("running")),
         age=float(etcd.get("age") or 0),
@@ -310,7 +312,8 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         )
         text = ""
         stops: tuple[str, ...] = PROCESSES
-        if item.entry is None and item.formed:
+        is_former = item.data_of not in ("", *(str(entry["id"]) for entry in listed))
+        if item.entry is None and item.formed and not is_former:
             # It has run under another name: its certificates would be issued for the wrong one.
             stops = EVERYTHING
         if item.entry is None and other and not _names_member(other, [view.member for view in views]):

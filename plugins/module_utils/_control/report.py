@@ -138,6 +138,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         "cluster_id": health.get("cluster_id", ""),
         "version": health.get("version", ""),
         "cluster_version": health.get("cluster_version", ""),
+        "downgrade": health.get("downgrade", ""),
         "alarms": list(health.get("alarms", [])),
         "quorum": bool(health.get("quorum", False)),
         "quorum_size": health.get("quorum_size") or len(looked.cluster.members) // 2 + 1,
@@ -499,6 +500,7 @@ def cluster_page(cluster: Data, number: int) -> dict[str, Any]:
         ("Leader", cluster["leader"] or "unknown"),
         ("etcd", versions(members) or cluster["version"] or "unknown"),
         ("Cluster version", cluster["cluster_version"] or "unknown"),
+        *([("Downgrade", f"to {cluster['downgrade']}, under way")] if cluster["downgrade"] else []),
         ("Cluster id", cluster["cluster_id"] or "unknown"),
         *([("Newest snapshot", snapshot_text(cluster["backups"]))] if cluster["backups"] else []),
     ]

@@ -37,6 +37,7 @@ PREPARE = "prepare"  # A snapshot is restored beside the data of a member.
 STOP = "stop"  # A member is stopped for good: its manifest is moved away.
 REPLACE_DATA = "replace_data"  # The data of a member is archived, and the restored data takes its place.
 START = "start"  # A member is started, all at once.
+DOWNGRADE = "downgrade"  # A downgrade of etcd is enabled, or cancelled, for the cluster.
 LEAVE = "leave"  # A member leaves the membership. The step runs on the host of another member.
 ARCHIVE = "archive"  # The host of a former member is cleared, and its data is archived.
 TURN = "turn"  # A member is changed, one after the other.
@@ -65,6 +66,7 @@ KINDS = (
     REPLACE_DATA,
     LEAVE,
     ARCHIVE,
+    DOWNGRADE,
     START,
     TURN,
     JOIN,

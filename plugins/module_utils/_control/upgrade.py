@@ -60,8 +60,11 @@ class Upgrade:
     lines: list[str] = field(default_factory=list)
 
 
-def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upgrade:
-    """Which members get another version of etcd with a plan, and why they must not. A cluster that is down is started as it was."""
+def upgrade(cluster: Cluster, observations: Observations, decision: Plan, back_to: str = "") -> Upgrade:
+    """Which members get another version of etcd with a plan, and why they must not. A cluster that is down is started as it was.
+
+    back_to: the minor version that a downgrade goes to, '' without one (downgrade.py).
+    """
     if decision.action == BOOTSTRAP:
         return Upgrade(lines=merged(note(f"etcd: {choice(item)}", host) for host, item in wanted_images(observations)))
     if decision.action != ROLLING:
@@ -72,7 +75,7 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
     joining = [change for host in decision.join for change in joining_as(host, observations)]
     problems = [
         *kubernetes_problems(members),
-        *(problem for change in [*changes, *joining] for problem in change_problems(cluster, change, oldest)),
+        *(problem for change in [*changes, *joining] for problem in change_problems(cluster, change, oldest, back_to)),
         *([] if is_mixed(observations) else least_problems(changes)),
         *stuck_problems(members),
         *early_problems(cluster, observations, decision),
@@ -82,7 +85,9 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan) -> Upg
         for change in changes
     )
     is_due = any(members[change.host]["etcd"].get("ready") for change in changes)
-    return Upgrade(is_due, problems, change_warnings(changes), lines)
+    # What a downgrade costs is said already.
+    unexpected = [change for change in changes if change.wanted.branch != back_to]
+    return Upgrade(is_due, problems, change_warnings(unexpected), lines)
 
 
 def wanted_images(observations: Observations) -> list[tuple[str, Observation]]:
@@ -145,16 +150,19 @@ def oldest_in(observations: Observations) -> EtcdVersion | None:
     return min(known, default=None) or min(filter(None, seen), default=None)
 
 
-def change_problems(cluster: Cluster, change: Change, oldest: EtcdVersion | None) -> list[Problem]:
-    """Why etcd would not start with the wanted version, or not find its peers. oldest: see oldest_in."""
-    if oldest is None:
+def change_problems(cluster: Cluster, change: Change, oldest: EtcdVersion | None, back_to: str = "") -> list[Problem]:
+    """Why etcd would not start with the wanted version, or not find its peers. oldest: see oldest_in. back_to: see upgrade."""
+    if oldest is None or change.wanted.branch == back_to:
         return []
     wanted, minor = change.wanted, oldest.minor
     if wanted.minor < minor:
+        way = f"To have it nevertheless, run site.yml -e etcd_downgrade={oldest.major}.{minor - 1}"
+        if wanted.minor < minor - 1:
+            way = f"etcd goes back one minor version at a time, first to {oldest.major}.{minor - 1} by etcd_downgrade"
         text = (
             f"etcd {change.runs} would be followed by {wanted} ({change.image}, {change.chosen_by}), and cluster {cluster.name!r} has agreed on version"
             f" {oldest.branch}: an older etcd does not start on this data. Set etcd_image_tag to a release of etcd {oldest.branch}, for example"
-            f' {change.runs}-0. This collection makes no downgrade (docs/upgrades.md, "Back to an older version").'
+            f' {change.runs}-0. {way} (docs/upgrades.md, "Back to an older version").'
         )
         return [Problem(text, STOPS, change.host, code="downgrade")]
     if wanted.minor > minor + 1:

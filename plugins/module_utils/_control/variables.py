@@ -64,6 +64,7 @@ VARIABLES: dict[str, Variable] = {
     "etcd_packages": Variable(HOST, packages_problems),
     "etcd_image_repository": Variable(HOST, formats.repository_problems),
     "etcd_image_tag": Variable(HOST, formats.tag_problems),
+    "etcd_downgrade": Variable(RUN, formats.downgrade_problems),
     "etcd_image_archive": Variable(CONTROLLER, formats.text_problems),
     "etcd_extra_args": Variable(HOST, formats.flags_problems),
     "etcd_extra_envs": Variable(HOST, formats.environment_problems),

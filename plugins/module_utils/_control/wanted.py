@@ -8,7 +8,10 @@ Not templates: Ansible compiles each on each host in each task, which was most o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import digest, program_files
 
 _PKI = {
     "pki_dir": "etcd_pki_dir",
@@ -68,6 +71,7 @@ _BACKUP = {
     "data_dir": "etcd_data_dir",
     "work_dir": "etcd_work_dir",
 }
+_SCHEDULES = ("etcd_backup_schedule", "etcd_drill_schedule", "etcd_defragment_schedule")
 _APISERVER = {
     "update": "etcd_update_apiserver",
     "manifests_dir": "etcd_manifests_dir",
@@ -136,7 +140,14 @@ def wanted_backup(
         "member": member["name"],
         "members": listed(cluster),
         "recipient": recipient,
+        "program": program() if any(values[name] for name in _SCHEDULES) else "",
     }
+
+
+@lru_cache(maxsize=None)
+def program() -> str:
+    """The digest of the program of the timers."""
+    return digest(program_files())
 
 
 def wanted_apiserver(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,10 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Status:
-    """What a member says of itself (maintenance/status). Sizes in bytes; quota None before etcd 3.6. revision: of the keys."""
+    """What a member says of itself (maintenance/status). Sizes in bytes; quota None before etcd 3.6. revision: of the keys.
+
+    storage_version: of its data, '' before etcd 3.6. downgrade: the version that a downgrade which is enabled goes to; '' if none is, or before 3.6.
+    """
 
     cluster_id: int
     member_id: int
@@ -113,6 +116,8 @@ class Status:
     is_learner: bool
     errors: list[str] = field(default_factory=list)
     revision: int = 0
+    storage_version: str = ""
+    downgrade: str = ""
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -410,6 +415,8 @@ class EtcdClient:
                 is_learner=bool(data.get("isLearner", False)),
                 errors=[str(text) for text in data.get("errors", [])],
                 revision=int(header.get("revision", 0)),
+                storage_version=str(data.get("storageVersion", "")),
+                downgrade=downgrade_in(data),
             )
         except (AttributeError, TypeError, ValueError) as exc:
             raise self._no_etcd() from exc
@@ -463,6 +470,10 @@ class EtcdClient:
         """Rewrite the database file of this member, which answers nothing else meanwhile."""
         self.call("maintenance/defragment")
 
+    def downgrade(self, action: str, version: str = "") -> None:
+        """VALIDATE or ENABLE a downgrade to a version, or CANCEL the one that is enabled. EtcdUnreachableError if etcd refuses."""
+        self.call("maintenance/downgrade", {"action": action, "version": version})
+
     def cluster_version(self) -> str:
         """The version on which the cluster has agreed: the lowest minor of its members. Empty before there is one."""
         _status, text = self.request("GET", "/version")
@@ -485,6 +496,12 @@ class EtcdClient:
         shown = certificate_of(self.connect().sock.getpeercert() or {})
         ends = [ssl.cert_time_to_seconds(str(authority["notAfter"])) for authority in self.context.get_ca_certs()]
         return replace(shown, ends_with_ca=bool(ends) and shown.not_after >= max(ends))
+
+
+def downgrade_in(status: Mapping[str, Any]) -> str:
+    """The version that a downgrade goes to which is enabled, in a status; '' if there is none."""
+    info = status.get("downgradeInfo") or {}
+    return str(info.get("targetVersion", "")) if info.get("enabled") else ""
 
 
 def members_in(data: Mapping[str, Any]) -> list[Member]:

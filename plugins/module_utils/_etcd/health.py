@@ -24,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"
@@ -96,7 +97,7 @@ class Report:
     """The verdict. reasons: why it is not better; findings: what else needs attention.
 
     alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: alarms are the only reasons, and they stay until a
-    person disarms them, so waiting does not help.
+    person disarms them, so waiting does not help. downgrade: the minor version that a downgrade goes to which is enabled, '' if there is none.
     """
 
     verdict: str
@@ -110,6 +111,7 @@ class Report:
     version: str
     cluster_version: str
     quorum_size: int
+    downgrade: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -255,11 +257,13 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
     leaders = {status.leader for status in statuses if status.leader}
     versions = sorted({status.version for status in statuses}, key=version_key)
     cluster_versions = sorted({item.cluster_version for item in answered if item.cluster_version}, key=version_key)
+    downgrade = next((minor_of_downgrade(status.downgrade) for status in statuses if status.downgrade), "")
     return Report(
         verdict=verdict_of(seen, quorum_size, trouble + raised),
         reasons=trouble + raised,
         findings=[
-            *cluster_findings(versions, voters),
+            *version_findings([status.version for status in statuses], downgrade),
+            *cluster_findings(voters),
             *data_findings(answered, quorum_size, (0, "CORRUPT") in alarms),
             *[f for line in rows for f in member_findings(line, renewal_window)],
         ],
@@ -271,6 +275,7 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
         version=versions[0] if versions else "",
         cluster_version=cluster_versions[0] if cluster_versions else "",
         quorum_size=quorum_size,
+        downgrade=downgrade,
     )
 
 
@@ -340,18 +345,40 @@ def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
     return [f"{label} reports: {text}." for text in item.status.other_errors] if item.status else []
 
 
-def cluster_findings(versions: list[str], voters: list[Member]) -> list[Finding]:
-    """Findings on the cluster as a whole. versions: of the members, oldest first."""
-    found = []
-    if len(versions) > 1:
-        found.append(
+def minor_of_downgrade(version: str) -> str:
+    """The minor version in the version of a downgrade, as people write it."""
+    return ".".join(version.split(".")[:2])
+
+
+def version_findings(running: list[str], downgrade: str) -> list[Finding]:
+    """Findings on the versions of etcd. running: of the members that answer. downgrade: what a downgrade goes to which is enabled, '' if there is none."""
+    if downgrade:
+        there = sum(minor_of_downgrade(version) == downgrade for version in running)
+        return [
             Finding(
-                "mixed-versions",
+                "downgrade",
                 "",
-                f"The members run different versions: {', '.join(versions)}.",
-                "Finish the upgrade: run site.yml, which gives all members the same image.",
+                f"A downgrade to etcd {downgrade} is under way: {there} of {len(running)} members run {downgrade}.",
+                f"Finish it: site.yml -e etcd_downgrade={downgrade}, with an etcd_image_tag of that version. Or cancel it: site.yml -e etcd_downgrade={CANCEL},"
+                " with the newer one.",
             )
+        ]
+    versions = sorted(set(running), key=version_key)
+    if len(versions) < 2:
+        return []
+    return [
+        Finding(
+            "mixed-versions",
+            "",
+            f"The members run different versions: {', '.join(versions)}.",
+            "Finish the upgrade: run site.yml, which gives all members the same image.",
         )
+    ]
+
+
+def cluster_findings(voters: list[Member]) -> list[Finding]:
+    """Findings on the cluster as a whole."""
+    found = []
     if voters and len(voters) % 2 == 0:
         found.append(
             Finding(

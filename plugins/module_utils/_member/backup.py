@@ -89,6 +89,7 @@ BACKUP_ARGUMENTS: dict[str, Any] = {
     "metrics_port": {"type": "int", "default": 2381},
     "data_dir": {"type": "path", "default": "/var/lib/etcd"},
     "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
+    "program": {"type": "str", "default": ""},
 }
 BACKUP_OPTION: dict[str, Any] = {"type": "dict", "required": True, "options": BACKUP_ARGUMENTS}
 
@@ -100,6 +101,7 @@ class BackupSpec:
     members: name and address of all. keep: how many are kept, 0 for all; keep_days: for how long, 0 for ever. command: an argument list that
     sends a snapshot away, {file} is replaced. recipient: a certificate (PEM) to encrypt to, '' for none. textfile_dir: where metrics are written,
     '' for dir. schedule, drill_schedule, defragment_schedule: of the timers, as systemd's OnCalendar, '' for none. defragment_threshold: percent.
+    program: the digest of the program of the timers (_member/sources.py), '' for the one that is shipped.
     """
 
     cluster: str
@@ -120,6 +122,7 @@ class BackupSpec:
     metrics_port: int = 2381
     data_dir: str = "/var/lib/etcd"
     work_dir: str = "/etc/kubernetes/kubeadm-etcd"
+    program: str = ""
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> BackupSpec:

@@ -25,11 +25,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     Turn,
     TurnSpec,
@@ -39,7 +37,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     stage,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 # How long a learner may take to catch up: it is sent the whole database. The kubelet's startup probe asks /readyz, which a learner answers with 503
@@ -109,6 +106,9 @@ class JoinTurn(Turn):
         self._check_lock()
         entry = self.membership.add_learner(urls, ACCEPTED)
         self._look_again(entry)
+        if not entry.is_learner and self.stops and not self.spec.allow_interruption:
+            # Another run has finished the join meanwhile: now it has a vote.
+            _rollout.check_gate(self.spec.target)
         self.reasons.insert(0, joins)
         try:
             self.act(self.spec.target)
@@ -135,11 +135,6 @@ class JoinTurn(Turn):
         peers = peers_of(self.membership.members(), entry.id, self.spec.member)
         self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
         self.look(entry.started)
-        record = read_record(self.spec.kubelet.work_dir)
-        if record and record.removed:
-            # It would keep the kubelet from starting a member without data (before-kubelet.sh).
-            path = record_path(self.spec.kubelet.work_dir)
-            move_file(path, f"{path}.former")
 
     def _wait_until_promoted(self, entry: Member, urls: list[str]) -> float:
         """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds. urls: its peer URLs."""

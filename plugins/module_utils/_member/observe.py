@@ -274,6 +274,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         "leader": False,
         "version": "",
         "cluster_version": "",
+        "downgrade": "",
         "image": _kubeadm.manifest_image(read_text(installed) or ""),
         "answers": False,
         "database": None,
@@ -306,6 +307,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
         result["members"] = [asdict(entry) for entry in listed]
         result["members_of"] = f"{status.cluster_id:x}"
+        result["downgrade"] = status.downgrade
         result["alarms"] = [{"kind": alarm.kind, "member": name_of(alarm.member_id, called)} for alarm in status.alarms]
         if itself:
             result["answers"] = True

@@ -24,7 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import FLAG, STOPPED, Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed, is_ours
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import EtcdVersion, etcd_version_in
 
 POLL = 0.2
 
@@ -348,6 +348,52 @@ def wait_for_cluster_version(target: Target) -> None:
             raise EtcdError(
                 f"{target.name}: all members run etcd 3.{minors.pop()}, and the cluster has not agreed on that version after {AGREES:.0f} s: it has"
                 f" {agreed.branch}. The log of the leader has the reason (`updating cluster version`). Run again when it has agreed."
+            )
+        time.sleep(1.0)
+
+
+def wait_until_lowered(target: Target, wanted: EtcdVersion) -> None:
+    """Before a member gets an older minor version of etcd: wait until its data is of that version, which a downgrade that is enabled sees to.
+
+    EtcdError if it is not: the older etcd would not start. One that does not answer finds out itself, and etcd 3.5 reports no version of its data.
+    """
+    deadline = time.monotonic() + AGREES
+    while True:
+        try:
+            stored = etcd_version_in(status_at(target.urls[0], target).storage_version)
+        except EtcdError:
+            return
+        if not stored or stored.minor <= wanted.minor:
+            return
+        check_controller()
+        if time.monotonic() > deadline:
+            raise EtcdError(
+                f"{target.name} is not touched: its data is of version {stored.branch}, on which etcd {wanted} does not start. etcd lowers the version of the"
+                f" data of all members while a downgrade is enabled: run site.yml -e etcd_downgrade={wanted.branch} with all members."
+            )
+        time.sleep(1.0)
+
+
+def wait_for_end_of_downgrade(target: Target) -> None:
+    """After a member got an older minor version: if it was the last one, wait until etcd has ended the downgrade, which its leader does every 5 s.
+
+    EtcdError if it does not. etcd 3.5 does not report whether one is enabled. One that does not answer is for the check of the health.
+    """
+    deadline = time.monotonic() + AGREES
+    while True:
+        try:
+            _client, members = ask_membership(target, None)
+            found = [status_at(member.client_urls[0], target) for member in members if member.started]
+        except EtcdError:
+            return
+        minors = {version.minor for version in (etcd_version_in(status.version) for status in found) if version}
+        if len(minors) != 1 or not any(status.downgrade for status in found):
+            return
+        check_controller()
+        if time.monotonic() > deadline:
+            raise EtcdError(
+                f"{target.name}: all members run etcd 3.{minors.pop()}, and etcd has not ended the downgrade after {AGREES:.0f} s. The log of the leader has"
+                " the reason (`failed to cancel downgrade`). Run again."
             )
         time.sleep(1.0)
 

@@ -1,29 +1,18 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The timers on the hosts of all members: their files, why they differ, and how they are installed.
-
-The services run the very code of the modules: the sources that Ansible has shipped to the host are packed into one file that
-Python runs (a zip application), so nothing of Ansible has to be installed there.
-"""
+"""The timers on the hosts of all members: their files, why they differ from what is wanted, and how they are removed."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import json
 import os
-import re
 import sys
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     Replacement,
-    ensure_directory,
     read_bytes,
-    replace_files,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
@@ -35,7 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import
     JOBS,
     BackupSpec,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import digest_of_zip
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -50,9 +39,6 @@ _ABOUT = {
     DRILL: ("Rehearsal of a restore", "etcd_drill_schedule"),
     DEFRAGMENT: ("Defragmentation", "etcd_defragment_schedule"),
 }
-
-_PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils"
-_IMPORT = re.compile(rf"^\s*from {re.escape(_PACKAGE)}\.(\S+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 # Seconds for systemd-analyze.
 ASKS = 10.0
@@ -106,50 +92,6 @@ WantedBy=timers.target
 """
 
 
-def source_text(name: str) -> str | None:
-    """The source of a module of this collection, below module_utils; None if there is no such module."""
-    try:
-        spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
-        loader: Any = spec.loader if spec else None
-        text = loader.get_source(f"{_PACKAGE}.{name}") if loader else None
-    except (ImportError, AttributeError, OSError):
-        return None
-    return str(text) if text else None
-
-
-def program(source: Callable[[str], str | None] = source_text) -> bytes:
-    """The zip application: the module _member.timers and what it imports of this collection, the same bytes for the same sources."""
-    # Ansible ships what is imported anywhere in a file. Not at its top: a host without timers need not load it.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers
-
-    main = timers.__name__[len(_PACKAGE) + 1 :]
-    sources: dict[str, str] = {}
-    waiting = [main]
-    while waiting:
-        name = waiting.pop()
-        text = None if name in sources else source(name)
-        if text is None:
-            continue
-        sources[name] = text
-        for module, names in _IMPORT.findall(text):
-            # Either a module, or modules of a package.
-            waiting += [
-                module,
-                *(f"{module}.{item.split()[0]}" for item in names.strip("()").split(",") if item.strip()),
-            ]
-    files = {}
-    for name, text in sources.items():
-        *packages, module = f"{_PACKAGE}.{name}".split(".")
-        files["/".join([*packages, f"{module}.py"])] = text
-        files.update({"/".join([*packages[: depth + 1], "__init__.py"]): "" for depth in range(len(packages))})
-    files["__main__.py"] = f"import sys\n\nfrom {_PACKAGE}.{main} import main\n\nsys.exit(main(sys.argv[1:]))\n"
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(files):
-            archive.writestr(zipfile.ZipInfo(path), files[path])
-    return out.getvalue()
-
-
 def in_unit(path: str) -> str:
     """A path as systemd reads it in a unit (systemd.syntax(7), systemd.unit(5))."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
@@ -170,14 +112,19 @@ def unit_path(job: str, kind: str) -> str:
     return os.path.join(UNIT_DIR, unit_of(job, kind))
 
 
-def schedule_files(spec: BackupSpec, packed: bytes) -> list[Replacement]:
-    """The files of all timers. packed: the program."""
-    config, pyz = (os.path.join(spec.work_dir, name) for name in (CONFIG, PROGRAM))
+def program_path(spec: BackupSpec) -> str:
+    """Where the program of the timers is."""
+    return os.path.join(spec.work_dir, PROGRAM)
+
+
+def schedule_files(spec: BackupSpec) -> list[Replacement]:
+    """The files of all timers, but for their program."""
+    config, pyz = os.path.join(spec.work_dir, CONFIG), program_path(spec)
     members = [{"name": name, "address": address} for name, address in spec.members]
     text = json.dumps({**asdict(spec), "members": members}, indent=2) + "\n"
     # One that is missing is an error of the program, which says so to the journal and to Prometheus, and none of systemd before it.
     writable = " ".join(in_unit(f"-{path}") for path in dict.fromkeys((*directories_of(spec), spec.work_dir)))
-    files = [Replacement(pyz, packed, 0o600), Replacement(config, text.encode(), 0o600)]
+    files = [Replacement(config, text.encode(), 0o600)]
     for job, schedule in spec.schedules.items():
         about, variable = _ABOUT[job]
         values = {
@@ -219,7 +166,11 @@ def schedule_reasons(spec: BackupSpec) -> list[Reason]:
     if not known:
         return found
     new = [unit_path(job, kind) for job in jobs if job not in known for kind in ("service", "timer")]
-    for file in schedule_files(spec, program()):
+    packed = read_bytes(program_path(spec))
+    if packed is None or digest_of_zip(packed) != spec.program:
+        what = "missing" if packed is None else "differs"
+        found.append(Reason("backup", what, f"{program_path(spec)}: {what}"))
+    for file in schedule_files(spec):
         data = None if file.path in new else read_bytes(file.path)
         if data is None and file.path not in new:
             found.append(Reason("backup", "missing", f"{file.path}: missing"))
@@ -247,30 +198,6 @@ def schedule_problems(spec: BackupSpec) -> list[Problem]:
             text = f"{_ABOUT[job][1]} {schedule!r} is not an OnCalendar expression of systemd ({said})."
             problems.append(Problem(f"{text} Write for example hourly, or *-*-* 00/4:15:00.", code="backup-schedule"))
     return problems
-
-
-def set_schedule(spec: BackupSpec, check: bool) -> list[Reason]:
-    """Install the timers, or remove them. Returns what was changed, or would be (check). EtcdError if systemd refuses one."""
-    reasons = schedule_reasons(spec)
-    if check or not reasons:
-        return reasons
-    problems = schedule_problems(spec)
-    if problems:
-        raise EtcdError(" ".join(problem.text for problem in problems))
-    jobs = [job for job, schedule in spec.schedules.items() if schedule]
-    remove_schedule(spec.work_dir, [job for job in JOBS if job not in jobs] if jobs else JOBS)
-    if not jobs:
-        return reasons
-    # The units may write below these only, so they have to be there.
-    for directory, mode in directories_of(spec).items():
-        ensure_directory(directory, mode)
-    replace_files(schedule_files(spec, program()))
-    systemctl("daemon-reload")
-    timers = [unit_of(job, "timer") for job in jobs]
-    systemctl("enable", *timers)
-    # A new OnCalendar counts from here.
-    systemctl("restart", *timers)
-    return reasons
 
 
 def remove_schedule(work_dir: str, jobs: Iterable[str] = JOBS) -> None:

@@ -53,12 +53,18 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
     log_reasons,
     with_snapshot_count,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in, etcd_version_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
+    EtcdVersion,
+    etcd_version_in,
+    etcd_version_of,
+)
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -342,8 +348,19 @@ class Turn:
     @property
     def raises_version(self) -> bool:
         """Whether the wanted manifest has a newer minor version of etcd than the one before."""
-        former, wanted = (etcd_version_of(_kubeadm.manifest_image(text)) for text in (self.before or "", self.wanted))
+        former, wanted = self._versions()
         return bool(former and wanted and former.minor < wanted.minor)
+
+    @property
+    def lowers_version(self) -> bool:
+        """Whether the wanted manifest has an older minor version of etcd than the one before."""
+        former, wanted = self._versions()
+        return bool(former and wanted and former.minor > wanted.minor)
+
+    def _versions(self) -> tuple[EtcdVersion | None, EtcdVersion | None]:
+        """The version of etcd of the manifest before, and of the wanted one; None if its tag is none."""
+        before, wanted = (etcd_version_of(_kubeadm.manifest_image(text)) for text in (self.before or "", self.wanted))
+        return before, wanted
 
     def leave_content(self) -> None:
         """Start the member with the manifest that is there, as it was."""
@@ -423,6 +440,9 @@ class Turn:
         if self.check:
             self._announce(target)
             return
+        wanted = self._versions()[1]
+        if wanted and self.lowers_version and self.content and self.process:
+            _rollout.wait_until_lowered(self._as_it_runs(target), wanted)
         try:
             self.act(target)
             if self.is_alone:
@@ -438,6 +458,8 @@ class Turn:
             _rollout.announce_peer_urls(target, None, peer_urls(self._installed()), check=False)
         if self.installed and self.raises_version:
             _rollout.wait_for_cluster_version(target)
+        if self.installed and self.lowers_version:
+            _rollout.wait_for_end_of_downgrade(target)
         if self.restarts_etcd and self.spec.ca_reason(
             _rollout.find_etcd_process(self.spec.member), self.spec.config.pki_dir
         ):
@@ -478,6 +500,10 @@ class Turn:
         else:
             client, members = _rollout.ask_membership(target, self.process)
             mine = entry_at(members, peer_urls(self.wanted))
+            if not mine and target.name not in [member.name for member in members]:
+                raise EtcdError(
+                    f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
+                )
             if mine and not mine.started:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)
@@ -612,9 +638,17 @@ class Turn:
             return
         self.since = time.time()
         if self.content:
+            self._set_former_record_aside()
             self._install(self.wanted)
         elif self.process:
             _rollout.stop(self.process)
+
+    def _set_former_record_aside(self) -> None:
+        """Move the record of a member that has left away. It would keep the kubelet from starting a member without data (before-kubelet.sh)."""
+        record = read_record(self.spec.kubelet.work_dir)
+        if record and record.removed:
+            path = record_path(self.spec.kubelet.work_dir)
+            move_file(path, f"{path}.former")
 
     def _install(self, manifest: str) -> None:
         """Replace the manifest, and keep the one before."""
@@ -655,11 +689,15 @@ class Turn:
         if not self.spec.allow_interruption:
             _rollout.check_gate(target)
 
+    def _as_it_runs(self, target: _rollout.Target) -> _rollout.Target:
+        """The member with the URL that clients reach it by now."""
+        url = _rollout.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
+        return replace(target, urls=[url, *target.urls[1:]])
+
     def _applied(self, target: _rollout.Target) -> int:
         """The index that the member has applied; if it does not answer, that of the last entry that is not to be read again."""
-        url = _rollout.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
         try:
-            return _rollout.status_at(url, target).raft_applied_index
+            return _rollout.status_at(self._as_it_runs(target).urls[0], target).raft_applied_index
         except EtcdError:
             return self.unreadable[-1]
 

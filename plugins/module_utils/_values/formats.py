@@ -15,6 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
+
 # RFC 1123 subdomain, as kubeadm checks nodeRegistration.name (apimachinery validation.IsDNS1123Subdomain).
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -250,6 +252,15 @@ def tag_problems(variable: str, text: Any) -> list[str]:
     if text in ("", None) or _IMAGE_TAG.fullmatch(str(text)):
         return []
     return [f"{variable} {shown(text)} is not an image tag. Write a tag, for example 3.6.8-0."]
+
+
+def downgrade_problems(variable: str, text: Any) -> list[str]:
+    """Why a text is not the minor version that etcd goes back to."""
+    if text in ("", None, CANCEL) or re.fullmatch(r"[0-9]+\.[0-9]+", str(text)):
+        return []
+    return [
+        f"{variable} {shown(text)} is invalid. Write the minor version that etcd goes back to, for example 3.6, or {CANCEL}."
+    ]
 
 
 def endpoint_problems(variable: str, text: Any) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 # The parts of a host, in the order in which a run changes them, and their names in a plan.
 PARTS = {
     "snapshot": "snapshot",
+    "version": "cluster version",
     "packages": "packages",
     "kubelet": "kubelet",
     "ca": "CA",

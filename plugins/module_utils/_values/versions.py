@@ -60,6 +60,9 @@ class EtcdVersion:
 # kubeadm's patch is not known before it has rendered a manifest.
 ANY_PATCH = 99
 
+# The value of etcd_downgrade that cancels a downgrade, instead of a version.
+CANCEL = "cancel"
+
 
 def etcd_version_in(tag: str) -> EtcdVersion | None:
     """The release in a text like 3.6.14, v3.6.14, 3.6.14-0 or 3.6.14-0@sha256:...; None if there is none."""
@@ -101,3 +104,10 @@ BEFORE_MINOR = {
 
 # The first minor version that cannot read what 3.5 has written to the log (_host/wal.py, unreadable_by_3_7).
 WITHOUT_FORMER_API = 7
+
+# What ends with a downgrade, by the minor version that is left, from etcd's guides (https://etcd.io/docs/v3.7/downgrades/downgrade_3_7/,
+# https://etcd.io/docs/v3.6/downgrades/downgrade_3_6/). No key is lost.
+LOST_BELOW = {
+    6: "etcd 3.5 has no feature gates, no metrics of 3.6, and does not report its version of the data; what it writes to the log must be gone before 3.7",
+    7: "etcd 3.6 has no metrics of 3.7 (etcd_server_request_duration_seconds, times of the watch send loop)",
+}

@@ -8,26 +8,32 @@ if two of them have the same key, the CA host proves its own, and the other one 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     broken_ca_hosts,
+    has_key_of_its_ca,
     lost_key_text,
     trust_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import without_cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     EXPORT_CA_KEY,
+    MOVE_CA,
     RECEIVE_CA_KEY,
     REMOVE_CA_KEY,
     SEND_CA_KEY,
     Step,
     reasons_of,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, exists
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -38,18 +44,6 @@ if TYPE_CHECKING:
 
 _KEY = "/etc/kubernetes/pki/etcd/ca.key"
 
-# The passphrase of a copy that may lie in a safe for ten years.
-LEAST_PASSPHRASE = 12
-
-
-@dataclass(frozen=True)
-class Export:
-    """A copy for a safe. file: on the controller, '' for none. exists: it is there already, and is checked instead of written."""
-
-    file: str = ""
-    exists: bool = False
-    problems: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True)
 class CaMove:
@@ -58,31 +52,6 @@ class CaMove:
     problems: list[Problem]
     steps: list[Step] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-
-
-def check_export(path: str, passphrase: str) -> Export:
-    """The copy that is asked for, as far as the controller can tell. Nothing of the passphrase is returned."""
-    if not path:
-        return Export()
-    problems = []
-    if not passphrase:
-        problems.append(
-            "etcd_ca_export needs a passphrase: set etcd_ca_export_passphrase (from a vault, not in plain text)."
-        )
-    elif len(passphrase) < LEAST_PASSPHRASE:
-        problems.append(
-            f"etcd_ca_export_passphrase has fewer than {LEAST_PASSPHRASE} characters: whoever finds the copy could guess it. Use a longer one,"
-            " such as six random words."
-        )
-    if not os.path.isdir(os.path.dirname(path)):
-        problems.append(
-            f"etcd_ca_export: {os.path.dirname(path)} is not a directory of the controller. Make it, or name another file."
-        )
-    elif os.path.lexists(path) and not os.path.isfile(path):
-        problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
-    elif os.path.exists(path) and not os.access(path, os.R_OK):
-        problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
-    return Export(path, os.path.isfile(path), tuple(problems))
 
 
 def one_file_problems(export: Export, clusters: Iterable[str]) -> list[str]:
@@ -197,12 +166,6 @@ def key_problems(
     return [Problem(lost_key_text(cluster, observations), code="ca-key-lost")]
 
 
-def has_key_of_its_ca(observation: Observation) -> bool:
-    """Whether the ca.key of a host belongs to its ca.crt."""
-    pki = observation["pki"]
-    return bool(pki.get("ca_public_key") and pki["ca_public_key"] == pki.get("ca_cert_key"))
-
-
 def target_problems(cluster: Cluster, observations: Observations, holders: list[str]) -> list[Problem]:
     """Why the CA host cannot use the key: its ca.crt is of another CA, or the members run with another one."""
     target, holder = cluster.ca_host, holders[0]
@@ -237,3 +200,17 @@ def move_steps(cluster: Cluster, holders: list[str], export: Export) -> list[Ste
         text = f"etcd/ca.key: an encrypted copy is {verb} {export.file} on the controller"
         reasons[EXPORT_CA_KEY, target] = [Reason("ca", "exported", text)]
     return [Step(kind, names[host], host, None, tuple(found)) for (kind, host), found in reasons.items()]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that moves the CA's key: see RETURN of the module etcd_plan."""
+    cluster, observations = view.cluster, view.observations
+    problems = [
+        *attendance_problems(view, wish.limit),
+        *problems_of("ca-export", one_file_problems(wish.ca_export, view.clusters)),
+    ]
+    if not view.absent and not cluster.problems and not exists(observations):
+        found = CaMove([without_cluster(cluster)])
+    else:
+        found = move_ca(cluster, observations, view.absent, bool(wish.ca_host), wish.own_ca, wish.ca_export)
+    return apart_plan(view, MOVE_CA, [*problems, *found.problems], found.steps, found.lines)

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import emergency as _emergency
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import renew_ca as _renewal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import LACKS_KEY, ca_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import ACCEPTED
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     NOTHING,
     REFUSE,
@@ -21,7 +25,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
     Plan,
     decide,
     interruption_problem,
+    without_cluster,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
     CUT,
     DROP,
@@ -44,12 +50,17 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     CERTIFICATES,
     NEXT_CA,
+    ROTATE_CA,
     TRUST_CA,
     TURN,
     Step,
+    hosts_of,
+    in_order,
     reasons_of,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, asker, exists
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import RESTART, SIGN, Problem, merged, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
@@ -460,3 +471,59 @@ def run_lines(
             f" the directory former-ca in /etc/kubernetes/kubeadm-etcd on {cluster.ca_host} away"
         ]
     return [f"cluster {cluster.name}: its CA is replaced by a new one, in the phases {', '.join(left)}"]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that rotates the CA, or of one phase of it: see RETURN of the module etcd_plan."""
+    cluster, planes, observations = view.cluster, view.planes, view.observations
+    problems = attendance_problems(view, wish.limit)
+    if not problems and not cluster.problems and not exists(observations):
+        problems.append(without_cluster(cluster))
+    found = CaRotation(problems)
+    notices: list[Problem] = []
+    if not problems:
+        judged, notices = judge(cluster, observations, wish)
+        # Of the CA in the inventory, the rotation knows more.
+        judged += ca_problems(cluster, observations)
+        everything = {**observations, **view.of_clients}
+        found = rotate_ca(
+            cluster,
+            planes,
+            everything,
+            wish.own_ca,
+            wish.until,
+            wish.phase,
+            wish.allow_interruption,
+            wish.check,
+            wish.ca_compromised,
+            wish.ca_same_key,
+        )
+        accepted = [*(ACCEPTED if found.at_once else ()), *(LACKS_KEY if found.elsewhere else ())]
+        problems = [
+            problem for problem in judged if {RESTART, SIGN} & {*problem.stops} and problem.code not in accepted
+        ]
+        problems += found.problems
+    taken = Backup()
+    # Members that reject everybody give no snapshot.
+    answers = not found.at_once or any(item["etcd"].get("answers") for item in observations.values())
+    if wish.backup_before_change and found.phases and not wish.phase and not problems and answers:
+        taken = backup(cluster, observations)
+    steps = in_order([*taken.steps, *found.steps])
+    lines = [*found.lines, *merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(taken.steps))]
+    warnings = [] if wish.phase else [*notices, *found.warnings, *taken.warnings]
+    certificates = hosts_of(found.steps, CERTIFICATES)
+    return {
+        **apart_plan(view, ROTATE_CA, [*problems, *taken.problems], steps, lines, warnings),
+        # The certificates of hosts whose ca.crt is turned around are of the CA that comes first.
+        "replace_ca": certificates,
+        "state": "existing",
+        "gated": not wish.allow_interruption,
+        "published": found.published,
+        "phase": wish.phase,
+        "phases": found.phases,
+        "trusted_ca": found.ca_cert,
+        "signs_next": found.signs_next,
+        "elsewhere": found.elsewhere,
+        "first_ca_only": True,
+        "asker": asker(view.members, observations),
+    }

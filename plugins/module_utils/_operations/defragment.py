@@ -13,13 +13,24 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+    NOTHING,
     SURVIVES_NONE,
     alarmed,
     corruption_problems,
     membership,
+    without_cluster,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import DEFRAGMENT_MEMBER, DISARM, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    DEFRAGMENT,
+    DEFRAGMENT_MEMBER,
+    DISARM,
+    Step,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, asker, exists
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import (
     LEAST_UNUSED,
     PROBE_LASTS,
@@ -234,3 +245,19 @@ def plan_lines(
         if host not in order
     ]
     return [f"cluster {cluster.name}: {done}", *merged([*details, *rest])]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that defragments: see RETURN of the module etcd_plan."""
+    cluster, observations = view.cluster, view.observations
+    problems = attendance_problems(view, wish.limit)
+    if not problems and not cluster.problems and not exists(observations):
+        problems.append(without_cluster(cluster))
+    found = Defragmentation(problems)
+    if not problems:
+        found = defragment(
+            cluster, observations, wish.defragment_threshold, wish.compact_keep_revisions, wish.allow_interruption
+        )
+    action = DEFRAGMENT if found.steps else NOTHING
+    data = apart_plan(view, action, found.problems, found.steps, found.lines, found.warnings)
+    return {**data, "asker": asker(view.members, observations), "limits": found.as_options}

@@ -13,56 +13,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import ca_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import judge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
-    DRILL,
     PREPARE,
-    REHEARSE,
     REPLACE_DATA,
     RESTORE,
     STOP,
     Step,
+    in_order,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, lockstep_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     SECONDS,
     cluster_id,
     new_token,
-    read_snapshot_file,
     restore_token,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note, problems_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
     Observation = Mapping[str, Any]
     Observations = Mapping[str, Observation]
-
-
-@dataclass(frozen=True)
-class WantedSnapshot:
-    """The file on the controller. identity: '' if it cannot be used, then problem says why."""
-
-    path: str = ""
-    identity: str = ""
-    problem: str = ""
-
-
-def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
-    """The file on the controller, as far as it can be judged without reading all of it. A drill need not have one."""
-    if operation not in (RESTORE, DRILL) or (operation == DRILL and not path):
-        return WantedSnapshot()
-    if not path:
-        return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
-    try:
-        return WantedSnapshot(path, read_snapshot_file(path).identity)
-    except EtcdError as exc:
-        return WantedSnapshot(path, problem=str(exc))
 
 
 @dataclass(frozen=True)
@@ -145,30 +127,6 @@ def restore(
     )
 
 
-def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
-    """On which host a restore is rehearsed: of a file on the controller, or of the newest snapshot on the hosts."""
-    problems = [
-        *problems_of("inventory", cluster.problems),
-        *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
-    ]
-    hosts = {member.host: member.name for member in cluster.members if member.host in observations}
-    newest = [
-        (item["taken"], item["revision"], host, item["file"])
-        for host in hosts
-        for item in observations[host]["backup"]["newest"]
-    ]
-    if not hosts:
-        problems.append(Problem(f"no host of cluster {cluster.name!r} could be observed.", code="absent"))
-    if not newest and not snapshot.path:
-        text = f"no host of cluster {cluster.name!r} has a snapshot. Take one (backup.yml), or name a file: -e etcd_snapshot=FILE"
-        problems.append(Problem(text, code="no-snapshot"))
-    if problems:
-        return Restore(problems)
-    file, host = (snapshot.path, next(iter(hosts))) if snapshot.path else (max(newest)[3], max(newest)[2])
-    reason = Reason("snapshot", "rehearsed", f"{file} is restored into a throw-away member, compared, and removed")
-    return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
-
-
 def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:
     """Members whose data is not that of the restored cluster."""
     return [member for member in cluster.members if observations[member.host]["etcd"].get("cluster_id") != new]
@@ -239,3 +197,33 @@ def former_members(cluster: Cluster, observations: Observations) -> list[Problem
         )
         for entry in others
     ]
+
+
+# Problems of a host that a restore solves.
+OF_FORMER_DATA = ("unreadable-data", "restore-under-way")
+
+
+def start_problems(cluster: Cluster, observations: Observations, wish: Wish) -> list[Problem]:
+    """Why members could not be started once their data was replaced: said before anything stops.
+
+    Data that cannot be read is archived, and a restore that has not ended is what this run finishes.
+    """
+    found = [*judge(cluster, observations, wish)[0], *ca_problems(cluster, observations, wish.own_ca)]
+    return [problem for problem in found if START in problem.stops and problem.code not in OF_FORMER_DATA]
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that restores a snapshot: see RETURN of the module etcd_plan."""
+    cluster, observations = view.cluster, view.observations
+    problems = [*lockstep_problems(view), *problems_of("snapshot", one_cluster_problems(view.clusters))]
+    found = Restore()
+    if not problems:
+        found = restore(cluster, observations, view.absent, wish.snapshot, wish.replace_healthy_cluster)
+    problems += found.problems or (start_problems(cluster, observations, wish) if found.steps else [])
+    steps, warnings = list(found.steps), list(found.warnings)
+    if wish.backup_before_change and any(item["etcd"].get("answers") for item in observations.values()) and steps:
+        taken = backup(cluster, observations)
+        steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]
+    what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
+    lines = step_lines(cluster, what, in_order(steps))
+    return {**apart_plan(view, RESTORE, problems, in_order(steps), lines, warnings), "token": found.token}

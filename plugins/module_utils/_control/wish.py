@@ -1,0 +1,121 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a run is asked for, beside what each host is to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, DRILL, RESTORE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+
+
+def of(variable: str, default: Any) -> Any:
+    """A field that has the value of a variable of the role etcd. The action plugin etcd_plan reads it."""
+    return field(default=default, metadata={"variable": variable})
+
+
+@dataclass(frozen=True)
+class WantedSnapshot:
+    """The file on the controller. identity: '' if it cannot be used, then problem says why."""
+
+    path: str = ""
+    identity: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A copy for a safe. file: on the controller, '' for none. exists: it is there already, and is checked instead of written."""
+
+    file: str = ""
+    exists: bool = False
+    problems: tuple[str, ...] = ()
+
+
+def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
+    """The file on the controller, as far as it can be judged without reading all of it. A drill need not have one."""
+    if operation not in (RESTORE, DRILL) or (operation == DRILL and not path):
+        return WantedSnapshot()
+    if not path:
+        return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
+    # A run that needs none of it loads none of it.
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+
+    try:
+        return WantedSnapshot(path, read_snapshot_file(path).identity)
+    except EtcdError as exc:
+        return WantedSnapshot(path, problem=str(exc))
+
+
+# The passphrase of a copy that may lie in a safe for ten years.
+LEAST_PASSPHRASE = 12
+
+
+def check_export(path: str, passphrase: str) -> Export:
+    """The copy that is asked for, as far as the controller can tell. Nothing of the passphrase is returned."""
+    if not path:
+        return Export()
+    problems = []
+    if not passphrase:
+        problems.append(
+            "etcd_ca_export needs a passphrase: set etcd_ca_export_passphrase (from a vault, not in plain text)."
+        )
+    elif len(passphrase) < LEAST_PASSPHRASE:
+        problems.append(
+            f"etcd_ca_export_passphrase has fewer than {LEAST_PASSPHRASE} characters: whoever finds the copy could guess it. Use a longer one,"
+            " such as six random words."
+        )
+    if not os.path.isdir(os.path.dirname(path)):
+        problems.append(
+            f"etcd_ca_export: {os.path.dirname(path)} is not a directory of the controller. Make it, or name another file."
+        )
+    elif os.path.lexists(path) and not os.path.isfile(path):
+        problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
+    elif os.path.exists(path) and not os.access(path, os.R_OK):
+        problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
+    return Export(path, os.path.isfile(path), tuple(problems))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run is asked for, beside what each host is to be.
+
+    phase: the one of a rotation that is planned, '' for the run as a whole. check: whether the run is in check mode. limit: what it is limited to.
+    external_files: by cluster, the file that is to get its etcd.external stanza. Files on the controller have absolute paths.
+    """
+
+    operation: str = CONVERGE
+    phase: str = ""
+    check: bool = False
+    limit: str = ""
+    own_ca: Mapping[str, Any] = field(default_factory=dict)
+    external_files: Mapping[str, str] = field(default_factory=dict)
+    snapshot: WantedSnapshot = field(default_factory=WantedSnapshot)
+    ca_export: Export = field(default_factory=Export)
+    runtime_endpoint: str = of("etcd_container_runtime_endpoint", "")
+    image_archive: str = of("etcd_image_archive", "")
+    external_file: str = of("etcd_external_config_file", "")
+    signing_dir: str = of("etcd_signing_dir", "")
+    allow_interruption: bool = of("etcd_allow_interruption", False)
+    allow_untested_kubeadm: bool = of("etcd_allow_untested_kubeadm", False)
+    remove_stray_ca_keys: bool = of("etcd_remove_stray_ca_keys", False)
+    backup_before_change: bool = of("etcd_backup_before_change", False)
+    member: str = of("etcd_member", "")
+    replace_healthy: bool = of("etcd_replace_healthy", False)
+    wipe_keys: bool = of("etcd_wipe_keys", False)
+    ca_host: str = of("etcd_ca_host", "")
+    replace_healthy_cluster: str = of("etcd_replace_healthy_cluster", "")
+    defragment_threshold: int = of("etcd_defragment_threshold", 45)
+    compact_keep_revisions: int = of("etcd_compact_keep_revisions", 1000)
+    until: str = of("etcd_until", "")
+    ca_compromised: str = of("etcd_ca_compromised", "")
+    ca_same_key: bool = of("etcd_ca_same_key", False)
+    downgrade: str = of("etcd_downgrade", "")
+
+
+# The variable of each field that has one.
+VARIABLES = {item.name: str(item.metadata["variable"]) for item in fields(Wish) if item.metadata}

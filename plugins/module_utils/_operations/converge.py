@@ -1,0 +1,372 @@
+# Copyright: the kubeadm.etcd maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The operations converge, renew, remove and replace."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
+    brings_in,
+    broken_ca_hosts,
+    ca_problems,
+    elsewhere_warnings,
+    key_warnings,
+    needs_signing,
+    own_key_reasons,
+    signs_elsewhere,
+    stray_ca_keys,
+    trust_warnings,
+    with_reasons,
+    with_removals,
+    with_renewals,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
+    Departing,
+    Departure,
+    after_departure,
+    depart,
+    departing_in,
+    name_problem,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.downgrade import downgrade
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
+    entry_of,
+    has_address,
+    has_run,
+    same_address,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge, weigh
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+    BOOTSTRAP,
+    NOTHING,
+    REFUSE,
+    ROLLING,
+    Plan,
+    alarm_warnings,
+    decide,
+    departed_with_alarm,
+    image_reasons,
+    make_steps,
+    membership,
+    only_certificates,
+    plan_lines,
+    start_without_problems,
+    without_restarts,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import (
+    departing_data,
+    members_after,
+    read_off,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import external_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_notes, rotation_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    CA,
+    CERTIFICATES,
+    CONVERGE,
+    IMAGE,
+    RECORD,
+    REMOVE,
+    REMOVE_CA_KEY,
+    RENEW,
+    REPLACE,
+    REPLACE_CA,
+    SCHEDULE,
+    in_order,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, asker, exists
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
+    RESTART,
+    START,
+    Problem,
+    merged,
+    note,
+    problems_of,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
+
+if TYPE_CHECKING:
+    # Python 3.8 cannot evaluate them.
+    Observation = Mapping[str, Any]
+    Observations = Mapping[str, Observation]
+
+
+def with_image(observations: Observations, archive: str) -> dict[str, Observation]:
+    """Observations with what only the controller can tell: which hosts lack the image that an archive on it holds."""
+    return {
+        host: {**item, "reasons": {**item["reasons"], "image": as_data(image_reasons(item, archive))}}
+        for host, item in observations.items()
+    }
+
+
+def plan(view: View, wish: Wish) -> dict[str, Any]:
+    """The plan of a run that brings a cluster to what is wanted, or has a member leave: see RETURN of the module etcd_plan."""
+    leaving, problem = departing_of(view, wish) if wish.operation in (REMOVE, REPLACE) else (None, "")
+    if problem:
+        view.cluster.problems.append(problem)
+    if leaving and leaving.host not in view.observations:
+        # It need not be there any more.
+        view = view.without([leaving.host])
+    cluster, members, observations = view.cluster, view.members, with_image(view.observations, wish.image_archive)
+    if wish.operation == RENEW:
+        observations = only_certificates(observations)
+    departure, taken = Departure(), Backup()
+    if wish.operation in (REMOVE, REPLACE):
+        leaving = leaving or Departing(None, None)
+        if leaving.name:
+            departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
+            # No snapshot if the departure is refused, or if the member has left in an earlier run.
+            if wish.backup_before_change and leaving.is_listed and not departure.problems:
+                taken = backup(cluster, observations, leaving.host)
+        observations = after_departure(observations, leaving, wish.operation)
+    decision, problems, warnings = decided(view, observations, wish, departure, leaving)
+    is_rotating = bool(rotation_of(cluster, observations).phase)
+    observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
+    signing = signing_of(cluster, observations, wish)
+    known = known_addresses(cluster, observations)
+    # A member that is only started keeps its manifest, and so its addresses.
+    moves = [host for host, former in known.items() if former and host in decision.order]
+    problems += moving_problems(cluster, moves, observations)
+    wished = wish.downgrade if wish.operation == CONVERGE else ""
+    lowered = downgrade(cluster, observations, decision, wished, asker(members, observations))
+    problems += lowered.problems
+    warnings += lowered.warnings
+    upgraded = upgrade(cluster, observations, decision, lowered.target)
+    if upgraded.is_due and wish.backup_before_change:
+        taken = backup(cluster, observations)
+        problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
+    problems += upgraded.problems
+    warnings += upgraded.warnings
+    of_members = any(has_run(item) and needs_signing(item) for item in observations.values())
+    signs = of_members or (wish.operation == RENEW and signing.is_due(observations))
+    outcome = weigh(decision, problems, observations, signs, wish)
+    way_out = start_without_problems(cluster, decision, outcome.refusals, observations, wish.limit)
+    decision = outcome.plan
+    elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
+    if elsewhere:
+        warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
+    # A renewed certificate of the CA is copied. Nothing has to be signed for it.
+    observations = with_removals(with_renewals(cluster, observations, wish.own_ca), signing.stray)
+    if outcome.unsigned:
+        signing, moves = Signing(), []
+        observations = {
+            host: {**item, "reasons": {**item["reasons"], "ca": [], "certificates": []}}
+            for host, item in observations.items()
+        }
+    if upgraded.is_due and not decision.order:
+        taken = Backup()
+    leave = [*taken.steps, *lowered.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
+    steps = make_steps(
+        decision,
+        observations,
+        {member.host: member.name for member in cluster.members},
+        **{
+            CA: [cluster.ca_host] if signing.makes_ca else [],
+            REPLACE_CA: members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
+            REMOVE_CA_KEY: signing.stray,
+            CERTIFICATES: [host for host in members if host in observations] if signing.is_due(observations) else [],
+            IMAGE: [] if outcome.held else hosts_with("image", observations),
+            RECORD: [] if wish.operation == RENEW else to_record(decision, observations, is_rotating),
+            SCHEDULE: hosts_with("backup", observations),
+        },
+    )
+    leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
+    steps = in_order([*steps, *leave])
+    data = {
+        **read_off(steps),
+        "action": decision.action,
+        "state": decision.state,
+        "gated": decision.gated,
+        "published": decision.published,
+        "token": token(observations) if decision.action == BOOTSTRAP else "",
+        "known_addresses": known,
+        "moves": [host for host in moves if host in decision.order],
+        "departing": departing_data(leaving),
+        "members": members_after(cluster, leaving, membership(view.observations) or [], wish.operation),
+        "elsewhere": elsewhere,
+        "copied": [],
+        "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),
+        "speaker": next(
+            iter(item for item in members if not leaving or item != leaving.host or wish.operation == REPLACE), None
+        ),
+        "asker": asker(members, observations),
+        "problems": merged([*outcome.refusals, *way_out]),
+        "held": merged(outcome.held),
+        "notices": merged([*warnings, *taken.warnings, *decision.warnings, *outcome.warnings]),
+    }
+    return {**data, **finish(data, observations, wish)}
+
+
+def decided(
+    view: View, observations: Observations, wish: Wish, departure: Departure, leaving: Departing | None
+) -> tuple[Plan, list[Problem], list[Problem]]:
+    """What happens to the members, and the problems and warnings of the cluster. leaving: as for plan, None if no member is to leave."""
+    cluster = view.cluster
+    problems, warnings = judge(cluster, observations, wish)
+    if leaving and wish.operation == REMOVE:
+        # Its host is only cleared.
+        problems = [problem for problem in problems if problem.host != leaving.host or not leaving.host]
+    lacking = [observations[host]["config"]["image"] for host in hosts_with("image", observations)]
+    problems += problems_of("image-archive", view.archive_problems(lacking) if wish.image_archive else ())
+    problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
+    # Also if the only member that answers is the one that leaves.
+    there = attendance_problems(view, wish.limit, exists(view.observations))
+    if cluster.problems or there:
+        return Plan(REFUSE), [*problems, *there], warnings
+    problems += ca_problems(cluster, observations, wish.own_ca)
+    decision = (
+        departure_plan(departure, leaving, wish.operation)
+        if leaving
+        else decide(cluster, observations, wish.allow_interruption)
+    )
+    if wish.operation == RENEW:
+        decision = without_restarts(cluster, decision)
+    warnings += map(note, alarm_warnings(cluster, observations))
+    warnings += rotation_notes(cluster, observations)
+    # What members have loaded is not what ca.crt holds then.
+    if not rotation_of(cluster, observations).phase:
+        warnings += map(note, trust_warnings(observations))
+    warnings += map(note, key_warnings(cluster, observations, wish.own_ca))
+    return decision, problems, warnings
+
+
+@dataclass(frozen=True)
+class Signing:
+    """Whether a CA is made or brought in, and hosts whose copy of its key is removed."""
+
+    makes_ca: bool = False
+    stray: list[str] = field(default_factory=list)
+
+    def is_due(self, observations: Observations) -> bool:
+        """Whether certificates are issued, or repaired."""
+        return self.makes_ca or bool(self.stray or hosts_with("certificates", observations))
+
+
+def signing_of(cluster: Cluster, observations: Observations, wish: Wish) -> Signing:
+    """What happens to the CA."""
+    signer = observations.get(cluster.ca_host)
+    makes_ca = brings_in(cluster, observations, wish.own_ca) or bool(signer and signer["reasons"]["ca"])
+    return Signing(makes_ca, stray_ca_keys(cluster, observations) if wish.remove_stray_ca_keys else [])
+
+
+def hosts_with(part: str, observations: Observations) -> list[str]:
+    """Hosts whose part differs from what is wanted."""
+    return [host for host, item in observations.items() if item["reasons"].get(part)]
+
+
+def departing_of(view: View, wish: Wish) -> tuple[Departing | None, str]:
+    """The member of this cluster that the run is about, None if it is one of another cluster; and why the name means no member."""
+    clusters = {
+        name: (cluster, [*(membership(observations) or []), *departed_with_alarm(observations)])
+        for name, (cluster, observations) in view.clusters.items()
+    }
+    listed = clusters[view.cluster.name][1]
+    leaving = departing_in(view.cluster, listed, wish.member, clusters)
+    if leaving and not leaving.entry:
+        # It has left in a run that did not get as far as its alarm.
+        leaving = replace(leaving, entry=next((entry for entry in listed if entry.get("has_left")), None))
+    return leaving, name_problem(wish.member, clusters)
+
+
+def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:
+    """The plan for the members beside the departure: a replaced member joins anew."""
+    action = ROLLING if operation == REPLACE and leaving.host else NOTHING
+    joins = [leaving.host] if action == ROLLING else []
+    if departure.problems:
+        action, joins = REFUSE, []
+    return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
+
+
+def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
+    """Whether the run ends with its plan, and the table of its members then: nothing is to be done, and the observation found all of them healthy."""
+    tables = [
+        seen["table"] for item in observations.values() if (seen := item.get("health")) and seen["verdict"] == "healthy"
+    ]
+    if not (plan["settled"] and tables) or plan["held"] or plan["problems"] or wish.external_file:
+        return {"finished": False, "table": []}
+    return {"finished": True, "table": tables[0]}
+
+
+def token(observations: Observations) -> str:
+    """The initial-cluster-token of a cluster that is being founded, the same on all hosts.
+
+    What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
+    not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
+    """
+    # What has data keeps its ids, whatever the others would be told. A manifest by hand has no token: with it, ids are those of etcd's own.
+    with_data = [
+        item
+        for item in observations.values()
+        if item["etcd"].get("has_data") and (item["etcd"].get("token") or item["facts"]["etcd_manifest"])
+    ]
+    begun = [str(item["etcd"].get("token") or "") for item in with_data]
+    begun += [str(item["etcd"]["token"]) for item in observations.values() if item["etcd"].get("token")]
+    if begun:
+        return begun[0]
+    nonces = "".join(sorted(str(observation["etcd"].get("nonce", "")) for observation in observations.values()))
+    return hashlib.sha256(nonces.encode()).hexdigest()[:32]
+
+
+def to_record(decision: Plan, observations: Observations, is_rotating: bool = False) -> list[str]:
+    """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
+
+    is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.
+    """
+
+    def is_another(etcd: Mapping[str, Any]) -> bool:
+        """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
+        record = etcd.get("record")
+        return not record or any(record[key] != etcd.get(key) for key in ("cluster_id", "member_id"))
+
+    return [
+        host
+        for host, observation in observations.items()
+        if any(reason["code"] != "ca" or not is_rotating for reason in observation["reasons"].get("record", []))
+        or (host in [*decision.start, *decision.order] and is_another(observation["etcd"]))
+    ]
+
+
+def known_addresses(cluster: Cluster, observations: Observations) -> dict[str, list[str]]:
+    """Addresses that certificates of members keep until the member has moved, by host.
+
+    A host names its own; another host has to confirm each by the membership that it is told, else any member could have any address signed. An
+    address that the inventory gives another member is never among them. The CA host signs anyway.
+    """
+    result = {}
+    for member in cluster.members:
+        if member.host not in observations:
+            continue
+        others = [item for host, item in observations.items() if host != member.host or host == cluster.ca_host]
+        entries = [entry_of(member, item["etcd"].get("members") or []) for item in others]
+        urls = [
+            url for entry in entries if entry for url in [*entry.get("peer_urls", []), *entry.get("client_urls", [])]
+        ]
+        result[member.host] = [
+            address
+            for address in observations[member.host]["etcd"].get("known_addresses", [])
+            if has_address({"peer_urls": urls}, address)
+            and not any(same_address(address, other.address) for other in cluster.members)
+        ]
+    return result
+
+
+def moving_problems(cluster: Cluster, moves: list[str], observations: Observations) -> list[Problem]:
+    """Members that move although their certificates could not be issued without the former address afterwards."""
+    if not moves or cluster.ca_host in observations:
+        return []
+    return [
+        Problem(
+            f"{', '.join(moves)} would move to another address, and the certificates are issued again afterwards: run again with the CA host"
+            f" {cluster.ca_host}, or without --limit.",
+            (START, RESTART),
+            code="ca-host-absent",
+        )
+    ]

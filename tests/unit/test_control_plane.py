@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import control_plane as cp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.hand_over import HandOver, hand_over
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.hand_over import HandOver, hand_over, plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
 from test_plan import why
@@ -189,6 +191,13 @@ FRESH = ("etcd/ca.crt: missing", "apiserver-etcd-client.crt: issued, missing")
 
 def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, **seen: Any) -> HandOver:
     return hand_over(CLUSTER, CLIENTS, seen, own_ca or {}, lost or [], "/srv/signing")
+
+
+def test_who_speaks_in_a_run_without_the_first_host() -> None:
+    """A host of the run, and not the first one of the inventory."""
+    view = View(CLUSTER, {"infra0": signer()}, ["infra0"], clients=CLIENTS, of_clients={"control1": plane(*FRESH)})
+    made = plan(view, Wish(operation="hand_over"))
+    assert made["speaker"] == made["asker"] == "control1" and made["certificates"] == ["control1"]
 
 
 def test_fresh_hosts_get_a_certificate() -> None:

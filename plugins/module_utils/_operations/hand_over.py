@@ -322,7 +322,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     found = hand_over(
         view.cluster, view.clients, {**view.of_clients, **signer}, wish.own_ca, view.lost, wish.signing_dir
     )
-    speaker = next(iter(view.planes), None)
+    speaker = next(iter(view.of_clients), None)
     return {
         **apart_plan(view, HAND_OVER, found.problems, found.steps, found.lines, found.warnings),
         "apiservers": [] if found.problems else found.turns,

@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "etcd_client_port": {"type": "int"},
     "etcd_peer_port": {"type": "int"},
     "etcd_encryption_algorithm": {"type": "str", "choices": ["RSA-2048", "ECDSA-P256"]},
+    "etcd_until": {"type": "str", "choices": ["", "new", "trust"], "default": ""},
 }
 
 
@@ -96,6 +97,7 @@ def test_member(host: str, variables: dict[str, Any], observed: str | None, name
         (three(infra0={"etcd_client_port": 70000}), "is not a port"),
         (three(infra0={"etcd_client_port": 2380}), "two ports are the same"),
         (three(infra0={"etcd_encryption_algorithm": "RSA"}), "Write one of RSA-2048, ECDSA-P256"),
+        (three(infra0={"etcd_until": "never"}), "Write one of new, trust, or nothing."),
         (three(infra0={"etcd_ca_host": "other"}), "other is not a host of cluster 'etcd'"),
         (three(infra0={"etcd_client_port": 1}, infra1={"etcd_client_port": 2}), "etcd_client_port differs within"),
     ],

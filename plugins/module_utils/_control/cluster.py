@@ -245,7 +245,8 @@ def shape_problems(name: str, value: Any, option: Mapping[str, Any]) -> list[str
     chosen = [str(item) for item in value] if kind == "list" else [str(value)]
     if choices and not set(chosen) <= {str(choice) for choice in choices}:
         wanted = "only" if kind == "list" else "one of"
-        problems.append(f"{name} is {shown(value)}. Write {wanted} {', '.join(map(str, choices))}.")
+        named = ", ".join(str(choice) for choice in choices if choice != "")
+        problems.append(f"{name} is {shown(value)}. Write {wanted} {named}{', or nothing' if '' in choices else ''}.")
     return problems
 
 

@@ -222,3 +222,34 @@ def test_what_metrics_tell(make_cluster: Make) -> None:
     assert 'etcd_cluster_version{cluster_version="3.6"} 1' in text
     assert 'etcd_cluster_version{cluster_version="3.7"} 0' in text
     assert f'etcd_server_version{{server_version="{NEW}"}} 1' in text
+
+
+@pytest.mark.long
+def test_what_3_5_does_not_report(make_cluster: Make) -> None:
+    """Whether a downgrade is enabled. If it is when members get 3.6 again, the cluster keeps version 3.5 until it is cancelled."""
+    cluster = make_cluster(3, MIDDLE)
+    cluster.found()
+    change_downgrade(spec(cluster, "3.5"), check=False)
+    slow = {"experimental-downgrade-check-time": "1h"}
+    for member in sorted(cluster.members, key=lambda item: item.leads()):
+        restart(cluster, member, OLD, **slow)
+        cluster.wait([member])
+    assert not status(cluster[0]).downgrade
+    with cluster[0].client() as client:
+        assert client.enabled_downgrade(client.status()) == "3.5.0"
+    assert cluster.look().downgrade == "3.5"
+    for member in sorted(cluster.members, key=lambda item: item.leads()):
+        restart(cluster, member, MIDDLE)
+        cluster.wait([member])
+    time.sleep(10)
+    assert cluster_version(cluster[0]) == "3.5.0"
+    assert change_downgrade(spec(cluster, CANCEL), check=False)["changed"]
+    assert cluster_version(cluster[0]) == "3.6.0"
+    # 3.5 alone: it cancels, and does not answer.
+    change_downgrade(spec(cluster, "3.5"), check=False)
+    for member in sorted(cluster.members, key=lambda item: item.leads()):
+        restart(cluster, member, OLD, **slow)
+        cluster.wait([member])
+    assert change_downgrade(spec(cluster, CANCEL), check=False)["changed"]
+    with cluster[0].client() as client:
+        assert client.enabled_downgrade(client.status()) == ""

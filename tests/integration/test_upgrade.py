@@ -170,3 +170,19 @@ def test_a_run_that_was_killed(old: Lab) -> None:
     print(f"killed: {counted}")
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
     assert versions(old) == [MIDDLE] * 3 and f"etcd: {OLD} -> {MIDDLE}" in flat(run.output)
+
+
+def test_back_to_3_5(old: Lab) -> None:
+    """By etcd_downgrade. The flags are switched with the image. 3.5 does not report that the downgrade ends, and ends it."""
+    upgrade(old, MIDDLE)
+    with writing(old, "back") as counted:
+        run = upgrade(old, OLD, "-v", "-e", "etcd_downgrade=3.5")
+    print(f"{MIDDLE} -> {OLD}: {counted}, {run.seconds:.0f} s, {re.findall(r'waited: ([0-9.]+)', run.output)} s")
+    assert versions(old) == [OLD] * 3 and healthy(old)
+    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+    for host in old.hosts:
+        text = old.sh(host, f"cat {MANIFEST}")
+        assert "--experimental-initial-corrupt-check=true" in text and "feature-gates" not in text
+    assert upgrade(old, OLD, "-e", "etcd_downgrade=3.5").changed() == {} and upgrade(old, OLD).changed() == {}
+    upgrade(old, MIDDLE)
+    assert versions(old) == [MIDDLE] * 3 and healthy(old)

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import downgrade as _downgrade
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, Status, downgrade_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    EtcdClient,
+    EtcdUnreachableError,
+    Member,
+    Status,
+    downgrade_in,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import downgrade as _member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade import DowngradeSpec, Seen
@@ -227,6 +233,34 @@ def test_the_variable(text: Any, is_valid: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "storage", "reported", "code", "expected"),
+    [
+        ("3.6.14", "3.6.0", "3.5.0", "", "3.5.0"),
+        ("3.6.14", "3.6.0", "", "precondition", ""),
+        # 3.5 is asked whether another one could begin.
+        ("3.5.35", "", "", "precondition", "3.5.0"),
+        ("3.5.35", "", "", "", ""),
+        ("3.5.35", "", "", "timeout", ""),
+        ("mine", "", "", "precondition", ""),
+    ],
+)
+def test_whether_one_is_enabled(
+    version: str, storage: str, reported: str, code: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def ask(_client: EtcdClient, action: str, target: str) -> None:
+        asked.append((action, target))
+        if code:
+            raise EtcdUnreachableError("no.", code)
+
+    monkeypatch.setattr(EtcdClient, "downgrade", ask)
+    client = EtcdClient.__new__(EtcdClient)
+    assert client.enabled_downgrade(status_of(version, storage, reported)) == expected
+    assert asked == ([("VALIDATE", "3.4")] if version == "3.5.35" else [])
+
+
+@pytest.mark.parametrize(
     ("status", "version"),
     [
         ({"downgradeInfo": {"enabled": True, "targetVersion": "3.6.0"}}, "3.6.0"),
@@ -388,7 +422,7 @@ def test_what_is_read_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
             raise EtcdError("silent.")
         return answers[url]
 
-    monkeypatch.setattr(_rollout, "status_at", status)
+    monkeypatch.setattr(_rollout, "status_with_downgrade", status)
     monkeypatch.setattr(_rollout, "ask_health", lambda _url, _target: None)
 
     class Acts:
@@ -467,7 +501,9 @@ def test_the_last_member_waits_until_etcd_has_ended_it(
     monkeypatch.setattr(_rollout, "AGREES", -1.0)
     monkeypatch.setattr(_rollout, "check_controller", lambda: None)
     monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (None, listed))
-    monkeypatch.setattr(_rollout, "status_at", lambda url, _target: status_of(versions[int(url)], "3.6.0", enabled))
+    monkeypatch.setattr(
+        _rollout, "status_with_downgrade", lambda url, _target: status_of(versions[int(url)], "3.6.0", enabled)
+    )
     with pytest.raises(EtcdError, match="has not ended the downgrade") if fails else contextlib.nullcontext():
         _rollout.wait_for_end_of_downgrade(TARGET)
 

@@ -41,6 +41,9 @@ class Client:
     def cluster_version(self) -> str:
         return "3.6.0"
 
+    def enabled_downgrade(self, status: Status) -> str:
+        return status.downgrade
+
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import etcd_version_in
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -473,6 +474,20 @@ class EtcdClient:
     def downgrade(self, action: str, version: str = "") -> None:
         """VALIDATE or ENABLE a downgrade to a version, or CANCEL the one that is enabled. EtcdUnreachableError if etcd refuses."""
         self.call("maintenance/downgrade", {"action": action, "version": version})
+
+    def enabled_downgrade(self, status: Status) -> str:
+        """The version that a downgrade goes to which is enabled; '' if there is none, or no quorum tells. status: of this member.
+
+        etcd 3.5 does not report it. It refuses to validate another downgrade then, and a member of 3.5 runs only if the one that is enabled goes to 3.5.
+        """
+        version = etcd_version_in(status.version)
+        if status.storage_version or version is None or not version.minor:
+            return status.downgrade
+        try:
+            self.downgrade("VALIDATE", f"{version.major}.{version.minor - 1}")
+        except EtcdUnreachableError as exc:
+            return f"{version.branch}.0" if exc.code == "precondition" else ""
+        return ""
 
     def cluster_version(self) -> str:
         """The version on which the cluster has agreed: the lowest minor of its members. Empty before there is one."""

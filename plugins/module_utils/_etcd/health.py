@@ -179,6 +179,9 @@ def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) 
                     raise
                 seen.reason = str(exc)
             ask_health(client, seen, max(0.1, deadline - time.monotonic()))
+            if seen.commits:
+                client.timeout = max(0.1, deadline - time.monotonic())
+                seen.status = replace(seen.status, downgrade=client.enabled_downgrade(seen.status))
     except EtcdError as exc:
         seen.error = str(exc)
         seen.code = getattr(exc, "code", "")

@@ -3,7 +3,7 @@
 """A downgrade is enabled for a cluster, or cancelled, by etcd's API. No member is restarted.
 
 etcd's leader then lowers the version of the cluster, and every member writes a raft snapshot and lowers the version of its data. If a member cannot be
-reached, the leader waits. etcd 3.5 carries out CANCEL without ever answering it, and reports neither, so a member of the newer version is asked.
+reached, the leader waits. etcd 3.5 carries out CANCEL without ever answering it, so a member of the newer version is asked if there is one.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def look(acts: Membership, target: _rollout.Target) -> list[Seen]:
             found.append(
                 Seen(
                     member,
-                    _rollout.status_at(member.client_urls[0], target),
+                    _rollout.status_with_downgrade(member.client_urls[0], target),
                     _rollout.ask_health(member.client_urls[0], target),
                 )
             )
@@ -202,7 +202,9 @@ def cancel(spec: DowngradeSpec, acts: Membership, lock: ClusterLock | None) -> d
         return reported([])
     if lock:
         lock.check()
-        ask(acts, newest(seen), "CANCEL")
+        # 3.5 does it without an answer. The members tell whether it has come about.
+        with contextlib.suppress(EtcdError):
+            ask(acts, newest(seen), "CANCEL")
         deadline = time.monotonic() + spec.timeout
         while enabled_in(look(acts, target)):
             _rollout.check_controller()

@@ -300,6 +300,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
             with EtcdClient(endpoint, ca, cert, key, timeout=2.0) as client:
                 listed, status = client.members(), client.status()
                 result["cluster_version"] = client.cluster_version()
+                result["downgrade"] = client.enabled_downgrade(status)
                 if itself and process:
                     result["database"] = observe_database(client, status, quota_in(params, process)).as_dict()
         except EtcdError:
@@ -307,7 +308,6 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         called = {entry.id: entry.name or f"{entry.id:x}" for entry in listed}
         result["members"] = [asdict(entry) for entry in listed]
         result["members_of"] = f"{status.cluster_id:x}"
-        result["downgrade"] = status.downgrade
         result["alarms"] = [{"kind": alarm.kind, "member": name_of(alarm.member_id, called)} for alarm in status.alarms]
         if itself:
             result["answers"] = True

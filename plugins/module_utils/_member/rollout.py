@@ -16,7 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, Status, probe
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
@@ -311,6 +311,13 @@ def status_at(url: str, target: Target) -> Status:
         return client.status()
 
 
+def status_with_downgrade(url: str, target: Target) -> Status:
+    """The same, and whether a downgrade is enabled, also of a member that does not report it. EtcdError if it does not answer."""
+    with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+        status = client.status()
+        return replace(status, downgrade=client.enabled_downgrade(status))
+
+
 def ask_cluster_version(target: Target) -> str:
     """The version on which the cluster has agreed, as the first member that answers knows it; '' if none does."""
     # The member itself is the one in doubt, so it is asked last.
@@ -377,13 +384,13 @@ def wait_until_lowered(target: Target, wanted: EtcdVersion) -> None:
 def wait_for_end_of_downgrade(target: Target) -> None:
     """After a member got an older minor version: if it was the last one, wait until etcd has ended the downgrade, which its leader does every 5 s.
 
-    EtcdError if it does not. etcd 3.5 does not report whether one is enabled. One that does not answer is for the check of the health.
+    EtcdError if it does not: with the next upgrade, the cluster would keep its version. One that does not answer is for the check of the health.
     """
     deadline = time.monotonic() + AGREES
     while True:
         try:
             _client, members = ask_membership(target, None)
-            found = [status_at(member.client_urls[0], target) for member in members if member.started]
+            found = [status_with_downgrade(member.client_urls[0], target) for member in members if member.started]
         except EtcdError:
             return
         minors = {version.minor for version in (etcd_version_in(status.version) for status in found) if version}

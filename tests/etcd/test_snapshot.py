@@ -284,7 +284,7 @@ def test_ids_of_a_restored_cluster(
                 file, token, member.name, members, "", data_dir=str(member.data), work_dir=str(member.directory / "work"),
                 manifests_dir=str(member.directory / "none"),
             )  # fmt: skip
-            with pytest.raises(EtcdError, match="has not been restored"):
+            with pytest.raises(EtcdError, match="does not have the snapshot of this run"):
                 _restore.replace_data(spec, False)
             assert [reason.code for reason in _restore.prepare(spec, False)] == ["prepared"]
             assert _restore.prepare(spec, False) == [] and _restore.stop(spec, False) == [] and not spec.is_replaced

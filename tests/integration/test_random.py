@@ -117,7 +117,7 @@ class Writer:
 
 @dataclass
 class Row:
-    """What a step came to, for the table. recovery: seconds until all members that can be well were so."""
+    """What a step came to, for the table. recovery: seconds until all members that can be well were so. gap: 0 if there was no quorum all the time."""
 
     step: Step
     ended: str
@@ -265,11 +265,12 @@ class Sequence:
         gap = self.writer.gap
         shown = {host: item.standing.value for host, item in self.state.hosts.items()}
         self.say(f"   {ended}; {seconds:.0f} s, well after {recovery:.1f} s, longest gap {gap:.1f} s; {shown}")
-        self.rows.append(Row(step, ended, seconds, recovery, gap))
+        is_served = before.has_quorum and self.state.has_quorum
+        self.rows.append(Row(step, ended, seconds, recovery, gap if is_served else 0.0))
         if self.state.has_quorum:
             lost = self.writer.lost(name)
             assert not lost, f"{len(lost)} acknowledged writes are lost: {lost[:5]}"
-        if before.has_quorum and self.state.has_quorum and not may_interrupt(before, step):
+        if is_served and not may_interrupt(before, step):
             assert gap < LONGEST_GAP, f"no write was acknowledged for {gap:.1f} s"
 
     def act(self, step: Step) -> str:
@@ -425,7 +426,6 @@ def table(rows: list[Row]) -> str:
     for label, found in sorted(kinds.items()):
         well = len([row for row in found if row.ended in ("ok", "done", "killed")])
         seconds = sorted(row.seconds for row in found)
-        # Where the step itself took the quorum away, the gap is no one's doing.
         lines.append(
             f"| {label} | {len(found)} | {well} | {len(found) - well} | {seconds[len(seconds) // 2]:.0f}, {seconds[-1]:.0f}"
             f" | {max(row.recovery for row in found):.1f} | {max(row.gap for row in found):.1f} |"
@@ -480,8 +480,11 @@ def test_from_three_to_five_against_by_hand(hosts: Lab, tmp_path: Path) -> None:
     begin = time.monotonic()
     for host in joined:
         first.etcdctl("infra0", "member", "add", host, f"--peer-urls=https://{addresses[host]}:2380")
-        # It has the list of members of its join.
-        hosts.sh(host, "mv /root/etcd.yaml /etc/kubernetes/manifests/")
+        # It has the list of members of its join, with the further URL that keeps it from joining again (urls_while_joining).
+        hosts.sh(
+            host,
+            f"sed -i 's#,{host}=https://joining-[^,]*##' /root/etcd.yaml; mv /root/etcd.yaml /etc/kubernetes/manifests/",
+        )
         url = f"https://{addresses[host]}:2379"
         deadline = time.monotonic() + 120
         while "is healthy" not in first.etcdctl(

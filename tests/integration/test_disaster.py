@@ -1,4 +1,4 @@
-"""Backups and restores that are killed at every task, timers of systemd while hosts and disks fail, and 200 000 keys with a real kube-apiserver.
+"""Restores that are killed at every task, or that meet each other, timers of systemd while hosts and disks fail, and 200 000 keys with a real kube-apiserver.
 
 All of them take minutes: `make test-long`. See test_killed for KUBEADM_ETCD_SWEEP.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import re
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from .conftest import Lab
 from .test_backup import BACKUPS, backed_up, count, fill, restored
 from .test_control_plane import INIT, Plane
 from .test_killed import FIRST, STEP, killed_at, unchanged
-from .test_live import flat, healthy, writing
+from .test_live import flat, healthy
 
 pytestmark = pytest.mark.long
 
@@ -52,54 +51,6 @@ def untouched(before: dict[str, list[str]], after: dict[str, list[str]]) -> bool
 
 
 # --- Killed at every task -------------------------------------------------------------------------------------------
-
-
-def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
-    """At every task, while a client writes: what has a final name is whole, the older snapshots are untouched, and the next run leaves nothing behind."""
-    copies, key = tmp_path / "copies", tmp_path / "backup.key"
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout {key} -out {tmp_path}/backup.crt"
-    subprocess.run(make.split(), check=True, capture_output=True, timeout=60)
-    options = {
-        "etcd_backup_keep": 0,
-        "etcd_backup_fetch_dir": str(copies),
-        "etcd_backup_command": ["cp", "{file}", "/srv"],
-    }
-    how = ("-e", json.dumps({**options, "etcd_backup_recipient": f"{tmp_path}/backup.crt"}))
-    fill(cluster, "/registry/killed", 20000)
-    run, total = killed_at(cluster, tmp_path, 0, *how, playbook="playbooks/backup.yml")
-    assert run.code == 0, run.output[-3000:]
-    killed, containers = 0, cluster.containers()
-    with writing(cluster, "sweep") as counted:
-        for number in range(FIRST, total + 1, STEP):
-            before = snapshots(cluster)
-            run, _begun = killed_at(cluster, tmp_path, number, *how, playbook="playbooks/backup.yml")
-            killed += run.code != 0
-            between = snapshots(cluster)
-            assert untouched(before, between), number
-            again = cluster.play(*how, playbook="playbooks/backup.yml")
-            assert again.code == 0, (
-                f"killed at task {number}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
-            )
-            after = snapshots(cluster)
-            assert untouched(between, after) and sum(map(len, after.values())) > sum(map(len, between.values())), number
-            # The leader may change, but each host that gave the last one has cleared up.
-            left = [
-                cluster.sh(
-                    host,
-                    f"ls -A {BACKUPS} 2>/dev/null | grep -v 'db$\\|db.json$\\|^.lock$\\|backup-state\\|prom$' || true",
-                )
-                for host in cluster.hosts
-                if len(after[host]) > len(between[host])
-            ]
-            assert left == [""], (number, left)
-    assert killed >= (total - FIRST) // STEP - 3 and cluster.containers() == containers
-    assert counted["lost"] == counted["nowhere"] == 0, counted
-    # Each copy that the controller has can be opened.
-    for path in copies.iterdir():
-        assert re.fullmatch(r"etcd-\w+-r\d+\.db\.cms", path.name), path
-        argv = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", str(path), "-inkey", str(key)]
-        assert subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout[-32:]
-    print(f"backup: killed at {killed} of {total} tasks, {len(list(copies.iterdir()))} copies, {counted}")
 
 
 def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:

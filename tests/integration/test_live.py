@@ -46,10 +46,11 @@ def peer_urls(cluster: Lab) -> set[str]:
 
 @contextlib.contextmanager
 def writing(cluster: Lab, name: str, pki: str = PKI + "/") -> Iterator[dict[str, float]]:
-    """A client that writes through all members meanwhile; what it counted is there afterwards. pki: a directory on infra0 with its files."""
-    cluster.sh("infra0", f"cat > /run/{name}.py <<'EOF'\n{WRITER.read_text(encoding='utf-8')}\nEOF")
+    """A client that writes through all members meanwhile; what it counted is there afterwards. pki: a directory on the first host with its files."""
+    first = cluster.hosts[0]
+    cluster.sh(first, f"cat > /run/{name}.py <<'EOF'\n{WRITER.read_text(encoding='utf-8')}\nEOF")
     urls = cluster.endpoints().split(",")
-    argv = [str(LAB), "exec", "--name", cluster.name, "infra0", "--", "env", f"WRITER_PKI={pki}", "python3"]
+    argv = [str(LAB), "exec", "--name", cluster.name, first, "--", "env", f"WRITER_PKI={pki}", "python3"]
     argv += [f"/run/{name}.py", name, *urls]
     counted: dict[str, float] = {}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -61,7 +62,7 @@ def writing(cluster: Lab, name: str, pki: str = PKI + "/") -> Iterator[dict[str,
             out, _err = process.communicate(timeout=60)
             counted.update(json.loads(out.strip().splitlines()[-1]))
             print(name, counted)
-    cluster.sh("infra0", f"rm /run/{name}.py")
+    cluster.sh(first, f"rm /run/{name}.py")
 
 
 @pytest.mark.long

@@ -5,15 +5,17 @@ kubeadm 1.34 writes the flags of each of the three versions.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, LAB_NAME, Lab, Run
+from .conftest import LAB, LAB_NAME, Lab, Run, inventory
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
@@ -186,3 +188,55 @@ def test_back_to_3_5(old: Lab) -> None:
     assert upgrade(old, OLD, "-e", "etcd_downgrade=3.5").changed() == {} and upgrade(old, OLD).changed() == {}
     upgrade(old, MIDDLE)
     assert versions(old) == [MIDDLE] * 3 and healthy(old)
+
+
+# --- Five members, and two clusters ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Part(Lab):
+    """Some hosts of a lab, which are a cluster."""
+
+    def versions(self) -> list[str]:
+        """What its members run."""
+        text = self.etcdctl(self.hosts[0], "--endpoints", self.endpoints(), "endpoint", "status", "-w", "json")
+        return re.findall(r'"version":"([^"]+)"', text)
+
+
+@pytest.fixture(scope="module")
+def six() -> Iterator[Lab]:
+    """Six hosts of a lab of their own."""
+    it = Lab(f"{LAB_NAME}-six", [f"infra{number}" for number in range(6)])
+    it("up", "--hosts", "6", "--kubernetes", KUBERNETES, "--etcd", MIDDLE)
+    try:
+        yield it
+    finally:
+        it("down")
+
+
+@pytest.mark.parametrize("parts", [{"a": "012", "b": "345"}, {"five": "01234"}], ids=["two clusters", "five members"])
+def test_many_members(six: Lab, tmp_path: Path, parts: dict[str, str]) -> None:
+    """Two clusters side by side in one run, each with a client that writes; and one of five."""
+    six.fresh()
+    for host in six.hosts:
+        command = f"podman exec -i {six.name}-{host} ctr -n k8s.io images import - <{archive(NEW)}"
+        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+    clusters = {name: Part(six.name, [f"infra{number}" for number in numbers]) for name, numbers in parts.items()}
+    addresses = six.addresses()
+    hosts = {
+        host: f"ansible_host: {addresses[host]}, etcd_cluster_name: {name}"
+        for name, part in clusters.items()
+        for host in part.hosts
+    }
+    place = inventory(six, tmp_path, hosts)
+    six.site("-e", f"etcd_image_tag={MIDDLE}-0", inventory=place)
+    with contextlib.ExitStack() as stack:
+        counts = {name: stack.enter_context(writing(part, name)) for name, part in clusters.items()}
+        run = six.site("-v", "-e", f"etcd_image_tag={NEW}-0", inventory=place)
+    seconds = [float(text) for text in re.findall(r"waited: ([0-9.]+)", run.output) if float(text) > 1]
+    for name, part in clusters.items():
+        counted = counts[name]
+        print(f"{name}, {len(part.hosts)} members: {counted}, {run.seconds:.0f} s, each member {seconds} s")
+        assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+        assert part.versions() == [NEW] * len(part.hosts)
+    assert six.site("-e", f"etcd_image_tag={NEW}-0", inventory=place).changed() == {}

@@ -335,8 +335,8 @@ RSA = certificate("rsa:2048")
         ("hello\n", "is not a certificate"),
         ("\n", "cannot be read on the controller"),
     ],
-    # Certificates are others in each process.
-    ids=["rsa", "ec", "ed25519", "damaged", "key", "text", "empty"],
+    # Workers would not agree on certificates.
+    ids=["rsa", "ec", "ed25519", "broken", "with a key", "text", "empty"],
 )
 def test_recipients(text: str, expected: str) -> None:
     found = recipient_problems("/srv/backup.crt", text)

@@ -134,12 +134,10 @@ def look(acts: Membership, target: _rollout.Target) -> list[Seen]:
 
 def newest(seen: Sequence[Seen]) -> Seen:
     """A member of the newest version that answers."""
-    there = [item for item in seen if item.status]
+    there = [(etcd_version_in(item.status.version) or EtcdVersion(0, 0, 0), item) for item in seen if item.status]
     if not there:
         raise EtcdError("no member answers. Run health.yml to see why.")
-    return max(
-        there, key=lambda item: etcd_version_in(item.status.version if item.status else "") or EtcdVersion(0, 0, 0)
-    )
+    return max(there, key=lambda pair: pair[0])[1]
 
 
 def ask(acts: Membership, item: Seen, action: str, version: str = "") -> None:

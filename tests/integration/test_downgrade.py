@@ -29,9 +29,9 @@ def hosts() -> Iterator[Lab]:
     try:
         argv = [str(LAB), "images", "--kubernetes", KUBERNETES, "--etcd", OLD]
         printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-        path = next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
+        paths = [line for line in printed.split() if Path(line).name.startswith("etcd-")]
         for host in it.hosts:
-            command = f"podman exec -i {it.name}-{host} ctr -n k8s.io images import - <{path}"
+            command = f"podman exec -i {it.name}-{host} ctr -n k8s.io images import - <{paths[0]}"
             subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
         yield it
     finally:

@@ -55,4 +55,6 @@ def test_a_wish_is_made_of_variables() -> None:
     assert {*VARIABLES.values()} <= {*OPTIONS}
     types = {"str": str, "path": str, "bool": bool, "int": int}
     for field, variable in VARIABLES.items():
-        assert type(getattr(Wish, field)) is types[OPTIONS[variable]["type"]], variable
+        default, kind = getattr(Wish, field), types[OPTIONS[variable]["type"]]
+        # A truth value is a number, too.
+        assert isinstance(default, kind) and isinstance(default, bool) == (kind is bool), variable

@@ -13,9 +13,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 
-def of(variable: str, default: Any) -> Any:
-    """A field that has the value of a variable of the role etcd. The action plugin etcd_plan reads it."""
-    return field(default=default, metadata={"variable": variable})
+def of(variable: str) -> dict[str, str]:
+    """What marks a field that has the value of a variable of the role etcd. The action plugin etcd_plan reads it."""
+    return {"variable": variable}
 
 
 @dataclass(frozen=True)
@@ -96,25 +96,25 @@ class Wish:
     external_files: Mapping[str, str] = field(default_factory=dict)
     snapshot: WantedSnapshot = field(default_factory=WantedSnapshot)
     ca_export: Export = field(default_factory=Export)
-    runtime_endpoint: str = of("etcd_container_runtime_endpoint", "")
-    image_archive: str = of("etcd_image_archive", "")
-    external_file: str = of("etcd_external_config_file", "")
-    signing_dir: str = of("etcd_signing_dir", "")
-    allow_interruption: bool = of("etcd_allow_interruption", False)
-    allow_untested_kubeadm: bool = of("etcd_allow_untested_kubeadm", False)
-    remove_stray_ca_keys: bool = of("etcd_remove_stray_ca_keys", False)
-    backup_before_change: bool = of("etcd_backup_before_change", False)
-    member: str = of("etcd_member", "")
-    replace_healthy: bool = of("etcd_replace_healthy", False)
-    wipe_keys: bool = of("etcd_wipe_keys", False)
-    ca_host: str = of("etcd_ca_host", "")
-    replace_healthy_cluster: str = of("etcd_replace_healthy_cluster", "")
-    defragment_threshold: int = of("etcd_defragment_threshold", 45)
-    compact_keep_revisions: int = of("etcd_compact_keep_revisions", 1000)
-    until: str = of("etcd_until", "")
-    ca_compromised: str = of("etcd_ca_compromised", "")
-    ca_same_key: bool = of("etcd_ca_same_key", False)
-    downgrade: str = of("etcd_downgrade", "")
+    runtime_endpoint: str = field(default="", metadata=of("etcd_container_runtime_endpoint"))
+    image_archive: str = field(default="", metadata=of("etcd_image_archive"))
+    external_file: str = field(default="", metadata=of("etcd_external_config_file"))
+    signing_dir: str = field(default="", metadata=of("etcd_signing_dir"))
+    allow_interruption: bool = field(default=False, metadata=of("etcd_allow_interruption"))
+    allow_untested_kubeadm: bool = field(default=False, metadata=of("etcd_allow_untested_kubeadm"))
+    remove_stray_ca_keys: bool = field(default=False, metadata=of("etcd_remove_stray_ca_keys"))
+    backup_before_change: bool = field(default=False, metadata=of("etcd_backup_before_change"))
+    member: str = field(default="", metadata=of("etcd_member"))
+    replace_healthy: bool = field(default=False, metadata=of("etcd_replace_healthy"))
+    wipe_keys: bool = field(default=False, metadata=of("etcd_wipe_keys"))
+    ca_host: str = field(default="", metadata=of("etcd_ca_host"))
+    replace_healthy_cluster: str = field(default="", metadata=of("etcd_replace_healthy_cluster"))
+    defragment_threshold: int = field(default=45, metadata=of("etcd_defragment_threshold"))
+    compact_keep_revisions: int = field(default=1000, metadata=of("etcd_compact_keep_revisions"))
+    until: str = field(default="", metadata=of("etcd_until"))
+    ca_compromised: str = field(default="", metadata=of("etcd_ca_compromised"))
+    ca_same_key: bool = field(default=False, metadata=of("etcd_ca_same_key"))
+    downgrade: str = field(default="", metadata=of("etcd_downgrade"))
 
 
 # The variable of each field that has one.

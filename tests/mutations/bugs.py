@@ -27,8 +27,8 @@ TABLE = {
     **modules(
         "module_utils/_control",
         plan="plan run seams identity observe_seam",
-        view="run seams departure move_ca report",
-        judge="run seams restore rotate_ca",
+        view="run seams departure move_ca report actions",
+        judge="run seams departure authority restore rotate_ca upgrade",
         plan_data="run seams rotate_ca restore",
         cluster="cluster seams",
         identity="identity plan run",
@@ -37,7 +37,7 @@ TABLE = {
         rotation="rotation rotate_ca emergency",
         emergency="emergency",
         renew_ca="renew_ca",
-        authority="authority run rotate_ca emergency",
+        authority="authority run rotate_ca emergency move_ca departure",
         steps="seams run plan",
         look="cluster seams actions",
         apiserver="apiserver apiserver_follow",
@@ -53,7 +53,7 @@ TABLE = {
         defragment="defragment",
         restore="restore",
         drill="restore",
-        hand_over="control_plane",
+        hand_over="control_plane apiserver_follow renew_ca rotate_ca seams",
     ),
     **modules(
         "module_utils/_member",

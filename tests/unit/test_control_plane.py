@@ -282,6 +282,10 @@ def test_without_the_ca_host() -> None:
             "is signed by another CA (mine)",
         ),
         (
+            {"control0": plane("x", certificates=[leaf("s1", reasons=["other-ca"], issuer="mine", ca_id="theirs")])},
+            "is signed by another CA (mine)",
+        ),
+        (
             {"control0": plane(*FRESH, certificates=[leaf("s1", authority_key_id="theirs")])},
             "is signed by another CA (etcd-ca)",
         ),

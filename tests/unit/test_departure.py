@@ -316,12 +316,23 @@ def test_what_belongs_to_others_is_left() -> None:
     assert "is of cluster c2, and cluster 'etcd' is c1" in plan["problems"][0] and plan["steps"] == []
 
 
+def test_a_departure_that_is_refused_has_no_steps() -> None:
+    """Whatever else is wrong with the run."""
+    found = seen(cluster_of(3), *UP3, members=listing())
+    wish = Wish(operation="remove", member="infra2", backup_before_change=True)
+    assert kinds(_run.plan_run("infra0", found, [], wish))
+    plan = _run.plan_run("infra0", found, ["infra1"], wish)
+    assert "infra1 cannot be reached" in plan["problems"][0] and plan["steps"] == [] and plan["settled"]
+
+
 def test_the_only_ca_key_stays_in_the_inventory() -> None:
     assert "move_ca.yml" in run("remove", "infra0", *UP3)["problems"][0]
     # A key elsewhere is another one, or that of another CA, or cannot be read.
     for mine, other, is_refused in (
         (HAS_KEY, HAS_KEY, False),
         ({}, HAS_KEY, False),
+        # Its own is of another CA.
+        ({**HAS_KEY, "ca_public_key": "x"}, HAS_KEY, False),
         (HAS_KEY, {"ca_key": True}, True),
         (HAS_KEY, {**HAS_KEY, "ca_public_key": "x"}, True),
         (HAS_KEY, {**HAS_KEY, "ca_public_key": "x", "ca_cert_key": "x"}, True),

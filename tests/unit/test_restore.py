@@ -242,7 +242,9 @@ def test_what_is_said_beside_a_snapshot_before_a_restore() -> None:
             {"id": "9", "name": "infra9", "peer_urls": ["https://10.0.0.99:2380"], "client_urls": ["u"]},
         ]
     made = plan(found, "restore", snapshot=SNAPSHOT, replace_healthy_cluster="etcd", backup_before_change=True)
-    assert made["snapshot"] and any("infra9" in text for text in made["notices"])
+    assert made["snapshot"] and [text for text in made["notices"] if "former cluster" in text] == [
+        text for text in made["notices"] if "member infra9 of" in text
+    ]
 
 
 def test_the_play_calls_the_same_function() -> None:

@@ -296,6 +296,9 @@ def test_a_member_that_was_restored_or_added_again_is_recorded_by_the_run_that_s
         planned(observations({**restored, "member_id": "0"}, restored, {**restored, "member_id": "2"}))["record"]
         == HOSTS
     )
+    # Added again to the same cluster.
+    again = {**restored, "record": {**record, "cluster_id": "c1"}}
+    assert planned(observations({**restored, "member_id": "0"}, again, {**again, "member_id": "2"}))["record"] == HOSTS
     added = {**FRESH, "record": {**record, "cluster_id": "c1"}}
     running = {**up(listing("01")), "members_of": "c1"}
     plan = planned(observations(running, running, added))

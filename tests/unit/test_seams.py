@@ -11,6 +11,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS, Step, hosts_of, in_order
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm, kubelet
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
@@ -305,6 +306,16 @@ def test_steps_are_sorted_by_kind_and_turn() -> None:
         Step(kind, host, host, turn, ()) for kind, host, turn in (("turn", "c", 2), ("join", "b", 1), ("ca", "a", None))
     ]
     assert [step.host for step in in_order(steps)] == ["a", "b", "c"] and hosts_of(steps, "turn", "join") == ["b", "c"]
+
+
+def test_hosts_without_a_cluster_have_nothing_in_common() -> None:
+    """Control plane hosts of which nobody knows the cluster: each says what is wrong with it."""
+    nobody = {"name": "", "members": [], "ca_host": "", "known": True, "warnings": [], "invalid": []}
+    seen_there = {
+        host: {"cluster": {**nobody, "problems": [f"{host}: x"], "clients": [{"host": host, "name": host}]}}
+        for host in ("control0", "control1")
+    }
+    assert view_of("control1", seen_there, []).cluster.problems == ["control1: x"]
 
 
 def test_problems_of_each_host_are_those_of_the_cluster() -> None:

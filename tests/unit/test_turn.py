@@ -1057,6 +1057,14 @@ def test_a_member_gets_an_older_minor_version(host: Host, monkeypatch: pytest.Mo
     assert host.acts == [*ROLL[:3], "is its data ready for 3.6.14", *ROLL[3:], "end of downgrade", "unlock"]
 
 
+def test_a_newer_minor_version_waits_for_no_downgrade(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowers(host, monkeypatch)
+    host.manifest.write_text(OLD + IMAGE.replace("3.5", "3.5.35-0"))
+    monkeypatch.setattr(_rollout, "wait_for_cluster_version", lambda _target: host.did("agree"))
+    host.run()
+    assert host.acts == [*ROLL, "agree", "unlock"]
+
+
 def test_a_member_whose_data_is_not_ready_is_not_touched(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     lowers(host, monkeypatch)
     before = host.manifest.read_text()

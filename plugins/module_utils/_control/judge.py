@@ -138,9 +138,9 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
     )
     if signing and (start or order) and can_start and not whole and not processes and wish.operation != RENEW:
         return Outcome(replace(decision, start=start, order=order), warnings=everything, unsigned=True)
-    refusals = list(dict.fromkeys([*whole, *signing, *([] if signs else processes)]))
+    refusals = [*whole, *signing, *([] if signs else processes)]
     if refusals:
-        refusals = list(dict.fromkeys([*refusals, *processes]))
+        refusals += processes
         return Outcome(replace(nothing, action=REFUSE), refusals, warnings=[p for p in everything if p not in refusals])
     return Outcome(
         nothing if processes else replace(decision, problems=[]) if decision.action != REFUSE else nothing,

@@ -170,7 +170,7 @@ def hand_over(
     members = current_members(cluster, membership_of(cluster, observations))
     warnings += map(note, member_warnings(cluster, members))
     waiting = [*waiting_planes(cluster, observations, hosts), *renewed, *planes_before(hosts, observations)]
-    outdated = list(dict.fromkeys([*trusted, *waiting]))
+    outdated = list(dict.fromkeys(waiting))
     following = follow(cluster, {host: names[host] for host in hosts}, observations, outdated)
     warnings += following.warnings
     warnings += [

@@ -234,6 +234,14 @@ def test_options_arrive(play: Play, name: str) -> None:
     assert getattr(play.wishes[0], name) == WISHES[name] != getattr(play.wishes[1], name)
 
 
+def test_values_that_are_not_taken(play: Play) -> None:
+    """One that is invalid is a problem of the inventory, which the plan shows; a report needs none."""
+    play.found["infra0"]["cluster"]["invalid"] = ["etcd_defragment_threshold"]
+    play.plan(defragment_threshold="x", member="infra2")
+    play.plan(operation="report", member="infra2")
+    assert [(wish.defragment_threshold, wish.member) for wish in play.wishes] == [(45, "infra2"), (45, "")]
+
+
 def test_paths_begin_where_the_command_is_given(play: Play) -> None:
     assert play.plan(signing_dir="sign")["signing_dir"] == "/here/sign/etcd"
     play.plan(image_archive="images.tar")

@@ -237,6 +237,7 @@ def test_options_arrive(play: Play, name: str) -> None:
 def test_values_that_are_not_taken(play: Play) -> None:
     """One that is invalid is a problem of the inventory, which the plan shows; a report needs none."""
     play.found["infra0"]["cluster"]["invalid"] = ["etcd_defragment_threshold"]
+    play.variables["__etcd_host"] = play.found["infra0"]
     play.plan(defragment_threshold="x", member="infra2")
     play.plan(operation="report", member="infra2")
     assert [(wish.defragment_threshold, wish.member) for wish in play.wishes] == [(45, "infra2"), (45, "")]

@@ -14,7 +14,7 @@ demo: venv ## three healthy members on this machine, from nothing; a minute the 
 	@tests/tools/demo
 
 test: ## the checks but those of test-long, from formatting to real hosts (half an hour); the first that fails ends it
-	@MAKE="$(MAKE)" tests/tools/stages setup lint unit package etcd+sanity molecule+report integration+mutations
+	@MAKE="$(MAKE)" tests/tools/stages setup lint unit package etcd+sanity mutations molecule+report integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests
 	lab/lab setup

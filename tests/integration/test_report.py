@@ -176,7 +176,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
     copy_credentials(cluster, directory / "etcd")
     # A member has the metric of alarms while one is raised only.
     names = metrics_in_rules() - {"etcd_debugging_server_alarms"}
-    assert len(names) == 11, names
+    assert len(names) == 13, names
     with prometheus(directory) as url:
         wait_for_members(url, 3)
         for name in names:

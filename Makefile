@@ -34,7 +34,7 @@ unit: venvs ## unit tests, with the newest Python and with the oldest that a hos
 	.venv-hosts/bin/python -m pytest --numprocesses=2 tests/unit
 
 # Each process has network namespaces of its own, so that members of the same addresses run side by side.
-etcd: venv ## tests with real etcd processes (3.5, 3.6, 3.7), without hosts; a minute
+etcd: venv ## tests with real etcd processes (3.5, 3.6, 3.7), without hosts; some minutes
 	pytest --numprocesses=2 --dist=worksteal --durations=3 -m "not long" tests/etcd
 
 report: venv ## the HTML report in a browser at several widths, light, dark and printed; the alert rules

@@ -184,7 +184,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
             members = {item["metric"].get("member", "") for item in seen if item["metric"]["cluster"] == "etcd"}
             assert members - {""} == {"infra0", "infra1", "infra2"}, name
         rules = [rule for group in ask(url, "rules")["groups"] for rule in group["rules"]]
-        assert len(rules) == 16 + 1 + 12 * 2 and all(rule["health"] == "ok" for rule in rules), rules
+        assert len(rules) == 17 + 1 + 12 * 2 and all(rule["health"] == "ok" for rule in rules), rules
         # A busy machine may have a slow disk; it would have to be one for ten minutes.
         bad = [r for r in rules if r["type"] == "alerting" and r["state"] != "inactive" and r["name"] != "EtcdSlowDisk"]
         assert bad == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
@@ -47,6 +48,16 @@ OPERATIONS: Mapping[str, str] = {
 }
 
 
+def loaded(operation: str) -> ModuleType:
+    """The module that plans an operation."""
+    return import_module(f"{__name__.rsplit('.', 1)[0]}.{OPERATIONS[operation]}")
+
+
+# Ansible compiles what it loads of a collection in each run anew. What site.yml needs is loaded once, and not by each process that Ansible forks;
+# what few runs need, by these.
+loaded(CONVERGE)
+
+
 def plan_run(
     host: str,
     seen: Mapping[str, Mapping[str, Any]],
@@ -55,7 +66,5 @@ def plan_run(
     archive_problems: Callable[[list[str]], list[str]] = no_archive,
 ) -> dict[str, Any]:
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
-    # Ansible compiles what it loads of a collection in each run anew.
-    operation = import_module(f"{__name__.rsplit('.', 1)[0]}.{OPERATIONS[wish.operation]}")
-    plan: dict[str, Any] = operation.plan(view_of(host, seen, lost, archive_problems), wish)
+    plan: dict[str, Any] = loaded(wish.operation).plan(view_of(host, seen, lost, archive_problems), wish)
     return plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import sys
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -399,18 +397,16 @@ def test_the_program_of_the_timer_runs_alone(tmp_path: Path) -> None:
 PROGRAM = {"__main__.py": "pass"}
 
 
-def test_sources_of_both_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ansible's own loader on the controller returns bytes. The digest is the same."""
-    before = _sources.digest(_sources.program_files())
-    find = importlib.util.find_spec
-
-    def in_bytes(name: str) -> Any:
-        spec: Any = find(name)
-        texts = SimpleNamespace(get_source=lambda name: spec.loader.get_source(name).encode())
-        return SimpleNamespace(loader=texts) if spec and spec.loader else spec
-
-    monkeypatch.setattr(importlib.util, "find_spec", in_bytes)
-    assert _sources.digest(_sources.program_files()) == before
+def test_sources_of_both_loaders(tmp_path: Path) -> None:
+    """On a host they are in an archive. The digest is the same."""
+    files = _sources.program_files()
+    before = _sources.digest(files)
+    name = _sources.__name__.replace(".", "/") + ".py"
+    (tmp_path / "sent.zip").write_bytes(_sources.packed({**files, name: Path(_sources.__file__).read_text()}))
+    code = f"import {_sources.__name__} as s; print(s.__file__, s.digest(s.program_files()))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "sent.zip")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "sent.zip" / name), before]
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def missing_key(cluster: Cluster, observations: Mapping[str, Observation]) -> tu
             f"ca.key is on {', '.join(holders)}, and not on the CA host {cluster.ca_host}: no certificate can be issued or renewed. Run move_ca.yml,"
             f" which brings it to {cluster.ca_host}, or set etcd_ca_host: {holders[0]}.",
         )
-    absent = [member.host for member in cluster.members if member.host not in observations]
+    absent = cluster.absent(observations)
     if absent:
         return (
             "ca-key-missing",

@@ -61,7 +61,7 @@ def backup(cluster: Cluster, observations: Observations, leaving: str = "") -> B
 def recipient_problems(path: str, text: str) -> list[str]:
     """Why a file on the controller is not a certificate to encrypt snapshots to. text: its content, empty if it cannot be read.
 
-    One that has expired will do: its key opens what is encrypted to it all the same, and a snapshot in plain text, or none, would be worse.
+    An expired certificate is accepted: its key still opens what is encrypted to it, and a snapshot in plain text, or none, would be worse.
     """
     # Only a run with a recipient needs the library.
     from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (

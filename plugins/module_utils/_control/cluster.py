@@ -65,6 +65,10 @@ class Cluster:
         """Whether every member has an address."""
         return all(member.address for member in self.members)
 
+    def absent(self, observations: Mapping[str, Any]) -> list[str]:
+        """Hosts of members without an observation: not part of the run, or not to be reached."""
+        return [member.host for member in self.members if member.host not in observations]
+
 
 # Ansible's variables for the connection to a host.
 CONNECTION = ("ansible_host", "ansible_port", "ansible_ssh_common_args", "ansible_ssh_extra_args")

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The control plane hosts of a cluster: which they are, what each needs, and what stops the handover.
+"""The control plane hosts of a cluster: which they are, and what is wrong with them in the inventory.
 
 Runs on the controller. A control plane host gets ca.crt and one client certificate of the cluster, and nothing else.
 """
@@ -34,9 +34,6 @@ class Client:
     host: str
     name: str
     kinds: list[str] = field(default_factory=lambda: [KIND])
-
-
-# --- Who -------------------------------------------------------------------------------------------------------------
 
 
 def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tuple[str | None, str]:
@@ -117,6 +114,3 @@ def plane_problems(
             " belongs to the cluster: remove it here, and set it for the members or for all hosts."
         )
     return problems
-
-
-# --- What ------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
     CANCEL,
     LOST_BELOW,
     EtcdVersion,
-    etcd_version_in,
+    branch_in,
     etcd_version_of,
 )
 
@@ -62,8 +62,8 @@ class Downgrade:
 
 def enabled_in(observations: Observations) -> str:
     """The minor version that a downgrade goes to which is enabled, by any member; '' if there is none. etcd 3.5 does not report it."""
-    found = (etcd_version_in(str(item["etcd"].get("downgrade") or "")) for item in observations.values())
-    return next((version.branch for version in found if version), "")
+    found = (branch_in(str(item["etcd"].get("downgrade") or "")) for item in observations.values())
+    return next(filter(None, found), "")
 
 
 def downgrade(
@@ -219,7 +219,7 @@ def least_problems(observations: Observations, agreed: EtcdVersion) -> list[Prob
 
 def enable_problems(cluster: Cluster, observations: Observations, decision: Plan) -> list[Problem]:
     """Why a downgrade is not enabled now: the leader lowers the version of the cluster only if it reaches every member, and all have to be changed."""
-    absent = [member.host for member in cluster.members if member.host not in observations]
+    absent = cluster.absent(observations)
     unready = [
         host for host, item in observations.items() if not item["etcd"].get("ready") and host not in decision.join
     ]
@@ -261,7 +261,7 @@ def progress(observations: Observations, target: str) -> str:
 
 
 def under_way(observations: Observations, wished: str) -> list[Problem]:
-    """What is said of a downgrade that is continued."""
+    """The note that a run continues a downgrade."""
     return [note(f"the downgrade to {wished} is under way: {progress(observations, wished)}. {way_back()}")]
 
 

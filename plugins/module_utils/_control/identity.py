@@ -207,7 +207,7 @@ def restored_problems(cluster: Cluster, observations: Mapping[str, Observation],
     restored = [host for host, state in etcd.items() if state.get("restored") and not state.get("ready")]
     # Members without data are reported elsewhere.
     others = [host for host, state in etcd.items() if state.get("formed") and not state.get("restored")]
-    unseen = [member.host for member in cluster.members if member.host not in observations]
+    unseen = cluster.absent(observations)
     if not restored or not (answers or others or unseen):
         return []
     beside = "the members that answer" if answers else ", ".join(others or unseen)

@@ -150,5 +150,5 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
 
 
 def attendance_problems(view: View, limit: str, exists: bool = True) -> list[Problem]:
-    """Whether everybody is there: nobody has failed, and all hosts were observed before the plan is made. limit, exists: as for lost_problems."""
+    """Hosts that have failed in this run, and hosts that were not observed before the plan. limit, exists: as for lost_problems."""
     return [*problems_of("lost", lost_problems(view.lost, limit, exists)), *lockstep_problems(view)]

@@ -85,7 +85,7 @@ def upgrade(cluster: Cluster, observations: Observations, decision: Plan, back_t
         for change in changes
     )
     is_due = any(members[change.host]["etcd"].get("ready") for change in changes)
-    # What a downgrade costs is said already.
+    # downgrade.py has warned of what a downgrade costs.
     unexpected = [change for change in changes if change.wanted.branch != back_to]
     return Upgrade(is_due, problems, change_warnings(unexpected), lines)
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +48,16 @@ class View:
     @property
     def absent(self) -> list[str]:
         """Members of the cluster, in the run or not, without an observation."""
-        return [member.host for member in self.cluster.members if member.host not in self.observations]
+        return self.cluster.absent(self.observations)
 
     @property
     def planes(self) -> list[str]:
         """The control plane hosts."""
         return [client.host for client in self.clients]
 
-    def without(self, hosts: Iterable[str]) -> View:
-        """The same without hosts that need not be there."""
-        gone = set(hosts)
-        kept = [[host for host in found if host not in gone] for found in (self.members, self.lost, self.unobserved)]
+    def without(self, gone: str) -> View:
+        """The same without a host that need not be there."""
+        kept = [[host for host in found if host != gone] for found in (self.members, self.lost, self.unobserved)]
         return replace(self, members=kept[0], lost=kept[1], unobserved=kept[2])
 
 
@@ -82,10 +81,10 @@ def view_of(
     failed = list(dict.fromkeys(item for item in named if item in lost))
     unobserved = [item for item in members if item not in observed and item not in failed]
     clusters = {}
-    for item in seen.values():
-        if item.get("cluster"):
-            one = as_cluster(item["cluster"])
-            clusters[one.name] = (one, {m.host: observed[m.host] for m in one.members if m.host in observed})
+    # Hosts of a cluster have the same members.
+    for data in {item["cluster"]["name"]: item["cluster"] for item in seen.values() if item.get("cluster")}.values():
+        one = as_cluster(data)
+        clusters[one.name] = (one, {m.host: observed[m.host] for m in one.members if m.host in observed})
     return View(
         cluster,
         {item: observed[item] for item in members if item in observed},

@@ -24,7 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL, branch_in
 
 HEALTHY = "healthy"
 DEGRADED = "degraded"
@@ -260,7 +260,7 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
     leaders = {status.leader for status in statuses if status.leader}
     versions = sorted({status.version for status in statuses}, key=version_key)
     cluster_versions = sorted({item.cluster_version for item in answered if item.cluster_version}, key=version_key)
-    downgrade = next((minor_of_downgrade(status.downgrade) for status in statuses if status.downgrade), "")
+    downgrade = next((branch_in(status.downgrade) for status in statuses if status.downgrade), "")
     return Report(
         verdict=verdict_of(seen, quorum_size, trouble + raised),
         reasons=trouble + raised,
@@ -348,15 +348,10 @@ def member_reasons(item: Seen, line: Mapping[str, Any]) -> list[str]:
     return [f"{label} reports: {text}." for text in item.status.other_errors] if item.status else []
 
 
-def minor_of_downgrade(version: str) -> str:
-    """The minor version in the version of a downgrade, as people write it."""
-    return ".".join(version.split(".")[:2])
-
-
 def version_findings(running: list[str], downgrade: str) -> list[Finding]:
     """Findings on the versions of etcd. running: of the members that answer. downgrade: what a downgrade goes to which is enabled, '' if there is none."""
     if downgrade:
-        there = sum(minor_of_downgrade(version) == downgrade for version in running)
+        there = sum(branch_in(version) == downgrade for version in running)
         return [
             Finding(
                 "downgrade",

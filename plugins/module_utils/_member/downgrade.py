@@ -21,7 +21,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL, EtcdVersion, etcd_version_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
+    CANCEL,
+    EtcdVersion,
+    branch_in,
+    etcd_version_in,
+)
 
 # Seconds between two looks at the members.
 POLL = 1.0
@@ -63,15 +68,9 @@ class Seen:
         return self.member.name or f"member {self.member.id:x}"
 
 
-def minor_in(version: str) -> str:
-    """A version without its patch, as people write it; '' if it is none."""
-    found = etcd_version_in(version)
-    return found.branch if found else ""
-
-
 def enabled_in(seen: Sequence[Seen]) -> str:
     """The minor version that a downgrade goes to which is enabled, as the members report it; '' if there is none."""
-    return next((minor_in(item.status.downgrade) for item in seen if item.status and item.status.downgrade), "")
+    return next((branch_in(item.status.downgrade) for item in seen if item.status and item.status.downgrade), "")
 
 
 def gate_problems(seen: Sequence[Seen]) -> list[str]:
@@ -87,12 +86,12 @@ def gate_problems(seen: Sequence[Seen]) -> list[str]:
 
 def waiting_for(seen: Sequence[Seen], version: str, agreed: str) -> list[str]:
     """What is left to do before members may get the older version. agreed: the version of the cluster."""
-    left = [] if minor_in(agreed) == version else [f"the cluster has version {minor_in(agreed) or 'unknown'}"]
+    left = [] if branch_in(agreed) == version else [f"the cluster has version {branch_in(agreed) or 'unknown'}"]
     return left + [
-        f"the data of {item.name} is of version {minor_in(item.status.storage_version)}"
+        f"the data of {item.name} is of version {branch_in(item.status.storage_version)}"
         for item in seen
         # A member that has the older version already may not report it.
-        if item.status and item.status.storage_version and minor_in(item.status.storage_version) != version
+        if item.status and item.status.storage_version and branch_in(item.status.storage_version) != version
     ]
 
 
@@ -166,7 +165,7 @@ def enable(spec: DowngradeSpec, acts: Membership, lock: ClusterLock | None) -> d
             " version that runs first."
         )
     first = newest(look(acts, target))
-    runs = minor_in(first.status.version if first.status else "")
+    runs = branch_in(first.status.version if first.status else "")
     ask(acts, first, "VALIDATE", version)
     if lock:
         lock.check()

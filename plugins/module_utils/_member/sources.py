@@ -9,8 +9,8 @@ wanted. So only the module that installs it is shipped its sources.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -25,15 +25,17 @@ MAIN = f"{_PACKAGE}._member.timers"
 
 
 def source_text(name: str) -> str | None:
-    """The source of a module of this collection, below module_utils; None if there is no such module."""
+    """The source of a module of this collection, below module_utils; None if there is no such module.
+
+    It is where this one is: a directory on the controller, and the archive that Ansible has sent to a host. Nothing is imported for it.
+    """
+    loader: Any = __spec__.loader
+    path = os.path.join(os.path.dirname(os.path.dirname(__file__)), *name.split(".")) + ".py"
     try:
-        spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
-        loader: Any = spec.loader if spec else None
-        text = loader.get_source(f"{_PACKAGE}.{name}") if loader else None
-    except (ImportError, AttributeError, OSError):
+        data = loader.get_data(path)
+    except OSError:
         return None
-    # Ansible's loader on the controller returns bytes.
-    return (text.decode() if isinstance(text, bytes) else str(text)) if text else None
+    return data.decode() if data else None
 
 
 def program_files(main: str = MAIN, source: Callable[[str], str | None] = source_text) -> dict[str, str]:

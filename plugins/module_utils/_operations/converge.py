@@ -114,21 +114,20 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         view.cluster.problems.append(problem)
     if leaving and leaving.host not in view.observations:
         # It need not be there any more.
-        view = view.without([leaving.host])
+        view = view.without(leaving.host)
     cluster, members, observations = view.cluster, view.members, with_image(view.observations, wish.image_archive)
     if wish.operation == RENEW:
         observations = only_certificates(observations)
     departure, taken = Departure(), Backup()
-    if wish.operation in (REMOVE, REPLACE):
-        leaving = leaving or Departing(None, None)
+    if leaving:
         if leaving.name:
             departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
             # No snapshot if the departure is refused, or if the member has left in an earlier run.
             if wish.backup_before_change and leaving.is_listed and not departure.problems:
                 taken = backup(cluster, observations, leaving.host)
         observations = after_departure(observations, leaving, wish.operation)
-    decision, problems, warnings = decided(view, observations, wish, departure, leaving)
     is_rotating = bool(rotation_of(cluster, observations).phase)
+    decision, problems, warnings = decided(view, observations, wish, departure, leaving, is_rotating)
     observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
     signing = signing_of(cluster, observations, wish)
     known = known_addresses(cluster, observations)
@@ -206,9 +205,14 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
 
 
 def decided(
-    view: View, observations: Observations, wish: Wish, departure: Departure, leaving: Departing | None
+    view: View,
+    observations: Observations,
+    wish: Wish,
+    departure: Departure,
+    leaving: Departing | None,
+    is_rotating: bool,
 ) -> tuple[Plan, list[Problem], list[Problem]]:
-    """What happens to the members, and the problems and warnings of the cluster. leaving: as for plan, None if no member is to leave."""
+    """What happens to the members, and the problems and warnings of the cluster. leaving: None if no member is to leave."""
     cluster = view.cluster
     problems, warnings = judge(cluster, observations, wish)
     if leaving and wish.operation == REMOVE:
@@ -232,7 +236,7 @@ def decided(
     warnings += map(note, alarm_warnings(cluster, observations))
     warnings += rotation_notes(cluster, observations)
     # What members have loaded is not what ca.crt holds then.
-    if not rotation_of(cluster, observations).phase:
+    if not is_rotating:
         warnings += map(note, trust_warnings(observations))
     warnings += map(note, key_warnings(cluster, observations, wish.own_ca))
     return decision, problems, warnings
@@ -262,8 +266,8 @@ def hosts_with(part: str, observations: Observations) -> list[str]:
     return [host for host, item in observations.items() if item["reasons"].get(part)]
 
 
-def departing_of(view: View, wish: Wish) -> tuple[Departing | None, str]:
-    """The member of this cluster that the run is about, None if it is one of another cluster; and why the name means no member."""
+def departing_of(view: View, wish: Wish) -> tuple[Departing, str]:
+    """The member of this cluster that the run is about, without a name if it is one of another cluster; and why the name means no member."""
     clusters = {
         name: (cluster, [*(membership(observations) or []), *departed_with_alarm(observations)])
         for name, (cluster, observations) in view.clusters.items()
@@ -273,7 +277,7 @@ def departing_of(view: View, wish: Wish) -> tuple[Departing | None, str]:
     if leaving and not leaving.entry:
         # It has left in a run that did not get as far as its alarm.
         leaving = replace(leaving, entry=next((entry for entry in listed if entry.get("has_left")), None))
-    return leaving, name_problem(wish.member, clusters)
+    return leaving or Departing(None, None), name_problem(wish.member, clusters)
 
 
 def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:

@@ -83,7 +83,7 @@ def defragment(
 ) -> Defragmentation:
     """Which databases are defragmented in which order, and what is compacted before if the alarm NOSPACE is raised."""
     is_full = any(kind == "NOSPACE" for kind, _member in alarmed(observations))
-    absent = [member.host for member in cluster.members if member.host not in observations]
+    absent = cluster.absent(observations)
     problems = [
         *problems_of("inventory", cluster.problems),
         *corruption_problems(cluster, observations),

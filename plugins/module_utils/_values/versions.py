@@ -70,6 +70,12 @@ def etcd_version_in(tag: str) -> EtcdVersion | None:
     return EtcdVersion(int(match.group(1)), int(match.group(2)), int(match.group(3) or ANY_PATCH)) if match else None
 
 
+def branch_in(version: str) -> str:
+    """The minor version in a text with a release, as people write it: 3.6. '' if there is none."""
+    found = etcd_version_in(version)
+    return found.branch if found else ""
+
+
 def etcd_version_of(image: str | None) -> EtcdVersion | None:
     """The release that an image is named after; None if its tag is none."""
     _repository, _colon, tag = (image or "").split("@")[0].rpartition("/")[2].partition(":")

@@ -112,6 +112,8 @@ def test_a_member_that_is_not_ready_does_not_start(make_cluster: Make, monkeypat
     target = replace(spec(cluster, "3.6").target, name=member.name, urls=[member.endpoint])
     wanted = etcd_version_in(MIDDLE)
     assert wanted
+    # etcd writes it some seconds after the cluster was founded.
+    wait_until("the data has no version", lambda: status(member).storage_version)
     monkeypatch.setattr(_rollout, "AGREES", 1.0)
     with pytest.raises(EtcdError, match=r"is not touched: its data is of version 3\.7"):
         _rollout.wait_until_lowered(target, wanted)

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from test_backup import certificate
-from test_plan import HOSTS
+from test_decision import HOSTS
 from test_run import ALL_UP, observations
 from test_seams import seen
 

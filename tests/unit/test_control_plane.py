@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.hand_over import HandOver, hand_over, plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
-from test_plan import why
+from test_decision import why
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str", "default": "etcd"},

@@ -17,7 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from test_plan import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
+from test_decision import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
 from test_run import PKI
 

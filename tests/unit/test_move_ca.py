@@ -10,7 +10,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish, check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
-from test_plan import FRESH, HOSTS, why
+from test_decision import FRESH, HOSTS, why
 from test_run import ALL_UP, observations, planned
 
 HAS = {"ca_key": True, "ca_public_key": "p"}

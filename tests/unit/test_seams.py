@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS, Step, hosts_of, in_order
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
@@ -17,7 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm,
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
-from test_plan import DOWN, FRESH, HOSTS, up, why
+from test_decision import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
 
 OPTIONS = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import BACKUP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, lockstep_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish

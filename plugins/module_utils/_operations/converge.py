@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarm_warnings, departed_with_alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     brings_in,
     broken_ca_hosts,
@@ -26,6 +27,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
+    BOOTSTRAP,
+    NOTHING,
+    REFUSE,
+    ROLLING,
+    Decision,
+    decide,
+    without_restarts,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
     Departure,
@@ -39,29 +49,20 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     entry_of,
     has_address,
     has_run,
+    membership,
     same_address,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge, weigh
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
-    BOOTSTRAP,
-    NOTHING,
-    REFUSE,
-    ROLLING,
-    Plan,
-    alarm_warnings,
-    decide,
-    departed_with_alarm,
-    image_reasons,
-    make_steps,
-    membership,
-    only_certificates,
-    plan_lines,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import (
+    attendance_problems,
+    judge,
     start_without_problems,
-    without_restarts,
+    weigh,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     departing_data,
+    make_steps,
     members_after,
+    plan_lines,
     read_off,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import external_problems
@@ -91,7 +92,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     note,
     problems_of,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -148,7 +149,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     signs = of_members or (wish.operation == RENEW and signing.is_due(observations))
     outcome = weigh(decision, problems, observations, signs, wish)
     way_out = start_without_problems(cluster, decision, outcome.refusals, observations, wish.limit)
-    decision = outcome.plan
+    decision = outcome.decision
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
         warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
@@ -211,7 +212,7 @@ def decided(
     departure: Departure,
     leaving: Departing | None,
     is_rotating: bool,
-) -> tuple[Plan, list[Problem], list[Problem]]:
+) -> tuple[Decision, list[Problem], list[Problem]]:
     """What happens to the members, and the problems and warnings of the cluster. leaving: None if no member is to leave."""
     cluster = view.cluster
     problems, warnings = judge(cluster, observations, wish)
@@ -224,7 +225,7 @@ def decided(
     # Also if the only member that answers is the one that leaves.
     there = attendance_problems(view, wish.limit, exists(view.observations))
     if cluster.problems or there:
-        return Plan(REFUSE), [*problems, *there], warnings
+        return Decision(REFUSE), [*problems, *there], warnings
     problems += ca_problems(cluster, observations, wish.own_ca)
     decision = (
         departure_plan(departure, leaving, wish.operation)
@@ -280,13 +281,13 @@ def departing_of(view: View, wish: Wish) -> tuple[Departing, str]:
     return leaving or Departing(None, None), name_problem(wish.member, clusters)
 
 
-def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:
+def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Decision:
     """The plan for the members beside the departure: a replaced member joins anew."""
     action = ROLLING if operation == REPLACE and leaving.host else NOTHING
     joins = [leaving.host] if action == ROLLING else []
     if departure.problems:
         action, joins = REFUSE, []
-    return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
+    return Decision(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
 
 
 def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
@@ -319,7 +320,7 @@ def token(observations: Observations) -> str:
     return hashlib.sha256(nonces.encode()).hexdigest()[:32]
 
 
-def to_record(decision: Plan, observations: Observations, is_rotating: bool = False) -> list[str]:
+def to_record(decision: Decision, observations: Observations, is_rotating: bool = False) -> list[str]:
     """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
 
     is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.
@@ -374,3 +375,23 @@ def moving_problems(cluster: Cluster, moves: list[str], observations: Observatio
             code="ca-host-absent",
         )
     ]
+
+
+def image_reasons(observation: Observation, archive: str) -> list[Reason]:
+    """Why the image archive has to be imported on a host: its runtime lacks the image that it is to run. archive: '' for none."""
+    image = observation["config"].get("image")
+    if not archive or not image or image in (observation["images"] or []):
+        return []
+    return [Reason("image", "missing", f"{image}: missing, imported from {archive}")]
+
+
+def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+    """Observations without what a run that issues certificates leaves alone, whatever it is like."""
+    parts = ("ca", "certificates")
+    return {
+        host: {
+            **item,
+            "reasons": {part: reasons if part in parts else [] for part, reasons in item["reasons"].items()},
+        }
+        for host, item in observations.items()
+    }

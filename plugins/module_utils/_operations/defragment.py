@@ -12,17 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarmed, corruption_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
     NOTHING,
     SURVIVES_NONE,
-    alarmed,
-    corruption_problems,
-    membership,
     without_cluster,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     DEFRAGMENT,
     DEFRAGMENT_MEMBER,

@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
     Cluster,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import KIND, Client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     CLOCK_PROBLEM,
     NOT_REACHED,

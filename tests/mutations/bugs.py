@@ -49,6 +49,7 @@ TABLE = {
         "module_utils/_operations",
         run="seams departure restore defragment",
         converge="decision run seams departure authority restore",
+        departure="departure run",
         move_ca="move_ca",
         rotate_ca="rotate_ca emergency renew_ca",
         defragment="defragment",

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarm_warnings, departed_with_alarm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import (
+    alarm_warnings,
+    alarmed,
+    departed_with_alarm,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
     EVERYTHING,
@@ -92,7 +96,11 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(FRESH, {**FRESH, "running": True, "age": 3}, FRESH), "bootstrap", HOSTS),
         # One that waits for the others tells the list it was started with.
         (observed({**BORN, "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
+        # The ids of that list are those of its flags, and say nothing of the data.
+        (observed({**BORN, "member_id": "9", "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(DOWN, DOWN, DOWN), "start", HOSTS),
+        # They have a leader, and have not published themselves yet.
+        (observed(*[{**up(listing("")), "formed": False}] * 3), "nothing", []),
         (observed(up(leader=True), up(), up()), "nothing", []),
         (observed(up(leader=True), up(), up(), differs="012"), "rolling", ["infra1", "infra2", "infra0"]),
         (observed(up(), up(), up(leader=True), differs="02"), "rolling", ["infra0", "infra2"]),
@@ -245,6 +253,17 @@ def test_a_member_that_lost_its_data_under_another_address_is_to_be_replaced() -
     rebuilt = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.99")], "infra0")
     text = merged(decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
     assert "member 2 (https://10.0.0.8:2380)" in text and "replace_member.yml -e etcd_member=infra2" in text
+
+
+def test_a_loss_beside_hosts_that_are_not_part_of_the_run_is_no_lost_quorum() -> None:
+    text = merged(decide(CLUSTER, observed(FRESH, {**DOWN, "members": listing()}, None)).problems)[0]
+    assert "replace the member while the others are healthy" in text and "systemctl start" not in text
+
+
+def test_a_learner_is_no_second_voter() -> None:
+    members = [listing(names="0")[0], {**listing("", "1")[0], "is_learner": True}]
+    decision = decide(Cluster("etcd", CLUSTER.members[:2], "infra0"), observed(up(members, leader=True), BORN))
+    assert decision.join == ["infra1"] and "has one member" in merged(decision.warnings)[0]
 
 
 def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
@@ -456,6 +475,12 @@ def test_alarms(kind: str, member: str, action: str) -> None:
         assert decision.action == action
         said = merged(decision.problems) + alarm_warnings(CLUSTER, observations)
         assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
+
+
+def test_alarms_are_said_in_one_order() -> None:
+    alarms = [{"kind": kind, "member": member} for kind in ("NOSPACE", "CORRUPT") for member in ("b", "a", "")]
+    found = alarmed(observed({**up(), "alarms": alarms}, {**up(), "alarms": alarms[:2]}, up()))
+    assert found == [(kind, member) for kind in ("CORRUPT", "NOSPACE") for member in ("", "a", "b")]
 
 
 @pytest.mark.parametrize(

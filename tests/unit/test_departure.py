@@ -105,6 +105,13 @@ def test_nothing_else_is_changed(operation: str) -> None:
     assert plan["problems"] == [] and "infra1" not in {step["host"] for step in plan["steps"]}
 
 
+def test_a_host_that_joins_anew_gets_the_image() -> None:
+    lacks = {"infra2": {"config": {"image": "y"}}}
+    plan = run("replace", "infra2", up(), up(leader=True), FRESH, change=lacks, image_archive="/x.tar")
+    assert plan["problems"] == [] and plan["image"] == ["infra2"]
+    assert run("remove", "infra2", *UP3, change=lacks, image_archive="/x.tar")["image"] == []
+
+
 def test_a_host_that_is_gone_for_good() -> None:
     plan = run("remove", "infra0", None, *UP3[1:])
     assert plan["problems"] == [] and kinds(plan) == [("leave", "infra1")] and plan["speaker"] == "infra1"

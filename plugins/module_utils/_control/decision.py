@@ -178,7 +178,7 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     views = [member_view(member, observations.get(member.host), listed) for member in cluster.members]
     # A first run that was killed: members that tell the list they were started with, and never had a leader. With one, they
     # would have published where clients reach them.
-    unborn = not any(item.has_data is None or item.formed or item.ready or item.published for item in views)
+    unborn = not any(item.has_data is None or item.formed or item.published for item in views)
     known = [] if unborn else listed or []
     problems = corruption_problems(cluster, observations) + identity_problems(cluster, observations, known)
     if problems:
@@ -413,7 +413,7 @@ def to_start_first(views: list[MemberView], problems: list[Problem]) -> list[str
     return [
         item.host
         for item in views
-        if item.published and item.formed and not (item.running or item.ready or item.is_learner)
+        if item.formed and not (item.running or item.ready or item.is_learner)
         if item.host not in concerned
     ]
 

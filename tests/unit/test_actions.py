@@ -342,6 +342,7 @@ def test_the_certificate_for_snapshots_is_read_on_the_controller(monkeypatch: py
     assert look.run()["cluster"]["problems"] == []
     assert look.asked[0]["backup"]["recipient"] == texts["/here/x.pem"]
     texts.clear()
-    assert look.run()["cluster"]["problems"] == ["etcd_backup_recipient: /here/x.pem cannot be read on the controller."]
+    (problem,) = look.run()["cluster"]["problems"]
+    assert problem["text"] == "etcd_backup_recipient: /here/x.pem cannot be read on the controller."
     look.variables["etcd_no_such_variable"] = "x"
-    assert "x.pem" not in " ".join(look.run()["cluster"]["problems"])
+    assert "x.pem" not in str(look.run()["cluster"]["problems"])

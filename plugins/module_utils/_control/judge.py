@@ -43,9 +43,9 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("own-ca", wish.own_ca.get("problems", [])),
-        *problems_of("address-unknown", unknown_address_problems(cluster)),
+        *unknown_address_problems(cluster),
     ]
     warnings = [*map(note, cluster.warnings)]
     for member in cluster.members:

@@ -211,7 +211,11 @@ def decided(
     problems, warnings = judge(cluster, observations, wish)
     if leave and wish.operation == REMOVE:
         # Its host is only cleared.
-        problems = [problem for problem in problems if not problem.host or problem.host != leave.member.host]
+        problems = [
+            problem
+            for problem in problems
+            if problem in cluster.problems or not problem.host or problem.host != leave.member.host
+        ]
     lacking = [observations[host]["config"]["image"] for host in hosts_with("image", observations)]
     problems += problems_of("image-archive", view.archive_problems(lacking) if wish.image_archive else ())
     problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))

@@ -36,7 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
     Database,
     mib,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def defragment(
     is_full = any(kind == "NOSPACE" for kind, _member in alarmed(observations))
     absent = cluster.absent(observations)
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *corruption_problems(cluster, observations),
         *unwell_problems(cluster, observations),
     ]

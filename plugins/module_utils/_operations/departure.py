@@ -23,13 +23,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import converge
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 
 
 def plan(view: View, wish: Wish) -> dict[str, Any]:
     """The plan of a run that has a member leave: see RETURN of the module etcd_plan."""
     leaving, problem = departing_of(view, wish)
     if problem:
-        view.cluster.problems.append(problem)
+        view.cluster.problems.append(Problem(problem, code="member"))
     if leaving.host not in view.observations:
         # It need not be there any more.
         view = view.without(leaving.host)

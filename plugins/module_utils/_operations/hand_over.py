@@ -109,9 +109,9 @@ def hand_over(
     renewed = {**renewal_reasons(cluster, observations), **trusted}
     due = [host for host in hosts if reasons[host] or host in renewed]
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("own-ca", own_ca.get("problems", [])),
-        *problems_of("address-unknown", unknown_address_problems(cluster)),
+        *unknown_address_problems(cluster),
     ]
     warnings: list[Problem] = []
     elsewhere = False

@@ -77,7 +77,7 @@ def move_ca(
 
     absent: members without an observation. is_named: whether etcd_ca_host is set. own_ca: the CA that the inventory brings along.
     """
-    problems = [*problems_of("inventory", cluster.problems), *problems_of("ca-export", export.problems)]
+    problems = [*cluster.problems, *problems_of("ca-export", export.problems)]
     target = cluster.ca_host
     for host, observation in observations.items():
         problems += host_problems(host, observation, host == target)

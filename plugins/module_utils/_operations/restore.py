@@ -75,7 +75,7 @@ def restore(
     absent: members without an observation. replace_healthy: the name of a cluster that may be replaced although it is healthy.
     """
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
     ]
     if absent:

@@ -20,6 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.look import 
     unreachable,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import problems_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
     controller_path,
     file_text,
@@ -77,7 +78,8 @@ class ActionModule(ActionBase):
         if values["etcd_backup_recipient"] and not cluster["problems"]:
             path = controller_path(str(values["etcd_backup_recipient"]))
             recipient = file_text(path, self._loader, self._templar, variables).strip() + "\n"
-            cluster["problems"] += recipient_problems(path, recipient)
+            problems = problems_of("inventory", recipient_problems(path, recipient))
+            cluster["problems"] += [problem.as_dict() for problem in problems]
         arguments = host_arguments(
             look,
             cluster,

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import OTHER_PHASES, PHASES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, HAND_OVER, REPORT
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import (

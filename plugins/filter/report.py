@@ -64,6 +64,7 @@ def look(hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str]
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import REPORT
     from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import as_cluster
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import add_new
     from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
         inventory_variables,
         plain,
@@ -82,8 +83,7 @@ def look(hostvars: Any, group: list[str], hosts: list[str], all_hosts: list[str]
         there = [item for item in members if item in hosts]
         if cluster.name in found:
             # Each host says what is wrong with its own variables.
-            texts = found[cluster.name].cluster.problems
-            texts.extend(text for text in cluster.problems if text not in texts)
+            add_new(found[cluster.name].cluster.problems, cluster.problems)
             continue
         asked = [item for item in there if "__report_health" in hostvars[item]]
         answers = {item: hostvars[item]["__report_health"] for item in asked}

@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, State
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
-from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import defragment as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import defragment as _operation
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member as Listed
@@ -56,7 +56,7 @@ def databases(cluster: Cluster) -> dict[str, Database]:
     return {member.name: database(member) for member in cluster.members}
 
 
-def planned(cluster: Cluster, **wishes: Any) -> _plan.Defragmentation:
+def planned(cluster: Cluster, **wishes: Any) -> _operation.Defragmentation:
     """The plan of a run, of what the members say."""
     found = {}
     for member in cluster.members:
@@ -75,12 +75,12 @@ def planned(cluster: Cluster, **wishes: Any) -> _plan.Defragmentation:
         }
     members = [Listed(name, name, ADDRESSES[name]) for name in cluster.names]
     options = {"threshold": 45, "keep_revisions": 10, "allow_interruption": False, **wishes}
-    plan = _plan.defragment(Inventory("etcd", members, "infra0"), found, **options)
+    plan = _operation.defragment(Inventory("etcd", members, "infra0"), found, **options)
     print("\n".join(plan.lines), plan.problems)
     return plan
 
 
-def spec(cluster: Cluster, name: str, limits: _plan.Limits) -> _defragment.DefragmentSpec:
+def spec(cluster: Cluster, name: str, limits: _operation.Limits) -> _defragment.DefragmentSpec:
     member = next(member for member in cluster.members if member.name == name)
     return _defragment.DefragmentSpec(
         name,
@@ -93,7 +93,7 @@ def spec(cluster: Cluster, name: str, limits: _plan.Limits) -> _defragment.Defra
     )
 
 
-def carried_out(cluster: Cluster, plan: _plan.Defragmentation) -> list[dict[str, Any]]:
+def carried_out(cluster: Cluster, plan: _operation.Defragmentation) -> list[dict[str, Any]]:
     """What the roles do with a plan."""
     assert plan.problems == []
     turns = [step for step in plan.steps if step.kind == "defragment"]
@@ -103,7 +103,7 @@ def carried_out(cluster: Cluster, plan: _plan.Defragmentation) -> list[dict[str,
     return done
 
 
-def disarmed(cluster: Cluster, limits: _plan.Limits, check: bool = False) -> dict[str, Any]:
+def disarmed(cluster: Cluster, limits: _operation.Limits, check: bool = False) -> dict[str, Any]:
     members = [(name, ADDRESSES[name]) for name in cluster.names]
     return _defragment.disarm(
         _defragment.DisarmSpec(members, quota=limits.quota, pki_dir=str(cluster[0].pki)), check=check
@@ -189,7 +189,7 @@ def test_fragmented_databases_by_timers(cluster: Cluster, monkeypatch: pytest.Mo
 
 def timed(cluster: Cluster, name: str) -> BackupSpec:
     """What the timers of a member's host are given."""
-    wanted = spec(cluster, name, _plan.Limits(45, 0, QUOTA))
+    wanted = spec(cluster, name, _operation.Limits(45, 0, QUOTA))
     directory = Path(wanted.work_dir).parent / "backups"
     return BackupSpec(
         "etcd",
@@ -211,7 +211,7 @@ def test_a_full_database(cluster: Cluster) -> None:
     assert not cluster[0].put("refused")
     plan = planned(cluster)
     latest = database(cluster[0]).revision
-    assert plan.limits == _plan.Limits(0, latest - 10, QUOTA)
+    assert plan.limits == _operation.Limits(0, latest - 10, QUOTA)
     assert [step.kind for step in plan.steps] == ["defragment"] * 3 + ["disarm"]
     # etcd raises the alarm when the next write would not fit, which may be a little below the quota.
     if any(item.size >= QUOTA for item in databases(cluster).values()):
@@ -249,7 +249,7 @@ def test_a_database_that_is_full_of_keys(cluster: Cluster) -> None:
 def test_the_gate(cluster: Cluster) -> None:
     """No member is blocked beside one that is down, or that has not joined."""
     fragment(cluster)
-    limits = _plan.Limits(45)
+    limits = _operation.Limits(45)
     cluster[2].signal(signal.SIGKILL)
     with pytest.raises(EtcdError, match="infra0 is not defragmented: infra2 is not healthy"):
         _defragment.defragment(spec(cluster, "infra0", limits), check=False)
@@ -289,5 +289,5 @@ def test_etcd_ends_meanwhile(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         EtcdError, match="infra0: etcd ended while its database was being defragmented, and is healthy again"
     ):
-        _defragment.defragment(spec(cluster, "infra0", _plan.Limits(45)), check=False)
+        _defragment.defragment(spec(cluster, "infra0", _operation.Limits(45)), check=False)
     assert database(cluster[0]).size >= before.size and cluster.agree()

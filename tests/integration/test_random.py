@@ -139,6 +139,8 @@ class Sequence:
     rows: list[Row] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     kept: Path | None = None
+    # What the runs of the latest step have printed.
+    printed: str = ""
 
     def say(self, text: str) -> None:
         """A line of the log, which is there while the sequence runs too."""
@@ -172,7 +174,9 @@ class Sequence:
     def play(self, operation: Operation) -> Run:
         """Run it."""
         arguments, how = self.arguments(operation)
-        return self.lab.play(*arguments, timeout=2400, playbook=how["playbook"], inventory=how["inventory"])
+        run = self.lab.play(*arguments, timeout=2400, playbook=how["playbook"], inventory=how["inventory"])
+        self.printed += f"\n--- {operation.action} {operation.host}, ended with {run.code} after {run.seconds:.0f} s\n{run.output[-6000:]}"
+        return run
 
     def cause(self, step: Step) -> None:
         """Have an event happen."""
@@ -251,7 +255,7 @@ class Sequence:
         name = f"w{len(self.rows):04d}"
         self.say(f"{len(self.rows) + 1}. {step}")
         before, stop = self.state, threading.Event()
-        self.writer.gap = 0.0
+        self.writer.gap, self.printed = 0.0, ""
         thread = threading.Thread(target=self.writer.write, args=(name, stop))
         thread.start()
         begin = time.monotonic()
@@ -269,9 +273,9 @@ class Sequence:
         self.rows.append(Row(step, ended, seconds, recovery, gap if is_served else 0.0))
         if self.state.has_quorum:
             lost = self.writer.lost(name)
-            assert not lost, f"{len(lost)} acknowledged writes are lost: {lost[:5]}"
+            assert not lost, f"{len(lost)} acknowledged writes are lost: {lost[:5]}\n{self.printed}"
         if is_served and not may_interrupt(before, step):
-            assert gap < LONGEST_GAP, f"no write was acknowledged for {gap:.1f} s"
+            assert gap < LONGEST_GAP, f"no write was acknowledged for {gap:.1f} s\n{self.printed}"
 
     def act(self, step: Step) -> str:
         """What a step does, and what became of it in a word."""

@@ -4,7 +4,7 @@
 
 Tries the named bugs of bugs.py and a sample of what operators.py can plant in the modules of its table: always the same sample, as long as the code
 stays. Each has to be noticed. --all: everything; a share of each module has to be noticed (LEAST), and the rest is printed. MODULE: these
-only (turn, _control/plan ...). Ends with 1 if too little is noticed, if a named bug has lost its place, or if there is nothing to try.
+only (turn, _control/decision ...). Ends with 1 if too little is noticed, if a named bug has lost its place, or if there is nothing to try.
 """
 
 from __future__ import annotations

@@ -26,19 +26,20 @@ def modules(folder: str, **tests: str) -> dict[str, list[str]]:
 TABLE = {
     **modules(
         "module_utils/_control",
-        plan="plan run seams identity observe_seam",
+        decision="decision run seams identity observe_seam",
+        alarms="decision departure run",
         view="run seams departure move_ca report actions",
-        judge="run seams departure authority restore rotate_ca upgrade",
-        plan_data="run seams rotate_ca restore",
+        judge="decision run seams departure authority restore rotate_ca upgrade",
+        plan="decision run seams rotate_ca restore",
         cluster="cluster seams",
-        identity="identity plan run",
+        identity="identity decision run",
         preflight="preflight",
         departure="departure",
         rotation="rotation rotate_ca emergency",
         emergency="emergency",
         renew_ca="renew_ca",
         authority="authority run rotate_ca emergency move_ca departure",
-        steps="seams run plan",
+        steps="seams run decision",
         look="cluster seams actions",
         apiserver="apiserver apiserver_follow",
         upgrade="upgrade",
@@ -47,7 +48,8 @@ TABLE = {
     **modules(
         "module_utils/_operations",
         run="seams departure restore defragment",
-        converge="run seams departure authority restore",
+        converge="decision run seams departure authority restore",
+        departure="departure run",
         move_ca="move_ca",
         rotate_ca="rotate_ca emergency renew_ca",
         defragment="defragment",
@@ -207,14 +209,14 @@ def leader_first(function: ast.AST) -> list[Place]:
 OPERATIONS, CONTROL, MEMBER, ETCD, HOST = (
     f"plugins/module_utils/_{name}" for name in ("operations", "control", "member", "etcd", "host")
 )
-PLAN, VIEW, IDENTITY = (f"{CONTROL}/{name}" for name in ("plan", "view", "identity"))
+DECISION, VIEW, IDENTITY = (f"{CONTROL}/{name}" for name in ("decision", "view", "identity"))
 TURN, ROLLOUT, OBSERVE = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe"))
 ACTION = "plugins/action/etcd_plan"
 
 NAMED = [
     # The plan, as the action plugin calls it.
-    Named("the plan is always settled", f"{CONTROL}/plan_data", "read_off", value_of("settled", "True")),
-    Named("turns are no steps", f"{CONTROL}/plan_data", "read_off", value_of("order", "[]")),
+    Named("the plan is always settled", f"{CONTROL}/plan", "read_off", value_of("settled", "True")),
+    Named("turns are no steps", f"{CONTROL}/plan", "read_off", value_of("order", "[]")),
     Named("no cluster exists", VIEW, "exists", returns("False")),
     Named("lost hosts are forgotten by the plan", VIEW, "view_of", value_of("failed", "[]")),
     Named("hosts without an observation are forgotten", VIEW, "view_of", value_of("unobserved", "[]")),
@@ -249,17 +251,17 @@ NAMED = [
         returns("sorted(snapshots, key=lambda item: -item.taken)"),
     ),
     Named("any description fits", f"{ETCD}/snapshot", "described_in", value_of("fits", "True")),
-    Named("an interruption is always allowed", PLAN, "decide_with_cluster", guard("False", "allow_interruption")),
-    Named("the leader goes first", PLAN, "decide_with_cluster", leader_first),
-    Named("turns have no gate", PLAN, "decide_with_cluster", value_of("gated", "False")),
-    Named("a cluster is founded beside data", PLAN, "decide_without_cluster", value_of("formed", "[]")),
-    Named("lost data is no loss", PLAN, "MemberView.has_lost_data", returns("False")),
-    Named("nobody joins as a learner", PLAN, "MemberView.joins", returns("False")),
-    Named("corruption stops nothing", PLAN, "corruption_problems", returns("[]")),
+    Named("an interruption is always allowed", DECISION, "decide_with_cluster", guard("False", "allow_interruption")),
+    Named("the leader goes first", DECISION, "decide_with_cluster", leader_first),
+    Named("turns have no gate", DECISION, "decide_with_cluster", value_of("gated", "False")),
+    Named("a cluster is founded beside data", DECISION, "decide_without_cluster", value_of("formed", "[]")),
+    Named("lost data is no loss", DECISION, "MemberView.has_lost_data", returns("False")),
+    Named("nobody joins as a learner", DECISION, "MemberView.joins", returns("False")),
+    Named("corruption stops nothing", f"{CONTROL}/alarms", "corruption_problems", returns("[]")),
     Named("whose data it is does not matter", IDENTITY, "identity_problems", returns("[]")),
     Named("a lost record makes a fresh host", IDENTITY, "record_problems", returns("[]")),
     Named("who has left misses its data", IDENTITY, "record_problems", value_of("has_left", "False")),
-    Named("a former member confuses the hosts", PLAN, "membership_problems", value_of("is_former", "False")),
+    Named("a former member confuses the hosts", DECISION, "membership_problems", value_of("is_former", "False")),
     Named("two copies of one member", IDENTITY, "copy_problems", returns("[]")),
     # A new CA.
     Named(

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from test_backup import certificate
-from test_plan import HOSTS
+from test_decision import HOSTS
 from test_run import ALL_UP, observations
 from test_seams import seen
 
@@ -342,6 +342,7 @@ def test_the_certificate_for_snapshots_is_read_on_the_controller(monkeypatch: py
     assert look.run()["cluster"]["problems"] == []
     assert look.asked[0]["backup"]["recipient"] == texts["/here/x.pem"]
     texts.clear()
-    assert look.run()["cluster"]["problems"] == ["etcd_backup_recipient: /here/x.pem cannot be read on the controller."]
+    (problem,) = look.run()["cluster"]["problems"]
+    assert problem["text"] == "etcd_backup_recipient: /here/x.pem cannot be read on the controller."
     look.variables["etcd_no_such_variable"] = "x"
-    assert "x.pem" not in " ".join(look.run()["cluster"]["problems"])
+    assert "x.pem" not in str(look.run()["cluster"]["problems"])

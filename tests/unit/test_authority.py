@@ -13,8 +13,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     merged,
 )
-from test_plan import CLUSTER, FRESH, listing, observed, up, why
-from test_plan import DOWN as STOPPED
+from test_decision import CLUSTER, FRESH, listing, observed, up, why
+from test_decision import DOWN as STOPPED
 from test_run import ALL_UP, planned
 from test_run import observations as complete
 

@@ -10,6 +10,7 @@ import yaml
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import cluster as _cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["infra0", "infra1", "infra2"]
@@ -45,7 +46,8 @@ def as_the_play_does(
 ) -> dict[str, Any]:
     """The cluster of a host, by the function that etcd_observe calls."""
     look = _look.look_of(host, list(hosts), [], "converge")
-    return _look.resolved(look, hosts, {}, options, play, list(play))
+    found = _look.resolved(look, hosts, {}, options, play, list(play))
+    return {**found, "problems": merged(map(Problem.from_dict, found["problems"]))}
 
 
 def test_three_good_hosts() -> None:
@@ -103,7 +105,7 @@ def test_member(host: str, variables: dict[str, Any], observed: str | None, name
     ],
 )
 def test_problems(hosts: dict[str, dict[str, Any]], words: str) -> None:
-    assert any(words in text for text in resolve(hosts).problems), resolve(hosts).problems
+    assert words in " ".join(merged(resolve(hosts).problems))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_size(count: int, words: str | None) -> None:
 def test_what_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
     options = {**OPTIONS, "etcd_peer_port": {"type": "int", "default": 2380}}
     hosts = three(**changes)
-    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, options).problems
+    problems = merged(_cluster.resolve("infra0", list(hosts), hosts, {}, options).problems)
     assert (not problems) if words is None else words in problems[0], problems
 
 
@@ -146,7 +148,7 @@ def test_what_the_play_says() -> None:
         == []
     )
     play = {"etcd_ca_host": "infra1", "etcd_server_cert_sans": ["b.example.com"]}
-    problems = _cluster.resolve("infra0", list(hosts), hosts, {}, options, play, ["etcd_clientport"]).problems
+    problems = merged(_cluster.resolve("infra0", list(hosts), hosts, {}, options, play, ["etcd_clientport"]).problems)
     assert "unknown variable etcd_clientport. Did you mean etcd_client_port?" in problems[0]
     assert "etcd_ca_host is 'infra1' in this play only" in problems[1]
     assert "etcd_server_cert_sans is ['b.example.com'] in this play only" in problems[2]
@@ -180,9 +182,9 @@ def test_several_clusters_in_one_group() -> None:
 def test_a_machine_in_two_clusters() -> None:
     hosts = three(other={"ansible_host": "10.0.0.7", "etcd_cluster_name": "b"})
     words = "infra1 and other of cluster 'b' are the same machine, 10.0.0.7"
-    assert [text for text in resolve(hosts).problems if words in text]
+    assert [text for text in merged(resolve(hosts).problems) if words in text]
     other = _cluster.resolve("other", list(hosts), hosts, {}, OPTIONS)
-    assert "other and infra1 of cluster 'etcd' are the same machine" in other.problems[0]
+    assert "other and infra1 of cluster 'etcd' are the same machine" in merged(other.problems)[0]
     # Behind another gateway it is another one.
     for way in ({"ansible_port": 2222}, {"ansible_ssh_common_args": "-J gateway"}):
         apart = three(other={**hosts["other"], **way})
@@ -192,7 +194,7 @@ def test_a_machine_in_two_clusters() -> None:
 def test_host_outside_of_the_group_is_no_cluster_of_its_own() -> None:
     hosts = three()
     cluster = _cluster.resolve("infra0", [], hosts, {}, OPTIONS)
-    assert "infra0 is not in the group of the etcd members" in cluster.problems[0]
+    assert "infra0 is not in the group of the etcd members" in merged(cluster.problems)[0]
 
 
 SPECS: dict[str, Any] = yaml.safe_load((ROOT / "roles/etcd/meta/argument_specs.yml").read_text(encoding="utf-8"))
@@ -243,7 +245,7 @@ def test_garbage_is_refused_for_every_variable(name: str) -> None:
     if option["type"] == "str" and name not in TEXTS:
         wrong += [LONG, "ünïcødé ☃"]
     for value in wrong:
-        problems = resolve_all(three(infra0={name: value})).problems
+        problems = merged(resolve_all(three(infra0={name: value})).problems)
         assert [text for text in problems if name in text or "is not an RFC 1123" in text], (name, value, problems)
 
 
@@ -284,7 +286,7 @@ def test_a_secret_is_not_shown() -> None:
         ("etcd_extra_envs", {"A": ["hunter2"]}),
         ("etcd_extra_envs", {"A": "hunter2\n"}),
     ):
-        problems = resolve_all(three(infra0={name: value})).problems
+        problems = merged(resolve_all(three(infra0={name: value})).problems)
         assert problems and "hunter2" not in str(problems), problems
 
 
@@ -302,7 +304,7 @@ def test_names_of_clusters(name: str) -> None:
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "", "a b", "-a", "a-", "x" * 64, "a\n", "ü", "{{ x }}"])
 def test_what_no_cluster_may_be_called(name: str) -> None:
     """It becomes a path under etcd_signing_dir on the controller."""
-    problems = resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems
+    problems = merged(resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems)
     assert [text for text in problems if "directories on the controller are named after the cluster" in text], problems
 
 
@@ -325,14 +327,14 @@ def test_data_directories(path: str) -> None:
 )  # fmt: skip
 def test_what_no_data_directory_may_be(path: str, words: str) -> None:
     """It is made readable for root only, and has to outlast a reboot."""
-    problems = resolve_all(three(infra0={"etcd_data_dir": path})).problems
+    problems = merged(resolve_all(three(infra0={"etcd_data_dir": path})).problems)
     assert len(problems) == 1 and words in problems[0] and "etcd_data_dir" in problems[0], problems
 
 
 def test_one_machine_twice_in_one_cluster() -> None:
     """With two addresses of it, so that the addresses do not tell."""
     hosts = three(infra2={"ansible_host": "10.0.0.7", "etcd_address": "10.0.1.7"})
-    problems = resolve_all(hosts).problems
+    problems = merged(resolve_all(hosts).problems)
     assert len(problems) == 1 and "infra1 and infra2 are the same machine, 10.0.0.7" in problems[0], problems
     hosts["infra2"]["ansible_port"] = 2222
     assert resolve_all(hosts).problems == []
@@ -340,10 +342,10 @@ def test_one_machine_twice_in_one_cluster() -> None:
     named = {
         host: {"ansible_host": "gateway", "etcd_address": f"10.0.0.{number}"} for number, host in enumerate(HOSTS, 6)
     }
-    assert "infra0 and infra1 and infra2 are the same machine" in resolve_all(named).problems[0]
+    assert "infra0 and infra1 and infra2 are the same machine" in merged(resolve_all(named).problems)[0]
 
 
 def test_an_address_that_ansible_could_not_resolve() -> None:
     """ansible-core 2.17 hands over the template where facts are missing."""
-    problems = resolve_all(three(infra0={"etcd_address": "{{ ansible_facts.eth0.ipv4.address }}"})).problems
+    problems = merged(resolve_all(three(infra0={"etcd_address": "{{ ansible_facts.eth0.ipv4.address }}"})).problems)
     assert len(problems) == 1 and "facts are not gathered" in problems[0]

@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.hand_over import HandOver, hand_over, plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged
-from test_plan import why
+from test_decision import why
 
 OPTIONS: dict[str, Any] = {
     "etcd_cluster_name": {"type": "str", "default": "etcd"},
@@ -68,7 +68,10 @@ def test_several_clusters() -> None:
     assert [client.host for client in clients] == ["control1"] and cluster.problems == []
     cluster, clients = resolve("control0", **changes)
     assert (cluster.name, cluster.members, [client.host for client in clients]) == ("", [], ["control0"])
-    assert "several clusters (etcd, events)" in cluster.problems[0] and "etcd_cluster_name" in cluster.problems[0]
+    assert (
+        "several clusters (etcd, events)" in merged(cluster.problems)[0]
+        and "etcd_cluster_name" in merged(cluster.problems)[0]
+    )
     assert resolve("infra0", **changes)[1] == []
 
 
@@ -98,7 +101,7 @@ def test_several_clusters() -> None:
     ],
 )
 def test_problems_of_the_inventory(changes: dict[str, Any], words: str) -> None:
-    assert words in " ".join(resolve("control0", **changes)[0].problems)
+    assert words in " ".join(merged(resolve("control0", **changes)[0].problems))
 
 
 def test_variables_of_all_hosts_are_no_problem() -> None:
@@ -108,15 +111,17 @@ def test_variables_of_all_hosts_are_no_problem() -> None:
 
 
 def test_a_member_is_no_control_plane_host() -> None:
-    problems = resolve("infra1", ["infra1", "control0"])[0].problems
-    assert len(problems) == 1 and "infra1 is a member of cluster 'etcd' and a control plane host" in problems[0]
+    problems = merged(resolve("infra1", ["infra1", "control0"])[0].problems)
+    assert (
+        len(problems) == 1 and "infra1: this host is a member of cluster 'etcd' and a control plane host" in problems[0]
+    )
     assert "one kubelet" in problems[0] and "Use another host" in problems[0]
     assert resolve("control0", ["infra1", "control0"])[0].problems == []
 
 
 def test_no_members_at_all() -> None:
     found = cp.resolve_control_plane("control0", PLANES, [], inventory(), {}, OPTIONS)
-    assert "the inventory has no etcd members" in found[0].problems[0]
+    assert "the inventory has no etcd members" in merged(found[0].problems)[0]
 
 
 # --- What ------------------------------------------------------------------------------------------------------------
@@ -346,8 +351,7 @@ def test_members_without_an_address_or_a_place_in_the_membership() -> None:
     unknown = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "")], "infra0")
     found = hand_over(unknown, CLIENTS, {"infra0": signer(), "control0": plane(*FRESH)}, {}, [])
     assert merged(found.problems) == [
-        "infra2: its address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or"
-        " run without --limit."
+        "infra2: the address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or run without --limit."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
     assert found.problems == [] and "the endpoints leave out infra2: the membership" in merged(found.warnings)[0]

@@ -15,8 +15,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import ru
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.defragment import compact_revision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from test_decision import DOWN, FRESH, cluster_of, listing, up
 from test_departure import seen
-from test_plan import DOWN, FRESH, cluster_of, listing, up
 
 MIB = 1 << 20
 SMALL = Database(20 * MIB, 10 * MIB, 2048 * MIB, 5000)

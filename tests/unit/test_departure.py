@@ -17,7 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from test_plan import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
+from test_decision import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
 from test_run import PKI
 
@@ -103,6 +103,13 @@ def test_nothing_else_is_changed(operation: str) -> None:
     differs = {"manifest": why("x", part="manifest", restarts=True), "certificates": why("y")}
     plan = run(operation, "infra2", *UP3, change={"infra1": {"reasons": differs}}, replace_healthy=True)
     assert plan["problems"] == [] and "infra1" not in {step["host"] for step in plan["steps"]}
+
+
+def test_a_host_that_joins_anew_gets_the_image() -> None:
+    lacks = {"infra2": {"config": {"image": "y"}}}
+    plan = run("replace", "infra2", up(), up(leader=True), FRESH, change=lacks, image_archive="/x.tar")
+    assert plan["problems"] == [] and plan["image"] == ["infra2"]
+    assert run("remove", "infra2", *UP3, change=lacks, image_archive="/x.tar")["image"] == []
 
 
 def test_a_host_that_is_gone_for_good() -> None:

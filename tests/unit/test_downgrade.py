@@ -21,7 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import downgrade_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import EtcdVersion
-from test_plan import DOWN, FRESH, listing
+from test_decision import DOWN, FRESH, listing
 from test_run import planned
 from test_upgrade import members
 

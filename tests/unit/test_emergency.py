@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import authority as _authority
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import emergency as _emergency
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import rotation as _rotation
-from test_plan import CLUSTER, FRESH, HOSTS
+from test_decision import CLUSTER, FRESH, HOSTS
 from test_rotate_ca import ALL_UP, DAY, ca, plane, rotated, seen, steps
 
 NEXT = {"next_ca": {**ca("new"), "has_key": True}}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import decision as _decision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import identity as _identity
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import SIGN, merged
-from test_plan import BORN, CLUSTER, DOWN, FRESH, listing, observed, up
+from test_decision import BORN, CLUSTER, DOWN, FRESH, listing, observed, up
 
 
 def recorded(state: dict[str, Any], number: int, **changes: str) -> dict[str, Any]:
@@ -77,10 +77,10 @@ RUNNING = {**up(), "members_of": "c1"}
     ],
 )
 def test_what_contradicts_is_refused(states: list[dict[str, Any] | None], words: str) -> None:
-    plan = _plan.decide(CLUSTER, observed(*states))
-    assert plan.action == "refuse" and words in " ".join(merged(plan.problems)), plan
+    decision = _decision.decide(CLUSTER, observed(*states))
+    assert decision.action == "refuse" and words in " ".join(merged(decision.problems)), decision
     # A volume that is not mounted does not keep a certificate from being renewed. A host that is taken for another one does.
-    assert bool([problem for problem in plan.problems if SIGN in problem.stops]) == ("different clusters" in words)
+    assert bool([problem for problem in decision.problems if SIGN in problem.stops]) == ("different clusters" in words)
 
 
 @pytest.mark.parametrize(
@@ -105,25 +105,25 @@ def test_what_contradicts_is_refused(states: list[dict[str, Any] | None], words:
     ],
 )
 def test_what_is_right_is_not(states: list[dict[str, Any]], action: str) -> None:
-    plan = _plan.decide(CLUSTER, observed(*states))
-    assert (plan.action, plan.problems) == (action, []), plan
+    decision = _decision.decide(CLUSTER, observed(*states))
+    assert (decision.action, decision.problems) == (action, []), decision
 
 
 def test_who_names_itself_only() -> None:
     """Members that have run. One that has not needs the list of all to join."""
     one = {**up(listing("01")), "members_of": "c1"}
-    assert _plan.decide(CLUSTER, observed(one, one, FRESH)).published == ["infra0", "infra1"]
-    assert _plan.decide(CLUSTER, observed(DOWN, DOWN, DOWN)).published == ["infra0", "infra1", "infra2"]
-    assert _plan.decide(CLUSTER, observed(FRESH, FRESH, FRESH)).published == []
-    assert _plan.decide(CLUSTER, observed(BORN, BORN, BORN)).published == []
+    assert _decision.decide(CLUSTER, observed(one, one, FRESH)).published == ["infra0", "infra1"]
+    assert _decision.decide(CLUSTER, observed(DOWN, DOWN, DOWN)).published == ["infra0", "infra1", "infra2"]
+    assert _decision.decide(CLUSTER, observed(FRESH, FRESH, FRESH)).published == []
+    assert _decision.decide(CLUSTER, observed(BORN, BORN, BORN)).published == []
 
 
 def test_a_minority_of_logs_that_were_led_does_not_start() -> None:
     """Two that may have been emptied would outvote the one that has the data."""
-    assert _plan.decide(CLUSTER, observed(DOWN, DOWN, BORN)).start == ["infra0", "infra1"]
-    assert _plan.decide(CLUSTER, observed(DOWN, BORN, BORN)).action == "refuse"
+    assert _decision.decide(CLUSTER, observed(DOWN, DOWN, BORN)).start == ["infra0", "infra1"]
+    assert _decision.decide(CLUSTER, observed(DOWN, BORN, BORN)).action == "refuse"
     # The others may be led: this run does not see them.
-    assert _plan.decide(CLUSTER, observed(DOWN, BORN, None)).start == ["infra0"]
+    assert _decision.decide(CLUSTER, observed(DOWN, BORN, None)).start == ["infra0"]
 
 
 @pytest.mark.parametrize("spelling", ["fd00::7", "fd00:0:0:0:0:0:0:7", "FD00::7"])
@@ -137,21 +137,21 @@ def test_an_address_has_many_spellings(spelling: str) -> None:
 def test_a_live_member_that_the_inventory_takes_for_another_is_not_to_be_stopped(running: bool) -> None:
     """Two hosts have changed places in the inventory. The process of the other name is not seen as that of this member."""
     states = [{**(up() if running else DOWN), "members": listing(), "member_id": number} for number in "021"]
-    texts = merged(_plan.decide(CLUSTER, observed(*states)).problems)
+    texts = merged(_decision.decide(CLUSTER, observed(*states)).problems)
     assert len(texts) == 2 and "the inventory confuses the hosts of infra2 and infra1" in texts[0]
     assert all("do not touch it: correct ansible_host" in text and "Only if infra" in text for text in texts)
     # Of a member that nobody knows any more the data is old.
     states[1]["member_id"] = "9"
     assert (
         "is from before infra1 was removed and added again"
-        in merged(_plan.decide(CLUSTER, observed(*states)).problems)[0]
+        in merged(_decision.decide(CLUSTER, observed(*states)).problems)[0]
     )
 
 
 def test_a_member_keeps_its_name_while_the_cluster_is_down() -> None:
     states = [recorded(DOWN, 0), recorded(DOWN, 1, name="infra2"), recorded(DOWN, 2, name="infra1")]
     states[1]["record"]["member_id"], states[2]["record"]["member_id"] = "1", "2"
-    problems = _plan.decide(CLUSTER, observed(*states)).problems
+    problems = _decision.decide(CLUSTER, observed(*states)).problems
     assert [problem.host for problem in problems] == ["infra1", "infra2"] and SIGN in problems[0].stops
     assert (
         "Set etcd_member_name: infra2 for this host. If this is the wrong host, correct ansible_host"
@@ -160,4 +160,4 @@ def test_a_member_keeps_its_name_while_the_cluster_is_down() -> None:
     # What runs counts more.
     alive = [recorded({**RUNNING, "members": listing()}, n) for n in range(3)]
     alive[1]["record"]["name"] = "former"
-    assert _plan.decide(CLUSTER, observed(*alive)).action == "nothing"
+    assert _decision.decide(CLUSTER, observed(*alive)).action == "nothing"

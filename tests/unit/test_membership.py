@@ -163,6 +163,15 @@ def test_a_member_is_removed_once(cluster: Cluster) -> None:
     assert cluster.asked == ["remove"]
 
 
+def test_what_follows_a_removal_at_once_is_tried_again(cluster: Cluster) -> None:
+    """For a moment, etcd says that a member is not found."""
+    cluster.errors["add"] = [refused("not-found")]
+    assert cluster.acts.add_learner([URL], 60).id == 9
+    cluster.members[-1].update(clientURLs=["client9"], peerURLs=[URL])
+    cluster.errors["promote"] = [refused("not-found")]
+    assert not cluster.acts.promote(9, [URL], 60).is_learner
+
+
 def test_who_was_removed_meanwhile_has_been_removed(cluster: Cluster) -> None:
     """The answer of the first attempt was lost."""
     cluster.errors["remove"] = [refused("not-found")]

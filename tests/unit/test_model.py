@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
+from test_decision import DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_departure import kinds, seen
-from test_plan import DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_run import PKI
 
 from tests.integration.model import (

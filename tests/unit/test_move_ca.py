@@ -10,7 +10,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Export, Wish, check_export
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
-from test_plan import FRESH, HOSTS, why
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
+from test_decision import FRESH, HOSTS, why
 from test_run import ALL_UP, observations, planned
 
 HAS = {"ca_key": True, "ca_public_key": "p"}
@@ -112,7 +113,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
     [
         (seen(), {"to": ""}, "etcd_ca_host is not set, so infra0"),
         (seen(key="1"), {"to": "", "ca_export": COPY}, "etcd_ca_host is not set, so infra0"),
-        (seen(), {"problems": ["etcd_ca_host x is not a host"]}, "etcd_ca_host x is not a host"),
+        (seen(), {"problems": [Problem("etcd_ca_host x is not a host").as_dict()]}, "etcd_ca_host x is not a host"),
         # No host has it: all of them are known, or one of them may have it.
         (seen(key=""), {}, "the CA's key is lost: no host of cluster 'etcd' has"),
         (seen(key=""), {}, "The first to end is on infra0, on 2027-03-01"),

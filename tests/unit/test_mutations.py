@@ -110,7 +110,7 @@ def in_a_process(code: str) -> str:
 
 def test_a_bug_is_planted_in_code_that_others_have_imported() -> None:
     code = """
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import read_off
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import read_off
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import Step
 bug = next(bug for bug in bugs.NAMED if bug.name == "the plan is always settled")
 steps = [Step("turn", "infra0", "infra0", 1, ())]

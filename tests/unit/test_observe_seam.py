@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control import decision as _decision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Change, Staged
@@ -74,13 +74,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def observe(
         installed: str, problems: tuple[str, ...] = (), **found: str
-    ) -> tuple[dict[str, Any], _plan.MemberView]:
+    ) -> tuple[dict[str, Any], _decision.MemberView]:
         (manifests / "etcd.yaml").write_text(installed)
         modes.clear()
         modes.update({name.replace("_", "."): text for name, text in found.items()})
         seen = _observe.observe(params)
         assert tuple(problem["code"] for problem in seen["problems"]) == problems
-        return seen, _plan.view(Member("infra0", "infra0", "10.0.0.6"), seen, None)
+        return seen, _decision.member_view(Member("infra0", "infra0", "10.0.0.6"), seen, None)
 
     observe.params = params  # type: ignore[attr-defined]
     return observe

@@ -10,7 +10,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import renew
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import rotate_ca as _rotate_ca
-from test_plan import HOSTS, OTHER_MANIFEST, cluster_of
+from test_decision import HOSTS, OTHER_MANIFEST, cluster_of
 from test_rotate_ca import ALL_UP, rotated, seen, steps
 
 SOON, LATE, LATER = "2027-01-01T00:00:00+00:00", "2036-11-25T00:00:00+00:00", "2046-11-25T00:00:00+00:00"

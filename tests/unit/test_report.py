@@ -20,7 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.report import Looked, Settings
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import asker
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, Problem, merged
 from jinja2 import nodes
 
 from tests.report import samples
@@ -122,7 +122,7 @@ def changed(**health: Any) -> Looked:
             ["The members were not checked, because none of their hosts is reachable by ssh, or all have failed earlier in this run."],
         ),
         (
-            replace(samples.well(), cluster=Cluster("etcd", samples.members(3), "infra0", ["infra0: unknown variable etcd_x."])),
+            replace(samples.well(), cluster=Cluster("etcd", samples.members(3), "infra0", [Problem("unknown variable etcd_x.", host="infra0")])),
             "unknown",
             ["The members were not checked, because the inventory is invalid.", "infra0: unknown variable etcd_x."],
         ),
@@ -322,11 +322,11 @@ def test_hosts_that_are_lost_and_clusters_that_are_left_out() -> None:
 def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
     variables = hostvars(a0={"etcd_client": 1}, a1={"etcd_x": 1})
     found = report_filter.look(variables, GROUP, GROUP, GROUP)
-    problems = " ".join(found[0].cluster.problems)
+    problems = " ".join(merged(found[0].cluster.problems))
     assert "a0: unknown variable etcd_client" in problems and "a1: unknown variable etcd_x" in problems
     assert report_filter.report(variables, GROUP, GROUP, GROUP)["clusters"][0]["verdict"] == "unknown"
     stranger = report_filter.look(hostvars(), ["a0"], ["b0"], ["b0"])
-    assert "b0 is not in the group" in stranger[0].cluster.problems[0]
+    assert "b0 is not in the group" in merged(stranger[0].cluster.problems)[0]
 
 
 # --- The page --------------------------------------------------------------------------------------------------------

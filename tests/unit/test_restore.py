@@ -29,7 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import re
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
-from test_plan import CLUSTER, DOWN, FRESH, HOSTS, up
+from test_decision import CLUSTER, DOWN, FRESH, HOSTS, up
 from test_run import ALL_UP, observations
 
 # In steps of ten seconds.

@@ -9,13 +9,13 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import authority as _authority
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import rotation as _rotation
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import move_ca as _move_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import rotate_ca as _rotate_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
-from test_plan import CLUSTER, FRESH, HOSTS, OTHER_MANIFEST, RECORD, up, why
+from test_decision import CLUSTER, FRESH, HOSTS, OTHER_MANIFEST, RECORD, up, why
 from test_run import ALL_UP, observations, planned
 
 DAY = 86400.0

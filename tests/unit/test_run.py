@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     SIGN,
     START,
 )
-from test_plan import BORN, CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up, why
+from test_decision import BORN, CLUSTER, DOWN, FRESH, HOSTS, listing, observed, up, why
 from test_preflight import GOOD
 
 ADDRESSES = ["10.0.0.6", "10.0.0.7", "10.0.0.8"]

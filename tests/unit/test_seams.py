@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import look as _look
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import variables as _variables
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import refusal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import KINDS, Step, hosts_of, in_order
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
@@ -17,7 +17,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm,
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import formats
-from test_plan import DOWN, FRESH, HOSTS, up, why
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, problems_of
+from test_decision import DOWN, FRESH, HOSTS, up, why
 from test_run import ALL_UP, observations
 
 OPTIONS = {
@@ -155,7 +156,7 @@ def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, 
         "pre-vote": True,
     }
     doubled = found(etcd_extra_args={"quota-backend-bytes": 1})
-    assert [text.split(" ")[1] for text in doubled["problems"]] == ["etcd_quota"] * len(flags)
+    assert [item["text"].split(" ")[0] for item in doubled["problems"]] == ["etcd_quota"] * len(flags)
     assert found(etcd_extra_args=["quota-backend-bytes"])["extra_args"] == flags, (
         "what is no mapping is refused elsewhere"
     )
@@ -216,7 +217,8 @@ def test_only_the_host_of_a_removed_member_may_be_gone(operation: str, leaving: 
 def test_a_value_that_only_the_play_has_is_one_of_the_control_plane_host() -> None:
     look = _look.look_of(PLANE, HOSTS, [PLANE], "hand_over")
     found = _look.resolved(look, inventory(), {}, OPTIONS, {"etcd_client_port": "x"}, ())
-    assert found["invalid"] == ["etcd_client_port"] and f"{PLANE}: etcd_client_port" in found["problems"][-1]
+    assert found["invalid"] == ["etcd_client_port"] and found["problems"][-1]["host"] == PLANE
+    assert "etcd_client_port" in found["problems"][-1]["text"]
     assert _look.resolved(look, inventory(), {}, OPTIONS, {"etcd_client_port": 2379}, ())["invalid"] == []
 
 
@@ -225,8 +227,12 @@ def test_a_value_that_only_the_play_has_is_one_of_the_control_plane_host() -> No
 
 def seen(found: dict[str, Any], **clusters: list[str]) -> dict[str, Any]:
     """What etcd_observe has returned. clusters: by host, problems that it has found in its own variables."""
+
+    def own(host: str) -> list[dict[str, Any]]:
+        return [problem.as_dict() for problem in problems_of("inventory", clusters.get(host, []), host=host)]
+
     return {
-        host: {**item, "cluster": {**resolved(host)[1], "problems": clusters.get(host, [])}}
+        host: {**item, "cluster": {**resolved(host)[1], "problems": own(host)}}
         for host, item in copy.deepcopy(found).items()
     }
 
@@ -312,17 +318,26 @@ def test_hosts_without_a_cluster_have_nothing_in_common() -> None:
     """Control plane hosts of which nobody knows the cluster: each says what is wrong with it."""
     nobody = {"name": "", "members": [], "ca_host": "", "known": True, "warnings": [], "invalid": []}
     seen_there = {
-        host: {"cluster": {**nobody, "problems": [f"{host}: x"], "clients": [{"host": host, "name": host}]}}
+        host: {
+            "cluster": {
+                **nobody,
+                "problems": [Problem("x", host=host).as_dict()],
+                "clients": [{"host": host, "name": host}],
+            }
+        }
         for host in ("control0", "control1")
     }
-    assert view_of("control1", seen_there, []).cluster.problems == ["control1: x"]
+    assert view_of("control1", seen_there, []).cluster.problems == [Problem("x", host="control1")]
+
+
+WRONG = ["unknown variable etcd_x."]
 
 
 def test_problems_of_each_host_are_those_of_the_cluster() -> None:
-    found = plan(seen(observations(*ALL_UP), infra1=["infra1: unknown variable etcd_x."]), host="infra2")
-    assert found["problems"] == ["infra1: unknown variable etcd_x."] and found["speaker"] == "infra0"
+    found = plan(seen(observations(*ALL_UP), infra1=WRONG, infra2=WRONG), host="infra2")
+    assert found["problems"] == ["infra2, infra1: unknown variable etcd_x."] and found["speaker"] == "infra0"
     assert refusal(found, {"name": "etcd"}, speaks=True) == (
-        "Nothing has been changed. 1 problem(s) in cluster etcd:\n- infra1: unknown variable etcd_x."
+        "Nothing has been changed. 1 problem(s) in cluster etcd:\n- infra2, infra1: unknown variable etcd_x."
     )
     assert "See the message from infra0" in refusal(found, {"name": "etcd"}, speaks=False)
 
@@ -339,7 +354,7 @@ def test_hosts_without_an_observation() -> None:
 def test_hosts_of_another_cluster_take_no_part() -> None:
     given = seen(observations(*ALL_UP))
     given["other"] = {**copy.deepcopy(given["infra1"]), "cluster": {**given["infra1"]["cluster"], "name": "b"}}
-    given["other"]["cluster"]["problems"] = ["other: wrong"]
+    given["other"]["cluster"]["problems"] = [Problem("wrong", host="other").as_dict()]
     assert plan(given)["settled"] and plan(given, lost=["another"])["problems"] == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control import upgrade as _upgrade
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import Plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import Decision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import log_reasons, with_snapshot_count
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
@@ -14,7 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
     etcd_version_in,
     etcd_version_of,
 )
-from test_plan import CLUSTER, DOWN, FRESH, HOSTS, listing, up
+from test_decision import CLUSTER, DOWN, FRESH, HOSTS, listing, up
 from test_run import observations, planned
 
 KUBEADM = "v1.36.3"
@@ -42,7 +42,7 @@ def members(
 
 
 def codes(found: dict[str, Any], **plan: Any) -> list[str]:
-    decision = Plan("rolling", order=list(found), **plan)
+    decision = Decision("rolling", order=list(found), **plan)
     return sorted({problem.code for problem in _upgrade.upgrade(CLUSTER, found, decision).problems})
 
 
@@ -121,7 +121,7 @@ def test_versions_that_are_not_known_are_not_judged() -> None:
 def test_a_member_that_is_down_is_judged_by_its_manifest() -> None:
     found = members("3.7.3", "3.6.14", "3.6.14", "3.6.14")
     found["infra1"]["etcd"].update(DOWN, version="", image="registry.k8s.io/etcd:3.5.35-0")
-    result = _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra1", "infra2"]))
+    result = _upgrade.upgrade(CLUSTER, found, Decision("rolling", order=["infra1", "infra2"]))
     assert result.lines == [
         "infra1: etcd: 3.5.35 -> 3.7.3 (registry.k8s.io/etcd:3.7.3-0, by etcd_image_tag)",
         "infra2: etcd: 3.6.14 -> 3.7.3 (registry.k8s.io/etcd:3.7.3-0, by etcd_image_tag)",
@@ -184,7 +184,7 @@ def test_a_cluster_that_is_down_is_started_as_it_was() -> None:
 
 def test_a_new_cluster_shows_its_image() -> None:
     found = members("3.6.8", "", "", "", image_tag=False)
-    result = _upgrade.upgrade(CLUSTER, found, Plan("bootstrap", start=HOSTS))
+    result = _upgrade.upgrade(CLUSTER, found, Decision("bootstrap", start=HOSTS))
     assert result.lines == ["infra0, infra1, infra2: etcd: registry.k8s.io/etcd:3.6.8-0, chosen by kubeadm v1.36.3"]
     assert not result.is_due and not result.problems
 
@@ -209,7 +209,9 @@ def test_packages_that_skip_a_minor_version() -> None:
     found["infra0"]["reasons"]["packages"] = [
         Reason("packages", "version", "kubelet: 1.35.4-1.1 -> 1.37.2-1.1").as_dict()
     ]
-    texts = {item.host: item.text for item in _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=HOSTS)).problems}
+    texts = {
+        item.host: item.text for item in _upgrade.upgrade(CLUSTER, found, Decision("rolling", order=HOSTS)).problems
+    }
     assert "would be v1.37.2 now" in texts["infra0"] and "Have etcd_packages install 1.36 first" in texts["infra0"]
     assert "are v1.37.2 now" in texts["infra1"] and "Install 1.36 first" in texts["infra1"]
 
@@ -292,7 +294,7 @@ def test_none_joins_with_3_7_before_the_log_is_made_readable(
     if "0" in joins:
         found["infra2"]["etcd"]["unreadable"] = unreadable
         order = ["infra0", *join, "infra2"]
-    problems = _upgrade.early_problems(CLUSTER, found, Plan("rolling", order=order, join=join))
+    problems = _upgrade.early_problems(CLUSTER, found, Decision("rolling", order=order, join=join))
     assert [problem.host for problem in problems] == refused
     assert all("set etcd_image_tag to the version that runs, for example 3.6.14-0" in item.text for item in problems)
 
@@ -308,7 +310,7 @@ def test_none_joins_with_3_7_beside_members_that_are_not_part_of_the_run(
     found["infra2"]["etcd"] = {**FRESH, "image": None}
     for host in ("infra0", "infra1"):
         found[host]["etcd"]["members"] = listing("01", "01")
-    plan = Plan("rolling", order=["infra0", "infra2"], join=["infra2"])
+    plan = Decision("rolling", order=["infra0", "infra2"], join=["infra2"])
     assert _upgrade.early_problems(CLUSTER, found, plan) == []
     del found["infra1"]
     problems = _upgrade.early_problems(CLUSTER, found, plan)
@@ -382,6 +384,6 @@ def test_members_that_join(wanted: str, expected: str) -> None:
     found = members(wanted, "3.6.14", "3.6.14", "3.6.14")
     found["infra2"]["etcd"].update(FRESH, version="", image=None)
     found["infra2"]["config"]["image_tag"] = f"{wanted}-0"
-    result = _upgrade.upgrade(CLUSTER, found, Plan("rolling", order=["infra2"], join=["infra2"]))
+    result = _upgrade.upgrade(CLUSTER, found, Decision("rolling", order=["infra2"], join=["infra2"]))
     assert [problem.code for problem in result.problems] == [expected] * bool(expected)
     assert result.lines == result.warnings == [] and not result.is_due

@@ -26,6 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members impor
     membership_problems,
     same_port_problems,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, problems_of
 
 _TYPES: dict[str, tuple[type, ...]] = {"dict": (Mapping,), "list": (list, tuple)}
 _WORDS: dict[type, str] = {
@@ -56,7 +57,7 @@ class Cluster:
     name: str
     members: list[Member]
     ca_host: str
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
@@ -112,26 +113,29 @@ def resolve(
     """
     name = cluster_name(inventory[host])
     hosts = [item for item in group if cluster_name(inventory[item]) == name]
-    problems = []
+    texts = []
     if host not in hosts:
         # Otherwise each host of a misnamed group would found a cluster of one (kubernetes/website#9563).
-        problems.append(
+        texts.append(
             f"{host} is not in the group of the etcd members. Add it to that group, or set etcd_group to its group."
         )
         hosts = [host]
     members = [member_of(item, inventory[item], observed.get(item)) for item in hosts]
     ca_host = str(inventory[host].get("etcd_ca_host") or hosts[0])
-    problems += [
+    texts += [
         *membership_problems(members),
         *machine_problems(hosts, [item for item in group if item not in hosts], inventory),
-        *variable_problems(host, inventory[host], options, names, play),
-        *play_problems(host, inventory[host], play or {}, options),
         *agreement_problems(name, hosts, inventory, options),
     ]
     if ca_host not in hosts:
-        problems.append(
+        texts.append(
             f"etcd_ca_host {plain(ca_host)} is not a host of cluster {shown(name)}. Set it to one of {', '.join(hosts)}, or remove it."
         )
+    own = [
+        *variable_problems(inventory[host], options, names, play),
+        *play_problems(host, inventory[host], play or {}, options),
+    ]
+    problems = [*problems_of("inventory", texts), *problems_of("inventory", own, host=host)]
     invalid = list(invalid_values({**inventory[host], **(play or {})}, options))
     return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
 
@@ -183,7 +187,6 @@ def machine_problems(hosts: list[str], others: list[str], inventory: Mapping[str
 
 
 def variable_problems(
-    host: str,
     variables: Mapping[str, Any],
     options: Mapping[str, Mapping[str, Any]],
     names: Iterable[str] = (),
@@ -199,11 +202,11 @@ def variable_problems(
         if name not in options:
             close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.75)
             hint = f"Did you mean {close[0]}?" if close else "docs/variables.md lists them all."
-            problems.append(f"{host}: unknown variable {name}. {hint}")
+            problems.append(f"unknown variable {name}. {hint}")
     values = {**variables, **(play or {})}
     for texts in invalid_values(values, options).values():
-        problems += [f"{host}: {text}" for text in texts]
-    problems.extend(f"{host}: {text}" for text in same_port_problems(values))
+        problems += texts
+    problems += same_port_problems(values)
     return problems
 
 
@@ -272,7 +275,7 @@ def play_problems(
         # A name such as 1 is a number in the inventory and a text in the play.
         if str(value) != str(variables.get(name, default)):
             problems.append(
-                f"{host}: {name} is {value!r} in this play only, but the other members read it from the inventory. Set it in the inventory"
+                f"{name} is {value!r} in this play only, but the other members read it from the inventory. Set it in the inventory"
                 " (host_vars, group_vars), or with -e."
             )
     return problems

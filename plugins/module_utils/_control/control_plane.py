@@ -18,6 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
     variable_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import OVERRULES_CLIENTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import problems_of
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -47,16 +48,16 @@ def name_of_cluster(host: str, members: list[str], inventory: Inventory) -> tupl
     if not names:
         return (
             None,
-            f"{host}: the inventory has no etcd members. Add them to the group etcd, or set etcd_group to their group.",
+            "the inventory has no etcd members. Add them to the group etcd, or set etcd_group to their group.",
         )
     if given:
         return (
             None,
-            f"{host}: etcd_cluster_name {str(given)!r} is not a cluster of the inventory. Write one of {', '.join(names)}.",
+            f"etcd_cluster_name {str(given)!r} is not a cluster of the inventory. Write one of {', '.join(names)}.",
         )
     if len(names) > 1:
         return None, (
-            f"{host}: the inventory has several clusters ({', '.join(names)}). Set etcd_cluster_name, for this host or its group, to the"
+            f"the inventory has several clusters ({', '.join(names)}). Set etcd_cluster_name, for this host or its group, to the"
             " cluster that its kube-apiserver uses."
         )
     return names[0], ""
@@ -77,14 +78,15 @@ def resolve_control_plane(
     members, planes = list(group), list(planes)
     name, problem = name_of_cluster(host, members, inventory)
     if name is None:
-        return Cluster("", [], "", [problem]), [Client(host, host.lower())]
+        return Cluster("", [], "", problems_of("inventory", [problem], host=host)), [Client(host, host.lower())]
     first = next(item for item in members if cluster_name(inventory[item]) == name)
     cluster = resolve(first, members, inventory, observed, options)
     clients = [
         Client(item, item.lower()) for item in planes if name_of_cluster(item, members, inventory)[0] == cluster.name
     ]
     if host in planes:
-        cluster.problems.extend(plane_problems(host, cluster, members, inventory, options))
+        found = plane_problems(host, cluster, members, inventory, options)
+        cluster.problems.extend(problems_of("inventory", found, host=host))
     return cluster, clients
 
 
@@ -98,10 +100,10 @@ def plane_problems(
     """Problems with a control plane host in the inventory."""
     if host in members:
         return [
-            f"{host} is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet: a member's runs standalone with"
+            f"this host is a member of cluster {cluster.name!r} and a control plane host. A host has one kubelet: a member's runs standalone with"
             " this collection's configuration, and a Kubernetes node's needs the one of kubeadm. Use another host for one of the two."
         ]
-    problems = variable_problems(host, inventory[host], options)
+    problems = variable_problems(inventory[host], options)
     theirs = inventory.get(cluster.ca_host, {})
     for variable in OVERRULES_CLIENTS:
         default = (options.get(variable) or {}).get("default")
@@ -110,7 +112,7 @@ def plane_problems(
         if variable not in inventory[host] or "{{" in str(wanted) or str(inventory[host][variable]) == str(wanted):
             continue
         problems.append(
-            f"{host}: {variable} is {str(inventory[host][variable])!r} for this host and {str(wanted)!r} for cluster {cluster.name!r}. It"
+            f"{variable} is {str(inventory[host][variable])!r} for this host and {str(wanted)!r} for cluster {cluster.name!r}. It"
             " belongs to the cluster: remove it here, and set it for the members or for all hosts."
         )
     return problems

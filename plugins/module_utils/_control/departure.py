@@ -12,14 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarmed, departed_with_alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import has_key_of_its_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, reference
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
-    alarmed,
-    departed_with_alarm,
-    membership,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, membership, reference
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import ARCHIVE, LEAVE, REPLACE, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
     BOOTSTRAP,
     ROLLING,
     START_ALL,
-    Plan,
-    membership,
+    Decision,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import DOWNGRADE, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import (
     STOPS,
@@ -67,7 +66,7 @@ def enabled_in(observations: Observations) -> str:
 
 
 def downgrade(
-    cluster: Cluster, observations: Observations, decision: Plan, wished: str, asker: str | None
+    cluster: Cluster, observations: Observations, decision: Decision, wished: str, asker: str | None
 ) -> Downgrade:
     """What a run does about a downgrade. wished: the value of etcd_downgrade. asker: the host that asks etcd."""
     enabled = enabled_in(observations)
@@ -121,7 +120,7 @@ def split(branch: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def left_alone(cluster: Cluster, observations: Observations, decision: Plan, enabled: str) -> Downgrade:
+def left_alone(cluster: Cluster, observations: Observations, decision: Decision, enabled: str) -> Downgrade:
     """A run without etcd_downgrade while a downgrade is enabled: no member that runs gets another minor version."""
     ways = (
         f"Finish it with site.yml -e etcd_downgrade={enabled}, or cancel it with site.yml -e etcd_downgrade={CANCEL} (docs/upgrades.md,"
@@ -146,7 +145,7 @@ def left_alone(cluster: Cluster, observations: Observations, decision: Plan, ena
     return Downgrade(enabled, problems, [] if problems else [note(text)])
 
 
-def join_problems(cluster: Cluster, decision: Plan, enabled: str) -> list[Problem]:
+def join_problems(cluster: Cluster, decision: Decision, enabled: str) -> list[Problem]:
     """Hosts that would join while a downgrade is enabled: etcd ends with "incompatible with current running cluster" then, with either version."""
     return [
         Problem(
@@ -217,7 +216,7 @@ def least_problems(observations: Observations, agreed: EtcdVersion) -> list[Prob
     ]
 
 
-def enable_problems(cluster: Cluster, observations: Observations, decision: Plan) -> list[Problem]:
+def enable_problems(cluster: Cluster, observations: Observations, decision: Decision) -> list[Problem]:
     """Why a downgrade is not enabled now: the leader lowers the version of the cluster only if it reaches every member, and all have to be changed."""
     absent = cluster.absent(observations)
     unready = [

@@ -222,3 +222,13 @@ def restored_problems(cluster: Cluster, observations: Mapping[str, Observation],
         )
         for host in restored
     ]
+
+
+def membership(observations: Mapping[str, Observation]) -> list[Mapping[str, Any]] | None:
+    """The members of the running cluster; None if no member answers. A ready member is preferred: another one may be cut off and know an
+    earlier membership."""
+    for observation in sorted(observations.values(), key=lambda item: not item["etcd"].get("ready")):
+        listed = observation["etcd"].get("members")
+        if listed:
+            return list(listed)
+    return None

@@ -1,16 +1,16 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which problems there are, and which of them stops which part of a plan."""
+"""Which problems there are, and which of them stops which part of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import needs_signing
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import NOTHING, REFUSE, Plan, lost_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import NOTHING, REFUSE, START_ALL, Decision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     cluster_problems,
     cluster_warnings,
@@ -43,9 +43,9 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
     """Problems and warnings of the hosts and of what they have in common."""
     facts = {host: observation["facts"] for host, observation in observations.items()}
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("own-ca", wish.own_ca.get("problems", [])),
-        *problems_of("address-unknown", unknown_address_problems(cluster)),
+        *unknown_address_problems(cluster),
     ]
     warnings = [*map(note, cluster.warnings)]
     for member in cluster.members:
@@ -72,8 +72,8 @@ def judge(cluster: Cluster, observations: Observations, wish: Wish) -> tuple[lis
     return problems + cluster_problems(cluster, facts), [*warnings, *map(note, cluster_warnings(facts))]
 
 
-def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, ...]]:
-    """What a plan does to the member of each host that it touches: RESTART if it is ready, else START, and FOUND if it starts for the first time.
+def touched(decision: Decision, observations: Observations) -> dict[str, tuple[str, ...]]:
+    """What a decision does to the member of each host that it touches: RESTART if it is ready, else START, and FOUND if it starts for the first time.
 
     A host whose manifest could not be compared counts as restarted, so that the reason is a problem and not only a warning.
     """
@@ -92,20 +92,20 @@ def touched(decision: Plan, observations: Observations) -> dict[str, tuple[str, 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails.
+    """A decision after all problems have been weighed. refusals: the run changes nothing. held: it issues certificates only, and then fails.
 
     unsigned: it issues no certificate, and starts what is down.
     """
 
-    plan: Plan
+    decision: Decision
     refusals: list[Problem] = field(default_factory=list)
     held: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     unsigned: bool = False
 
 
-def weigh(decision: Plan, problems: list[Problem], observations: Observations, signs: bool, wish: Wish) -> Outcome:
-    """Which problems stop which part of a plan. signs: whether certificates of a cluster that exists are due.
+def weigh(decision: Decision, problems: list[Problem], observations: Observations, signs: bool, wish: Wish) -> Outcome:
+    """Which problems stop which part of a decision. signs: whether certificates of a cluster that exists are due.
 
     A cluster that does not exist yet is founded without any problem, or not at all. One that exists gets its certificates whatever keeps its
     processes from being restarted, and what is down is started though certificates cannot be renewed. What stops nothing that is due is a warning.
@@ -152,3 +152,51 @@ def weigh(decision: Plan, problems: list[Problem], observations: Observations, s
 def attendance_problems(view: View, limit: str, exists: bool = True) -> list[Problem]:
     """Hosts that have failed in this run, and hosts that were not observed before the plan. limit, exists: as for lost_problems."""
     return [*problems_of("lost", lost_problems(view.lost, limit, exists)), *lockstep_problems(view)]
+
+
+def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list[str]:
+    """Why a run goes no further without hosts that it began with.
+
+    limit: what the run was limited to. exists: whether there is a cluster already; a new one is founded by all hosts, so that a limit is no way.
+    """
+    if not lost:
+        return []
+    if not exists:
+        return [
+            f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and a new cluster is founded by all of its hosts"
+            " together. Repair that and run again with all of them."
+        ]
+    return [
+        f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and what is right for a cluster depends"
+        f" on all of its members. Repair that, or leave them out on purpose: {limit_without(limit, lost)}."
+    ]
+
+
+def limit_without(limit: str, hosts: Iterable[str]) -> str:
+    """The option that leaves hosts out of a run. limit: what it is limited to already, which stays so."""
+    separator = "," if "," in limit else ":"
+    return f"--limit '{separator.join([limit or 'all', *('!' + host for host in hosts)])}'"
+
+
+def start_without_problems(
+    cluster: Cluster, decision: Decision, problems: list[Problem], observations: Mapping[str, Observation], limit: str
+) -> list[Problem]:
+    """The way to start a cluster that is down although some of its hosts have problems: the others may be a quorum without them."""
+    hosts = list(dict.fromkeys(problem.host for problem in problems))
+    # Who signs is needed by all.
+    if any(START not in problem.stops for problem in problems):
+        return []
+    rest = [
+        member.host
+        for member in cluster.members
+        if member.host not in hosts and (member.host not in observations or observations[member.host]["etcd"]["formed"])
+    ]
+    if decision.action != START_ALL or not hosts or "" in hosts or len(rest) <= len(cluster.members) // 2:
+        return []
+    return [
+        Problem(
+            f"cluster {cluster.name!r} does not answer, and {', '.join(rest)} can be a quorum without {', '.join(hosts)}. To start them first, leave"
+            f" {', '.join(hosts)} out of this run: {limit_without(limit, hosts)}.",
+            code="way-out",
+        )
+    ]

@@ -30,6 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wanted impor
     wanted_pki,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import add_new, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS
 
 # Options of etcd_host_info that say what the host is to have. The roles that act are given the same.
@@ -75,8 +76,8 @@ def resolved(
         cluster, clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)
         # A value that only the play has is one of this host.
         invalid = invalid_values({**inventory[look.host], **values}, options)
-        found = [f"{look.host}: {text}" for texts in invalid.values() for text in texts]
-        cluster.problems.extend(text for text in found if text not in cluster.problems)
+        found = [text for texts in invalid.values() for text in texts]
+        add_new(cluster.problems, problems_of("inventory", found, host=look.host))
         cluster = replace(cluster, invalid=list(invalid))
     else:
         cluster = resolve(look.host, look.members, inventory, observed, options, values, names)
@@ -84,9 +85,9 @@ def resolved(
         if look.operation == ROTATE_CA:
             clients = resolve_control_plane(look.host, look.planes, look.members, inventory, observed, options)[1]
     flags, doubled = extra_args(values, options)
+    add_new(cluster.problems, problems_of("inventory", doubled, host=look.host))
     return {
         **asdict(cluster),
-        "problems": [*cluster.problems, *(f"{look.host}: {text}" for text in doubled)],
         "known": cluster.known,
         "clients": [asdict(client) for client in clients],
         "extra_args": flags,

@@ -371,11 +371,14 @@ def source_problems(cluster: Cluster, facts: Mapping[str, Facts]) -> list[Proble
     return problems
 
 
-def unknown_address_problems(cluster: Cluster) -> list[str]:
+def unknown_address_problems(cluster: Cluster) -> list[Problem]:
     """Members whose address is still unknown after all hosts of the run were observed."""
     return [
-        f"{member.host}: its address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or run"
-        " without --limit."
+        Problem(
+            "the address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or run without --limit.",
+            host=member.host,
+            code="address-unknown",
+        )
         for member in cluster.members
         if not member.address
     ]

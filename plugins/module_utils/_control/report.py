@@ -154,7 +154,10 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
 def judged(looked: Looked) -> tuple[str, list[str]]:
     """The verdict, and the reasons if it is not healthy. No member is asked if the inventory is invalid."""
     if looked.cluster.problems:
-        return "unknown", ["The members were not checked, because the inventory is invalid.", *looked.cluster.problems]
+        return "unknown", [
+            "The members were not checked, because the inventory is invalid.",
+            *merged(looked.cluster.problems),
+        ]
     if not looked.health or "verdict" not in looked.health:
         if not looked.speaker:
             return "unknown", [

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import BOOTSTRAP, ROLLING, Plan, membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import BOOTSTRAP, ROLLING, Decision
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     RESTART,
     START,
@@ -60,7 +60,7 @@ class Upgrade:
     lines: list[str] = field(default_factory=list)
 
 
-def upgrade(cluster: Cluster, observations: Observations, decision: Plan, back_to: str = "") -> Upgrade:
+def upgrade(cluster: Cluster, observations: Observations, decision: Decision, back_to: str = "") -> Upgrade:
     """Which members get another version of etcd with a plan, and why they must not. A cluster that is down is started as it was.
 
     back_to: the minor version that a downgrade goes to, '' without one (downgrade.py).
@@ -212,7 +212,7 @@ def stuck_problems(members: Mapping[str, Observation]) -> list[Problem]:
     return problems
 
 
-def early_problems(cluster: Cluster, observations: Observations, decision: Plan) -> list[Problem]:
+def early_problems(cluster: Cluster, observations: Observations, decision: Decision) -> list[Problem]:
     """Members that would join with 3.7 before the others have been restarted for it: they are sent the entries that 3.7 cannot read, and panic.
 
     A member that has written a raft snapshot sends that instead (tests/etcd/test_upgrade.py).

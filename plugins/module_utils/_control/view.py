@@ -12,7 +12,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import Client
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import has_run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, add_new
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -74,7 +74,7 @@ def view_of(
     for item in seen.values():
         other = item.get("cluster") or {}
         if own["name"] and other.get("name") == own["name"]:
-            cluster.problems.extend(text for text in other["problems"] if text not in cluster.problems)
+            add_new(cluster.problems, map(Problem.from_dict, other["problems"]))
     observed = {item: found for item, found in seen.items() if "facts" in found}
     members = [member.host for member in cluster.members if member.host in seen]
     named = [member.host for member in cluster.members] + [client.host for client in clients]
@@ -139,8 +139,9 @@ def exists(observations: Observations) -> bool:
 
 def as_cluster(data: Mapping[str, Any]) -> Cluster:
     """The cluster from its form as plain data."""
-    fields = {key: list(data[key]) for key in ("problems", "warnings")}
-    return Cluster(str(data["name"]), [Member(**member) for member in data["members"]], str(data["ca_host"]), **fields)
+    problems = list(map(Problem.from_dict, data["problems"]))
+    members = [Member(**member) for member in data["members"]]
+    return Cluster(str(data["name"]), members, str(data["ca_host"]), problems, list(data["warnings"]))
 
 
 def is_incomplete(host: str, seen: Mapping[str, Mapping[str, Any]]) -> bool:

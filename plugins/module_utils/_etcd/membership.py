@@ -93,7 +93,7 @@ class Membership:
                 return None
             return entry
 
-        return self._until(f"add a learner at {', '.join(peer_urls)}", added, seconds, retried=())
+        return self._until(f"add a learner at {', '.join(peer_urls)}", added, seconds, retried=("not-found",))
 
     def promote(self, member_id: int, peer_urls: list[str], seconds: float) -> Member:
         """Make a voting member of a learner, as soon as it has caught up. EtcdError if it is not one after some seconds.
@@ -114,7 +114,7 @@ class Membership:
             self._call("cluster/member/promote", ID=str(member_id))
             return None
 
-        return self._until(f"promote member {member_id:x}", promoted, seconds, retried=("precondition",))
+        return self._until(f"promote member {member_id:x}", promoted, seconds, retried=("precondition", "not-found"))
 
     def remove(self, member_id: int, seconds: float) -> bool:
         """Remove a member, if the membership has it. Returns whether it had. EtcdError if etcd refuses."""

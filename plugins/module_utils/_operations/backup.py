@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import BACKUP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, lockstep_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import problems_of
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def plan(view: View, _wish: Wish) -> dict[str, Any]:
     """The plan of a run that takes a snapshot: see RETURN of the module etcd_plan."""
-    problems = [*problems_of("inventory", view.cluster.problems), *lockstep_problems(view)]
+    problems = [*view.cluster.problems, *lockstep_problems(view)]
     found = Backup() if problems else backup(view.cluster, view.observations)
     problems += found.problems
     lines = step_lines(view.cluster, "a snapshot is taken", found.steps)

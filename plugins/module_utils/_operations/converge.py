@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The operations converge, renew, remove and replace."""
+"""The operations converge and renew, and what is the same if a member leaves first (departure.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarm_warnings
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import (
     brings_in,
     broken_ca_hosts,
@@ -26,42 +27,35 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
+    BOOTSTRAP,
+    REFUSE,
+    Decision,
+    decide,
+    without_restarts,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import (
     Departing,
-    Departure,
-    after_departure,
-    depart,
-    departing_in,
-    name_problem,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.downgrade import downgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
     entry_of,
     has_address,
     has_run,
+    membership,
     same_address,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge, weigh
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
-    BOOTSTRAP,
-    NOTHING,
-    REFUSE,
-    ROLLING,
-    Plan,
-    alarm_warnings,
-    decide,
-    departed_with_alarm,
-    image_reasons,
-    make_steps,
-    membership,
-    only_certificates,
-    plan_lines,
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import (
+    attendance_problems,
+    judge,
     start_without_problems,
-    without_restarts,
+    weigh,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     departing_data,
+    make_steps,
     members_after,
+    plan_lines,
     read_off,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import external_problems
@@ -78,6 +72,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     REPLACE,
     REPLACE_CA,
     SCHEDULE,
+    Step,
     in_order,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
@@ -91,7 +86,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     note,
     problems_of,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import as_data
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, as_data
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -107,27 +102,26 @@ def with_image(observations: Observations, archive: str) -> dict[str, Observatio
     }
 
 
-def plan(view: View, wish: Wish) -> dict[str, Any]:
-    """The plan of a run that brings a cluster to what is wanted, or has a member leave: see RETURN of the module etcd_plan."""
-    leaving, problem = departing_of(view, wish) if wish.operation in (REMOVE, REPLACE) else (None, "")
-    if problem:
-        view.cluster.problems.append(problem)
-    if leaving and leaving.host not in view.observations:
-        # It need not be there any more.
-        view = view.without(leaving.host)
-    cluster, members, observations = view.cluster, view.members, with_image(view.observations, wish.image_archive)
+@dataclass(frozen=True)
+class Leave:
+    """A member leaves before anything else is done. steps: for that. observations: as they will be then. decision: on the members then. taken: the
+    snapshot before."""
+
+    member: Departing
+    steps: list[Step]
+    observations: Observations
+    decision: Decision
+    taken: Backup
+
+
+def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
+    """The plan of a run that brings a cluster to what is wanted: see RETURN of the module etcd_plan. leave: None if no member is to leave."""
+    cluster, members, leaving = view.cluster, view.members, leave.member if leave else None
+    observations = leave.observations if leave else with_image(view.observations, wish.image_archive)
     if wish.operation == RENEW:
         observations = only_certificates(observations)
-    departure, taken = Departure(), Backup()
-    if leaving:
-        if leaving.name:
-            departure = depart(cluster, observations, leaving, wish.operation, wish.replace_healthy, wish.wipe_keys)
-            # No snapshot if the departure is refused, or if the member has left in an earlier run.
-            if wish.backup_before_change and leaving.is_listed and not departure.problems:
-                taken = backup(cluster, observations, leaving.host)
-        observations = after_departure(observations, leaving, wish.operation)
     is_rotating = bool(rotation_of(cluster, observations).phase)
-    decision, problems, warnings = decided(view, observations, wish, departure, leaving, is_rotating)
+    decision, problems, warnings = decided(view, observations, wish, leave, is_rotating)
     observations = with_reasons(observations, own_key_reasons(cluster, observations, wish.own_ca))
     signing = signing_of(cluster, observations, wish)
     known = known_addresses(cluster, observations)
@@ -139,6 +133,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     problems += lowered.problems
     warnings += lowered.warnings
     upgraded = upgrade(cluster, observations, decision, lowered.target)
+    taken = leave.taken if leave else Backup()
     if upgraded.is_due and wish.backup_before_change:
         taken = backup(cluster, observations)
         problems += [replace(problem, stops=(RESTART,)) for problem in taken.problems]
@@ -148,7 +143,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     signs = of_members or (wish.operation == RENEW and signing.is_due(observations))
     outcome = weigh(decision, problems, observations, signs, wish)
     way_out = start_without_problems(cluster, decision, outcome.refusals, observations, wish.limit)
-    decision = outcome.plan
+    decision = outcome.decision
     elsewhere = signs_elsewhere(cluster, observations, wish.own_ca)
     if elsewhere:
         warnings += map(note, elsewhere_warnings(observations, wish.signing_dir))
@@ -162,7 +157,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         }
     if upgraded.is_due and not decision.order:
         taken = Backup()
-    leave = [*taken.steps, *lowered.steps, *departure.steps] if decision.action != REFUSE and not outcome.held else []
+    first = [*taken.steps, *lowered.steps, *(leave.steps if leave else [])]
     steps = make_steps(
         decision,
         observations,
@@ -178,7 +173,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         },
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
-    steps = in_order([*steps, *leave])
+    steps = in_order([*steps, *([] if decision.action == REFUSE or outcome.held else first)])
     data = {
         **read_off(steps),
         "action": decision.action,
@@ -208,29 +203,28 @@ def decided(
     view: View,
     observations: Observations,
     wish: Wish,
-    departure: Departure,
-    leaving: Departing | None,
+    leave: Leave | None,
     is_rotating: bool,
-) -> tuple[Plan, list[Problem], list[Problem]]:
-    """What happens to the members, and the problems and warnings of the cluster. leaving: None if no member is to leave."""
+) -> tuple[Decision, list[Problem], list[Problem]]:
+    """What happens to the members, and the problems and warnings of the cluster. leave: as for plan."""
     cluster = view.cluster
     problems, warnings = judge(cluster, observations, wish)
-    if leaving and wish.operation == REMOVE:
+    if leave and wish.operation == REMOVE:
         # Its host is only cleared.
-        problems = [problem for problem in problems if problem.host != leaving.host or not leaving.host]
+        problems = [
+            problem
+            for problem in problems
+            if problem in cluster.problems or not problem.host or problem.host != leave.member.host
+        ]
     lacking = [observations[host]["config"]["image"] for host in hosts_with("image", observations)]
     problems += problems_of("image-archive", view.archive_problems(lacking) if wish.image_archive else ())
     problems += problems_of("external-file", external_problems(cluster.name, wish.external_file, wish.external_files))
     # Also if the only member that answers is the one that leaves.
     there = attendance_problems(view, wish.limit, exists(view.observations))
     if cluster.problems or there:
-        return Plan(REFUSE), [*problems, *there], warnings
+        return Decision(REFUSE), [*problems, *there], warnings
     problems += ca_problems(cluster, observations, wish.own_ca)
-    decision = (
-        departure_plan(departure, leaving, wish.operation)
-        if leaving
-        else decide(cluster, observations, wish.allow_interruption)
-    )
+    decision = leave.decision if leave else decide(cluster, observations, wish.allow_interruption)
     if wish.operation == RENEW:
         decision = without_restarts(cluster, decision)
     warnings += map(note, alarm_warnings(cluster, observations))
@@ -266,29 +260,6 @@ def hosts_with(part: str, observations: Observations) -> list[str]:
     return [host for host, item in observations.items() if item["reasons"].get(part)]
 
 
-def departing_of(view: View, wish: Wish) -> tuple[Departing, str]:
-    """The member of this cluster that the run is about, without a name if it is one of another cluster; and why the name means no member."""
-    clusters = {
-        name: (cluster, [*(membership(observations) or []), *departed_with_alarm(observations)])
-        for name, (cluster, observations) in view.clusters.items()
-    }
-    listed = clusters[view.cluster.name][1]
-    leaving = departing_in(view.cluster, listed, wish.member, clusters)
-    if leaving and not leaving.entry:
-        # It has left in a run that did not get as far as its alarm.
-        leaving = replace(leaving, entry=next((entry for entry in listed if entry.get("has_left")), None))
-    return leaving or Departing(None, None), name_problem(wish.member, clusters)
-
-
-def departure_plan(departure: Departure, leaving: Departing, operation: str) -> Plan:
-    """The plan for the members beside the departure: a replaced member joins anew."""
-    action = ROLLING if operation == REPLACE and leaving.host else NOTHING
-    joins = [leaving.host] if action == ROLLING else []
-    if departure.problems:
-        action, joins = REFUSE, []
-    return Plan(action, order=joins, join=joins, problems=departure.problems, warnings=departure.warnings)
-
-
 def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
     """Whether the run ends with its plan, and the table of its members then: nothing is to be done, and the observation found all of them healthy."""
     tables = [
@@ -319,7 +290,7 @@ def token(observations: Observations) -> str:
     return hashlib.sha256(nonces.encode()).hexdigest()[:32]
 
 
-def to_record(decision: Plan, observations: Observations, is_rotating: bool = False) -> list[str]:
+def to_record(decision: Decision, observations: Observations, is_rotating: bool = False) -> list[str]:
     """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
 
     is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.
@@ -374,3 +345,23 @@ def moving_problems(cluster: Cluster, moves: list[str], observations: Observatio
             code="ca-host-absent",
         )
     ]
+
+
+def image_reasons(observation: Observation, archive: str) -> list[Reason]:
+    """Why the image archive has to be imported on a host: its runtime lacks the image that it is to run. archive: '' for none."""
+    image = observation["config"].get("image")
+    if not archive or not image or image in (observation["images"] or []):
+        return []
+    return [Reason("image", "missing", f"{image}: missing, imported from {archive}")]
+
+
+def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+    """Observations without what a run that issues certificates leaves alone, whatever it is like."""
+    parts = ("ca", "certificates")
+    return {
+        host: {
+            **item,
+            "reasons": {part: reasons if part in parts else [] for part, reasons in item["reasons"].items()},
+        }
+        for host, item in observations.items()
+    }

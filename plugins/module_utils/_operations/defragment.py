@@ -12,17 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarmed, corruption_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
     NOTHING,
     SURVIVES_NONE,
-    alarmed,
-    corruption_problems,
-    membership,
     without_cluster,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import membership
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     DEFRAGMENT,
     DEFRAGMENT_MEMBER,
@@ -37,7 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
     Database,
     mib,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note, problems_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import PARTS, Reason
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def defragment(
     is_full = any(kind == "NOSPACE" for kind, _member in alarmed(observations))
     absent = cluster.absent(observations)
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *corruption_problems(cluster, observations),
         *unwell_problems(cluster, observations),
     ]

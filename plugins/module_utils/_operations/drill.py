@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     DRILL,
     REHEARSE,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot) -> Restore:
     """On which host a restore is rehearsed: of a file on the controller, or of the newest snapshot on the hosts."""
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
     ]
     hosts = {member.host: member.name for member in cluster.members if member.host in observations}

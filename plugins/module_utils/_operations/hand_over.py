@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster impo
     Cluster,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.control_plane import KIND, Client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import (
     CLOCK_PROBLEM,
     NOT_REACHED,
@@ -109,9 +109,9 @@ def hand_over(
     renewed = {**renewal_reasons(cluster, observations), **trusted}
     due = [host for host in hosts if reasons[host] or host in renewed]
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("own-ca", own_ca.get("problems", [])),
-        *problems_of("address-unknown", unknown_address_problems(cluster)),
+        *unknown_address_problems(cluster),
     ]
     warnings: list[Problem] = []
     elsewhere = False

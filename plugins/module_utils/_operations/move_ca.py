@@ -19,9 +19,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority im
     trust_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import without_cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import without_cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     EXPORT_CA_KEY,
@@ -77,7 +77,7 @@ def move_ca(
 
     absent: members without an observation. is_named: whether etcd_ca_host is set. own_ca: the CA that the inventory brings along.
     """
-    problems = [*problems_of("inventory", cluster.problems), *problems_of("ca-export", export.problems)]
+    problems = [*cluster.problems, *problems_of("ca-export", export.problems)]
     target = cluster.ca_host
     for host, observation in observations.items():
         problems += host_problems(host, observation, host == target)

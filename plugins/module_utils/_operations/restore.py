@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import ca_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import judge
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import membership
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan, step_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     PREPARE,
     REPLACE_DATA,
@@ -76,7 +75,7 @@ def restore(
     absent: members without an observation. replace_healthy: the name of a cluster that may be replaced although it is healthy.
     """
     problems = [
-        *problems_of("inventory", cluster.problems),
+        *cluster.problems,
         *problems_of("snapshot", [snapshot.problem] if snapshot.problem else []),
     ]
     if absent:

@@ -16,18 +16,18 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control import renew
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import LACKS_KEY, ca_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import Backup, backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import ACCEPTED
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
     NOTHING,
     REFUSE,
     SURVIVES_NONE,
-    Plan,
+    Decision,
     decide,
     interruption_problem,
     without_cluster,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan_data import apart_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.emergency import ACCEPTED
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import attendance_problems, judge
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import (
     CUT,
     DROP,
@@ -153,7 +153,7 @@ def rotate_ca(
     )
 
 
-def decide_settled(cluster: Cluster, observations: Observations, problems: list[Problem], interrupts: bool) -> Plan:
+def decide_settled(cluster: Cluster, observations: Observations, problems: list[Problem], interrupts: bool) -> Decision:
     """The decision of a run that leaves members as they are. Adds to the problems if there is anything to decide. interrupts: if it is a small cluster."""
     members = {member.host: observations[member.host] for member in cluster.members if member.host in observations}
     decision = decide(cluster, members)

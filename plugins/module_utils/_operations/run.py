@@ -34,8 +34,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import 
 OPERATIONS: Mapping[str, str] = {
     CONVERGE: "converge",
     RENEW: "converge",
-    REMOVE: "converge",
-    REPLACE: "converge",
+    REMOVE: "departure",
+    REPLACE: "departure",
     HAND_OVER: "hand_over",
     MOVE_CA: "move_ca",
     ROTATE_CA: "rotate_ca",

@@ -45,9 +45,14 @@ class Problem:
         )
 
 
-def problems_of(code: str, texts: Iterable[str], stops: tuple[str, ...] = EVERYTHING) -> list[Problem]:
-    """Problems of the cluster, with one code."""
-    return [Problem(text, stops, code=code) for text in texts]
+def problems_of(code: str, texts: Iterable[str], stops: tuple[str, ...] = EVERYTHING, host: str = "") -> list[Problem]:
+    """Problems of the cluster or of a host, with one code."""
+    return [Problem(text, stops, host, code=code) for text in texts]
+
+
+def add_new(problems: list[Problem], more: Iterable[Problem]) -> None:
+    """Add those problems to a list that it does not have."""
+    problems.extend(problem for problem in more if problem not in problems)
 
 
 def note(text: str, host: str = "") -> Problem:

@@ -8,9 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control import plan as _plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import (
+    alarm_warnings,
+    alarmed,
+    departed_with_alarm,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision import (
+    EVERYTHING,
+    Decision,
+    decide,
+    member_view,
+    without_restarts,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import lost_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import make_steps, plan_lines
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.converge import image_reasons, only_certificates
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -82,7 +96,11 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(FRESH, {**FRESH, "running": True, "age": 3}, FRESH), "bootstrap", HOSTS),
         # One that waits for the others tells the list it was started with.
         (observed({**BORN, "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
+        # The ids of that list are those of its flags, and say nothing of the data.
+        (observed({**BORN, "member_id": "9", "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(DOWN, DOWN, DOWN), "start", HOSTS),
+        # They have a leader, and have not published themselves yet.
+        (observed(*[{**up(listing("")), "formed": False}] * 3), "nothing", []),
         (observed(up(leader=True), up(), up()), "nothing", []),
         (observed(up(leader=True), up(), up(), differs="012"), "rolling", ["infra1", "infra2", "infra0"]),
         (observed(up(), up(), up(leader=True), differs="02"), "rolling", ["infra0", "infra2"]),
@@ -102,10 +120,10 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
     ],
 )
 def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
-    plan = _plan.decide(CLUSTER, observations)
-    assert (plan.action, plan.start + plan.order) == (action, hosts), plan
-    assert plan.problems == []
-    assert plan.state == ("new" if action == "bootstrap" else "existing")
+    decision = decide(CLUSTER, observations)
+    assert (decision.action, decision.start + decision.order) == (action, hosts), decision
+    assert decision.problems == []
+    assert decision.state == ("new" if action == "bootstrap" else "existing")
 
 
 @pytest.mark.parametrize(
@@ -219,56 +237,67 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
     ],
 )
 def test_refusal(observations: dict[str, Any], words: str) -> None:
-    plan = _plan.decide(CLUSTER, observations)
-    assert plan.action == "refuse" and words in merged(plan.problems)[0]
-    assert plan.start == plan.order == []
+    decision = decide(CLUSTER, observations)
+    assert decision.action == "refuse" and words in merged(decision.problems)[0]
+    assert decision.start == decision.order == []
 
 
 def test_a_member_that_runs_without_its_data_is_not_stopped_before_a_snapshot() -> None:
     emptied = {**up(), "running": True, "has_data": False, "formed": False}
-    text = merged(_plan.decide(CLUSTER, observed(emptied, up(leader=True), up())).problems)[0]
+    text = merged(decide(CLUSTER, observed(emptied, up(leader=True), up())).problems)[0]
     assert text.index("First save a snapshot") < text.index("stop etcd (mv") < text.index("replace_member.yml")
 
 
 def test_a_member_that_lost_its_data_under_another_address_is_to_be_replaced() -> None:
     """The host was built anew, with another address than the cluster remembers."""
     rebuilt = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.99")], "infra0")
-    text = merged(_plan.decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
+    text = merged(decide(rebuilt, observed(up(leader=True), up(), FRESH)).problems)[0]
     assert "member 2 (https://10.0.0.8:2380)" in text and "replace_member.yml -e etcd_member=infra2" in text
+
+
+def test_a_loss_beside_hosts_that_are_not_part_of_the_run_is_no_lost_quorum() -> None:
+    text = merged(decide(CLUSTER, observed(FRESH, {**DOWN, "members": listing()}, None)).problems)[0]
+    assert "replace the member while the others are healthy" in text and "systemctl start" not in text
+
+
+def test_a_learner_is_no_second_voter() -> None:
+    members = [listing(names="0")[0], {**listing("", "1")[0], "is_learner": True}]
+    decision = decide(Cluster("etcd", CLUSTER.members[:2], "infra0"), observed(up(members, leader=True), BORN))
+    assert decision.join == ["infra1"] and "has one member" in merged(decision.warnings)[0]
 
 
 def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
     pair = Cluster("etcd", CLUSTER.members[:2], "infra0")
     observations = observed(up(listing(names="01"), leader=True), up(listing(names="01")), differs="01")
-    plan = _plan.decide(pair, observations)
-    assert plan.action == "refuse" and "etcd_allow_interruption" in merged(plan.problems)[0]
-    plan = _plan.decide(pair, observations, allow_interruption=True)
-    assert (plan.action, plan.order, plan.gated) == ("rolling", ["infra1", "infra0"], False)
+    decision = decide(pair, observations)
+    assert decision.action == "refuse" and "etcd_allow_interruption" in merged(decision.problems)[0]
+    decision = decide(pair, observations, allow_interruption=True)
+    assert (decision.action, decision.order, decision.gated) == ("rolling", ["infra1", "infra0"], False)
     # One that lost its certificates has a vote all the same.
     stale = {**DOWN, "running": True, "stale": "etcd: runs with a former directory"}
     without = observed(up(listing(names="01"), leader=True), stale, differs="1")
-    assert _plan.decide(pair, without).action == "refuse"
-    assert _plan.decide(pair, without, allow_interruption=True).order == ["infra1"]
+    assert decide(pair, without).action == "refuse"
+    assert decide(pair, without, allow_interruption=True).order == ["infra1"]
     # One that does not run, or does not work, has nothing to interrupt.
     for state in (DOWN, {**DOWN, "running": True}):
-        assert _plan.decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
+        assert decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
     # A change of the kubelet, or of a mode, restarts nobody.
     for observation in observations.values():
         observation["reasons"]["manifest"] = why("mode", part="manifest")
-    assert _plan.decide(pair, observations).order == ["infra1", "infra0"]
+    assert decide(pair, observations).order == ["infra1", "infra0"]
 
 
 def test_what_is_elsewhere_is_said_where_it_can_be_told() -> None:
     """A cluster that runs is told new addresses; one without data has none to forget."""
-    assert _plan.decide(CLUSTER, observed(*[{**up(), "moved": True}] * 3, differs="012")).action == "rolling"
-    assert _plan.decide(CLUSTER, observed(*[{**FRESH, "moved": True}] * 3)).action == "bootstrap"
+    assert decide(CLUSTER, observed(*[{**up(), "moved": True}] * 3, differs="012")).action == "rolling"
+    assert decide(CLUSTER, observed(*[{**FRESH, "moved": True}] * 3)).action == "bootstrap"
     for state, words in ((DOWN, "restore a snapshot"), (BORN, "move the data directories")):
-        assert words in merged(_plan.decide(CLUSTER, observed(*[{**state, "moved": True}] * 3)).problems)[0]
+        assert words in merged(decide(CLUSTER, observed(*[{**state, "moved": True}] * 3)).problems)[0]
 
 
 def test_unknown_member_is_reported_and_left_alone() -> None:
-    plan = _plan.decide(CLUSTER, observed(*[up(listing(names="0129"))] * 3))
-    assert plan.action == "nothing" and "infra9" in plan.warnings[0].text
+    decision = decide(CLUSTER, observed(*[up(listing(names="0129"))] * 3))
+    assert decision.action == "nothing" and "infra9" in decision.warnings[0].text
 
 
 def test_address_that_begins_like_another_is_another_member() -> None:
@@ -350,68 +379,70 @@ def test_every_combination(size: int) -> None:
         if all(state.data is None for state in states) or sum(state.leader for state in states) > 1:
             continue
         for answers, allowed in itertools.product((True, False), repeat=2):
-            plan = _plan.decide(cluster, observe(states, answers), allow_interruption=allowed)
-            actions[plan.action] += 1
-            check_invariants(states, answers, allowed, plan)
+            decision = decide(cluster, observe(states, answers), allow_interruption=allowed)
+            actions[decision.action] += 1
+            check_invariants(states, answers, allowed, decision)
     assert set(actions) == {"bootstrap", "nothing", "rolling", "start", "refuse"}, actions
 
 
-def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, plan: _plan.Plan) -> None:
-    case = (states, answers, allowed, plan)
+def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, decision: Decision) -> None:
+    case = (states, answers, allowed, decision)
     by_host = {f"infra{i}": state for i, state in enumerate(states)}
-    touched = plan.order + plan.start
+    touched = decision.order + decision.start
     ready = [host for host, state in by_host.items() if state.data == "up"]
     listed = [host for host, state in by_host.items() if state.listed != "no"]
     # A refusal says why and touches nobody; nothing else has problems.
-    assert bool(plan.problems) == (plan.action == "refuse"), case
-    assert not (touched and plan.action in ("refuse", "nothing")), case
+    assert bool(decision.problems) == (decision.action == "refuse"), case
+    assert not (touched and decision.action in ("refuse", "nothing")), case
     # One after the other, each once, and only hosts that were looked at.
     assert len(touched) == len(set(touched)), case
     assert all(by_host[host].data is not None for host in touched), case
-    assert not (plan.order and plan.start), case
+    assert not (decision.order and decision.start), case
     # A cluster is founded only where all were looked at and nobody has data that ever had a leader.
-    assert (plan.state == "new") == (plan.action == "bootstrap"), case
-    if plan.action == "bootstrap":
+    assert (decision.state == "new") == (decision.action == "bootstrap"), case
+    if decision.action == "bootstrap":
         assert all(state.data in ("fresh", "born") for state in states), case
         assert not (answers and any(state.listed == "published" for state in states)), case
     # A member that is ready is never among those that are started all at once.
-    assert not set(plan.start) & set(ready), case
+    assert not set(decision.start) & set(ready), case
     # Nobody who has published starts empty, and nobody who is not in the membership of a cluster that answers.
-    for host in touched if plan.action != "bootstrap" else []:
+    for host in touched if decision.action != "bootstrap" else []:
         state = by_host[host]
         if answers and listed:
-            assert state.listed != "no" or host in plan.join, case
+            assert state.listed != "no" or host in decision.join, case
             assert not (state.data == "fresh" and state.listed == "published"), case
     # Who joins is fresh, or a learner that is not finished. A member that works tells the membership.
-    for host in plan.join:
+    for host in decision.join:
         assert by_host[host].data == "fresh" and by_host[host].listed == "no" and ready and answers, case
-    if plan.join:
+    if decision.join:
         assert all(state.listed != "unstarted" for state in states if state.data is None), case
     # All at once only where the rest cannot be a quorum that is told nothing, or all were looked at.
-    if plan.action == "start" and answers and listed and None in [state.data for state in states]:
-        assert len(listed) - len(plan.start) <= len(listed) // 2, case
-    if plan.action != "rolling":
+    if decision.action == "start" and answers and listed and None in [state.data for state in states]:
+        assert len(listed) - len(decision.start) <= len(listed) // 2, case
+    if decision.action != "rolling":
         return
     # What is down is repaired before anything that works is touched, and the leader is the last of those.
-    working = [host for host in plan.order if host in ready]
-    assert [host for host in plan.order if host not in plan.join][-len(working) :] == working or not working, case
+    working = [host for host in decision.order if host in ready]
+    assert [host for host in decision.order if host not in decision.join][-len(working) :] == working or not working, (
+        case
+    )
     assert all(by_host[host].differs for host in working), case
     assert not [host for host in working[:-1] if by_host[host].leader], case
     # All that differ are seen to in the same run, unless another host has a problem: then what is stopped is started, and that is all.
-    is_held = any("replace_member.yml" in warning.text for warning in plan.warnings)
-    assert not (is_held and (working or plan.join)), case
+    is_held = any("replace_member.yml" in warning.text for warning in decision.warnings)
+    assert not (is_held and (working or decision.join)), case
     assert set(working) == {host for host in ready if by_host[host].differs and not is_held}, case
     # With those repaired, the others are a quorum while one is away. Members that were not looked at are for the gate.
     unknown = [host for host in listed if by_host[host].data is None]
-    up = set(ready) | set(plan.order)
-    size = len({*listed, *plan.join})
+    up = set(ready) | set(decision.order)
+    size = len({*listed, *decision.join})
     for host in working:
         left = len(up - {host}) + len(unknown)
-        assert left >= size // 2 + 1 or (allowed and not plan.gated), case
+        assert left >= size // 2 + 1 or (allowed and not decision.gated), case
     # Without gates only where no cluster of that size could have any.
-    assert plan.gated or size <= 2, case
+    assert decision.gated or size <= 2, case
     # A small cluster grows before one of its members restarts, another one afterwards.
-    kinds = [host in plan.join for host in plan.order if host in [*plan.join, *working]]
+    kinds = [host in decision.join for host in decision.order if host in [*decision.join, *working]]
     assert kinds == sorted(kinds, reverse=len(listed) <= 2), case
 
 
@@ -419,8 +450,8 @@ def test_a_member_keeps_its_name() -> None:
     """A host that is called otherwise in the inventory is told which name the cluster knows."""
     members = listing()
     members[2]["name"] = "old2"
-    plan = _plan.decide(CLUSTER, observed(up(members), up(members), DOWN))
-    assert plan.action == "refuse" and "set etcd_member_name: old2" in merged(plan.problems)[0]
+    decision = decide(CLUSTER, observed(up(members), up(members), DOWN))
+    assert decision.action == "refuse" and "set etcd_member_name: old2" in merged(decision.problems)[0]
 
 
 @pytest.mark.parametrize(
@@ -440,10 +471,16 @@ def test_alarms(kind: str, member: str, action: str) -> None:
         observed({**up(leader=True), **state}, up(), up(), differs="1"),
         observed(up(leader=True), up(), {**up(), **state}, differs="1"),
     ):
-        plan = _plan.decide(CLUSTER, observations)
-        assert plan.action == action
-        said = merged(plan.problems) + _plan.alarm_warnings(CLUSTER, observations)
+        decision = decide(CLUSTER, observations)
+        assert decision.action == action
+        said = merged(decision.problems) + alarm_warnings(CLUSTER, observations)
         assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
+
+
+def test_alarms_are_said_in_one_order() -> None:
+    alarms = [{"kind": kind, "member": member} for kind in ("NOSPACE", "CORRUPT") for member in ("b", "a", "")]
+    found = alarmed(observed({**up(), "alarms": alarms}, {**up(), "alarms": alarms[:2]}, up()))
+    assert found == [(kind, member) for kind in ("CORRUPT", "NOSPACE") for member in ("", "a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -459,45 +496,45 @@ def test_alarms(kind: str, member: str, action: str) -> None:
 )
 def test_a_member_that_has_not_started_is_known_by_its_address(url: str, address: str, same: bool) -> None:
     entry = {"name": "", "peer_urls": [url]}
-    assert (_plan.entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
+    assert (entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
 
 
 def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
     alone = {**DOWN, "running": True, "members": listing()}
-    plan = _plan.decide(CLUSTER, observed(alone, DOWN, DOWN))
-    assert (plan.action, plan.start) == ("start", ["infra1", "infra2"])
+    decision = decide(CLUSTER, observed(alone, DOWN, DOWN))
+    assert (decision.action, decision.start) == ("start", ["infra1", "infra2"])
     # One that is not looked at, on purpose, cannot be the quorum that the others wait for. Two could.
     five = cluster_of(5)
     members = [{"id": f"{i}", "name": f"infra{i}", "client_urls": ["https://x:2379"]} for i in range(5)]
     for stopped, action in ((3, "start"), (2, "rolling")):
         states = [{**DOWN, "members": members, "running": i >= stopped} for i in range(4)]
         looked_at = {f"infra{i}": {**observed(DOWN)["infra0"], "etcd": state} for i, state in enumerate(states)}
-        assert _plan.decide(five, looked_at).action == action
+        assert decide(five, looked_at).action == action
     # An election while all run is no reason to start anybody.
-    plan = _plan.decide(CLUSTER, observed(alone, alone, alone))
-    assert (plan.action, plan.order) == ("rolling", HOSTS)
+    decision = decide(CLUSTER, observed(alone, alone, alone))
+    assert (decision.action, decision.order) == ("rolling", HOSTS)
 
 
-def lines_of(cluster: Cluster, plan: _plan.Plan, observations: dict[str, Any]) -> list[str]:
+def lines_of(cluster: Cluster, decision: Decision, observations: dict[str, Any]) -> list[str]:
     due = [host for host, item in observations.items() if item["reasons"]["certificates"]]
     names = {member.host: member.name for member in cluster.members}
-    steps = _plan.make_steps(plan, observations, names, certificates=due)
-    return _plan.plan_lines(cluster, plan, steps, [h for h, item in observations.items() if item["etcd"].get("leader")])
+    steps = make_steps(decision, observations, names, certificates=due)
+    return plan_lines(cluster, decision, steps, [h for h, item in observations.items() if item["etcd"].get("leader")])
 
 
 def test_plan_for_people() -> None:
     observations = observed(up(leader=True), up(), up(), differs="01")
     observations["infra2"]["reasons"]["certificates"] = why("peer.crt: 61 days left")
-    lines = lines_of(CLUSTER, _plan.decide(CLUSTER, observations), observations)
+    lines = lines_of(CLUSTER, decide(CLUSTER, observations), observations)
     assert lines == [
         "cluster etcd: one member after the other: infra1, infra0 (the leader, last)",
         "infra2: certificates: peer.crt: 61 days left",
         "infra0, infra1: manifest: x",
     ]
     quiet = observed(up(leader=True), up(), up())
-    assert lines_of(CLUSTER, _plan.decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
+    assert lines_of(CLUSTER, decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
     fresh = observed(FRESH, FRESH, FRESH)
-    assert "a new cluster of 3 members" in lines_of(CLUSTER, _plan.decide(CLUSTER, fresh), fresh)[0]
+    assert "a new cluster of 3 members" in lines_of(CLUSTER, decide(CLUSTER, fresh), fresh)[0]
 
 
 @pytest.mark.parametrize(
@@ -513,18 +550,18 @@ def test_plan_for_people() -> None:
 def test_who_lacks_it(image: str | None, images: list[str] | None, archive: str, lacking: bool) -> None:
     observation = {"config": {"image": image} if image else {}, "images": images}
     reasons = [Reason("image", "missing", "x/etcd:1: missing, imported from /x.tar")] if lacking else []
-    assert _plan.image_reasons(observation, archive) == reasons
+    assert image_reasons(observation, archive) == reasons
 
 
 def test_a_run_that_issues_certificates_only() -> None:
-    """What it does not see to is not in its plan, and no reason to refuse."""
+    """What it does not see to is not in its decision, and no reason to refuse."""
     one = cluster_of(1)
     observations = observed(up(listing("0", "0"), leader=True), differs="0")
     observations["infra0"]["reasons"]["certificates"] = why("peer.crt: renewal is asked for")
-    assert _plan.decide(one, observations).action == "refuse"
-    found = _plan.only_certificates(observations)
-    plan = _plan.without_restarts(one, _plan.decide(one, found))
-    assert lines_of(one, plan, found) == [
+    assert decide(one, observations).action == "refuse"
+    found = only_certificates(observations)
+    decision = without_restarts(one, decide(one, found))
+    assert lines_of(one, decision, found) == [
         "cluster etcd: no member is restarted",
         "infra0: certificates: peer.crt: renewal is asked for",
     ]
@@ -533,33 +570,33 @@ def test_a_run_that_issues_certificates_only() -> None:
         ((DOWN, DOWN, DOWN), "start", "only certificates are seen to"),
         ((up(leader=True), DOWN, up()), "nothing", "nothing to do"),
     ):
-        found = _plan.only_certificates(observed(*states, differs="012"))
-        plan = _plan.without_restarts(CLUSTER, _plan.decide(CLUSTER, found))
-        assert (plan.action, plan.order, plan.start) == (action, [], [])
-        assert words in " ".join([*merged(plan.problems), *lines_of(CLUSTER, plan, found)])
+        found = only_certificates(observed(*states, differs="012"))
+        decision = without_restarts(CLUSTER, decide(CLUSTER, found))
+        assert (decision.action, decision.order, decision.start) == (action, [], [])
+        assert words in " ".join([*merged(decision.problems), *lines_of(CLUSTER, decision, found)])
 
 
 def test_hosts_that_failed_end_the_run() -> None:
-    assert _plan.lost_problems([]) == [] == _plan.lost_problems([], exists=False)
+    assert lost_problems([]) == [] == lost_problems([], exists=False)
     # A limit is no way to found a cluster, and leaving a host out may be to found it over that host's data.
-    told = _plan.lost_problems(["infra1"], exists=False)[0]
+    told = lost_problems(["infra1"], exists=False)[0]
     assert "--limit" not in told and "founded by all of its hosts together" in told and "inventory" not in told
-    assert "--limit 'all:!infra1:!infra2'" in _plan.lost_problems(["infra1", "infra2"])[0]
+    assert "--limit 'all:!infra1:!infra2'" in lost_problems(["infra1", "infra2"])[0]
     # A run that was kept from other clusters stays so.
-    assert "--limit 'one:!infra1'" in _plan.lost_problems(["infra1"], "one")[0]
-    assert "--limit 'infra0,infra1,!infra1'" in _plan.lost_problems(["infra1"], "infra0,infra1")[0]
+    assert "--limit 'one:!infra1'" in lost_problems(["infra1"], "one")[0]
+    assert "--limit 'infra0,infra1,!infra1'" in lost_problems(["infra1"], "infra0,infra1")[0]
 
 
 def test_members_that_move_go_first() -> None:
     """Certificates name their former addresses until they have moved. The leader is the last all the same."""
     moving = {**up(), "moved": True}
-    assert _plan.decide(CLUSTER, observed(up(), moving, up(leader=True), differs="012")).order == [
+    assert decide(CLUSTER, observed(up(), moving, up(leader=True), differs="012")).order == [
         "infra1",
         "infra0",
         "infra2",
     ]
     leading = {**up(leader=True), "moved": True}
-    assert _plan.decide(CLUSTER, observed(leading, up(), moving, differs="012")).order == ["infra2", "infra1", "infra0"]
+    assert decide(CLUSTER, observed(leading, up(), moving, differs="012")).order == ["infra2", "infra1", "infra0"]
 
 
 def growing(*states: dict[str, Any], learner: int | None = None, differs: str = "") -> tuple[Cluster, dict[str, Any]]:
@@ -597,19 +634,19 @@ LEARNER = {**DOWN, "running": True}
     ],
 )
 def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
-    plan = _plan.decide(*case)
-    assert plan.problems == []
-    assert "".join(host[-1] for host in plan.order) == order
-    assert sorted(host[-1] for host in plan.join) == list(join)
-    assert plan.gated
+    decision = decide(*case)
+    assert decision.problems == []
+    assert "".join(host[-1] for host in decision.order) == order
+    assert sorted(host[-1] for host in decision.join) == list(join)
+    assert decision.gated
 
 
 def test_whose_alarm_outlives_its_member() -> None:
     """What a member that is cut off remembers does not count: it may know the name of a member that has left."""
     alarms = [{"kind": "CORRUPT", "member": member} for member in ("", "infra1", "2", "a9", "a9")]
     found = observed({**up(), "alarms": alarms}, up(), {**DOWN, "alarms": [{"kind": "CORRUPT", "member": "infra9"}]})
-    assert [entry["id"] for entry in _plan.departed_with_alarm(found)] == ["a9"]
-    assert _plan.departed_with_alarm(observed({**DOWN, "alarms": alarms})) == []
+    assert [entry["id"] for entry in departed_with_alarm(found)] == ["a9"]
+    assert departed_with_alarm(observed({**DOWN, "alarms": alarms})) == []
 
 
 @pytest.mark.parametrize("learner", [False, True])
@@ -617,15 +654,13 @@ def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_don
     """With --limit. The host has certificates from an earlier run, so it is told the membership."""
     members = [*listing("01", "01"), *([{**listing("2", "2")[0], "is_learner": True}] if learner else [])]
     found = {"infra2": {**observed(FRESH)["infra0"], "etcd": {**(LEARNER if learner else FRESH), "members": members}}}
-    plan = _plan.decide(CLUSTER, found)
-    assert (plan.action, plan.order, plan.warnings) == ("refuse", [], [])
-    assert [(problem.host, problem.code) for problem in plan.problems] == [("infra2", "no-helper")]
-    assert "run it without --limit" in plan.problems[0].text
+    decision = decide(CLUSTER, found)
+    assert (decision.action, decision.order, decision.warnings) == ("refuse", [], [])
+    assert [(problem.host, problem.code) for problem in decision.problems] == [("infra2", "no-helper")]
+    assert "run it without --limit" in decision.problems[0].text
     # What is down beside it is started all the same.
-    plan = _plan.decide(
-        CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}}
-    )
-    assert [*plan.start, *plan.order] == ["infra1"] and plan.problems == []
+    decision = decide(CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}})
+    assert [*decision.start, *decision.order] == ["infra1"] and decision.problems == []
 
 
 @pytest.mark.parametrize(
@@ -642,18 +677,18 @@ def test_what_is_stopped_is_started_whatever_another_host_lacks(other: dict[str,
     states = [up(members), DOWN, other, up(members, leader=True), up(members)]
     found = {f"infra{i}": {**observed(FRESH)["infra0"], "etcd": state} for i, state in enumerate(states)}
     found["infra0"]["reasons"] = {**found["infra0"]["reasons"], "manifest": OTHER_MANIFEST}
-    plan = _plan.decide(cluster_of(5), found)
-    assert (plan.action, plan.order, plan.problems) == ("rolling", ["infra1"], [])
-    assert [warning.host for warning in plan.warnings if words in warning.text] == ["infra2"]
+    decision = decide(cluster_of(5), found)
+    assert (decision.action, decision.order, decision.problems) == ("rolling", ["infra1"], [])
+    assert [warning.host for warning in decision.warnings if words in warning.text] == ["infra2"]
     # What runs is left: it may be the quorum that is needed.
     found["infra1"]["etcd"] = {**DOWN, "running": True}
-    plan = _plan.decide(cluster_of(5), found)
-    assert (plan.action, plan.order) == ("refuse", []) and words in plan.problems[0].text
+    decision = decide(cluster_of(5), found)
+    assert (decision.action, decision.order) == ("refuse", []) and words in decision.problems[0].text
 
 
 def test_that_two_members_need_each_other_is_said_before() -> None:
     def notes(*states: dict[str, Any]) -> str:
-        return " ".join(merged(_plan.decide(*growing(*states)).warnings))
+        return " ".join(merged(decide(*growing(*states)).warnings))
 
     assert "When infra1 has joined, both are needed for quorum until infra2 has joined" in notes(up(), FRESH, FRESH)
     assert "When infra1 has joined, both are needed for quorum from then on" in notes(up(), FRESH)
@@ -664,23 +699,23 @@ def test_a_down_member_is_repaired_before_another_one_joins() -> None:
     cluster = cluster_of(4)
     states = [up(leader=True), DOWN, up(), FRESH]
     observations = {f"infra{i}": {**observed(state)["infra0"]} for i, state in enumerate(states)}
-    plan = _plan.decide(cluster, observations)
-    assert (plan.order, plan.join) == (["infra1", "infra3"], ["infra3"])
+    decision = decide(cluster, observations)
+    assert (decision.order, decision.join) == (["infra1", "infra3"], ["infra3"])
 
 
 @pytest.mark.parametrize("differs", ["", "0"])
 def test_a_learner_whose_host_is_not_in_the_run_holds_up_restarts(differs: str) -> None:
     members = listing()
     members[2]["is_learner"] = True
-    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), None, differs=differs))
-    assert plan.order == [] and (plan.action == "refuse") == bool(differs)
-    said = merged([*plan.problems, *plan.warnings])
+    decision = decide(CLUSTER, observed(up(members, leader=True), up(members), None, differs=differs))
+    assert decision.order == [] and (decision.action == "refuse") == bool(differs)
+    said = merged([*decision.problems, *decision.warnings])
     assert "infra2: member infra2 of cluster 'etcd' is a learner" in said[0] and "Run again with its host" in said[0]
     # One that the inventory does not have.
     members = [*listing(), {**listing()[2], "id": "9", "name": "old", "is_learner": True}]
-    plan = _plan.decide(CLUSTER, observed(up(members, leader=True), up(members), up(members), differs=differs))
-    assert plan.order == [] and (plan.action == "refuse") == bool(differs)
-    assert "remove_member.yml -e etcd_member=old" in " ".join(merged([*plan.problems, *plan.warnings]))
+    decision = decide(CLUSTER, observed(up(members, leader=True), up(members), up(members), differs=differs))
+    assert decision.order == [] and (decision.action == "refuse") == bool(differs)
+    assert "remove_member.yml -e etcd_member=old" in " ".join(merged([*decision.problems, *decision.warnings]))
 
 
 def test_a_voter_that_is_down_is_started_beside_a_learner_that_is_not_in_the_run() -> None:
@@ -689,9 +724,9 @@ def test_a_voter_that_is_down_is_started_beside_a_learner_that_is_not_in_the_run
     members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
     states = [up(members, leader=True), DOWN, up(members)]
     observations = {f"infra{i}": {**observed(state, differs="0")["infra0"]} for i, state in enumerate(states)}
-    plan = _plan.decide(cluster, observations)
-    assert (plan.action, plan.order) == ("rolling", ["infra1"])
-    assert "infra3: member infra3 of cluster 'etcd' is a learner" in merged(plan.warnings)[0]
+    decision = decide(cluster, observations)
+    assert (decision.action, decision.order) == ("rolling", ["infra1"])
+    assert "infra3: member infra3 of cluster 'etcd' is a learner" in merged(decision.warnings)[0]
 
 
 def test_no_member_is_added_beside_one_that_has_never_started_elsewhere() -> None:
@@ -700,8 +735,10 @@ def test_no_member_is_added_beside_one_that_has_never_started_elsewhere() -> Non
     states = [up(members, leader=True), up(members)]
     observations = {f"infra{i}": {**observed(state)["infra0"]} for i, state in enumerate(states)}
     observations["infra3"] = observed(FRESH)["infra0"]
-    plan = _plan.decide(cluster, observations)
-    assert plan.action == "refuse" and "https://10.0.0.8:2380 that has never started" in merged(plan.problems)[0]
+    decision = decide(cluster, observations)
+    assert (
+        decision.action == "refuse" and "https://10.0.0.8:2380 that has never started" in merged(decision.problems)[0]
+    )
 
 
 @pytest.mark.parametrize(("formed", "joins"), [(True, True), (False, False)])
@@ -710,15 +747,15 @@ def test_a_learner_that_has_lost_its_data_does_not_join(formed: bool, joins: boo
     listed = [{**entry, "is_learner": entry["id"] == "2"} for entry in listing()]
     state = {**DOWN, "formed": formed, "has_data": formed}
     found = observed(state)["infra0"]
-    assert _plan.view(Member("infra2", "infra2", "10.0.0.8"), found, listed).joins is joins
+    assert member_view(Member("infra2", "infra2", "10.0.0.8"), found, listed).joins is joins
 
 
 def test_a_member_that_left_keeps_no_stopped_one_from_being_started() -> None:
     """Its name is right. Data of a member that is listed, under another name, means that the inventory confuses hosts: nothing is done."""
     four = Cluster("etcd", [*CLUSTER.members, Member("infra3", "infra3", "10.0.0.9")], "infra0")
     listed = [*listing(names="012"), {**LISTED_2, "id": "5", "name": "infra5"}]
-    for data_of, order, stops in (("9", ["infra2"], None), ("5", [], _plan.EVERYTHING)):
+    for data_of, order, stops in (("9", ["infra2"], None), ("5", [], EVERYTHING)):
         found = observed(up(listed), up(listed), DOWN)
         found["infra3"] = {**found["infra2"], "etcd": {**DOWN, "running": True, "member_id": data_of}}
-        plan = _plan.decide(four, found)
-        assert (plan.order, [p.stops for p in plan.problems] or [None]) == (order, [stops]), plan
+        decision = decide(four, found)
+        assert (decision.order, [p.stops for p in decision.problems] or [None]) == (order, [stops]), decision

@@ -26,7 +26,7 @@ from .test_live import flat, healthy, writing
 pytestmark = pytest.mark.long
 
 # kubeadm and the kubelet, and the etcd that this kubeadm chooses.
-CHAIN = {"1.35.4": "3.6.6", "1.36.3": "3.6.8", "1.37.2": "3.7.3"}
+CHAIN = {"1.35.4": "3.6.6", "1.36.3": "3.6.8", "1.37.2": "3.7.0"}
 OLDEST, OLD, NEW = CHAIN
 STEPS = list(zip(CHAIN, list(CHAIN)[1:]))
 # A kill so many seconds after the first turn has begun is one in each part of each turn.

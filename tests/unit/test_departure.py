@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from test_decision import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
 from test_run import PKI
@@ -112,6 +113,12 @@ def test_a_host_that_joins_anew_gets_the_image() -> None:
     assert run("remove", "infra2", *UP3, change=lacks, image_archive="/x.tar")["image"] == []
     # Its kubelet is stopped when the host is cleared.
     assert (plan["kubelet"], plan["join"]) == ([], ["infra2"])
+
+
+def test_what_is_wrong_in_the_inventory_of_a_host_that_is_cleared_is_said() -> None:
+    wrong = [Problem("unknown variable etcd_x.", host="infra2", code="inventory").as_dict()]
+    plan = run("remove", "infra2", *UP3, change={"infra2": {"cluster": {"problems": wrong}}})
+    assert plan["problems"] == ["infra2: unknown variable etcd_x."] and plan["settled"]
 
 
 def test_a_host_that_is_gone_for_good() -> None:

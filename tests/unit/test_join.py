@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,14 @@ def test_a_kubelet_that_was_started_before_the_turn_is_proven(host: Joining, mon
     assert host.acts == ["pull"] and host.members == OTHERS
     host.healthy = True
     # It ends after the first look.
-    answers = iter([True, False])
-    monkeypatch.setattr(service, "answers", lambda: next(answers))
     monkeypatch.setattr(engine, "KUBELET_LASTS", 10.0)
-    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 5))
-    with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
-        host.run()
+    for seconds in (5.0, None):
+        answers = iter([True, False])
+        monkeypatch.setattr(service, "answers", partial(next, answers))
+        started = time.time() - seconds if seconds else 0.0
+        monkeypatch.setattr(_host, "kubelet_unit", partial(replace, unit(), started=started))
+        with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
+            host.run()
     monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 11))
     host.at["install"] = lambda: setattr(host, "process", _rollout.Process(2, 2, []))
     host.run()

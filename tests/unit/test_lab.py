@@ -62,7 +62,7 @@ def test_lab_names(name: str, good: bool) -> None:
     if good:
         assert settings.check_name(name) == name
     else:
-        with pytest.raises(LabError, match="no name for a lab"):
+        with pytest.raises(LabError, match="not a valid name for a lab"):
             settings.check_name(name)
 
 
@@ -342,7 +342,7 @@ def test_programs_given_by_the_user_come_first_if_they_are_of_the_version(tmp_pa
     assert store.find(programs.KUBERNETES, Version(1, 36, 3), "kubeadm") == kubeadm
     assert store.find(programs.KUBERNETES, Version(1, 35, 4), "kubeadm") == cached
     assert store.find(programs.KUBERNETES, Version(1, 34, 4), "kubeadm") is None
-    with pytest.raises(LabError, match="is no directory"):
+    with pytest.raises(LabError, match="is not a directory"):
         programs.Store(state, given / "kubeadm")
 
 

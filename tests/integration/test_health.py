@@ -122,7 +122,7 @@ def test_members_that_are_down(cluster: Lab) -> None:
     assert "etcd_health" in cluster.sh("infra0", "journalctl -q --since -10min | grep ': healthy' | tail -n 1")
 
 
-def test_what_is_no_member(cluster: Lab) -> None:
+def test_endpoints_that_are_not_etcd(cluster: Lab) -> None:
     """Ports that are silent, send garbage, an endless page, plain HTTP or nothing at all, beside a real member: over in time."""
     cluster.sh(
         "infra1",

@@ -67,7 +67,7 @@ def check_secrets(lab: Lab) -> None:
         )
 
 
-def test_cold_run(lab: Lab, tmp_path: Path) -> None:
+def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path) -> None:
     """At every task of a first run."""
     lab.fresh()
     run, total = killed_at(lab, tmp_path, 0)
@@ -96,7 +96,7 @@ def test_cold_run(lab: Lab, tmp_path: Path) -> None:
     print(f"cold run: killed at {killed} of {total} tasks, {finished} of them with something left to finish")
 
 
-def test_rolling_change(cluster: Lab, tmp_path: Path) -> None:
+def test_a_rolling_change_that_is_killed(cluster: Lab, tmp_path: Path) -> None:
     """At every task of a rolling change, while a client writes."""
     cluster.site()
     run, total = killed_at(cluster, tmp_path, 0, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
@@ -140,7 +140,7 @@ def reboot(lab: Lab) -> None:
 
 @pytest.mark.parametrize("accident", [lose_connection, reboot], ids=["connection lost", "host reboots"])
 @pytest.mark.parametrize("seconds", [4, 10, 20, 30])
-def test_accident(cluster: Lab, accident: Callable[[Lab], None], seconds: int) -> None:
+def test_a_lost_connection_or_a_reboot(cluster: Lab, accident: Callable[[Lab], None], seconds: int) -> None:
     """On one host, in the middle of a rolling change."""
     change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{40000 + int(time.time()) % 9999}"}}}}')
     with writing(cluster, f"accident{time.monotonic_ns()}") as counted:

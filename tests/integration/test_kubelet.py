@@ -122,7 +122,7 @@ def test_a_drop_in_that_takes_the_command_line_is_named(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_what_is_worth_a_word(cluster: Lab) -> None:
+def test_leftovers_on_a_host_are_reported(cluster: Lab) -> None:
     """Leftovers of a setup by hand, arguments that are dropped, and a runtime that disagrees: told, and left as they are."""
     cluster.site()
     page = "/etc/systemd/system/kubelet.service.d/kubelet.conf"

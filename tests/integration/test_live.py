@@ -161,7 +161,7 @@ def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> N
 
 
 @pytest.mark.long
-def test_another_peer_port(cluster: Lab) -> None:
+def test_a_cluster_gets_another_peer_port(cluster: Lab) -> None:
     """The cluster is told of each member's new address before that member restarts, and is whole all the time."""
     with writing(cluster, "port") as counted:
         cluster.site("-e", "etcd_peer_port=2390")
@@ -173,7 +173,7 @@ def test_another_peer_port(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_another_address(cluster: Lab, tmp_path: Path) -> None:
+def test_a_member_gets_another_address(cluster: Lab, tmp_path: Path) -> None:
     """One that the host has got, and then one that it has lost: the member with it, which nobody reaches any more."""
     addresses = cluster.addresses()
     old, new = addresses["infra1"], re.sub(r"\d+$", "201", addresses["infra1"])
@@ -259,7 +259,7 @@ def test_check_mode_with_a_member_down(cluster: Lab) -> None:
     assert cluster.site().changed() == {}
 
 
-def test_a_host_may_be_called_otherwise(cluster: Lab) -> None:
+def test_the_hostname_may_differ_from_the_member_name(cluster: Lab) -> None:
     """The name of the host itself is not the member's."""
     cluster.sh("infra1", "hostname elsewhere")
     try:
@@ -438,7 +438,7 @@ def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_serial(cluster: Lab, tmp_path: Path) -> None:
+def test_a_play_with_serial(cluster: Lab, tmp_path: Path) -> None:
     """Each batch is like a run with --limit: the members have their turns, and one of the batch speaks."""
     playbook = tmp_path / "serial.yml"
     roles = [f"kubeadm.etcd.{role}" for role in ("preflight", "kubelet", "ca", "certificates", "static_pod", "health")]

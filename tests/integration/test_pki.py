@@ -257,7 +257,7 @@ def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
         ),
     ],
 )
-def test_where_something_would_be_lost_it_is_refused(cluster: Lab, damage: str, words: list[str]) -> None:
+def test_damage_that_a_repair_would_make_worse_is_refused(cluster: Lab, damage: str, words: list[str]) -> None:
     """It says what the choices are, and changes nothing."""
     place = f"{PKI}/etcd"
     cluster.sh("infra0", f"rm -rf /root/pki && cp -a {PKI} /root/pki && " + damage.format(place))

@@ -71,7 +71,9 @@ def server(where: Path, version: ssl.TLSVersion | None, trusts: str = "ours") ->
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("name", ["ours", "theirs"])
-def test_who_is_let_in(tmp_path: Path, version: ssl.TLSVersion, name: str) -> None:
+def test_a_server_accepts_only_clients_of_the_cas_that_it_trusts(
+    tmp_path: Path, version: ssl.TLSVersion, name: str
+) -> None:
     authority(tmp_path, "ours")
     authority(tmp_path, "theirs")
     with server(tmp_path, version) as port:
@@ -79,7 +81,7 @@ def test_who_is_let_in(tmp_path: Path, version: ssl.TLSVersion, name: str) -> No
         assert accepts_client("127.0.0.1", port, *pair) is (name == "ours")
 
 
-def test_what_cannot_be_told(tmp_path: Path) -> None:
+def test_no_answer_without_a_server_or_a_valid_pair(tmp_path: Path) -> None:
     """No server, one that speaks something else, and files that are no pair."""
     authority(tmp_path, "ours")
     authority(tmp_path, "theirs")

@@ -228,13 +228,13 @@ WISHES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", WISHES)
-def test_options_arrive(play: Play, name: str) -> None:
+def test_task_options_are_part_of_the_wish(play: Play, name: str) -> None:
     play.plan(**{name: WISHES[name]})
     play.plan()
     assert getattr(play.wishes[0], name) == WISHES[name] != getattr(play.wishes[1], name)
 
 
-def test_values_that_are_not_taken(play: Play) -> None:
+def test_an_invalid_value_is_not_part_of_the_wish(play: Play) -> None:
     """One that is invalid is a problem of the inventory, which the plan shows; a report needs none."""
     play.found["infra0"]["cluster"]["invalid"] = ["etcd_defragment_threshold"]
     play.variables["__etcd_host"] = play.found["infra0"]
@@ -254,7 +254,7 @@ def test_the_image_archive_is_checked(play: Play) -> None:
     assert "/here/images.tar" in play.plan(image_archive="images.tar")["msg"]
 
 
-def test_the_report_is_refused_nothing(play: Play) -> None:
+def test_a_report_does_not_fail_if_hosts_have_failed(play: Play) -> None:
     play.failed = ["infra2"]
     result = play.plan(operation="report")
     assert "failed" not in result and result["problems"] and play.printed == []

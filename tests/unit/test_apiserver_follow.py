@@ -108,7 +108,7 @@ def test_another_etcd_is_left_alone(ca_host: bool, changes: dict[str, Any]) -> N
     assert found.steps == found.turns == found.problems == [] and "another etcd" in merged(found.warnings)[0]
 
 
-def test_by_hand() -> None:
+def test_without_the_variable_the_plan_lists_the_changes() -> None:
     """Without the variable: host, file, current and wanted value, and what would do it."""
     found = follow(apiserver(A, B, config=(A, B), updates=False), apiserver(A, B, config=None, updates=False))
     assert found.steps == found.turns == found.problems == []

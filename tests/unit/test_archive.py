@@ -50,12 +50,12 @@ def oci(**annotations: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_names(tmp_path: Path, files: dict[str, Any], names: list[str]) -> None:
+def test_image_names_in_archives(tmp_path: Path, files: dict[str, Any], names: list[str]) -> None:
     assert _archive.image_names(write(tmp_path / "a.tar", **files)) == names
     assert _archive.image_names(write(tmp_path / "a.tgz", "w:gz", "./", **files)) == names
 
 
-def test_problems(tmp_path: Path) -> None:
+def test_problems_of_an_archive(tmp_path: Path) -> None:
     other = write(tmp_path / "other.tar", manifest=[{"RepoTags": ["registry.k8s.io/pause:3.10"]}])
     unnamed = write(tmp_path / "unnamed.tar", index=oci())
     text, compressed = tmp_path / "text.tar", tmp_path / "etcd.tar.zst"

@@ -49,7 +49,7 @@ from test_run import observations as complete
         ({"infra0": {"ca_problems": [Problem("ca.crt is expired").as_dict()]}}, None, "infra0: ca.crt is expired"),
     ],
 )
-def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
+def test_problems_of_the_ca(change: dict[str, Any], own: str | None, words: str) -> None:
     observations = observed(up(), up(), up())
     for host, observation in observations.items():
         observation["pki"] = {

@@ -104,7 +104,7 @@ def test_member(host: str, variables: dict[str, Any], observed: str | None, name
         (three(infra0={"etcd_client_port": 1}, infra1={"etcd_client_port": 2}), "etcd_client_port differs within"),
     ],
 )
-def test_problems(hosts: dict[str, dict[str, Any]], words: str) -> None:
+def test_problems_of_an_inventory(hosts: dict[str, dict[str, Any]], words: str) -> None:
     assert words in " ".join(merged(resolve(hosts).problems))
 
 
@@ -168,7 +168,7 @@ def test_what_the_play_says() -> None:
         ({"type": "path"}, {"a": 1}, "Write a text"),
     ],
 )
-def test_shapes(option: dict[str, Any], value: object, words: str | None) -> None:
+def test_types_of_variables(option: dict[str, Any], value: object, words: str | None) -> None:
     problems = _cluster.shape_problems("etcd_x", value, option)
     assert (not problems) if words is None else words in problems[0], problems
 

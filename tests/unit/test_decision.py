@@ -119,7 +119,7 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         ),
     ],
 )
-def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
+def test_the_action_for_each_state(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
     decision = decide(CLUSTER, observations)
     assert (decision.action, decision.start + decision.order) == (action, hosts), decision
     assert decision.problems == []
@@ -236,7 +236,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         ),
     ],
 )
-def test_refusal(observations: dict[str, Any], words: str) -> None:
+def test_states_that_are_refused(observations: dict[str, Any], words: str) -> None:
     decision = decide(CLUSTER, observations)
     assert decision.action == "refuse" and words in merged(decision.problems)[0]
     assert decision.start == decision.order == []

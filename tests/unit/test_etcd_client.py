@@ -234,7 +234,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
 
 
 @pytest.mark.parametrize("who", STRANGERS)
-def test_strangers(pki: Path, who: str) -> None:
+def test_servers_that_are_not_etcd(pki: Path, who: str) -> None:
     talk, code, words = STRANGERS[who]
     with server(talk(pki)) as port, client(pki, port) as asking:
         begin = time.monotonic()
@@ -254,7 +254,7 @@ def test_nobody_listens(pki: Path) -> None:
 
 
 @pytest.mark.parametrize("who", STRANGERS)
-def test_looking_never_raises_and_ends(pki: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_of_servers_that_are_not_etcd_ends_in_time(pki: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A busy machine needs longer than TIMEOUT to read 4 MiB three times.
     monkeypatch.setattr(_etcd_client, "MOST_BYTES", 1 << 16)
     with server(STRANGERS[who][0](pki)) as port:

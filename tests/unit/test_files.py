@@ -174,7 +174,7 @@ def hold(path: str, ready: Any) -> None:
         time.sleep(60)
 
 
-def test_lock(tmp_path: Path) -> None:
+def test_the_file_lock_names_its_holder(tmp_path: Path) -> None:
     """The second one waits, says who it waits for, and gets it when the first one is killed."""
     path = str(tmp_path / "lock")
     context = multiprocessing.get_context("fork")

@@ -237,7 +237,7 @@ def test_a_quota_as_it_is_written_for_etcd(value: Any, quota: int) -> None:
         ("down", "degraded", False),
     ],
 )
-def test_at_least(verdict: str, wanted: str, enough: bool) -> None:
+def test_which_verdict_is_good_enough(verdict: str, wanted: str, enough: bool) -> None:
     assert replace(judge(seen(0)), verdict=verdict).at_least(wanted) is enough
 
 

@@ -103,12 +103,12 @@ def test_a_free_subnet_is_chosen(used: list[str], wanted: str | None, expected: 
     [
         (["10.0.0.0/8"], None, "no subnet is free"),
         (["10.0.0.0/8"], "10.89.36.0/24", r"taken here \(by 10\.0\.0\.0/8\)"),
-        ([], "10.89.36.1/24", "is no subnet"),
-        ([], "ten", "is no subnet"),
+        ([], "10.89.36.1/24", "is not a subnet"),
+        ([], "ten", "is not a subnet"),
         ([], "10.89.36.0/30", "too small"),
     ],
 )
-def test_a_subnet_that_will_not_do_is_refused(used: list[str], wanted: str | None, message: str) -> None:
+def test_a_subnet_that_is_taken_or_invalid_is_refused(used: list[str], wanted: str | None, message: str) -> None:
     with pytest.raises(LabError, match=message):
         network.choose_subnet(used, wanted)
 
@@ -355,10 +355,10 @@ def test_static_programs_are_told_from_dynamic_ones() -> None:
     ("arguments", "message"),
     [
         (["status", "--name", "nosuchlab"], "there is no lab 'nosuchlab'"),
-        (["inventory", "--name", "Not A Name"], "is no name for a lab"),
+        (["inventory", "--name", "Not A Name"], "is not a valid name for a lab"),
         (["programs", "--kubernetes", "1.36"], "three numbers"),
         (["programs", "--kubernetes", "1.99.0"], "kubeadm 1.99.0 is not here"),
-        (["build", "--only", "kubeadm", "--kubernetes", "1.99.0"], "not pinned"),
+        (["build", "--only", "kubeadm", "--kubernetes", "1.99.0"], "nor pinned"),
         (["build", "--only", "kubelet", "--kubernetes", "1.32.13"], "cannot be built"),
         (["build", "--only", "kubefoo"], "the programs are"),
     ],

@@ -269,7 +269,7 @@ def test_the_run_is_asked_whether_it_goes_on(cluster: Cluster) -> None:
         ({"alarm": [SilentError("nobody")]}, "no member tells the alarms: nobody."),
     ],
 )
-def test_silence(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:
+def test_errors_of_members_that_do_not_answer(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:
     cluster.errors = errors
     with pytest.raises(EtcdError) as error:
         (cluster.acts.members if "list" in errors else cluster.acts.alarms)()

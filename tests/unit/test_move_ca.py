@@ -238,7 +238,9 @@ def test_files_of_a_copy(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("due", [False, True], ids=["nothing due", "due"])
-def test_words_of_other_runs(found: dict[str, Any], own: dict[str, Any], words: str, due: bool) -> None:
+def test_another_run_warns_of_a_missing_ca_key(
+    found: dict[str, Any], own: dict[str, Any], words: str, due: bool
+) -> None:
     """A warning, and once a certificate is due the reason why it cannot be issued."""
     for item in found.values():
         item["reasons"]["certificates"] = why("etcd/server.crt: renewed, 2 days left of 365") if due else []

@@ -202,7 +202,9 @@ def test_two_reasons(tmp_path: Path, pair: tuple[str, str]) -> None:
         ({"certificate": "missing", "key": "missing"}, {"renew": ["all"]}, ["missing", "key-missing"]),
     ],
 )
-def test_edges(tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], codes: list[str]) -> None:
+def test_reasons_at_the_limits(
+    tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], codes: list[str]
+) -> None:
     assert [reason.code for reason in judged(tmp_path, replace(Files(), **fields), **options)] == codes
 
 
@@ -231,7 +233,7 @@ def test_ca_that_is_not_known_yet_is_no_reason(tmp_path: Path) -> None:
         (["key-missing"], "issued again"),
     ],
 )
-def test_in_words(codes: list[str], verb: str) -> None:
+def test_a_reason_as_text(codes: list[str], verb: str) -> None:
     reasons = [_pki.Flaw(code, FAULTS[code][2]) for code in codes]
     assert _pki.leaf_reason("server", reasons).text == f"etcd/server.crt: {verb}, " + ", ".join(r.text for r in reasons)
 

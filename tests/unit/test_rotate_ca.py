@@ -144,7 +144,7 @@ def steps(plan: dict[str, Any]) -> str:
         ("long ago", ["new", "trust", "issue", "drop"], "its CA is replaced by a new one"),
     ],
 )
-def test_a_run(stage: str, phases: list[str], words: str) -> None:
+def test_a_rotation_in_one_run(stage: str, phases: list[str], words: str) -> None:
     plan = rotated(seen(stage), backup_before_change=True)
     assert plan["problems"] == [] and plan["phases"] == phases and words in plan["lines"][0]
     # A snapshot, and nothing else before the phases.
@@ -180,7 +180,7 @@ def test_a_run(stage: str, phases: list[str], words: str) -> None:
         ("over", {}, "drop", ""),
     ],
 )
-def test_a_phase(stage: str, changes: dict[str, Any], phase: str, expected: str) -> None:
+def test_the_steps_of_each_phase(stage: str, changes: dict[str, Any], phase: str, expected: str) -> None:
     plan = rotated(seen(stage, **changes), phase=phase, backup_before_change=True)
     assert plan["problems"] == [] and steps(plan) == expected and plan["settled"] == (not expected)
     assert bool(plan["lines"]) == bool(expected)
@@ -213,7 +213,7 @@ def test_a_record_of_the_former_ca_is_renewed_before_that_is_dropped() -> None:
         ("new", "new", "none", "next_ca:0"),
     ],
 )
-def test_until(until: str, phase: str, stage: str, expected: str) -> None:
+def test_a_run_ends_after_the_phase_of_etcd_until(until: str, phase: str, stage: str, expected: str) -> None:
     plan = rotated(seen(stage), phase=phase, until=until)
     assert plan["problems"] == [] and steps(plan) == expected
 

@@ -120,7 +120,9 @@ class Fleet:
 
 @pytest.mark.parametrize("before", ["lost", "down", "healthy"])
 @pytest.mark.parametrize("seed", range(60))
-def test_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, before: str) -> None:
+def test_two_restores_and_site_yml_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, before: str
+) -> None:
     """What a cluster has acknowledged stays with a quorum of its members, a run that says that it is done is right, and the next run alone finishes."""
     fleet, chance = Fleet(tmp_path, monkeypatch, before), random.Random(seed)
     runs = [fleet.run_of_restore("token-2", chance), fleet.run_of_restore("token-3", chance), fleet.run_of_site(chance)]

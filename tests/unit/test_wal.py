@@ -50,16 +50,16 @@ MEMBER, OTHER = 0xF000000000000001, 0xCDF818194E3A8C32
         (metadata(MEMBER, OTHER) + b"\xff" * 80, False, False),
     ],
 )
-def test_parse(data: bytes, later: bool, formed: bool) -> None:
+def test_the_head_of_a_log(data: bytes, later: bool, formed: bool) -> None:
     assert _wal.parse_wal(data, later) == _wal.Wal("f000000000000001", "cdf818194e3a8c32", formed)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"garbage that is no log at all", state(3)])
-def test_nothing_to_read(data: bytes) -> None:
+def test_heads_of_logs_that_cannot_be_read(data: bytes) -> None:
     assert _wal.parse_wal(data, False) is None
 
 
-def test_directory(tmp_path: Path) -> None:
+def test_the_log_of_a_data_directory(tmp_path: Path) -> None:
     assert _wal.read_wal(str(tmp_path)) is None
     folder = tmp_path / "member" / "wal"
     folder.mkdir(parents=True)

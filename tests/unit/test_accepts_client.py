@@ -1,4 +1,4 @@
-"""Whether a server lets in a client certificate: a real TLS server that trusts one of two CAs."""
+"""Whether a server accepts a client certificate, with a real TLS server that trusts one of two CAs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def authority(where: Path, name: str) -> None:
     ca_key, key = _x509.make_key("ECDSA-P256"), _x509.make_key("ECDSA-P256")
     issuer = _x509.subject_name("etcd-ca")
     period = (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
-    # By the identifiers OpenSSL tells the CAs apart before it looks at signatures. Go sends the same alert for both.
+    # OpenSSL tells the CAs apart by these identifiers, before it checks signatures. Go sends the same alert in both cases.
     key_id = _x509.key_identifier(ca_key.public_key(), True)
     of_ca = _x509.extensions(True, (), [], key_id=key_id)
     ca = _x509.make_certificate(issuer, issuer, ca_key.public_key(), ca_key, period, of_ca)

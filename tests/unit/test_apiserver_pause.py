@@ -1,4 +1,4 @@
-"""kube-apiserver rests while etcd is restored."""
+"""kube-apiserver is stopped while etcd is restored."""
 
 from __future__ import annotations
 
@@ -72,5 +72,5 @@ def test_one_that_does_not_come_up_is_an_error(places: _seen.Places, monkeypatch
     monkeypatch.setattr(_seen, "look", lambda _places: type("Seen", (), {"pending": "", "unready": "says no"})())
     with pytest.raises(EtcdError, match="is not ready after 0 s: says no"):
         _pause.resume(places, 0.0, False)
-    # Somebody has put a manifest there meanwhile: it counts.
+    # A manifest that a user has installed meanwhile is kept.
     assert _pause.resume(places, 0.0, False) == []

@@ -37,7 +37,7 @@ def oci(**annotations: str) -> dict[str, Any]:
         ),
         ({"index": oci(**{"io.containerd.image.name": IMAGE})}, [IMAGE]),
         ({"index": oci(**{"org.opencontainers.image.ref.name": IMAGE})}, [IMAGE]),
-        # A tag alone does not tell the image, and neither does nothing.
+        # A tag alone does not identify the image, nor does an empty name.
         ({"index": oci(**{"org.opencontainers.image.ref.name": "3.6.14-0"})}, []),
         ({"index": {"manifests": [{"digest": "sha256:0"}]}, "manifest": [{"RepoTags": None}]}, []),
         ({"other": {}}, []),
@@ -69,6 +69,6 @@ def test_problems_of_an_archive(tmp_path: Path) -> None:
     assert "is not an image archive" in _archive.archive_problems(str(text), [IMAGE])[0]
     strange = write(tmp_path / "strange.tar", manifest={"a": 1})
     assert "is not an image archive" in _archive.archive_problems(strange, [IMAGE])[0]
-    # Nobody lacks it, or what is in it cannot be told: the import is tried.
+    # No host lacks the image, or the archive cannot be read: then the import is tried.
     for path, wanted in (("", [IMAGE]), (other, []), (str(text), []), (unnamed, [IMAGE]), (str(compressed), [IMAGE])):
         assert _archive.archive_problems(path, wanted) == [], path

@@ -71,7 +71,9 @@ def test_three_good_hosts() -> None:
         ("a", {"etcd_address": "FD00:0::6", "etcd_member_name": "b"}, None, "b", "fd00::6"),
     ],
 )
-def test_member(host: str, variables: dict[str, Any], observed: str | None, name: str, address: str) -> None:
+def test_values_of_a_member(
+    host: str, variables: dict[str, Any], observed: str | None, name: str, address: str
+) -> None:
     member = _cluster.member_of(host, variables, observed)
     assert (member.name, member.address) == (name, address)
 
@@ -131,15 +133,15 @@ def test_size(count: int, words: str | None) -> None:
         ({"infra1": {"etcd_ca_host": "infra0", "etcd_peer_port": "2380"}}, None),
     ],
 )
-def test_what_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
+def test_variables_that_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
     options = {**OPTIONS, "etcd_peer_port": {"type": "int", "default": 2380}}
     hosts = three(**changes)
     problems = merged(_cluster.resolve("infra0", list(hosts), hosts, {}, options).problems)
     assert (not problems) if words is None else words in problems[0], problems
 
 
-def test_what_the_play_says() -> None:
-    """Vars of a play are not in the inventory, where the members look for each other's."""
+def test_variables_of_the_play() -> None:
+    """Members read each other's variables from the inventory, which does not have the vars of a play."""
     options = {**OPTIONS, "etcd_ca_host": {"type": "str", "default": ""}}
     hosts = three(infra0={"etcd_server_cert_sans": ["a.example.com"]})
     play = {"etcd_member_name": "infra0", "etcd_ca_host": "", "etcd_server_cert_sans": ["a.example.com"]}
@@ -213,8 +215,8 @@ TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_member", *PASSPHRASES}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
-    """By the function that the play calls: a problem that names the variable, no traceback, and the value reaches no module."""
+def test_every_value_is_checked_before_a_host_gets_it(name: str) -> None:
+    """An invalid value gives a problem that names the variable, no traceback, and does not reach a module."""
     for value in GARBAGE:
         hosts = three(infra0={name: value})
         seen = as_the_play_does("infra0", hosts, VARIABLES)
@@ -222,7 +224,7 @@ def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
         assert all(len(text) < 600 and text.isprintable() for text in seen["problems"]), (name, value)
         if name in seen["invalid"]:
             assert told, (name, value)
-        # From another host it is seen as well, without a traceback.
+        # Seen from another host, it gives no traceback either.
         as_the_play_does("infra1", hosts, VARIABLES)
 
 
@@ -239,7 +241,7 @@ WRONG: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", VARIABLES)
 def test_garbage_is_refused_for_every_variable(name: str) -> None:
     option = VARIABLES[name]
-    # Control characters in a passphrase are nobody's business, and a cluster may have any number of revisions.
+    # A passphrase may have control characters, and any number of revisions is valid.
     right = "a\nb" if name in PASSPHRASES else 70000000 if name == "etcd_compact_keep_revisions" else ...
     wrong = [value for value in WRONG[option["type"]] if value != right]
     if option["type"] == "str" and name not in TEXTS:
@@ -266,7 +268,7 @@ def test_the_table_of_variables_and_the_specs_have_the_same_names() -> None:
     assert {variable.scope for variable in _variables.VARIABLES.values()} == set(_variables.SCOPES)
 
 
-def test_what_members_share_is_no_matter_of_one_host() -> None:
+def test_shared_values_are_not_variables_of_one_host() -> None:
     for name, variable in _variables.VARIABLES.items():
         if variable.agreed or variable.overrules_clients:
             assert variable.scope == _variables.CLUSTER, name
@@ -303,7 +305,7 @@ def test_names_of_clusters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "", "a b", "-a", "a-", "x" * 64, "a\n", "ü", "{{ x }}"])
 def test_what_no_cluster_may_be_called(name: str) -> None:
-    """It becomes a path under etcd_signing_dir on the controller."""
+    """The name becomes a path under etcd_signing_dir on the controller."""
     problems = merged(resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems)
     assert [text for text in problems if "directories on the controller are named after the cluster" in text], problems
 
@@ -326,7 +328,7 @@ def test_data_directories(path: str) -> None:
     ],
 )  # fmt: skip
 def test_what_no_data_directory_may_be(path: str, words: str) -> None:
-    """It is made readable for root only, and has to outlast a reboot."""
+    """The directory becomes readable for root only, and must survive a reboot."""
     problems = merged(resolve_all(three(infra0={"etcd_data_dir": path})).problems)
     assert len(problems) == 1 and words in problems[0] and "etcd_data_dir" in problems[0], problems
 

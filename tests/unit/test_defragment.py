@@ -1,4 +1,4 @@
-"""The plan of a run that defragments, by the function that the play calls, and the host's part of it that needs no etcd."""
+"""The plan of a defragmentation, by the function that the play calls, and its work on a host that needs no etcd."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(
         ((SMALL, SMALL, SMALL), {}, []),
         ((HOLLOW, HOLLOW, HOLLOW), {}, ["infra1", "infra2", "infra0"]),
         ((HOLLOW, HOLLOW, HOLLOW), {"leader": 1}, ["infra0", "infra2", "infra1"]),
-        # What a killed run has left.
+        # The leftovers of a killed run.
         ((HOLLOW, DONE, HOLLOW), {"leader": 2}, ["infra0", "infra2"]),
         ((HOLLOW, HOLLOW, SMALL), {"defragment_threshold": 46}, []),
         ((HOLLOW, DONE, SMALL), {"defragment_threshold": 45}, ["infra0"]),
@@ -75,7 +75,9 @@ def run(
         ((SMALL,), {}, []),
     ],
 )
-def test_who_is_defragmented(databases: tuple[Database, ...], found: dict[str, Any], order: list[str]) -> None:
+def test_members_that_are_defragmented(
+    databases: tuple[Database, ...], found: dict[str, Any], order: list[str]
+) -> None:
     plan = run(*databases, **found)
     assert plan["problems"] == [] and plan["defragment"] == order and plan["disarm"] == []
     assert plan["settled"] == (not order) and plan["action"] == ("defragment" if order else "nothing")
@@ -116,7 +118,7 @@ def test_the_plan_for_people() -> None:
     ],
 )
 def test_a_full_database(databases: tuple[Database, ...], order: list[str], revision: int) -> None:
-    """Whatever frees anything, and the alarm at last: on one host, after the turns."""
+    """All members whose defragmentation frees space. One host disarms the alarm after the turns."""
     plan = run(*databases, alarms=[NOSPACE])
     assert plan["problems"] == [] and plan["defragment"] == order and plan["disarm"] == ["infra0"]
     assert plan["limits"] == {"threshold": 0, "compact_revision": revision, "quota": 2048 * MIB}

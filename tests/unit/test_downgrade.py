@@ -1,4 +1,4 @@
-"""Going back one minor version of etcd by its downgrade API: what a run decides, and the host's part of it."""
+"""Downgrades by one minor version of etcd: the decision of a run, and its work on a host."""
 
 from __future__ import annotations
 
@@ -175,14 +175,14 @@ def test_no_host_joins_while_a_downgrade_is_under_way(wished: str, wanted: str, 
 
 
 def test_a_downgrade_is_cancelled_beside_a_member_that_is_lost() -> None:
-    """As the refusal of a host that would join says: without its host. Then the member can be replaced."""
+    """In a run without its host, as the message says. Then the member can be replaced."""
     found = cluster(NEW, NEW, OLD, NEW, enabled="3.6.0")
     del found["infra2"]
     assert decided(found, "cancel") == ("goes on", ["infra0"], ["infra1"])
 
 
 def test_members_of_two_versions_are_no_beginning() -> None:
-    """Members of 3.6 and 3.7 in a cluster of 3.7 cannot be; whatever shows so is not touched."""
+    """3.6 and 3.7 in a cluster of version 3.7 is impossible. The run changes nothing."""
     found = cluster(OLD, NEW, OLD, NEW, agreed="3.7.0")
     assert decided(found, "3.6")[0] == "refused"
 

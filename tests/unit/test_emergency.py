@@ -1,4 +1,4 @@
-"""A new CA at once: what it costs is said, what is left is read from the hosts, and a run that is killed is finished."""
+"""A new CA at once: the message names the price, the phase is read from the hosts, and a killed run is finished."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def emergency(
         (at(FORMER, CUT, CUT, CUT, record="new"), ["cut"], "start:012"),
         (at(FORMER, DONE, CUT, ("new", None, "new"), record="new"), ["cut"], "start:12"),
         (at(FORMER, DONE, DONE, DONE, record="new"), [], ""),
-        # In the middle of a rotation, whoever trusts both trusts too much.
+        # In the middle of a rotation, members that trust both CAs still trust the stolen one.
         (at(NEXT, *[("old new", "old new", "old")] * 3), ["cut"], "exchange_ca:0 certificates:012 start:012 record:012"),
         (at(FORMER, *[("new old", "old new", "old")] * 3), ["cut"], "certificates:012 start:012 record:012"),
         (at(FORMER, *[("new", "old new", "new")] * 3, record="new"), ["cut"], "start:012"),
@@ -85,7 +85,7 @@ def test_what_is_left(found: dict[str, Any], phases: list[str], expected: str) -
 def test_the_price_and_the_name() -> None:
     planes = {"control0": plane("old", "old"), "control1": None}
     for wrong in ("true", "other"):
-        # Leave to interrupt is no name.
+        # etcd_allow_interruption does not name the cluster.
         found = at({}, OLD, OLD, OLD)
         [problem] = emergency(found, phase="", planes=planes, ca_compromised=wrong, allow_interruption=True)["problems"]
         assert f"etcd_ca_compromised is '{wrong}', and this is cluster 'etcd'" in problem
@@ -187,7 +187,7 @@ def test_what_is_trusted_is_not_by_hand() -> None:
     ],
 )  # fmt: skip
 def test_no_other_run_goes_on_meanwhile(found: dict[str, Any], is_cut: bool) -> None:
-    """A renewal would be by a CA that members do not trust yet."""
+    """Other runs would issue certificates by a CA that members do not trust yet."""
     assert _rotation.rotation_of(CLUSTER, found).is_cut == is_cut
     codes = [problem.code for problem in _authority.ca_problems(copy.deepcopy(CLUSTER), found)]
     assert ("emergency-begun" in codes) == is_cut
@@ -196,7 +196,7 @@ def test_no_other_run_goes_on_meanwhile(found: dict[str, Any], is_cut: bool) -> 
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whoever_is_killed_wherever(seed: int) -> None:
+def test_an_emergency_ends_in_spite_of_kills(seed: int) -> None:
     """Killed at random, members restarting at random, it ends with the new CA alone, and no member ever loads both."""
     random = Random(seed)
     hosts = {host: list(OLD) for host in HOSTS}

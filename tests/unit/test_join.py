@@ -1,4 +1,4 @@
-"""The turn of a member that joins, phase by phase, and how it is taken back: on a host that is a directory."""
+"""The turn of a member that joins, phase by phase, and its undo. The host is a directory."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ JOIN = ["pull", "lock", "check lock", "add", "check lock", "announce new", "inst
 
 
 def test_the_order_of_a_join(host: Joining) -> None:
-    """The learner is added last of all that can fail before it, and promoted under the lock."""
+    """The learner is added after all steps that may fail without it, and promoted under the lock."""
     result = host.run()
     assert [act for act in host.acts if act not in ("write 1", "restart kubelet")] == [
         *JOIN,
@@ -121,7 +121,7 @@ def test_the_order_of_a_join(host: Joining) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "given"), [("5m", "30m"), ("2h", "2h")])
-def test_a_learner_has_half_an_hour_whatever_etcd_has(host: Joining, wanted: str, given: str) -> None:
+def test_a_learner_always_has_half_an_hour(host: Joining, wanted: str, given: str) -> None:
     host.spec = replace(host.spec, config=replace(host.spec.config, startup_timeout=wanted))
     host.run()
     assert f'controlPlaneComponentHealthCheck: "{given}"' in host.written.read_text()
@@ -169,7 +169,7 @@ def test_a_join_that_another_run_has_finished(host: Joining) -> None:
         (Member(3, "infra3", ["peer3"], ["c"], True), "infra3 is a learner"),
     ],
 )
-def test_nobody_joins_while_another_member_is_unwell(host: Joining, other: Member | None, words: str) -> None:
+def test_no_host_joins_while_another_member_is_not_healthy(host: Joining, other: Member | None, words: str) -> None:
     if other:
         host.members.append(other)
     else:
@@ -190,7 +190,7 @@ def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
 
 
 def test_a_join_that_never_starts_is_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although nobody knows why."""
+    """Even without a known cause."""
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
     host.causes = [Cause("pull", "kubelet", "pulls", final=False)]

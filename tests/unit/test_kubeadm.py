@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""kubeadmcfg.yaml: what is refused, what is written, when it is written again."""
+"""kubeadmcfg.yaml: invalid values, its content, and the reasons to write it again."""
 
 from __future__ import annotations
 
@@ -416,7 +416,7 @@ def test_when_the_configuration_is_written() -> None:
     quota = _kubeadm.render_config(spec(initial_cluster_state="existing", extra_args={"quota-backend-bytes": 1}))
     assert texts(_kubeadm.config_reasons(None, new, True)) == ["kubeadmcfg.yaml: missing"]
     assert _kubeadm.config_reasons(new, new, False) == []
-    # What etcd reads at its foundation only is no reason once it has data, and one as long as it has none.
+    # A flag that etcd reads only when it is founded is a reason only before it has data.
     for before, after in ((new, existing), (existing, new)):
         assert _kubeadm.config_reasons(before, after, True) == []
         assert _kubeadm.config_reasons(before, after, False) != []
@@ -429,8 +429,8 @@ def test_when_the_configuration_is_written() -> None:
     assert many[0].endswith("lines differ")
 
 
-def test_who_stands_in_initial_cluster() -> None:
-    """All members while one is founded or joins; itself only once it has run, so that etcd refuses to start without its data."""
+def test_members_in_initial_cluster() -> None:
+    """All members when it is founded or joins. After that only itself, so that etcd refuses to start without its data."""
 
     def flags(**changes: Any) -> dict[str, str]:
         return {
@@ -550,7 +550,7 @@ def test_a_newer_kubeadm_is_used_as_the_newest_known_one_if_asked() -> None:
 
 
 @pytest.mark.parametrize("name", ["initial-cluster-token", "initial-cluster-state"])
-def test_what_makes_the_ids_of_a_cluster_is_not_set_by_hand(name: str) -> None:
+def test_flags_that_determine_the_cluster_id_cannot_be_set(name: str) -> None:
     """Members with different tokens never form a quorum."""
     variable = "ETCD_" + name.upper().replace("-", "_")
     assert "must not be set" in problems(extra_args={name: "x"})[0]
@@ -568,7 +568,7 @@ GIB = 1 << 30
         ("", GIB, 24, ""),
         ("", GIB + 1, 24, "6m"),
         ("", 2 * GIB, 24, "6m"),
-        # In steps that double, so that a database that grows changes it seldom.
+        # The steps double, so that a growing database rarely changes the value.
         ("", 5 * GIB, 24, "12m"),
         ("", 8 * GIB, 24, "12m"),
         ("", 9 * GIB, 24, "20m"),
@@ -600,7 +600,7 @@ def test_the_startup_timeout_is_kubeadm_s() -> None:
 
 
 def test_values_of_variables_are_not_shown() -> None:
-    """They may be secrets. That they have changed is."""
+    """They may be secrets. Only the change is shown."""
     before = _kubeadm.render_config(spec(extra_envs={"TOKEN": "old-secret", "SAME": "kept-secret"}))
     after = _kubeadm.render_config(
         spec(extra_envs={"TOKEN": "new-secret", "SAME": "kept-secret", "MORE": "more-secret"})

@@ -1,4 +1,4 @@
-"""The parts of the lab that can be tried without starting anything."""
+"""The parts of the lab that need no host."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_state_directory(monkeypatch: pytest.MonkeyPatch, environment: dict[str,
         ([], None, "10.89.36.0/24"),
         (["10.89.36.0/24"], None, "10.89.37.0/24"),
         (["10.89.36.128/25", "10.89.38.0/24"], None, "10.89.37.0/24"),
-        # A route of the machine that swallows the first ones, single addresses, and another family.
+        # A route of the machine that covers the first subnets, single addresses, and the other address family.
         (["10.89.36.0/23", "10.89.38.7", "fd00::/8"], None, "10.89.39.0/24"),
         (["10.88.0.0/16"], "10.90.0.0/24", "10.90.0.0/24"),
         (["10.0.0.0/8"], "fd00:36::/64", "fd00:36::/64"),
@@ -307,7 +307,7 @@ def test_go_versions_are_read(text: str, version: tuple[int, int, int] | None) -
 
 
 def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
-    """dpkg reads them, and the index that apt reads is of these files. The kubelet's restarts it if that is asked for."""
+    """dpkg can read the packages, and the index describes them. With restarts, the kubelet's package restarts it."""
     built = {name: tmp_path / name for name in ("kubeadm", "kubelet")}
     for path in built.values():
         path.write_text("#!/bin/sh\n")
@@ -322,7 +322,7 @@ def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
     assert entry.startswith("Package: kubelet\nVersion: 1.37.2-1.1\n") and [*tmp_path.glob(".*")] == []
 
 
-def test_kubernetes_programs_are_told_their_version() -> None:
+def test_kubernetes_programs_are_built_with_their_version() -> None:
     flags = programs.linker_flags(programs.KUBERNETES, Version(1, 36, 3))
     assert "version.gitVersion=v1.36.3 " in flags
     assert "version.gitMinor=36 " in flags
@@ -399,7 +399,7 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ],
 )
 def test_a_host_that_was_killed_with_podman(tmp_path: Path, told: str, command: bytes | None, state: str) -> None:
-    """podman goes on calling it running: its process tells."""
+    """podman still reports it as running, but its process is gone."""
     if command is not None:
         (tmp_path / "17").mkdir()
         (tmp_path / "17" / "cmdline").write_bytes(command)

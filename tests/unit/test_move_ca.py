@@ -126,7 +126,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
         (seen(ALL_UP[0], None, ALL_UP[2]), {}, "the CA host infra1 is not part of this run"),
         (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f"}}, "are signed elsewhere"),
         (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f", "key": True}}, "etcd_ca_key names a copy. Run site"),
-        # Keys and certificates that contradict each other.
+        # Keys and certificates that do not match.
         (seen(infra2=OTHER), {}, "infra0, infra2 have different keys"),
         (seen(infra2=OTHER), {}, "Of these, infra2 have the key of another CA"),
         (seen(infra0={"ca_cert_key": "x"}), {}, "infra0: /etc/kubernetes/pki/etcd/ca.key is not the key of the ca.crt"),

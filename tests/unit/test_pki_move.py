@@ -1,4 +1,4 @@
-"""The CA's key on its way between hosts and into a safe, on real files."""
+"""Moving the CA's key to another host, and a copy of it for a safe, with real files."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_key_that_the_ca_host_does_not_have_stays(hosts: tuple[_pki.PkiSpec, _
 
 
 def test_two_runs_in_opposite_directions(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_path: Path) -> None:
-    """Both have seen the key on both hosts, and each proves one of them before either removes the other one."""
+    """Both have seen the key on both hosts. Each verifies one copy before the other run removes the other copy."""
     old, new = hosts
     public = received(old, new)["ca_public_key"]
     _move.step_receive(old, "", None, False)
@@ -204,7 +204,7 @@ def test_a_copy_opens_with_openssl(tmp_path: Path, algorithm: str) -> None:
     plain = ["openssl", "pkey", "-in", host.path("etcd/ca.key"), "-pubout"]
     assert opened == subprocess.run(plain, check=True, capture_output=True).stdout
     assert subprocess.run([*command, "pass:wrong"], check=False, capture_output=True).returncode != 0
-    # Encrypted anew it would be another text each time: what is there is checked instead.
+    # Encryption gives a different text each time, so an existing copy is verified instead.
     assert exported(host, PASSPHRASE, copy.read_text()) == copy.read_text()
 
 

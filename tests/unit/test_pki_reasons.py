@@ -1,4 +1,4 @@
-"""Why a certificate is not kept: every reason alone, and every pair of reasons. tests/mutations tests these tests."""
+"""Why a certificate is not kept: every reason alone, and every pair of reasons."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "key-unreadable": ({"key": "garbage"}, {}, "key: not a usable private key", True),
     "key-algorithm": ({"curve": "P384"}, {}, "the key is ECDSA-P384, not ECDSA-P256", True),
     "key-mismatch": ({"other_key": True}, {}, "its key belongs to another certificate", True),
-    # The name of the right CA, and the signature of a wrong one: who looks at names only is deceived.
+    # The name of the right CA with the signature of a wrong one: a comparison of names would accept it.
     "other-ca": ({"signer": "theirs"}, {}, "signed by another CA (etcd-ca)", False),
     "subject": ({"subject": "infra1"}, {}, "the subject is infra1, not infra0", True),
     "sans": ({"sans": SANS[1:]}, {}, "its names and addresses lack etcd.example.com", False),
@@ -239,7 +239,7 @@ def test_a_reason_as_text(codes: list[str], verb: str) -> None:
 
 
 def test_certificate_of_a_weak_signature() -> None:
-    """SHA-1 cannot be made by every library any more: a certificate that says so is enough."""
+    """Not every library can sign with SHA-1, so the certificate only claims that signature."""
 
     class Unknown:
         @property

@@ -1,4 +1,4 @@
-"""What preflight says of hosts."""
+"""Problems and warnings of preflight."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NODE = {"leftovers": ["/etc/kubernetes/admin.conf", "/etc/kubernetes/pki/sa.key"
 OURS = {"kubelet_override": True, "etcd_manifest": True}
 
 
-# Each problem of a host: what it says, and what it stops. Certificates are renewed unless they themselves would be wrong.
+# Each problem of a host: its words, and what it stops. Certificates are renewed unless they would be wrong.
 HOST_PROBLEMS: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"systemd": False}, "systemd does not run", PROCESSES),
     ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist", PROCESSES),
@@ -141,7 +141,7 @@ def test_files_of_a_node_on_a_member_are_a_warning_only(state: dict[str, Any]) -
 
 @pytest.mark.parametrize(("change", "_words", "_stops"), HOST_PROBLEMS, ids=str)
 @pytest.mark.parametrize("state", [{}, OURS, data(has_data=True)])
-def test_nobody_is_told_to_reset_a_host(
+def test_no_message_advises_to_reset_a_host(
     change: dict[str, Any], _words: str, _stops: tuple[str, ...], state: dict[str, Any]
 ) -> None:
     """`kubeadm reset` empties the data directory and removes the PKI; a volume that is not mounted looks like a fresh host."""
@@ -232,7 +232,7 @@ def test_cluster_problems_and_what_they_stop(change: dict[str, Any], words: str,
 
 @pytest.mark.parametrize("offset", [500.0, -500.0])
 def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: float) -> None:
-    """With --limit the others' clocks are unknown; a CA host that is a year ahead would sign what they do not accept."""
+    """With --limit the other clocks are unknown. A CA host that is a year ahead would sign certificates that are not valid yet."""
     facts = {"infra1": {**GOOD, "addresses": ["10.0.0.7"], "peers": {}, "clock_offset": offset}}
     problems = _preflight.cluster_problems(CLUSTER, facts)
     assert len(problems) == 1 and "the controller" in problems[0].text and "500 s apart" in problems[0].text
@@ -245,14 +245,14 @@ def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: floa
     ("facts", "words", "stops"),
     [
         (listener(["etcd", "--name=infra0"], "2380", full=True), "hangs", ("found",)),
-        # It accepts: then something on the way drops packets.
+        # The port accepts connections, so a firewall drops packets.
         (listener(["etcd", "--name=infra0"], "2380"), "on TCP port 2380", (FOUND, RESTART)),
         (listener(["etcd", "--name=infra0"], "2379", full=True), "on TCP port 2380", (FOUND, RESTART)),
         ({}, "on TCP port 2380", (FOUND, RESTART)),
     ],
 )
 def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
-    """And it may be restarted, which is what repairs it."""
+    """It may be restarted, which repairs it."""
     silent = {**GOOD, "addresses": ["10.0.0.7"], "peers": {"10.0.0.6 2380": "silent"}}
     problems = _preflight.cluster_problems(
         CLUSTER, {"infra0": {**GOOD, "addresses": ["10.0.0.6"], **facts}, "infra1": silent}

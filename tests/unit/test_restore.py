@@ -1,4 +1,4 @@
-"""The plans of backup.yml and restore.yml, as etcd_plan makes them, and what is read off data and files."""
+"""The plans of backup.yml and restore.yml, and reading data directories and snapshot files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
         item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
         item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
         item["config"].update(peer_port=2380)
-        # They are not asked at the same moment.
+        # Hosts are not observed at the same moment.
         item["facts"]["asked_at"] = NOW * 10.0 - (7.0 if host == "infra0" else 0.0)
         item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
         item["reasons"]["backup"] = []
@@ -189,7 +189,7 @@ def test_a_killed_restore_goes_on() -> None:
 
 
 def test_a_restore_that_has_ended_is_not_continued() -> None:
-    """Its members may have written since: hosts that were lost must not get the data of the snapshot beside them, and elect each other."""
+    """Its members may have written since. Lost hosts must not get the older data of the snapshot, and form a quorum with it."""
     again = three("prepare", "stop", "replace_data")
     for ids, states in (
         ([NEW, "c1", "c1"], (RESTORED, DOWN, DOWN)),
@@ -209,7 +209,7 @@ def test_a_restore_that_has_ended_is_not_continued() -> None:
 
 
 def test_no_revision_is_used_twice() -> None:
-    """Also if the same snapshot is restored once more, or an older one, when a million of keys was written since."""
+    """Not even if the same or an older snapshot is restored after a million writes."""
     later = new_token(SNAPSHOT.identity, NOW + 1)
     first = 51234 + bump_of(TOKEN, 51234)
     assert first == NOW * SECONDS * 1_000_000 and bump_of(TOKEN, 51234) > BUMP
@@ -217,7 +217,7 @@ def test_no_revision_is_used_twice() -> None:
         assert revision + bump_of(later, revision) == first + 10_000_000
     # Of a snapshot that was taken after the first restore.
     assert bump_of(later, first + 1_000_000) == BUMP
-    # Far from what etcd can count, and as exact in JavaScript and Prometheus.
+    # Far below the limit of etcd, and exact in JavaScript and Prometheus.
     assert first * 4 < 1 << 53
 
 
@@ -278,7 +278,7 @@ def test_problems_of_a_host_that_matter(code: str, counts: bool) -> None:
 
 
 def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> None:
-    """The run that follows would refuse to start them, and the cluster would stay down."""
+    """Otherwise the run would refuse to start the restored members, and the cluster would stay down."""
     found = seen(DOWN, DOWN, DOWN, ids="ccc")
     found["infra1"]["problems"] = [{"text": "the disk is full.", "stops": ["start"], "code": "disk"}]
     made = plan(found, "restore", snapshot=SNAPSHOT)

@@ -462,7 +462,7 @@ for chain in "INPUT" "OUTPUT ! -o lo" "FORWARD"; do {iptables} -D $chain -j LAB_
 
 
 def _remove(containers: list[str]) -> None:
-    """Remove containers with their volumes, whatever they do now."""
+    """Remove containers with their volumes, in any state."""
     command = ["podman", "rm", "-f", "-v", "-t", "0", *containers]
     # The first attempt fails for a container that was killed together with its monitor, the second one succeeds.
     if attempt(command)[0] != 0:

@@ -73,7 +73,7 @@ def etcd_tags(expected: str, version: Version) -> list[str]:
 
 
 def content_hash(parts: Iterable[tuple[str, bytes]]) -> str:
-    """A short hash of named contents, whatever their order."""
+    """A short hash of named contents, in any order."""
     digest = hashlib.sha256()
     for name, content in sorted(parts):
         digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)

@@ -36,7 +36,7 @@ LAB = ROOT / "lab" / "lab"
 VERSIONS = ("3.5.35", "3.6.14", "3.7.3")
 NEWNET = 0x40000000
 MOST_MEMBERS = 5
-# The page's names, and a network that is seen by nobody else.
+# The names of the page, and a network that only the tests see.
 NAMES = [f"infra{number}" for number in range(MOST_MEMBERS)]
 ADDRESSES = {name: f"10.77.0.{number + 1}" for number, name in enumerate(NAMES)}
 # How long a member may take for what takes it a second or two on a quiet machine.
@@ -283,7 +283,7 @@ class Member:
         self.data.mkdir(mode=0o700)
 
     def find(self) -> None:
-        """Its volume is mounted again, over whatever has been written meanwhile."""
+        """Its volume is mounted again, over files that were written meanwhile."""
         shutil.rmtree(self.data)
         self.data.with_name("volume").rename(self.data)
 

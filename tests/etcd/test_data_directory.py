@@ -139,7 +139,7 @@ def test_a_member_that_took_snapshots_is_not_restored(make_cluster: Make) -> Non
 
 @pytest.mark.parametrize("keep", [0, 7, 200], ids=["nothing", "half a frame", "its head"])
 def test_a_log_that_was_cut_off(make_cluster: Make, keep: int) -> None:
-    """Data, whatever can still be read of it."""
+    """It counts as data, however little can be read."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()
     ids = identity(cluster[0])

@@ -272,7 +272,7 @@ def test_a_minority_that_is_cut_off(make_cluster: Make) -> None:
     cluster.wait()
 
 
-def test_a_holder_that_reaches_nobody(make_cluster: Make) -> None:
+def test_a_holder_that_reaches_no_member(make_cluster: Make) -> None:
     """Its check fails before another run, on the other side, has the lock."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()

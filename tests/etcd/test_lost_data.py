@@ -1,4 +1,4 @@
-"""A member whose volume is not mounted: with itself alone in initial-cluster etcd does not start, whatever the others do."""
+"""A member whose volume is not mounted: with only itself in initial-cluster, etcd does not start, even if the others run."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_only_member_without_its_data(make_cluster: Make, version: str) -> N
     cluster[0].lose()
     cluster.start_as_published()
     assert REFUSED in cluster[0].last_words()
-    # It leaves a database, without anything in it, which is nobody's data.
+    # The failed start leaves an empty database, which does not count as data.
     assert read_wal(str(cluster[0].data)) is None
     cluster[0].find()
     cluster.start_as_published()

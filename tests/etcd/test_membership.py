@@ -305,7 +305,7 @@ def readyz(member: Member, query: str) -> str:
     return subprocess.run([*enter, *curl], capture_output=True, text=True, timeout=20, check=False).stdout
 
 
-def test_a_full_database_keeps_nobody_from_joining(make_cluster: Make) -> None:
+def test_members_join_in_spite_of_a_full_database(make_cluster: Make) -> None:
     """A member that is replaced has left already. The cluster lock is refused then."""
     cluster, joiners = small(make_cluster, "3.6.14", 1, 2)
     with cluster[0].client() as client:
@@ -319,7 +319,7 @@ def test_a_full_database_keeps_nobody_from_joining(make_cluster: Make) -> None:
 
 
 def test_a_member_with_an_alarm_takes_it_along(make_cluster: Make) -> None:
-    """CORRUPT of one member stops the whole cluster. When the member has left, the cluster goes on."""
+    """CORRUPT of one member stops the whole cluster. When the member has left, the cluster works again."""
     cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)
     spec = leave_spec(cluster, cluster[2])
     alarm = {"action": "ACTIVATE", "memberID": str(int(spec.member_id, 16)), "alarm": "CORRUPT"}

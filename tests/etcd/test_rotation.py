@@ -296,7 +296,7 @@ def test_an_emergency_loses_nothing_and_no_member_ever_trusts_both(make_cluster:
     over.set()
     thread.join()
     assert left(cluster).phases == [] and seen(cluster) == Rotation(recent=True)
-    # Whoever has a certificate of the former CA is refused by every member, whatever CA they trust.
+    # Clients with a certificate of the former CA are refused by every member.
     Path(of_old[0]).write_text(new)
     assert {ask(member, of_old) for member in cluster.members} == {"tls-client-refused"}
     assert all(cluster.values(f"w{number}") == ["x"] * 3 for number in (1, numbers[0])) and numbers[0] > 3

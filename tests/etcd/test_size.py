@@ -172,7 +172,7 @@ def test_fragmented_databases(cluster: Cluster) -> None:
 
 @other_versions_long
 def test_fragmented_databases_by_timers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timers of three hosts at the same moment: one member at a time all the same, and the leader last."""
+    """The timers of three hosts at the same moment: still one member at a time, and the leader last."""
     monkeypatch.setattr(_timers, "LOOKS", 0.5)
     fragment(cluster)
     before = databases(cluster)

@@ -55,7 +55,7 @@ def with_programs(tmp_path: Path, version: str) -> None:
 
 
 def spec_for(cluster: Cluster, member: Member, **how: Any) -> _backup.BackupSpec:
-    """What the host of a member would be told."""
+    """The options that the host of a member would get."""
     members = [(item.name, ADDRESSES[item.name]) for item in cluster.members]
     wanted = {"dir": str(cluster.directory / f"backups-{member.name}"), **how}
     return _backup.BackupSpec("etcd", member.name, members, pki_dir=str(member.pki), **wanted)
@@ -376,7 +376,7 @@ def measured(tmp_path: Path, action: str, spec: Any, path: str = "") -> tuple[fl
 @pytest.mark.long
 @pytest.mark.usefixtures("programs")
 def test_two_gibibytes(make_cluster: Make, tmp_path: Path) -> None:
-    """Backup, drill and restore, against `etcdctl snapshot save` in the same run, alternately; memory stays flat, whatever the size."""
+    """Backup, drill and restore, against `etcdctl snapshot save` in the same run, alternately; memory does not grow with the size."""
     gibibytes = float(os.environ.get("KUBEADM_ETCD_GIB", "2"))
     cluster = make_cluster(1, "3.6.14")
     cluster.found(**{"quota-backend-bytes": str(8 << 30), "unsafe-no-fsync": "true"})

@@ -139,7 +139,7 @@ def test_two_remedies_for_certificates_that_no_member_trusts(cluster: Lab, tmp_p
     assert "no running member of cluster 'etcd' trusts the ca.crt of infra0" in flat(run.output), run.output[-3000:]
     begin = time.monotonic()
     run = cluster.site("-e", "etcd_allow_interruption=true", playbook=ROTATE)
-    print(f"on to the CA that lies there: {time.monotonic() - begin:.0f} s")
+    print(f"on to the new CA: {time.monotonic() - begin:.0f} s")
     assert healthy(cluster) and "come back with etcd-ca alone" in flat(run.output)
     cluster.site()
     assert cluster.site().changed() == {} and healthy(cluster)

@@ -26,7 +26,7 @@ def checkout(path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_a_rerun_restarts_nobody_and_writes_the_record(lab: Lab, tmp_path: Path) -> None:
+def test_a_rerun_restarts_no_member_and_writes_the_record(lab: Lab, tmp_path: Path) -> None:
     """And the run after it changes nothing."""
     lab.fresh()
     lab.site(CWD=str(checkout(tmp_path)))

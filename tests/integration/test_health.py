@@ -383,7 +383,7 @@ def test_a_learner(cluster: Lab) -> None:
     }
     assert [finding["code"] for finding in result["findings"]] == ["even-members"]
     cluster.sh("infra2", "find /var/lib/etcd -mindepth 1 -delete")
-    # etcd adds nobody before all members have been connected for a while (--strict-reconfig-check).
+    # etcd refuses a new member until all members have been connected for a while (--strict-reconfig-check).
     until(
         lambda: (
             "added"

@@ -96,7 +96,7 @@ def test_the_kubelet_waits_for_the_data(cluster: Lab) -> None:
     run = cluster.play()
     assert run.code != 0 and run.changed() == {}, run.output[-6000:]
     cluster.sh("infra1", "mv /var/lib/etcd/away /var/lib/etcd/member")
-    # Nobody has to start it.
+    # It starts without help.
     eventually(lambda: healthy(cluster))
     after = cluster.containers()
     assert {host for host in cluster.hosts if containers[host] != after[host]} == {"infra1"}
@@ -166,7 +166,7 @@ def test_leftovers_on_a_host_are_reported(cluster: Lab) -> None:
         ),
     ],
 )
-def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, log: str) -> None:
+def test_a_change_that_fails_is_undone(cluster: Lab, config: str, log: str) -> None:
     """The first host gets its files back and its kubelet runs with them; the others are not touched."""
     cluster.site()
     # Errors of the kubelet that ran before are not those of this change.

@@ -99,7 +99,7 @@ def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
 
 
-def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
+def test_a_change_that_fails_is_undone(cluster: Lab) -> None:
     """The first member does not start: it gets its manifest back, etcd's message is shown, and the others are not changed."""
     cluster.site()
     before = cluster.containers()

@@ -61,7 +61,7 @@ class Client:
             return client.status().cluster_id
 
     def write(self, name: str, stop: threading.Event) -> None:
-        """Write without a pause, as a kube-apiserver would, until it is told to stop."""
+        """Write without a pause, like a kube-apiserver, until stopped."""
         number = 0
         while not stop.is_set():
             number += any(self.put(host, f"w/{name}/{number:06d}") for host in self.endpoints)

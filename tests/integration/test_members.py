@@ -75,7 +75,7 @@ def test_from_one_member_to_three(hosts: Lab, tmp_path: Path) -> None:
     assert hosts.sh("infra1", "ls /etc/kubernetes/pki/etcd") == hosts.sh("infra2", "ls /etc/kubernetes/pki/etcd")
 
 
-def test_a_join_whose_etcd_does_not_start_is_taken_back(hosts: Lab, tmp_path: Path) -> None:
+def test_a_join_whose_etcd_does_not_start_is_undone(hosts: Lab, tmp_path: Path) -> None:
     """The message quotes etcd. With the cause corrected, the next run joins the host."""
     wrong = only(hosts, tmp_path, *HOSTS, infra3=", etcd_extra_args: {quota-backend-bytes: 8G}")
     run = hosts.play(inventory=wrong)
@@ -209,7 +209,7 @@ def test_killed_in_the_middle_of_a_join(hosts: Lab, tmp_path: Path) -> None:
                 playbook="playbooks/replace_member.yml",
                 inventory=four,
             )
-            # The module sees that nobody waits for it any more.
+            # The module notices that its controller is gone.
             time.sleep(3)
             print(f"killed after {seconds} s, code {run.code}:\n{first.etcdctl('infra0', 'member', 'list')}")
             again = hosts.play("-e", "etcd_member=infra3", playbook="playbooks/replace_member.yml", inventory=four)

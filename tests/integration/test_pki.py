@@ -139,7 +139,7 @@ def whole(lab: Lab) -> None:
         }
 
 
-def test_renewal_that_nobody_notices(cluster: Lab) -> None:
+def test_a_renewal_interrupts_no_client(cluster: Lab) -> None:
     """All certificates are issued again under new connections to every member: not one fails, nothing restarts."""
     before, same, containers = serials(cluster), keys(cluster), cluster.containers()
     with meanwhile(cluster, ["infra0"], LOAD, *cluster.addresses().values()) as load:
@@ -248,7 +248,7 @@ def test_every_kind_of_damage_is_repaired(cluster: Lab) -> None:
             "mv {0}/ca.crt /root/kept.crt",
             ["ca.crt is missing, ca.key exists", "ca.crt can be copied from infra1, infra2"],
         ),
-        # Nothing is due that a key would be needed for: said, and the run goes on.
+        # No certificate is due, so the missing key is only a warning.
         ("cp {0}/server.key {0}/ca.key", ["is not the key of etcd/ca.crt", "failed=0"]),
         ("truncate -s 40 {0}/ca.crt", ["etcd/ca.crt is not a PEM certificate", "all have the same file"]),
         (

@@ -73,7 +73,7 @@ def test_a_healthy_cluster(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
 
-def test_a_member_down_and_a_cluster_that_nobody_reaches(cluster: Lab, tmp_path: Path) -> None:
+def test_a_member_that_is_down_and_a_cluster_that_cannot_be_reached(cluster: Lab, tmp_path: Path) -> None:
     """Both are in the exit code, the table, the page and the JSON. The other members are still reported."""
     more = tmp_path / "more.yml"
     gone = {"ansible_host": "127.0.0.1", "ansible_port": 1, "etcd_address": "192.0.2.1", "etcd_cluster_name": "gone"}

@@ -44,7 +44,7 @@ except (ssl.SSLError, ConnectionError):
 
 @pytest.fixture(scope="module")
 def found(lab: Lab) -> Iterator[Lab]:
-    """A new cluster, whose CA nobody has replaced yet."""
+    """A new cluster with its first CA."""
     lab.fresh()
     lab.site()
     yield lab

@@ -163,7 +163,7 @@ def test_no_private_key_in_any_output(lab: Lab, tmp_path: Path) -> None:
     assert not [secret for secret in secrets if secret in run.output]
 
 
-def test_new_name_in_the_certificates_restarts_nobody(cluster: Lab) -> None:
+def test_new_names_in_certificates_restart_no_member(cluster: Lab) -> None:
     """A SAN is added: server certificates are re-issued, nothing else changes, etcd serves the new one at once."""
     containers = cluster.containers()
     keys = {host: cluster.sh(host, f"sha256sum {PKI}/etcd/peer.* {PKI}/etcd/ca.crt") for host in cluster.hosts}

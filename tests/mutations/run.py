@@ -72,7 +72,7 @@ def module_name(path: str) -> str:
 
 
 def function_at(module: ModuleType, qualname: str) -> FunctionType:
-    """The function itself, whatever decorates it."""
+    """The function without its decorators."""
     found: Any = module
     for part in qualname.split("."):
         found = inspect.getattr_static(found, part)

@@ -141,7 +141,7 @@ def test_none_is_changed_while_one_cannot_be(changes: dict[str, Any], words: str
     ("changes", "turns", "problems"),
     [
         ({}, ["control1"], []),
-        # A manifest that somebody has edited stays.
+        # An edited manifest stays.
         ({"problem": "edited"}, ["control1"], []),
         # It may be not ready because of that.
         ({"unready": "down"}, ["control1"], []),

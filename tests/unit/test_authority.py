@@ -137,7 +137,7 @@ FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_
         ({"infra1": FOREIGN, "infra0": {"ca_key_id": None}}, []),
     ],
 )
-def test_ca_crt_that_somebody_replaced(changes: dict[str, Any], hosts: list[str]) -> None:
+def test_a_ca_crt_that_was_replaced_by_hand(changes: dict[str, Any], hosts: list[str]) -> None:
     observations = with_pki(**changes)
     assert _authority.broken_ca_hosts(CLUSTER, observations) == hosts
     refused = _authority.ca_problems(CLUSTER, observations)
@@ -269,7 +269,7 @@ DOWN = {"trusts": "unknown", "record": "f"}
         # What runs wins over the record.
         ([{"ca": "new", "record": "f"}] * 3, []),
         ([{"ca": "new", "record": "f"}, {"ca": "new", "record": "f", "trusts": "unknown"}, {"ca": "new"}], []),
-        # A member that was given a foreign ca.crt by mistake is repaired, whatever it trusts.
+        # A member with a foreign ca.crt is repaired, whichever CA it trusts.
         ([{}, {}, {"ca": "x", "trusts": "former", "foreign": ALL, "record": "f"}], []),
     ],
 )
@@ -325,7 +325,7 @@ def test_a_ca_put_in_front_of_another(
 
 
 def test_the_former_ca_in_the_inventory_while_it_is_rotated() -> None:
-    """It is no other CA than the one in use: site.yml goes on with what is there."""
+    """It is not a different CA: site.yml continues with the CA in use."""
     observations = bundle("new", "f", leaf="new", trusted=["name of f", "name of new"], record="new")
     observations["infra0"]["pki"]["former_cas"] = [{"id": "f", "key": "key of f", "age": 5.0}]
     own = {

@@ -217,9 +217,7 @@ def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("job", ["backup", "drill"])
-def test_what_the_system_refuses_is_told_to_prometheus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
-) -> None:
+def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     """A read-only disk, or a file in place of the directory. The metrics may be on another disk, and the service prints the cause."""
     figures = tmp_path / "figures"
     figures.mkdir()

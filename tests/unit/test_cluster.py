@@ -275,7 +275,7 @@ def test_shared_values_are_not_variables_of_one_host() -> None:
 
 
 def test_a_value_of_the_play_reaches_no_host_either() -> None:
-    """Vars of import_playbook, or of a role: not in the inventory, and handed to the modules all the same."""
+    """Vars of import_playbook, or of a role: not in the inventory, but passed to the modules."""
     hosts = three()
     play = {"etcd_client_port": 70000, "etcd_data_dir": "/var", "etcd_peer_port": 2380, "etcd_member_name": "infra0"}
     found = as_the_play_does("infra0", hosts, VARIABLES, **play)

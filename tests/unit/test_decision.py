@@ -281,7 +281,7 @@ def test_small_clusters_are_changed_only_with_etcd_allow_interruption() -> None:
     # A member that does not run or work cannot be interrupted.
     for state in (DOWN, {**DOWN, "running": True}):
         assert decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
-    # A change of the kubelet, or of a mode, restarts nobody.
+    # A change of the kubelet, or of a mode, restarts no member.
     for observation in observations.values():
         observation["reasons"]["manifest"] = why("mode", part="manifest")
     assert decide(pair, observations).order == ["infra1", "infra0"]
@@ -590,7 +590,7 @@ def test_hosts_that_failed_end_the_run() -> None:
 
 
 def test_members_that_move_go_first() -> None:
-    """Certificates name their former addresses until they have moved. The leader is the last all the same."""
+    """Certificates name their former addresses until they have moved. The leader is still the last."""
     moving = {**up(), "moved": True}
     assert decide(CLUSTER, observed(up(), moving, up(leader=True), differs="012")).order == [
         "infra1",
@@ -660,7 +660,7 @@ def test_a_run_of_a_joining_host_alone_is_refused(learner: bool) -> None:
     assert (decision.action, decision.order, decision.warnings) == ("refuse", [], [])
     assert [(problem.host, problem.code) for problem in decision.problems] == [("infra2", "no-helper")]
     assert "run it without --limit" in decision.problems[0].text
-    # What is down beside it is started all the same.
+    # Members that are down are still started.
     decision = decide(CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}})
     assert [*decision.start, *decision.order] == ["infra1"] and decision.problems == []
 
@@ -721,7 +721,7 @@ def test_a_learner_whose_host_is_not_in_the_run_holds_up_restarts(differs: str) 
 
 
 def test_a_voter_that_is_down_is_started_beside_a_learner_that_is_not_in_the_run() -> None:
-    """That restarts nobody. What differs on the others waits."""
+    """That restarts no member. Changes of the others wait."""
     cluster = cluster_of(4)
     members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
     states = [up(members, leader=True), DOWN, up(members)]

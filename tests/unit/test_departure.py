@@ -324,7 +324,7 @@ def test_a_host_with_data_of_another_member_is_not_cleared() -> None:
 
 
 def test_a_departure_that_is_refused_has_no_steps() -> None:
-    """Whatever else is wrong with the run."""
+    """Even if the run has other problems."""
     found = seen(cluster_of(3), *UP3, members=listing())
     wish = Wish(operation="remove", member="infra2", backup_before_change=True)
     assert kinds(_run.plan_run("infra0", found, [], wish))
@@ -381,7 +381,7 @@ def test_a_member_is_replaced(state: dict[str, Any], members: str, steps: list[s
     assert plan["problems"] == []
     assert [step["kind"] for step in plan["steps"] if step["kind"] in ("leave", "archive", "join", "turn")] == steps
     assert (plan["order"], plan["join"], plan["record"]) == (["infra2"], ["infra2"], ["infra2"])
-    # Nobody else is touched.
+    # No other host is changed.
     assert {step["host"] for step in plan["steps"]} <= {"infra0", "infra2"}
 
 

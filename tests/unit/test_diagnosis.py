@@ -145,7 +145,7 @@ def test_the_container_of_the_former_manifest_is_not_the_new_one() -> None:
     assert _diagnosis.causes(seen) == []
 
 
-def test_nothing_is_wrong_yet() -> None:
+def test_no_cause_yet() -> None:
     assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", UNIT)) == []
     for state in ("activating", "deactivating"):
         assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", {**UNIT, "ActiveState": state})) == []

@@ -39,7 +39,7 @@ def cluster(wanted: str, *runs: str, agreed: str = "", enabled: str = "") -> dic
 
 
 def decided(found: dict[str, Any], wished: str, **wishes: Any) -> tuple[str, list[str], list[str]]:
-    """Whether the run goes on, who has a downgrade enabled or cancelled, and who gets a turn."""
+    """Whether the run continues, the members that enable or cancel a downgrade, and those that get a turn."""
     plan = planned(found, downgrade=wished, **wishes)
     outcome = "refused" if plan["problems"] else "held" if plan["held"] else "goes on"
     assert outcome == "goes on" or (not plan["downgrade"] and not plan["order"] and not plan["snapshot"])

@@ -186,7 +186,7 @@ def test_what_is_trusted_is_not_by_hand() -> None:
         (at(FORMER, *[("new", "old new", "new")] * 3), False),
     ],
 )  # fmt: skip
-def test_no_other_run_goes_on_meanwhile(found: dict[str, Any], is_cut: bool) -> None:
+def test_other_runs_are_refused_meanwhile(found: dict[str, Any], is_cut: bool) -> None:
     """Other runs would issue certificates by a CA that members do not trust yet."""
     assert _rotation.rotation_of(CLUSTER, found).is_cut == is_cut
     codes = [problem.code for problem in _authority.ca_problems(copy.deepcopy(CLUSTER), found)]

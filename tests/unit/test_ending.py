@@ -86,7 +86,7 @@ def test_it_does_not_end(host: Host, what: str) -> None:
         host.end()
 
 
-def test_a_runtime_that_does_not_answer_keeps_nobody_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_does_not_wait_for_a_runtime_without_an_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise EtcdError("no runtime")
 

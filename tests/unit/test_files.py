@@ -65,7 +65,7 @@ def test_temporary_file_has_its_mode_from_the_start(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Whatever fails at the second file: the first one is as it was, unless the renames have begun."""
+    """If the second file cannot be written, the first one is unchanged, unless the renames have begun."""
     first, second = tmp_path / "a.key", tmp_path / "b.crt"
     put((first, b"old key"), (second, b"old certificate"))
     calls = []
@@ -280,7 +280,7 @@ def test_a_pair_of_which_one_cannot_be_renamed(
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_the_message_names_what_could_not_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_files_that_could_not_be_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
     put((key, b"old key"), (certificate, b"old certificate"))
     calls: list[Any] = []

@@ -392,7 +392,7 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.healthy and progress == told and len(progress) == 3
     assert progress[0].startswith("after 1 s: down; ") and progress[2] == f"after {waited:.0f} s: healthy"
     assert _health.wait_for(None, 60, 3, ask, told.append)[2] == 1.0
-    # Whatever happens, time is over when it is over.
+    # The timeout always holds.
     given.clear()
     clock[0] = 0.0
     report, progress, waited = _health.wait_for("healthy", 5, 3, ask, told.append)
@@ -404,7 +404,7 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("runs", "code", "seconds"), [(True, "refused", 16), (False, "refused", 59), (True, "expired", 59)]
 )
-def test_a_member_that_runs_and_that_nobody_can_connect_to(
+def test_a_member_that_runs_behind_a_firewall(
     runs: bool, code: str, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its host sees it run, so a firewall is in between, and waiting does not help."""

@@ -61,7 +61,7 @@ RUNNING = {**up(), "members_of": "c1"}
             [recorded(DOWN, 0, member_id="7"), recorded(DOWN, 1), recorded(DOWN, 2)],
             "infra0: the data directory belongs to member 0",
         ),
-        # Restored snapshots beside data that goes on.
+        # Restored snapshots beside newer data.
         (
             [{**DOWN, "restored": True}, DOWN, DOWN],
             "infra0: the data directory is a restored snapshot, and infra1, infra2 would",
@@ -100,7 +100,7 @@ def test_contradictions_are_refused(states: list[dict[str, Any] | None], words: 
             ],
             "rolling",
         ),
-        # The same snapshot was restored on all of them: a new cluster, whatever the records say.
+        # The same snapshot was restored on all hosts: a new cluster, even if the records differ.
         ([recorded({**DOWN, "restored": True, "cluster_id": "c9"}, n) for n in range(3)], "start"),
     ],
 )

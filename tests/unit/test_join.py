@@ -127,7 +127,7 @@ def test_a_learner_always_has_half_an_hour(host: Joining, wanted: str, given: st
     assert f'controlPlaneComponentHealthCheck: "{given}"' in host.written.read_text()
 
 
-def test_check_mode_adds_nobody(host: Joining) -> None:
+def test_check_mode_adds_no_member(host: Joining) -> None:
     shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changes"][0]["code"] == "joins"
     assert host.acts == [] and host.members == OTHERS and not Path(host.spec.kubelet.work_dir).exists()
@@ -141,7 +141,7 @@ def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
 
 @pytest.mark.parametrize("started", [False, True])
 def test_an_interrupted_join_is_finished(host: Joining, started: bool) -> None:
-    """Added and never started; started and not promoted: nobody is added again."""
+    """Added and never started, or started and not promoted: the member is not added again."""
     host.members.append(Member(9, "infra0" if started else "", ["new"], ["x"] if started else [], True))
     host.run()
     assert "add" not in host.acts and "promote" in host.acts
@@ -178,7 +178,7 @@ def test_no_host_joins_while_another_member_is_not_healthy(host: Joining, other:
     assert "add" not in host.acts and not host.manifest.exists()
 
 
-def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
+def test_a_join_whose_etcd_does_not_start_is_undone(host: Joining) -> None:
     (host.root / "data" / "member").mkdir()
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     said = host.fails("flag provided but not defined")
@@ -189,7 +189,7 @@ def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
     assert not (host.root / "data").exists() and len(list(host.root.glob("data.removed-*"))) == 1
 
 
-def test_a_join_that_never_starts_is_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_join_that_never_starts_is_undone(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even without a known cause."""
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
@@ -197,7 +197,7 @@ def test_a_join_that_never_starts_is_taken_back(host: Joining, monkeypatch: pyte
     assert "The join was taken back" in host.fails("it has not joined after") and host.members == OTHERS
 
 
-def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joins_that_are_not_undone(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learner that runs and is slow; a member that has been promoted."""
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
@@ -210,7 +210,7 @@ def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) 
     assert "stays a member" in host.fails("it has not joined after") and "remove" not in host.acts
 
 
-def test_a_full_database_keeps_nobody_from_joining(host: Joining) -> None:
+def test_members_join_in_spite_of_a_full_database(host: Joining) -> None:
     """etcd refuses the lock then. A member that is replaced has left already."""
     host.refused = LockRefusedError("etcd refuses all writes", "NOSPACE")
     host.run()
@@ -250,7 +250,7 @@ def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkey
     monkeypatch.setattr(ending.os.path, "ismount", lambda _path: True)
     assert ending.archive_data(str(data), 1.0) == f"{data}/member.removed-19700101T000001Z"
     assert [path.name for path in data.iterdir()] == ["member.removed-19700101T000001Z"]
-    # A link leads to where the data is, and goes on leading there.
+    # A link to the data stays a link to it.
     (data / "member").mkdir()
     link = tmp_path / "link"
     link.symlink_to(data)

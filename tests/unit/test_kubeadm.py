@@ -446,7 +446,7 @@ def test_members_in_initial_cluster() -> None:
     joining = {"initial-cluster": everybody, "initial-cluster-state": "existing"}
     assert flags(initial_cluster_state="existing", initial_cluster_token="t") == joining
     assert flags(initial_cluster_state="existing", published=True)["initial-cluster"] == "infra0=https://10.0.0.6:2380"
-    # A cluster that is being founded has nobody who has run.
+    # In a cluster that is being founded, no member has run.
     assert flags(published=True)["initial-cluster"] == everybody
 
 
@@ -572,7 +572,7 @@ GIB = 1 << 30
         ("", 5 * GIB, 24, "12m"),
         ("", 8 * GIB, 24, "12m"),
         ("", 9 * GIB, 24, "20m"),
-        # Never less than what is installed: somebody has raised it, or the database was larger.
+        # Never less than the installed value, which was raised by hand or for a larger database.
         ("", 0, 120, "20m"),
         ("", 5 * GIB, 120, "20m"),
         ("", 0, 25, "5m"),

@@ -396,7 +396,7 @@ def test_of_several_drop_ins_the_last_one_counts() -> None:
 
 
 def test_drop_ins_are_read_as_systemd_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name whatever the directory; of two with one name the one of the first directory; for all services too."""
+    """Sorted by name. Of two with one name, that in the first directory counts. Drop-ins for all services count too."""
     for path, text in (
         ("etc/kubelet.service.d/20-a.conf", "etc"),
         ("usr/kubelet.service.d/20-a.conf", "masked"),
@@ -426,7 +426,7 @@ def test_drop_ins_are_read_as_systemd_reads_them(tmp_path: Path, monkeypatch: py
         ("[Service]\nExecStart=/usr/bin/kubelet $KUBELET_EXTRA_ARGS\n", None),
     ],
 )
-def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> None:
+def test_arguments_that_are_dropped_are_reported(text: str, value: str | None) -> None:
     warnings = _kubelet.dropped_arguments([_kubelet.UnitFile("/etc/default/kubelet", text)])
     assert len(warnings) == (value is not None)
     assert all(f"/etc/default/kubelet sets KUBELET_EXTRA_ARGS={value}," in warning for warning in warnings)
@@ -437,7 +437,7 @@ def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> No
     [
         ("cgroupfs", "systemd", None, "stopped every few minutes. Set SystemdCgroup = true in", (FOUND, START)),
         ("systemd", "cgroupfs", None, "no pod would start. Set SystemdCgroup = false in", (FOUND, START)),
-        # A member that runs so goes on, and its kubelet may be restarted for something else.
+        # Such a member keeps running, and its kubelet may restart for another reason.
         ("cgroupfs", "systemd", "systemd", "SystemdCgroup = true", (FOUND, START)),
         # A healthy member would be stopped, and would not start again.
         ("systemd", "cgroupfs", "systemd", "SystemdCgroup = false", PROCESSES),

@@ -127,7 +127,7 @@ def test_addresses(subnet: str, index: int, address: str, gateway: str, mac: str
     assert network.mac_address(address) == mac
 
 
-def test_a_full_subnet_is_told() -> None:
+def test_a_full_subnet_is_an_error() -> None:
     with pytest.raises(LabError, match="no address left"):
         network.address("10.89.36.0/24", 245)
 

@@ -257,7 +257,9 @@ def test_the_only_manifest_of_a_member_is_not_moved_away(tmp_path: Path) -> None
         (24, 24, True, []),
     ],
 )
-def test_the_startup_probe_alone_restarts_nobody(installed: int, wanted: int, counts: bool, reasons: list[str]) -> None:
+def test_the_startup_probe_alone_restarts_no_member(
+    installed: int, wanted: int, counts: bool, reasons: list[str]
+) -> None:
     probes = [MANIFEST.replace("failureThreshold: 24", f"failureThreshold: {number}") for number in (installed, wanted)]
     assert texts(manifest_reasons(probes[0], probes[1], True, counts)) == reasons
     # With another difference it is installed too, but not shown.

@@ -150,7 +150,7 @@ def test_a_learner_has_lost_its_further_url_before_it_votes(cluster: Cluster) ->
         cluster.acts.promote(9, [URL], -1)
     assert cluster.asked == []
     cluster.members[-1].update(clientURLs=["client9"], name="infra9")
-    # Another run, or one whose answer was lost, goes on.
+    # Another run, or one whose answer was lost, continues.
     cluster.errors["promote"] = [refused()]
     entry = cluster.acts.promote(9, [URL], 60)
     assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["update", "promote"]
@@ -256,7 +256,7 @@ def test_requests_without_an_answer_are_repeated_until_the_timeout(cluster: Clus
     assert 60 < cluster.now < 70
 
 
-def test_the_run_is_asked_whether_it_goes_on(cluster: Cluster) -> None:
+def test_a_wait_ends_if_the_run_is_gone(cluster: Cluster) -> None:
     acts = membership.Membership(["u"], ("ca", "crt", "key"), while_waiting=lambda: pytest.fail("asked"))
     with pytest.raises(pytest.fail.Exception, match="asked"):
         acts.remove(1, 60)

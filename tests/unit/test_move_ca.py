@@ -67,7 +67,7 @@ COPY = Export("/srv/copy.pem")
         ),
         # Killed between copy and removal: the key is proven, and removed where it was.
         ("01", "infra1", Export(), [("receive_ca_key", "infra1"), ("remove_ca_key", "infra0")]),
-        # Copies that somebody made by hand are removed as well.
+        # Copies that were made by hand are removed too.
         (
             "02",
             "infra1",

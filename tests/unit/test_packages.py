@@ -600,7 +600,7 @@ def test_what_dnf_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
     assert "--downloadonly" in shell.argvs[-1] and shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
 
 
-def test_a_program_that_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_program_that_continues_after_its_module(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
     assert run_apart(["sh", "-c", "echo out; echo err >&2; exit 3"], 10, log) == Done(3, "out\nerr\n", "")
     assert run_apart([str(tmp_path / "nothing")], 10, log).code == NOT_FOUND

@@ -1085,7 +1085,7 @@ def test_a_transport_key_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert outside.read_text() == "x" and not Path(it.transport).is_symlink()
 
 
-def test_what_has_to_be_issued_is_told_from_what_is_repaired(tmp_path: Path) -> None:
+def test_reasons_to_issue_and_reasons_to_repair(tmp_path: Path) -> None:
     issue(tmp_path)
     (tmp_path / "pki").chmod(0o777)
     (tmp_path / "pki/etcd/.kubeadm-etcd-0123").write_text("x")

@@ -145,7 +145,7 @@ def test_two_runs_in_opposite_directions(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec
     # So does one that removes stray keys.
     with pytest.raises(EtcdError, match="another run is bringing"):
         _pki_steps.step_install(old, None, {}, False, NOW, remove_ca_key=True)
-    # A run that was killed keeps nobody away for long.
+    # The claim of a killed run expires.
     ago = time.time() - 301
     os.utime(old.claim, (ago, ago))
     assert _move.step_remove(old, public, False)["changed"] and key_of(old) is None and key_of(new)

@@ -314,7 +314,7 @@ def test_another_certificate_over_the_same_key(host: _pki.PkiSpec, tmp_path: Pat
         _rotate.step_renew(host, None, False, LATER + timedelta(days=9))
 
 
-def test_a_key_that_is_lost_keeps_nobody_from_rotating(host: _pki.PkiSpec, tmp_path: Path) -> None:
+def test_a_rotation_without_the_key_of_the_former_ca(host: _pki.PkiSpec, tmp_path: Path) -> None:
     os.unlink(host.path("etcd/ca.key"))
     old, _new = trusted(host)
     _rotate.step_exchange(host, False)

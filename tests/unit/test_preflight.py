@@ -112,7 +112,7 @@ def test_host_problems_and_what_they_stop(change: dict[str, Any], words: str, st
     assert sorted(problems[0].stops) == sorted(stops) and problems[0].host == "infra0"
 
 
-def test_a_certificate_is_renewed_whatever_keeps_a_member_from_starting() -> None:
+def test_certificates_are_renewed_even_if_the_member_cannot_start() -> None:
     """A disk nearly full, swap, a kubelet of another version, a runtime that does not answer: all at once."""
     change = {
         **OURS,
@@ -133,7 +133,7 @@ def test_a_certificate_is_renewed_whatever_keeps_a_member_from_starting() -> Non
     "state", [OURS, {"kubelet_override": True, **data(has_data=True)}, {**OURS, **data(has_data=True)}]
 )
 def test_files_of_a_node_on_a_member_are_a_warning_only(state: dict[str, Any]) -> None:
-    """A kubeconfig that somebody has copied to a member, to use kubectl there."""
+    """A kubeconfig that was copied to a member, to use kubectl there."""
     facts = {**GOOD, **NODE, **state}
     assert _preflight.host_problems(MEMBERS[0], facts, "") == []
     assert "/etc/kubernetes/admin.conf" in _preflight.host_warnings(facts)[0]
@@ -251,7 +251,9 @@ def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: floa
         ({}, "on TCP port 2380", (FOUND, RESTART)),
     ],
 )
-def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
+def test_an_etcd_that_hangs_is_not_taken_for_a_firewall(
+    facts: dict[str, Any], words: str, stops: tuple[str, ...]
+) -> None:
     """It may be restarted, which repairs it."""
     silent = {**GOOD, "addresses": ["10.0.0.7"], "peers": {"10.0.0.6 2380": "silent"}}
     problems = _preflight.cluster_problems(

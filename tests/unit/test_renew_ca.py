@@ -52,7 +52,7 @@ EARLIER = dict.fromkeys(HOSTS, "earlier")
         # Completed: another run does not make a certificate.
         (at(86400.0), {}, [], "renew", ""),
         (at(0.0), {}, [], "load", ""),
-        # The certificate of the inventory, whatever one would gain by another one.
+        # The certificate of the inventory is used, even if a new one would last longer.
         (at(0.0), {"own_ca": own()}, ["renew", "load"], "renew", "renew_ca:0"),
         (at(9 * YEAR, ends=LATER), {"own_ca": own()}, [], "renew", ""),
         # Named, and newer than the one in use, it needs no further variable. It may be there already, and not loaded.

@@ -170,14 +170,14 @@ def with_records(ids: list[str], *states: dict[str, Any], later: float = 1000.0)
     return found
 
 
-def test_a_killed_restore_goes_on() -> None:
-    """Hosts that have the restored data are left, whatever their records are of."""
+def test_a_killed_restore_continues() -> None:
+    """Hosts with the restored data are not restored again, even if their records are of the former cluster."""
     made = plan(with_records(["c1", "c1", "c1"], RESTORED, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
-    # What runs is of the former cluster.
+    # The running members are of the former cluster.
     found = with_records(["c1", "c1", "c1"], RESTORED, {**DOWN, "running": True, "cluster_id": "c1"}, DOWN)
     assert plan(found, "restore", snapshot=SNAPSHOT)["token"] == TOKEN
-    # All have it, and run: site.yml goes on, and what was stopped is started.
+    # All have it and run: site.yml continues, and stopped API servers are started.
     running = [{**up(), "cluster_id": NEW, "running": True}] * 3
     for ids in (["c1", "c1", "c1"], [NEW, "c1", "c1"], [NEW, NEW, NEW]):
         made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT)

@@ -296,7 +296,7 @@ def test_a_volume_is_not_renamed(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_link_to_a_directory_that_is_not_there(host: Host) -> None:
-    """A new disk, whose directories nobody has made."""
+    """A new disk without the directory."""
     former = host.data.rename(host.root / "former")
     (host.root / "volume").mkdir()
     host.data.symlink_to(host.root / "volume" / "etcd")

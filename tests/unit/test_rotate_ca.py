@@ -276,7 +276,7 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
         assert plan["steps"] == [] and not any("is not as the inventory wants" in text for text in plan["problems"])
 
 
-def test_the_users_own_ca_goes_on_with_itself() -> None:
+def test_a_rotation_to_the_users_own_ca_continues() -> None:
     in_use = {"fingerprint": "f", "id": "old", "key": True, "not_after": "2030-01-01T00:00:00+00:00"}
     assert rotated(seen(), own_ca=in_use)["problems"][0].startswith("etcd_ca_cert is the CA in use")
     assert rotated(seen("over"), own_ca={**in_use, "id": "new"})["problems"] == []
@@ -447,7 +447,7 @@ def test_hosts_that_share_a_ca() -> None:
         ("over", plane("new", "new"), False, False, False),
         # It was not part of the inventory when the CA was replaced.
         ("over", plane("old", "old"), True, True, True),
-        # What somebody has put there is left.
+        # Files that a user has put there are kept.
         ("none", plane("old stray", "old"), False, False, False),
     ],
 )

@@ -35,7 +35,7 @@ def h(name: str, cas: tuple[str, ...], loaded: tuple[str, ...] | None, *leaves: 
         ((), "", {}, [], {"phase": ""}),
         # A member that does not say what it trusts, or does not run, is no rotation.
         (OLD, "", {}, [h("a", OLD, None, O)], {"phase": ""}),
-        # Made, and trusted by nobody.
+        # Made, and not trusted by any member.
         (OLD, N, {}, [h("a", OLD, OLD, O), h("b", OLD, OLD, O)], {"phase": TRUST, "write": "ab", "restart": "ab", "ca": BOTH}),
         # Killed between the files, then between the restarts.
         (BOTH, N, {}, [h("a", BOTH, OLD, O), h("b", OLD, OLD, O)], {"phase": TRUST, "write": "b", "restart": "ab"}),
@@ -72,7 +72,7 @@ def h(name: str, cas: tuple[str, ...], loaded: tuple[str, ...] | None, *leaves: 
         (ONLY, "", {O: SETTLES + 1}, [h("a", ONLY, ONLY, N)], {"phase": "", "recent": False}),
         # A former CA of long ago does not matter; the one that members still trust does.
         (ONLY, "", {X: 9e9, O: 10.0}, [h("a", ONLY, BOTH, N)], {"phase": DROP, "old": O, "restart": "a"}),
-        # Somebody has put a CA into ca.crt, with and without a rotation.
+        # A CA was put into ca.crt by hand, with and without a rotation.
         ((O, X), "", {}, [h("a", (O, X), (O, X), O), h("b", OLD, OLD, O)], {"phase": "", "unknown": "a"}),
         ((O, N), X, {}, [h("a", (O, N), BOTH, O)], {"phase": "", "unknown": "a"}),
         (OLD, N, {}, [h("a", (O, X), OLD, O)], {"phase": "", "unknown": "a"}),

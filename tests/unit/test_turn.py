@@ -642,7 +642,7 @@ def test_one_run_at_a_time(host: Host) -> None:
     assert host.manifest.read_text() == NEW
 
 
-def test_check_mode_writes_nothing_and_waits_for_nobody(host: Host) -> None:
+def test_check_mode_writes_nothing_and_does_not_wait(host: Host) -> None:
     shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changed"] and host.acts == ["gate", "announce new"]
     assert host.manifest.read_text() == OLD and not os.path.exists(host.spec.kubelet.work_dir)

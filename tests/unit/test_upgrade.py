@@ -274,7 +274,7 @@ def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
         ("3.6.14", "3.7.3", 3, "1", ["infra1"]),
         ("3.6.14", "3.7.3", 0, "1", []),
         ("3.6.14", "3.6.14", 3, "1", []),
-        # A learner whose join was interrupted goes on first of all.
+        # An interrupted join of a learner is finished first.
         ("3.6.14", "3.7.3", 3, "12", ["infra1", "infra2"]),
         # Those that were restarted before have written a raft snapshot; infra2 has its turn afterwards.
         ("3.6.14", "3.7.3", 3, "01", ["infra1"]),
@@ -334,7 +334,7 @@ def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
 
 
 def test_a_member_that_panics_on_3_7() -> None:
-    """Somebody has upgraded it by hand."""
+    """It was upgraded by hand."""
     found = members("3.7.3", "3.6.14", "3.7.3", "3.6.14")
     found["infra1"]["etcd"].update(DOWN, version="", unreadable=3)
     plan = planned(found)

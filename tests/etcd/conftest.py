@@ -441,7 +441,7 @@ def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Itera
     for cluster in made:
         cluster.power_cut()
         for member in cluster.members:
-            # etcd allocates 64 MiB for each log at once. What is left of a test is its logs of the other kind.
+            # etcd allocates 64 MiB for each write-ahead log, so data directories are removed. The text logs stay.
             shutil.rmtree(member.directory / member.name)
 
 

@@ -81,7 +81,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 def test_damaged_snapshots(snapshot: Path, tmp_path: Path) -> None:
-    """Each is refused before anything stops, with the file and what is wrong with it, and leaves nothing behind."""
+    """Each is refused before a member stops. The message names file and defect, and no file is left."""
     whole = snapshot.read_bytes()
     assert len(whole) > 100 * 4096
     target = tmp_path / "damaged.db"

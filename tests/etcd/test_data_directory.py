@@ -33,7 +33,7 @@ def told(member: Member) -> tuple[str, str, bool]:
 
 
 def is_restored(member: Member) -> bool:
-    """Whether the directory is a restored one that has had no leader since."""
+    """Whether the directory has restored data whose log has not seen a leader."""
     wal = read_wal(str(member.data))
     assert wal is not None and wal.formed
     return wal.restored
@@ -196,7 +196,7 @@ def test_data_of_which_a_part_is_missing(make_cluster: Make, version: str, how: 
     assert wal is not None and wal.formed and not wal.member_id
 
 
-def test_data_that_may_not_be_read(make_cluster: Make) -> None:
+def test_data_without_permission_to_read_it(make_cluster: Make) -> None:
     """As on a network filesystem on which root is nobody."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()

@@ -182,7 +182,7 @@ def members_of(cluster: Cluster) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("high", "low"), PATHS)
-def test_no_member_joins_meanwhile(make_cluster: Make, high: str, low: str) -> None:
+def test_no_member_joins_during_a_downgrade(make_cluster: Make, high: str, low: str) -> None:
     """etcd refuses it with either version. To replace a member, the downgrade must be cancelled first."""
     cluster, joiners = small(make_cluster, high, 3, 4)
     change_downgrade(spec(cluster, low[:3]), check=False)

@@ -226,7 +226,7 @@ def test_a_cluster_that_stops_while_its_member_restarts(make_cluster: Make, vers
         assert value is not None and value["nonce"] == lock.record.nonce
 
 
-def test_without_quorum(make_cluster: Make) -> None:
+def test_no_lock_without_quorum(make_cluster: Make) -> None:
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     for member in cluster.members[1:]:
@@ -305,7 +305,7 @@ def test_a_key_that_was_deleted_by_hand(make_cluster: Make) -> None:
 
 
 @other_versions_long
-def test_no_space(make_cluster: Make, version: str) -> None:
+def test_the_lock_under_alarm_nospace(make_cluster: Make, version: str) -> None:
     """A lock that is held stays. A new one is refused, like all writes except those that free space."""
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
@@ -333,7 +333,7 @@ def test_no_space(make_cluster: Make, version: str) -> None:
 
 
 @other_versions_long
-def test_corrupt(make_cluster: Make, version: str) -> None:
+def test_the_lock_under_alarm_corrupt(make_cluster: Make, version: str) -> None:
     """The key of a turn that has ended cannot be removed, and is not mistaken for that of an active run."""
     cluster = make_cluster(1, version)
     cluster.found()
@@ -374,7 +374,7 @@ class Lossy(EtcdClient):
         return answer
 
 
-def test_lost_answers(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_in_spite_of_lost_answers(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of one or all members are lost once or twice. The lock is taken once, without waiting for a lease to expire, and released."""
     cluster = make_cluster(3, "3.6.14")
     cluster.found()

@@ -92,7 +92,7 @@ def test_one_two_or_all_members_without_their_data_after_a_power_cut(make_cluste
             member.lose()
         cluster.start_as_published()
         assert all(REFUSED in member.last_words() for member in empty)
-        # One of three is no quorum, and what it says itself is not known to be in force.
+        # One of three has no quorum, and its own membership may be out of date.
         assert lost == 1 or takes_no_write(cluster.members, 2.0)
         for member in empty:
             member.find()

@@ -326,7 +326,7 @@ def test_a_member_with_an_alarm_takes_it_along(make_cluster: Make) -> None:
     with cluster[0].client() as client:
         client.call("maintenance/alarm", alarm)
     assert not cluster[0].put("while it is raised")
-    # No member is ready then, unless the alarm is left out: so the plan sees who can remove it.
+    # Without the alarm the members would be ready: the plan finds one that can remove the member.
     assert [readyz(cluster[0], query) for query in ("", f"?{WITHOUT_CORRUPT}")] == ["503", "200"]
     assert leave(spec, check=False)["changed"]
     cluster.members.pop()

@@ -180,7 +180,7 @@ def expect_site(state: State, operation: Operation) -> Expected:
         if standing in standings
     }
     if reasons and state.ready and set(state.stopped) & operation.wanted:
-        # What is stopped is started, and that is all: the others can only be replaced when it runs.
+        # Only stopped members are started: the others can be replaced only when they run.
         starts = tuple(name for name in state.stopped if name in operation.wanted)
         return Expected(failures=frozenset({Why.ENDS_UNWELL}), must_fail=True, starts=starts)
     if reasons:
@@ -429,7 +429,7 @@ def choose(state: State, chance: random.Random, former: Step | None = None) -> S
 
 
 def finishing(state: State) -> Step | None:
-    """The next step towards a cluster that is whole; None if site.yml has to do the rest."""
+    """The next step towards a complete cluster; None if site.yml does the rest."""
     for name, host in state.hosts.items():
         if not host.is_on:
             return Step("on", host=name)
@@ -450,7 +450,7 @@ def finishing(state: State) -> Step | None:
             return Step("run", (Operation("remove", state.wanted, emptied[0]),))
         return Step("forget", host=next(name for name in state.those(*LEFT) if name in state.wanted))
     if emptied:
-        # None is replaced beside another one that is unwell.
+        # No member is replaced beside another one that is not healthy.
         return Step("run", (Operation("replace" if len(emptied) == 1 else "remove", state.wanted, emptied[0]),))
     for name in state.those(*LEFT):
         if name in state.wanted:

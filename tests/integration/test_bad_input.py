@@ -157,7 +157,7 @@ def test_invalid_variables_are_refused(fresh: Lab, untouched: Fingerprint, case:
 
 
 def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerprint) -> None:
-    """Mistakes of different kinds, in the inventory and on hosts, are said together and once."""
+    """Mistakes in the inventory and on hosts are reported together and once."""
     fresh.sh("infra1", "mv /usr/bin/kubelet /usr/bin/kubelet.away")
     before = fresh.fingerprint()
     try:
@@ -291,7 +291,7 @@ def test_a_renewal_without_a_cluster_is_refused(fresh: Lab, untouched: Fingerpri
     refused(fresh, untouched, ["has not been founded yet. Run site.yml"], playbook="playbooks/renew_certificates.yml")
 
 
-def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+def test_an_empty_group_is_refused(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
     """An empty group is an error."""
     path = tmp_path / "empty.yml"
     path.write_text("etcd:\n  hosts: {}\n", encoding="utf-8")
@@ -452,7 +452,7 @@ def test_ca_key_of_another(fresh: Lab, untouched: Fingerprint, authority: Author
     refused(fresh, untouched, ["etcd_ca_key is not the key of etcd_ca_cert"], *authority.arguments(etcd_ca_key=other))
 
 
-def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+def test_ca_files_that_cannot_be_read_are_refused(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     refused(
         fresh, untouched, ["cannot be read", "/nowhere/ca.crt"], *authority.arguments(etcd_ca_cert="/nowhere/ca.crt")
     )
@@ -460,7 +460,7 @@ def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority)
     refused(fresh, untouched, ["etcd_ca_cert"], *authority.arguments())
 
 
-def test_ca_expired(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+def test_an_expired_ca_is_refused(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 

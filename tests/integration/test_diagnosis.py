@@ -157,7 +157,7 @@ http.server.HTTPServer(("127.0.0.1", 5999), Registry).serve_forever()
 """
 
 
-def test_images_are_pulled_or_said_why_not(host: Lab) -> None:
+def test_images_are_pulled_or_the_error_is_returned(host: Lab) -> None:
     """containerd itself, asked over its socket."""
     image = host.sh(HOST, "sed -n 's/^ *image: *//p' /root/good.yaml").strip()
     names = [

@@ -186,7 +186,7 @@ def test_a_newer_kubeadm_keeps_our_arguments(kubeadms: dict[str, str]) -> None:
         for text in manifests.values()
     ]
     assert all(item == values[0] for item in values)
-    # From 1.36 to 1.37 nothing but the image differs, and that is said in one line.
+    # From 1.36 to 1.37 only the image differs, which is one line in the plan.
     assert texts(_kubeadm.manifest_reasons(manifests["1.36.3"], manifests["1.37.2"], has_data=True)) == [
         "etcd.yaml: image: registry.k8s.io/etcd:3.6.8-0 -> image: registry.k8s.io/etcd:3.7.0-0"
     ]

@@ -155,7 +155,7 @@ def test_a_renewal_interrupts_no_client(cluster: Lab) -> None:
 
 
 def test_chosen_certificates_and_new_keys(cluster: Lab) -> None:
-    """Only what is named is issued again; a new key comes on request, and check mode does neither."""
+    """Only named certificates are issued again, new keys only on request, and check mode does neither."""
     before, old_keys, containers = serials(cluster), keys(cluster), cluster.containers()
     arguments = ("-e", '{"etcd_renew_certificates": ["healthcheck-client"], "etcd_renew_keys": true}')
     # A window longer than the default validity, and a validity shorter than the default window, are both allowed.

@@ -279,7 +279,7 @@ def test_a_ca_that_signs_elsewhere_as_the_new_one(found: Lab, tmp_path: Path) ->
     with writing(lab, "theirs") as counted:
         run = lab.play(*arguments, playbook=ROTATE)
         assert run.code != 0 and "12 certificates of cluster etcd wait to be signed" in flat(run.output)
-        # All trust both, and the former key is in the archive only. Other runs go on meanwhile.
+        # All members trust both CAs, and the former key is only in the archive. Other runs still work.
         assert [sorted(names) for names in subjects(lab).values()] == [sorted([before, "theirs"])] * 3
         assert subjects(lab)["infra0"][0] == "theirs"
         assert "ca.key" not in lab.sh("infra0", f"ls {PKI}/etcd") and healthy(lab)

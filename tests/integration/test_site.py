@@ -279,7 +279,7 @@ def test_installed_from_the_tarball(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
 
-def test_oldest_ansible(cluster: Lab) -> None:
+def test_site_yml_with_the_oldest_ansible(cluster: Lab) -> None:
     """The oldest ansible-core that is supported runs it too (its own virtual environment, see `make venvs`)."""
     program = ROOT / ".venv-oldest" / "bin" / "ansible-playbook"
     assert program.exists(), "run `make venvs` first"

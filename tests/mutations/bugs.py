@@ -174,7 +174,7 @@ def guard(code: str, *names: str) -> Finder:
 
 
 def value_of(key: str, code: str) -> Finder:
-    """What is stored under this key, or given under this name, is this: in a mapping, a call, or by an assignment."""
+    """Replaces the value of this key or name in a mapping, a call or an assignment."""
 
     def find(function: ast.AST) -> list[Place]:
         found: list[Place] = []

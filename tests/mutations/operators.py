@@ -104,7 +104,7 @@ def constant(value: object) -> ast.Constant:
     return ast.Constant(value)  # type: ignore[arg-type]
 
 
-# What is planted for a node: the operator, and the node instead.
+# Bugs for a node: the operator and the new node.
 Change = tuple[str, ast.AST]
 
 

@@ -23,7 +23,7 @@ PAGES = {
     "none": list,
 }
 
-# What is wrong with the page as it is shown. Elements that are hidden from the eye on purpose are left out.
+# Faults of the page as shown. Elements that are hidden on purpose are skipped.
 FAULTS = r"""
 (() => {
   const faults = [], wide = document.documentElement.clientWidth;

@@ -90,7 +90,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return it
 
 
-def test_the_order(host: Host) -> None:
+def test_the_steps_of_clearing_a_host(host: Host) -> None:
     """etcd is stopped by its kubelet. The record is written before the data is renamed."""
     said = host.run(check=True)
     assert said["changed"] and host.acts == []

@@ -239,7 +239,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_garbage_is_refused_for_every_variable(name: str) -> None:
+def test_every_variable_refuses_arbitrary_values(name: str) -> None:
     option = VARIABLES[name]
     # A passphrase may have control characters, and any number of revisions is valid.
     right = "a\nb" if name in PASSPHRASES else 70000000 if name == "etcd_compact_keep_revisions" else ...
@@ -304,7 +304,7 @@ def test_names_of_clusters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "", "a b", "-a", "a-", "x" * 64, "a\n", "ü", "{{ x }}"])
-def test_what_no_cluster_may_be_called(name: str) -> None:
+def test_invalid_names_of_clusters(name: str) -> None:
     """The name becomes a path under etcd_signing_dir on the controller."""
     problems = merged(resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems)
     assert [text for text in problems if "directories on the controller are named after the cluster" in text], problems
@@ -313,7 +313,7 @@ def test_what_no_cluster_may_be_called(name: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/var/lib/etcd", "/data", "/mnt/etcd", "/srv/etcd/", "/var/lib/etcd2/data", "//data//etcd"]
 )
-def test_data_directories(path: str) -> None:
+def test_valid_data_directories(path: str) -> None:
     assert resolve_all(three(infra0={"etcd_data_dir": path})).problems == []
 
 
@@ -327,7 +327,7 @@ def test_data_directories(path: str) -> None:
         *((path, "absolute path") for path in ("/", "//", "/./", "var/lib/etcd", "", "~/etcd", "/var/lib/etcd\n", " /data", "/" + "x" * 300)),
     ],
 )  # fmt: skip
-def test_what_no_data_directory_may_be(path: str, words: str) -> None:
+def test_invalid_data_directories(path: str, words: str) -> None:
     """The directory becomes readable for root only, and must survive a reboot."""
     problems = merged(resolve_all(three(infra0={"etcd_data_dir": path})).problems)
     assert len(problems) == 1 and words in problems[0] and "etcd_data_dir" in problems[0], problems

@@ -110,7 +110,7 @@ def test_variables_of_all_hosts_are_no_problem() -> None:
     assert resolve("control0", control0={"etcd_signing_dir": "/srv"})[0].problems == []
 
 
-def test_a_member_is_no_control_plane_host() -> None:
+def test_a_member_cannot_be_a_control_plane_host() -> None:
     problems = merged(resolve("infra1", ["infra1", "control0"])[0].problems)
     assert (
         len(problems) == 1 and "infra1: this host is a member of cluster 'etcd' and a control plane host" in problems[0]
@@ -316,7 +316,7 @@ def test_problems_of_hosts(seen: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(("from_here", "from_there"), [("silent", "silent"), ("closed", "open"), ("silent", "closed")])
-def test_a_member_that_is_down_is_no_firewall(from_here: str, from_there: str) -> None:
+def test_a_member_that_is_down_is_not_taken_for_a_firewall(from_here: str, from_there: str) -> None:
     here, there = ({"peers": {"10.0.0.8 2379": state}} for state in (from_here, from_there))
     assert decide(infra0=signer(facts=there), control0=plane(*FRESH, facts=here)).problems == []
 

@@ -260,7 +260,7 @@ def test_hosts_outside_of_the_run_may_have_quorum() -> None:
     assert "replace the member while the others are healthy" in text and "systemctl start" not in text
 
 
-def test_a_learner_is_no_second_voter() -> None:
+def test_a_learner_does_not_count_as_a_voter() -> None:
     members = [listing(names="0")[0], {**listing("", "1")[0], "is_learner": True}]
     decision = decide(Cluster("etcd", CLUSTER.members[:2], "infra0"), observed(up(members, leader=True), BORN))
     assert decision.join == ["infra1"] and "has one member" in merged(decision.warnings)[0]
@@ -499,7 +499,7 @@ def test_a_member_that_has_not_started_is_known_by_its_address(url: str, address
     assert (entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
 
 
-def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
+def test_without_quorum_only_members_that_are_down_are_started() -> None:
     alone = {**DOWN, "running": True, "members": listing()}
     decision = decide(CLUSTER, observed(alone, DOWN, DOWN))
     assert (decision.action, decision.start) == ("start", ["infra1", "infra2"])
@@ -635,7 +635,7 @@ LEARNER = {**DOWN, "running": True}
         (growing(up(), up(), FRESH, DOWN, learner=3), "32", "23"),
     ],
 )
-def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
+def test_hosts_that_join(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
     decision = decide(*case)
     assert decision.problems == []
     assert "".join(host[-1] for host in decision.order) == order

@@ -207,7 +207,7 @@ def test_the_gate(answer: str | None, others: list[Other], allowed: bool, words:
     assert (not problems) == (words is None) and (words or "") in "; ".join(problems)
 
 
-def test_who_is_full() -> None:
+def test_members_with_a_full_database() -> None:
     at, below = Database(200 * MIB, 100 * MIB, 200 * MIB), Database(199 * MIB, 199 * MIB, 200 * MIB)
     assert full_members([("a", at), ("b", below), ("c", Database(900 * MIB, 1))]) == [
         "a (200 MiB of 200 MiB, 100 MiB of them in use)"

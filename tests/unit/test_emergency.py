@@ -20,7 +20,7 @@ FORMER = {"former_cas": [{**ca("old"), "age": 5.0}]}
 def at(
     of_ca_host: dict[str, Any], *hosts: tuple[str, str | None, str], record: str = "old", **trusts: str
 ) -> dict[str, Any]:
-    """Observations. hosts: what ca.crt holds, what is loaded, who has signed. trusts: by host, what a probe has shown."""
+    """Observations. hosts: the CAs in ca.crt, the loaded CAs, the issuers. trusts: by host, the result of a probe."""
     found = seen(states=ALL_UP, **dict(zip(HOSTS, hosts)))
     pki = found["infra0"]["pki"]
     pki.pop("next_ca", None)
@@ -100,7 +100,7 @@ def test_the_price_and_the_name() -> None:
     assert plan["problems"] == [] and plan["start"] == HOSTS
 
 
-def test_members_that_reject_each_other_are_no_obstacle() -> None:
+def test_members_that_reject_each_other_do_not_stop_an_emergency() -> None:
     found = at(FORMER, CUT, CUT, OLD, infra0="former", infra1="former")
     for item in found.values():
         item["etcd"].update(ready=False, members=None, answers=False)
@@ -164,7 +164,7 @@ def test_a_ca_that_was_put_there_by_hand(found: dict[str, Any], expected: str) -
         assert plan["problems"] == [] and steps(plan) == expected and plan["trusted_ca"] == "<hand>"
 
 
-def test_what_is_trusted_is_not_by_hand() -> None:
+def test_a_ca_that_members_trust_was_not_put_there_by_hand() -> None:
     """Nor is a cluster whose members do not say, or that does not run, by its record."""
     for found in (at({}, OLD, OLD, OLD), at({}, *[("old", None, "old")] * 3)):
         assert "cut" not in rotated(found, allow_interruption=True)["phases"]

@@ -322,7 +322,7 @@ STATUS = json.dumps(
 )
 
 
-def test_a_member(pki: Path) -> None:
+def test_answers_of_a_member(pki: Path) -> None:
     """All answers over one connection; numbers beyond 2^53 as they are; zero values are left out by etcd."""
     listing = {"members": [{"ID": "9372538179322589801", "name": "infra0", "peerURLs": ["x"], "clientURLs": ["y"]}]}
     answers = (

@@ -113,7 +113,7 @@ def test_renames_are_back_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert done == ["fsync", "fsync", "rename", "rename", "fsync"]
 
 
-def test_links(tmp_path: Path) -> None:
+def test_links_to_files_and_directories(tmp_path: Path) -> None:
     """A link to a file stays one, a link to a directory is followed, a link to nowhere makes way."""
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "real.crt").write_bytes(b"old")
@@ -127,7 +127,7 @@ def test_links(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "far")) == ["c.crt", "real.crt"]
 
 
-def test_directories(tmp_path: Path) -> None:
+def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
     """An empty directory is replaced. With content it is kept, and no file is written."""
     (tmp_path / "empty.crt").mkdir()
     put((tmp_path / "empty.crt", b"1"))
@@ -365,7 +365,7 @@ def test_two_files_that_are_one(tmp_path: Path) -> None:
     assert (tmp_path / "peer.key").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["peer.key", "server.key"]
 
 
-def test_a_directory_is_no_stray(tmp_path: Path) -> None:
+def test_a_directory_is_not_removed_as_a_stray(tmp_path: Path) -> None:
     (tmp_path / ".kubeadm-etcd-dir").mkdir()
     (tmp_path / ".kubeadm-etcd-file").write_text("x")
     _files.remove_strays(str(tmp_path))

@@ -321,7 +321,7 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }
 
 
-def test_a_downgrade_is_no_upgrade_to_finish() -> None:
+def test_a_downgrade_is_not_reported_as_an_unfinished_upgrade() -> None:
     report = judge(seen(0, downgrade="3.6.0"), seen(1, version="3.7.3"), seen(2))
     assert report.downgrade == "3.6" and "mixed-versions" not in [finding.code for finding in report.findings]
     assert judge(seen(0), seen(1), seen(2)).downgrade == ""
@@ -368,7 +368,7 @@ def test_an_even_number_of_members(count: int, found: bool) -> None:
     assert report.quorum_size == count // 2 + 1
 
 
-def test_versions_are_no_texts() -> None:
+def test_versions_are_compared_as_numbers() -> None:
     report = judge(seen(0, version="3.10.1"), seen(1, version="3.9.0"), seen(2, version="3.9.0"))
     assert report.version == "3.9.0"
 
@@ -492,7 +492,7 @@ A, B, C = (_health.Data(5, 90, number) for number in (0xA, 0xB, 0xC))
         ((A, A, A), (), [""], "infra0, infra1, infra2 have the same data."),
         ((A, A, B), (), ["infra2"], "The data of infra2 is not that of infra0, infra1."),
         ((B, A, A), (), ["infra0"], "The data of infra0 is not that of infra1, infra2."),
-        # The rest up to its revision is the same, but it has lost what came then.
+        # Its data is the same up to its revision, but later writes are missing.
         ((A, A, replace(A, revision=89)), (), ["infra2"], "The data of infra2 is not"),
         (
             (A, B, C),

@@ -195,7 +195,7 @@ def containerd_config(default: str = "runc", kind: str = "io.containerd.runc.v2"
         (containerd_config(), "cgroupfs"),
         (containerd_config("bare"), "cgroupfs"),
         (containerd_config("my.one", SystemdCgroup=False), "systemd"),
-        # Not to be known: nothing is said.
+        # Unknown drivers give no warning.
         (containerd_config(kind="io.containerd.kata.v2"), None),
         (containerd_config("gone"), None),
         ({}, None),

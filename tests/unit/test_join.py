@@ -103,7 +103,7 @@ class Asked:
 JOIN = ["pull", "lock", "check lock", "add", "check lock", "announce new", "install"]
 
 
-def test_the_order_of_a_join(host: Joining) -> None:
+def test_the_steps_of_a_join(host: Joining) -> None:
     """The learner is added after all steps that may fail without it, and promoted under the lock."""
     result = host.run()
     assert [act for act in host.acts if act not in ("write 1", "restart kubelet")] == [

@@ -82,7 +82,7 @@ def test_defaults_are_fine_with_every_supported_kubeadm(kubeadm: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_accepted(changed: dict[str, Any]) -> None:
+def test_accepted_configurations(changed: dict[str, Any]) -> None:
     assert problems(**changed) == []
 
 
@@ -236,7 +236,7 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_is_refused(kubeadm: str, changed: dict[str, Any], words: list[str]) -> None:
+def test_refused_configurations(kubeadm: str, changed: dict[str, Any], words: list[str]) -> None:
     found = problems(kubeadm, **changed)
     assert found, "accepted"
     assert any(all(word in problem for word in words) for problem in found), found
@@ -510,7 +510,7 @@ def test_the_private_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("kubeadm", "changed", "stops"),
     [
-        # What is in no certificate keeps none from being renewed.
+        # Problems of values that are in no certificate do not stop a renewal.
         ("v1.31.14", {}, PROCESSES),
         ("v1.36.3", {"kubernetes_version": "v1.34.4"}, PROCESSES),
         ("v1.36.3", {"image_tag": "bad tag!"}, PROCESSES),
@@ -520,7 +520,7 @@ def test_the_private_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
         ("v1.36.3", {"data_dir": "/var/lib"}, PROCESSES),
         ("v1.36.3", {"startup_timeout": "soon"}, PROCESSES),
         ("v1.33.6", {"encryption_algorithm": "ECDSA-P384"}, PROCESSES),
-        # What is in them does.
+        # Those of values in certificates do.
         ("v1.36.3", {"encryption_algorithm": "Ed25519"}, EVERYTHING),
         ("v1.36.3", {"address": "10.0.0.9"}, EVERYTHING),
         ("v1.36.3", {"server_cert_sans": ["Bad"]}, EVERYTHING),

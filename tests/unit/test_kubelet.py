@@ -89,7 +89,9 @@ WANTED = "maxPods: 20\n"
         ({"need_reload": True, "config": WANTED}, WANTED, 900.0, None),
     ],
 )
-def test_restart(change: dict[str, object], before: str | None, written: float, words: str | None) -> None:
+def test_reasons_to_restart_the_kubelet(
+    change: dict[str, object], before: str | None, written: float, words: str | None
+) -> None:
     unit = dataclasses.replace(RUNNING, **change)  # type: ignore[arg-type]
     reasons = texts(_kubelet.restart_reasons(unit, SPEC.config_path, WANTED, before, written, now=2000.0))
     assert (not reasons) if words is None else words in " ".join(reasons)

@@ -86,7 +86,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 REMOVAL = ["hand over a2", "check lock", "remove a2", "disarm a2"]
 
 
-def test_the_order(cluster: Cluster) -> None:
+def test_the_steps_of_a_removal(cluster: Cluster) -> None:
     """A leader transfers its leadership first. The alarm is disarmed last, since it would stop the other members."""
     result = departure.leave(SPEC, check=False)
     assert cluster.acts == ["lock", *REMOVAL, "unlock"] and result["changed"]
@@ -206,7 +206,7 @@ def test_a_member_that_joins_anew_stays(cluster: Cluster) -> None:
         ({"client0": "is sick", "client2": "is sick"}, "no quorum"),
     ],
 )
-def test_a_member_stays(cluster: Cluster, unwell: dict[str, str], words: str) -> None:
+def test_members_that_may_not_leave(cluster: Cluster, unwell: dict[str, str], words: str) -> None:
     cluster.unwell = unwell
     with pytest.raises(EtcdError) as error:
         departure.leave(SPEC, check=False)

@@ -100,7 +100,7 @@ FULL = {"msg": "failed to reach the peer URL", "error": "no space left on device
         ),
         # Only consequences: they are shown if there is no cause.
         ([(0, "warn", "serving /health false")], [(1, "serving /health false")]),
-        # What was said an hour ago is over.
+        # A message of an hour ago does not count.
         (
             [(0, "warn", REJECTED), (3000, "error", FULL)],
             [(1, "failed to reach the peer URL; error: no space left on device")],
@@ -165,7 +165,7 @@ def test_why_a_member_is_not_healthy(running: bool, listening: bool, text: str, 
 
 
 def test_a_log_gives_no_commands_to_a_terminal() -> None:
-    """Anyone who reaches the client port can have a server name logged."""
+    """Any client can send a server name, which etcd logs."""
     entry = {"level": "warn", "msg": "rejected connection on client endpoint", "server-name": "\x1b]0;x\x07\x1b[2J"}
     line = f"2026-11-26T20:00:00.000000Z stderr F {json.dumps(entry)}"
     texts = [

@@ -867,7 +867,7 @@ def test_ca_key_that_is_not_a_copy_is_not_removed(tmp_path: Path, how: str) -> N
 
 
 def test_requests_over_keys_that_stay_change_nothing(tmp_path: Path) -> None:
-    """Check mode says the same: a request in a result is no change of the host."""
+    """Check mode agrees: returning a request does not change the host."""
     issue(tmp_path)
     for options, changed in (({"renew": ["all"]}, False), ({"renew": ["all"], "renew_keys": True}, True)):
         results = [_pki_steps.step_request(spec(tmp_path, **options), None, check, NOW) for check in (True, False)]

@@ -49,7 +49,7 @@ def received(old: _pki.PkiSpec, new: _pki.PkiSpec) -> dict[str, Any]:
     return _move.step_receive(new, message["sealed_key"], message["ca_cert"], False)
 
 
-def test_the_whole_way(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
+def test_the_key_moves_to_another_host(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
     old, new = hosts
     before = key_of(old)
     assert before
@@ -177,7 +177,7 @@ def test_a_pair_that_cannot_sign_is_not_sent(hosts: tuple[_pki.PkiSpec, _pki.Pki
         sent(old, new)
 
 
-def test_nothing_is_sent_to_what_is_no_key(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
+def test_nothing_is_sent_to_an_invalid_transport_key(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
     with pytest.raises(EtcdError, match="recipient is no key to encrypt to"):
         _move.step_send(hosts[0], "x", False)
 

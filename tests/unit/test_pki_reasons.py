@@ -146,7 +146,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "asked-for": ({}, {"renew": ["server"]}, "requested", False),
 }
 
-# Nothing can be said of what is in a file that is not there.
+# A missing file has no other reasons.
 OF_THE_CERTIFICATE = set(FAULTS) - {"missing", "unreadable", "key-missing", "key-unreadable", "key-algorithm"}
 HIDDEN_BY = {
     "missing": OF_THE_CERTIFICATE,

@@ -315,7 +315,7 @@ SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::
     ],
 )
 def test_addresses_that_peers_would_reject(cluster: Cluster, facts: dict[str, Any], words: list[str]) -> None:
-    """They keep a cluster from being founded, and change nothing in one that runs."""
+    """They are refused for a new cluster, and ignored in a running one."""
     problems = _preflight.cluster_problems(cluster, {"infra0": {**GOOD, "addresses": [], **facts}})
     assert [(problem.host, problem.stops) for problem in problems] == [("infra0", ("found",))] * len(words)
     assert all(text in problem.text for text, problem in zip(words, problems)), problems
@@ -356,7 +356,7 @@ def test_clock_warning() -> None:
     assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "clock_offset": 20.5}})[0]
 
 
-def test_what_several_hosts_have_in_common_is_said_once() -> None:
+def test_a_problem_of_several_hosts_is_reported_once() -> None:
     said = [
         note("x: y", "a"),
         note("x: y", "b"),

@@ -319,7 +319,7 @@ def test_hosts_that_are_lost_and_clusters_that_are_left_out() -> None:
     assert report_filter.report(variables, GROUP, ["a1"], GROUP)["clusters"][1]["verdict"] == "unknown"
 
 
-def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
+def test_problems_in_the_inventory_are_reported() -> None:
     variables = hostvars(a0={"etcd_client": 1}, a1={"etcd_x": 1})
     found = report_filter.look(variables, GROUP, GROUP, GROUP)
     problems = " ".join(merged(found[0].cluster.problems))
@@ -336,7 +336,7 @@ def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
     ("size", "words"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (25 << 20, "25 MiB"), (341 << 20, "341 MiB"), (2 << 30, "2 GiB"), (9 << 40, "9216 GiB")],
 )  # fmt: skip
-def test_amounts(size: int, words: str) -> None:
+def test_numbers_as_text(size: int, words: str) -> None:
     assert _report.amount(size) == words
 
 
@@ -582,7 +582,7 @@ def test_the_host_whose_answer_counts(etcd: list[dict[str, Any]], host: str) -> 
     assert asker(["infra0", "infra1"], {}) == "infra0" and asker([], {}) is None
 
 
-def test_a_member_whose_address_is_not_known_is_no_target() -> None:
+def test_a_member_without_an_address_is_not_a_target() -> None:
     it = samples.well()
     members = [*it.cluster.members[:2], Member("infra2", "infra2", "")]
     looked = replace(it, cluster=Cluster("etcd", members, "infra0"))

@@ -95,7 +95,7 @@ def test_backup_of_a_corrupt_cluster() -> None:
     assert plan(found, "backup")["snapshot"] == ["infra2"]
 
 
-def test_no_backup() -> None:
+def test_backups_that_are_refused() -> None:
     made = plan(seen(DOWN, DOWN, DOWN), "backup")
     assert made["settled"] and "none can give a snapshot" in made["problems"][0]
 
@@ -234,7 +234,7 @@ def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
     assert "was restored from this snapshot before" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
-def test_what_is_said_beside_a_snapshot_before_a_restore() -> None:
+def test_warnings_about_the_snapshot_before_a_restore() -> None:
     found = seen(*ALL_UP, ids="ccc")
     for item in found.values():
         item["etcd"]["members"] = [
@@ -277,7 +277,7 @@ def test_problems_of_a_host_that_matter(code: str, counts: bool) -> None:
     assert plan(found, "restore", snapshot=SNAPSHOT)["problems"] == (["infra1: wrong"] if counts else [])
 
 
-def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> None:
+def test_problems_that_prevent_a_start_are_found_before_any_member_stops() -> None:
     """Otherwise the run would refuse to start the restored members, and the cluster would stay down."""
     found = seen(DOWN, DOWN, DOWN, ids="ccc")
     found["infra1"]["problems"] = [{"text": "the disk is full.", "stops": ["start"], "code": "disk"}]
@@ -359,7 +359,7 @@ def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:
         (with_meta(8, 5), True),
         (with_meta(8, 5, 8192), True),
         (with_meta(8) + b"x" * 32, False),
-        # What is left of a copy that ended at the end of a page, or beyond one by as much as a digest has.
+        # A copy that was cut off at the end of a page, or one digest after it.
         (with_meta(8)[: 7 * 4096], "cut off"),
         (with_meta(8, 5)[: 7 * 4096], "cut off"),
         (with_meta(8, 5, 8192)[: 15 * 4096], "cut off"),

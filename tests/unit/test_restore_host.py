@@ -199,7 +199,7 @@ def test_an_etcd_that_runs_keeps_its_data(host: Host) -> None:
     assert (host.data / "member" / "former").exists()
 
 
-def test_what_is_prepared_is_not_prepared_again(host: Host) -> None:
+def test_restored_data_is_not_prepared_again(host: Host) -> None:
     host.run("prepare")
     host.acts.clear()
     assert host.run("prepare") == [] and host.acts == ["lock"]

@@ -87,7 +87,9 @@ def test_the_gate_of_one_that_runs_and_is_not_ready(state: str, words: list[str]
         (None, "dd", None),
     ],
 )
-def test_who_may_be_stopped(ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_may_be_stopped(
+    ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ready: None where no process runs."""
     process = None if ready is None else Process(7, 100, WANTED)
     monkeypatch.setattr(_rollout, "PATIENCE", -1.0)
@@ -452,7 +454,7 @@ def test_a_leader_that_has_never_published_does_not_count(monkeypatch: pytest.Mo
 
 
 def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old process, one that is older than the manifest, one that is not ready, one that lags, one that ends again."""
+    """The old process, one that is older than the manifest, and processes that are not ready, lag or end again."""
     old, new = Process(1, 1, ["etcd", *WANTED]), Process(2, 2, ["etcd", *WANTED])
     seen = [None, old, new, new, new, new, None, new, new]
     left = {"settled": [False], "ready": [False], "lag": ["it lags"]}

@@ -85,7 +85,7 @@ STAGES: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
 def seen(
     stage: str = "none", states: tuple[Any, ...] = ALL_UP, **changes: tuple[str, str | None, str]
 ) -> dict[str, Any]:
-    """Observations at a stage. changes: by host, what its ca.crt holds, what it has loaded, and who has signed."""
+    """Observations at a stage. changes: by host, the CAs in ca.crt, the loaded CAs, and the issuers."""
     found = observations(*states)
     cas, loaded, signer, record, more = STAGES[stage]
     for host, item in found.items():
@@ -409,7 +409,7 @@ def test_another_run_leaves_it_as_it_is(stage: str, changes: dict[str, Any], own
     assert planned(found, own_ca=own_ca)["problems"] == []
 
 
-def test_a_ca_that_was_put_there_by_hand_is_said() -> None:
+def test_a_ca_that_was_put_there_by_hand_is_reported() -> None:
     plan = planned(seen("none", infra1=("old stray", "old stray", "old")))
     assert any(
         text.startswith("infra1: etcd/ca.crt also contains the stray CA: every client") for text in plan["notices"]

@@ -1,4 +1,4 @@
-"""The phase of a rotation, read from what is there: a table."""
+"""The phase of a rotation for each state of files and members."""
 
 from __future__ import annotations
 

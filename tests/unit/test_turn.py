@@ -740,7 +740,7 @@ def test_a_first_start_says_why_at_once(host: Host) -> None:
         (True, "", [], False),
         # All manifests have a flag that etcd refuses: only new manifests can start the cluster.
         (False, "", ["0.log"], True),
-        # Another image on data that etcd has run on is an upgrade of all members at once; one that could not be pulled has never run.
+        # Another image on existing data would upgrade all members at once, unless the present one could not be pulled and has never run.
         (False, IMAGE, ["0.log"], False),
         (False, IMAGE, [], True),
     ],
@@ -999,7 +999,7 @@ def test_a_cluster_that_is_down_is_started_with_its_packages(
 def test_a_host_that_was_made_anew_and_kept_its_data_gets_its_packages(
     packages: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no manifest that it could be started with, and perhaps no kubelet."""
+    """The host has no manifest to start with, and perhaps no kubelet."""
     monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
     monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
     packages.manifest.unlink()

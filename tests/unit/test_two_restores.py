@@ -126,7 +126,7 @@ def test_two_restores_and_site_yml_in_any_order(
     """A quorum keeps what its cluster has acknowledged, a run that succeeds has restored its snapshot, and the next run finishes the rest."""
     fleet, chance = Fleet(tmp_path, monkeypatch, before), random.Random(seed)
     runs = [fleet.run_of_restore("token-2", chance), fleet.run_of_restore("token-3", chance), fleet.run_of_site(chance)]
-    # Each plan is made before anything has happened. The hosts look at the same moment.
+    # All plans are made before the first step. The hosts are observed at the same moment.
     said = [next(run) for run in runs]
     active = list(range(3))
     while active:

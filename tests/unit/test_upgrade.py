@@ -159,7 +159,7 @@ def test_the_plan_shows_the_upgrade_and_takes_a_snapshot() -> None:
     assert planned(found)["snapshot"] == []
 
 
-def test_an_image_that_is_not_changed_is_no_upgrade() -> None:
+def test_an_unchanged_image_is_not_an_upgrade() -> None:
     """Even if its tag differs from its content: a private registry may have another version under kubeadm's tag."""
     found = members("3.6.8", "3.6.14", "3.6.14", "3.6.14")
     for item in found.values():
@@ -240,7 +240,7 @@ def test_packages_take_a_turn() -> None:
         ("3.6.14", "3.6.8", ""),
     ],
 )
-def test_what_is_only_a_warning(wanted: str, runs: str, words: str) -> None:
+def test_upgrades_that_only_give_a_warning(wanted: str, runs: str, words: str) -> None:
     plan = planned(members(wanted, runs, runs, runs))
     assert plan["problems"] == [] and plan["order"]
     assert [words in text for text in plan["notices"]] == [True] * bool(words), plan["notices"]

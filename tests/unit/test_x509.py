@@ -170,7 +170,7 @@ def test_a_python_without_a_package_of_the_library(prefixes: tuple[str, str]) ->
 
 
 @pytest.mark.parametrize("version", [None, "2.8"])
-def test_what_is_set_is_not_advised(version: str | None) -> None:
+def test_a_variable_that_is_set_is_not_advised(version: str | None) -> None:
     problem = _host.cryptography_problem(version, "ID=debian\n", "/usr/bin/python3", SYSTEM, installs=True)
     assert problem and "or set etcd_install_dependencies" not in problem
     assert "the package python3-cryptography (this distribution) did not provide it" in problem

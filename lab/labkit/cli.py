@@ -365,7 +365,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Exit codes: 0, 1 for an error that the user can fix, 130 for an interruption."""
     options = parser().parse_args(arguments)
-    # podman and iptables are in sbin, which may be missing in PATH after sudo.
+    # podman and iptables may be in sbin, which PATH may lack.
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{machine.SYSTEM_PATH}"
     try:
         if options.subcommand not in _WITHOUT_ROOT and not getattr(options, "only", None):

@@ -306,7 +306,7 @@ def test_a_key_that_was_deleted_by_hand(make_cluster: Make) -> None:
 
 @other_versions_long
 def test_the_lock_under_alarm_nospace(make_cluster: Make, version: str) -> None:
-    """A lock that is held stays. A new one is refused, like all writes except those that free space."""
+    """A lock that is held stays, and a new one is refused. etcd still accepts some writes, but none that expires."""
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
     with taken(cluster) as lock:

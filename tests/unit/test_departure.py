@@ -110,6 +110,8 @@ def test_a_host_that_joins_anew_gets_the_image() -> None:
     plan = run("replace", "infra2", up(), up(leader=True), FRESH, change=lacks, image_archive="/x.tar")
     assert plan["problems"] == [] and plan["image"] == ["infra2"]
     assert run("remove", "infra2", *UP3, change=lacks, image_archive="/x.tar")["image"] == []
+    # Its kubelet is stopped when the host is cleared.
+    assert (plan["kubelet"], plan["join"]) == ([], ["infra2"])
 
 
 def test_a_host_that_is_gone_for_good() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError, LockRefusedError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_turn import NEW, Host, fail
@@ -118,6 +122,29 @@ def test_the_steps_of_a_join(host: Joining) -> None:
     # The configuration has the membership of that moment, and lets a learner take its time.
     text = host.written.read_text()
     assert "infra1=peer1,infra2=peer2,infra0=new" in text and "existing" in text and "30m" in text
+
+
+def test_a_kubelet_that_was_started_before_the_turn_is_proven(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before etcd depends on it. How long it has lasted already counts."""
+    host.active, host.healthy, unit = True, False, host.unit
+    host.files = {str(host.config): "former"}
+    with pytest.raises(
+        EtcdError, match=r"infra0: the kubelet does not work: it is not healthy after [^!]*\sIt has not joined"
+    ):
+        host.run()
+    assert host.acts == ["pull"] and host.members == OTHERS
+    host.healthy = True
+    # It ends after the first look.
+    answers = iter([True, False])
+    monkeypatch.setattr(service, "answers", lambda: next(answers))
+    monkeypatch.setattr(engine, "KUBELET_LASTS", 10.0)
+    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 5))
+    with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
+        host.run()
+    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 11))
+    host.at["install"] = lambda: setattr(host, "process", _rollout.Process(2, 2, []))
+    host.run()
+    assert host.acts.index("install") < host.acts.index("promote")
 
 
 @pytest.mark.parametrize(("wanted", "given"), [("5m", "30m"), ("2h", "2h")])

@@ -54,6 +54,31 @@ def test_a_settled_cluster() -> None:
     assert plan["settled"] and plan["action"] == "nothing" and plan["problems"] == plan["held"] == plan["record"] == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, True),
+        # The kubelet would start etcd before its turn.
+        ({"facts": {"etcd_manifest": True}}, False),
+        # The turn installs another kubelet.
+        ({"reasons": {"packages": why("x", part="packages")}}, False),
+        ({"reasons": {"kubelet": []}}, False),
+    ],
+)
+def test_the_kubelet_of_a_host_that_joins_is_started_before_its_turn(changes: dict[str, Any], first: bool) -> None:
+    members = listing("01", "01")
+    found = observations(up(members, leader=True), up(members), FRESH)
+    found["infra2"]["reasons"].update(kubelet=why("missing", part="kubelet"), packages=[])
+    found["infra2"]["facts"] = {**found["infra2"]["facts"], "etcd_manifest": False}
+    for part, values in changes.items():
+        found["infra2"][part].update(values)
+    # A member that runs has its kubelet changed in its turn.
+    found["infra1"]["reasons"]["kubelet"] = why("differs", part="kubelet", restarts=True)
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["join"] == ["infra2"] and "infra1" in plan["order"]
+    assert plan["kubelet"] == (["infra2"] if first else [])
+
+
 @pytest.mark.parametrize("part", ["kubelet", "ca", "certificates", "config", "manifest", "record"])
 def test_what_differs_is_not_settled(part: str) -> None:
     found = observations(*ALL_UP)

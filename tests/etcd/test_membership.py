@@ -1,4 +1,4 @@
-"""Members come and go, with real etcd and a client that writes: no acknowledged write is lost, and what was begun is finished."""
+"""Members join and leave with real etcd while a client writes: no acknowledged write is lost, and interrupted changes are finished."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: s
     acts = membership(cluster)
     urls = [peer_url(joiners[0].name)]
     entry = acts.add_learner(urls, 30)
-    # Another run, or one whose answer was lost, finds what is there.
+    # Another run, or one whose answer was lost, finds the learner.
     assert acts.add_learner(urls, 30) == entry and entry.is_learner and not entry.started
     # It cannot be promoted, and etcd says why.
     with pytest.raises(EtcdError, match="in sync with leader"):
@@ -151,7 +151,7 @@ def test_no_quorum_no_change(make_cluster: Make, version: str) -> None:
     acts = Membership([cluster[0].endpoint], cluster[0].files)
     with pytest.raises(EtcdError, match="does not add a learner"):
         acts.add_learner([peer_url(joiners[0].name)], 1)
-    # etcd itself keeps a quorum that is there from being voted away.
+    # etcd itself refuses a removal that would break the quorum.
     cluster.members[1].start("existing", cluster.names, published=True)
     cluster.wait(cluster.members[:2])
     with cluster[0].client() as client:
@@ -253,7 +253,7 @@ def test_what_leaves_and_what_does_not(make_cluster: Make, version: str) -> None
 
 
 def test_the_way_out_of_a_learner_beside_a_member_without_its_data(make_cluster: Make) -> None:
-    """Neither may join beside the other. The learner leaves, the dead member is replaced, and then the learner joins anew."""
+    """A learner and a dead member block each other. The learner leaves, the dead member is replaced, then the learner joins again."""
     cluster, joiners = small(make_cluster, "3.6.14", 3, 4)
     dead, learner = cluster[2], joiners[0]
     start_learner(cluster, learner)
@@ -276,7 +276,7 @@ def test_the_way_out_of_a_learner_beside_a_member_without_its_data(make_cluster:
 
 
 def test_two_that_leave_at_once(make_cluster: Make) -> None:
-    """Two controllers, each of which takes another member away: the cluster lock has them follow each other, and the gate looks again."""
+    """Two controllers remove different members. They take turns by the cluster lock, and each gate checks again."""
     cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)
     specs = [leave_spec(cluster, member) for member in cluster.members[1:]]
     said: list[str] = []
@@ -305,7 +305,7 @@ def readyz(member: Member, query: str) -> str:
     return subprocess.run([*enter, *curl], capture_output=True, text=True, timeout=20, check=False).stdout
 
 
-def test_a_full_database_keeps_nobody_from_joining(make_cluster: Make) -> None:
+def test_members_join_in_spite_of_a_full_database(make_cluster: Make) -> None:
     """A member that is replaced has left already. The cluster lock is refused then."""
     cluster, joiners = small(make_cluster, "3.6.14", 1, 2)
     with cluster[0].client() as client:
@@ -319,19 +319,19 @@ def test_a_full_database_keeps_nobody_from_joining(make_cluster: Make) -> None:
 
 
 def test_a_member_with_an_alarm_takes_it_along(make_cluster: Make) -> None:
-    """CORRUPT of one member stops the whole cluster. When the member has left, the cluster goes on."""
+    """CORRUPT of one member stops the whole cluster. When the member has left, the cluster works again."""
     cluster, _joiners = small(make_cluster, "3.6.14", 3, 3)
     spec = leave_spec(cluster, cluster[2])
     alarm = {"action": "ACTIVATE", "memberID": str(int(spec.member_id, 16)), "alarm": "CORRUPT"}
     with cluster[0].client() as client:
         client.call("maintenance/alarm", alarm)
     assert not cluster[0].put("while it is raised")
-    # No member is ready then, unless the alarm is left out: so the plan sees who can remove it.
+    # Without the alarm the members would be ready: the plan finds one that can remove the member.
     assert [readyz(cluster[0], query) for query in ("", f"?{WITHOUT_CORRUPT}")] == ["503", "200"]
     assert leave(spec, check=False)["changed"]
     cluster.members.pop()
     cluster.write("afterwards")
-    # As after a removal that was killed before it disarmed: the member is not there, and its alarm stops the others all the same.
+    # As after a removal that was killed before it disarmed the alarm: the member has left, and its alarm still stops the others.
     with cluster[0].client() as client:
         client.call("maintenance/alarm", alarm)
     assert not cluster[0].put("while it is raised again")

@@ -6,9 +6,10 @@ import signal
 import time
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 
 from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
 from .test_membership import join, membership, small, start_learner

@@ -20,7 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-from .conftest import ADDRESSES, Cluster, Make, Member, other_versions_long, peer_url, wait_until
+from .conftest import ADDRESSES, Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
 
 
 def small(make_cluster: Make, version: str, size: int, most: int) -> tuple[Cluster, list[Member]]:
@@ -106,6 +106,60 @@ def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
             wait_until(f"{leaving.name} still runs", lambda member=leaving: not member.running)
     assert counted["acknowledged"] > 100
     print(f"etcd {version}: {counted['acknowledged']} writes, longest gap {counted['gap']:.2f} s")
+
+
+def restart(cluster: Cluster, *members: Member) -> None:
+    """Kill members and start them again: they read the changes of the membership from their logs."""
+    for member in members:
+        member.signal(signal.SIGKILL)
+    for member in members:
+        member.start("existing", cluster.names, published=True)
+
+
+def votes_alone(member: Member, seconds: float = 5.0) -> bool:
+    """Whether a member elects itself and acknowledges a write, of which the others know nothing."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if member.put("alone"):
+            return True
+    return False
+
+
+@each_version
+def test_a_member_that_restarts_knows_who_votes(make_cluster: Make, version: str) -> None:
+    """The first one, which has seen the others join, restarts without them. It must not be a quorum of its own."""
+    cluster, joiners = small(make_cluster, version, 1, 3)
+    for member in joiners:
+        join(cluster, member)
+    cluster.write("acknowledged")
+    first, *others = cluster.members
+    for member in others:
+        member.signal(signal.SIGKILL)
+    restart(cluster, first)
+    assert not votes_alone(first)
+    restart(cluster, *others)
+    cluster.wait()
+    assert cluster.agree()
+
+
+@pytest.mark.parametrize(("version", "alone"), [("3.5.35", False), ("3.6.14", True), ("3.7.3", False)])
+def test_why_a_learner_keeps_its_peer_urls(make_cluster: Make, version: str, alone: bool) -> None:
+    """A learner whose peer URLs are updated before it is promoted: etcd 3.6 refuses the promotion when it reads its log, and goes on with fewer voters.
+
+    UpdateRaftAttributes writes the member of the latest state into the store that the next entries are validated by. If this test fails,
+    etcd has mended it.
+    """
+    cluster, (joiner,) = small(make_cluster, version, 1, 2)
+    acts, entry = start_learner(cluster, joiner)
+    wait_until("it has not started", lambda: next(item for item in acts.members() if item.id == entry.id).started)
+    with cluster[0].client() as client:
+        client.update_member(entry.id, [peer_url(joiner.name)])
+    acts.promote(entry.id, [peer_url(joiner.name)], 60)
+    wait_until(f"{joiner.name} is not healthy", joiner.healthy)
+    joiner.signal(signal.SIGKILL)
+    cluster.names.append(joiner.name)
+    restart(cluster, cluster[0])
+    assert votes_alone(cluster[0]) == alone
 
 
 @other_versions_long

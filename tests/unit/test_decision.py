@@ -25,7 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import lost_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import make_steps, plan_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.converge import image_reasons, only_certificates
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -475,6 +475,19 @@ def test_alarms(kind: str, member: str, action: str) -> None:
         assert decision.action == action
         said = merged(decision.problems) + alarm_warnings(CLUSTER, observations)
         assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
+
+
+@pytest.mark.parametrize(("differs", "order"), [("", ["infra1"]), ("1", ["infra1"]), ("0", ["infra1", "infra0"])])
+def test_a_join_that_ended_after_the_promotion_is_finished(differs: str, order: list[str]) -> None:
+    """The member votes, and has the further peer URL of its join. If it does not run, that comes first."""
+    members = listing()
+    members[1]["peer_urls"] = urls_while_joining(members[1]["peer_urls"])
+    decision = decide(CLUSTER, observed(up(members, leader=True), up(members), up(members), differs=differs))
+    assert (decision.order, decision.join, decision.problems) == (order, ["infra1"], [])
+    decision = decide(CLUSTER, observed(up(members, leader=True), DOWN, up(members)))
+    assert (decision.order, decision.join) == (["infra1"], [])
+    down = {**DOWN, "members": members}
+    assert decide(CLUSTER, observed(down, down, down)).start == HOSTS
 
 
 def test_alarms_are_sorted() -> None:

@@ -124,12 +124,21 @@ def test_a_learner_is_added_once(cluster: Cluster) -> None:
     assert cluster.asked == ["add"]
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_a_learner_that_was_added_by_hand(cluster: Cluster, started: bool) -> None:
+@pytest.mark.parametrize(
+    ("learner", "started", "asked"),
+    [
+        # The peer URLs of a learner are never updated.
+        (True, False, ["remove", "add"]),
+        (True, True, []),
+        (False, False, ["update"]),
+        (False, True, []),
+    ],
+)
+def test_a_member_that_was_added_by_hand(cluster: Cluster, learner: bool, started: bool, asked: list[str]) -> None:
     """It gets the further URL too, but only before its first start."""
-    cluster.members.append({**line(9, learner=True, started=started), "peerURLs": [URL]})
+    cluster.members.append({**line(9, learner=learner, started=started), "peerURLs": [URL]})
     assert (cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]) != started
-    assert cluster.asked == ([] if started else ["update"])
+    assert cluster.asked == asked
 
 
 def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
@@ -142,8 +151,8 @@ def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
         cluster.acts.promote(8, ["peer8"], 60)
 
 
-def test_a_learner_has_lost_its_further_url_before_it_votes(cluster: Cluster) -> None:
-    """But not before its first start, for which it needs the URL. The message quotes etcd if the promotion is refused."""
+def test_a_learner_loses_its_further_url_when_it_votes(cluster: Cluster) -> None:
+    """Not before (tests/etcd/test_membership.py). The message quotes etcd if the promotion is refused."""
     cluster.members.append({**line(9, learner=True, started=False), "peerURLs": [URL, FURTHER]})
     cluster.errors["promote"] = [refused()]
     with pytest.raises(EtcdError, match="etcd says precondition"):
@@ -153,7 +162,7 @@ def test_a_learner_has_lost_its_further_url_before_it_votes(cluster: Cluster) ->
     # Another run, or one whose answer was lost, continues.
     cluster.errors["promote"] = [refused()]
     entry = cluster.acts.promote(9, [URL], 60)
-    assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["update", "promote"]
+    assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["promote", "update"]
 
 
 def test_a_member_is_removed_once(cluster: Cluster) -> None:

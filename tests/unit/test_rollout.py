@@ -453,6 +453,33 @@ def test_a_leader_that_has_never_published_does_not_count(monkeypatch: pytest.Mo
     assert problem == "it knows no leader"
 
 
+@pytest.mark.parametrize(
+    ("learner", "urls", "asked"),
+    [(False, ["new"], [(7, ["new"])]), (False, ["old"], []), (True, ["new"], [])],
+)
+def test_the_peer_urls_of_a_learner_are_not_updated(
+    monkeypatch: pytest.MonkeyPatch, learner: bool, urls: list[str], asked: list[Any]
+) -> None:
+    updated: list[Any] = []
+
+    class Client:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update_member(self, *arguments: Any) -> None:
+            updated.append(arguments)
+
+    members = [Member(7, "infra0", ["old"], ["x"], learner)]
+    monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (Client(), members))
+    target = _rollout.Target("infra0", ["client0"], "", ("", "", ""))
+    for check in (True, False):
+        assert _rollout.announce_peer_urls(target, None, urls, check) == (["old"] if asked else [])
+        assert updated == ([] if check else asked)
+
+
 def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The old process, one that is older than the manifest, and processes that are not ready, lag or end again."""
     old, new = Process(1, 1, ["etcd", *WANTED]), Process(2, 2, ["etcd", *WANTED])

@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -57,6 +57,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
@@ -504,7 +505,7 @@ class Turn:
                 raise EtcdError(
                     f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
                 )
-            if mine and not mine.started:
+            if mine and not mine.started and not mine.is_learner:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)
                 self.starts_first = True

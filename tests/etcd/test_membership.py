@@ -255,7 +255,7 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
     wait_until("it has not started", lambda: entry_at(acts.members(), urls).started)  # type: ignore[union-attr]
     assert not acts.promote(entry.id, urls, 60).is_learner
     joiners[0].signal(signal.SIGTERM)
-    assert lost == [f"cluster/member/{act}" for act in ("add", "update", "promote")]
+    assert lost == [f"cluster/member/{act}" for act in ("add", "promote", "update")]
 
 
 # --- A member leaves, by the function that the module calls -----------------------------------------------------------

@@ -92,6 +92,7 @@ TABLE = {
     **modules(
         "module_utils/_pki", state="pki_reasons pki pki_rotate", steps="pki pki_move pki_rotate", move="pki_move"
     ),
+    **modules("module_utils/_values", members="membership decision cluster"),
     **modules("action", etcd_plan="actions", etcd_observe="actions"),
 }
 
@@ -346,10 +347,17 @@ NAMED = [
     Named("a member joins with a vote", f"{ETCD}/membership", "Membership.add_learner", value_of("isLearner", "False")),
     Named(
         "a member joins with the URLs that it keeps",
-        f"{ETCD}/membership",
+        "plugins/module_utils/_values/members",
         "urls_while_joining",
         returns("list(peer_urls)"),
     ),
+    Named(
+        "a promotion leaves the URLs of the join",
+        f"{ETCD}/membership",
+        "Membership.promote",
+        guard("False", "peer_urls"),
+    ),
+    Named("a learner gets other URLs", ROLLOUT, "announce_peer_urls", guard("entry is None", "is_learner")),
     Named(
         "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
     ),

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Plain runs, whatever the shell has set.
+# Settings of the shell would change what is tested.
 unexport PYTHONPATH PYTHONHOME ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY
 
 .PHONY: help demo test setup lint unit etcd report mutations sanity package molecule integration test-long bench format docs pictures changelog venv venvs down clean
@@ -13,7 +13,7 @@ help: ## this list
 demo: venv ## three healthy members on this machine, from nothing; a minute the second time
 	@tests/tools/demo
 
-test: ## the checks but those of test-long, from formatting to real hosts (half an hour); the first that fails ends it
+test: ## all checks except those of test-long, from formatting to real hosts (half an hour); stops at the first failure
 	@MAKE="$(MAKE)" tests/tools/stages setup lint unit package etcd+sanity mutations molecule+report integration
 
 setup: venvs ## installs what this machine lacks: Python tools here, Debian packages for the lab and the report's tests
@@ -30,10 +30,10 @@ lint: venv ## ruff, mypy, yamllint, ansible-lint, antsibull-changelog
 
 unit: venvs ## unit tests, with the newest Python and with the oldest that a host may have
 	pytest --numprocesses=2 tests/unit
-	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, as on an old host: Python %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
+	@.venv-hosts/bin/python -W ignore -c 'import cryptography as c, sys; print("\nAgain, with the Python of an old host: %d.%d, cryptography %s%s" % (*sys.version_info[:2], c.__version__, "" if sys.version_info < (3, 9) else " (there is no Python 3.8 here)"))'
 	.venv-hosts/bin/python -m pytest --numprocesses=2 tests/unit
 
-# Each process has network namespaces of its own, so that members of the same addresses run side by side.
+# Each process has its own network namespaces: members with the same addresses run side by side.
 etcd: venv ## tests with real etcd processes (3.5, 3.6, 3.7), without hosts; some minutes
 	pytest --numprocesses=2 --dist=worksteal --durations=3 -m "not long" tests/etcd
 
@@ -41,7 +41,7 @@ report: venv ## the HTML report in a browser at several widths, light, dark and 
 	@tests/tools/packages
 	pytest tests/report
 
-mutations: venv ## bugs planted on purpose, each of which a unit test has to notice: a sample of them; test-long tries them all
+mutations: venv ## plants a sample of bugs, each of which a unit test must notice; test-long plants all
 	python -m tests.mutations
 
 sanity: venv ## ansible-test sanity, without an ignore file
@@ -54,20 +54,20 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 	@mkdir -p build/molecule && touch build/molecule/lab.yml
 	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule molecule test
 
-# Half of the time is waiting for kubelets and elections: two labs, side by side. Tests of a file follow each other.
+# Two labs side by side: half of the time is waiting for kubelets and elections. The tests of one file share a lab.
 integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
-test-long: venvs ## further tests on hosts of the lab, which take their time and are not in test: before a release
+test-long: venvs ## slow tests that are not in test, for use before a release
 	python -m tests.mutations --all
 	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long tests/etcd tests/integration
 
-bench: venv ## the page by hand against site.yml, rolling changes and their limits, etcd_pki against kubeadm
+bench: venv ## compares site.yml with the page by hand, rolling changes with their limits, etcd_pki with kubeadm
 	bench/bench.py
 	bench/rolling.py
 	bench/pki.py
 
-format: venv ## formats Python, and mends what ruff can
+format: venv ## formats Python and applies the fixes of ruff
 	ruff check --fix .
 	ruff format .
 
@@ -91,5 +91,5 @@ venvs: venv
 down: ## takes the demo's hosts down
 	lab/lab down --name demo
 
-clean: ## removes what was built here; programs and images of the lab stay cached
+clean: ## removes build results and Python environments; the lab's programs and images stay cached
 	rm -rf build .ansible .mypy_cache .pytest_cache .ruff_cache .venv .venv-hosts .venv-oldest

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The page by hand against site.yml, cold and again, in one run on fresh hosts of one lab.
+"""Compares the page by hand with site.yml, first run and second run, on fresh hosts of one lab.
 
 usage: bench/bench.py [--lab bench] [--rounds 1] [--output bench/results/latest.json]
 
@@ -51,7 +51,7 @@ def timed(argv: list[str], env: dict[str, str], log: Path) -> float:
 
 
 def ssh_counter(folder: Path) -> Path:
-    """A program that notes each call and then is ssh: counts what Ansible really executes."""
+    """A program that records each call and then becomes ssh: counts what Ansible really executes."""
     wrapper = folder / "ssh"
     wrapper.write_text(f'#!/bin/sh\necho "$*" >> "{folder}/calls"\nexec {shutil.which("ssh")} "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)

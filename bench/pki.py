@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""etcd_pki against kubeadm: the certificates of 50 members, and a host on which nothing is to be done.
+"""Compares etcd_pki with kubeadm: the certificates of 50 members, and a host with nothing to do.
 
 usage: bench/pki.py [--members 50] [--kubernetes 1.36.3] [--output bench/results/pki.json]
 
-Signing is one call of the module for all members, over requests that the members have made. kubeadm is called once for
-each certificate, and makes the key too; so the time of our keys is measured and added in a second ratio.
+The module signs for all members in one call, from their requests. kubeadm is called once for each certificate and also makes
+the key. So a second ratio includes the time of our keys.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What a living cluster costs: a rolling change against changes by hand, and reruns with more members and clusters.
+"""Measures rolling changes against changes by hand, and reruns with more members and clusters.
 
 usage: bench/rolling.py [--sizes 1x3,1x5,1x7,3x3,6x3] [--output bench/results/rolling.json]
 
-Sizes are CLUSTERSxMEMBERS. For the first of them: seconds of a rolling change of all members by site.yml (the run included)
-against as many times the seconds that one member takes to come back when its manifest is edited by hand; and the longest
-gap between two writes in another rolling change against that of as many seconds without one (no limit: mostly noise). For
-each of them: seconds of a run with nothing to do, and of a rolling change of all members, as ratios to the first; the
-former also to a run over one of the clusters alone. Ratios taken in one run can be compared between machines. Ends with
-status 1 where a limit is broken.
+Sizes are CLUSTERSxMEMBERS. For the first size it measures
+- a rolling change of all members by site.yml, against the time of one member whose manifest is edited by hand, times the members;
+- the longest gap between two writes during a rolling change, against a quiet time of the same length (no limit: mostly noise).
+For each size it measures a run with nothing to do, and a rolling change of all members, as ratios to the first size. The run with nothing to do
+is also compared with a run over one cluster alone. Ratios taken in one run can be compared between machines. The exit status is 1 if a
+limit is exceeded.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
         begin = time.monotonic()
         lab("exec", "--name", NAME, host, "--", "bash", "-c", HAND % (20000 + number))
         hand.append(time.monotonic() - begin)
-    # All differ now: the run puts them right, one after the other.
+    # All manifests differ now: the run restarts the members one after the other.
     time.sleep(10)
     rolling = site(str(path), path.parent, "rolling")["seconds"]
-    # Another change, since a client that writes takes time from the machine.
+    # A separate change, since a client that writes would slow down the measured one.
     first = dict(list(hosts.items())[:members])
     changing = longest_gap(first, "changing", lambda: change(members, path))
     quiet = longest_gap(first, "quiet", lambda: time.sleep(rolling))
@@ -101,7 +101,7 @@ def roll(members: int, hosts: dict[str, str], path: Path) -> dict[str, Any]:
 
 
 def in_the_middle(path: Path, folder: Path, *arguments: str) -> dict[str, Any]:
-    """Of three runs with nothing to do: they are short, and differ by a tenth."""
+    """The median of three runs with nothing to do, which differ by a tenth."""
     runs = [site(str(path), folder, "again", *arguments) for _ in range(3)]
     return sorted(runs, key=lambda run: float(run["seconds"]))[1]
 
@@ -116,7 +116,7 @@ def measure(clusters: int, members: int, first: bool, folder: Path) -> dict[str,
         cold = site(str(path), folder, "cold")
         again = in_the_middle(path, folder)
         say(f"    cold {cold['seconds']} s, again {again['seconds']} s")
-        # One of the clusters alone, among the others: idle as they are, they take their part of the machine.
+        # One cluster alone, while the others run: they use the machine even when idle.
         alone = in_the_middle(path, folder, "--limit", ",".join(list(hosts)[:members])) if clusters > 1 else again
         return {
             "clusters": clusters,
@@ -134,7 +134,7 @@ def measure(clusters: int, members: int, first: bool, folder: Path) -> dict[str,
 
 
 def limits(found: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
-    """What is judged: its name, what was measured, and the most that it may be."""
+    """For each limit its name, the measured value and the maximum."""
     first = found[0]
     judged = [
         ("rolling : by hand", first["ratio_rolling_to_by_hand"], 1.25),
@@ -144,8 +144,7 @@ def limits(found: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
         size = f"{item['clusters']}x{item['members']}"
         judged.append((f"module runs per host again, {size}", item["again_module_runs"], 8))
         if (item["clusters"], item["members"]) == (6, 3):
-            # Where hosts and controller take turns on fewer processors than there are hosts, no forks can make up for it:
-            # six clusters may cost what they cost one after the other.
+            # With fewer processors than hosts, forks do not help: the limit is then the time of six clusters one after the other.
             most = 3 if (os.cpu_count() or 1) >= item["clusters"] * item["members"] else item["clusters"]
             judged.append((f"again {size} : again one of them", item["ratio_again_to_one_of_them"], most))
     return judged
@@ -173,7 +172,7 @@ def main() -> None:
         say(f"{name} = {value} (at most {most})")
     broken = [name for name, value, most in judged if value > most]
     if broken:
-        sys.exit(f"bench: limits are broken: {'; '.join(broken)}")
+        sys.exit(f"bench: limits are exceeded: {'; '.join(broken)}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def cmd_pin(options: argparse.Namespace) -> None:
 
 
 def cmd_up(options: argparse.Namespace) -> None:
-    """Bring a lab up, or bring back what is stopped."""
+    """Make a lab, or start its stopped hosts."""
     machine.set_up()
     machine.raise_inotify_limits()
     lab = _lab(options)
@@ -117,7 +117,7 @@ def cmd_up(options: argparse.Namespace) -> None:
             ):
                 if asked and asked.lstrip("v") != is_so:
                     raise LabError(
-                        f"the lab {lab.name!r} is there with {word} {is_so}: `lab down --name {lab.name}` first"
+                        f"the lab {lab.name!r} exists with {word} {is_so}: run `lab down --name {lab.name}` first"
                     )
             if options.hosts and options.hosts < facts.hosts:
                 say(f"the lab has {facts.hosts} hosts; none is removed")
@@ -127,7 +127,7 @@ def cmd_up(options: argparse.Namespace) -> None:
             images = "pause" if options.no_images else "all"
             hosts = options.hosts or DEFAULT_HOSTS
             facts = Facts(lab.name, "", str(versions.kubernetes), str(versions.etcd), hosts, images)
-            # The image first: a lab is made only when its hosts can be.
+            # The image first: without it, the lab would exist without hosts.
             _image(options, versions)
             lab.create(facts, options.subnet)
         if options.hosts and options.hosts > facts.hosts:
@@ -139,7 +139,7 @@ def cmd_up(options: argparse.Namespace) -> None:
 
 def _check_count(count: int | None) -> None:
     if count is not None and count < 1:
-        raise LabError(f"{count} hosts make no lab")
+        raise LabError(f"{count} hosts: a lab has at least one")
 
 
 def cmd_add(options: argparse.Namespace) -> None:
@@ -198,7 +198,7 @@ def cmd_cut(options: argparse.Namespace) -> None:
 
 
 def cmd_heal(options: argparse.Namespace) -> None:
-    """Put hosts back."""
+    """Undo `cut`."""
     lab = _lab(options)
     with lab.lock():
         for host in options.host:
@@ -309,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
         help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl",
     )
     sub = add("packages", "write a Debian repository with packages of kubeadm and the kubelet", programs)
-    sub.add_argument("--restarts", action="store_true", help="packages of the kubelet that restart it")
+    sub.add_argument("--restarts", action="store_true", help="the kubelet's packages restart the kubelet")
     sub.add_argument("directory", metavar="DIRECTORY")
     sub.add_argument("version", nargs="+", metavar="VERSION")
     add("programs", "print the directory of cached programs", versions, programs)
@@ -324,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
         "--replace", metavar="MODULE=VERSION", action="append", default=[], help="a staging module's version"
     )
 
-    sub = add("up", "start a lab, or what is stopped of it", named, versions, programs)
+    sub = add("up", "make a lab, or start its stopped hosts", named, versions, programs)
     sub.add_argument("--hosts", type=int, metavar="N", help=f"default: {DEFAULT_HOSTS}")
     sub.add_argument("--subnet", metavar="CIDR", help="default: the first that is free")
     sub.add_argument("--no-images", action="store_true", help="hosts without the etcd image, as without a registry")
@@ -334,9 +334,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("count", type=int, metavar="N")
     sub = add("apiserver", "give hosts the image of kube-apiserver, and kubectl", named, programs)
     sub.add_argument("host", nargs="+", metavar="HOST")
-    sub = add("stop", "end hosts like a power cut", named)
+    sub = add("stop", "cut the power of hosts", named)
     sub.add_argument("host", nargs="+", metavar="HOST")
-    sub.add_argument("--gently", action="store_true", help="an orderly shutdown instead")
+    sub.add_argument("--gently", action="store_true", help="shut down instead")
     sub = add("start", "boot stopped hosts", named, programs)
     sub.add_argument("host", nargs="+", metavar="HOST")
     sub = add("cut", "take hosts off the network, but for the controller's ssh", named)
@@ -349,7 +349,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("down", "remove a lab and all that belongs to it", named)
     sub.add_argument("--all", action="store_true", help="every lab")
     add("status", "what each host does", named)
-    add("list", "the labs there are")
+    add("list", "list all labs")
     sub = add("inventory", "print the Ansible inventory", named)
     sub.add_argument("--path", action="store_true", help="print where it is instead")
     sub = add("ssh", "ssh to a host", named)
@@ -363,9 +363,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; the exit code is 0, 1 for what the user can mend, 130 when interrupted."""
+    """Run one subcommand. Exit codes: 0, 1 for an error that the user can fix, 130 for an interruption."""
     options = parser().parse_args(arguments)
-    # podman, iptables and friends stand in sbin, which a login without root's profile lacks.
+    # podman and iptables may be in sbin, which PATH may lack.
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{machine.SYSTEM_PATH}"
     try:
         if options.subcommand not in _WITHOUT_ROOT and not getattr(options, "only", None):
@@ -378,6 +378,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("lab: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
+        print("lab: interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     return 0

@@ -32,10 +32,10 @@ _SSH_PORT = 22
 _VOLUMES = ("/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet")
 # What the host image runs.
 _INIT = "/sbin/init"
-# podman's words for a container that was made, but whose making was interrupted before it ran.
+# podman's states of a container whose creation was interrupted.
 _NEVER_STARTED = ("created", "configured", "initialized")
-# Our word for one whose processes were killed together with podman's own, as when a session or a machine's sandbox ends: podman
-# goes on calling it running, and can neither stop nor start it.
+# A container that was killed together with podman's monitor, for example because a session ended. podman reports it as running, and can neither
+# stop nor start it.
 _KILLED = "killed"
 # What systemd says when a boot has ended.
 _SETTLED = (["running"], ["degraded"])
@@ -60,7 +60,7 @@ Result = TypeVar("Result")
 
 
 def in_parallel(action: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Do the same for several hosts at once; the first failure is raised when all have ended."""
+    """Do the same for several hosts at once. Waits for all of them, then raises the first failure."""
     with ThreadPoolExecutor(_PARALLEL) as pool:
         return list(pool.map(action, items))
 
@@ -113,7 +113,7 @@ class Lab:
         return locked(self.state / "labs" / f".{self.name}.lock", f"changes the lab {self.name}")
 
     def exists(self) -> bool:
-        """Whether this lab is up, or was left half-way."""
+        """Whether this lab exists, complete or not."""
         return (self.directory / "lab.json").is_file()
 
     def facts(self) -> Facts:
@@ -253,7 +253,7 @@ class Lab:
         images = self.facts().images
         run(
             ["podman", "--runtime", "runc", "create", "--name", container, "--hostname", host, "--privileged"]
-            # No name server here: a question is refused at once rather than lost. The machine's /etc/hosts stays out.
+            # No name server listens there, so that lookups fail at once instead of timing out.
             + ["--dns", "127.0.0.1", "--no-hosts"]
             + ["--cgroupns=private", "--systemd=false", "-e", "container=podman", "-e", f"LAB_IMAGES={images}"]
             + ["--stop-signal=RTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"]  # noqa: S108  in the host
@@ -295,9 +295,9 @@ class Lab:
         return data.getvalue()
 
     def _wait_ready(self, host: str, fresh: bool) -> None:
-        """Wait until a host has booted and its sshd answers; a fresh one has to have no failed unit and all images.
+        """Wait until a host has booted and its sshd answers. A fresh host must also have all images and no failed unit.
 
-        On others the user may have broken anything on purpose: their boot has to end, however it ends.
+        On a host in use, units may have been broken on purpose.
         """
         deadline = time.monotonic() + READY_SECONDS
         said = "nothing"
@@ -441,7 +441,7 @@ class Lab:
         return ["ssh", "-i", str(self.key), *ssh_options(self.known_hosts), "-l", user, address, *command]
 
 
-# Everything but the controller's ssh and the host's own talk is dropped: peers see a dead cable.
+# The controller's ssh and loopback still work. Everything else is dropped, not rejected: peers see a dead cable.
 _CUT_RULES = """
 set -e
 {iptables} -N LAB_CUT
@@ -462,22 +462,22 @@ for chain in "INPUT" "OUTPUT ! -o lo" "FORWARD"; do {iptables} -D $chain -j LAB_
 
 
 def _remove(containers: list[str]) -> None:
-    """Remove containers with their volumes, whatever they do now."""
+    """Remove containers with their volumes, in any state."""
     command = ["podman", "rm", "-f", "-v", "-t", "0", *containers]
-    # For one that was killed together with its monitor, podman waits in vain the first time, and knows better the second.
+    # The first attempt fails for a container that was killed together with its monitor, the second one succeeds.
     if attempt(command)[0] != 0:
         run(command)
 
 
 def _state(told: str, pid: int, proc: Path = Path("/proc")) -> str:
-    """The state of a container: what podman tells, unless its process is gone although podman calls it running."""
+    """The state of a container as podman reports it, or killed if podman reports it as running and its process is gone."""
     if told not in ("running", "stopping"):
         return told
     try:
         command = (proc / str(pid) / "cmdline").read_bytes()
     except OSError:
         command = b""
-    # Nothing, too, for a process that nobody has waited for; and the number may be another's by now.
+    # A zombie has an empty command line, and the pid may have been reused.
     return told if command.startswith(_INIT.encode()) else _KILLED
 
 
@@ -519,5 +519,5 @@ def _ssh_answers(address: str) -> bool:
 
 
 def is_terminal() -> bool:
-    """Whether a person sits at both ends."""
+    """Whether standard input and output are a terminal."""
     return os.isatty(0) and os.isatty(1)

@@ -24,7 +24,7 @@ PACKAGES = (
     "ca-certificates,procps,sudo,conntrack,ethtool,socat,openssl,util-linux,kmod"
 )
 _HASH_LENGTH = 12
-# What changes the bytes of the archives without changing what is in them.
+# Part of the hash of archives: raise it when the code writes the same content in another form.
 _ARCHIVE_FORMAT = "1"
 
 
@@ -62,18 +62,18 @@ def parse_image_list(text: str) -> ImageNames:
 
 
 def image_names(kubeadm: Path, version: Version) -> ImageNames:
-    """Ask a kubeadm which images it expects; with a version given it asks nobody else."""
+    """The images that a kubeadm expects. Without a version, kubeadm would look one up on the internet."""
     return parse_image_list(run([str(kubeadm), "config", "images", "list", "--kubernetes-version", f"v{version}"]))
 
 
 def etcd_tags(expected: str, version: Version) -> list[str]:
-    """The tags of our etcd image: the one kubeadm expects, so that no variable is needed, and its true version's."""
+    """The tags of our etcd image: the one that kubeadm expects, so that no variable is needed, and the one of its real version."""
     true_tag = f"{expected.rsplit(':', 1)[0]}:{version}-0"
     return [expected] if true_tag == expected else [expected, true_tag]
 
 
 def content_hash(parts: Iterable[tuple[str, bytes]]) -> str:
-    """A short hash of named contents, whatever their order."""
+    """A short hash of named contents, in any order."""
     digest = hashlib.sha256()
     for name, content in sorted(parts):
         digest.update(f"{len(name)} {name} {len(content)} ".encode() + content)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .process import LabError, attempt, run, say, step
 
-# Debian package -> is it there? Asked by what it brings, so that the programs may come from elsewhere too.
 _CNI_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _NETAVARK_PLACES = ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark")
 _INOTIFY_LIMITS = {"max_user_instances": 4096, "max_user_watches": 524288}
@@ -24,6 +23,7 @@ def _network_backend() -> bool:
     return any(Path(p).exists() for p in (*_NETAVARK_PLACES, *(f"{d}/bridge" for d in _CNI_DIRECTORIES)))
 
 
+# By Debian package, whether what it installs is there: programs may also come from elsewhere.
 _NEEDED: dict[str, Callable[[], bool]] = {
     "podman": lambda: _program("podman"),
     "runc": lambda: _program("runc"),
@@ -61,7 +61,7 @@ def require_root() -> None:
 
 
 def set_up(needed: Iterable[str] | None = None) -> None:
-    """Install the Debian packages that are missing; says what it lacks where it cannot."""
+    """Install the Debian packages that are missing."""
     require_root()
     missing = missing_packages(needed)
     if not missing:

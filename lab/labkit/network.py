@@ -20,7 +20,7 @@ def parse_subnet(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        raise LabError(f"{text!r} is no subnet: {error}") from None
+        raise LabError(f"{text!r} is not a subnet: {error}") from None
     if network.num_addresses < 32:
         raise LabError(f"{text} is too small for a lab: at least 32 addresses are needed")
     return network
@@ -39,7 +39,9 @@ def choose_subnet(used: Iterable[str], wanted: str | None = None) -> ipaddress.I
         network = parse_subnet(wanted)
         other = clash(network)
         if other is not None:
-            raise LabError(f"the subnet {network} is taken here (by {other}): give another with --subnet, or none")
+            raise LabError(
+                f"the subnet {network} is taken here (by {other}): give another one with --subnet, or omit --subnet"
+            )
         return network
     for candidate in map(parse_subnet, _CANDIDATES):
         if clash(candidate) is None:
@@ -70,8 +72,8 @@ def mac_address(host_address: str) -> str:
 def fix_bridge_address(name: str, gateway_address: str) -> None:
     """Give a network's bridge a hardware address of its own.
 
-    Left to itself a bridge takes the lowest one of its ports: it would change as hosts come and go, and the controller
-    would be out of reach of the other hosts until they ask for it again.
+    By default a bridge takes the lowest address of its ports. It would change as hosts come and go, and the hosts would not reach the controller
+    until their ARP entries expire.
     """
     interface = json.loads(run(["podman", "network", "inspect", name]))[0]["network_interface"]
     wanted = mac_address(gateway_address)

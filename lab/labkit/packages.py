@@ -15,7 +15,7 @@ from .settings import LAB_DIRECTORY, Version
 
 # The revision of the packages of pkgs.k8s.io.
 REVISION = "1.1"
-# Its package does not; some packages restart the service that they bring.
+# The official package does not restart the kubelet. Packages of others may.
 RESTARTS = """#!/bin/sh
 set -e
 if [ "$1" = configure ] && [ -d /run/systemd/system ]; then
@@ -49,7 +49,7 @@ class Package:
 
 
 def packages_of(version: Version, programs: Mapping[str, Path], restarts: bool) -> list[Package]:
-    """The packages of one version. restarts: whether that of the kubelet restarts it."""
+    """The packages of one version. restarts: whether the package of the kubelet restarts it."""
     units = LAB_DIRECTORY / "host" / UNITS
     drop_in = "kubelet.service.d/10-kubeadm.conf"
     return [

@@ -22,8 +22,8 @@ def render_go_mod(
 ) -> str:
     """A go.mod that requires a project at a version, from the project's own go.mod (`upstream`).
 
-    Kubernetes' staging modules are published beside it as v0.MINOR.PATCH, while its own go.mod points to local folders;
-    `replacements` names other versions for those that are not to be had; `only` leaves the other programs out.
+    Kubernetes' staging modules are published beside it as v0.MINOR.PATCH, while its own go.mod points to local folders.
+    replacements: another version of a module that the proxy lacks. only: the programs to pin (default: all).
     """
     go = re.search(r"^go (\S+)", upstream, re.MULTILINE)
     debug = re.search(r"^godebug \(.*?^\)|^godebug [^\n(]+$", upstream, re.MULTILINE | re.DOTALL)

@@ -19,7 +19,7 @@ _output_lock = threading.Lock()
 
 
 class LabError(Exception):
-    """Something the user can act on; its text is all they see."""
+    """An error that the user can act on. The lab prints its text and no traceback."""
 
 
 def say(text: str) -> None:
@@ -67,7 +67,7 @@ def run(
 
 
 def attempt(command: Sequence[str], *, timeout: float = 60, stdin: bytes | None = None) -> tuple[int, str, str]:
-    """Run a command whose failure is an answer: its exit code, standard output and standard error."""
+    """Run a command that may fail. Returns exit code, standard output and standard error."""
     result = _run(command, cwd=None, env=None, stdin=stdin, timeout=timeout, log=None)
     return result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
 

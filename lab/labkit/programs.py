@@ -42,7 +42,7 @@ KUBERNETES = Project(
     name="kubernetes",
     packages={name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kubeadm", "kubelet", "kube-apiserver", "kubectl")},
     standard=("kubeadm", "kubelet"),
-    # Each program knows one of them.
+    # kubeadm knows the first, the kubelet the second.
     version_arguments=("version", "--version"),
 )
 ETCD = Project(
@@ -86,7 +86,7 @@ class Store:
         self.state = state
         self.given = given
         if given is not None and not given.is_dir():
-            raise LabError(f"{given}, given as the directory of programs, is no directory")
+            raise LabError(f"{given}, given as the directory of programs, is not a directory")
 
     def directory(self, project: Project, version: Version) -> Path:
         """Where the programs of a version are cached."""
@@ -120,12 +120,14 @@ class Store:
         if not (pins / "go.mod").is_file():
             known = ", ".join(str(v) for v in pinned_versions(project))
             raise LabError(
-                f"{project.name} {version} is not in the cache and not pinned (pinned: {known}); "
-                f"`lab pin --{project.name} {version}` pins it, or --programs DIR brings {', '.join(names)}"
+                f"{project.name} {version} is neither cached nor pinned (pinned: {known}): "
+                f"run `lab pin --{project.name} {version}`, or give a directory with {', '.join(names)} as --programs"
             )
         for name in names:
             if not is_pinned((pins / "go.mod").read_text(), project.packages[name]):
-                raise LabError(f"{name} {version} cannot be built: its modules are not to be had (see lab/README.md)")
+                raise LabError(
+                    f"{name} {version} cannot be built: the Go module proxy lacks its modules (see lab/README.md)"
+                )
         require_disk(self.state, 8, f"building {project.name}")
         go = find_go(self.state, needed_go(pins / "go.mod"))
         target = self.directory(project, version)
@@ -218,7 +220,7 @@ def build_pause(state: Path) -> Path:
     """The static pause program of the sandbox image, from lab/pause.c."""
     target = state / "programs" / "pause"
     source = LAB_DIRECTORY / "pause.c"
-    # A checkout that is newer than the cache builds it again, and may start two labs at once.
+    # Two labs may start at once.
     with locked(state / "pause.lock", "builds the pause program"):
         if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -36,14 +36,16 @@ def parse_version(text: str) -> Version:
     """Read "1.36.3" or "v1.36.3"; anything else is an error that says what a version looks like."""
     match = _VERSION.fullmatch(text.strip())
     if not match:
-        raise LabError(f"{text!r} is no version: three numbers are meant, as in {DEFAULT_KUBERNETES}")
+        raise LabError(f"{text!r} is not a version: write three numbers, as in {DEFAULT_KUBERNETES}")
     return Version(int(match[1]), int(match[2]), int(match[3]))
 
 
 def check_name(name: str) -> str:
     """A lab's name becomes part of container and network names: an RFC 1123 label, not too long."""
     if not _LABEL.fullmatch(name) or len(name) > 30:
-        raise LabError(f"{name!r} is no name for a lab: lower-case letters, digits and inner hyphens, at most 30")
+        raise LabError(
+            f"{name!r} is not a valid name for a lab: use at most 30 lower-case letters, digits and inner hyphens"
+        )
     return name
 
 

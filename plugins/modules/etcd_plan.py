@@ -50,7 +50,7 @@ RETURN = r"""
 steps:
   description:
     - What the run does. Each step has a C(kind) (ca, replace_ca, send_ca_key, receive_ca_key, remove_ca_key, export_ca_key, next_ca, renew_ca,
-      trust_ca, exchange_ca, certificates, config, image, leave, archive, downgrade, start, turn, join, apiserver,
+      trust_ca, exchange_ca, certificates, config, image, kubelet, leave, archive, downgrade, start, turn, join, apiserver,
       defragment, disarm, record, snapshot, schedule, rehearse, prepare, stop, replace_data), the C(member) that it is about, the C(host) that it runs on,
       its C(turn) (none if all take it at once) and its C(reasons), as M(kubeadm.etcd.etcd_host_info) returns them.
     - For each kind of step there is also a list of the hosts that have one, under the name of the kind.

@@ -1,9 +1,9 @@
-"""Real etcd processes, without hosts: what the collection claims about etcd, proven in seconds.
+"""Real etcd processes without hosts, to test in seconds what the collection assumes about etcd.
 
-Every test process works in a network namespace of its own. Each member has a further one, with an address that its
-peers see it under, as on a host. Certificates are made by the code of etcd_pki, flags are those that kubeadm_etcd_config
-writes, and etcd is the lab's (built on first use). A kill -9 of all members stands for a power cut: etcd has
-no chance to write anything more, and what it has written stays.
+Every test process has its own network namespace. Each member has one too, with the address that its peers see.
+Certificates are made by the code of etcd_pki, flags are those that kubeadm_etcd_config writes, and etcd is the lab's
+(built on first use). A kill -9 of all members stands for a power cut: etcd has no chance to write anything more, and
+what it has written stays.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAB = ROOT / "lab" / "lab"
 VERSIONS = ("3.5.35", "3.6.14", "3.7.3")
 NEWNET = 0x40000000
 MOST_MEMBERS = 5
-# The page's names, and a network that is seen by nobody else.
+# The names of the page, and a network that only the tests see.
 NAMES = [f"infra{number}" for number in range(MOST_MEMBERS)]
 ADDRESSES = {name: f"10.77.0.{number + 1}" for number, name in enumerate(NAMES)}
 # How long a member may take for what takes it a second or two on a quiet machine.
@@ -77,7 +77,7 @@ def built(*arguments: str) -> str:
 
 
 def _libc(call: str, *arguments: int) -> None:
-    """A system call for namespaces: Python has them from 3.12 on only."""
+    """A system call for namespaces, which Python has only from 3.12 on."""
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, call)(*arguments) != 0:
         raise OSError(ctypes.get_errno(), call)
@@ -90,7 +90,7 @@ def _ip(*arguments: str, inside: int | None = None) -> None:
 
 @pytest.fixture(scope="package")
 def network() -> Iterator[dict[str, int]]:
-    """One namespace for each member, and the tests in that of the bridge between them. Member to a process that holds its namespace."""
+    """Makes a namespace for each member, and one with a bridge for the tests. Yields by member a process that holds its namespace."""
     before = os.open("/proc/self/ns/net", os.O_RDONLY)
     _libc("unshare", NEWNET)
     holders = []
@@ -283,7 +283,7 @@ class Member:
         self.data.mkdir(mode=0o700)
 
     def find(self) -> None:
-        """Its volume is mounted again, over whatever has been written meanwhile."""
+        """Its volume is mounted again, over files that were written meanwhile."""
         shutil.rmtree(self.data)
         self.data.with_name("volume").rename(self.data)
 
@@ -441,7 +441,7 @@ def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Itera
     for cluster in made:
         cluster.power_cut()
         for member in cluster.members:
-            # etcd allocates 64 MiB for each log at once. What is left of a test is its logs of the other kind.
+            # etcd allocates 64 MiB for each write-ahead log, so data directories are removed. The text logs stay.
             shutil.rmtree(member.directory / member.name)
 
 

@@ -1,4 +1,4 @@
-"""Alarms in the words of each etcd: of one member, and of the whole cluster, of which no member is named."""
+"""Alarms as each etcd reports them: of one member, and of the whole cluster (member 0)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def at_best_degraded(cluster: Cluster) -> bool:
 
 @each_version
 @pytest.mark.parametrize("whole", [True, False], ids=["whole cluster", "one member"])
-def test_corrupt(make_cluster: Make, version: str, whole: bool) -> None:
-    """Every write is refused: the verdict may not be healthy. Who it is raised for makes no difference."""
+def test_a_cluster_with_alarm_corrupt_is_not_healthy(make_cluster: Make, version: str, whole: bool) -> None:
+    """Every write is refused, whether the alarm is of one member or of the whole cluster."""
     cluster = make_cluster(1, version)
     cluster.found()
     with cluster[0].client() as client:
@@ -37,7 +37,7 @@ def test_corrupt(make_cluster: Make, version: str, whole: bool) -> None:
 
 @each_version
 def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -> None:
-    """A snapshot restored on one member, beside two with their old data: what etcd raises then, by its own check."""
+    """The alarms that etcd raises if a snapshot is restored on one of three members."""
     cluster = make_cluster(3, version)
     cluster.found()
     snapshot = cluster.directory / "snapshot.db"
@@ -49,7 +49,7 @@ def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -
     for member in cluster.members:
         member.start("existing", cluster.names, **check)
     wait_until("etcd raises no alarm", lambda: "alarm:CORRUPT" in cluster.etcdctl("alarm", "list", check=False))
-    # With 3.5 nobody can tell who is wrong; from 3.6 on two that agree outvote the third.
+    # 3.5 cannot tell which member is wrong. From 3.6 on, two that agree outvote the third.
     with cluster[0].client() as client:
         wrong = 0 if version.startswith("3.5.") else client.status().member_id
     assert alarms(cluster) == [Alarm(wrong, "CORRUPT")]
@@ -61,7 +61,7 @@ def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -
 @other_versions_long
 @pytest.mark.parametrize("kind", ["CORRUPT", "NOSPACE"])
 def test_an_alarm_is_in_the_snapshot(make_cluster: Make, version: str, kind: str) -> None:
-    """A cluster that is restored from it refuses writes, for a member that it does not have; until that is disarmed."""
+    """A cluster restored from it refuses writes until the alarm, of a member that no longer exists, is disarmed."""
     cluster = make_cluster(1, version)
     cluster.found()
     snapshot = cluster.directory / "snapshot.db"
@@ -80,8 +80,7 @@ def test_an_alarm_is_in_the_snapshot(make_cluster: Make, version: str, kind: str
 
 
 @each_version
-def test_no_space(make_cluster: Make, version: str) -> None:
-    """Raised by a quota that is reached, and always for one member."""
+def test_a_full_database_raises_nospace_for_one_member(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
     big = "x" * 1_000_000

@@ -1,4 +1,4 @@
-"""What a real kube-apiserver answers while members restart one after the other: which writes it fails, why, and whether we could avoid it."""
+"""Which writes of a real kube-apiserver fail while members restart one after the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Load:
             if code == 500 and by_change_of_leader(message):
                 self.dropped.append(message)
                 code, message = ask("POST", "/api/v1/namespaces/default/configmaps", body)
-                # It may have been done: at most once is what etcd's client promises.
+                # The write may have succeeded: etcd's client sends it once at most.
                 code = 201 if code == 409 else code
             self.good += code == 201
             if code != 201:
@@ -112,7 +112,7 @@ def cluster(make_cluster: Make, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.long
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_change_of_leader_drops_writes_and_nothing_else_does(cluster: Cluster, moves: bool) -> None:
-    """Followers stop without a failed write. With the leader some writes are dropped, whether its leadership is moved before or not. Repeated, none fails."""
+    """No write fails when a follower stops. When the leader stops, etcd drops some writes, even after a transfer of leadership. A second attempt succeeds."""
     load = Load()
     threads = [threading.Thread(target=load.write, args=(number,)) for number in range(WRITERS)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""What a running etcd knows of certificates: the CA as it was when it started, its own pairs as they are at each handshake."""
+"""etcd reads the CA when it starts, and its own certificates and keys at each handshake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def exchange(member: Member, pki: Path) -> None:
 
 
 def ask(member: Member, ca: Path, pair: Path) -> str:
-    """The code of our client's failure, '' if it is answered. ca trusts the server, pair is what the client shows."""
+    """The code of the client's error, '' without one. ca: the CA that the client trusts. pair: the client's certificate and key."""
     files = [pair / member.name / "pki" / "etcd" / f"healthcheck-client.{end}" for end in ("crt", "key")]
     try:
         with EtcdClient(
@@ -43,7 +43,7 @@ def ask(member: Member, ca: Path, pair: Path) -> str:
 
 @each_version
 def test_a_ca_that_is_exchanged_under_a_running_member(make_cluster: Make, version: str) -> None:
-    """It shows its new certificate at once, and trusts the CA of its start until it is restarted."""
+    """The member uses its new certificate at once, and trusts the former CA until it restarts."""
     cluster = make_cluster(1, version)
     cluster.found()
     member, former = cluster[0], cluster.directory / "former"
@@ -61,7 +61,7 @@ def test_a_ca_that_is_exchanged_under_a_running_member(make_cluster: Make, versi
 
 @pytest.mark.parametrize("back", ["former files", "restart of all"])
 def test_ways_out_of_a_ca_exchanged_on_all_members(make_cluster: Make, back: str) -> None:
-    """New connections fail everywhere. The former files back, or all processes started anew: both bring the cluster back."""
+    """New connections fail on every member, until the former files are back or all members are restarted."""
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     cluster.write("before")
@@ -85,7 +85,7 @@ def test_ways_out_of_a_ca_exchanged_on_all_members(make_cluster: Make, back: str
 
 @each_version
 def test_two_cas_at_once(make_cluster: Make, version: str) -> None:
-    """With both in ca.crt since its start a member takes clients of either: how a CA can be exchanged without a gap."""
+    """With both CAs in ca.crt, a member accepts clients of both: this is what a rotation relies on."""
     cluster = make_cluster(1, version)
     member = cluster[0]
     former, new = cluster.directory / "former", another_pki(cluster)

@@ -39,7 +39,7 @@ def restore_spec(tmp_path: Path, snapshot: Path) -> _restore.RestoreSpec:
 
 @pytest.fixture
 def snapshot(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None) -> Path:
-    """Of a database of some hundred pages, taken by etcd 3.7."""
+    """A snapshot of some hundred pages, taken from etcd 3.7."""
     with_programs(tmp_path, "3.7.3")
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_image", lambda _spec: None)
@@ -67,7 +67,7 @@ def flipped(offset: int) -> Callable[[bytes], bytes]:
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (cut(0), "is not a snapshot"),
     "a part": (cut(100_001), "is cut off"),
-    # As large copies often end. It looks like a database without a digest.
+    # Many copies are cut off. This one looks like a database without a digest.
     "a part, at the end of a page": (cut(40 * 4096), "is cut off"),
     "a part that ends as a snapshot would": (cut(40 * 4096 + 32), "is cut off"),
     "a bit": (flipped(20 * 4096 + 5), "its SHA-256 does not match"),
@@ -81,7 +81,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 def test_damaged_snapshots(snapshot: Path, tmp_path: Path) -> None:
-    """Each is refused before anything stops, with the file and what is wrong with it, and leaves nothing behind."""
+    """Each is refused before a member stops. The message names file and defect, and no file is left."""
     whole = snapshot.read_bytes()
     assert len(whole) > 100 * 4096
     target = tmp_path / "damaged.db"
@@ -98,7 +98,7 @@ def test_damaged_snapshots(snapshot: Path, tmp_path: Path) -> None:
 
 
 def test_data_of_a_newer_etcd(snapshot: Path, tmp_path: Path) -> None:
-    """etcdutl of 3.6 restores it, and etcd 3.6 does not start on it: it would be found when all members are stopped."""
+    """etcdutl of 3.6 restores it, but etcd 3.6 does not start on it. So it is refused before the members are stopped."""
     for path in (tmp_path / "image/usr/local/bin").iterdir():
         path.unlink()
     with_programs(tmp_path, "3.6.14")
@@ -115,7 +115,7 @@ def test_data_of_a_newer_etcd(snapshot: Path, tmp_path: Path) -> None:
 
 
 def test_encrypted_to_another_key(snapshot: Path, tmp_path: Path) -> None:
-    """openssl opens nothing, and what its command leaves is no snapshot."""
+    """openssl cannot decrypt it, and the file that it leaves is not accepted as a snapshot."""
     for name in ("ours", "theirs"):
         argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
         argv += ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt")]
@@ -156,7 +156,7 @@ def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_clock_that_was_wrong(
     make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None, step: float
 ) -> None:
-    """For two snapshots. The timer goes on, the newest good one is there at every moment, and what is rehearsed is what was taken last."""
+    """The clock is wrong for two snapshots. The timer still works, the newest good snapshot is kept, and the drill uses the latest one."""
     cluster = one(make_cluster, tmp_path, monkeypatch)
     real, shift = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + shift[0])
@@ -169,7 +169,7 @@ def test_a_clock_that_was_wrong(
         state = _backup.State.read(spec.dir, _backup.BACKUP)
         assert not state.error and state.succeeded <= time.time()
         found = read_directory(spec.dir, "etcd")
-        # The one that was taken just now is the newest by all accounts, and none has gone for which there is no newer one.
+        # The latest snapshot has the newest time and revision. Only older ones were removed.
         assert os.path.join(spec.dir, found[0].file_name) == state.file == _drill.newest_snapshot(spec)
         assert found[0].revision == max(item.revision for item in found) and 1 <= len(found) <= 3
         return found[0].file_name
@@ -181,7 +181,9 @@ def test_a_clock_that_was_wrong(
     assert _drill.drill(spec, "", "")["compared"]
 
 
-def test_two_at_once(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None) -> None:
+def test_two_rehearsals_and_two_snapshots_on_one_host(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
     """Two rehearsals and two snapshots on one host, of timers and of playbooks."""
     cluster = one(make_cluster, tmp_path, monkeypatch)
     spec = spec_for(cluster, cluster[0])
@@ -207,10 +209,10 @@ def test_two_at_once(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.long
-def test_killed_at_any_moment(
+def test_a_snapshot_or_restore_that_is_killed(
     make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
 ) -> None:
-    """A snapshot and a restore that end every 40 ms later: what has a name is whole, the older ones are there, and the next run does it all."""
+    """Each attempt is killed 40 ms later than the one before. Files with a final name are complete, older snapshots stay, and the next run succeeds."""
     cluster = one(make_cluster, tmp_path, monkeypatch)
     with cluster[0].client(timeout=30.0) as client:
         for number in range(100):

@@ -33,7 +33,7 @@ def told(member: Member) -> tuple[str, str, bool]:
 
 
 def is_restored(member: Member) -> bool:
-    """Whether the directory is a restored one that has had no leader since."""
+    """Whether the directory has restored data whose log has not seen a leader."""
     wal = read_wal(str(member.data))
     assert wal is not None and wal.formed
     return wal.restored
@@ -59,7 +59,7 @@ def test_founded_and_led(make_cluster: Make, version: str) -> None:
 
 @each_version
 def test_founded_and_never_led(make_cluster: Make, version: str) -> None:
-    """One of three that was started alone, as by a run that was killed: it may be started again as new."""
+    """A killed run has started one member of three. It may be started again with state new."""
     cluster = make_cluster(3, version)
     cluster[0].start("new", cluster.names)
     wait_until("it writes no log", lambda: read_wal(str(cluster[0].data)))
@@ -72,7 +72,7 @@ def test_founded_and_never_led(make_cluster: Make, version: str) -> None:
 
 @each_version
 def test_wiped_and_crashed(make_cluster: Make, version: str) -> None:
-    """With the full list a member without data takes over its former id, and panics under the same leader: a log that was never led."""
+    """With the full initial-cluster, a member without data gets its former id and panics. Its log has not seen a leader."""
     cluster = make_cluster(3, version)
     cluster.found()
     wiped = next(member for member in cluster.members if not member.leads())
@@ -107,7 +107,7 @@ def promoted(cluster: Cluster, learner: Member) -> bool:
 
 @each_version
 def test_restored_from_a_snapshot(make_cluster: Make, version: str) -> None:
-    """It has the ids that a new member at this address would have, and holds data. Once it has been led it is data like any."""
+    """Restored data has the ids of a new member at this address. It counts as restored until its log has seen a leader."""
     cluster = make_cluster(1, version)
     cluster.found()
     assert not is_restored(cluster[0])
@@ -122,7 +122,7 @@ def test_restored_from_a_snapshot(make_cluster: Make, version: str) -> None:
 
 
 def test_a_member_that_took_snapshots_is_not_restored(make_cluster: Make) -> None:
-    """A follower that was away gets a snapshot of raft from its leader; that is no restored one."""
+    """A raft snapshot that a follower got from its leader is not taken for a restored one."""
     cluster = make_cluster(3, "3.6.14")
     few = {"snapshot-count": "10", "experimental-snapshot-catchup-entries": "5"}
     cluster.found(**few)
@@ -139,7 +139,7 @@ def test_a_member_that_took_snapshots_is_not_restored(make_cluster: Make) -> Non
 
 @pytest.mark.parametrize("keep", [0, 7, 200], ids=["nothing", "half a frame", "its head"])
 def test_a_log_that_was_cut_off(make_cluster: Make, keep: int) -> None:
-    """Data, whatever can still be read of it."""
+    """It counts as data, however little can be read."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()
     ids = identity(cluster[0])
@@ -147,7 +147,7 @@ def test_a_log_that_was_cut_off(make_cluster: Make, keep: int) -> None:
     log = next((cluster[0].data / "member" / "wal").glob("0*.wal"))
     os.truncate(log, keep)
     wal = read_wal(str(cluster[0].data))
-    # Of its head the ids are left, and not that it was led: the entries that say so are behind.
+    # The ids are in the head of the log. The entries that show a leader come later and are cut off.
     assert wal is not None and (wal.member_id, wal.cluster_id) in (("", ""), ids)
     assert wal.formed or keep == 200
 
@@ -187,7 +187,7 @@ def linked_away(data: Path) -> None:
     ],
 )
 def test_data_of_which_a_part_is_missing(make_cluster: Make, version: str, how: Callable[[Path], None]) -> None:
-    """Not empty, and whose it is nobody can tell: etcd would found a cluster over it."""
+    """The directory is not empty, but does not show its member. etcd would found a new cluster in it."""
     cluster = make_cluster(1, version)
     cluster.found()
     cluster.power_cut()
@@ -196,7 +196,7 @@ def test_data_of_which_a_part_is_missing(make_cluster: Make, version: str, how: 
     assert wal is not None and wal.formed and not wal.member_id
 
 
-def test_data_that_may_not_be_read(make_cluster: Make) -> None:
+def test_data_without_permission_to_read_it(make_cluster: Make) -> None:
     """As on a network filesystem on which root is nobody."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()

@@ -1,4 +1,4 @@
-"""Back to an older minor version of etcd: what its downgrade API does, and what the collection makes of it."""
+"""Downgrades by one minor version: the downgrade API of etcd, and how the collection uses it."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def lower(cluster: Cluster, member: Member, version: str) -> None:
 
 
 @pytest.mark.parametrize(("high", "low"), PATHS)
-def test_there_and_back(make_cluster: Make, high: str, low: str) -> None:
-    """Validated, enabled, member by member, and up again, while a client writes: nothing is lost. etcd ends the downgrade by itself."""
+def test_a_downgrade_and_an_upgrade_lose_no_write(make_cluster: Make, high: str, low: str) -> None:
+    """While a client writes, each member is downgraded and upgraded again. etcd ends the downgrade itself."""
     cluster = make_cluster(3, high)
     cluster.found()
     wished = spec(cluster, low[:3])
@@ -74,7 +74,7 @@ def test_there_and_back(make_cluster: Make, high: str, low: str) -> None:
         assert cluster_version(cluster[0]) == f"{low[:3]}.0"
     print(f"{high} -> {low}: {counted}")
     assert cluster.agree() and counted["acknowledged"] > 100
-    # etcd 3.5 ends it too, and does not say so: the next upgrade would wait for ever otherwise.
+    # etcd 3.5 ends it too, but does not report it. If it did not, the next upgrade would wait forever.
     with writing_through_all(cluster):
         roll(cluster, high)
     assert cluster.agree() and not any(status(member).downgrade for member in cluster.members)
@@ -82,7 +82,7 @@ def test_there_and_back(make_cluster: Make, high: str, low: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("high", "low"), PATHS)
-def test_cancelled_half_way(make_cluster: Make, high: str, low: str) -> None:
+def test_a_downgrade_is_cancelled_half_way(make_cluster: Make, high: str, low: str) -> None:
     """The member that has the older version is upgraded again. Before any has it, the cluster has its former version back at once."""
     cluster = make_cluster(3, high)
     cluster.found()
@@ -109,7 +109,7 @@ def test_cancelled_half_way(make_cluster: Make, high: str, low: str) -> None:
 
 
 def test_a_member_that_is_not_ready_does_not_start(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does the turn stop it. Another version than the next lower one is refused, by etcd too."""
+    """The turn does not stop it either. etcd allows only the next lower minor version."""
     cluster = make_cluster(3, NEW)
     cluster.found()
     member = next(member for member in cluster.members if not member.leads())
@@ -132,7 +132,7 @@ def test_a_member_that_is_not_ready_does_not_start(make_cluster: Make, monkeypat
 
 @pytest.mark.long
 def test_a_member_that_is_down_keeps_a_downgrade_from_being_enabled(make_cluster: Make) -> None:
-    """By us, since etcd would enable it, and wait: it lowers the version of the cluster as soon as all members are there."""
+    """The module refuses. etcd would enable the downgrade, and lower the cluster version as soon as all members are up."""
     cluster = make_cluster(3, NEW)
     cluster.found()
     down = next(member for member in cluster.members if not member.leads())
@@ -186,8 +186,8 @@ def members_of(cluster: Cluster) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("high", "low"), PATHS)
-def test_no_member_joins_meanwhile(make_cluster: Make, high: str, low: str) -> None:
-    """With neither version, so that the plan refuses it. Whoever has lost a member cancels the downgrade first."""
+def test_no_member_joins_during_a_downgrade(make_cluster: Make, high: str, low: str) -> None:
+    """etcd refuses it with either version. To replace a member, the downgrade must be cancelled first."""
     cluster, joiners = small(make_cluster, high, 3, 4)
     change_downgrade(spec(cluster, low[:3]), check=False)
     first = next(member for member in cluster.members if not member.leads())
@@ -254,7 +254,7 @@ def test_the_lock_keeps_two_runs_apart(make_cluster: Make, monkeypatch: pytest.M
     assert not status(cluster[0]).downgrade
 
 
-def test_what_metrics_tell(make_cluster: Make) -> None:
+def test_metrics_show_an_unfinished_downgrade(make_cluster: Make) -> None:
     """The alert EtcdVersionChangeUnfinished compares these."""
     cluster = make_cluster(1, NEW)
     cluster.found()
@@ -267,8 +267,8 @@ def test_what_metrics_tell(make_cluster: Make) -> None:
 
 
 @pytest.mark.long
-def test_what_3_5_does_not_report(make_cluster: Make) -> None:
-    """Whether a downgrade is enabled. If it is when members get 3.6 again, the cluster keeps version 3.5 until it is cancelled."""
+def test_etcd_3_5_does_not_report_an_enabled_downgrade(make_cluster: Make) -> None:
+    """If a downgrade is enabled when members get 3.6 again, the cluster keeps version 3.5 until it is cancelled."""
     cluster = make_cluster(3, MIDDLE)
     cluster.found()
     change_downgrade(spec(cluster, "3.5"), check=False)

@@ -1,4 +1,4 @@
-"""The cluster lock with real etcd: never two holders, whatever happens to members, holders and answers meanwhile."""
+"""The cluster lock with real etcd: never two holders, even if members, holders or answers are lost."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 
 from .conftest import ROOT, Cluster, Make, Member, other_versions_long, wait_until
 
-# Short, but no machine is so busy that the thread comes too late.
+# Short, but long enough for the renewing thread on a busy machine.
 TTL = 5
 KEY = "kubeadm.etcd/lock"
 BIG = "x" * 1_000_000
 
-# A run of its own: takes the lock a number of times, and fails if another is inside at the same time.
+# A separate process. It takes the lock a number of times, and fails if another process has it too.
 CONTENDER = """
 import json, os, sys, time
 sys.path[:0] = sys.argv[1:3]
@@ -108,7 +108,7 @@ def test_one_at_a_time(make_cluster: Make, version: str) -> None:
 
 
 @other_versions_long
-def test_what_stands_in_etcd_and_who_waits(make_cluster: Make, version: str) -> None:
+def test_the_key_names_the_holder_that_another_run_waits_for(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(1, version)
     cluster.found()
     with taken(cluster, "infra0") as lock:
@@ -141,7 +141,7 @@ def test_a_holder_that_was_killed(make_cluster: Make) -> None:
 
 @pytest.mark.long
 def test_a_holder_that_was_suspended(make_cluster: Make) -> None:
-    """Another run has the lock meanwhile, and the first one notices before its next act."""
+    """Another run gets the lock. The suspended one notices this before its next act."""
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     holder = contender(cluster, "infra1", 1, pause=1)
@@ -207,7 +207,7 @@ def test_one_leader_after_the_other_is_killed(make_cluster: Make, version: str) 
     ],
 )
 def test_a_cluster_that_stops_while_its_member_restarts(make_cluster: Make, version: str, count: int) -> None:
-    """It comes back with the lock as it was, though nobody has renewed the lease for longer than it lasts."""
+    """The lock survives, although the lease was not renewed for longer than it lasts."""
     cluster = make_cluster(count, version)
     cluster.found()
     with taken(cluster) as lock:
@@ -226,7 +226,7 @@ def test_a_cluster_that_stops_while_its_member_restarts(make_cluster: Make, vers
         assert value is not None and value["nonce"] == lock.record.nonce
 
 
-def test_without_quorum(make_cluster: Make) -> None:
+def test_no_lock_without_quorum(make_cluster: Make) -> None:
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     for member in cluster.members[1:]:
@@ -257,7 +257,7 @@ def cut_off(member: int) -> Iterator[None]:
 
 @pytest.mark.long
 def test_a_minority_that_is_cut_off(make_cluster: Make) -> None:
-    """The holder goes on with the majority, whichever member it was that answered so far; a minority gives no lock."""
+    """The holder continues with the majority, even if its member is in the minority. A minority gives no lock."""
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     number = cluster.members.index(leader(cluster))
@@ -272,7 +272,7 @@ def test_a_minority_that_is_cut_off(make_cluster: Make) -> None:
     cluster.wait()
 
 
-def test_a_holder_that_reaches_nobody(make_cluster: Make) -> None:
+def test_a_holder_that_reaches_no_member(make_cluster: Make) -> None:
     """Its check fails before another run, on the other side, has the lock."""
     cluster = make_cluster(1, "3.6.14")
     cluster.found()
@@ -305,8 +305,8 @@ def test_a_key_that_was_deleted_by_hand(make_cluster: Make) -> None:
 
 
 @other_versions_long
-def test_no_space(make_cluster: Make, version: str) -> None:
-    """A lock that is held stays, and keeps others out. A new one is refused; so is any other write but those without an end."""
+def test_the_lock_under_alarm_nospace(make_cluster: Make, version: str) -> None:
+    """A lock that is held stays, and a new one is refused. etcd still accepts some writes, but none that expires."""
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
     with taken(cluster) as lock:
@@ -321,7 +321,7 @@ def test_no_space(make_cluster: Make, version: str) -> None:
     with pytest.raises(LockRefusedError, match="alarm NOSPACE") as raised, taken(cluster, "infra1"):
         pass
     assert raised.value.alarm == "NOSPACE"
-    # A role could be added once only as well, but it would outlive a run that is killed.
+    # etcd still allows to add a role, but a role as lock would outlive a killed run.
     cluster.etcdctl("role", "add", "lock")
     # The turn that raises the quota goes without a lock. The alarm ends by hand.
     cluster[0].signal(signal.SIGTERM)
@@ -333,8 +333,8 @@ def test_no_space(make_cluster: Make, version: str) -> None:
 
 
 @other_versions_long
-def test_corrupt(make_cluster: Make, version: str) -> None:
-    """The key of a turn that has ended stays. It is not taken for that of a run that works."""
+def test_the_lock_under_alarm_corrupt(make_cluster: Make, version: str) -> None:
+    """The key of a turn that has ended cannot be removed, and is not mistaken for that of an active run."""
     cluster = make_cluster(1, version)
     cluster.found()
     alarm = {"memberID": "0", "alarm": "CORRUPT"}
@@ -374,8 +374,8 @@ class Lossy(EtcdClient):
         return answer
 
 
-def test_lost_answers(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one member, or of all, once or twice: it is taken once, without waiting for a lease to end, and given back."""
+def test_the_lock_in_spite_of_lost_answers(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of one or all members are lost once or twice. The lock is taken once, without waiting for a lease to expire, and released."""
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     monkeypatch.setattr(_lock, "EtcdClient", Lossy)

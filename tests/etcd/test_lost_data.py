@@ -1,4 +1,4 @@
-"""A member whose volume is not mounted: with itself alone in initial-cluster etcd does not start, whatever the others do."""
+"""A member whose volume is not mounted: with only itself in initial-cluster, etcd does not start, even if the others run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import signal
 import time
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at, urls_while_joining
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 
 from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
 from .test_membership import join, membership, small, start_learner
@@ -17,7 +18,7 @@ REFUSED = "cannot fetch cluster info"
 
 
 def takes_no_write(members: list[Member], seconds: float = 3.0) -> bool:
-    """Whether none of these members acknowledges a write, for as long as several elections take."""
+    """Whether these members acknowledge no write during the time of several elections."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if any(member.put("from", "another cluster") for member in members if member.running):
@@ -61,7 +62,7 @@ def test_one_of_three_without_its_data_while_the_others_run(make_cluster: Make, 
 def test_one_of_three_without_its_data_after_a_power_cut_and_another_a_write_behind(
     make_cluster: Make, version: str
 ) -> None:
-    """The write is on the lost volume and on the member that comes last: the two that are there may not do without it."""
+    """The write is on the lost volume and on the member that starts last. The first two members must not form a quorum without it."""
     cluster = make_cluster(3, version)
     first, lost, behind = cluster.members
     cluster.found()
@@ -81,7 +82,7 @@ def test_one_of_three_without_its_data_after_a_power_cut_and_another_a_write_beh
 
 @each_version
 def test_one_two_or_all_members_without_their_data_after_a_power_cut(make_cluster: Make, version: str) -> None:
-    """However many start empty, they found no cluster; when the volumes are back, everything is there."""
+    """Members that start empty do not found a cluster. With the volumes back, all writes are there."""
     cluster = make_cluster(3, version)
     cluster.found()
     for lost in (1, 2, 3):
@@ -92,7 +93,7 @@ def test_one_two_or_all_members_without_their_data_after_a_power_cut(make_cluste
             member.lose()
         cluster.start_as_published()
         assert all(REFUSED in member.last_words() for member in empty)
-        # One of three is no quorum, and what it says itself is not known to be in force.
+        # One of three has no quorum, and its own membership may be out of date.
         assert lost == 1 or takes_no_write(cluster.members, 2.0)
         for member in empty:
             member.find()
@@ -109,7 +110,7 @@ def test_the_only_member_without_its_data(make_cluster: Make, version: str) -> N
     cluster[0].lose()
     cluster.start_as_published()
     assert REFUSED in cluster[0].last_words()
-    # It leaves a database, without anything in it, which is nobody's data.
+    # The failed start leaves an empty database, which does not count as data.
     assert read_wal(str(cluster[0].data)) is None
     cluster[0].find()
     cluster.start_as_published()
@@ -121,12 +122,13 @@ JOINED = "no match found for existing member"
 
 @each_version
 def test_a_member_that_has_joined_and_not_restarted_since(make_cluster: Make, version: str) -> None:
-    """Its manifest has the full list, and the kubelet starts etcd with it again and again, whatever the data directory holds. It does not join empty."""
+    """Its manifest has the full list, and the kubelet restarts etcd with it even if the data directory is empty. It does not join empty."""
     cluster, joiners = small(make_cluster, version, 2, 3)
     lost = joiners[0]
     join(cluster, lost)
-    # A member that has not heard of the promotion takes it for a learner, which has no vote. The answer is that of the log.
-    cluster.etcdctl("member", "list", endpoints=[cluster[1]])
+    # The cluster lock is released after a join. A member learns with that write that the change of the peer URLs is committed.
+    cluster.write("released")
+    wait_until("it lags", lambda: cluster.values("released") == ["there"] * 3)
     cluster[1].signal(signal.SIGKILL)
     cluster.write("acknowledged")
     cluster.power_cut()
@@ -156,7 +158,7 @@ def test_a_member_that_has_joined_and_not_restarted_since(make_cluster: Make, ve
 
 @other_versions_long
 def test_a_learner_without_its_data(make_cluster: Make, version: str) -> None:
-    """Before it has its data it starts as often as it likes; afterwards it does not join empty, whether or not it has been promoted."""
+    """A learner may restart until it has its data. After that it does not join empty, promoted or not."""
     cluster, joiners = small(make_cluster, version, 3, 4)
     lost = joiners[0]
     acts, entry = start_learner(cluster, lost)
@@ -204,9 +206,9 @@ def test_a_member_that_a_killed_first_run_has_left_unstarted(make_cluster: Make,
 
 @each_version
 def test_why_the_full_list_will_not_do(make_cluster: Make, version: str) -> None:
-    """What etcd does with the list that kubeadm's page has: an empty member votes, and an acknowledged write is lost.
+    """With the full list of kubeadm's page, an empty member votes, and an acknowledged write is lost.
 
-    If this ever fails, etcd has become careful, and initial-cluster may be what people expect it to be.
+    If this test fails, etcd has a check of its own, and the full list is safe.
     """
     cluster = make_cluster(3, version)
     first, lost, behind = cluster.members

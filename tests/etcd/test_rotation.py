@@ -1,4 +1,4 @@
-"""What a rotation of the CA relies on: what a running etcd says that it trusts, and whom it accepts in each phase."""
+"""What a CA rotation relies on: a running etcd names the CAs that it trusts, and accepts the right clients in each phase."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spec(member: Member, **changes: Any) -> _pki.PkiSpec:
 
 
 def trusts(member: Member) -> str:
-    """Which CA a member trusts, by whom it accepts."""
+    """Which CA a member trusts, found by connecting with certificates of each."""
     return _pki.trusted_ca(
         str(member.pki),
         process_started(member.process.pid) if member.process else 0.0,
@@ -209,7 +209,7 @@ def test_the_whole_rotation_under_two_writers(make_cluster: Make, version: str) 
             assert member.name in seen(cluster).restart
             restart(cluster, member)
         assert seen(cluster) == Rotation(recent=True)
-        # Who has not followed is refused by every member.
+        # A client that still has a certificate of the former CA is refused by every member.
         assert {ask(member, of_old) for member in cluster.members} == {"tls-client-refused"}
     finally:
         for event in done.values():
@@ -258,7 +258,7 @@ def restart_at_once(cluster: Cluster) -> None:
 
 @other_versions_long
 def test_an_emergency_loses_nothing_and_no_member_ever_trusts_both(make_cluster: Make, version: str) -> None:
-    """Until the files are exchanged, everybody is served. Then the quorum is gone for as long as a restart takes, and the former CA opens nothing."""
+    """All clients are served until the files are exchanged. Then quorum is lost for the time of a restart, and certificates of the former CA are refused."""
     cluster = make_cluster(3, version)
     cluster.found()
     now = datetime.now(timezone.utc)
@@ -296,7 +296,7 @@ def test_an_emergency_loses_nothing_and_no_member_ever_trusts_both(make_cluster:
     over.set()
     thread.join()
     assert left(cluster).phases == [] and seen(cluster) == Rotation(recent=True)
-    # Whoever has a certificate of the former CA is refused by every member, whatever CA they trust.
+    # Clients with a certificate of the former CA are refused by every member.
     Path(of_old[0]).write_text(new)
     assert {ask(member, of_old) for member in cluster.members} == {"tls-client-refused"}
     assert all(cluster.values(f"w{number}") == ["x"] * 3 for number in (1, numbers[0])) and numbers[0] > 3
@@ -307,7 +307,7 @@ def test_an_emergency_loses_nothing_and_no_member_ever_trusts_both(make_cluster:
 @pytest.mark.long
 @each_version
 def test_an_emergency_that_was_killed_is_finished(make_cluster: Make, version: str) -> None:
-    """After files of one host, and a power cut: two members that trust the former CA go on without it, and the next run has the same way to go."""
+    """Killed by a power cut after the files of one host: the two other members form a quorum, and the next run starts over."""
     cluster = make_cluster(3, version)
     cluster.found()
     now = datetime.now(timezone.utc)
@@ -323,7 +323,7 @@ def test_an_emergency_that_was_killed_is_finished(make_cluster: Make, version: s
     found = left(cluster)
     # A member that finds no quorum does not serve, and so does not say what it trusts.
     assert found.issue == ["infra1", "infra2"] and found.restart == cluster.names and not found.exchange
-    # What was signed was in the memory of the run that was killed. Now it is the CA itself that signs.
+    # The certificates were only in the memory of the killed run. Now the CA signs new ones.
     issue_by_the_first(cluster, new)
     assert left(cluster).issue == []
     restart_at_once(cluster)
@@ -332,7 +332,7 @@ def test_an_emergency_that_was_killed_is_finished(make_cluster: Make, version: s
 
 @other_versions_long
 def test_a_ca_that_was_put_on_the_hosts_by_hand(make_cluster: Make, version: str) -> None:
-    """With the name of the former one, as kubeadm calls every CA. It is seen, and one restart at the same time ends the outage."""
+    """The new CA has the same name, as with kubeadm. The run detects it, and one restart of all members ends the outage."""
     cluster = make_cluster(3, version)
     cluster.found()
     cluster.write("before")
@@ -350,7 +350,7 @@ def test_a_ca_that_was_put_on_the_hosts_by_hand(make_cluster: Make, version: str
 @pytest.mark.long
 @each_version
 def test_another_certificate_of_the_same_ca(make_cluster: Make, version: str) -> None:
-    """etcd loads it when it starts. A member that was restarted once goes on when the former one expires; one that was not refuses everybody then."""
+    """When the former certificate expires, a member that was restarted since works, and one that was not refuses all clients."""
     cluster = make_cluster(3, version)
     now = datetime.now(timezone.utc)
     authority = spec(cluster[0])

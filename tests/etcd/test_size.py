@@ -1,4 +1,4 @@
-"""Databases that are made smaller while a client writes, and one that was full and takes writes again, with real etcd."""
+"""Defragmentation with real etcd while a client writes, and a full database that accepts writes again."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def fragment(cluster: Cluster) -> None:
 
 @each_version
 def test_fragmented_databases(cluster: Cluster) -> None:
-    """Followers first, the leader last. A client goes on writing meanwhile, and keeps all that was acknowledged."""
+    """Followers first, the leader last, while a client writes. No acknowledged write is lost."""
     assert planned(cluster).steps == []
     fragment(cluster)
     before = databases(cluster)
@@ -172,7 +172,7 @@ def test_fragmented_databases(cluster: Cluster) -> None:
 
 @other_versions_long
 def test_fragmented_databases_by_timers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timers of three hosts at the same moment: one member at a time all the same, and the leader last."""
+    """The timers of three hosts at the same moment: still one member at a time, and the leader last."""
     monkeypatch.setattr(_timers, "LOOKS", 0.5)
     fragment(cluster)
     before = databases(cluster)
@@ -204,7 +204,7 @@ def timed(cluster: Cluster, name: str) -> BackupSpec:
 
 @each_version
 def test_a_full_database(cluster: Cluster) -> None:
-    """History has filled it. It is compacted to the revision of the plan, defragmented on all members, and takes writes again."""
+    """The database is full of history. It is compacted to the revision in the plan, defragmented on all members, and accepts writes again."""
     for _round in range(20):
         if fill(cluster[0], range(20)) < 20:
             break
@@ -218,7 +218,7 @@ def test_a_full_database(cluster: Cluster) -> None:
         with pytest.raises(EtcdError, match=r"alarm NOSPACE stays, .* no room yet: infra.* Raise quota-backend-bytes"):
             disarmed(cluster, plan.limits)
     assert disarmed(cluster, plan.limits, check=True)["changed"]
-    # A run that is killed in the middle: the next one goes on. What the compaction has freed does not show yet.
+    # A run is killed after the compaction, which does not show in the size yet. The next run continues.
     first = _defragment.defragment(spec(cluster, plan.steps[0].member, plan.limits), check=False)
     assert [item["code"] for item in first["changes"]] == ["compacted", "fragmented"]
     done = carried_out(cluster, planned(cluster))
@@ -230,7 +230,7 @@ def test_a_full_database(cluster: Cluster) -> None:
 
 @other_versions_long
 def test_a_database_that_is_full_of_keys(cluster: Cluster) -> None:
-    """kube-apiserver's history is kept, and deleted keys are in it: they are freed if no history is to be kept."""
+    """Deleted keys are part of the history of kube-apiserver. They are freed only if no history is kept."""
     with cluster[0].client() as client:
         client.call("kv/put", {"key": encoded("compact_rev_key"), "value": encoded("1")})
         kept = client.status().revision
@@ -246,7 +246,7 @@ def test_a_database_that_is_full_of_keys(cluster: Cluster) -> None:
 
 
 @other_versions_long
-def test_the_gate(cluster: Cluster) -> None:
+def test_no_member_is_defragmented_beside_one_that_is_down_or_a_learner(cluster: Cluster) -> None:
     """No member is blocked beside one that is down, or that has not joined."""
     fragment(cluster)
     limits = _operation.Limits(45)
@@ -265,8 +265,8 @@ def test_the_gate(cluster: Cluster) -> None:
 
 
 @other_versions_long
-def test_etcd_ends_meanwhile(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the kubelet had ended it: the database is as it was, the member comes back, and the run fails and says why."""
+def test_etcd_ends_during_its_defragmentation(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the kubelet had stopped it: the database is unchanged, the member comes back, and the run fails with the cause."""
     fragment(cluster)
     before, disk, prove = database(cluster[0]), _defragment.check_disk, _defragment.prove
 

@@ -55,7 +55,7 @@ def with_programs(tmp_path: Path, version: str) -> None:
 
 
 def spec_for(cluster: Cluster, member: Member, **how: Any) -> _backup.BackupSpec:
-    """What the host of a member would be told."""
+    """The options that the host of a member would get."""
     members = [(item.name, ADDRESSES[item.name]) for item in cluster.members]
     wanted = {"dir": str(cluster.directory / f"backups-{member.name}"), **how}
     return _backup.BackupSpec("etcd", member.name, members, pki_dir=str(member.pki), **wanted)
@@ -64,7 +64,7 @@ def spec_for(cluster: Cluster, member: Member, **how: Any) -> _backup.BackupSpec
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.usefixtures("programs")
 def test_snapshot_under_load(make_cluster: Make, tmp_path: Path, version: str) -> None:
-    """It is what etcdutl takes for one, and every key up to its revision is in what is restored from it."""
+    """etcdutl accepts it, and every key up to its revision is restored from it."""
     with_programs(tmp_path, version)
     cluster = make_cluster(3, version)
     cluster.found()
@@ -99,7 +99,7 @@ def test_snapshot_under_load(make_cluster: Make, tmp_path: Path, version: str) -
 
 @pytest.mark.usefixtures("programs")
 def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> None:
-    """All hosts choose the same member; one that is down is passed over, and its host says what it could not do."""
+    """All hosts choose the same member, and skip one that is down. The host of that member reports why it took none."""
     with_programs(tmp_path, "3.6.14")
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
@@ -123,8 +123,10 @@ def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("programs")
-def test_member_stops_meanwhile(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file has a final name, no temporary one is left, and the snapshots before are untouched."""
+def test_a_member_that_stops_during_its_snapshot(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No new file has a final name, no temporary file is left, and earlier snapshots are unchanged."""
     with_programs(tmp_path, "3.6.14")
     cluster = make_cluster(1, "3.6.14")
     cluster.found()
@@ -164,7 +166,9 @@ def test_member_stops_meanwhile(make_cluster: Make, tmp_path: Path, monkeypatch:
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("part", [1 << 30, 9000], ids=["one file", "parts"])
-def test_sent_away(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+def test_a_snapshot_is_encrypted_split_and_sent(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
     """Encrypted to a certificate, and opened by openssl alone; in parts if it is large; a command that fails is an error, and the snapshot stays."""
     with_programs(tmp_path, "3.7.3")
     cluster = make_cluster(1, "3.7.3")
@@ -215,8 +219,10 @@ def test_sent_away(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.usefixtures("programs")
-def test_drill(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """The restored member is what was recorded, nothing of it is left, and a record that differs is told."""
+def test_a_drill_compares_the_restored_data_with_the_snapshot(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """A difference from the recorded description is an error. Nothing of the restored member is left."""
     with_programs(tmp_path, version)
     monkeypatch.setattr(_drill, "image_root", _backup.image_root)
     monkeypatch.setattr(_drill, "RUN_DIR", str(tmp_path / "run"))
@@ -259,7 +265,7 @@ def test_drill(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_ids_of_a_restored_cluster(
     make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """Our reckoning is etcdutl's; the steps of the module, from a snapshot and from a database, with Kubernetes' keys and without."""
+    """Our ids are those of etcdutl, from a snapshot and from a database, with and without keys of Kubernetes."""
     with_programs(tmp_path, version)
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_image", lambda _spec: None)
@@ -370,7 +376,7 @@ def measured(tmp_path: Path, action: str, spec: Any, path: str = "") -> tuple[fl
 @pytest.mark.long
 @pytest.mark.usefixtures("programs")
 def test_two_gibibytes(make_cluster: Make, tmp_path: Path) -> None:
-    """Backup, drill and restore, against `etcdctl snapshot save` in the same run, alternately; memory stays flat, whatever the size."""
+    """Backup, drill and restore, against `etcdctl snapshot save` in the same run, alternately; memory does not grow with the size."""
     gibibytes = float(os.environ.get("KUBEADM_ETCD_GIB", "2"))
     cluster = make_cluster(1, "3.6.14")
     cluster.found(**{"quota-backend-bytes": str(8 << 30), "unsafe-no-fsync": "true"})

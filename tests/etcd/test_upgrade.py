@@ -1,4 +1,4 @@
-"""Upgrades of etcd, one member after the other: what etcd does, and what the collection says of it before."""
+"""Upgrades of etcd member by member: what etcd does, and whether the collection predicts it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def panics(cluster: Cluster, member: Member) -> bool:
 
 
 def fill(cluster: Cluster, count: int) -> None:
-    """So many writes, as fast as a few clients can."""
+    """Writes by a few clients, as fast as possible."""
 
     def write(number: int) -> None:
         with cluster[0].client() as client:
@@ -78,7 +78,7 @@ def fill(cluster: Cluster, count: int) -> None:
 
 @contextmanager
 def writing(cluster: Cluster) -> Iterator[list[str]]:
-    """A client that writes through all members meanwhile. What was acknowledged is there afterwards."""
+    """A client writes through all members. At the end, all acknowledged writes are there."""
     acknowledged: list[str] = []
     stopped = threading.Event()
 
@@ -106,7 +106,7 @@ def writing(cluster: Cluster) -> Iterator[list[str]]:
 
 
 def test_born_on_3_5_with_few_writes(make_cluster: Make) -> None:
-    """3.7 panics, as it is said before. The member goes back to 3.6, is restarted once more on it, and 3.7 starts; for each member.
+    """3.7 panics, as predicted. The member goes back to 3.6, is restarted on it once more, and then 3.7 starts. The same for each member.
 
     A client writes all the time, and loses nothing.
     """
@@ -129,7 +129,7 @@ def test_born_on_3_5_with_few_writes(make_cluster: Make) -> None:
 
 @pytest.mark.long
 def test_a_raft_snapshot_that_is_older_than_the_entries(make_cluster: Make) -> None:
-    """After more than 512 KiB, one more restart on 3.6 writes a raft snapshot in the middle of the log, and 3.7 panics all the same."""
+    """With more than 512 KiB of log, a restart on 3.6 writes a raft snapshot in the middle of it, and 3.7 still panics."""
     cluster = make_cluster(3, OLD)
     cluster.found()
     for number in range(40):
@@ -152,7 +152,7 @@ def test_a_raft_snapshot_that_is_older_than_the_entries(make_cluster: Make) -> N
 
 @pytest.mark.long
 def test_3_7_does_not_join_beside_entries_of_3_5(make_cluster: Make) -> None:
-    """It is sent them, and panics. A member that has written a raft snapshot sends that instead."""
+    """The leader sends them to the new member, which panics. A leader with a later raft snapshot sends that instead."""
     cluster, joiners = small(make_cluster, OLD, 1, 2)
     restart(cluster, cluster[0], MIDDLE)
     cluster.wait()
@@ -169,8 +169,8 @@ def test_3_7_does_not_join_beside_entries_of_3_5(make_cluster: Make) -> None:
     assert cluster.agree()
 
 
-def test_many_writes(make_cluster: Make) -> None:
-    """More than etcd keeps without a raft snapshot: there is nothing that 3.7 cannot read."""
+def test_etcd_3_7_starts_after_many_writes(make_cluster: Make) -> None:
+    """After that many writes etcd has made a raft snapshot, and 3.7 can read the rest."""
     cluster = make_cluster(3, OLD)
     cluster.found()
     fill(cluster, 10100)
@@ -181,7 +181,7 @@ def test_many_writes(make_cluster: Make) -> None:
     assert cluster.agree()
 
 
-def test_the_way_back(make_cluster: Make) -> None:
+def test_a_member_goes_back_to_its_former_version(make_cluster: Make) -> None:
     """A member may have its former version back until the last one has the new version and the cluster has agreed on it."""
     cluster = make_cluster(3, OLD)
     cluster.found()

@@ -1,6 +1,6 @@
-"""Real hosts for the tests: one lab for the session, and what the tests ask of it.
+"""Real hosts for the tests: one lab for the session.
 
-The lab is named by the environment variable KUBEADM_ETCD_TEST_LAB (default: itest), and by the worker where there are several.
+The environment variable KUBEADM_ETCD_TEST_LAB names the lab (default: itest). With several workers, the name of the worker is added.
 It is taken down at the end unless KUBEADM_ETCD_KEEP_LAB is set.
 """
 
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "lab" / "lab"
 LAB_NAME = os.environ.get("KUBEADM_ETCD_TEST_LAB", "itest") + os.environ.get("PYTEST_XDIST_WORKER", "")
 
-# What no run may change unasked: content, mode, owner and time of everything under /etc, the names under the data
-# directory, and the state of the units that matter.
+# What a run without changes leaves as it is: content, mode, owner and time of everything under /etc, the names under the data
+# directory, and the state of units.
 FINGERPRINT = r"""
 find /etc -xdev \( -type f -o -type d -o -type l \) -printf '%p %y %m %U:%G %T@ %l\n' | LC_ALL=C sort
 find /etc -xdev -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
@@ -111,7 +111,7 @@ class Lab:
         return run
 
     def fingerprint(self) -> dict[str, list[str]]:
-        """What must stay the same on each host when nothing is to be changed."""
+        """By host, all that a run without changes must leave as it is."""
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda host: self.sh(host, FINGERPRINT, check=False).splitlines(), self.hosts)
             return dict(zip(self.hosts, found))
@@ -135,13 +135,13 @@ class Lab:
         return self.sh(host, script, check=check)
 
     def endpoints(self) -> str:
-        """The client URLs of its members, as etcdctl takes them. A host that was added, for a control plane, is none."""
+        """The client URLs of the members for etcdctl, without hosts that were added for a control plane."""
         return ",".join(f"https://{address}:2379" for host, address in self.addresses().items() if host in self.hosts)
 
     def health(self) -> list[dict[str, Any]]:
         """etcdctl's own view of every endpoint."""
         arguments = ("--endpoints", self.endpoints(), "endpoint", "health", "-w", "json")
-        # Its status is 1 where one is not healthy, and there is nothing to run it in where the member is down.
+        # etcdctl exits with 1 if an endpoint is unhealthy, and cannot run on a host whose member is down.
         text = self.etcdctl(self.hosts[0], *arguments, check=False)
         found: list[dict[str, Any]] = json.loads(text) if text.startswith("[") else [{"endpoint": "", "health": False}]
         return found
@@ -157,7 +157,7 @@ class Lab:
 
 
 def some_long(cases: Iterable[str]) -> list[Any]:
-    """Rows of a table of which every third is tried in `make test`, and all in `make test-long`. Unit tests have the table's logic."""
+    """Runs every third row of a table in `make test`, all in `make test-long`. Unit tests cover the logic."""
     rows = list(enumerate(cases))
     return [case if number % 3 == 0 else pytest.param(case, marks=pytest.mark.long) for number, case in rows]
 
@@ -214,12 +214,12 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def cluster(lab: Lab) -> Lab:
-    """The lab with a cluster on it, made by site.yml, its CA on infra0. Which file was run before on this lab is not known."""
+    """The lab with a cluster made by site.yml, its CA on infra0. Another test file may have left it in any state."""
     pki = "/etc/kubernetes/pki/etcd"
-    # The CA may have been moved, or have been one that signs elsewhere.
+    # Another test may have moved the CA, or have used an external one.
     if lab.sh("infra0", f"[ -e {pki}/ca.key ] || ls -A {pki} 2>/dev/null || true").strip():
         lab.fresh()
-    # A test that failed may have left a member without its data, and has been reported for it.
+    # A failed test may have left a member without its data.
     if lab.play().code != 0:
         warnings.warn(
             "the cluster that an earlier test file has left could not be used; the lab is made anew", stacklevel=1

@@ -1,7 +1,7 @@
-"""What a cluster is expected to do, as a small state: hosts with a standing, an inventory, and one table of what is refused.
+"""Predicts what a run does to a cluster, from a small state: hosts with a standing, and an inventory.
 
-It is a second opinion, written from docs/members.md and docs/operations.md: it imports nothing of the collection. tests/unit/test_model.py holds
-it against the plan, and test_random.py against real hosts.
+The model is written from docs/members.md and docs/operations.md, and imports nothing of the collection. tests/unit/test_model.py compares it with
+the plan, test_random.py with real hosts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Standing(Enum):
-    """What a host is to the cluster. EMPTIED: a member without its data. FORMER: no member any more, and its host was not cleared."""
+    """The role of a host in the cluster. EMPTIED: a member without its data. FORMER: the member has left, its host is not cleared."""
 
     FRESH = "fresh"
     LEARNER = "learner"
@@ -30,7 +30,7 @@ LEFT = (Standing.REMOVED, Standing.FORMER)
 
 
 class Why(Enum):
-    """Why a run fails. Those down to CA_KEY are found before anything changes."""
+    """Why a run fails. The reasons up to CA_KEY are found before any change."""
 
     UNREACHABLE = "a host of the inventory does not answer"
     REMOVED = "the inventory has a host whose member was removed"
@@ -55,7 +55,7 @@ BEFORE = frozenset(list(Why)[: list(Why).index(Why.CA_KEY) + 1])
 
 @dataclass(frozen=True)
 class Host:
-    """One host. is_cut: it reaches nobody, and only the controller reaches it. is_stopped: its kubelet and etcd do not run."""
+    """One host. is_cut: only the controller's ssh reaches it. is_stopped: its kubelet and etcd do not run."""
 
     standing: Standing = Standing.FRESH
     is_on: bool = True
@@ -70,7 +70,7 @@ class Host:
 
 @dataclass(frozen=True)
 class State:
-    """Hosts by name, those that the inventory has, the CA host, and whether all members run with the latest wish."""
+    """wanted: the hosts of the inventory. is_rolled: all members run with the latest configuration."""
 
     hosts: Mapping[str, Host]
     wanted: frozenset[str]
@@ -88,7 +88,7 @@ class State:
 
     @property
     def stopped(self) -> list[str]:
-        """Members with data whose host answers, and starts them if it is told to."""
+        """Members with data that do not run, on hosts that answer."""
         return [name for name in self.those(Standing.VOTER) if self.hosts[name].is_stopped]
 
     @property
@@ -102,7 +102,7 @@ class State:
         return self.reached if self.has_quorum else []
 
     def survives(self, host: str) -> bool:
-        """Whether writes are served without this member too, for a moment."""
+        """Whether the cluster serves writes while this member restarts."""
         return len([name for name in self.reached if name != host]) > len(self.those(*VOTING)) // 2
 
     def altered(self, name: str, **fields: object) -> State:
@@ -126,10 +126,10 @@ class Operation:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run has to do.
+    """The expected result of a run.
 
-    refusals: nothing is changed, and it names some of these and no other. failures: it may begin, and fail for one of these. must_fail: whether it
-    cannot end well. starts: members that are started. after: what may become of hosts, the first if it ends well; others stay as they are.
+    refusals: if not empty, nothing changes, and the run names some of these reasons and no other. failures: reasons for which the run may fail later.
+    must_fail: the run cannot succeed. starts: members that are started. after: possible standings of hosts, first that of a success.
     """
 
     refusals: frozenset[Why] = frozenset()
@@ -145,7 +145,7 @@ def refused(*reasons: Why) -> Expected:
 
 
 def expect(state: State, operation: Operation) -> Expected:
-    """What a run has to do in a state."""
+    """The expected result of a run in a state."""
     departs = operation.action in ("remove", "replace")
     if departs and operation.host not in operation.wanted and state.hosts[operation.host].standing not in LISTED:
         return refused(Why.NO_MEMBER)
@@ -180,7 +180,7 @@ def expect_site(state: State, operation: Operation) -> Expected:
         if standing in standings
     }
     if reasons and state.ready and set(state.stopped) & operation.wanted:
-        # What is stopped is started, and that is all: the others can only be replaced when it runs.
+        # Only stopped members are started: the others can be replaced only when they run.
         starts = tuple(name for name in state.stopped if name in operation.wanted)
         return Expected(failures=frozenset({Why.ENDS_UNWELL}), must_fail=True, starts=starts)
     if reasons:
@@ -234,7 +234,7 @@ def expect_departure(state: State, operation: Operation) -> Expected:
 
 
 def carried_out(state: State, name: str, replaces: bool, is_unwell: bool) -> Expected:
-    """What becomes of a member whose departure is not refused. is_unwell: another voting member is not healthy."""
+    """The result of a departure that is not refused. is_unwell: another voting member is not healthy."""
     host = state.hosts[name]
     learner = any(other != name for other in state.those(Standing.LEARNER))
     before = host.standing
@@ -252,7 +252,7 @@ def carried_out(state: State, name: str, replaces: bool, is_unwell: bool) -> Exp
 
 
 def interrupted(state: State, operation: Operation) -> Mapping[str, tuple[Standing, ...]]:
-    """What may have become of hosts when a run was killed, or gave way to another one."""
+    """Possible standings of hosts after a run that was killed, or that failed because of another run."""
     expected = expect(state, operation)
     if expected.refusals:
         return {}
@@ -270,7 +270,7 @@ def interrupted(state: State, operation: Operation) -> Mapping[str, tuple[Standi
 def contradictions(
     state: State, observed: Mapping[str, Standing], allowed: Mapping[str, Iterable[Standing]]
 ) -> list[str]:
-    """Hosts that are what the model does not allow. observed: those that could be looked at."""
+    """Hosts in a state that the model does not allow. observed: all hosts that could be observed."""
     return [
         f"{name} was {state.hosts[name].standing.value} and is {standing.value}"
         for name, standing in observed.items()
@@ -328,7 +328,7 @@ def happened(state: State, step: Step) -> State:
 
 
 def events(state: State) -> list[tuple[float, Step]]:
-    """What may happen to hosts, with weights. Data is lost only where a quorum of healthy members stays."""
+    """Possible events, with weights. Data is lost only if a quorum of healthy members stays."""
     found = []
     for name, host in state.hosts.items():
         standing = host.standing
@@ -341,7 +341,7 @@ def events(state: State) -> list[tuple[float, Step]]:
         if host.is_stopped:
             continue
         if standing is Standing.VOTER:
-            # Now and then more of them than the cluster can do without: they come back.
+            # Sometimes so many that quorum is lost: those hosts come back.
             rare = 1.0 if state.survives(name) else 0.1
             found += [(0.6, Step("kill", host=name)), (0.4 * rare, Step("off", host=name))]
             found.append((0.6 * rare, Step("cut", host=name)))
@@ -359,7 +359,7 @@ def events(state: State) -> list[tuple[float, Step]]:
 
 
 def operations(state: State) -> list[tuple[float, Operation]]:
-    """Runs that somebody may begin, with weights."""
+    """Possible runs, with weights."""
     wanted = state.wanted
     found = [(0.7, Operation("site", wanted)), (0.7, Operation("roll", wanted))]
     small = len(state.those(*LISTED)) <= 2
@@ -389,13 +389,13 @@ def operations(state: State) -> list[tuple[float, Operation]]:
 
 
 def can_be_tried(state: State, operation: Operation) -> bool:
-    """Whether the model knows what a run does. It does not know which of several members a cluster without a quorum takes for ready."""
+    """Whether the model can predict a run. It cannot tell which members of a cluster without quorum count as ready."""
     cut = [name for name in operation.wanted if state.hosts[name].is_cut]
-    # What a run does to a cluster that it has to start is for tests of their own; here it is started as it was.
+    # Other tests cover changes to a cluster that a run has to start; here it is started unchanged.
     is_plain = operation.action == "site" and state.is_rolled and operation.wanted <= set(state.those(Standing.VOTER))
     if state.stopped and not state.has_quorum and not is_plain:
         return False
-    # A CA host that does not answer cannot sign, which is another matter.
+    # A CA host that does not answer cannot sign, which the model leaves out.
     ca_is_gone = operation.host == state.ca_host and not state.hosts[state.ca_host].is_on
     return not (cut and not state.has_quorum) and not ca_is_gone
 
@@ -410,7 +410,7 @@ TASKS = 45
 
 
 def choose(state: State, chance: random.Random, former: Step | None = None) -> Step:
-    """The next step. former: the one before, which is finished more often than not if it was killed."""
+    """The next step. former: the previous one; if it was killed, a run often finishes it."""
     runs = operations(state)
     if former and former.kind == "killed" and chance.random() < 0.6:
         again = [operation for _weight, operation in runs if operation == former.operations[0]]
@@ -429,7 +429,7 @@ def choose(state: State, chance: random.Random, former: Step | None = None) -> S
 
 
 def finishing(state: State) -> Step | None:
-    """The next step towards a cluster that is whole; None if site.yml has to do the rest."""
+    """The next step towards a complete cluster; None if site.yml does the rest."""
     for name, host in state.hosts.items():
         if not host.is_on:
             return Step("on", host=name)
@@ -445,12 +445,12 @@ def finishing(state: State) -> Step | None:
         # site.yml refuses, and no other member joins before this one has.
         if name != state.ca_host:
             return Step("run", (Operation("remove", finish.wanted, name),))
-        # It has the only key of the CA. So what keeps it from joining makes way.
+        # This host has the only CA key, so the member that blocks its join is removed.
         if emptied:
             return Step("run", (Operation("remove", state.wanted, emptied[0]),))
         return Step("forget", host=next(name for name in state.those(*LEFT) if name in state.wanted))
     if emptied:
-        # None is replaced beside another one that is unwell.
+        # No member is replaced beside another one that is not healthy.
         return Step("run", (Operation("replace" if len(emptied) == 1 else "remove", state.wanted, emptied[0]),))
     for name in state.those(*LEFT):
         if name in state.wanted:
@@ -459,7 +459,7 @@ def finishing(state: State) -> Step | None:
 
 
 def together(state: State, pair: tuple[Operation, ...]) -> Mapping[str, tuple[Standing, ...]]:
-    """What may have become of hosts after two runs at the same time: whatever either of them, in either order, may do."""
+    """Possible standings of hosts after two runs at once, in either order."""
     found: dict[str, tuple[Standing, ...]] = {}
     for first, second in (pair, pair[::-1]):
         allowed = interrupted(state, first)

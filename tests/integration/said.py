@@ -1,4 +1,4 @@
-"""The words by which a run tells why it fails, by reason of the model. Patterns of re, in text with single blanks."""
+"""Regular expressions for the messages of a failed run, by reason of the model. The text has single blanks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS: dict[Why, str] = {
     Why.ENDS_UNWELL: "PROBLEM:|members healthy|is not healthy",
 }
 
-# What a run says that gives way to another one.
+# Messages of a run that stops because of another run.
 GIVES_WAY = re.compile(
     "another run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
     "|is not removed: |does not join while another member is unwell|has left the membership while"

@@ -1,4 +1,4 @@
-"""Members at a second address of their interface, and no name server that knows them. The refusal is in test_bad_input.py."""
+"""Members at a second address of their interface, without DNS. test_bad_input.py tests the refusal."""
 
 from __future__ import annotations
 

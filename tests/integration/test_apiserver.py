@@ -49,7 +49,7 @@ class Planes(Plane):
         """Call the module alone."""
         program = str(Path(sys.executable).parent / "ansible")
         arguments_of_module = ("-m", "kubeadm.etcd.etcd_apiserver", "-a", arguments)
-        # Where a playbook would be named, an ad hoc command names the host.
+        # An ad hoc command prints the host in place of a playbook.
         run = self.lab.play(
             *arguments_of_module, playbook=host, inventory=str(self.inventory), ANSIBLE_PLAYBOOK=program
         )
@@ -88,7 +88,7 @@ def planes(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane
 
 
 def test_a_member_is_added_and_both_follow(planes: Planes) -> None:
-    """One after the other: a client of the API, at infra3, loses it only for the restart of infra3, and no write that was acknowledged."""
+    """The API servers restart one after the other. A client at infra3 is interrupted only by the restart of infra3."""
     addresses = planes.lab.addresses()
     urls = sorted(f"https://{addresses[host]}:2379" for host in ("infra0", "infra1", "infra2"))
     planes.lab.site(inventory=str(planes.inventory))
@@ -111,8 +111,8 @@ def test_a_member_is_added_and_both_follow(planes: Planes) -> None:
     assert planes.changed == {} and planes.processes() == after
 
 
-def test_what_does_not_come_up_gets_its_manifest_back(planes: Planes) -> None:
-    """An endpoint at which nothing listens. The cause is kube-apiserver's own word."""
+def test_a_kube_apiserver_that_fails_gets_its_manifest_back(planes: Planes) -> None:
+    """With an endpoint at which nothing listens. The message quotes kube-apiserver."""
     before = planes.sh(f"sha256sum {MANIFEST}; {CONFIG_MAP}")
     said = planes.module("infra3", "servers=https://192.0.2.1:2379")
     assert "The previous manifest was put back, and kube-apiserver is ready with it" in said, said

@@ -1,4 +1,4 @@
-"""A CA that was exchanged by hand, or whose certificate was renewed, on a cluster that lives."""
+"""A CA that was exchanged by hand, or whose certificate was renewed, on a running cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .test_rotate_ca import ROTATE
 
 ETCD = "/etc/kubernetes/pki/etcd"
 
-# All leaves again, by the CA that lies there, whatever runs: what a run did before it compared the CA with what runs.
+# Issues all certificates again by the CA on disk, although members trust another one. Earlier versions of the collection did this.
 ISSUE_ALL = [
     {
         "hosts": "etcd",
@@ -98,7 +98,7 @@ def wait_until_healthy(cluster: Lab, seconds: float = 90.0) -> float:
 
 
 def test_a_ca_exchanged_by_hand_while_members_run(cluster: Lab, tmp_path: Path) -> None:
-    """Refused wherever it was exchanged, while the members go on. With the former CA back, nothing has happened."""
+    """The run is refused, on whichever hosts the CA was exchanged. The members still work. With the former CA back, the next run changes nothing."""
     before = serials(cluster)
     for hosts, bundle in ((cluster.hosts, False), (["infra0"], False), (cluster.hosts, True)):
         exchange(cluster, tmp_path, *hosts, bundle=bundle)
@@ -122,8 +122,8 @@ def damaged(cluster: Lab, tmp_path: Path) -> Run:
 
 
 @pytest.mark.long
-def test_ways_out_of_certificates_that_nothing_trusts(cluster: Lab, tmp_path: Path) -> None:
-    """Both that the refusal names, as it names them: back to the former CA, and on to the new one."""
+def test_two_remedies_for_certificates_that_no_member_trusts(cluster: Lab, tmp_path: Path) -> None:
+    """The two that the message names: back to the former CA, and on to the new one."""
     containers = cluster.containers()
     try:
         damaged(cluster, tmp_path)
@@ -133,13 +133,13 @@ def test_ways_out_of_certificates_that_nothing_trusts(cluster: Lab, tmp_path: Pa
     assert healthy(cluster) and cluster.containers() == containers and cluster.site().changed() == {}
     run = damaged(cluster, tmp_path)
     assert "rotate_ca.yml -e etcd_allow_interruption=true restarts all members at once" in flat(run.output)
-    # Asked for the same without the interruption, the run says what it costs.
+    # Without permission for an interruption, the run names its price.
     run = cluster.play(playbook=ROTATE)
     assert run.code != 0 and run.changed() == {}
     assert "no running member of cluster 'etcd' trusts the ca.crt of infra0" in flat(run.output), run.output[-3000:]
     begin = time.monotonic()
     run = cluster.site("-e", "etcd_allow_interruption=true", playbook=ROTATE)
-    print(f"on to the CA that lies there: {time.monotonic() - begin:.0f} s")
+    print(f"on to the new CA: {time.monotonic() - begin:.0f} s")
     assert healthy(cluster) and "come back with etcd-ca alone" in flat(run.output)
     cluster.site()
     assert cluster.site().changed() == {} and healthy(cluster)
@@ -149,7 +149,7 @@ def test_ways_out_of_certificates_that_nothing_trusts(cluster: Lab, tmp_path: Pa
 
 @pytest.mark.long
 def test_a_ca_certificate_that_is_renewed(cluster: Lab) -> None:
-    """By the command of the warning, under a writer: each member restarts once, nothing is issued, and the next run changes nothing."""
+    """With the command from the warning, while a client writes: each member restarts once, no certificate is issued, and the next run changes nothing."""
     cluster.site()
     # A CA that ends soon, made of the one that is there: the same key and name.
     soon = "openssl x509 -in ca.crt -signkey ca.key -days 60 -set_serial 0x5 -out ca.crt.new && mv ca.crt.new ca.crt"

@@ -59,7 +59,7 @@ def restored(lab: Lab, snapshot: Path, *arguments: str, **how: str) -> str:
     return flat(run.output)
 
 
-def test_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> None:
+def test_a_snapshot_is_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> None:
     """What was there at the snapshot comes back, what was written since is gone, and no revision is used twice."""
     fill(cluster, "/registry/a", 2000)
     before, containers = cluster.fingerprint(), cluster.containers()
@@ -98,7 +98,7 @@ def test_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> None:
     )
     assert told["key_count"] >= 2000 and (told["revision"], told["hash"]) == (status["revision"], status["hash"])
     assert cluster.sh(host, f"stat -c '%a %U' {path} {BACKUPS}").split() == ["600", "root", "700", "root"]
-    # A disaster that nobody meant: the cluster is healthy, and wrong.
+    # A mistake of a user: the cluster is healthy, but its data is wrong.
     cluster.etcdctl("infra0", "del", "--prefix", "/registry/a")
     fill(cluster, "/registry/b", 100)
     refused = cluster.play("-e", f"etcd_snapshot={opened}", playbook="playbooks/restore.yml")
@@ -125,8 +125,8 @@ def test_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> None:
     assert any("-r" in path for path in newest(cluster).values())
 
 
-def test_a_timer_takes_them(cluster: Lab) -> None:
-    """On one host at a time; it goes on if that host is down, and ends with the variable. Others rehearse a restore, and defragment."""
+def test_a_timer_takes_snapshots(cluster: Lab) -> None:
+    """One host takes the snapshots, another one if it is down. Without the variable the timer is removed. Other timers rehearse a restore and defragment."""
     variables = {"etcd_backup_schedule": "*:*:0/10", "etcd_backup_keep": 2}
     rarely = {"etcd_drill_schedule": "Sun 03:00", "etcd_defragment_schedule": "Sun 04:00"}
     schedule = ("-e", json.dumps(variables | rarely))
@@ -184,7 +184,7 @@ def test_a_timer_takes_them(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_all_hosts_are_gone(cluster: Lab, tmp_path: Path) -> None:
+def test_a_restore_after_all_hosts_are_gone(cluster: Lab, tmp_path: Path) -> None:
     """Only a snapshot, and the CA with a copy of its key from a safe."""
     fill(cluster, "/registry/c", 1000)
     snapshot = backed_up(cluster, tmp_path / "copies")
@@ -204,7 +204,7 @@ def test_all_hosts_are_gone(cluster: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_one_member_is_left(cluster: Lab, tmp_path: Path) -> None:
+def test_a_restore_from_the_last_member(cluster: Lab, tmp_path: Path) -> None:
     """Its database is the snapshot: of the member as it runs, and of its files."""
     fill(cluster, "/registry/d", 1000)
     for host in ("infra1", "infra2"):

@@ -1,4 +1,4 @@
-"""Bad input: a clear error before any host is changed. Each case proves that no file on any host has changed."""
+"""Bad input gives a clear error before any change. Each test also checks that no file on any host has changed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def refused(
     return flat
 
 
-# Variables that are wrong for every host, and what the error has to say. Those that are found at the same time are given
-# together: all of them have to be in the one failure.
+# Variables that are wrong for every host, and the expected error. Variables that are checked together are given
+# together: one failure must name all of them.
 VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # Ansible does not check them itself: our words, all in one failure.
     "types": (
@@ -118,7 +118,7 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "etcd_data_dir 'var/lib/etcd' is invalid. Write the absolute path",
         ],
     ),
-    # What the inventory shows to be wrong reaches no module on a host: each of these made one fail, or did harm.
+    # The inventory alone shows that these are wrong, so no module may get them. Each of them once made one fail or did harm.
     "values": (
         {
             "etcd_client_port": 70000,
@@ -151,13 +151,13 @@ VARIABLES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", some_long(VARIABLES))
-def test_variables(fresh: Lab, untouched: Fingerprint, case: str) -> None:
+def test_invalid_variables_are_refused(fresh: Lab, untouched: Fingerprint, case: str) -> None:
     variables, words = VARIABLES[case]
     refused(fresh, untouched, words, "-e", json.dumps(variables))
 
 
 def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerprint) -> None:
-    """Mistakes of different kinds, in the inventory and on hosts, are said together and once."""
+    """Mistakes in the inventory and on hosts are reported together and once."""
     fresh.sh("infra1", "mv /usr/bin/kubelet /usr/bin/kubelet.away")
     before = fresh.fingerprint()
     try:
@@ -219,7 +219,9 @@ MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]]
 
 
 @pytest.mark.parametrize("case", some_long(MEMBERS))
-def test_members(fresh: Lab, untouched: Fingerprint, tmp_path: Path, case: str) -> None:
+def test_inventories_with_wrong_members_are_refused(
+    fresh: Lab, untouched: Fingerprint, tmp_path: Path, case: str
+) -> None:
     hosts, words = MEMBERS[case]
     refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts(fresh.addresses())))
 
@@ -233,8 +235,8 @@ def test_size_is_a_warning_only(fresh: Lab, untouched: Fingerprint, tmp_path: Pa
     assert different(untouched, fresh.fingerprint()) == {}
 
 
-def test_what_hosts_set_alone(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
-    """One host with another port or CA host is at odds with those that have the default."""
+def test_a_variable_that_only_one_host_sets_is_refused(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """A port or CA host that only one host sets contradicts the default of the others."""
     extra = {"infra1": ", etcd_ca_host: infra1, etcd_peer_port: 12380"}
     hosts = {host: f"ansible_host: {address}{extra.get(host, '')}" for host, address in fresh.addresses().items()}
     words = [
@@ -244,7 +246,9 @@ def test_what_hosts_set_alone(fresh: Lab, untouched: Fingerprint, tmp_path: Path
     refused(fresh, untouched, words, path=inventory(fresh, tmp_path, hosts))
 
 
-def test_clusters_that_would_write_one_file(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+def test_two_clusters_with_one_external_config_file_are_refused(
+    fresh: Lab, untouched: Fingerprint, tmp_path: Path
+) -> None:
     hosts = {
         host: f"ansible_host: {address}, etcd_cluster_name: c{number}"
         for number, (host, address) in enumerate(fresh.addresses().items())
@@ -260,8 +264,8 @@ def test_clusters_that_would_write_one_file(fresh: Lab, untouched: Fingerprint, 
     )
 
 
-def test_vars_of_a_play(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
-    """What the members read from the inventory is not looked for in the play: said, not ignored. So are typos there."""
+def test_variables_that_only_a_play_sets_are_refused(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """Members read some variables from the inventory only. Setting one in a play is an error, and so is a typo there."""
     playbook = tmp_path / "mine.yml"
     play = {
         "ansible.builtin.import_playbook": "kubeadm.etcd.site",
@@ -276,19 +280,19 @@ def test_vars_of_a_play(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> N
     assert run.changed() == {} and different(untouched, fresh.fingerprint()) == {}
 
 
-def test_truth_as_text(fresh: Lab, untouched: Fingerprint) -> None:
-    """-e NAME=false is the text false, which is not true."""
+def test_the_text_false_means_false(fresh: Lab, untouched: Fingerprint) -> None:
+    """-e NAME=false passes text, not a boolean. Text is true in Jinja."""
     run = fresh.play("--check", "-e", "etcd_install_dependencies=false", "-e", "etcd_allow_interruption=no")
     assert run.code == 0, run.output[-3000:]
     assert different(untouched, fresh.fingerprint()) == {}
 
 
-def test_renewal_where_no_cluster_is(fresh: Lab, untouched: Fingerprint) -> None:
+def test_a_renewal_without_a_cluster_is_refused(fresh: Lab, untouched: Fingerprint) -> None:
     refused(fresh, untouched, ["has not been founded yet. Run site.yml"], playbook="playbooks/renew_certificates.yml")
 
 
-def test_no_hosts(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
-    """An empty group is no silent success."""
+def test_an_empty_group_is_refused(fresh: Lab, untouched: Fingerprint, tmp_path: Path) -> None:
+    """An empty group is an error."""
     path = tmp_path / "empty.yml"
     path.write_text("etcd:\n  hosts: {}\n", encoding="utf-8")
     run = fresh.play(inventory=str(path))
@@ -367,7 +371,7 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("case", some_long(HOSTS))
-def test_hosts(fresh: Lab, case: str) -> None:
+def test_hosts_with_a_problem_are_refused(fresh: Lab, case: str) -> None:
     make, undo, words = HOSTS[case]
     fresh.sh("infra1", make)
     try:
@@ -419,7 +423,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def test_own_ca_is_accepted(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
-    """The good case of what follows, so that the others fail for their reason only."""
+    """Shows that the tests below fail only for the change that each makes."""
     run = fresh.play("--check", "--diff", *authority.arguments())
     assert run.code == 0, run.output[-3000:]
     assert different(untouched, fresh.fingerprint()) == {}
@@ -448,7 +452,7 @@ def test_ca_key_of_another(fresh: Lab, untouched: Fingerprint, authority: Author
     refused(fresh, untouched, ["etcd_ca_key is not the key of etcd_ca_cert"], *authority.arguments(etcd_ca_key=other))
 
 
-def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+def test_ca_files_that_cannot_be_read_are_refused(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     refused(
         fresh, untouched, ["cannot be read", "/nowhere/ca.crt"], *authority.arguments(etcd_ca_cert="/nowhere/ca.crt")
     )
@@ -456,7 +460,7 @@ def test_ca_unreadable(fresh: Lab, untouched: Fingerprint, authority: Authority)
     refused(fresh, untouched, ["etcd_ca_cert"], *authority.arguments())
 
 
-def test_ca_expired(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+def test_an_expired_ca_is_refused(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
@@ -477,7 +481,7 @@ def test_ca_expired(fresh: Lab, untouched: Fingerprint, authority: Authority) ->
     refused(fresh, untouched, ["expired"], *authority.arguments())
 
 
-def test_ca_that_is_none(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
+def test_a_certificate_that_is_not_a_ca_is_refused(fresh: Lab, untouched: Fingerprint, authority: Authority) -> None:
     openssl("req", "-x509", "-key", str(authority.key), "-out", str(authority.cert), "-subj", "/CN=leaf", "-days", "9",
             "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
     refused(fresh, untouched, ["CA"], *authority.arguments())

@@ -1,4 +1,4 @@
-"""The hand-over, with a real kube-apiserver on a fourth host. What it says of etcd is kubectl's and etcdctl's word."""
+"""The hand-over to a real kube-apiserver on a fourth host, checked with kubectl and etcdctl."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = {
     f"{PKI}/etcd/ca.crt f 644",
 }
 
-# kubeadm itself, with our stanza: all phases of its init that kube-apiserver needs to run and to be asked.
+# The phases of `kubeadm init` that kube-apiserver needs, with our stanza.
 INIT = """
 set -e
 cat > /root/init.yaml <<EOF
@@ -59,7 +59,7 @@ for phase in "certs ca" "certs apiserver" "certs apiserver-kubelet-client" "cert
 done
 """
 
-# A certificate for the key that asks, signed by the etcd CA, which ended yesterday.
+# An expired certificate by the etcd CA, for the key of the request.
 EXPIRED = """
 import datetime, sys
 from cryptography import x509
@@ -77,7 +77,7 @@ made = made.add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CL
 print(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode())
 """
 
-# Writes a ConfigMap after the other, as kubectl would, and asks for readiness in between; notes what failed and for how long.
+# Writes one ConfigMap after the other like kubectl, checks readiness in between, and records failures and gaps.
 WRITES = """
 import base64, http.client, json, os, re, ssl, sys, time
 text = open("/etc/kubernetes/super-admin.conf").read()
@@ -156,11 +156,11 @@ class Plane:
         pytest.fail(f"after {seconds:.0f} s /readyz says: {said}")
 
     def process(self) -> str:
-        """What is another one after a restart: the container's process, and when it started."""
+        """Process id and start time of the container, which change with a restart."""
         return self.sh("stat -c '%n %Y' /proc/$(pgrep -xo kube-apiserver)")
 
     def break_connections(self) -> int:
-        """Break every connection to etcd from this host, so that each has to be made anew; how many there were."""
+        """Close every connection to etcd from this host, so that clients reconnect. Returns their number."""
         return self.sh("ss -tK 'dport = :2379'").count(":2379")
 
     def serial(self) -> str:
@@ -221,7 +221,7 @@ def test_bad_input_is_refused(plane: Plane, old: str, new: str, arguments: tuple
 
 
 def test_hand_over(plane: Plane) -> None:
-    """Check mode says what is to come; the run does just that, shows no key, and the second one does nothing."""
+    """Check mode names the changes that the run makes. The run prints no key, and the second run changes nothing."""
     said = plane.play("--check", "--diff")
     assert set(plane.changed) == {HOST} and "apiserver-etcd-client.crt: issued, missing" in said
     assert plane.sh("ls -d /etc/kubernetes 2>&1", check=False).startswith("ls: cannot access")
@@ -242,7 +242,7 @@ def test_hand_over(plane: Plane) -> None:
     assert plane.sh("kubeadm config validate --config /etc/kubernetes/kubeadm-etcd/external.yaml 2>&1") == "ok\n"
     plane.play("--diff")
     assert plane.changed == {}, plane.raw[-4000:]
-    # With the oldest ansible-core too, and without the CA host where nothing has to be signed.
+    # With the oldest ansible-core too, and without the CA host if no certificate is due.
     plane.play("--limit", HOST, ANSIBLE_PLAYBOOK=str(ROOT / ".venv-oldest" / "bin" / "ansible-playbook"))
     assert plane.changed == {}, plane.raw[-4000:]
 
@@ -311,7 +311,7 @@ def test_ca_that_signs_elsewhere(plane: Plane, tmp_path: Path) -> None:
 
 
 def test_kube_apiserver_on_the_cluster(plane: Plane) -> None:
-    """kubeadm takes what we have put there; /readyz says that etcd is well, and what kubectl writes stands in etcd."""
+    """kubeadm uses our files, /readyz reports a healthy etcd, and what kubectl writes is in etcd."""
     plane.lab("apiserver", HOST)
     said = plane.sh(INIT % plane.address)
     assert 'Creating static Pod manifest for "kube-apiserver"' in said
@@ -319,13 +319,13 @@ def test_kube_apiserver_on_the_cluster(plane: Plane) -> None:
     plane.sh(f"{KUBECTL} create configmap greeting --from-literal=say=hello")
     found = json.loads(plane.lab.etcdctl("infra1", "get", "/registry/configmaps/default/greeting", "-w", "json"))
     assert b"hello" in base64.b64decode(found["kvs"][0]["value"])
-    # A control plane that runs changes nothing for us.
+    # With a running control plane, the playbook still changes nothing.
     plane.play()
     assert plane.changed == {}
 
 
 def test_an_expired_certificate_is_replaced_without_a_restart(plane: Plane) -> None:
-    """kube-apiserver reads the pair at each handshake: it loses etcd with an expired one, and has it back with the new one."""
+    """kube-apiserver reads its etcd certificate at each handshake: it loses etcd with an expired one, and reconnects with the new one."""
     process = plane.process()
     asked = plane.sh(f"openssl req -new -key {PKI}/apiserver-etcd-client.key -subj /CN=kube-apiserver-etcd-client")
     expired = plane.lab("exec", "infra0", "--", "python3", "-W", "ignore", "-c", EXPIRED, asked)
@@ -343,7 +343,7 @@ def test_an_expired_certificate_is_replaced_without_a_restart(plane: Plane) -> N
 
 @pytest.mark.long
 def test_available_through_a_rolling_change_and_all_renewals(plane: Plane) -> None:
-    """Members restart one after the other, then every certificate and key is another one: kube-apiserver takes every write."""
+    """Members restart one after the other, then all certificates and keys change: kube-apiserver accepts every write."""
     process, before = plane.process(), plane.serial()
     containers = plane.lab.containers()
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
@@ -358,7 +358,7 @@ def test_available_through_a_rolling_change_and_all_renewals(plane: Plane) -> No
     assert all(containers[host] != container for host, container in plane.lab.containers().items())
     assert plane.serial() != before and set(plane.changed) == {HOST}
     assert good > 50 and gap < 10 and len(failed) <= 3, load
-    # Connections that were made before know nothing of the new certificates; these do.
+    # Only new connections use the new certificates.
     assert plane.break_connections() > 10
     plane.sh("sleep 2")
     plane.ready(True)
@@ -377,7 +377,7 @@ SERVERS = f"grep -o 'etcd-servers=.*' {MANIFEST}"
 
 
 def test_the_endpoints_of_a_running_kube_apiserver_follow(plane: Plane) -> None:
-    """Told without the variable, foreseen by check mode, done with it, and nothing left for a second run. A manifest that was edited stays."""
+    """Reported without the variable, announced by check mode, done with it, and not repeated. An edited manifest stays."""
     plane.sh(UPLOAD)
     addresses = plane.lab.addresses()
     two = plane.other("two", f'    infra2:\n      ansible_host: "{addresses["infra2"]}"\n', "")
@@ -399,7 +399,7 @@ def test_the_endpoints_of_a_running_kube_apiserver_follow(plane: Plane) -> None:
     process = plane.process()
     plane.play(*UPDATE, inventory=two)
     assert plane.changed == {} and plane.process() == process, plane.raw[-4000:]
-    # Edited by hand: nothing of it is undone in silence.
+    # A manifest that was edited by hand is not overwritten.
     # By a rename: the kubelet would take a file of sed's beside it for a second pod, and restart twice.
     plane.sh(
         f"sed 's/^    - --allow-privileged=true/&\\n    - --v=1/' {MANIFEST} > /root/edited && mv /root/edited {MANIFEST}"
@@ -457,7 +457,7 @@ def test_restored_under_a_kube_apiserver(plane: Plane) -> None:
     names = plane.sh(f"{KUBECTL} -n default get configmaps -o name")
     assert "configmap/before" in names and "configmap/after" not in names
     assert revision(plane) > former + 900_000_000
-    # A watch from a revision of before is told to list anew.
+    # A watch from an earlier revision must list again.
     watch = f"/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=5&resourceVersion={former}"
     answer = plane.sh(f"timeout 20 {KUBECTL} get --raw '{watch}' 2>&1", check=False)
     assert "too old resource version" in answer or "Expired" in answer or "Gone" in answer, answer

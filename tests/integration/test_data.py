@@ -1,4 +1,4 @@
-"""Data directories that are not what the inventory takes them for: refused, and nothing is changed or lost."""
+"""Data directories that contradict the inventory are refused. Nothing is changed or lost."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_image_archive(cluster: Lab) -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("value")
 def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
-    """To etcd it looks like a new member: with two empty ones it would found a cluster that has half of the data."""
+    """To etcd it looks like a new member: with two empty ones it would found a new cluster with old data."""
     addresses = cluster.addresses()
     everybody = ",".join(f"{host}=https://{address}:2380" for host, address in addresses.items())
     cluster.etcdctl("infra0", "snapshot", "save", "/var/lib/etcd/snapshot.db")
@@ -90,7 +90,7 @@ def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
         refused(
             cluster, "infra1: the data of this host is missing: according to its record (member.json), it was member"
         )
-        # Beside the data of the others, etcd would start it without a word, and they would diverge.
+        # etcd would start it beside the data of the others without an error, and they would diverge.
         for host in ("infra1", "infra2"):
             cluster.sh(host, "cp -a /var/lib/etcd-kept /var/lib/etcd/member")
         refused(
@@ -105,7 +105,7 @@ def test_a_snapshot_restored_on_one_host(cluster: Lab) -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("value")
 def test_the_data_directory_of_another_member(cluster: Lab) -> None:
-    """Two processes that are one member to raft: refused with all hosts, and with --limit to the copy."""
+    """Two processes would be one member to raft. Refused in a run over all hosts, and with --limit to the copy."""
     stop(cluster, ["infra1"])
     try:
         source = [

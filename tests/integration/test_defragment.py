@@ -1,4 +1,4 @@
-"""Databases of real hosts are made smaller, and a full one takes writes again. The commands are those of docs/size.md."""
+"""Defragmentation on real hosts, and a full database that accepts writes again. The commands are those of docs/size.md."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def sizes(cluster: Lab) -> dict[str, tuple[int, int]]:
 
 
 def fragment(cluster: Lab) -> None:
-    """60 MB are written, and deleted but for the last tenth; and compacted, as kube-apiserver does."""
+    """Writes 60 MB, deletes nine tenths of them, and compacts like kube-apiserver."""
     assert big(cluster, "put", 0, 150) == 150 and big(cluster, "deleterange", 0, 135) == 135
     revision = cluster.etcdctl("infra0", "endpoint", "status", "-w", "json").split('"revision":')[1].split(",")[0]
     for url in cluster.endpoints().split(","):
-        # Compacted once; each member that is asked answers when its own database is.
+        # The compaction is done once. Each member answers when its own database is compacted.
         cluster.etcdctl("infra0", "--endpoints", url, "compact", "--physical", revision, check=False)
     # What was freed shows with the next write.
     cluster.etcdctl("infra0", "put", "written", "now")
@@ -112,8 +112,8 @@ def test_beside_a_member_that_is_down(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_a_kubelet_that_rests_meanwhile(cluster: Lab) -> None:
-    """So that it does not end an etcd whose defragmentation takes long."""
+def test_the_kubelet_stops_during_a_defragmentation(cluster: Lab) -> None:
+    """It would kill an etcd whose defragmentation takes long."""
     fragment(cluster)
     containers = cluster.containers()
     cluster.sh("infra1", "systemctl stop kubelet")

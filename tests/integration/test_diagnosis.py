@@ -1,6 +1,6 @@
-"""Why etcd does not come up, asked on a host where it really does not: kubelet, containerd and etcd in their own words.
+"""Why etcd does not start, on a real host: the messages of kubelet, containerd and etcd.
 
-One host, whose member is broken in one way after the other. Further ways that were seen are recorded in tests/unit/diagnosis.
+The member of one host is broken in several ways. More recordings are in tests/unit/diagnosis.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ PARTS = (
     *(f"_host/{name}.py" for name in ("cri", "diagnosis", "files", "kubelet", "log", "process")),
 )
 
-# Makes a change, and asks to the end of its time, or until a cause is there ("first") that makes waiting useless ("final"). Prints
-# every answer that differs from the last.
+# Makes a change, and asks for the cause until the first one ("first"), a final one ("final") or the end of the time. Prints each new answer.
 WATCH = f"""
 import dataclasses, json, os, subprocess, sys, time
 from {MODULE} import diagnose
@@ -55,7 +54,7 @@ def install(lab: Lab) -> None:
     """Bring the code for hosts, as a module would, and what runs it."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        # As little as possible: it has to fit into an argument.
+        # Small, since it must fit into an argument.
         for name in PARTS:
             tar.add(
                 ROOT / "plugins" / "module_utils" / name,
@@ -109,7 +108,7 @@ def test_a_flag_that_etcd_refuses(host: Lab) -> None:
 
 
 def test_an_image_that_cannot_be_pulled(host: Lab) -> None:
-    """It may be reached a moment later. After ten seconds and one more attempt it counts as final (tests/unit/test_diagnosis.py)."""
+    """The registry may answer later. After ten seconds and one more attempt the cause is final (tests/unit/test_diagnosis.py)."""
     said = watch(host, 'text = text.replace("registry.k8s.io", "registry.invalid/k8s")', until="first")
     cause = cause_in(said, is_final=False)
     assert (cause["code"], cause["program"]) == ("image", "kubelet")
@@ -158,7 +157,7 @@ http.server.HTTPServer(("127.0.0.1", 5999), Registry).serve_forever()
 """
 
 
-def test_images_are_pulled_or_said_why_not(host: Lab) -> None:
+def test_images_are_pulled_or_the_error_is_returned(host: Lab) -> None:
     """containerd itself, asked over its socket."""
     image = host.sh(HOST, "sed -n 's/^ *image: *//p' /root/good.yaml").strip()
     names = [

@@ -1,4 +1,4 @@
-"""Backups and restores that are killed at every task, timers of systemd while hosts and disks fail, and 200 000 keys with a real kube-apiserver.
+"""Backups and restores that are killed at every task, timers while hosts and disks fail, and 200 000 keys with a real kube-apiserver.
 
 All of them take minutes: `make test-long`. See test_killed for KUBEADM_ETCD_SWEEP.
 """
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.long
 
 KEYS = int(os.environ.get("KUBEADM_ETCD_KEYS", "200000"))
 
-# What has the name of a snapshot: the file itself, and whether its digest is that of its content.
+# Prints each file with the name of a snapshot, and whether its digest is right.
 SNAPSHOTS = f"""python3 - <<'EOF'
 import hashlib, pathlib
 for path in sorted(pathlib.Path("{BACKUPS}").glob("etcd-*-r*.db")):
@@ -55,7 +55,7 @@ def untouched(before: dict[str, list[str]], after: dict[str, list[str]]) -> bool
 
 
 def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
-    """At every task, while a client writes: what has a final name is whole, the older snapshots are untouched, and the next run leaves nothing behind."""
+    """At every task, while a client writes: files with a final name are complete, older snapshots stay, and the next run cleans up."""
     copies, key = tmp_path / "copies", tmp_path / "backup.key"
     make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout {key} -out {tmp_path}/backup.crt"
     subprocess.run(make.split(), check=True, capture_output=True, timeout=60)
@@ -103,7 +103,7 @@ def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
 
 
 def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
-    """At every task: the next run finishes it, every key of the snapshot is there, nothing later is, and the snapshots are untouched."""
+    """At every task: the next run finishes it. Exactly the keys of the snapshot are there, and the snapshots are unchanged."""
     fill(cluster, "/registry/e", 500)
     snapshot = backed_up(cluster, tmp_path / "copies")
     change = (
@@ -149,7 +149,7 @@ def content(lab: Lab) -> tuple[int, int]:
 
 @pytest.mark.parametrize("later", [0, 10])
 def test_two_restores_at_once(cluster: Lab, tmp_path: Path, later: int) -> None:
-    """Of different snapshots, and a run of site.yml beside them. A run that succeeds is right, nothing is mixed, and the next one finishes."""
+    """Of different snapshots, with a run of site.yml. A run that succeeds has restored its snapshot on all hosts, and the next run finishes the rest."""
     cluster.etcdctl("infra0", "del", "--prefix", "/registry/")
     fill(cluster, "/registry/one", 300)
     one = backed_up(cluster, tmp_path / "one")
@@ -226,7 +226,7 @@ def taken(lab: Lab) -> dict[str, list[str]]:
 
 
 def test_timers(timers: Lab) -> None:
-    """Of systemd, on three hosts. One takes the snapshots, old ones go; another one takes over for a host that is down; a full disk costs no snapshot."""
+    """Timers of three hosts: one host takes the snapshots and removes old ones, another takes over if it is down, a full disk costs no snapshot."""
     lab = timers
     seconds = until("three snapshots", lambda: any(len(names) == 3 for names in taken(lab).values()))
     ((first, names),) = taken(lab).items()
@@ -235,7 +235,7 @@ def test_timers(timers: Lab) -> None:
     assert [metric(lab, host, "last_failed") for host in lab.hosts] == [0, 0, 0]
     print(f"{first}: three snapshots in {seconds:.0f} s, the oldest of them is gone {again:.0f} s later")
 
-    # Files that are no snapshot of this cluster, and one that only has such a name.
+    # Files that are not snapshots of this cluster, one of them with the name of a snapshot.
     strange = ["other-20260101T000000Z-r5.db", "etcd-20990101T000000Z-r99999999999999.db", "notes"]
     lab.sh(first, f"cd {BACKUPS}; for name in {' '.join(strange)}; do echo x > $name; done")
 
@@ -250,7 +250,7 @@ def test_timers(timers: Lab) -> None:
     assert len(kept & old) >= 2, (kept, old)
     success = metric(lab, first, "last_success_timestamp_seconds")
     until("it is tried again", lambda: metric(lab, first, "last_attempt_timestamp_seconds") > success + 25)
-    assert set(taken(lab)[first]) == kept, "no older one is removed while none can be taken"
+    assert set(taken(lab)[first]) == kept, "an old snapshot was removed although no new one could be taken"
     state = lab.sh(
         first, f"cat {BACKUPS}/backup-state.json; systemctl is-failed kubeadm-etcd-backup.service", check=False
     )
@@ -278,7 +278,7 @@ def test_timers(timers: Lab) -> None:
         gap = time.time() - begin
         until("it goes on", lambda: len(taken(lab)[second]) >= 2)
         print(f"{first} is down: {second} has one {gap:.0f} s later")
-        # No quorum: nothing can be taken, so nothing goes.
+        # Without quorum no snapshot can be taken, so none is removed.
         third = next(host for host in lab.hosts if host not in (first, second))
         kept = set(taken(lab)[second])
         lab("stop", third)
@@ -291,7 +291,7 @@ def test_timers(timers: Lab) -> None:
     finally:
         for host in lab.hosts:
             lab("start", host)
-    # What was mounted is gone with a host that was stopped, and the timer writes where the directory is. Another member may lead now.
+    # The restarted host has lost its mount, so the timer writes to the directory below. Another member may lead now.
     known = {name for names in (before, *taken(lab).values()) for name in names}
     until("all is well", lambda: healthy(lab), 180)
     seconds = until("they go on", lambda: {name for names in taken(lab).values() for name in names} - known, 180)

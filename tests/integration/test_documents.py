@@ -1,4 +1,4 @@
-"""Every command of docs/backup.md and docs/disaster.md, run as it stands, in the state that the page describes.
+"""Runs every command of docs/backup.md and docs/disaster.md unchanged, in the state that the page describes.
 
 ROWS has them all: tests/unit/test_documents.py fails for a command that has no row, and for a row without a command. The commands are run in a
 directory that looks like a checkout, with the inventory and the files that they name.
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.long
 
 PAGES = ("backup", "disaster")
 
-# In text, what begins so is a command. A name of a playbook alone is none, and one with options could not be run as it stands.
+# Inline code with this beginning is a command. A playbook's name alone is not.
 _BEGINS = r"(?:ansible|ansible-playbook|openssl|journalctl|systemctl|etcdctl|ssh|cp|mv|rm|\S+\.yml) "
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def commands(text: str) -> list[tuple[str, str, str]]:
-    """Heading, language ('inline' for one in the text) and content of each command of a page, and of each piece of inventory."""
+    """Heading, language ('inline' for inline code) and content of each command and each piece of inventory of a page."""
     found = []
     for section in re.split(r"^(?=#)", text, flags=re.MULTILINE)[1:]:
         heading = section.split("\n", 1)[0].lstrip("# ")
@@ -63,7 +63,7 @@ class Desk:
     lab: Lab
     path: Path
     seen: Any = None
-    # What the last look at the cluster has found.
+    # The result of the last check of the cluster.
     is_whole: bool = False
 
     def run(self, script: str, check: bool = True) -> str:
@@ -121,7 +121,7 @@ class Desk:
 
     @property
     def one(self) -> Lab:
-        """The lab, with infra0 alone asked: others may be down."""
+        """The lab, asking only infra0: the others may be down."""
         return replace(self.lab, hosts=["infra0"])
 
     def whole(self) -> bool:
@@ -319,7 +319,7 @@ def is_scheduled(desk: Desk, _said: str) -> bool:
 
 
 def with_rclone(desk: Desk) -> None:
-    """A stand-in that keeps what it is told to copy."""
+    """A program that keeps a copy of its argument, in place of the real upload."""
     script = '#!/bin/sh\\n[ "$1 $3" = "copy remote:etcd" ] && mkdir -p /srv/remote && cp "$2" /srv/remote/\\n'
     for host in desk.lab.hosts:
         desk.lab.sh(
@@ -393,7 +393,7 @@ def drill_is_scheduled(desk: Desk, _said: str) -> bool:
 
 
 def timer_has_run(job: str) -> Callable[[Desk], object]:
-    """The state in which somebody reads what a timer did."""
+    """A host whose timer has run."""
 
     def make(desk: Desk) -> None:
         desk.variables(f'etcd_{job}_schedule: "Sun 03:00"')
@@ -407,7 +407,7 @@ def timer_has_run(job: str) -> Callable[[Desk], object]:
 
 @dataclass(frozen=True)
 class Row:
-    """The state that a command is run in, and what has to be true afterwards. on_host: it is run on the host of a member."""
+    """The state before a command, and the checks after it. on_host: the command runs on the host of a member."""
 
     prepare: Callable[[Desk], object]
     check: Callable[[Desk, str], bool]
@@ -422,7 +422,7 @@ _READ = Row(
     timer_has_run("backup"), lambda _desk, said: "verified" in said or "takes the snapshot" in said, on_host=True
 )
 
-# By page, heading, and the first words of the command that tell it from others under the heading.
+# By page, heading and the first words of the command.
 ROWS: dict[tuple[str, str, str], Row] = {
     ("backup", "Take a snapshot", "ansible-playbook playbooks/backup.yml"): Row(nothing, is_fetched),
     ("backup", "Schedule snapshots", "etcd_backup_schedule:"): Row(nothing, is_scheduled),
@@ -482,8 +482,8 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("row", "language", "content"), cases())
-def test_command(desk: Desk, row: Row, language: str, content: str) -> None:
-    """It succeeds as it stands, and what the page promises is true afterwards."""
+def test_a_command_of_a_page_succeeds(desk: Desk, row: Row, language: str, content: str) -> None:
+    """Afterwards, what the page promises is true."""
     desk.ready()
     desk.is_whole = False
     row.prepare(desk)

@@ -1,4 +1,4 @@
-"""site.yml goes back one minor version of etcd on real hosts, while a client writes: etcd_downgrade, killed, left alone, cancelled, and to the end."""
+"""Downgrades by one minor version with site.yml on real hosts while a client writes: killed, cancelled, and completed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def killed_at(lab: Lab, arguments: list[str], task: str) -> None:
 
 
 def turns(run: Run) -> list[float]:
-    """Seconds until each member was healthy, without modules that have waited for nothing."""
+    """Seconds that each turn has waited for its member, without turns that did not wait."""
     return [float(seconds) for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if float(seconds) > 1]
 
 
@@ -77,7 +77,7 @@ def refused(run: Run, *words: str) -> None:
 
 
 def test_back_from_3_7_to_3_6(hosts: Lab) -> None:
-    """Killed twice, left alone by a run that does not ask for it, cancelled, and then from its beginning to its end."""
+    """A downgrade is killed twice, ignored by a run without the variable, and cancelled. Then another one is completed."""
     hosts.site(*tagged(NEW))
     assert versions(hosts) == [NEW] * 3
     refused(hosts.play(*tagged(OLD)), "agreed on version 3.7", "run site.yml -e etcd_downgrade=3.6")

@@ -1,4 +1,4 @@
-"""The examples of the modules' documentation, run as they stand there, on one host."""
+"""Runs the examples of the modules' documentation unchanged on one host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def examples(module: str) -> list[dict]:
 
 
 def for_one_member(value: object, address: str) -> object:
-    """The same with the one member that is there, at its address: what an example says of three hosts, for one."""
+    """The example for one host: its members are replaced by the one of the lab, at its address."""
     if isinstance(value, dict):
         return {
             key: [{"name": "infra0", "address": address}]
@@ -32,13 +32,13 @@ def for_one_member(value: object, address: str) -> object:
         }
     if isinstance(value, list):
         return [for_one_member(item, address) for item in value]
-    # Alone or in a URL. No other address may be asked.
+    # Alone or in a URL: no other address may be contacted.
     return re.sub(r"10\.0\.0\.\d+", address, value) if isinstance(value, str) else value
 
 
 @pytest.fixture
 def fresh(lab: Lab) -> Iterator[Lab]:
-    """Hosts as new, before and after: the member of one would be in the way of the cluster of three."""
+    """New hosts before and after the test: later tests need a cluster of three."""
     lab.fresh()
     yield lab
     lab.fresh()

@@ -1,4 +1,4 @@
-"""First runs that cannot work, and what they have to say: the cause in the words of the program that knows it, the host, at once."""
+"""First runs that fail must at once name the host and quote the program that knows the cause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from .conftest import Lab, Run
 from .test_live import flat, healthy, writing
 
-# Whoever waits for it to pass has not seen the cause.
+# A run that takes longer has waited instead of finding the cause.
 TIMEOUT = 200
 
 

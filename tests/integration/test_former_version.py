@@ -1,4 +1,4 @@
-"""A cluster that an earlier version of the collection founded: it is taken over as it runs."""
+"""A cluster founded by an earlier version of the collection is adopted without a restart."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from .conftest import ROOT, Lab, different
 from .test_live import healthy, rewritten, writing
 
-# The last commit whose clusters have no record.
+# The last commit without member records.
 FORMER = "e6a38b6"
 RECORD = "/etc/kubernetes/kubeadm-etcd/member.json"
 
 
 def checkout(path: Path) -> Path:
-    """The collection as it was. A clone without its history cannot tell."""
+    """The collection at FORMER, from the git history. A shallow clone lacks it."""
     archive = subprocess.run(["git", "archive", FORMER], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode != 0:
         pytest.skip(f"this clone does not have commit {FORMER}: {archive.stderr.decode().strip()}")
@@ -26,7 +26,7 @@ def checkout(path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_a_rerun_restarts_nobody_and_writes_the_record(lab: Lab, tmp_path: Path) -> None:
+def test_a_rerun_restarts_no_member_and_writes_the_record(lab: Lab, tmp_path: Path) -> None:
     """And the run after it changes nothing."""
     lab.fresh()
     lab.site(CWD=str(checkout(tmp_path)))

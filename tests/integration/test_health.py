@@ -1,4 +1,4 @@
-"""etcd_health on a real cluster, in every state that the lab can make, beside what etcdctl says."""
+"""etcd_health on a real cluster in every state that the lab can make, compared with etcdctl."""
 
 from __future__ import annotations
 
@@ -93,8 +93,7 @@ def test_it_says_what_etcdctl_says(cluster: Lab) -> None:
     assert (result["cluster_version"], result["quorum_size"]) == ("3.6.0", 2)
 
 
-def test_data_directories_say_whose_they_are(cluster: Lab) -> None:
-    """What is read from the write-ahead log is what the running member says of itself."""
+def test_the_log_has_the_ids_of_the_running_member(cluster: Lab) -> None:
     result = etcd_health(cluster)
     for member in result["members"]:
         observed = module(cluster, member["name"], "etcd_host_info", name=member["name"])["etcd"]
@@ -103,7 +102,7 @@ def test_data_directories_say_whose_they_are(cluster: Lab) -> None:
 
 
 def test_members_that_are_down(cluster: Lab) -> None:
-    """One down: quorum stays, the member and the remedy are named. Two down: no quorum. It fails only where asked to."""
+    """One down: quorum stays, member and remedy are named. Two down: no quorum. The module fails only if asked to."""
     cluster("stop", "infra2")
     try:
         # It may have been the leader: the others then need an election, of a second or two, before they commit again.
@@ -122,8 +121,8 @@ def test_members_that_are_down(cluster: Lab) -> None:
     assert "etcd_health" in cluster.sh("infra0", "journalctl -q --since -10min | grep ': healthy' | tail -n 1")
 
 
-def test_what_is_no_member(cluster: Lab) -> None:
-    """Ports that are silent, send garbage, an endless page, plain HTTP or nothing at all, beside a real member: over in time."""
+def test_endpoints_that_are_not_etcd(cluster: Lab) -> None:
+    """Ports that are silent, closed, send garbage, an endless page or plain HTTP, beside a real member. The module ends in time."""
     cluster.sh(
         "infra1",
         "for it in '7001 sleep 30' '7002 head -c 100M /dev/urandom' '7003 yes'; do"
@@ -149,7 +148,7 @@ def test_what_is_no_member(cluster: Lab) -> None:
 
 @contextlib.contextmanager
 def paused(cluster: Lab, *hosts: str) -> Iterator[None]:
-    """etcd of some hosts is stopped in its tracks: it listens, and says nothing."""
+    """Suspends etcd on some hosts: it listens and does not answer."""
     for host in hosts:
         cluster.sh(host, "pkill -STOP -x etcd")
     try:
@@ -171,7 +170,7 @@ def test_members_that_hang(cluster: Lab) -> None:
 
 
 def test_a_member_that_is_cut_off(cluster: Lab) -> None:
-    """Seen from the others it is silent; seen from itself, the others are, and it has no quorum."""
+    """The others get no answer from it. It gets none from them, and has no quorum."""
     cluster("cut", "infra2")
     try:
         result = etcd_health(cluster, wait_for="degraded", timeout=30)
@@ -184,7 +183,7 @@ def test_a_member_that_is_cut_off(cluster: Lab) -> None:
 
 
 def test_a_firewall_that_rejects_is_named_at_the_end_of_a_run(cluster: Lab) -> None:
-    """For who connects it looks as if nobody listened; the host itself knows better, and reads the log of its etcd."""
+    """A client cannot tell it from a closed port. The host itself sees that etcd runs, and reads its log."""
     rule = "INPUT -p tcp --dport 2379 ! -i lo -j REJECT --reject-with tcp-reset"
     cluster.sh("infra1", f"iptables -I {rule}")
     try:
@@ -203,7 +202,7 @@ def test_a_firewall_that_rejects_is_named_at_the_end_of_a_run(cluster: Lab) -> N
 
 @pytest.mark.long
 def test_an_alarm_of_the_whole_cluster(cluster: Lab) -> None:
-    """etcd raises CORRUPT for member 0 if no majority agrees. It refuses every write then, and answers all else as ever."""
+    """etcd raises CORRUPT for member 0 if no majority agrees. It then refuses every write, and answers all other requests."""
     set_alarm(cluster, 2, "ACTIVATE", "")
     try:
         said = cluster.etcdctl("infra0", "put a b", check=False)
@@ -215,7 +214,7 @@ def test_an_alarm_of_the_whole_cluster(cluster: Lab) -> None:
         run = cluster.play(playbook="playbooks/health.yml")
         assert run.code != 0 and "degraded: 0 of 3 members healthy" in run.output, run.output[-3000:]
         assert "PROBLEM: Alarm CORRUPT for the whole cluster" in run.output
-        # What the message tells to do works in that state.
+        # The remedy in the message works in that state.
         assert len(cluster.etcdctl("infra0", "endpoint", "hashkv", "--cluster").splitlines()) == 3
         cluster.etcdctl("infra0", "snapshot", "save", "/var/lib/etcd/test.db")
         assert "CORRUPT" in cluster.etcdctl("infra0", "alarm", "disarm")
@@ -227,7 +226,7 @@ def test_an_alarm_of_the_whole_cluster(cluster: Lab) -> None:
 
 @pytest.mark.parametrize(("kind", "number"), [("NOSPACE", 1), ("CORRUPT", 2)])
 def test_alarms(cluster: Lab, kind: str, number: int) -> None:
-    """All members tell the alarm of one, and so does it; it is not waited for."""
+    """All members report the alarm of one. The module does not wait for its end."""
     set_alarm(cluster, number, "ACTIVATE")
     try:
         result = etcd_health(cluster, wait_for="healthy", timeout=60)
@@ -273,7 +272,7 @@ cp -p {PKI}/server.crt /root/server.crt; mv {PKI}/.server.crt {PKI}/server.crt
     ],
 )
 def test_server_certificates(cluster: Lab, begin: int, end: int, address: str, code: str, words: str) -> None:
-    """etcd shows what lies there at the next handshake, whatever it is."""
+    """etcd uses the certificate on disk at the next handshake, even an invalid one."""
     own = cluster.addresses()["infra0"]
     cluster.sh("infra0", f"set -- {begin} {end} {own if address == 'own' else address}\n{SIGN}")
     try:
@@ -315,8 +314,8 @@ def observation_options(cluster: Lab) -> dict[str, Any]:
     return {"name": "infra0", "address": addresses["infra0"], "members": members}
 
 
-def test_client_certificate_of_nobody(cluster: Lab) -> None:
-    """A certificate of another CA is refused; the message says what it is about."""
+def test_a_client_certificate_of_another_ca(cluster: Lab) -> None:
+    """The certificate is refused, and the message names the cause."""
     cluster.sh(
         "infra0",
         "mkdir -p /run/x && openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1 -keyout /run/x/k -out /run/x/c 2>/dev/null",
@@ -333,7 +332,7 @@ def test_client_certificate_of_nobody(cluster: Lab) -> None:
 
 
 def test_from_the_controller(cluster: Lab, tmp_path: Path) -> None:
-    """With a client certificate of the CA, whose key was made where it is used."""
+    """With a client certificate whose key was made on the controller."""
     key, request, certificate, ca = (tmp_path / name for name in ("key", "csr", "crt", "ca"))
     openssl = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=controller"]
     subprocess.run([*openssl, "-keyout", str(key), "-out", str(request)], check=True, capture_output=True)
@@ -370,7 +369,7 @@ def test_check_mode_does_not_wait(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_a_learner(cluster: Lab) -> None:
-    """infra2 leaves and comes back as a learner: it answers, has no vote, and does not tell the membership."""
+    """infra2 leaves and comes back as a learner: it answers, has no vote, and does not report the membership."""
     addresses = cluster.addresses()
     number = next(member["ID"] for member in cluster.members() if member["name"] == "infra2")
     cluster.sh(
@@ -384,7 +383,7 @@ def test_a_learner(cluster: Lab) -> None:
     }
     assert [finding["code"] for finding in result["findings"]] == ["even-members"]
     cluster.sh("infra2", "find /var/lib/etcd -mindepth 1 -delete")
-    # etcd adds nobody before all members have been connected for a while (--strict-reconfig-check).
+    # etcd refuses a new member until all members have been connected for a while (--strict-reconfig-check).
     until(
         lambda: (
             "added"

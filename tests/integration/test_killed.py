@@ -1,4 +1,4 @@
-"""Runs that end in the middle: at every task, by a lost connection, by a host that reboots. The next run finishes the work.
+"""Runs that are interrupted: killed at every task, by a lost connection, by a reboot. The next run finishes the work.
 
 All of them take minutes: `make test-long`. KUBEADM_ETCD_SWEEP=5 tries every fifth task only, and KUBEADM_ETCD_SWEEP_FROM=20 begins there.
 """
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 
 STEP, FIRST = (int(os.environ.get(f"KUBEADM_ETCD_SWEEP{name}", "1")) for name in ("", "_FROM"))
 
-# What an undisturbed run leaves: names, modes and owners of everything that is ours or kubeadm's.
+# The end state of a normal run: names, modes and owners of the files of the collection and of kubeadm.
 FILES = "find /etc/kubernetes /etc/systemd/system/kubelet.service.d -printf '%p %y %m %U:%G\\n' | LC_ALL=C sort"
 
 
@@ -59,7 +59,7 @@ def killed_at(
 
 
 def unchanged(lab: Lab, before: tuple[dict[str, list[str]], dict[str, str]]) -> bool:
-    """Whether a run has left everything as it was: the next one begins where that one did, and need not be tried again."""
+    """Whether a run has changed nothing. Then the next run would be the same, and is skipped."""
     return not different(before[0], lab.fingerprint()) and before[1] == lab.containers()
 
 
@@ -74,7 +74,7 @@ def check_secrets(lab: Lab) -> None:
         )
 
 
-def test_cold_run(lab: Lab, tmp_path: Path) -> None:
+def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path) -> None:
     """At every task of a first run."""
     lab.fresh()
     run, total = killed_at(lab, tmp_path, 0)
@@ -103,7 +103,7 @@ def test_cold_run(lab: Lab, tmp_path: Path) -> None:
     print(f"cold run: killed at {killed} of {total} tasks, {finished} of them with something left to finish")
 
 
-def test_rolling_change(cluster: Lab, tmp_path: Path) -> None:
+def test_a_rolling_change_that_is_killed(cluster: Lab, tmp_path: Path) -> None:
     """At every task of a rolling change, while a client writes."""
     cluster.site()
     run, total = killed_at(cluster, tmp_path, 0, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
@@ -147,7 +147,7 @@ def reboot(lab: Lab) -> None:
 
 @pytest.mark.parametrize("accident", [lose_connection, reboot], ids=["connection lost", "host reboots"])
 @pytest.mark.parametrize("seconds", [4, 10, 20, 30])
-def test_accident(cluster: Lab, accident: Callable[[Lab], None], seconds: int) -> None:
+def test_a_lost_connection_or_a_reboot(cluster: Lab, accident: Callable[[Lab], None], seconds: int) -> None:
     """On one host, in the middle of a rolling change."""
     change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{40000 + int(time.time()) % 9999}"}}}}')
     with writing(cluster, f"accident{time.monotonic_ns()}") as counted:
@@ -164,7 +164,7 @@ def test_accident(cluster: Lab, accident: Callable[[Lab], None], seconds: int) -
             again = cluster.play(*change)
     assert again.code == 0, f"{runs[0].output[-3000:]}\nand again:\n{again.output[-6000:]}"
     assert counted["lost"] == 0 and healthy(cluster), counted
-    # A host that ends while another member restarts takes quorum away, as long as it takes to boot.
+    # A host that reboots while another member restarts breaks quorum until it has booted.
     assert counted["nowhere"] == 0 or accident is reboot, counted
     assert cluster.site(*change).changed() == {}
     cluster.site()

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The same configurations with the real kubeadm of several minors: does it take them, what does it make of them?"""
+"""The same configurations with the real kubeadm of several minor versions, and the manifests that it writes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name
     _kubeadm.validate_config(text, program)
     manifest = _kubeadm.render_manifest(text, program)
 
-    # What we read without a YAML parser is what a YAML parser reads.
+    # Our reader, which has no YAML parser, agrees with a YAML parser.
     container = yaml.safe_load(manifest)["spec"]["containers"][0]
     command = _kubeadm.manifest_arguments(manifest)
     assert command == container["command"]
@@ -133,7 +133,7 @@ def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name
     assert sorted(item for item in command if item in ours) == sorted(ours)
     written = {flag for flag, _value in _kubeadm.arguments(spec)}
     assert len([item for item in command if item[2:].split("=")[0] in written]) == len(ours)
-    # kubeadm's own flags are those that the checks reckon with.
+    # kubeadm adds the flags that our checks expect.
     base = {item[2:].split("=")[0] for item in command[1:]} - written
     style = _kubeadm._NEW_FLAGS if _kubeadm.writes_new_flags(spec, kubeadm) else _kubeadm._OLD_FLAGS
     assert base - {*_values.OWNED_FLAGS, *_kubeadm._BASE_FLAGS} == set(style)
@@ -151,7 +151,7 @@ def test_configuration_and_manifest(kubeadms: dict[str, str], version: str, name
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_default_image_is_the_one_reckoned_with(kubeadms: dict[str, str], version: str) -> None:
+def test_the_default_image_is_the_expected_one(kubeadms: dict[str, str], version: str) -> None:
     kubeadm = _kubeadm.parse_version(f"v{version}")
     for target in (f"v{version}", f"v1.{kubeadm.minor - 1}.0"):
         params = {"name": "infra0", "address": "10.0.0.6", "members": V4, "kubernetes_version": target}
@@ -186,7 +186,7 @@ def test_a_newer_kubeadm_keeps_our_arguments(kubeadms: dict[str, str]) -> None:
         for text in manifests.values()
     ]
     assert all(item == values[0] for item in values)
-    # From 1.36 to 1.37 nothing but the image differs, and that is said in one line.
+    # From 1.36 to 1.37 only the image differs, which is one line in the plan.
     assert texts(_kubeadm.manifest_reasons(manifests["1.36.3"], manifests["1.37.2"], has_data=True)) == [
         "etcd.yaml: image: registry.k8s.io/etcd:3.6.8-0 -> image: registry.k8s.io/etcd:3.7.0-0"
     ]

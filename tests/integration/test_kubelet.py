@@ -1,4 +1,4 @@
-"""The kubelets of a live cluster: changed host by host, each proven before the next one is touched, and etcd goes on."""
+"""The kubelets of a running cluster are changed host by host. Each must work before the next one changes, and etcd keeps running."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_more_pods(cluster: Lab) -> list[str]:
 
 @pytest.mark.long
 def test_a_change_goes_from_host_to_host(cluster: Lab, tmp_path: Path) -> None:
-    """--check --diff names what the run does; no etcd restarts; a second run changes nothing. A proxy is not asked."""
+    """--check --diff names the changes of the run, no etcd restarts, a second run changes nothing, and the probes use no proxy."""
     cluster.site()
     for host in cluster.hosts:
         cluster.sh(host, "echo http_proxy=http://127.0.0.1:9 > /etc/environment")
@@ -63,8 +63,8 @@ def test_a_change_goes_from_host_to_host(cluster: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_files_that_only_count_at_the_next_start_restart_nobody(cluster: Lab) -> None:
-    """As on a cluster of a former version. A clock that was ahead when the files were written is no reason either."""
+def test_files_that_only_count_at_the_next_start_cause_no_restart(cluster: Lab) -> None:
+    """As on a cluster of an earlier version of the collection. Files from a clock that was ahead cause none either."""
     cluster.site()
     containers, running = cluster.containers(), kubelets(cluster)
     for host in cluster.hosts:
@@ -96,7 +96,7 @@ def test_the_kubelet_waits_for_the_data(cluster: Lab) -> None:
     run = cluster.play()
     assert run.code != 0 and run.changed() == {}, run.output[-6000:]
     cluster.sh("infra1", "mv /var/lib/etcd/away /var/lib/etcd/member")
-    # Nobody has to start it.
+    # It starts without help.
     eventually(lambda: healthy(cluster))
     after = cluster.containers()
     assert {host for host in cluster.hosts if containers[host] != after[host]} == {"infra1"}
@@ -104,7 +104,7 @@ def test_the_kubelet_waits_for_the_data(cluster: Lab) -> None:
 
 
 def test_a_drop_in_that_takes_the_command_line_is_named(cluster: Lab) -> None:
-    """It would have every run restart the kubelet in vain. Nothing is restarted, in no run, and the file is named."""
+    """Restarts would not help, so no run restarts the kubelet. The message names the file."""
     cluster.site()
     running = kubelets(cluster)
     site = "/etc/systemd/system/kubelet.service.d/90-site.conf"
@@ -122,8 +122,8 @@ def test_a_drop_in_that_takes_the_command_line_is_named(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_what_is_worth_a_word(cluster: Lab) -> None:
-    """Leftovers of a setup by hand, arguments that are dropped, and a runtime that disagrees: told, and left as they are."""
+def test_leftovers_on_a_host_are_reported(cluster: Lab) -> None:
+    """Leftovers of a setup by hand, arguments that are dropped, and a runtime with another cgroup driver are reported and left."""
     cluster.site()
     page = "/etc/systemd/system/kubelet.service.d/kubelet.conf"
     keys = "/tmp/10.0.0.7/pki/etcd"
@@ -158,7 +158,7 @@ def test_what_is_worth_a_word(cluster: Lab) -> None:
     ("config", "log"),
     [
         pytest.param('{"maxPods": -1}', "maxPods", id="does not start"),
-        # One that starts, says that it is well, and ends.
+        # A kubelet that starts, reports that it is healthy, and ends.
         pytest.param(
             '{"enforceNodeAllocatable": ["pods", "system-reserved"], "systemReservedCgroup": "/none"}',
             "Failed to start ContainerManager",
@@ -166,7 +166,7 @@ def test_what_is_worth_a_word(cluster: Lab) -> None:
         ),
     ],
 )
-def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, log: str) -> None:
+def test_a_change_that_fails_is_undone(cluster: Lab, config: str, log: str) -> None:
     """The first host gets its files back and its kubelet runs with them; the others are not touched."""
     cluster.site()
     # Errors of the kubelet that ran before are not those of this change.
@@ -195,8 +195,8 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab, config: str, lo
 
 
 @pytest.mark.long
-def test_not_while_another_member_is_down(cluster: Lab) -> None:
-    """A kubelet is left alone where the cluster could not do without its member; the run that repairs the other goes on."""
+def test_no_kubelet_restarts_while_another_member_is_down(cluster: Lab) -> None:
+    """Its member is needed for quorum. The run repairs the other member first."""
     cluster.site()
     containers = cluster.containers()
     cluster.sh("infra1", "systemctl stop kubelet; pkill -x etcd; sleep 2")
@@ -207,7 +207,7 @@ def test_not_while_another_member_is_down(cluster: Lab) -> None:
     changed = [line for lines in different(before, cluster.fingerprint()).values() for line in lines]
     assert run.changed() == {} and [line for line in changed if "kubeadm-etcd" not in line] == []
     assert with_more_pods(cluster) == []
-    # Down because of its kubelet: that one first, and the others once it is back.
+    # Down because of its kubelet: this host is first, the others follow when it is back.
     run = cluster.site(*MORE_PODS)
     assert set(run.changed()) == set(cluster.hosts) and with_more_pods(cluster) == cluster.hosts
     after = cluster.containers()
@@ -233,8 +233,8 @@ def test_a_member_is_repaired_before_other_kubelets_change(cluster: Lab, damage:
 
 
 @pytest.mark.long
-def test_not_while_nobody_can_be_asked(cluster: Lab) -> None:
-    """All are ready, and none can be asked: as the plan says, certificates alone are seen to. No kubelet is touched."""
+def test_no_kubelet_restarts_without_client_certificates(cluster: Lab) -> None:
+    """All members are ready, but none can be asked. The run issues certificates and restarts no kubelet."""
     cluster.site()
     containers, running = cluster.containers(), kubelets(cluster)
     for host in cluster.hosts:
@@ -249,7 +249,7 @@ def test_not_while_nobody_can_be_asked(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_manifests_that_change_with_their_kubelet(cluster: Lab) -> None:
-    """Edited while the kubelet did not run: its restart restarts etcd. Never two at once: a client that writes goes on."""
+    """Manifests were edited while kubelets were down, so that their start restarts etcd. Members still restart one at a time while a client writes."""
     cluster.site()
     before = cluster.containers()
     for host in ("infra1", "infra2"):
@@ -267,7 +267,7 @@ def test_manifests_that_change_with_their_kubelet(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_manifests_that_do_not_work_while_kubelets_are_down(cluster: Lab) -> None:
-    """A kubelet that does not run is started with the manifest that is right: no member goes down for longer than its turn."""
+    """A kubelet that is down is started with the right manifest. No member is down for longer than its turn."""
     cluster.site()
     before = cluster.containers()
     for host in ("infra1", "infra2"):
@@ -304,7 +304,7 @@ def test_kubelet_and_manifest_change_in_one_turn(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_a_newer_kubelet(cluster: Lab) -> None:
-    """Another file in the program's place, as a package upgrade leaves it: that kubelet restarts, and etcd goes on."""
+    """The kubelet's program was replaced, as by a package upgrade: that kubelet restarts, and etcd keeps running."""
     cluster.site()
     containers, running = cluster.containers(), kubelets(cluster)
     cluster.sh("infra1", "cp -p /usr/bin/kubelet /usr/bin/kubelet.new; mv /usr/bin/kubelet.new /usr/bin/kubelet")

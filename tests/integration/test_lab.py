@@ -1,4 +1,4 @@
-"""The lab itself: what happens to it that podman does not expect."""
+"""The lab itself, in states that podman does not handle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def one_host() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("subcommand", [["up", "--hosts", "1", "--no-images"], ["wipe", "--all"]])
 def test_hosts_that_were_killed_together_with_podman(one_host: Lab, subcommand: list[str]) -> None:
-    """As when a session ends with all that it left running. The lab comes back, as new."""
+    """As at the end of a session. `up` makes the hosts new."""
     lab = one_host
     lab.sh("infra0", "mkdir /etc/kubernetes")
     pids = subprocess.run(
@@ -32,7 +32,7 @@ def test_hosts_that_were_killed_together_with_podman(one_host: Lab, subcommand: 
         text=True,
         stdout=subprocess.PIPE,
     ).stdout.split()
-    # The monitor first: otherwise it would tell podman.
+    # The monitor first, so that it does not report the end to podman.
     for pid in pids:
         os.kill(int(pid), signal.SIGKILL)
     assert "killed" in lab("status")

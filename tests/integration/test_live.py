@@ -1,4 +1,4 @@
-"""A cluster that lives: every change and every bad state leaves it healthy, and the run says what it did or why it did not."""
+"""Changes and bad states of a running cluster: it stays healthy, and the run prints what it did or why it refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def peer_urls(cluster: Lab) -> set[str]:
 
 @contextlib.contextmanager
 def writing(cluster: Lab, name: str, pki: str = PKI + "/") -> Iterator[dict[str, float]]:
-    """A client that writes through all members meanwhile; what it counted is there afterwards. pki: a directory on the first host with its files."""
+    """A client that writes through all members, and its counts afterwards. pki: the directory of its certificates on the first host."""
     first = cluster.hosts[0]
     cluster.sh(first, f"cat > /run/{name}.py <<'EOF'\n{WRITER.read_text(encoding='utf-8')}\nEOF")
     urls = cluster.endpoints().split(",")
@@ -67,7 +67,7 @@ def writing(cluster: Lab, name: str, pki: str = PKI + "/") -> Iterator[dict[str,
 
 @pytest.mark.long
 def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
-    """Manifests change on all members, then all certificates and keys: nothing acknowledged is lost, no write fails everywhere.
+    """Manifests change on all members, then all certificates and keys. No acknowledged write is lost, and each write succeeds on some member.
 
     The hosts and files that --check --diff named are those that the run changes.
     """
@@ -99,8 +99,8 @@ def test_writes_go_on_while_members_restart(cluster: Lab) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
 
 
-def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
-    """The first member does not come up: it gets its manifest back, etcd's own words are shown, the others are not touched."""
+def test_a_change_that_fails_is_undone(cluster: Lab) -> None:
+    """The first member does not start: it gets its manifest back, etcd's message is shown, and the others are not changed."""
     cluster.site()
     before = cluster.containers()
     run = cluster.play("-e", '{"etcd_extra_args": {"snapshot-count": "many"}}')
@@ -111,7 +111,7 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
     touched = {host for host, container in cluster.containers().items() if container != before[host]}
     assert len(touched) == 1 and healthy(cluster)
     assert not [host for host in cluster.hosts if "many" in cluster.sh(host, f"cat {MANIFEST}")]
-    # Nobody has to be restarted to go on from here.
+    # No restart is needed to continue.
     before = cluster.containers()
     cluster.site()
     assert cluster.containers() == before and cluster.site().changed() == {}
@@ -120,7 +120,7 @@ def test_a_change_that_does_not_work_is_taken_back(cluster: Lab) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("value", ["4711", "many"], ids=["runs", "crashes again and again"])
 def test_a_manifest_edited_by_hand(cluster: Lab, value: str) -> None:
-    """What is different is shown, in the plan and in the diff, and put right on that host only."""
+    """The difference is in the plan and in the diff, and is corrected on that host only."""
     cluster.site()
     cluster.sh("infra1", f"sed -i 's/- --snapshot-count=.*/- --snapshot-count={value}/' {MANIFEST}")
     time.sleep(20)
@@ -133,7 +133,7 @@ def test_a_manifest_edited_by_hand(cluster: Lab, value: str) -> None:
 
 
 def test_a_directory_of_certificates_that_is_gone(cluster: Lab) -> None:
-    """New certificates alone would not help: the container holds the directory that was. The member restarts, once."""
+    """New certificates are not enough, since the container has mounted the former directory. The member restarts once."""
     before = cluster.containers()
     cluster.sh("infra1", f"rm -r {PKI}")
     run = cluster.site()
@@ -145,7 +145,7 @@ def test_a_directory_of_certificates_that_is_gone(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> None:
-    """No client can talk to any member any more. They are restarted as they are, and the next run does what else there is."""
+    """No client can reach any member. The members are restarted unchanged, and the next run makes the other changes."""
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
     cluster.site()
     for host in cluster.hosts:
@@ -161,8 +161,8 @@ def test_directories_of_certificates_that_are_gone_everywhere(cluster: Lab) -> N
 
 
 @pytest.mark.long
-def test_another_peer_port(cluster: Lab) -> None:
-    """The cluster is told of each member's new address before that member restarts, and is whole all the time."""
+def test_a_cluster_gets_another_peer_port(cluster: Lab) -> None:
+    """Each member's new address is set in the membership before that member restarts. Quorum is never lost."""
     with writing(cluster, "port") as counted:
         cluster.site("-e", "etcd_peer_port=2390")
     assert counted["lost"] == 0 and counted["nowhere"] == 0, counted
@@ -173,8 +173,8 @@ def test_another_peer_port(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_another_address(cluster: Lab, tmp_path: Path) -> None:
-    """One that the host has got, and then one that it has lost: the member with it, which nobody reaches any more."""
+def test_a_member_gets_another_address(cluster: Lab, tmp_path: Path) -> None:
+    """First a further address of the host. Then the host loses an address, and its member cannot be reached."""
     addresses = cluster.addresses()
     old, new = addresses["infra1"], re.sub(r"\d+$", "201", addresses["infra1"])
     device = cluster.sh("infra1", f"ip -o address show to {old} | awk '{{print $2}}'").strip()
@@ -210,7 +210,7 @@ def sans_of(cluster: Lab, host: str) -> str:
 
 @pytest.mark.long
 def test_two_members_move_at_once(cluster: Lab, tmp_path: Path) -> None:
-    """Connections that break before the turns come back, since certificates have both addresses until their member has moved."""
+    """Connections that break before the turns are made again, since certificates have both addresses until the member has moved."""
     cluster.site()
     old, moving = cluster.addresses(), ("infra1", "infra2")
     new = {**old, **{host: re.sub(r"\d+$", str(201 + i), old[host]) for i, host in enumerate(moving)}}
@@ -247,7 +247,7 @@ def test_two_members_move_at_once(cluster: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_check_mode_with_a_member_down(cluster: Lab) -> None:
-    """It is not repaired then, which keeps the other members from being changed in a real run only."""
+    """Check mode does not repair it, and still shows the changes of the other members."""
     change = ("--diff", "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
     cluster.sh("infra1", f"rm {MANIFEST}; sleep 10")
     before = cluster.fingerprint()
@@ -259,7 +259,7 @@ def test_check_mode_with_a_member_down(cluster: Lab) -> None:
     assert cluster.site().changed() == {}
 
 
-def test_a_host_may_be_called_otherwise(cluster: Lab) -> None:
+def test_the_hostname_may_differ_from_the_member_name(cluster: Lab) -> None:
     """The name of the host itself is not the member's."""
     cluster.sh("infra1", "hostname elsewhere")
     try:
@@ -279,7 +279,7 @@ def on_all(script: str) -> Callable[[Lab], object]:
 # Without its kubelet, etcd stays down.
 DOWN = "systemctl stop kubelet; pkill -x etcd; for i in $(seq 30); do pgrep -x etcd || break; sleep 1; done"
 
-# What is found: how to make it so, how to undo it, further arguments, and what the run has to say.
+# How to make a bad state, how to undo it, further arguments, and the expected message.
 STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[str], str]] = {
     "kubelet masked": (
         on_infra1("systemctl mask --now kubelet"),
@@ -356,7 +356,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
 
 @pytest.mark.parametrize("case", some_long(STATES))
 def test_bad_state_is_refused(cluster: Lab, case: str) -> None:
-    """The run says what is wrong and where, changes nothing, and the members that worked go on."""
+    """The run names the problem and the host, and changes nothing. Working members keep running."""
     make, undo, arguments, words = STATES[case]
     make(cluster)
     try:
@@ -377,7 +377,7 @@ def test_bad_state_is_refused(cluster: Lab, case: str) -> None:
 
 @pytest.mark.long
 def test_a_full_database(cluster: Lab) -> None:
-    """NOSPACE: the run that raises the quota goes on, says what is left to do, and does not wait for it in vain."""
+    """NOSPACE: the run that raises the quota continues, names the remaining steps, and does not wait for the alarm to end."""
     set_alarm(cluster, 1, "ACTIVATE")
     try:
         run = cluster.play("-e", '{"etcd_extra_args": {"quota-backend-bytes": "4294967296"}}')
@@ -424,7 +424,7 @@ def test_all_hosts_lose_power(cluster: Lab) -> None:
 
 @pytest.mark.long
 def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
-    """The run sees a cluster that does not answer. It is started as it was, and not changed everywhere at once."""
+    """The cluster does not answer yet. The run starts its members unchanged instead of changing all at once."""
     change = ("-e", '{"etcd_extra_args": {"snapshot-count": "many"}}')
     cluster.site()
     for host in cluster.hosts:
@@ -438,8 +438,8 @@ def test_a_change_right_after_a_power_cut(cluster: Lab) -> None:
 
 
 @pytest.mark.long
-def test_serial(cluster: Lab, tmp_path: Path) -> None:
-    """Each batch is like a run with --limit: the members have their turns, and one of the batch speaks."""
+def test_a_play_with_serial(cluster: Lab, tmp_path: Path) -> None:
+    """Each batch is like a run with --limit: members change in turns, and one host of the batch prints the plan."""
     playbook = tmp_path / "serial.yml"
     roles = [f"kubeadm.etcd.{role}" for role in ("preflight", "kubelet", "ca", "certificates", "static_pod", "health")]
     play = {"hosts": "etcd", "become": True, "gather_facts": False, "serial": 1, "roles": roles}
@@ -450,7 +450,7 @@ def test_serial(cluster: Lab, tmp_path: Path) -> None:
     for host in cluster.hosts:
         assert f"cluster etcd: one member after the other: {host}" in flat(run.output)
     assert all(before[host] != container for host, container in cluster.containers().items()) and healthy(cluster)
-    # The CA host is in another batch: said, and nothing is pretended.
+    # The CA host is in another batch, so the run reports that it cannot issue certificates.
     sans = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_server_cert_sans": ["c.example.com"]}')
     run = cluster.play(*sans, playbook=str(playbook))
     assert (
@@ -464,7 +464,7 @@ def test_serial(cluster: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
-    """One is refused; the other is made all the same, and the run fails at its end."""
+    """One is refused. The other is still founded, and the run fails at its end."""
     lab.fresh()
     try:
         hosts = {
@@ -485,7 +485,7 @@ def test_two_clusters_in_one_run(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_clusters_roll_side_by_side(lab: Lab, tmp_path: Path) -> None:
-    """Turns are taken at the same time. What does not work in one is put back there, and the other one has its change."""
+    """Both clusters have turns at the same time. A change that fails in one is undone there, and the other keeps its change."""
     lab("add", "3")
     both = Lab(lab.name, [f"infra{number}" for number in range(6)])
     try:

@@ -1,4 +1,4 @@
-"""Data volumes that are not there after a power cut: no write that was acknowledged is lost, and no second cluster is founded."""
+"""Data volumes that are missing after a power cut: no acknowledged write is lost, and no second cluster is founded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from .conftest import Lab, different
 from .test_live import MANIFEST, flat, healthy
 
-# Not /var/lib/etcd, which the lab itself mounts. A directory that is mounted at boot stands for the disk.
+# Not /var/lib/etcd, which the lab mounts. A bind mount at boot stands for the disk.
 DATA = "/srv/etcd"
 ENTRY = f"/srv/disk {DATA} none bind,nofail 0 0"
 # A disk that is dead: systemd waits for it, and the mount fails.
@@ -33,7 +33,7 @@ def encoded(text: str) -> str:
 
 @dataclass
 class Client:
-    """A client on the machine, which outlives the hosts: it writes to whoever takes it, and remembers what was acknowledged."""
+    """A client on this machine, since hosts lose power: it writes to any member, and remembers what was acknowledged."""
 
     endpoints: dict[str, str]
     files: tuple[str, str, str]
@@ -61,7 +61,7 @@ class Client:
             return client.status().cluster_id
 
     def write(self, name: str, stop: threading.Event) -> None:
-        """Write without a pause, as a kube-apiserver would, until it is told to stop."""
+        """Write without a pause, like a kube-apiserver, until stopped."""
         number = 0
         while not stop.is_set():
             number += any(self.put(host, f"w/{name}/{number:06d}") for host in self.endpoints)
@@ -81,7 +81,7 @@ def writes_until_power_cut(lab: Lab, client: Client, name: str, hosts: list[str]
 
 
 def nothing_is_acknowledged(client: Client, seconds: float = 12.0) -> bool:
-    """Whether no member takes a write, for as long as etcd could be started and several elections be held."""
+    """Whether no member accepts a write during the time of a start of etcd and several elections."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if any(client.put(host, "w/by another cluster") for host in client.endpoints):
@@ -163,7 +163,7 @@ def test_two_of_three_after_the_first_run(founded: Lab, client: Client) -> None:
 
 @pytest.mark.long
 def test_one_of_three_after_a_change_and_another_a_write_behind(founded: Lab, client: Client) -> None:
-    """The last writes are on the lost volume and on the host that comes last: the other two must not go on without them."""
+    """The last writes are on the lost volume and on the host that starts last. The other two must not form a quorum without them."""
     founded.site(*CHANGE)
     for host in founded.hosts:
         command = founded.sh(host, f"cat {MANIFEST}")

@@ -1,4 +1,4 @@
-"""Members come and go on real hosts: joined as learners, removed, replaced, and taken back if etcd does not start."""
+"""Members on real hosts join as learners, are removed and replaced. A join is undone if etcd does not start."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def test_from_one_member_to_three(hosts: Lab, tmp_path: Path) -> None:
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     again = hosts.play(inventory=three)
     assert again.code == 0 and again.changed() == {}, again.output[-6000:]
-    # What a member that joined has is what the page's first run leaves.
+    # A member that joined has the same files as after a first run.
     assert hosts.sh("infra1", "ls /etc/kubernetes/pki/etcd") == hosts.sh("infra2", "ls /etc/kubernetes/pki/etcd")
 
 
-def test_a_join_whose_etcd_does_not_start_is_taken_back(hosts: Lab, tmp_path: Path) -> None:
-    """In etcd's words. Corrected, the next run joins the host."""
+def test_a_join_whose_etcd_does_not_start_is_undone(hosts: Lab, tmp_path: Path) -> None:
+    """The message quotes etcd. With the cause corrected, the next run joins the host."""
     wrong = only(hosts, tmp_path, *HOSTS, infra3=", etcd_extra_args: {quota-backend-bytes: 8G}")
     run = hosts.play(inventory=wrong)
     said = flat(run.output)
@@ -90,7 +90,7 @@ def test_a_join_whose_etcd_does_not_start_is_taken_back(hosts: Lab, tmp_path: Pa
 
 
 def test_the_leader_is_removed(hosts: Lab, tmp_path: Path) -> None:
-    """Its data and record are kept, no write fails, and it does not join again by itself."""
+    """Its data and record are kept, no write fails, and it does not join again in the next run."""
     four = only(hosts, tmp_path, *HOSTS)
     status = json.loads(hosts.etcdctl("infra0", "endpoint", "status", "--cluster", "-w", "json"))
     leader = next(item for item in status if item["Status"]["leader"] == item["Status"]["header"]["member_id"])
@@ -133,7 +133,7 @@ def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> 
     )
     refused = hosts.play(inventory=four)
     assert refused.code != 0 and "replace_member.yml -e etcd_member=infra2" in flat(refused.output)
-    # An image that cannot be had costs neither the member nor a snapshot.
+    # If the image cannot be pulled, the member is not removed and no snapshot is taken.
     snapshots = "ls /var/backups/etcd 2>/dev/null | wc -l"
     taken = [hosts.sh(host, snapshots) for host in HOSTS]
     wrong = ("-e", "etcd_member=infra2", "-e", "etcd_image_tag=3.6.99-0")
@@ -145,7 +145,7 @@ def test_a_member_that_lost_its_data_is_replaced(hosts: Lab, tmp_path: Path) -> 
     with writing(hosts, "replace") as counted:
         hit(hosts, "replace", "infra2", four)
     assert names(hosts) == HOSTS and counted["lost"] == 0 and counted["nowhere"] == 0, counted
-    # It has the membership of that moment in its manifest. Without its data, the kubelet starts it again and again, and it does not join empty.
+    # Its manifest has the membership of the join. Without its data, the kubelet restarts etcd again and again, and it does not join empty.
     first = replace(hosts, hosts=HOSTS[:1])
     assert "infra0=" in hosts.sh("infra2", "grep initial-cluster= /etc/kubernetes/manifests/etcd.yaml")
     assert "localhost" not in first.etcdctl("infra0", "member", "list")
@@ -209,7 +209,7 @@ def test_killed_in_the_middle_of_a_join(hosts: Lab, tmp_path: Path) -> None:
                 playbook="playbooks/replace_member.yml",
                 inventory=four,
             )
-            # The module sees that nobody waits for it any more.
+            # The module notices that its controller is gone.
             time.sleep(3)
             print(f"killed after {seconds} s, code {run.code}:\n{first.etcdctl('infra0', 'member', 'list')}")
             again = hosts.play("-e", "etcd_member=infra3", playbook="playbooks/replace_member.yml", inventory=four)
@@ -220,14 +220,14 @@ def test_killed_in_the_middle_of_a_join(hosts: Lab, tmp_path: Path) -> None:
 
 
 def is_as_before(lab: Lab, before: tuple[object, ...]) -> bool:
-    """Whether a run has left hosts, containers and membership as they were: the next one begins where that one did, and need not be tried."""
+    """Whether a run has changed no host, container or membership. Then the next run would be the same, and is skipped."""
     return before[2] == lab.members() and unchanged(lab, before[:2])  # type: ignore[arg-type]
 
 
 def sweep(lab: Lab, tmp_path: Path, where: str, playbook: str, first: int) -> tuple[int, int, int]:
-    """An operation on infra3 that is killed at a task, from the first on until it has changed something, and the same again, while a client writes.
+    """While a client writes, kill an operation on infra3 at a task, earlier ones first, until a killed run has changed something. Then run it again.
 
-    Returns the task, how many had begun, and how many runs were killed. It was not killed at that task if fewer had begun.
+    Returns the task, the number of begun tasks (if lower, the run was not killed there), and the number of killed runs.
     """
     arguments = ("-e", "etcd_member=infra3") if playbook != "site.yml" else ()
     before = lab.fingerprint(), lab.containers(), lab.members()
@@ -256,7 +256,7 @@ def sweep(lab: Lab, tmp_path: Path, where: str, playbook: str, first: int) -> tu
 
 @pytest.mark.long
 def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
-    """A join, a replacement and a removal: the next run finishes each of them. Each makes what the next one needs."""
+    """A join, a replacement and a removal, in this order: the next run finishes each of them."""
     hosts.fresh()
     four, three = only(hosts, tmp_path, *HOSTS), tmp_path / "three"
     three.mkdir()

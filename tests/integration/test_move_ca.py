@@ -1,4 +1,4 @@
-"""The CA's key moves to another host of a cluster that lives, and into a safe. Checked by openssl."""
+"""The CA's key moves to another host of a running cluster, and is copied into a safe. Checked with openssl."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refused(lab: Lab, *arguments: str, words: str, playbook: str = MOVE) -> Run:
 
 
 def test_the_key_moves(found: Lab) -> None:
-    """Without pipelining and with all files kept: no key, on either host or here, but in its place. Then nothing is left to do."""
+    """Even if Ansible keeps its temporary files, the key is only in its place. The next run changes nothing."""
     refused(found, words="etcd_ca_host is not set, so infra0, the first host")
     before = found.fingerprint()
     run = found.site(*to("infra1"), "--check", "--diff", playbook=MOVE)
@@ -97,7 +97,7 @@ def test_the_new_ca_host_signs(found: Lab) -> None:
     ],
 )
 def test_killed_and_finished(found: Lab, tmp_path: Path, task: str) -> None:
-    """Between two steps. The key is never on no host, and the next run leaves it on one."""
+    """Killed between two steps, at least one host has the key. After the next run, exactly one has it."""
     source = holders(found)[0]
     target = next(host for host in found.hosts if host != source)
     run = found.play(

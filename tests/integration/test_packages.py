@@ -194,7 +194,7 @@ def test_killed_while_packages_are_installed(lab: Lab) -> None:
             time.sleep(2)
         run = lab.site(*wanted())
     print(f"finished in {run.seconds:.0f} s: {counted}")
-    # A leader that loses its power hands nothing over: nobody serves until the others have elected one.
+    # A leader without power does not transfer its leadership: writes wait for an election.
     assert counted["lost"] == 0 and counted["nowhere"] <= 3 and counted["gap"] < 10, counted
     assert programs(lab) == expected(NEW) and members(lab) == [CHAIN[NEW]] * 3 and healthy(lab)
     assert lab.site(*wanted()).changed() == {}

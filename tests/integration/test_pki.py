@@ -1,4 +1,4 @@
-"""The PKI of a cluster that lives: renewed, broken and mended, while it is used. Checked by openssl, etcdctl and kubeadm."""
+"""The PKI of a running cluster is renewed, damaged and repaired. Checked with openssl, etcdctl and kubeadm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .test_site import PAGE_FILES, PKI
 LEAVES = ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client")
 RENEW = "playbooks/renew_certificates.yml"
 
-# A new connection for each request, to every member in turn, with certificates read from disk for each, as etcd does it.
+# Each request is a new connection with certificates read from disk, to one member after the other.
 LOAD = """
 import http.client, json, os, ssl, sys
 pki, good, failed = "/etc/kubernetes/pki/etcd/", 0, []
@@ -54,8 +54,8 @@ while not os.path.exists("/run/test-is-over"):
 print(json.dumps([good, failed]))
 """
 
-# Looks for a text, which it is given backwards so as not to find itself, and for any key, in all that processes of this host
-# are called with. On the controller, those of the lab's hosts can be seen too; there may be another lab, where other tests run.
+# Searches the arguments and environments of all processes for a text and for any key. The text is given backwards, so that the search does not
+# find itself. On the controller it skips the processes of lab hosts (another pid namespace) and of other test workers.
 PROCESSES = """
 import glob, json, os, sys, time
 text, looks, found = sys.argv[1][::-1].encode(), 0, set()
@@ -139,7 +139,7 @@ def whole(lab: Lab) -> None:
         }
 
 
-def test_renewal_that_nobody_notices(cluster: Lab) -> None:
+def test_a_renewal_interrupts_no_client(cluster: Lab) -> None:
     """All certificates are issued again under new connections to every member: not one fails, nothing restarts."""
     before, same, containers = serials(cluster), keys(cluster), cluster.containers()
     with meanwhile(cluster, ["infra0"], LOAD, *cluster.addresses().values()) as load:
@@ -155,7 +155,7 @@ def test_renewal_that_nobody_notices(cluster: Lab) -> None:
 
 
 def test_chosen_certificates_and_new_keys(cluster: Lab) -> None:
-    """Only what is named is issued again; a new key comes on request, and check mode does neither."""
+    """Only named certificates are issued again, new keys only on request, and check mode does neither."""
     before, old_keys, containers = serials(cluster), keys(cluster), cluster.containers()
     arguments = ("-e", '{"etcd_renew_certificates": ["healthcheck-client"], "etcd_renew_keys": true}')
     # A window longer than the default validity, and a validity shorter than the default window, are both allowed.
@@ -179,7 +179,7 @@ def test_chosen_certificates_and_new_keys(cluster: Lab) -> None:
 
 
 def test_two_runs_at_once(cluster: Lab) -> None:
-    """They may get into each other's way, and say so; whole pairs are what is left."""
+    """They may fail because of each other. Certificates and keys still match."""
     runs = []
 
     def renew() -> None:
@@ -198,8 +198,8 @@ def test_two_runs_at_once(cluster: Lab) -> None:
     assert cluster.site().changed() == {}
 
 
-def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
-    """Missing, cut off, swapped, foreign, wrong modes, no files at all: said, put right, and no member is unready for it."""
+def test_every_kind_of_damage_is_repaired(cluster: Lab) -> None:
+    """Files that are missing, cut off, swapped, foreign or have wrong modes are reported and repaired. No member gets unready."""
     foreign = (
         "mkdir -p /run/x && cd /run/x && openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=etcd-ca -days 9 -keyout ca.key -out ca.crt"
         " 2>/dev/null && openssl req -newkey rsa:2048 -nodes -subj /CN=infra2 -keyout p.key -out p.csr 2>/dev/null &&"
@@ -248,7 +248,7 @@ def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
             "mv {0}/ca.crt /root/kept.crt",
             ["ca.crt is missing, ca.key exists", "ca.crt can be copied from infra1, infra2"],
         ),
-        # Nothing is due that a key would be needed for: said, and the run goes on.
+        # No certificate is due, so the missing key is only a warning.
         ("cp {0}/server.key {0}/ca.key", ["is not the key of etcd/ca.crt", "failed=0"]),
         ("truncate -s 40 {0}/ca.crt", ["etcd/ca.crt is not a PEM certificate", "all have the same file"]),
         (
@@ -257,8 +257,8 @@ def test_every_kind_of_damage_is_mended(cluster: Lab) -> None:
         ),
     ],
 )
-def test_where_something_would_be_lost_it_is_refused(cluster: Lab, damage: str, words: list[str]) -> None:
-    """It says what the choices are, and changes nothing."""
+def test_damage_that_a_repair_would_make_worse_is_refused(cluster: Lab, damage: str, words: list[str]) -> None:
+    """The message names the choices, and nothing changes."""
     place = f"{PKI}/etcd"
     cluster.sh("infra0", f"rm -rf /root/pki && cp -a {PKI} /root/pki && " + damage.format(place))
     try:
@@ -313,7 +313,7 @@ def contains(path: Path, *texts: str) -> bool:
 
 @pytest.mark.long
 def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
-    """The intermediate alone stands in ca.crt, its key on the CA host alone, and nobody else of its root gets in."""
+    """ca.crt has only the intermediate, only the CA host has its key, and other clients of the root are refused."""
     lab.fresh()
     made = intermediate(tmp_path)
     secret = "correct-horse"
@@ -357,7 +357,7 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
     assert not [path for path in Path("~/.ansible/tmp").expanduser().rglob("*") if contains(path, plain, secret)]
     whole(lab)
     assert all(member["health"] for member in lab.health())
-    # kubeadm and a stranger of the same root: the one goes along, the other is shut out.
+    # kubeadm accepts the files. A client with a certificate of the same root is refused.
     config = "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"
     assert "Using existing" in lab.sh("infra0", f"kubeadm init phase certs etcd-server --config {config} 2>&1")
     address = lab.addresses()["infra1"]
@@ -383,7 +383,7 @@ def test_own_intermediate_with_encrypted_key(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
-    """Requests are collected, the run stops, and takes what was signed only where it is what it would have signed itself."""
+    """The run collects requests and stops. It accepts a certificate only if it has the content that it would have signed."""
     lab.fresh()
     made, place = intermediate(tmp_path), tmp_path / "signing"
     base = ("-e", f"etcd_ca_cert={made['chain.crt']}", "-e", f"etcd_signing_dir={place}")
@@ -462,7 +462,7 @@ def test_ca_that_signs_elsewhere(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_own_key_that_is_on_the_ca_host_already(lab: Lab, tmp_path: Path) -> None:
-    """As the page says: both files were copied there by hand. Only the key there, and another's key, too."""
+    """Both files were copied there by hand, as the page describes. Also with the key alone, and with a key of another CA."""
     lab.fresh()
     made = intermediate(tmp_path)
     script = "openssl pkey -in etcd.key -passin pass:correct-horse -out plain.key"

@@ -1,7 +1,7 @@
-"""Random sequences against a model (model.py): hosts join, leave, die and come back, controllers are killed, and a client writes all the time.
+"""Random sequences compared with a model (model.py): hosts join, leave, fail and come back, controllers are killed, and a client always writes.
 
-KUBEADM_ETCD_SEED=7 KUBEADM_ETCD_STEPS=40 tries one sequence, KUBEADM_ETCD_HOSTS=5 hosts (3 to 7). A failure prints the seed and all steps before it:
-the same seed chooses the same steps as long as the hosts behave the same. build/random/ gets the log and the table of each sequence.
+KUBEADM_ETCD_SEED=7 KUBEADM_ETCD_STEPS=40 runs one sequence, KUBEADM_ETCD_HOSTS sets the number of hosts (3 to 7). A failure prints the seed and all
+steps before it. A seed chooses the same steps if the hosts behave the same. The log and the table of each sequence are in build/random/.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ HOSTS = [f"infra{number}" for number in range(int(os.environ.get("KUBEADM_ETCD_H
 SEED = os.environ.get("KUBEADM_ETCD_SEED", "")
 SEQUENCES = [(int(SEED), int(os.environ.get("KUBEADM_ETCD_STEPS", "200")))] if SEED else [(1, 200), (2, 100), (3, 100)]
 
-# Seconds without an acknowledged write that no run may cause: an election takes two, an etcd that restarts eleven or more.
+# The longest gap between two writes that a run may cause, in seconds: an election takes two, a restart of etcd eleven or more.
 LONGEST_GAP = 8.0
 
-# Seconds until members are well again after what happened to their hosts.
+# Seconds until members are healthy again after an event.
 RECOVERS = 150.0
 
-# A client is no faster than this, so that hours of writes fit into the quota.
+# Limits the client, so that hours of writes fit into the quota.
 PAUSE = 0.02
 
 LOOK = """
@@ -80,7 +80,7 @@ def hosts() -> Iterator[Lab]:
 
 @dataclass
 class Writer:
-    """A client on this machine, which outlives the hosts: it writes to whichever member takes it, and remembers what was acknowledged."""
+    """A client on this machine, since hosts may stop: it writes to any member, and remembers what was acknowledged."""
 
     urls: list[str]
     pki: str
@@ -117,7 +117,7 @@ class Writer:
 
 @dataclass
 class Row:
-    """What a step came to, for the table. recovery: seconds until all members that can be well were so. gap: 0 if there was no quorum all the time."""
+    """A row of the table. recovery: seconds until all members that can be healthy were. gap: 0 if quorum was lost during the step."""
 
     step: Step
     ended: str
@@ -251,7 +251,7 @@ class Sequence:
     # --- Steps --------------------------------------------------------------------------------------------------------
 
     def take(self, step: Step) -> None:
-        """Take a step, and look what came of it."""
+        """Do a step, and check its result."""
         name = f"w{len(self.rows):04d}"
         self.say(f"{len(self.rows) + 1}. {step}")
         before, stop = self.state, threading.Event()
@@ -278,7 +278,7 @@ class Sequence:
             assert gap < LONGEST_GAP, f"no write was acknowledged for {gap:.1f} s\n{self.printed}"
 
     def act(self, step: Step) -> str:
-        """What a step does, and what became of it in a word."""
+        """Do a step, and return its result in a word."""
         if not step.operations:
             self.cause(step)
             self.state = happened(self.state, step)
@@ -297,7 +297,7 @@ class Sequence:
             self.state = replace(self.state, wanted=wanted)
 
     def look(self, allowed: dict[str, tuple[Standing, ...]], output: str) -> None:
-        """Take over what hosts are now, if the model allows it."""
+        """Observe the hosts, and fail if the model does not allow their state."""
         seen = self.observed()
         wrong = contradictions(self.state, seen, allowed)
         assert not wrong, f"{'; '.join(wrong)}\n{output[-6000:]}"
@@ -321,9 +321,13 @@ class Sequence:
         reasons = reasons_in(said)
         assert "Traceback" not in said, run.output[-6000:]
         if run.code == 0:
-            assert not expected.must_fail, f"it was to fail: {expected}\n{run.output[-6000:]}"
+            assert not expected.must_fail, (
+                f"the run succeeds, and the model expects a failure: {expected}\n{run.output[-6000:]}"
+            )
             is_idle = self.is_settled and operation.action == "site" and operation.wanted == self.state.wanted
-            assert not is_idle or run.changed() == {}, f"it was to change nothing\n{run.output[-6000:]}"
+            assert not is_idle or run.changed() == {}, (
+                f"a run after a successful run changes something\n{run.output[-6000:]}"
+            )
             self.look({host: standings[:1] for host, standings in expected.after.items()}, run.output)
             assert not set(expected.starts) & set(self.state.stopped), (
                 f"it was to start {expected.starts}\n{run.output[-6000:]}"
@@ -331,13 +335,15 @@ class Sequence:
             return "ok"
         if expected.refusals:
             named = reasons & BEFORE
-            assert named, f"it was to name {expected.refusals}\n{run.output[-6000:]}"
-            assert named <= expected.refusals, f"{named - expected.refusals} is not so\n{run.output[-6000:]}"
-            assert run.changed() == {}, f"it was to change nothing\n{run.output[-6000:]}"
+            assert named, f"the run names no reason, and the model expects {expected.refusals}\n{run.output[-6000:]}"
+            assert named <= expected.refusals, (
+                f"the model does not allow the reasons {named - expected.refusals}\n{run.output[-6000:]}"
+            )
+            assert run.changed() == {}, f"a refused run changes something\n{run.output[-6000:]}"
             self.look({}, run.output)
             return "refused: " + ", ".join(sorted(reason.name for reason in named))
         named = reasons & expected.failures
-        assert named, f"no reason to fail, of {expected.failures}\n{run.output[-6000:]}"
+        assert named, f"the run fails for none of {expected.failures}\n{run.output[-6000:]}"
         self.look(dict(expected.after), run.output)
         assert not set(expected.starts) & set(self.state.stopped), (
             f"it was to start {expected.starts}\n{run.output[-6000:]}"
@@ -359,7 +365,7 @@ class Sequence:
         return ended
 
     def both(self, step: Step) -> str:
-        """Two runs at once, the second some seconds later. Each ends well, or gives way to the other."""
+        """Two runs at once, the second some seconds later. Each succeeds, or stops because of the other."""
         allowed = dict(together(self.state, step.operations))
         runs: dict[int, Run] = {}
 
@@ -380,7 +386,7 @@ class Sequence:
             assert "Traceback" not in said, outputs
             named = reasons_in(said)
             gives_way = bool(GIVES_WAY.search(said))
-            # What the other run has changed may be refused, in the words of a state that the model allows after it.
+            # A run may be refused for a state that the other run has made.
             assert runs[number].code == 0 or gives_way or named, outputs
             names = ", ".join(sorted(reason.name for reason in named))
             ends.append("ok" if runs[number].code == 0 else "gave way" if gives_way else f"failed: {names}")
@@ -389,7 +395,7 @@ class Sequence:
         return ", ".join(ends)
 
     def finish(self) -> None:
-        """Bring the cluster back to what the inventory wishes. The second run changes nothing."""
+        """Bring the cluster to the state of the inventory. The second run changes nothing."""
         for _number in range(30):
             step = finishing(self.state)
             if step is None:
@@ -410,7 +416,7 @@ def make(path: Path) -> Path:
 
 
 def may_interrupt(state: State, step: Step) -> bool:
-    """Whether the cluster may stop for a while by what happens to a host, or because it was told that it may."""
+    """Whether the cluster may stop for a while, because of an event or because the run has permission."""
     if not step.operations:
         return step.kind in ("kill", "stop", "off", "cut", "empty", "wipe") and not state.survives(step.host)
     return any(operation.is_forced and operation.action != "replace" for operation in step.operations)
@@ -439,7 +445,7 @@ def table(rows: list[Row]) -> str:
 
 @pytest.mark.parametrize(("seed", "steps"), SEQUENCES)
 def test_a_random_sequence(hosts: Lab, tmp_path: Path, seed: int, steps: int) -> None:
-    """No acknowledged write is lost, no run takes the quorum away, each refusal is one that the model expects, and at the end nothing is left to do."""
+    """No acknowledged write is lost, no run breaks the quorum, the model expects each refusal, and the last run changes nothing."""
     hosts.fresh()
     wanted = frozenset(HOSTS[:3])
     assert hosts.play(inventory=only(hosts, tmp_path, *HOSTS[:3])).code == 0
@@ -455,7 +461,7 @@ def test_a_random_sequence(hosts: Lab, tmp_path: Path, seed: int, steps: int) ->
     former = None
     try:
         for number in range(steps):
-            # Each step has a chance of its own, so that one that ends otherwise does not change all that follow.
+            # Each step has its own random numbers, so that a different result does not change all later steps.
             former = choose(sequence.state, random.Random(f"{seed}/{number}"), former)
             sequence.take(former)
         sequence.finish()
@@ -464,8 +470,8 @@ def test_a_random_sequence(hosts: Lab, tmp_path: Path, seed: int, steps: int) ->
     (kept / f"{seed}.md").write_text(table(sequence.rows) + "\n", encoding="utf-8")
 
 
-def test_from_three_to_five_against_by_hand(hosts: Lab, tmp_path: Path) -> None:
-    """site.yml, which also makes keys and certificates and has the kubelets started, against `etcdctl member add` and a start, twice."""
+def test_growing_from_three_to_five_compared_with_by_hand(hosts: Lab, tmp_path: Path) -> None:
+    """Compares site.yml, which also makes certificates and starts kubelets, with `etcdctl member add` and a start of etcd, for two members."""
     hosts.fresh()
     three, five = (only(hosts, make(tmp_path / str(count)), *HOSTS[:count]) for count in (3, 5))
     assert hosts.play(inventory=three).code == 0
@@ -484,7 +490,7 @@ def test_from_three_to_five_against_by_hand(hosts: Lab, tmp_path: Path) -> None:
     begin = time.monotonic()
     for host in joined:
         first.etcdctl("infra0", "member", "add", host, f"--peer-urls=https://{addresses[host]}:2380")
-        # It has the list of members of its join, with the further URL that keeps it from joining again (urls_while_joining).
+        # Its manifest still has the members of its join, with the further URL that prevents a second join (urls_while_joining).
         hosts.sh(
             host,
             f"sed -i 's#,{host}=https://joining-[^,]*##' /root/etcd.yaml; mv /root/etcd.yaml /etc/kubernetes/manifests/",

@@ -57,12 +57,12 @@ def test_a_healthy_cluster(cluster: Lab, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "etcd: Healthy" in page and all(address in page for address in cluster.addresses().values())
     assert "Told on the loopback address" in page and "__report" not in page
-    # Written once, by one host; and what does not change is not written again.
+    # One host writes each file, and only if it has changed.
     assert run.changed() == {"infra0": 5}
     files = contents(tmp_path / "prometheus")
-    assert report(cluster, tmp_path).changed() == {"infra0": 2}, "page and JSON have a time in them, the others do not"
+    assert report(cluster, tmp_path).changed() == {"infra0": 2}, "only the page and the JSON contain the time"
     assert contents(tmp_path / "prometheus") == files
-    # A cluster can be looked at from any of its hosts. A relative path is one of the directory where the command was given.
+    # One host is enough to observe a cluster. Relative paths start at the current directory.
     options = ("--limit", "infra1", "-e", "etcd_report_json=here.json")
     environment = {"CWD": str(tmp_path), "PWD": str(tmp_path), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     run = cluster.play(*options, playbook=str(ROOT / "playbooks" / "health.yml"), **environment)
@@ -73,8 +73,8 @@ def test_a_healthy_cluster(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
 
-def test_a_member_down_and_a_cluster_that_nobody_reaches(cluster: Lab, tmp_path: Path) -> None:
-    """Both are named, in an exit code, the table, the page and the JSON; the rest is told all the same."""
+def test_a_member_that_is_down_and_a_cluster_that_cannot_be_reached(cluster: Lab, tmp_path: Path) -> None:
+    """Both are in the exit code, the table, the page and the JSON. The other members are still reported."""
     more = tmp_path / "more.yml"
     gone = {"ansible_host": "127.0.0.1", "ansible_port": 1, "etcd_address": "192.0.2.1", "etcd_cluster_name": "gone"}
     more.write_text(json.dumps({"etcd": {"hosts": {"gone0": gone}}}), encoding="utf-8")
@@ -174,7 +174,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
     assert report(cluster, tmp_path).code == 0
     directory = tmp_path / "prometheus"
     copy_credentials(cluster, directory / "etcd")
-    # A member has the metric of alarms while one is raised only.
+    # The metric of alarms exists only while one is raised.
     names = metrics_in_rules() - {"etcd_debugging_server_alarms"}
     assert len(names) == 13, names
     with prometheus(directory) as url:
@@ -185,7 +185,7 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
             assert members - {""} == {"infra0", "infra1", "infra2"}, name
         rules = [rule for group in ask(url, "rules")["groups"] for rule in group["rules"]]
         assert len(rules) == 17 + 1 + 12 * 2 and all(rule["health"] == "ok" for rule in rules), rules
-        # A busy machine may have a slow disk; it would have to be one for ten minutes.
+        # A slow disk of a busy machine is pending. It fires only after ten minutes.
         bad = [r for r in rules if r["type"] == "alerting" and r["state"] != "inactive" and r["name"] != "EtcdSlowDisk"]
         assert bad == []
         ratio = ask(url, "query", query="etcd_mvcc_db_total_size_in_bytes / etcd_server_quota_backend_bytes")["result"]
@@ -193,8 +193,8 @@ def test_prometheus_asks_real_members(cluster: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_metrics_are_opened_and_closed(cluster: Lab, tmp_path: Path) -> None:
-    """A change like any other: one member after the other. The open port is told of, and needs no certificate."""
+def test_the_metrics_port_is_opened_and_closed(cluster: Lab, tmp_path: Path) -> None:
+    """The members change one after the other. The run warns of the open port, which needs no certificate."""
     before = cluster.containers()
     addresses = list(cluster.addresses().values())
     with pytest.raises(OSError, match="refused"):

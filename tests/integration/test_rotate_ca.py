@@ -1,4 +1,4 @@
-"""A new CA for a cluster that lives, while clients write: all phases, killed in the middle, other runs in between. Checked by openssl and etcdctl."""
+"""A new CA for a running cluster while clients write: all phases, killed runs, other runs in between. Checked with openssl and etcdctl."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ except (ssl.SSLError, ConnectionError):
 
 @pytest.fixture(scope="module")
 def found(lab: Lab) -> Iterator[Lab]:
-    """A new cluster, whose CA nobody has replaced yet."""
+    """A new cluster with its first CA."""
     lab.fresh()
     lab.site()
     yield lab
@@ -83,7 +83,7 @@ def leaves_by(lab: Lab, name: str) -> bool:
 
 
 def settled(lab: Lab) -> None:
-    """site.yml neither goes on nor back, and says what is going on."""
+    """site.yml neither continues nor undoes the rotation, and reports its phase."""
     before, containers, names = serials(lab), lab.containers(), subjects(lab)
     run = lab.site()
     assert run.changed() == {} and "is being replaced" in flat(run.output), run.output[-3000:]
@@ -91,7 +91,7 @@ def settled(lab: Lab) -> None:
 
 
 def test_phase_by_phase(found: Lab) -> None:
-    """A client with the old CA's certificate is served until that is dropped, one that follows always."""
+    """A client with a certificate of the old CA is served until the CA is dropped. A client that gets the new files is always served."""
     lab = found
     lab.sh("infra0", CLIENT)
     old = same(lab)
@@ -134,7 +134,7 @@ def test_phase_by_phase(found: Lab) -> None:
         "600 root",
         "600 root",
     ]
-    # Nothing is left to do, and no further rotation begins by a run too many.
+    # Another run does nothing, and does not begin a second rotation.
     run = rotate(lab)
     assert run.changed() == {} and "was replaced less than a day ago" in flat(run.output)
     print(
@@ -168,7 +168,7 @@ TASKS = [
 
 
 def test_killed_and_finished(found: Lab, tmp_path: Path) -> None:
-    """In one go, under a writer; killed at one task after the other, each run going on where the one before was killed."""
+    """While a client writes, runs are killed at one task after the other. Each run continues where the one before was killed."""
     lab = found
     lab.sh("infra0", f"rm -rf {FORMER}")
     (before,) = same(lab)
@@ -186,7 +186,7 @@ def test_killed_and_finished(found: Lab, tmp_path: Path) -> None:
 NAMED = ("-e", "etcd_ca_compromised=etcd")
 
 
-# Nothing of the new CA is in use at the first one; then it is on some hosts, then on all of them.
+# At the first task the new CA is not in use, then it is on some hosts, then on all.
 EMERGENCY_TASKS = [
     "Sign all requests on the CA host",
     "Install the certificates on the host",
@@ -195,7 +195,7 @@ EMERGENCY_TASKS = [
 
 
 def test_an_emergency(found: Lab, tmp_path: Path) -> None:
-    """Nothing is done before the cluster is named. Then its CA is gone in one run; one that was killed is finished by the next; nothing is lost."""
+    """The run is refused until the cluster is named. Then one run replaces the CA, and no acknowledged write is lost."""
     lab = found
     lab.sh("infra0", f"rm -rf {FORMER}; {CLIENT}")
     (before,) = same(lab)
@@ -224,7 +224,7 @@ def test_an_emergency(found: Lab, tmp_path: Path) -> None:
 
 
 def test_an_emergency_that_is_killed(found: Lab, tmp_path: Path) -> None:
-    """At one task after the other. Other runs leave it alone, and name the way; the next one that may finishes it."""
+    """Killed at one task after the other. site.yml leaves it alone and names the command, which finishes it."""
     lab = found
     for task in EMERGENCY_TASKS:
         lab.sh("infra0", f"rm -rf {FORMER}")
@@ -232,7 +232,7 @@ def test_an_emergency_that_is_killed(found: Lab, tmp_path: Path) -> None:
         killed_at(lab, tmp_path, task, *NAMED)
         run = lab.play()
         refused = "rotate_ca.yml -e etcd_ca_compromised=etcd" in flat(run.output)
-        # What was begun is seen, or there is nothing to see.
+        # site.yml is refused, or the emergency has not changed anything yet.
         assert run.code == 0 or (refused and run.changed() == {}), f"{task}: {run.output[-4000:]}"
         run = rotate(lab, *NAMED)
         (new,) = same(lab)
@@ -270,7 +270,7 @@ def test_the_users_own_ca_as_the_new_one(found: Lab, tmp_path: Path) -> None:
 
 
 def test_a_ca_that_signs_elsewhere_as_the_new_one(found: Lab, tmp_path: Path) -> None:
-    """The run ends with the requests; meanwhile all trust both, and other runs go on. With the certificates it goes on to the end."""
+    """The first run ends with the requests, and members trust both CAs. The next run installs the certificates and completes the rotation."""
     lab = found
     lab.sh("infra0", f"rm -rf {FORMER}")
     (before,) = same(lab)
@@ -279,7 +279,7 @@ def test_a_ca_that_signs_elsewhere_as_the_new_one(found: Lab, tmp_path: Path) ->
     with writing(lab, "theirs") as counted:
         run = lab.play(*arguments, playbook=ROTATE)
         assert run.code != 0 and "12 certificates of cluster etcd wait to be signed" in flat(run.output)
-        # All trust both, and the former key is in the archive only. Other runs go on meanwhile.
+        # All members trust both CAs, and the former key is only in the archive. Other runs still work.
         assert [sorted(names) for names in subjects(lab).values()] == [sorted([before, "theirs"])] * 3
         assert subjects(lab)["infra0"][0] == "theirs"
         assert "ca.key" not in lab.sh("infra0", f"ls {PKI}/etcd") and healthy(lab)
@@ -297,7 +297,7 @@ def test_a_ca_that_signs_elsewhere_as_the_new_one(found: Lab, tmp_path: Path) ->
 
 
 def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
-    """It is waited for before each phase that would cut it off. It fails no write but those that etcd drops when its leader changes, once in a phase."""
+    """The run waits before each phase that would cut it off. Only writes fail that etcd drops when its leader changes, once in a phase."""
     lab = plane.lab
     plane.play()
     lab("apiserver", HOST)
@@ -347,7 +347,7 @@ def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
 
 
 def test_a_kube_apiserver_after_an_emergency(plane: Plane) -> None:
-    """It is cut off, as was said before, and serves again when control_plane.yml has run."""
+    """kube-apiserver is cut off, as announced, and serves again after control_plane.yml."""
     lab = plane.lab
     plane.play()
     lab("apiserver", HOST)

@@ -1,4 +1,4 @@
-"""The main job on real hosts, in the order of a cluster's first day. Checked by tools that are not ours."""
+"""site.yml on real hosts, in the order of a cluster's first day. Checked with tools of others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_check_mode_on_fresh_hosts(lab: Lab) -> None:
 
 
 def test_first_run(lab: Lab) -> None:
-    """Three members that etcdctl calls healthy; what one is told, the others know."""
+    """etcdctl reports three healthy members, and a write to one can be read from the others."""
     assert set(lab.site().changed()) == set(lab.hosts)
     health = lab.health()
     assert len(health) == 3 and all(member["health"] for member in health), health
@@ -91,8 +91,7 @@ def test_certificates_by_openssl(cluster: Lab) -> None:
     assert len(flat) == len(set(flat)) == 13, "a key exists twice"
 
 
-def test_kubeadm_agrees(cluster: Lab) -> None:
-    """kubeadm itself takes our files for its own and renders the manifest that is installed."""
+def test_kubeadm_accepts_the_files_and_writes_the_same_manifest(cluster: Lab) -> None:
     for host in cluster.hosts:
         config = "/etc/kubernetes/kubeadm-etcd/kubeadmcfg.yaml"
         cluster.sh(host, f"kubeadm config validate --config {config}")
@@ -118,7 +117,7 @@ def test_second_run_changes_nothing(cluster: Lab) -> None:
 
 
 def test_check_mode_on_a_running_cluster(cluster: Lab) -> None:
-    """With nothing to do it says nothing; with something to do it says what, and does not do it."""
+    """Check mode lists the changes of the real run, and makes none."""
     before, containers = cluster.fingerprint(), cluster.containers()
     assert cluster.site("--check", "--diff").changed() == {}
     run = cluster.site("--check", "--diff", "-e", '{"etcd_extra_args": {"quota-backend-bytes": "4294967296"}}')
@@ -130,7 +129,7 @@ def test_check_mode_on_a_running_cluster(cluster: Lab) -> None:
 
 
 def test_table_and_stanza(cluster: Lab, tmp_path: Path) -> None:
-    """A person sees the members, and gets what kubeadm needs."""
+    """The run prints the table of members and the stanza for kubeadm."""
     target = tmp_path / "external.yaml"
     run = cluster.site("-e", f"etcd_external_config_file={target}")
     assert "3 of 3 members healthy" in run.output
@@ -144,7 +143,7 @@ def test_table_and_stanza(cluster: Lab, tmp_path: Path) -> None:
 
 
 def test_no_private_key_in_any_output(lab: Lab, tmp_path: Path) -> None:
-    """-vvvv --diff of a run that makes every key shows none of them, and none reaches the controller or /tmp."""
+    """A run that makes all keys, with -vvvv --diff, prints none of them, and puts none on the controller or into /tmp."""
     lab.fresh()
     run = lab.site("-vvvv", "--diff")
     assert "PRIVATE KEY" not in run.output
@@ -164,7 +163,7 @@ def test_no_private_key_in_any_output(lab: Lab, tmp_path: Path) -> None:
     assert not [secret for secret in secrets if secret in run.output]
 
 
-def test_new_name_in_the_certificates_restarts_nobody(cluster: Lab) -> None:
+def test_new_names_in_certificates_restart_no_member(cluster: Lab) -> None:
     """A SAN is added: server certificates are re-issued, nothing else changes, etcd serves the new one at once."""
     containers = cluster.containers()
     keys = {host: cluster.sh(host, f"sha256sum {PKI}/etcd/peer.* {PKI}/etcd/ca.crt") for host in cluster.hosts}
@@ -228,7 +227,7 @@ def test_changed_flag_rolls_one_member_at_a_time_leader_last(cluster: Lab) -> No
 
 
 def test_member_that_is_down_is_repaired(cluster: Lab) -> None:
-    """A host whose manifest was taken away and whose kubelet stopped comes back; the others are not touched."""
+    """A host without its manifest and with a stopped kubelet comes back. The others are not changed."""
     before = cluster.containers()
     cluster.sh("infra1", "rm /etc/kubernetes/manifests/etcd.yaml; sleep 8; systemctl disable --now kubelet")
     run = cluster.site()
@@ -241,7 +240,7 @@ def test_member_that_is_down_is_repaired(cluster: Lab) -> None:
 
 
 def test_lost_data_is_refused(cluster: Lab) -> None:
-    """A member that starts empty would break the promise that the others rely on: refused, nothing changed."""
+    """An empty member would vote without the writes that it has acknowledged: refused, nothing changed."""
     cluster.sh(
         "infra2", "mv /etc/kubernetes/manifests/etcd.yaml /root/; sleep 10; mv /var/lib/etcd/member /var/lib/etcd-lost"
     )
@@ -280,7 +279,7 @@ def test_installed_from_the_tarball(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0 and run.changed() == {}, run.output[-4000:]
 
 
-def test_oldest_ansible(cluster: Lab) -> None:
+def test_site_yml_with_the_oldest_ansible(cluster: Lab) -> None:
     """The oldest ansible-core that is supported runs it too (its own virtual environment, see `make venvs`)."""
     program = ROOT / ".venv-oldest" / "bin" / "ansible-playbook"
     assert program.exists(), "run `make venvs` first"
@@ -308,7 +307,7 @@ def test_own_ca(lab: Lab, tmp_path: Path) -> None:
     written = subprocess.run(
         ["openssl", "rsa", "-in", str(key), "-traditional"], check=True, capture_output=True, text=True, timeout=60
     ).stdout
-    # As the user has it, and as kubeadm writes it.
+    # The key as the user has it, and in the form that kubeadm writes.
     given, kept = key.read_text(encoding="utf-8").splitlines()[1:-1], written.splitlines()[1:-1]
     assert "PRIVATE KEY" not in run.output and not [line for line in given + kept if line in run.output]
     for host in lab.hosts:

@@ -1,4 +1,4 @@
-"""A play of the user's own with the roles, whose hosts do not wait for each other: refused before any change, by its name."""
+"""A play with the roles and a strategy in which hosts do not wait for each other is refused before any change."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def play_of_ones_own(tmp_path: Path, strategy: str = "") -> str:
 
 
 def refused(lab: Lab, name: str, playbook: str, *arguments: str, **environment: str) -> None:
-    """Nothing is changed on any host, and the message has the strategy and what to set instead."""
+    """Nothing changes, and the message names the strategy and the one to set."""
     before = lab.fingerprint()
     run = lab.play(*arguments, playbook=playbook, **environment)
     said = flat(run.output)
     assert run.code != 0 and run.changed() == {}, run.output[-6000:]
     assert f"strategy {name}" in said and "strategy: ansible.builtin.linear" in said, run.output[-6000:]
-    # Nobody was left out of this run.
+    # No host was excluded from this run.
     assert "--limit" not in said and "Traceback" not in said
     assert different(before, lab.fingerprint()) == {}
 
@@ -52,7 +52,7 @@ def test_fresh_hosts(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_running_cluster(lab: Lab, tmp_path: Path) -> None:
-    """The play that founds it, in lockstep, is the one that is refused otherwise."""
+    """The same play with the strategy linear founds the cluster."""
     run = lab.play(playbook=play_of_ones_own(tmp_path))
     assert run.code == 0, run.output[-6000:]
     containers = lab.containers()

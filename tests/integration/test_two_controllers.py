@@ -28,7 +28,7 @@ GIVES_WAY = (
     "is not touched, because stopping it",
 )
 
-# On each host: a line for each time that its etcd is seen to run or not, with the time.
+# Prints a line with the time whenever etcd of the host has started or stopped.
 WATCH = (
     "import os, sys, threading, time\n"
     "done = threading.Event()\n"
@@ -53,7 +53,7 @@ WATCH = (
 
 
 class Watch:
-    """Sees on all hosts meanwhile when etcd does not run. The hosts of the lab have one clock."""
+    """Records on all hosts when etcd does not run. The hosts share one clock."""
 
     def __init__(self, cluster: Lab) -> None:
         self.cluster = cluster
@@ -86,7 +86,7 @@ class Watch:
 
 @pytest.mark.parametrize("number", range(RACES))
 def test_two_controllers(cluster: Lab, number: int) -> None:
-    """Each run ends well, or says that the other one is at work. The next run finishes what is left."""
+    """Each run succeeds, or reports that the other one is at work. The next run finishes the rest."""
     chance = random.Random(os.urandom(8))
     offset = chance.choice([0.0, chance.uniform(0, 3), chance.uniform(0, 60)])
     counts = [str(50000 + 1000 * number + 10 * which + chance.randrange(9)) for which in range(2)]

@@ -1,4 +1,4 @@
-"""site.yml upgrades etcd on real hosts, from 3.5 to 3.7, while a client writes: nothing acknowledged is lost, and no request is refused everywhere.
+"""site.yml upgrades etcd on real hosts from 3.5 to 3.7 while a client writes. No acknowledged write is lost, and each request succeeds on some member.
 
 kubeadm 1.34 writes the flags of each of the three versions.
 """
@@ -78,7 +78,7 @@ def waited(run: Run) -> list[float]:
 
 
 def fill(lab: Lab) -> None:
-    """More than etcd applies at once when it starts, and then a start of each member, which writes an entry that 3.7 cannot read.
+    """Writes more entries than etcd applies at once when it starts, then restarts each member, which writes an entry that 3.7 cannot read.
 
     The raft snapshot that 3.6 may write when it starts is older than that entry.
     """
@@ -103,8 +103,8 @@ def fill(lab: Lab) -> None:
     assert healthy(lab)
 
 
-def test_few_writes(old: Lab) -> None:
-    """health.yml warns on 3.6. Each member is restarted once more on it before 3.7, which would panic."""
+def test_an_upgrade_to_3_7_after_few_writes(old: Lab) -> None:
+    """health.yml warns that 3.7 would panic. So each member is restarted once more on 3.6 before the upgrade."""
     fill(old)
     upgrade(old, MIDDLE)
     run = old.play(playbook="playbooks/health.yml")
@@ -118,7 +118,7 @@ def test_few_writes(old: Lab) -> None:
 
 
 def test_from_3_5_to_3_7(old: Lab) -> None:
-    """Under a client that writes all the time. What is refused before, and an image that does not exist."""
+    """While a client writes. Also upgrades that are refused, and an image that does not exist."""
     run = old.play("-e", f"etcd_image_tag={NEW}-0")
     assert run.code != 0 and "upgraded one minor version at a time" in flat(run.output) and run.changed() == {}
     before, taken = old.containers(), snapshots(old)
@@ -148,8 +148,7 @@ def test_from_3_5_to_3_7(old: Lab) -> None:
     assert run.code != 0 and "agreed on version 3.7" in flat(run.output) and run.changed() == {}
 
 
-def test_the_way_back_from_the_middle(old: Lab) -> None:
-    """One member is upgraded, and goes back."""
+def test_one_upgraded_member_goes_back(old: Lab) -> None:
     upgrade(old, MIDDLE, "--limit", "infra1")
     assert versions(old) == [OLD, OLD, MIDDLE]
     assert "is followed by an older release" in flat(upgrade(old, OLD).output)
@@ -157,7 +156,7 @@ def test_the_way_back_from_the_middle(old: Lab) -> None:
 
 
 def test_a_run_that_was_killed(old: Lab) -> None:
-    """After its first turn: the next one goes on, and does not judge a mixed cluster as a mistake."""
+    """Killed after its first turn. The next run accepts the mixed versions and continues."""
     argv = ["ansible-playbook", "site.yml", "-i", old.inventory, "-e", f"etcd_image_tag={MIDDLE}-0"]
     with writing(old, "killed") as counted:
         with subprocess.Popen(
@@ -174,8 +173,8 @@ def test_a_run_that_was_killed(old: Lab) -> None:
     assert versions(old) == [MIDDLE] * 3 and f"etcd: {OLD} -> {MIDDLE}" in flat(run.output)
 
 
-def test_back_to_3_5(old: Lab) -> None:
-    """By etcd_downgrade. The flags are switched with the image. 3.5 does not report that the downgrade ends, and ends it."""
+def test_a_downgrade_to_3_5(old: Lab) -> None:
+    """The flags change with the image. 3.5 ends the downgrade, but does not report it."""
     upgrade(old, MIDDLE)
     with writing(old, "back") as counted:
         run = upgrade(old, OLD, "-v", "-e", "etcd_downgrade=3.5")
@@ -215,7 +214,7 @@ def six() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("parts", [{"a": "012", "b": "345"}, {"five": "01234"}], ids=["two clusters", "five members"])
-def test_many_members(six: Lab, tmp_path: Path, parts: dict[str, str]) -> None:
+def test_upgrades_of_two_clusters_and_of_five_members(six: Lab, tmp_path: Path, parts: dict[str, str]) -> None:
     """Two clusters side by side in one run, each with a client that writes; and one of five."""
     six.fresh()
     for host in six.hosts:

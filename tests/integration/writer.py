@@ -15,12 +15,12 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-# A client of its own may have other files.
+# A test may give the client other files.
 PKI = os.environ.get("WRITER_PKI", "/etc/kubernetes/pki/etcd/")
 
 
 def call(url, path, body, pki=PKI):
-    """One request over a connection of its own, so that certificates are looked at each time. None where it fails. body: None for GET."""
+    """One request over a new connection, so that certificates are verified each time. None if it fails. body: None for GET."""
     context = ssl.create_default_context(cafile=pki + "ca.crt")
     context.load_cert_chain(pki + "healthcheck-client.crt", pki + "healthcheck-client.key")
     parts = urlsplit(url)

@@ -1,10 +1,10 @@
-"""Bugs that are planted, one at a time, each of which a unit test has to notice: who watches the tests.
+"""Plants bugs one at a time. A unit test must notice each of them.
 
     .venv/bin/python -m tests.mutations [--all | --named] [--seed N] [MODULE...]
 
-Tries the named bugs of bugs.py and a sample of what operators.py can plant in the modules of its table: always the same sample, as long as the code
-stays. Each has to be noticed. --all: everything; a share of each module has to be noticed (LEAST), and the rest is printed. MODULE: these
-only (turn, _control/decision ...). Ends with 1 if too little is noticed, if a named bug has lost its place, or if there is nothing to try.
+Tries the named bugs of bugs.py, and a sample of the bugs of operators.py in the modules of the table. The sample depends on the code only. --all
+tries everything; a share of each module's bugs must be noticed (LEAST), and the others are printed. MODULE limits the run (turn, _control/decision ...).
+The exit status is 1 if too few bugs are noticed, if a named bug has lost its place, or if there is nothing to try.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.mutations import run
 from tests.mutations.bugs import LEAST, NAMED, SAMPLE, SLOW, TABLE, named_sites, path_of
 from tests.mutations.operators import Site, sites_of
 
-# Of a small module.
+# The least size of a sample.
 FEWEST = 3
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 
@@ -39,7 +39,7 @@ def equivalents() -> dict[str, str]:
 
 
 def sample(sites: list[Site], share: float, seed: int) -> list[Site]:
-    """Some of the places, by a hash of each: an edit does not change which others are taken."""
+    """Some of the places, chosen by the hash of each, so that an edit does not change the rest of the sample."""
 
     def number(site: Site) -> int:
         return int.from_bytes(hashlib.sha256(f"{seed}:{site.key}".encode()).digest()[:8], "big")
@@ -54,12 +54,12 @@ def main() -> int:
     )
     parser.add_argument("--all", action="store_true", help="try everything instead of a sample")
     parser.add_argument("--named", action="store_true", help="try the named bugs only")
-    parser.add_argument("--seed", type=int, default=0, help="another sample")
-    parser.add_argument("--share", type=float, default=SAMPLE, help="of the places, how many are tried")
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="of the table; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--share", type=float, default=SAMPLE, help="size of the sample, from 0 to 1")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="default: all of the table")
     options = parser.parse_args()
     begin = time.monotonic()
-    # So that the processes that try bugs end as well.
+    # An exception ends the processes that try bugs, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     table = {
@@ -127,7 +127,7 @@ Job = tuple[str, list[Site], Any, list[pytest.Item]]
 def report(
     session: pytest.Session, jobs: list[Job], seen: run.Baseline, workers: int, begin: float, least: float
 ) -> int:
-    """Try the bugs, and print what survived. least: the share of each module that has to be noticed. Named bugs always have to be."""
+    """Try the bugs, and print those that no test notices. least: the share of each module that must be noticed. Named bugs always must be."""
     counts: Counter[str] = Counter()
     by_module: dict[str, Counter[str]] = {}
     times: list[tuple[float, str]] = []
@@ -170,7 +170,7 @@ def report(
     tried = sum(counts.values()) - counts["invalid"]
     noticed = counts["noticed"] + counts["timeout"]
     print(
-        f"{noticed} of {tried} bugs were noticed ({counts['timeout']} of them by the clock), among them"
+        f"{noticed} of {tried} bugs were noticed ({counts['timeout']} of them by a timeout), including"
         f" {len([job for job in jobs if job[0]])} named ones; {time.monotonic() - begin:.0f} s"
     )
     if os.environ.get("MUTATIONS_SLOWEST"):

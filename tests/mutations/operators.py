@@ -1,6 +1,6 @@
-"""Places in a module where a bug can be planted, found in its syntax tree. A place knows what it would be replaced by.
+"""Finds the places in a module's syntax tree where a bug can be planted, and the replacement for each.
 
-Left alone: words (f-strings, docstrings), annotations, decorators, defaults, and conversions such as str(x), which change no decision.
+Text (f-strings, docstrings), annotations, decorators, defaults and conversions such as str(x) are skipped: they change no decision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-# Calls that are not replaced by their first argument: conversions, and what only looks.
+# Calls that are not replaced by their first argument: conversions, and calls that only read.
 CONVERSIONS = {
     *("str", "int", "float", "bool", "list", "tuple", "dict", "set", "frozenset", "repr", "len", "isinstance", "iter"),
     *("asdict", "cast", "plain", "as_data", "map", "filter", "zip", "print", "getattr", "note", "enumerate", "range"),
@@ -42,8 +42,8 @@ MOST_ITEMS = 12
 class Site:
     """One bug that can be planted: in `owner`, the child `name` (at `index`, if that is a list) becomes `new`.
 
-    qualname: of the function around it, or of the constant of the module. function: of the outermost function, whose code is replaced; ''
-    for a constant. lines: of the statement, or of the head of a compound one: a test that runs none of them cannot notice.
+    qualname: the function or module constant that contains it. function: the outermost function, whose code is replaced ('' for a constant).
+    lines: those of the statement, or of the head of a compound statement. Only tests that execute one of them can notice.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Site:
 
     @property
     def key(self) -> str:
-        """Stable as long as the code concerned is: no line numbers, nothing of the code around it."""
+        """Depends only on the code that is replaced, not on line numbers or the code around it."""
         digest = hashlib.sha256(self.before.encode()).hexdigest()[:8]
         return f"{self.path}:{self.qualname}:{self.operator}:{self.ordinal}:{digest}"
 
@@ -104,7 +104,7 @@ def constant(value: object) -> ast.Constant:
     return ast.Constant(value)  # type: ignore[arg-type]
 
 
-# What is planted for a node: the operator, and the node instead.
+# Bugs for a node: the operator and the new node.
 Change = tuple[str, ast.AST]
 
 
@@ -116,7 +116,7 @@ def is_default(node: ast.BoolOp) -> bool:
 
 
 def conditions(node: ast.AST) -> Iterator[tuple[str, int | None, Change]]:
-    """A guard that never holds, or always: stronger than a negation, which any test of either side notices."""
+    """A condition that is always false or always true. Harder to notice than a negation, which any test of either branch notices."""
     tests: list[tuple[str, int | None, ast.expr]] = []
     if isinstance(node, (ast.If, ast.IfExp)) or (
         isinstance(node, ast.While) and not isinstance(node.test, ast.Constant)
@@ -133,7 +133,7 @@ def conditions(node: ast.AST) -> Iterator[tuple[str, int | None, Change]]:
 
 
 def is_conversion(name: str) -> bool:
-    """Whether a call makes another form of the same thing: a class does as well."""
+    """Whether a call converts its argument. A class counts too."""
     return name in CONVERSIONS or name[:1].isupper()
 
 
@@ -212,7 +212,7 @@ def statements(node: ast.stmt, returns: ast.expr | None) -> Iterator[Change]:
 
 
 def constants_of(returns: ast.expr | None) -> list[ast.expr]:
-    """What a function of this annotation could return without thinking."""
+    """Constants that a function with this annotation could return."""
     text = ast.unparse(returns) if returns else ""
     if text == "bool":
         return [constant(False), constant(True)]

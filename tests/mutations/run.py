@@ -1,4 +1,4 @@
-"""Tries planted bugs: pytest collects once, and each bug is planted in a process of its own, a fork of that one.
+"""Tries planted bugs: pytest collects once, and each bug is planted in a fork of that process.
 
 Nothing on disk is changed: the code of the function concerned is replaced in memory. A bug is tried by the mapped tests that enter its function,
 as seen without any bug (the baseline, which has to pass), the quickest first.
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = ROOT / ".collections" / "ansible_collections" / "kubeadm" / "etcd"
 PACKAGE = "ansible_collections.kubeadm.etcd."
 
-# A bug may wait for ever. The clock notices it, as a person would.
+# A bug may wait forever. A timeout counts as noticed.
 LEAST_TIMEOUT, FACTOR = 10.0, 10.0
 MOST_MEMORY = 4 << 30
 
@@ -72,7 +72,7 @@ def module_name(path: str) -> str:
 
 
 def function_at(module: ModuleType, qualname: str) -> FunctionType:
-    """The function itself, whatever decorates it."""
+    """The function without its decorators."""
     found: Any = module
     for part in qualname.split("."):
         found = inspect.getattr_static(found, part)
@@ -125,7 +125,7 @@ def replace_constant(module: ModuleType, site: Site) -> None:
 
 
 def forget_caches() -> None:
-    """Functions with a cache are entered anew by each test."""
+    """Clear caches, so that each test enters the functions again."""
     for name, module in list(sys.modules.items()):
         if name.startswith(PACKAGE):
             for item in list(vars(module).values()):
@@ -135,7 +135,7 @@ def forget_caches() -> None:
 
 # --- A process that can do no harm -----------------------------------------------------------------------------------
 
-# A bug may take any file for one of its own, any process for etcd.
+# A bug may write to any file or signal any process.
 _WRITES = {
     **dict.fromkeys(
         ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "shutil.rmtree"), (0,)
@@ -162,7 +162,7 @@ _PROGRAMS = {
 
 
 def guard(allowed: tuple[str, ...]) -> None:
-    """Refuse what reaches beyond these directories and the processes that this one has started. It cannot be taken back."""
+    """From now on, refuse access to files outside of these directories and to processes that this one has not started."""
     mine = os.getpid()
 
     def is_allowed(path: Any) -> bool:
@@ -257,7 +257,7 @@ def run_all(
     workers: int,
     done: Callable[[int, Any, float], None],
 ) -> None:
-    """Run each work in a fork of its own, some at a time. done: is told the number of the work, its answer (None: the time was up), seconds."""
+    """Run each work in its own fork, several at once. done: called with the number of the work, its answer (None: timeout) and the seconds."""
     waiting, running = list(enumerate(works)), []
     base = tempfile.mkdtemp(prefix="mutations-")
     try:

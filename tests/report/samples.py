@@ -1,4 +1,4 @@
-"""Clusters as a run may see them, for the tests of the report: from the plain one to the hardest that can be thought of."""
+"""Clusters for the tests of the report, from the simplest to the most difficult."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def members(count: int, address: str = "10.0.0.{}", name: str = "infra{}") -> li
 
 
 def row(number: int, member: Member, **changes: Any) -> dict[str, Any]:
-    """A member that is well, as etcd_health tells it; the first leads."""
+    """A healthy member as etcd_health returns it. The first one is the leader."""
     host = f"[{member.address}]" if ":" in member.address else member.address
     return {
         "name": member.name,
@@ -127,7 +127,7 @@ def observation(days: dict[str, float] | None = None, **changes: Any) -> dict[st
 
 
 def well(name: str = "etcd", count: int = 3) -> Looked:
-    """A cluster on which nothing is to be said."""
+    """A healthy cluster without findings."""
     them = members(count)
     return Looked(
         cluster=Cluster(name, them, "infra0"),
@@ -139,7 +139,7 @@ def well(name: str = "etcd", count: int = 3) -> Looked:
 
 
 def hard() -> list[Looked]:
-    """Several clusters with all that makes a page burst."""
+    """Several clusters with very long names and texts, and many findings."""
     long_name = "etcd-member-with-a-very-long-name-that-nobody-would-choose-but-somebody-has.rack-17.room-3.example"
     seven = members(6, "2001:db8:1234:5678:9abc:def0:1234:{}", "m{}." + long_name)
     seven.append(Member("dead-host", "dead", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"))

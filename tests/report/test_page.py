@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is cut off, nothing sticks out, everything can be read, on a telephone, a desk and paper."""
+"""The page in a real browser: no text is cut off, overflows or is unreadable, on a telephone, a desktop and paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGES = {
     "none": list,
 }
 
-# What is wrong with the page as it is shown. Elements that are hidden from the eye on purpose are left out.
+# Faults of the page as shown. Elements that are hidden on purpose are skipped.
 FAULTS = r"""
 (() => {
   const faults = [], wide = document.documentElement.clientWidth;
@@ -101,7 +101,7 @@ def test_nothing_is_cut_off(
     shown.picture(BUILD / f"{page}-{width}-{scheme}-{media}.png")
     assert faults == []
     dark = sum(background(shown)) < 3 * 128
-    assert dark == (scheme == "dark" and media == "screen"), "dark where it is asked for, and never on paper"
+    assert dark == (scheme == "dark" and media == "screen"), "dark only if asked for, and never on paper"
 
 
 def background(shown: Browser) -> list[int]:
@@ -113,7 +113,7 @@ def background(shown: Browser) -> list[int]:
 
 
 def test_the_check_sees_what_is_cut_off(shown: Browser, tmp_path: Path) -> None:
-    """The check itself: each of these would be a fault of the page."""
+    """The check finds each of these faults."""
     cases: list[tuple[str, str]] = [
         ("<p style='width: 500px'>x</p>", "the page is"),
         ("<p style='width: 50px; overflow: hidden'>Donaudampfschifffahrt</p>", "cut off"),
@@ -139,7 +139,7 @@ def test_nothing_of_a_member_runs_or_is_fetched(shown: Browser, pages: dict[str,
     assert counts == {"script": 0, "img": 0, "frames": 0, "fetched": 0, "injected": 0, "shown": True}
 
 
-def test_it_prints(shown: Browser, pages: dict[str, Path]) -> None:
+def test_the_page_can_be_printed(shown: Browser, pages: dict[str, Path]) -> None:
     shown.look(pages["hard"], 1280)
     shown.pdf(BUILD / "hard.pdf")
     assert (BUILD / "hard.pdf").read_bytes().startswith(b"%PDF-")

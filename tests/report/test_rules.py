@@ -21,7 +21,7 @@ def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
     assert "SUCCESS" in promtool("test", "rules", str(ROOT / "tests" / "report" / "alerts.test.yml"))
 
 
-def test_they_are_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", str(RULES))
 
 

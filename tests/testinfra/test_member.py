@@ -1,4 +1,4 @@
-"""What a member looks like, asked on each host by testinfra (Molecule's verify step)."""
+"""Checks of a member on each host by testinfra (Molecule's verify step)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A headless Chromium, spoken to over a pair of pipes (--remote-debugging-pipe): what the tests of the HTML report look with.
+"""Controls a headless Chromium by pipes (--remote-debugging-pipe), for the tests of the HTML report.
 
-The window of a browser cannot be made as narrow as a telephone; the viewport of the DevTools protocol can.
+A browser window cannot be as narrow as a telephone. The viewport of the DevTools protocol can.
 
 usage: python tests/tools/browser.py PAGE.html PICTURE.png [WIDTH] [light|dark] [HEIGHT]
 """
@@ -120,7 +120,7 @@ def program() -> str | None:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser of its own, without a trace of it afterwards."""
+    """A browser with a temporary profile."""
     path = program()
     if not path:
         raise RuntimeError("no chromium here: run `make setup`")
@@ -134,7 +134,7 @@ def browser() -> Iterator[Browser]:
     start = ["bash", "-c", f'exec "$0" "$@" 3<&{reading} 4>&{writing}', path]
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
-        # Root has no sandbox. It opens nothing but our own pages.
+        # The sandbox does not work as root. The browser opens only our own pages.
         options += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
         options += [
             "--disable-background-networking",

@@ -1,8 +1,8 @@
-"""What a kube-apiserver answers to a write that etcd has dropped while its leader changed: the request may be repeated, and that is for its client.
+"""Recognizes the answer of kube-apiserver to a write that etcd has dropped during a change of its leader.
 
-A leader that hands its leadership over takes no proposal (raft, stepLeader: "transfer leadership is in progress; dropping proposal"), and one that
-a follower has forwarded is lost without a word, so that it times out after seven seconds. The client of etcd in kube-apiserver does not repeat a write
-that may have been done (client/v3/retry.go, isSafeRetryMutableRPC: at most once), and kube-apiserver answers 500.
+A leader that transfers its leadership drops proposals (raft, stepLeader: "transfer leadership is in progress; dropping proposal"). A proposal that a
+follower has forwarded is lost without an error, and times out after seven seconds. etcd's client does not repeat a write that may
+have succeeded (client/v3/retry.go, isSafeRetryMutableRPC), so kube-apiserver answers 500 and its client may repeat the request.
 """
 
 CHANGE_OF_LEADER = (

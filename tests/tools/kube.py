@@ -77,9 +77,9 @@ def revision_of(item: dict[str, Any]) -> int:
 
 
 class Watch(threading.Thread):
-    """As client-go's informers: it lists, watches from there on, resumes where a connection ends, and lists anew if that is too old.
+    """Works like client-go's informers: lists, watches from that revision, resumes after a lost connection, and lists again if the revision is too old.
 
-    It notes every revision that is before one that it has seen.
+    It records every revision that is lower than an earlier one.
     """
 
     def __init__(self, api: Api) -> None:

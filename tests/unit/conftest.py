@@ -1,4 +1,4 @@
-"""The unit tests run with the newest Python, and with the oldest that a host may have. There the controller's part rests."""
+"""The unit tests run with the newest Python, and with the oldest that hosts may have. The latter skips tests of the controller."""
 
 from __future__ import annotations
 

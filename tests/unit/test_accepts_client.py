@@ -1,4 +1,4 @@
-"""Whether a server lets in a client certificate: a real TLS server that trusts one of two CAs."""
+"""Whether a server accepts a client certificate, with a real TLS server that trusts one of two CAs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def authority(where: Path, name: str) -> None:
     ca_key, key = _x509.make_key("ECDSA-P256"), _x509.make_key("ECDSA-P256")
     issuer = _x509.subject_name("etcd-ca")
     period = (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
-    # By the identifiers OpenSSL tells the CAs apart before it looks at signatures. Go sends the same alert for both.
+    # OpenSSL tells the CAs apart by these identifiers, before it checks signatures. Go sends the same alert in both cases.
     key_id = _x509.key_identifier(ca_key.public_key(), True)
     of_ca = _x509.extensions(True, (), [], key_id=key_id)
     ca = _x509.make_certificate(issuer, issuer, ca_key.public_key(), ca_key, period, of_ca)
@@ -71,7 +71,9 @@ def server(where: Path, version: ssl.TLSVersion | None, trusts: str = "ours") ->
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("name", ["ours", "theirs"])
-def test_who_is_let_in(tmp_path: Path, version: ssl.TLSVersion, name: str) -> None:
+def test_a_server_accepts_only_clients_of_the_cas_that_it_trusts(
+    tmp_path: Path, version: ssl.TLSVersion, name: str
+) -> None:
     authority(tmp_path, "ours")
     authority(tmp_path, "theirs")
     with server(tmp_path, version) as port:
@@ -79,7 +81,7 @@ def test_who_is_let_in(tmp_path: Path, version: ssl.TLSVersion, name: str) -> No
         assert accepts_client("127.0.0.1", port, *pair) is (name == "ours")
 
 
-def test_what_cannot_be_told(tmp_path: Path) -> None:
+def test_no_answer_without_a_server_or_a_valid_pair(tmp_path: Path) -> None:
     """No server, one that speaks something else, and files that are no pair."""
     authority(tmp_path, "ours")
     authority(tmp_path, "theirs")

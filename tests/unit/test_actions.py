@@ -1,4 +1,4 @@
-"""The action plugins as Ansible calls them, with the variables of a play: what they hand to the functions behind them."""
+"""The action plugins as Ansible calls them, with the variables of a play: what they pass on."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def test_nothing_is_planned_before_all_of_the_cluster_is_known(
     assert result["finished"] is False if incomplete else "failed" not in result
 
 
-def test_a_member_that_a_hand_over_does_not_look_at(play: Play) -> None:
-    """It goes on, whatever the control plane hosts are told."""
+def test_a_member_that_a_hand_over_does_not_observe(play: Play) -> None:
+    """It continues, whatever the plan of the control plane hosts is."""
     play.found["infra1"] = {"cluster": play.found["infra1"]["cluster"]}
     assert "failed" not in play.plan("infra1", operation="hand_over")
 
@@ -228,14 +228,14 @@ WISHES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", WISHES)
-def test_options_arrive(play: Play, name: str) -> None:
+def test_task_options_are_part_of_the_wish(play: Play, name: str) -> None:
     play.plan(**{name: WISHES[name]})
     play.plan()
     assert getattr(play.wishes[0], name) == WISHES[name] != getattr(play.wishes[1], name)
 
 
-def test_values_that_are_not_taken(play: Play) -> None:
-    """One that is invalid is a problem of the inventory, which the plan shows; a report needs none."""
+def test_an_invalid_value_is_not_part_of_the_wish(play: Play) -> None:
+    """The plan shows it as a problem of the inventory. A report does not need it."""
     play.found["infra0"]["cluster"]["invalid"] = ["etcd_defragment_threshold"]
     play.variables["__etcd_host"] = play.found["infra0"]
     play.plan(defragment_threshold="x", member="infra2")
@@ -254,7 +254,7 @@ def test_the_image_archive_is_checked(play: Play) -> None:
     assert "/here/images.tar" in play.plan(image_archive="images.tar")["msg"]
 
 
-def test_the_report_is_refused_nothing(play: Play) -> None:
+def test_a_report_does_not_fail_if_hosts_have_failed(play: Play) -> None:
     play.failed = ["infra2"]
     result = play.plan(operation="report")
     assert "failed" not in result and result["problems"] and play.printed == []
@@ -333,7 +333,7 @@ def test_only_a_host_that_leaves_may_be_unreachable() -> None:
 
 
 def test_the_certificate_for_snapshots_is_read_on_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not if the inventory is wrong: then it may be what is wrong."""
+    """Not if the inventory is invalid: the certificate itself may be invalid."""
     texts = {"/here/x.pem": certificate("rsa:2048")}
     monkeypatch.setenv("PWD", "/here")
     monkeypatch.setattr(etcd_observe, "file_text", lambda path, *_other: texts.get(path, ""))

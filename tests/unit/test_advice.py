@@ -1,4 +1,4 @@
-"""What a refusal advises leads out: whoever follows the messages of site.yml, step by step, has a whole cluster in the end."""
+"""A user who follows the messages of site.yml step by step gets a complete cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.model import Operation, Standing, State, expect
 # A command in a message: the playbook, and the member.
 COMMAND = re.compile(r"(remove|replace)_member\.yml -e etcd_member=(infra\d)")
 
-# More than any way out takes.
+# More steps than any state needs.
 MOST = 12
 
 
@@ -30,7 +30,7 @@ def after(at: State, operation: Operation) -> State:
 
 
 def advised(at: State, operation: Operation) -> list[Operation]:
-    """What a run that is refused names, in the order in which it does; nothing if it is not refused."""
+    """The commands in the message of a refused run, in their order. Empty if it is not refused."""
     plan = plan_of(at, operation)
     text = re.sub(r"\s+", " ", " ".join([*plan["problems"], *plan["held"], *plan["notices"]]))
     found = [Operation(action, at.wanted, host) for action, host in COMMAND.findall(text)]
@@ -42,7 +42,7 @@ def is_whole(at: State) -> bool:
 
 
 def follow(at: State) -> list[str]:
-    """Run site.yml, follow the first advice that is not refused itself, and again. Returns what was run; the last one is where it ends."""
+    """Run site.yml, follow the first advice that is not refused itself, and repeat. Returns the commands and, last, the result."""
     ran: list[str] = []
     for _number in range(MOST):
         if is_whole(at):
@@ -90,10 +90,10 @@ CASES = [
 @pytest.mark.parametrize("stopped", ["", "last"])
 @pytest.mark.parametrize("is_turned", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "".join(item.value[0] for item in case))
-def test_who_follows_the_messages_comes_to_a_whole_cluster(
+def test_following_the_messages_completes_the_cluster(
     case: tuple[Standing, ...], is_turned: bool, stopped: str
 ) -> None:
-    """is_turned: the CA host is not that of a healthy member. stopped: the etcd of a healthy member does not run, and the others are a quorum."""
+    """is_turned: the member of the CA host is not healthy. stopped: one member is down, and the others have quorum."""
     hosts = case[::-1] if is_turned else case
     number = str(max(i for i, item in enumerate(hosts) if item is V)) if stopped else ""
     at = state(*hosts, wanted="".join(map(str, range(len(hosts)))), stopped=number)

@@ -1,4 +1,4 @@
-"""How a kube-apiserver reaches etcd: what its manifest and kubeadm's ConfigMap say, what differs, and what is planned."""
+"""How a kube-apiserver reaches etcd: its manifest, kubeadm's ConfigMap, the differences, and the plan."""
 
 from __future__ import annotations
 

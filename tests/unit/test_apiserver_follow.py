@@ -1,4 +1,4 @@
-"""Which API servers follow the membership of etcd, in which turn, and why not."""
+"""Which API servers get the current members of etcd, in which order, and why others do not."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_one_after_the_other_and_one_writes_the_config_map() -> None:
 
 
 def test_two_clusters_of_kubernetes() -> None:
-    """Each has a ConfigMap of its own, and its API servers do not wait for those of the other."""
+    """Each has its own ConfigMap, and API servers wait only for those of the same cluster."""
     found = follow(apiserver(A, B, config=(A, B)), apiserver(A, B, config=(A, B), config_uid="u2"))
     assert [(turn["update_config"], turn["others"]) for turn in found.turns] == [(True, []), (True, [])]
 
@@ -93,10 +93,10 @@ def test_members_that_serve_clients(etcd: dict[str, Any], servers: list[str]) ->
 
 
 def test_without_the_ca_host() -> None:
-    """--limit: the membership is what the API server's etcd tells."""
+    """--limit: the membership comes from the etcd of the API server."""
     found = follow(apiserver(A, B, C, config=(A, B, C), members=LISTED[:2]), ca_host=False)
     assert [turn["servers"] for turn in found.turns] == [[A, B]]
-    # No endpoint answers: the inventory counts, and nobody is told to use another etcd.
+    # No endpoint answers: the inventory counts, and a different etcd is not suspected.
     assert follow(apiserver(A, members=[], cluster_id="")).warnings == []
     found = follow(apiserver(A, members=[], cluster_id=""), ca_host=False)
     assert [turn["servers"] for turn in found.turns] == [[A, B, C]]
@@ -108,15 +108,15 @@ def test_another_etcd_is_left_alone(ca_host: bool, changes: dict[str, Any]) -> N
     assert found.steps == found.turns == found.problems == [] and "another etcd" in merged(found.warnings)[0]
 
 
-def test_by_hand() -> None:
-    """Without the variable: host, file, current and wanted value, and what would do it."""
+def test_without_the_variable_the_plan_lists_the_changes() -> None:
+    """With host, file, current and wanted value, and the variable that makes the change."""
     found = follow(apiserver(A, B, config=(A, B), updates=False), apiserver(A, B, config=None, updates=False))
     assert found.steps == found.turns == found.problems == []
     said = merged(found.warnings)
     assert said[0].startswith("control0: ") and FLAG in said[0] and CONFIG in said[0]
     assert said[1].startswith("control1: ") and FLAG in said[1] and "could not be read" in said[1]
     assert all("etcd_update_apiserver=true" in text for text in said)
-    # An edited manifest or an API server that is down stops nobody who changes it by hand.
+    # An edited manifest or an API server that is down does not matter for changes by hand.
     assert follow(apiserver(A, updates=False, problem="edited", unready="down")).problems == []
 
 
@@ -141,7 +141,7 @@ def test_none_is_changed_while_one_cannot_be(changes: dict[str, Any], words: str
     ("changes", "turns", "problems"),
     [
         ({}, ["control1"], []),
-        # A manifest that somebody has edited stays.
+        # An edited manifest stays.
         ({"problem": "edited"}, ["control1"], []),
         # It may be not ready because of that.
         ({"unready": "down"}, ["control1"], []),
@@ -158,14 +158,14 @@ def test_a_ca_that_is_to_be_read(changes: dict[str, Any], turns: list[str], prob
 
 
 def test_a_run_that_was_killed_is_finished() -> None:
-    """The manifest is there, and kube-apiserver does not run with it yet: it is waited for, ready or not."""
+    """kube-apiserver does not run with the new manifest yet: the run waits for it."""
     found = follow(apiserver(A, B, C, pending="no kube-apiserver process runs", unready="refused"))
     assert [turn["host"] for turn in found.turns] == ["control0"] and found.problems == []
     assert "no kube-apiserver process runs" in texts(found)[0]
 
 
 def test_the_hand_over() -> None:
-    """Steps, lines and what is handed over. A manifest that was edited keeps no certificate from being issued."""
+    """Steps, lines and the hand-over. A certificate is issued even if the manifest was edited."""
     planes = {
         "control0": {**plane("apiserver-etcd-client.crt: issued, missing"), "apiserver": apiserver(A, B)},
         "control1": {**plane(serial="s2"), "apiserver": apiserver(A, B)},

@@ -1,4 +1,4 @@
-"""kube-apiserver rests while etcd is restored."""
+"""kube-apiserver is stopped while etcd is restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ spec:
     ("addresses", "expected"),
     [(["10.0.0.6"], True), (["10.0.0.9", "fd00::7"], True), (["10.0.0.9"], False), ([], False)],
 )
-def test_who_uses_the_cluster(addresses: list[str], expected: bool) -> None:
+def test_hosts_whose_kube_apiserver_uses_the_cluster(addresses: list[str], expected: bool) -> None:
     assert _pause.uses(["https://10.0.0.6:2379", "https://[fd00::7]:2379"], addresses) == expected
 
 
@@ -55,7 +55,7 @@ def codes(reasons: list[Any]) -> list[str]:
     return [reason.code for reason in reasons]
 
 
-def test_it_is_stopped_and_started_once(places: _seen.Places) -> None:
+def test_kube_apiserver_is_stopped_and_started_once(places: _seen.Places) -> None:
     manifest = Path(places.manifest)
     assert _pause.resume(places, 1.0, False) == []
     assert _pause.pause(places, ["10.0.0.9"], False) == []
@@ -67,10 +67,12 @@ def test_it_is_stopped_and_started_once(places: _seen.Places) -> None:
     assert _pause.resume(places, 1.0, False) == []
 
 
-def test_one_that_does_not_come_up_is_an_error(places: _seen.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kube_apiserver_that_does_not_start_is_an_error(
+    places: _seen.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _pause.pause(places, ["10.0.0.6"], False)
     monkeypatch.setattr(_seen, "look", lambda _places: type("Seen", (), {"pending": "", "unready": "says no"})())
     with pytest.raises(EtcdError, match="is not ready after 0 s: says no"):
         _pause.resume(places, 0.0, False)
-    # Somebody has put a manifest there meanwhile: it counts.
+    # A manifest that a user has installed meanwhile is kept.
     assert _pause.resume(places, 0.0, False) == []

@@ -217,7 +217,7 @@ def test_the_manifest_of_another_run_stays(host: Host) -> None:
 
 
 def test_a_turn_that_was_killed_is_finished(host: Host) -> None:
-    """The manifest was installed. kube-apiserver comes up with it, or its turn fails and says where the former one is."""
+    """Killed after the manifest was installed. kube-apiserver starts with it, or the turn fails and names the backup of the former one."""
     host.path.write_text(manifest(f"{A},{B}"))
     host.config, host.process, downs = config(A, B), None, iter([False, False, True])
     host.comes_up = lambda _servers: next(downs, True)
@@ -286,7 +286,7 @@ def to_load(host: Host) -> engine.ApiserverSpec:
 
 
 def test_a_ca_that_was_written_since_it_started(older: Host) -> None:
-    """The manifest stays, whatever it is like. Then nothing is left to do."""
+    """It restarts with an unchanged manifest. The next run does nothing."""
     older.extra = ("--v=4",)
     before = older.path.read_text()
     assert engine.take_turn(to_load(older), check=True)["changed"] and older.acts == []
@@ -298,9 +298,7 @@ def test_a_ca_that_was_written_since_it_started(older: Host) -> None:
     assert not engine.take_turn(replace(to_load(older), loads_ca=False), check=False)["changed"]
 
 
-def test_it_is_not_ended_while_another_one_is_down_and_the_cause_is_told(
-    older: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_api_server_is_not_stopped_while_another_one_is_down(older: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     older.unready = {OTHER: "refused"}
     with pytest.raises(EtcdError, match="not restarted while an API server is not ready: refused"):
         engine.take_turn(to_load(older), check=False)

@@ -37,7 +37,7 @@ def oci(**annotations: str) -> dict[str, Any]:
         ),
         ({"index": oci(**{"io.containerd.image.name": IMAGE})}, [IMAGE]),
         ({"index": oci(**{"org.opencontainers.image.ref.name": IMAGE})}, [IMAGE]),
-        # A tag alone does not tell the image, and neither does nothing.
+        # A tag alone does not identify the image, nor does an empty name.
         ({"index": oci(**{"org.opencontainers.image.ref.name": "3.6.14-0"})}, []),
         ({"index": {"manifests": [{"digest": "sha256:0"}]}, "manifest": [{"RepoTags": None}]}, []),
         ({"other": {}}, []),
@@ -50,12 +50,12 @@ def oci(**annotations: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_names(tmp_path: Path, files: dict[str, Any], names: list[str]) -> None:
+def test_image_names_in_archives(tmp_path: Path, files: dict[str, Any], names: list[str]) -> None:
     assert _archive.image_names(write(tmp_path / "a.tar", **files)) == names
     assert _archive.image_names(write(tmp_path / "a.tgz", "w:gz", "./", **files)) == names
 
 
-def test_problems(tmp_path: Path) -> None:
+def test_problems_of_an_archive(tmp_path: Path) -> None:
     other = write(tmp_path / "other.tar", manifest=[{"RepoTags": ["registry.k8s.io/pause:3.10"]}])
     unnamed = write(tmp_path / "unnamed.tar", index=oci())
     text, compressed = tmp_path / "text.tar", tmp_path / "etcd.tar.zst"
@@ -69,6 +69,6 @@ def test_problems(tmp_path: Path) -> None:
     assert "is not an image archive" in _archive.archive_problems(str(text), [IMAGE])[0]
     strange = write(tmp_path / "strange.tar", manifest={"a": 1})
     assert "is not an image archive" in _archive.archive_problems(strange, [IMAGE])[0]
-    # Nobody lacks it, or what is in it cannot be told: the import is tried.
+    # No host lacks the image, or the archive cannot be read: then the import is tried.
     for path, wanted in (("", [IMAGE]), (other, []), (str(text), []), (unnamed, [IMAGE]), (str(compressed), [IMAGE])):
         assert _archive.archive_problems(path, wanted) == [], path

@@ -1,4 +1,4 @@
-"""What the CA of each host means for a run."""
+"""How a run judges the CA files of each host."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from test_run import observations as complete
         ({"infra0": {"ca_problems": [Problem("ca.crt is expired").as_dict()]}}, None, "infra0: ca.crt is expired"),
     ],
 )
-def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
+def test_problems_of_the_ca(change: dict[str, Any], own: str | None, words: str) -> None:
     observations = observed(up(), up(), up())
     for host, observation in observations.items():
         observation["pki"] = {
@@ -69,7 +69,7 @@ def test_ca(change: dict[str, Any], own: str | None, words: str) -> None:
 
 
 def test_a_ca_that_an_earlier_attempt_has_left() -> None:
-    """Nobody has data, but a ca.crt is never replaced."""
+    """No host has data. A ca.crt is still never replaced."""
     observations = observed(FRESH, FRESH, FRESH)
     observations["infra0"]["pki"] = {
         "ca_fingerprint": "left over",
@@ -125,19 +125,19 @@ FOREIGN_LEAVES = {**FOREIGN, "certificates": [{"kind": "server", "authority_key_
     ("changes", "hosts"),
     [
         ({}, []),
-        # Somebody copied another ca.crt there: the member's certificates say where it belongs.
+        # Another ca.crt was copied to a member, whose certificates are of the right CA.
         ({"infra1": FOREIGN}, ["infra1"]),
         ({"infra1": FOREIGN, "infra2": FOREIGN}, ["infra1", "infra2"]),
         # All of it is of another CA: a host of another cluster, perhaps.
         ({"infra1": FOREIGN_LEAVES}, []),
         ({"infra1": {**FOREIGN, "certificates": []}}, []),
-        # The CA was exchanged on the CA host, and has signed one certificate of a member that goes on with the former one.
+        # The CA was exchanged on the CA host, and the new one has signed one certificate of a member that still runs with the former one.
         ({"infra1": {**FOREIGN, "certificates": [LEAF, {**LEAF, "authority_key_id": "theirs"}]}}, []),
         ({"infra1": {"ca_fingerprint": None, "ca_id": None}}, []),
         ({"infra1": FOREIGN, "infra0": {"ca_key_id": None}}, []),
     ],
 )
-def test_ca_crt_that_somebody_replaced(changes: dict[str, Any], hosts: list[str]) -> None:
+def test_a_ca_crt_that_was_replaced_by_hand(changes: dict[str, Any], hosts: list[str]) -> None:
     observations = with_pki(**changes)
     assert _authority.broken_ca_hosts(CLUSTER, observations) == hosts
     refused = _authority.ca_problems(CLUSTER, observations)
@@ -152,7 +152,7 @@ def test_ca_crt_that_somebody_replaced(changes: dict[str, Any], hosts: list[str]
         ({"infra1": COPY, "infra2": COPY}, ["infra1", "infra2"]),
         # It may be the last one there is.
         ({"infra0": {"ca_key": False, "ca_public_key": None}, "infra2": COPY}, []),
-        # The key of another CA, one that is encrypted, a directory of that name: nobody knows what else has a copy of it.
+        # The key of another CA, an encrypted key, a directory of that name: it may be the only copy.
         ({"infra2": {"ca_key": True, "ca_public_key": "q"}}, []),
         ({"infra2": {"ca_key": True, "ca_public_key": None}}, []),
         ({"infra0": {"ca_problems": ["x"]}, "infra2": COPY}, []),
@@ -185,7 +185,7 @@ def test_ca_that_signs_elsewhere(changes: dict[str, Any], own: dict[str, Any], e
     assert bool(_authority.ca_problems(CLUSTER, observations, own)) == (bool(changes) and not own)
 
 
-def test_ca_key_on_the_host_is_another_cas() -> None:
+def test_the_ca_host_has_the_key_of_another_ca() -> None:
     observations = with_pki(infra0={"ca_public_key": "q"})
     assert _authority.ca_problems(CLUSTER, observations) == []
     assert "etcd/ca.key is not the key of etcd_ca_cert" in _authority.ca_problems(CLUSTER, observations, OWN)[0].text
@@ -240,7 +240,7 @@ DOWN = {"trusts": "unknown", "record": "f"}
             ],
         ),
         ([ISSUED, ISSUED, {"ca": "new"}], ["rotate_ca.yml -e etcd_allow_interruption=true"]),
-        # Renewed over the same key, and the former certificate has expired: to put that back would help nobody.
+        # Renewed with the same key, and the former certificate has expired: putting it back would not help.
         (
             [{"trusts": "former", "record": "f"}] * 3,
             [
@@ -269,7 +269,7 @@ DOWN = {"trusts": "unknown", "record": "f"}
         # What runs wins over the record.
         ([{"ca": "new", "record": "f"}] * 3, []),
         ([{"ca": "new", "record": "f"}, {"ca": "new", "record": "f", "trusts": "unknown"}, {"ca": "new"}], []),
-        # A member that was given a foreign ca.crt by mistake is repaired, whatever it trusts.
+        # A member with a foreign ca.crt is repaired, whichever CA it trusts.
         ([{}, {}, {"ca": "x", "trusts": "former", "foreign": ALL, "record": "f"}], []),
     ],
 )
@@ -284,7 +284,7 @@ def test_the_ca_of_a_run_is_that_of_what_runs(hosts: list[dict[str, Any]], words
         if any(word in item.text for word in ("was exchanged", "is not known to be the CA of", "pkill"))
     ]
     assert len(about) <= 1 and all(problem.stops == EVERYTHING for problem in about)
-    # What is not known to be wrong is never followed by the advice to end members.
+    # Without proof that the CA is wrong, the message never advises to stop members.
     assert ("pkill" in text) == any("pkill" in item or "ansible" in item for item in words)
 
 
@@ -325,7 +325,7 @@ def test_a_ca_put_in_front_of_another(
 
 
 def test_the_former_ca_in_the_inventory_while_it_is_rotated() -> None:
-    """It is no other CA than the one in use: site.yml goes on with what is there."""
+    """It is not a different CA: site.yml continues with the CA in use."""
     observations = bundle("new", "f", leaf="new", trusted=["name of f", "name of new"], record="new")
     observations["infra0"]["pki"]["former_cas"] = [{"id": "f", "key": "key of f", "age": 5.0}]
     own = {
@@ -402,12 +402,12 @@ def test_own_ca_and_a_members_damaged_ca_crt() -> None:
 @pytest.mark.parametrize(
     ("changes", "own", "stops"),
     [
-        # Members run and restart with what they have: only certificates wait.
+        # Members run and restart with their certificates. Only new certificates wait.
         ({"infra0": {"ca_key": False, "ca_public_key": None}}, {}, (FOUND, SIGN)),
         # A member that could not start with the certificates that it has must not be stopped.
         ({"infra0": {"ca_key": False, "ca_public_key": None}, "infra2": {"usable": False}}, {}, EVERYTHING),
         ({"infra1": FOREIGN_LEAVES}, {}, EVERYTHING),
-        # What the inventory asks for cannot be done, and would be tried half way through the run.
+        # The CA of the inventory cannot be installed, so the run must not begin.
         ({}, {**OWN, "id": "other", "fingerprint": "other"}, EVERYTHING),
         ({"infra0": {"ca_public_key": "q"}}, OWN, EVERYTHING),
         ({"infra0": {"ca_fingerprint": None, "ca_id": None}}, {}, EVERYTHING),
@@ -419,7 +419,7 @@ def test_what_a_problem_of_the_ca_stops(changes: dict[str, Any], own: dict[str, 
     assert [problem.stops for problem in _authority.ca_problems(CLUSTER, observations, own)] == [stops]
 
 
-def test_what_the_absence_of_the_ca_host_stops() -> None:
+def test_what_waits_if_the_ca_host_is_not_in_the_run() -> None:
     for usable, stops in ((True, (FOUND, SIGN)), (False, EVERYTHING)):
         observations = with_pki(infra1={"usable": usable})
         del observations["infra0"]
@@ -474,7 +474,7 @@ def test_hosts_that_leave_an_address_in_a_run() -> None:
     ("claimed", "told", "kept"),
     [
         (["10.0.0.99"], ["https://10.0.0.99:2380"], ["10.0.0.99"]),
-        # Nobody else knows it there; and that of another member, whoever says so.
+        # No member knows that address, or it is another member's.
         (["192.0.2.9"], ["https://10.0.0.7:2380"], []),
         (["10.0.0.8"], ["https://10.0.0.8:2380"], []),
     ],
@@ -489,7 +489,7 @@ def test_a_member_alone_has_no_address_signed(claimed: list[str], told: list[str
     assert planned(found)["known_addresses"]["infra1"] == kept
 
 
-def test_nobody_moves_whose_certificates_could_not_be_issued_afterwards() -> None:
+def test_no_member_moves_unless_its_certificates_can_be_issued_afterwards() -> None:
     found = complete(*ALL_UP, differs="1")
     members = listing()
     members[1]["peer_urls"] = ["https://10.0.0.99:2380"]
@@ -509,7 +509,7 @@ def test_a_member_that_is_started_as_it_was_does_not_move() -> None:
     assert plan["action"] == "start" and plan["moves"] == []
 
 
-def test_a_mode_is_repaired_without_anyone_who_signs() -> None:
+def test_a_mode_is_repaired_without_a_ca_that_signs() -> None:
     found = complete(*ALL_UP, differs="1")
     found["infra0"]["pki"]["ca_key"] = False
     found["infra1"]["reasons"]["certificates"] = why("/etc/kubernetes/pki: mode is 0777")
@@ -520,7 +520,7 @@ def test_a_mode_is_repaired_without_anyone_who_signs() -> None:
     assert "the CA's key is lost" in planned(found)["problems"][0]
 
 
-def test_one_host_that_trusts_nothing_does_not_speak_for_all() -> None:
+def test_what_one_member_trusts_does_not_count_for_all() -> None:
     """Two members are down, with certificates of another CA than ca.crt, and nothing is recorded."""
     foreign = {"certificates": [{"kind": "peer", "authority_key_id": "x"}], "foreign": ["peer"]}
     found = complete(STOPPED, STOPPED, {**STOPPED, "running": True, "trusts": "untrusted"})
@@ -529,7 +529,7 @@ def test_one_host_that_trusts_nothing_does_not_speak_for_all() -> None:
     assert "another CA has signed the certificates" in planned(found)["problems"][0]
 
 
-def test_a_ca_that_nothing_proves() -> None:
+def test_a_ca_without_any_proof() -> None:
     """Exchanged under members that run, the certificates removed to be made again, and nothing is recorded."""
     found = complete(*[{**STOPPED, "running": True, "ready": True, "trusts": "unproven"}] * 3, due="012")
     assert "no certificate is left to prove that it is the same CA" in planned(found)["problems"][0]

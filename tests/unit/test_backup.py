@@ -1,4 +1,4 @@
-"""Snapshots: who gives one, which are kept, the plan, the timer; and the plan of a restore."""
+"""Snapshots: the member that gives one, the ones that are kept, the timer, and the plans of backup and restore."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WELL = [Source("infra0", is_leader=True), Source("infra1"), Source("infra2")]
         ([], None),
     ],
 )
-def test_who_gives_a_snapshot(members: list[Source], expected: str | None) -> None:
+def test_the_member_that_gives_a_snapshot(members: list[Source], expected: str | None) -> None:
     chosen = source_of(members)
     assert (chosen.name if chosen else None) == expected
 
@@ -59,7 +59,7 @@ def test_who_gives_a_snapshot(members: list[Source], expected: str | None) -> No
 ALL = [taken(age, 100 - age) for age in range(10)]
 
 
-# A file that was copied there: nothing is known but its name.
+# A file that was copied there, without a description.
 UNKNOWN = replace(taken(0, 999999), sha256="")
 
 
@@ -77,19 +77,19 @@ UNKNOWN = replace(taken(0, 999999), sha256="")
         ([taken(0, 5), taken(1, 4), taken(9, 6)], 1, 0, [taken(0, 5), taken(9, 6)]),
         # Nothing was written between them.
         ([taken(age, 7) for age in range(4)], 2, 0, [taken(0, 7), taken(1, 7)]),
-        # The clock was a year ahead: what was taken then is the first to go, unless nothing is newer.
+        # The clock was a year ahead: the snapshots of that time are removed first, unless none is newer.
         ([taken(-365, 6), taken(0, 9), taken(1, 8), taken(2, 7)], 2, 0, [taken(0, 9), taken(1, 8)]),
         ([taken(-365, 9), taken(0, 8), taken(1, 7)], 1, 0, [taken(0, 8), taken(-365, 9)]),
-        # It is a year behind now: what was taken before is older than the next one, and stays by its number.
+        # The clock is a year behind now: earlier snapshots stay because of the number to keep.
         ([taken(-365, 7), taken(-366, 8), taken(0, 9)], 2, 0, [taken(0, 9), taken(-366, 8)]),
-        # It is a year ahead now: all are too old, and the newest stays.
+        # The clock is a year ahead now: all snapshots are too old, and the newest one stays.
         ([taken(365, 9), taken(366, 8)], 24, 7, [taken(365, 9)]),
-        # A file that only has such a name keeps none that was verified from being kept.
+        # A file without a verified description does not take the place of a verified snapshot.
         ([UNKNOWN, taken(1, 9), taken(2, 8)], 1, 0, [UNKNOWN, taken(1, 9)]),
         ([], 1, 1, []),
     ],
 )
-def test_which_are_kept(snapshots: list[Snapshot], keep: int, days: int, expected: list[Snapshot]) -> None:
+def test_which_snapshots_are_kept(snapshots: list[Snapshot], keep: int, days: int, expected: list[Snapshot]) -> None:
     assert kept(snapshots, keep, days, NOW) == expected
 
 
@@ -135,7 +135,7 @@ def spec(directory: Path, **how: Any) -> _backup.BackupSpec:
 
 
 def test_a_directory_of_snapshots(tmp_path: Path) -> None:
-    """Names are read, descriptions are believed if they are of that file, and nothing else is ever removed."""
+    """A description counts only if it is of that file. Other files are never removed."""
     there = tmp_path / "backups"
     files(there, *ALL[:4], taken(2, 7, "other"))
     (there / f"{ALL[1].file_name}.json").write_text("{")
@@ -174,7 +174,7 @@ def test_a_directory_of_snapshots(tmp_path: Path) -> None:
     ],
 )
 def test_names_and_descriptions_that_mean_nothing(tmp_path: Path, name: str, description: Any) -> None:
-    """A file that somebody has left there ends no run: each one reads the directory."""
+    """Every run reads the directory. An unknown file there must not end it."""
     there = tmp_path / "backups"
     files(there, *ALL[:3])
     (there / name).write_bytes(b"x" * 1032)
@@ -205,7 +205,7 @@ def test_copies_that_killed_restores_have_left(tmp_path: Path) -> None:
 
 
 def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be a secret. The journal and the run have it."""
+    """The output may contain a secret. Only the journal and the run show it."""
     there = tmp_path / "back ups"
     files(there, ALL[0])
     monkeypatch.setattr(_backup, "_take", lambda *_: (str(there / ALL[0].file_name), ALL[0]))
@@ -217,10 +217,8 @@ def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("job", ["backup", "drill"])
-def test_what_the_system_refuses_is_told_to_prometheus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
-) -> None:
-    """A disk that was mounted read-only, a directory that is a file: the figures may be elsewhere, and the service has words for it."""
+def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
+    """A read-only disk, or a file in place of the directory. The metrics may be on another disk, and the service prints the cause."""
     figures = tmp_path / "figures"
     figures.mkdir()
     monkeypatch.setattr(_backup, "source", lambda _spec: _snapshot.Source("infra0"))
@@ -243,7 +241,7 @@ def test_what_the_system_refuses_is_told_to_prometheus(
 
 
 def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The alert on missing snapshots compares with the present: it would be silent until then."""
+    """The alert on missing snapshots compares with the present, and would not fire until then."""
     state = _backup.State(attempted=NOW + 9 * DAY, succeeded=NOW + 9 * DAY, file="x", size=5)
     (tmp_path / _backup.state_name("backup")).write_text(json.dumps(asdict(state)))
     monkeypatch.setattr(_backup.time, "time", lambda: NOW)
@@ -270,7 +268,7 @@ def test_a_full_disk_does_not_hide_the_figures(tmp_path: Path, monkeypatch: pyte
 
 
 def test_snapshots_that_are_too_many_are_removed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may be what fills the disk. Their age does not count until there is a new one."""
+    """They may fill the disk. Old ones within the number to keep stay until there is a new one."""
     there = tmp_path / "backups"
     files(there, *ALL[:5])
 
@@ -460,7 +458,7 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     # As it will be read by the service.
     assert _backup.BackupSpec.from_params(json.loads((host / "timers.json").read_text())) == wanted
     assert changed(wanted) == []
-    # By hand, nobody says which program is wanted.
+    # A run by hand has no expected digest of the program.
     assert changed(replace(wanted, program="")) == []
     # A volume that is gone, or a collector that was removed and installed again.
     (host / "backups").rmdir()

@@ -1,4 +1,4 @@
-"""The host of a member that has left is cleared, in an order in which a kill at any point loses nothing."""
+"""Clearing the host of a member that has left. A kill at any point loses nothing."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return it
 
 
-def test_the_order(host: Host) -> None:
-    """etcd ends while its kubelet runs; whose data it was is written down before the data is renamed."""
+def test_the_steps_of_clearing_a_host(host: Host) -> None:
+    """etcd is stopped by its kubelet. The record is written before the data is renamed."""
     said = host.run(check=True)
     assert said["changed"] and host.acts == []
     result = host.run()
@@ -122,7 +122,7 @@ def test_a_member_that_has_not_left_is_left_alone(host: Host) -> None:
 
 @pytest.mark.parametrize("done", range(1, 5))
 def test_a_kill_is_finished(host: Host, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
-    """After each act. What it was is known as long as it matters."""
+    """Killed after each act. The former member stays known until all is cleared."""
 
     def stop(act: str) -> None:
         host.acts.append(act)

@@ -71,7 +71,9 @@ def test_three_good_hosts() -> None:
         ("a", {"etcd_address": "FD00:0::6", "etcd_member_name": "b"}, None, "b", "fd00::6"),
     ],
 )
-def test_member(host: str, variables: dict[str, Any], observed: str | None, name: str, address: str) -> None:
+def test_values_of_a_member(
+    host: str, variables: dict[str, Any], observed: str | None, name: str, address: str
+) -> None:
     member = _cluster.member_of(host, variables, observed)
     assert (member.name, member.address) == (name, address)
 
@@ -104,7 +106,7 @@ def test_member(host: str, variables: dict[str, Any], observed: str | None, name
         (three(infra0={"etcd_client_port": 1}, infra1={"etcd_client_port": 2}), "etcd_client_port differs within"),
     ],
 )
-def test_problems(hosts: dict[str, dict[str, Any]], words: str) -> None:
+def test_problems_of_an_inventory(hosts: dict[str, dict[str, Any]], words: str) -> None:
     assert words in " ".join(merged(resolve(hosts).problems))
 
 
@@ -131,15 +133,15 @@ def test_size(count: int, words: str | None) -> None:
         ({"infra1": {"etcd_ca_host": "infra0", "etcd_peer_port": "2380"}}, None),
     ],
 )
-def test_what_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
+def test_variables_that_only_some_hosts_set(changes: dict[str, dict[str, Any]], words: str | None) -> None:
     options = {**OPTIONS, "etcd_peer_port": {"type": "int", "default": 2380}}
     hosts = three(**changes)
     problems = merged(_cluster.resolve("infra0", list(hosts), hosts, {}, options).problems)
     assert (not problems) if words is None else words in problems[0], problems
 
 
-def test_what_the_play_says() -> None:
-    """Vars of a play are not in the inventory, where the members look for each other's."""
+def test_variables_of_the_play() -> None:
+    """Members read each other's variables from the inventory, which does not have the vars of a play."""
     options = {**OPTIONS, "etcd_ca_host": {"type": "str", "default": ""}}
     hosts = three(infra0={"etcd_server_cert_sans": ["a.example.com"]})
     play = {"etcd_member_name": "infra0", "etcd_ca_host": "", "etcd_server_cert_sans": ["a.example.com"]}
@@ -168,7 +170,7 @@ def test_what_the_play_says() -> None:
         ({"type": "path"}, {"a": 1}, "Write a text"),
     ],
 )
-def test_shapes(option: dict[str, Any], value: object, words: str | None) -> None:
+def test_types_of_variables(option: dict[str, Any], value: object, words: str | None) -> None:
     problems = _cluster.shape_problems("etcd_x", value, option)
     assert (not problems) if words is None else words in problems[0], problems
 
@@ -213,8 +215,8 @@ TEXTS |= {"etcd_group", "etcd_control_plane_group", "etcd_member", *PASSPHRASES}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
-    """By the function that the play calls: a problem that names the variable, no traceback, and the value reaches no module."""
+def test_every_value_is_checked_before_a_host_gets_it(name: str) -> None:
+    """An invalid value gives a problem that names the variable, no traceback, and does not reach a module."""
     for value in GARBAGE:
         hosts = three(infra0={name: value})
         seen = as_the_play_does("infra0", hosts, VARIABLES)
@@ -222,7 +224,7 @@ def test_every_value_is_judged_before_a_host_sees_it(name: str) -> None:
         assert all(len(text) < 600 and text.isprintable() for text in seen["problems"]), (name, value)
         if name in seen["invalid"]:
             assert told, (name, value)
-        # From another host it is seen as well, without a traceback.
+        # Seen from another host, it gives no traceback either.
         as_the_play_does("infra1", hosts, VARIABLES)
 
 
@@ -237,9 +239,9 @@ WRONG: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_garbage_is_refused_for_every_variable(name: str) -> None:
+def test_every_variable_refuses_arbitrary_values(name: str) -> None:
     option = VARIABLES[name]
-    # Control characters in a passphrase are nobody's business, and a cluster may have any number of revisions.
+    # A passphrase may have control characters, and any number of revisions is valid.
     right = "a\nb" if name in PASSPHRASES else 70000000 if name == "etcd_compact_keep_revisions" else ...
     wrong = [value for value in WRONG[option["type"]] if value != right]
     if option["type"] == "str" and name not in TEXTS:
@@ -266,14 +268,14 @@ def test_the_table_of_variables_and_the_specs_have_the_same_names() -> None:
     assert {variable.scope for variable in _variables.VARIABLES.values()} == set(_variables.SCOPES)
 
 
-def test_what_members_share_is_no_matter_of_one_host() -> None:
+def test_shared_values_are_not_variables_of_one_host() -> None:
     for name, variable in _variables.VARIABLES.items():
         if variable.agreed or variable.overrules_clients:
             assert variable.scope == _variables.CLUSTER, name
 
 
 def test_a_value_of_the_play_reaches_no_host_either() -> None:
-    """Vars of import_playbook, or of a role: not in the inventory, and handed to the modules all the same."""
+    """Vars of import_playbook, or of a role: not in the inventory, but passed to the modules."""
     hosts = three()
     play = {"etcd_client_port": 70000, "etcd_data_dir": "/var", "etcd_peer_port": 2380, "etcd_member_name": "infra0"}
     found = as_the_play_does("infra0", hosts, VARIABLES, **play)
@@ -302,8 +304,8 @@ def test_names_of_clusters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/b", "", "a b", "-a", "a-", "x" * 64, "a\n", "ü", "{{ x }}"])
-def test_what_no_cluster_may_be_called(name: str) -> None:
-    """It becomes a path under etcd_signing_dir on the controller."""
+def test_invalid_names_of_clusters(name: str) -> None:
+    """The name becomes a path under etcd_signing_dir on the controller."""
     problems = merged(resolve_all(three(**{host: {"etcd_cluster_name": name} for host in HOSTS})).problems)
     assert [text for text in problems if "directories on the controller are named after the cluster" in text], problems
 
@@ -311,7 +313,7 @@ def test_what_no_cluster_may_be_called(name: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/var/lib/etcd", "/data", "/mnt/etcd", "/srv/etcd/", "/var/lib/etcd2/data", "//data//etcd"]
 )
-def test_data_directories(path: str) -> None:
+def test_valid_data_directories(path: str) -> None:
     assert resolve_all(three(infra0={"etcd_data_dir": path})).problems == []
 
 
@@ -325,8 +327,8 @@ def test_data_directories(path: str) -> None:
         *((path, "absolute path") for path in ("/", "//", "/./", "var/lib/etcd", "", "~/etcd", "/var/lib/etcd\n", " /data", "/" + "x" * 300)),
     ],
 )  # fmt: skip
-def test_what_no_data_directory_may_be(path: str, words: str) -> None:
-    """It is made readable for root only, and has to outlast a reboot."""
+def test_invalid_data_directories(path: str, words: str) -> None:
+    """The directory becomes readable for root only, and must survive a reboot."""
     problems = merged(resolve_all(three(infra0={"etcd_data_dir": path})).problems)
     assert len(problems) == 1 and words in problems[0] and "etcd_data_dir" in problems[0], problems
 

@@ -1,4 +1,4 @@
-"""What must agree across files: roles and their specs, variables and their documentation, rules that no linter has."""
+"""Consistency across files: roles and their specs, variables and their documentation, and rules that no linter has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAYS = sorted(
     if path.name != "galaxy.yml"
 )
 
-# Variables that begin with ansible_ and are no facts: Ansible sets them itself, or the inventory does.
+# Variables with the prefix ansible_ that are not facts.
 NO_FACTS = re.compile(
     r"ansible_(facts|host|port|user|connection|become\w*|ssh_\w+|python_interpreter|pipelining|check_mode|diff_mode|version|loop\w*"
     r"|play_\w+|failed_\w+|run_tags|skip_tags|limit|collection_name|role_name|parent_role_names|collections|search_path"
@@ -174,7 +174,7 @@ def quoted_messages(page: str) -> list[list[str]]:
 
 
 def test_troubleshooting_quotes_messages_of_the_code() -> None:
-    """A page that quotes other words is not found by those of the message. Parts of a few letters prove nothing."""
+    """A user searches the page for the words of a message. Very short parts of a quote are not compared."""
     entries = quoted_messages((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
     files = [path for folder in ("plugins", "roles", "playbooks") for path in (ROOT / folder).rglob("*")]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yml"))

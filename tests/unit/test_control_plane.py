@@ -1,4 +1,4 @@
-"""The hand-over to control plane hosts: who, what, and why not."""
+"""The hand-over to control plane hosts: hosts, steps and refusals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_only_cluster_may_have_any_name() -> None:
 
 
 def test_several_clusters() -> None:
-    """Each control plane host has its own; one that does not say which stops alone."""
+    """Each control plane host names its cluster. One that does not is refused alone."""
     changes = {"infra2": {"etcd_cluster_name": "events"}, "control1": {"etcd_cluster_name": "events"}}
     cluster, clients = resolve("control1", **changes)
     assert (cluster.name, [member.host for member in cluster.members]) == ("events", ["infra2"])
@@ -110,7 +110,7 @@ def test_variables_of_all_hosts_are_no_problem() -> None:
     assert resolve("control0", control0={"etcd_signing_dir": "/srv"})[0].problems == []
 
 
-def test_a_member_is_no_control_plane_host() -> None:
+def test_a_member_cannot_be_a_control_plane_host() -> None:
     problems = merged(resolve("infra1", ["infra1", "control0"])[0].problems)
     assert (
         len(problems) == 1 and "infra1: this host is a member of cluster 'etcd' and a control plane host" in problems[0]
@@ -198,7 +198,7 @@ def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, 
     return hand_over(CLUSTER, CLIENTS, seen, own_ca or {}, lost or [], "/srv/signing")
 
 
-def test_who_speaks_in_a_run_without_the_first_host() -> None:
+def test_the_host_that_prints_in_a_run_without_the_first_host() -> None:
     """A host of the run, and not the first one of the inventory."""
     view = View(CLUSTER, {"infra0": signer()}, ["infra0"], clients=CLIENTS, of_clients={"control1": plane(*FRESH)})
     made = plan(view, Wish(operation="hand_over"))
@@ -206,7 +206,7 @@ def test_who_speaks_in_a_run_without_the_first_host() -> None:
 
 
 def test_fresh_hosts_get_a_certificate() -> None:
-    """What the CA host itself needs is not this playbook's business."""
+    """Changes of the CA host itself are left to site.yml."""
     found = decide(infra0=signer(), control0=plane(*FRESH), control1=plane(serial="s1"))
     assert (found.due, found.copied, found.elsewhere) == (["control0"], [], False)
     assert (merged(found.problems), found.warnings) == ([], [])
@@ -233,7 +233,7 @@ def test_a_copied_key_is_replaced(serials: tuple[str, str], copied: list[str]) -
 
 
 def test_without_the_ca_host() -> None:
-    """--limit: nothing has to be signed, or it is said what the run lacks."""
+    """--limit: if a certificate is due, the message names the missing CA host."""
     assert decide(control0=plane(serial="s1")).problems == []
     found = decide(control0=plane(*FRESH))
     assert "the CA host infra0, which issues them, is not part of this run" in merged(found.problems)[0]
@@ -316,7 +316,7 @@ def test_problems_of_hosts(seen: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(("from_here", "from_there"), [("silent", "silent"), ("closed", "open"), ("silent", "closed")])
-def test_a_member_that_is_down_is_no_firewall(from_here: str, from_there: str) -> None:
+def test_a_member_that_is_down_is_not_taken_for_a_firewall(from_here: str, from_there: str) -> None:
     here, there = ({"peers": {"10.0.0.8 2379": state}} for state in (from_here, from_there))
     assert decide(infra0=signer(facts=there), control0=plane(*FRESH, facts=here)).problems == []
 

@@ -1,4 +1,4 @@
-"""The container runtime over its socket: what a server sends, byte by byte (the real one: tests/integration/test_diagnosis.py)."""
+"""Answers of a container runtime over its socket, byte by byte. tests/integration/test_diagnosis.py has a real one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ END = frame(HEADERS, 5, plain("grpc-status", "0"))
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[bytes], str]]:
-    """A server that says something once and closes; what it was asked is not looked at."""
+    """A server that sends one answer to any request and closes."""
     threads = []
 
     def start(said: bytes) -> str:

@@ -25,7 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import lost_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import make_steps, plan_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.converge import image_reasons, only_certificates
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -54,7 +54,7 @@ def up(members: list[dict[str, Any]] | None = None, leader: bool = False) -> dic
 
 
 def why(*said: str, part: str = "certificates", code: str = "x", restarts: bool = False) -> list[dict[str, Any]]:
-    """Reasons as an observation has them."""
+    """Reasons in the form of an observation."""
     return [Reason(part, code, text, restarts).as_dict() for text in said]
 
 
@@ -94,9 +94,9 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(BORN, BORN, BORN), "bootstrap", HOSTS),
         # The kubelet has just started it: it has not written its log yet.
         (observed(FRESH, {**FRESH, "running": True, "age": 3}, FRESH), "bootstrap", HOSTS),
-        # One that waits for the others tells the list it was started with.
+        # A member that waits for the others reports the list it was started with.
         (observed({**BORN, "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
-        # The ids of that list are those of its flags, and say nothing of the data.
+        # The ids in that list come from its flags, and do not show the data.
         (observed({**BORN, "member_id": "9", "members": listing("")}, FRESH, FRESH), "bootstrap", HOSTS),
         (observed(DOWN, DOWN, DOWN), "start", HOSTS),
         # They have a leader, and have not published themselves yet.
@@ -109,9 +109,9 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         (observed(up(listing("01")), up(listing("01")), FRESH), "rolling", ["infra2"]),
         # A run with --limit on a running cluster.
         (observed(up(), None, None), "nothing", []),
-        # There, one that is stopped is repaired like any other: the others may well run.
+        # There, a stopped member is repaired as usual: the others may run.
         (observed(None, {**DOWN, "members": listing()}, None), "rolling", ["infra1"]),
-        # The gate of one that runs without being ready waits for the one that is stopped.
+        # The gate of a member that runs and is not ready waits for the stopped one.
         (
             observed(up(leader=True), {**DOWN, "running": True}, DOWN, differs="012"),
             "rolling",
@@ -119,7 +119,7 @@ def observed(*states: dict[str, Any] | None, differs: str = "") -> dict[str, Any
         ),
     ],
 )
-def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
+def test_the_action_for_each_state(observations: dict[str, Any], action: str, hosts: list[str]) -> None:
     decision = decide(CLUSTER, observations)
     assert (decision.action, decision.start + decision.order) == (action, hosts), decision
     assert decision.problems == []
@@ -135,7 +135,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed(up(), up(), {**FRESH, "record": {"data_dir": "/srv/etcd", "member_id": "2", "cluster_id": "c1"}}),
             "its data directory is empty (/srv/etcd). If a volume is not mounted",
         ),
-        # Data of somebody does not join.
+        # A host with data does not join.
         (
             observed(up(listing(names="01")), up(listing(names="01")), DOWN),
             "cluster 'etcd' has no member infra2, and this host has data that has seen a leader",
@@ -159,7 +159,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             ),
             "this host has data or a record of an earlier member. It does not join with it",
         ),
-        # Its name in the membership is another one: what is listed misses its data.
+        # Its name in the membership differs: the listed member lacks its data.
         (
             observed(
                 {**up([*listing(names="01"), {**LISTED_2, "name": "x"}]), "members_of": "c1"},
@@ -175,7 +175,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed({**up(), "cluster_id": None, "members_of": "c1"}, {**DOWN, "cluster_id": "c2"}, None),
             "the members that answer: cluster id c1",
         ),
-        # With --limit only the stranger itself is looked at.
+        # With --limit to the host that is not a member.
         (
             observed(None, {**DOWN, "cluster_id": "c2", "members": listing(), "members_of": "c1"}, None),
             "different clusters",
@@ -206,7 +206,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed({**DOWN, "running": True, "members": listing("01")}, up(leader=True), FRESH),
             "infra2: member 2 (https://10.0.0.8:2380) has lost its data",
         ),
-        # No quorum is left to replace anybody.
+        # Without quorum, no member can be replaced.
         (observed(DOWN, FRESH, FRESH), "infra0 cannot be a quorum: restore a snapshot on all hosts. Keep the data"),
         (observed(DOWN, BORN, BORN), "infra0 cannot be a quorum"),
         (observed(DOWN, DOWN, FRESH), "start the members that have data: `systemctl start kubelet` on infra0, infra1"),
@@ -227,7 +227,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
             observed(FRESH, {**FRESH, "running": True, "age": 90}, FRESH),
             "etcd runs on infra1, and etcd_data_dir there is empty",
         ),
-        # Members that listen elsewhere than their peers look for them.
+        # Members that listen at another address than their peers connect to.
         (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
         (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),
         (
@@ -236,7 +236,7 @@ def test_action(observations: dict[str, Any], action: str, hosts: list[str]) -> 
         ),
     ],
 )
-def test_refusal(observations: dict[str, Any], words: str) -> None:
+def test_states_that_are_refused(observations: dict[str, Any], words: str) -> None:
     decision = decide(CLUSTER, observations)
     assert decision.action == "refuse" and words in merged(decision.problems)[0]
     assert decision.start == decision.order == []
@@ -255,40 +255,40 @@ def test_a_member_that_lost_its_data_under_another_address_is_to_be_replaced() -
     assert "member 2 (https://10.0.0.8:2380)" in text and "replace_member.yml -e etcd_member=infra2" in text
 
 
-def test_a_loss_beside_hosts_that_are_not_part_of_the_run_is_no_lost_quorum() -> None:
+def test_hosts_outside_of_the_run_may_have_quorum() -> None:
     text = merged(decide(CLUSTER, observed(FRESH, {**DOWN, "members": listing()}, None)).problems)[0]
     assert "replace the member while the others are healthy" in text and "systemctl start" not in text
 
 
-def test_a_learner_is_no_second_voter() -> None:
+def test_a_learner_does_not_count_as_a_voter() -> None:
     members = [listing(names="0")[0], {**listing("", "1")[0], "is_learner": True}]
     decision = decide(Cluster("etcd", CLUSTER.members[:2], "infra0"), observed(up(members, leader=True), BORN))
     assert decision.join == ["infra1"] and "has one member" in merged(decision.warnings)[0]
 
 
-def test_small_clusters_are_changed_only_where_an_interruption_is_accepted() -> None:
+def test_small_clusters_are_changed_only_with_etcd_allow_interruption() -> None:
     pair = Cluster("etcd", CLUSTER.members[:2], "infra0")
     observations = observed(up(listing(names="01"), leader=True), up(listing(names="01")), differs="01")
     decision = decide(pair, observations)
     assert decision.action == "refuse" and "etcd_allow_interruption" in merged(decision.problems)[0]
     decision = decide(pair, observations, allow_interruption=True)
     assert (decision.action, decision.order, decision.gated) == ("rolling", ["infra1", "infra0"], False)
-    # One that lost its certificates has a vote all the same.
+    # A member without its certificates still votes.
     stale = {**DOWN, "running": True, "stale": "etcd: runs with a former directory"}
     without = observed(up(listing(names="01"), leader=True), stale, differs="1")
     assert decide(pair, without).action == "refuse"
     assert decide(pair, without, allow_interruption=True).order == ["infra1"]
-    # One that does not run, or does not work, has nothing to interrupt.
+    # A member that does not run or work cannot be interrupted.
     for state in (DOWN, {**DOWN, "running": True}):
         assert decide(pair, observed(up(listing(names="01")), state, differs="1")).order == ["infra1"]
-    # A change of the kubelet, or of a mode, restarts nobody.
+    # A change of the kubelet, or of a mode, restarts no member.
     for observation in observations.values():
         observation["reasons"]["manifest"] = why("mode", part="manifest")
     assert decide(pair, observations).order == ["infra1", "infra0"]
 
 
-def test_what_is_elsewhere_is_said_where_it_can_be_told() -> None:
-    """A cluster that runs is told new addresses; one without data has none to forget."""
+def test_members_with_a_changed_address() -> None:
+    """A running cluster must learn the new address. A cluster without data knows none yet."""
     assert decide(CLUSTER, observed(*[{**up(), "moved": True}] * 3, differs="012")).action == "rolling"
     assert decide(CLUSTER, observed(*[{**FRESH, "moved": True}] * 3)).action == "bootstrap"
     for state, words in ((DOWN, "restore a snapshot"), (BORN, "move the data directories")):
@@ -307,7 +307,7 @@ def test_address_that_begins_like_another_is_another_member() -> None:
 
 @dataclass(frozen=True)
 class Seen:
-    """One member as it may be found. data: None (not part of the run), fresh, born (never led), down, hung (runs, not
+    """One possible member. data: None (not part of the run), fresh, born (no leader yet), down, hung (runs, not
     ready) or up. listed: not in the membership, listed but never started, or published."""
 
     data: str | None
@@ -331,7 +331,7 @@ def cluster_of(size: int) -> Cluster:
 
 
 def observe(states: tuple[Seen, ...], answers: bool) -> dict[str, Any]:
-    """Observations of a cluster. answers: whether anybody can be asked for the membership."""
+    """Observations of a cluster. answers: whether a member returns the membership."""
     members = [
         {
             "id": f"{i}",
@@ -369,7 +369,7 @@ def observe(states: tuple[Seen, ...], answers: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_every_combination(size: int) -> None:
-    """Whatever is found, in any order of hosts that matters: what a plan may never do, and what it has to do.
+    """For every combination of states, what a plan must do and must not do.
 
     Hosts are alike but for the order in which they are written, so combinations stand for all arrangements.
     """
@@ -391,55 +391,55 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, dec
     touched = decision.order + decision.start
     ready = [host for host, state in by_host.items() if state.data == "up"]
     listed = [host for host, state in by_host.items() if state.listed != "no"]
-    # A refusal says why and touches nobody; nothing else has problems.
+    # A refusal has problems and changes no host. Other decisions have none.
     assert bool(decision.problems) == (decision.action == "refuse"), case
     assert not (touched and decision.action in ("refuse", "nothing")), case
-    # One after the other, each once, and only hosts that were looked at.
+    # Each host at most once, and only hosts that were observed.
     assert len(touched) == len(set(touched)), case
     assert all(by_host[host].data is not None for host in touched), case
     assert not (decision.order and decision.start), case
-    # A cluster is founded only where all were looked at and nobody has data that ever had a leader.
+    # A cluster is founded only if all hosts were observed and no data has seen a leader.
     assert (decision.state == "new") == (decision.action == "bootstrap"), case
     if decision.action == "bootstrap":
         assert all(state.data in ("fresh", "born") for state in states), case
         assert not (answers and any(state.listed == "published" for state in states)), case
-    # A member that is ready is never among those that are started all at once.
+    # A ready member is never started together with others.
     assert not set(decision.start) & set(ready), case
-    # Nobody who has published starts empty, and nobody who is not in the membership of a cluster that answers.
+    # No member that has published starts empty, and no host starts that is not in the membership of a cluster that answers.
     for host in touched if decision.action != "bootstrap" else []:
         state = by_host[host]
         if answers and listed:
             assert state.listed != "no" or host in decision.join, case
             assert not (state.data == "fresh" and state.listed == "published"), case
-    # Who joins is fresh, or a learner that is not finished. A member that works tells the membership.
+    # A host that joins is fresh or an unfinished learner, and a working member returns the membership.
     for host in decision.join:
         assert by_host[host].data == "fresh" and by_host[host].listed == "no" and ready and answers, case
     if decision.join:
         assert all(state.listed != "unstarted" for state in states if state.data is None), case
-    # All at once only where the rest cannot be a quorum that is told nothing, or all were looked at.
+    # Members start together only if all were observed, or if the rest cannot be a quorum.
     if decision.action == "start" and answers and listed and None in [state.data for state in states]:
         assert len(listed) - len(decision.start) <= len(listed) // 2, case
     if decision.action != "rolling":
         return
-    # What is down is repaired before anything that works is touched, and the leader is the last of those.
+    # Members that are down come first, then working ones, the leader last.
     working = [host for host in decision.order if host in ready]
     assert [host for host in decision.order if host not in decision.join][-len(working) :] == working or not working, (
         case
     )
     assert all(by_host[host].differs for host in working), case
     assert not [host for host in working[:-1] if by_host[host].leader], case
-    # All that differ are seen to in the same run, unless another host has a problem: then what is stopped is started, and that is all.
+    # One run changes all hosts that differ. If another host has a problem, it only starts stopped members.
     is_held = any("replace_member.yml" in warning.text for warning in decision.warnings)
     assert not (is_held and (working or decision.join)), case
     assert set(working) == {host for host in ready if by_host[host].differs and not is_held}, case
-    # With those repaired, the others are a quorum while one is away. Members that were not looked at are for the gate.
+    # After the repairs, the others have quorum while one restarts. The gate asks members that were not observed.
     unknown = [host for host in listed if by_host[host].data is None]
     up = set(ready) | set(decision.order)
     size = len({*listed, *decision.join})
     for host in working:
         left = len(up - {host}) + len(unknown)
         assert left >= size // 2 + 1 or (allowed and not decision.gated), case
-    # Without gates only where no cluster of that size could have any.
+    # A turn has no gate only if the cluster is too small for one.
     assert decision.gated or size <= 2, case
     # A small cluster grows before one of its members restarts, another one afterwards.
     kinds = [host in decision.join for host in decision.order if host in [*decision.join, *working]]
@@ -447,7 +447,7 @@ def check_invariants(states: tuple[Seen, ...], answers: bool, allowed: bool, dec
 
 
 def test_a_member_keeps_its_name() -> None:
-    """A host that is called otherwise in the inventory is told which name the cluster knows."""
+    """If the inventory has another name, the message names the one that the cluster has."""
     members = listing()
     members[2]["name"] = "old2"
     decision = decide(CLUSTER, observed(up(members), up(members), DOWN))
@@ -465,7 +465,7 @@ def test_a_member_keeps_its_name() -> None:
     ],
 )
 def test_alarms(kind: str, member: str, action: str) -> None:
-    """Any alarm but NOSPACE stops every change, whoever of the hosts was told; with NOSPACE the run that may repair it goes on."""
+    """An alarm other than NOSPACE on any host stops every change. With NOSPACE the run continues, since it may repair it."""
     state = {"alarms": [{"kind": kind, "member": member}]}
     for observations in (
         observed({**up(leader=True), **state}, up(), up(), differs="1"),
@@ -477,7 +477,20 @@ def test_alarms(kind: str, member: str, action: str) -> None:
         assert len(said) == 1 and kind in said[0] and (member or "the whole cluster") in said[0]
 
 
-def test_alarms_are_said_in_one_order() -> None:
+@pytest.mark.parametrize(("differs", "order"), [("", ["infra1"]), ("1", ["infra1"]), ("0", ["infra1", "infra0"])])
+def test_a_join_that_ended_after_the_promotion_is_finished(differs: str, order: list[str]) -> None:
+    """The member votes, and has the further peer URL of its join. If it does not run, that comes first."""
+    members = listing()
+    members[1]["peer_urls"] = urls_while_joining(members[1]["peer_urls"])
+    decision = decide(CLUSTER, observed(up(members, leader=True), up(members), up(members), differs=differs))
+    assert (decision.order, decision.join, decision.problems) == (order, ["infra1"], [])
+    decision = decide(CLUSTER, observed(up(members, leader=True), DOWN, up(members)))
+    assert (decision.order, decision.join) == (["infra1"], [])
+    down = {**DOWN, "members": members}
+    assert decide(CLUSTER, observed(down, down, down)).start == HOSTS
+
+
+def test_alarms_are_sorted() -> None:
     alarms = [{"kind": kind, "member": member} for kind in ("NOSPACE", "CORRUPT") for member in ("b", "a", "")]
     found = alarmed(observed({**up(), "alarms": alarms}, {**up(), "alarms": alarms[:2]}, up()))
     assert found == [(kind, member) for kind in ("CORRUPT", "NOSPACE") for member in ("", "a", "b")]
@@ -499,18 +512,18 @@ def test_a_member_that_has_not_started_is_known_by_its_address(url: str, address
     assert (entry_of(Member("infra0", "infra0", address), [entry]) is entry) is same
 
 
-def test_no_quorum_starts_what_does_not_run_and_leaves_the_rest() -> None:
+def test_without_quorum_only_members_that_are_down_are_started() -> None:
     alone = {**DOWN, "running": True, "members": listing()}
     decision = decide(CLUSTER, observed(alone, DOWN, DOWN))
     assert (decision.action, decision.start) == ("start", ["infra1", "infra2"])
-    # One that is not looked at, on purpose, cannot be the quorum that the others wait for. Two could.
+    # One host outside of the run cannot be a quorum. Two could.
     five = cluster_of(5)
     members = [{"id": f"{i}", "name": f"infra{i}", "client_urls": ["https://x:2379"]} for i in range(5)]
     for stopped, action in ((3, "start"), (2, "rolling")):
         states = [{**DOWN, "members": members, "running": i >= stopped} for i in range(4)]
         looked_at = {f"infra{i}": {**observed(DOWN)["infra0"], "etcd": state} for i, state in enumerate(states)}
         assert decide(five, looked_at).action == action
-    # An election while all run is no reason to start anybody.
+    # During an election all members run, and none is started.
     decision = decide(CLUSTER, observed(alone, alone, alone))
     assert (decision.action, decision.order) == ("rolling", HOSTS)
 
@@ -547,14 +560,16 @@ def test_plan_for_people() -> None:
         (None, ["a"], "/x.tar", False),
     ],
 )
-def test_who_lacks_it(image: str | None, images: list[str] | None, archive: str, lacking: bool) -> None:
+def test_a_missing_image_is_a_reason_if_there_is_an_archive(
+    image: str | None, images: list[str] | None, archive: str, lacking: bool
+) -> None:
     observation = {"config": {"image": image} if image else {}, "images": images}
     reasons = [Reason("image", "missing", "x/etcd:1: missing, imported from /x.tar")] if lacking else []
     assert image_reasons(observation, archive) == reasons
 
 
 def test_a_run_that_issues_certificates_only() -> None:
-    """What it does not see to is not in its decision, and no reason to refuse."""
+    """Other changes are not in its decision, and are no reason to refuse."""
     one = cluster_of(1)
     observations = observed(up(listing("0", "0"), leader=True), differs="0")
     observations["infra0"]["reasons"]["certificates"] = why("peer.crt: renewal is asked for")
@@ -578,17 +593,17 @@ def test_a_run_that_issues_certificates_only() -> None:
 
 def test_hosts_that_failed_end_the_run() -> None:
     assert lost_problems([]) == [] == lost_problems([], exists=False)
-    # A limit is no way to found a cluster, and leaving a host out may be to found it over that host's data.
+    # A cluster cannot be founded with --limit: an excluded host may have its data.
     told = lost_problems(["infra1"], exists=False)[0]
     assert "--limit" not in told and "founded by all of its hosts together" in told and "inventory" not in told
     assert "--limit 'all:!infra1:!infra2'" in lost_problems(["infra1", "infra2"])[0]
-    # A run that was kept from other clusters stays so.
+    # A run that was limited to one cluster stays limited.
     assert "--limit 'one:!infra1'" in lost_problems(["infra1"], "one")[0]
     assert "--limit 'infra0,infra1,!infra1'" in lost_problems(["infra1"], "infra0,infra1")[0]
 
 
 def test_members_that_move_go_first() -> None:
-    """Certificates name their former addresses until they have moved. The leader is the last all the same."""
+    """Certificates name their former addresses until they have moved. The leader is still the last."""
     moving = {**up(), "moved": True}
     assert decide(CLUSTER, observed(up(), moving, up(leader=True), differs="012")).order == [
         "infra1",
@@ -633,7 +648,7 @@ LEARNER = {**DOWN, "running": True}
         (growing(up(), up(), FRESH, DOWN, learner=3), "32", "23"),
     ],
 )
-def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
+def test_hosts_that_join(case: tuple[Cluster, dict[str, Any]], order: str, join: str) -> None:
     decision = decide(*case)
     assert decision.problems == []
     assert "".join(host[-1] for host in decision.order) == order
@@ -641,8 +656,8 @@ def test_who_joins(case: tuple[Cluster, dict[str, Any]], order: str, join: str) 
     assert decision.gated
 
 
-def test_whose_alarm_outlives_its_member() -> None:
-    """What a member that is cut off remembers does not count: it may know the name of a member that has left."""
+def test_the_alarm_of_a_member_that_has_left() -> None:
+    """A member that is cut off does not count: it may still list a member that has left."""
     alarms = [{"kind": "CORRUPT", "member": member} for member in ("", "infra1", "2", "a9", "a9")]
     found = observed({**up(), "alarms": alarms}, up(), {**DOWN, "alarms": [{"kind": "CORRUPT", "member": "infra9"}]})
     assert [entry["id"] for entry in departed_with_alarm(found)] == ["a9"]
@@ -650,15 +665,15 @@ def test_whose_alarm_outlives_its_member() -> None:
 
 
 @pytest.mark.parametrize("learner", [False, True])
-def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_done(learner: bool) -> None:
-    """With --limit. The host has certificates from an earlier run, so it is told the membership."""
+def test_a_run_of_a_joining_host_alone_is_refused(learner: bool) -> None:
+    """With --limit. The host has certificates from an earlier run, so it can ask for the membership."""
     members = [*listing("01", "01"), *([{**listing("2", "2")[0], "is_learner": True}] if learner else [])]
     found = {"infra2": {**observed(FRESH)["infra0"], "etcd": {**(LEARNER if learner else FRESH), "members": members}}}
     decision = decide(CLUSTER, found)
     assert (decision.action, decision.order, decision.warnings) == ("refuse", [], [])
     assert [(problem.host, problem.code) for problem in decision.problems] == [("infra2", "no-helper")]
     assert "run it without --limit" in decision.problems[0].text
-    # What is down beside it is started all the same.
+    # Members that are down are still started.
     decision = decide(CLUSTER, {**found, "infra1": {**observed(DOWN)["infra0"], "etcd": {**DOWN, "members": members}}})
     assert [*decision.start, *decision.order] == ["infra1"] and decision.problems == []
 
@@ -670,8 +685,8 @@ def test_a_run_of_a_joining_host_alone_does_not_end_as_if_nothing_were_to_be_don
         ({**FRESH, "record": {**RECORD, "removed": "2026-11-27"}}, "was removed from cluster"),
     ],
 )
-def test_what_is_stopped_is_started_whatever_another_host_lacks(other: dict[str, Any], words: str) -> None:
-    """The other one can only be replaced when all members are healthy, so nobody would have a way out."""
+def test_stopped_members_start_even_if_another_one_lost_its_data(other: dict[str, Any], words: str) -> None:
+    """The other one can be replaced only when all members are healthy."""
     names = "01234" if "lost" in words else "0134"
     members = listing(names, names)
     states = [up(members), DOWN, other, up(members, leader=True), up(members)]
@@ -686,7 +701,7 @@ def test_what_is_stopped_is_started_whatever_another_host_lacks(other: dict[str,
     assert (decision.action, decision.order) == ("refuse", []) and words in decision.problems[0].text
 
 
-def test_that_two_members_need_each_other_is_said_before() -> None:
+def test_the_plan_warns_that_two_members_need_each_other() -> None:
     def notes(*states: dict[str, Any]) -> str:
         return " ".join(merged(decide(*growing(*states)).warnings))
 
@@ -719,7 +734,7 @@ def test_a_learner_whose_host_is_not_in_the_run_holds_up_restarts(differs: str) 
 
 
 def test_a_voter_that_is_down_is_started_beside_a_learner_that_is_not_in_the_run() -> None:
-    """That restarts nobody. What differs on the others waits."""
+    """That restarts no member. Changes of the others wait."""
     cluster = cluster_of(4)
     members = [*listing(), {**listing()[2], "id": "3", "name": "infra3", "is_learner": True}]
     states = [up(members, leader=True), DOWN, up(members)]
@@ -751,7 +766,7 @@ def test_a_learner_that_has_lost_its_data_does_not_join(formed: bool, joins: boo
 
 
 def test_a_member_that_left_keeps_no_stopped_one_from_being_started() -> None:
-    """Its name is right. Data of a member that is listed, under another name, means that the inventory confuses hosts: nothing is done."""
+    """If the data is of a listed member with another name, the inventory has confused hosts, and the run is refused."""
     four = Cluster("etcd", [*CLUSTER.members, Member("infra3", "infra3", "10.0.0.9")], "infra0")
     listed = [*listing(names="012"), {**LISTED_2, "id": "5", "name": "infra5"}]
     for data_of, order, stops in (("9", ["infra2"], None), ("5", [], EVERYTHING)):

@@ -1,4 +1,4 @@
-"""The plan of a run that defragments, by the function that the play calls, and the host's part of it that needs no etcd."""
+"""The plan of a defragmentation, by the function that the play calls, and its work on a host that needs no etcd."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(
         ((SMALL, SMALL, SMALL), {}, []),
         ((HOLLOW, HOLLOW, HOLLOW), {}, ["infra1", "infra2", "infra0"]),
         ((HOLLOW, HOLLOW, HOLLOW), {"leader": 1}, ["infra0", "infra2", "infra1"]),
-        # What a killed run has left.
+        # The leftovers of a killed run.
         ((HOLLOW, DONE, HOLLOW), {"leader": 2}, ["infra0", "infra2"]),
         ((HOLLOW, HOLLOW, SMALL), {"defragment_threshold": 46}, []),
         ((HOLLOW, DONE, SMALL), {"defragment_threshold": 45}, ["infra0"]),
@@ -75,7 +75,9 @@ def run(
         ((SMALL,), {}, []),
     ],
 )
-def test_who_is_defragmented(databases: tuple[Database, ...], found: dict[str, Any], order: list[str]) -> None:
+def test_members_that_are_defragmented(
+    databases: tuple[Database, ...], found: dict[str, Any], order: list[str]
+) -> None:
     plan = run(*databases, **found)
     assert plan["problems"] == [] and plan["defragment"] == order and plan["disarm"] == []
     assert plan["settled"] == (not order) and plan["action"] == ("defragment" if order else "nothing")
@@ -116,7 +118,7 @@ def test_the_plan_for_people() -> None:
     ],
 )
 def test_a_full_database(databases: tuple[Database, ...], order: list[str], revision: int) -> None:
-    """Whatever frees anything, and the alarm at last: on one host, after the turns."""
+    """All members whose defragmentation frees space. One host disarms the alarm after the turns."""
     plan = run(*databases, alarms=[NOSPACE])
     assert plan["problems"] == [] and plan["defragment"] == order and plan["disarm"] == ["infra0"]
     assert plan["limits"] == {"threshold": 0, "compact_revision": revision, "quota": 2048 * MIB}
@@ -205,7 +207,7 @@ def test_the_gate(answer: str | None, others: list[Other], allowed: bool, words:
     assert (not problems) == (words is None) and (words or "") in "; ".join(problems)
 
 
-def test_who_is_full() -> None:
+def test_members_with_a_full_database() -> None:
     at, below = Database(200 * MIB, 100 * MIB, 200 * MIB), Database(199 * MIB, 199 * MIB, 200 * MIB)
     assert full_members([("a", at), ("b", below), ("c", Database(900 * MIB, 1))]) == [
         "a (200 MiB of 200 MiB, 100 MiB of them in use)"

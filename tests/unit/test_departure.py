@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from test_decision import CLUSTER, DOWN, FRESH, LEARNER, RECORD, cluster_of, listing, up, why
 from test_preflight import GOOD
 from test_run import PKI
@@ -92,14 +93,14 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert any(
         "Take it out of the inventory and the etcd endpoints" in text and "infra2" in text for text in plan["notices"]
     )
-    # The first host is not special, but for the CA's key, which has to be brought elsewhere before.
+    # The first host can leave too, after its CA key was moved.
     plan = run("remove", "infra0", *UP3, change={"infra1": {"pki": HAS_KEY}})
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
 @pytest.mark.parametrize("operation", ["remove", "replace"])
 def test_nothing_else_is_changed(operation: str) -> None:
-    """Whatever differs on other hosts is for site.yml."""
+    """Differences on other hosts are left to site.yml."""
     differs = {"manifest": why("x", part="manifest", restarts=True), "certificates": why("y")}
     plan = run(operation, "infra2", *UP3, change={"infra1": {"reasons": differs}}, replace_healthy=True)
     assert plan["problems"] == [] and "infra1" not in {step["host"] for step in plan["steps"]}
@@ -110,6 +111,14 @@ def test_a_host_that_joins_anew_gets_the_image() -> None:
     plan = run("replace", "infra2", up(), up(leader=True), FRESH, change=lacks, image_archive="/x.tar")
     assert plan["problems"] == [] and plan["image"] == ["infra2"]
     assert run("remove", "infra2", *UP3, change=lacks, image_archive="/x.tar")["image"] == []
+    # Its kubelet is stopped when the host is cleared.
+    assert (plan["kubelet"], plan["join"]) == ([], ["infra2"])
+
+
+def test_what_is_wrong_in_the_inventory_of_a_host_that_is_cleared_is_said() -> None:
+    wrong = [Problem("unknown variable etcd_x.", host="infra2", code="inventory").as_dict()]
+    plan = run("remove", "infra2", *UP3, change={"infra2": {"cluster": {"problems": wrong}}})
+    assert plan["problems"] == ["infra2: unknown variable etcd_x."] and plan["settled"]
 
 
 def test_a_host_that_is_gone_for_good() -> None:
@@ -145,7 +154,7 @@ def departed(*names: str, alarm: str = "a9") -> dict[str, dict[str, Any]]:
 
 
 def test_the_alarm_of_a_member_that_has_left_is_disarmed() -> None:
-    """Its removal was killed before that. Every run says so, and the same playbook ends it: by the id, or by the host that the member had."""
+    """Its removal was killed before that. Every run reports it, and the same playbook disarms it, given the id or the host of the member."""
     change = departed("infra0", "infra1")
     for operation in ("converge", "remove"):
         plan = run(operation, "infra1", *UP3, change=change)
@@ -153,7 +162,7 @@ def test_the_alarm_of_a_member_that_has_left_is_disarmed() -> None:
     plan = run("remove", "a9", *UP3, change=change)
     assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0")] and plan["departing"]["id"] == "a9"
     assert [reason["code"] for reason in plan["steps"][0]["reasons"]] == ["disarmed"]
-    # No snapshot, and no word about endpoints: nobody leaves.
+    # Without a departure, no snapshot and no notice about endpoints.
     assert kinds(run("remove", "a9", *UP3, change=change, backup_before_change=True)) == [("leave", "infra0")]
     assert not [text for text in plan["notices"] if "etcd endpoints" in text]
     # By the host, which is cleared or joins anew as well.
@@ -161,7 +170,7 @@ def test_the_alarm_of_a_member_that_has_left_is_disarmed() -> None:
     plan = run("replace", "infra2", *states, members=listing("01", "01"), change=change)
     assert plan["problems"] == [] and plan["steps"][0]["kind"] == "leave"
     assert plan["departing"]["id"] == "a9" and plan["join"] == ["infra2"]
-    # A member that is there is another matter, and so is the name that one that is cut off remembers.
+    # The alarm of a present member is kept, and a member that is cut off does not count.
     assert (
         "Replace the member that the alarm names"
         in run("remove", "infra0", *UP3, change=departed("infra1", alarm="infra2"))["problems"][0]
@@ -243,7 +252,7 @@ def test_none_is_replaced_beside_a_learner_or_another_member_that_is_unwell(
 
 
 def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
-    """What the messages name, one after the other: the learner leaves, the other member is replaced, and then the learner joins anew."""
+    """In the order of the messages: the learner leaves, the other member is replaced, then the learner joins again."""
     states = (*UP3[:2], LOST, LEARNER)
     plan = run("converge", "", *states, members=learning("infra3"))
     assert (
@@ -309,7 +318,7 @@ def test_a_removal_that_was_killed_is_finished() -> None:
     assert plan["problems"] == [] and plan["settled"]
 
 
-def test_what_belongs_to_others_is_left() -> None:
+def test_a_host_with_data_of_another_member_is_not_cleared() -> None:
     members = listing("01", "01")
     # The inventory calls a live member by another name.
     renamed = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "other", "10.0.0.99")], "infra0")
@@ -324,7 +333,7 @@ def test_what_belongs_to_others_is_left() -> None:
 
 
 def test_a_departure_that_is_refused_has_no_steps() -> None:
-    """Whatever else is wrong with the run."""
+    """Even if the run has other problems."""
     found = seen(cluster_of(3), *UP3, members=listing())
     wish = Wish(operation="remove", member="infra2", backup_before_change=True)
     assert kinds(_run.plan_run("infra0", found, [], wish))
@@ -381,7 +390,7 @@ def test_a_member_is_replaced(state: dict[str, Any], members: str, steps: list[s
     assert plan["problems"] == []
     assert [step["kind"] for step in plan["steps"] if step["kind"] in ("leave", "archive", "join", "turn")] == steps
     assert (plan["order"], plan["join"], plan["record"]) == (["infra2"], ["infra2"], ["infra2"])
-    # Nobody else is touched.
+    # No other host is changed.
     assert {step["host"] for step in plan["steps"]} <= {"infra0", "infra2"}
 
 
@@ -391,7 +400,7 @@ def test_a_healthy_member_is_replaced_on_demand() -> None:
     assert plan["join"] == ["infra1"]
 
 
-def test_who_is_replaced_stays_where_people_have_it() -> None:
+def test_a_replaced_member_keeps_its_endpoint() -> None:
     plan = run("replace", "infra2", *UP3, replace_healthy=True)
     assert not any("Take it out" in text for text in plan["notices"])
     plan = run("remove", "infra9", *UP3, members=listing("0129", "0129"))

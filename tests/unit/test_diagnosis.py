@@ -1,4 +1,4 @@
-"""Why etcd does not come up: what kubelet 1.36.3, containerd 1.6.20, systemd 252 and etcd 3.6.14 really said (tests/unit/diagnosis)."""
+"""Why etcd does not start, from recorded messages of kubelet 1.36.3, containerd 1.6.20, systemd 252 and etcd 3.6.14 (tests/unit/diagnosis)."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def container(**fields: Any) -> Container:
 
 
 @pytest.mark.parametrize("name", ["badimage", "volume", "pause", "badname", "admit", "nocommand"])
-def test_what_went_well_since_is_no_cause(name: str) -> None:
-    """A container that runs is newer than what kept it from being made."""
+def test_a_failure_before_a_success_is_not_a_cause(name: str) -> None:
+    """The container runs, so the failure before it is over."""
     seen = recorded(name)
     assert _diagnosis.causes(replace(seen, containers=[container(created=seen.now)])) == []
 
@@ -130,7 +130,7 @@ def test_a_last_attempt_of_the_former_pod() -> None:
 
 @pytest.mark.parametrize("name", ["badimage", "volume", "pause", "admit"])
 def test_the_pod_of_the_former_manifest_is_not_the_new_one(name: str) -> None:
-    """It fails on for some seconds while its successor is on its way; the same pod counts after that, or if the manifest is the same."""
+    """The old pod still fails for some seconds. It counts after that, or if the manifest has not changed."""
     seen = recorded(name)
     former = [replace(line, time=seen.since - 5.0) for line in seen.journal]
     before = replace(seen, journal=[*former, *seen.journal])
@@ -145,7 +145,7 @@ def test_the_container_of_the_former_manifest_is_not_the_new_one() -> None:
     assert _diagnosis.causes(seen) == []
 
 
-def test_nothing_is_wrong_yet() -> None:
+def test_no_cause_yet() -> None:
     assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", UNIT)) == []
     for state in ("activating", "deactivating"):
         assert _diagnosis.causes(Evidence(100.0, 101.0, "etcd-infra0", {**UNIT, "ActiveState": state})) == []
@@ -204,8 +204,8 @@ def ended(log: str, now: float = 130.0, **fields: Any) -> list[Cause]:
     return _diagnosis.causes(Evidence(100.0, now, "etcd-infra0", UNIT, containers=[item], logs={"/l": text}))
 
 
-def test_an_end_that_came_once_is_not_final() -> None:
-    """But for flags, which are the same at each start."""
+def test_a_single_exit_of_etcd_is_not_final() -> None:
+    """Except for refused flags, which are the same at each start."""
     fatal = '{"level":"fatal","msg":"discovery failed","error":"member count is unequal","stacktrace":"s"}'
     words = "discovery failed; error: member count is unequal"
     assert ended(fatal, now=107.0) == [Cause("ended", "etcd", words, False)]
@@ -266,7 +266,7 @@ def test_an_etcd_that_was_started_again_may_stay_up() -> None:
     assert _diagnosis.causes(replace(seen, containers=[other, *seen.containers])) == []
 
 
-def test_an_end_without_words() -> None:
+def test_an_exit_without_a_message() -> None:
     assert (
         ended("", exit_code=137, reason="Error")[0].text == "etcd ended 1 s after its start with exit code 137: Error"
     )
@@ -274,7 +274,7 @@ def test_an_end_without_words() -> None:
     assert (killed.code, killed.program, killed.final) == ("memory", "runtime", True)
 
 
-def test_an_etcd_that_was_stopped_says_what_it_complained_of_before() -> None:
+def test_the_errors_of_an_etcd_before_it_was_stopped() -> None:
     log = (
         '{"level":"warn","msg":"failed to reach the peer URL","error":"refused"}\n'
         '{"level":"info","msg":"received signal; shutting down","signal":"terminated"}\n'
@@ -295,7 +295,7 @@ def test_an_etcd_that_runs_and_complains() -> None:
 
 
 def test_values_that_are_hidden() -> None:
-    """Wherever they are, escaped, or where a text is cut; what is too short to be a secret is in other words, too."""
+    """Also if they are escaped or cut off. Very short values are not hidden, since they are part of other words."""
     (cause,) = _diagnosis.causes(recorded("quota"), hidden=["quota-backend-bytes", "8G", ""])
     assert cause.text == 'invalid value "8G" for flag -***: parse error'
     value = 'geheim"\n' * 99

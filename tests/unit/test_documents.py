@@ -1,4 +1,4 @@
-"""No command is in the pages that are read in a disaster without a row in the table of tests/integration/test_documents.py, which runs it."""
+"""Every command of the pages for a disaster has a row in tests/integration/test_documents.py, which runs it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.integration.test_documents import PAGES, ROWS, commands, found_in
 def test_every_command_has_a_row_and_every_row_a_command(page: str) -> None:
     found = found_in(page)
     assert [content for row, _language, content in found if row is None] == [], "add a row to ROWS"
-    assert len(found) == len([key for key in ROWS if key[0] == page]), "a row has no command any more"
+    assert len(found) == len([key for key in ROWS if key[0] == page]), "remove the row: its command is gone"
 
 
 def test_commands_are_found() -> None:
-    """In fences of any language, and in the text: but no name of a playbook, and no option."""
+    """In code blocks of any language and inline, but not the name of a playbook or an option."""
     page = "# A\n\n```sh\none\ntwo\n```\n\nRun `ansible all -m ping`, `site.yml` or `-e x=1`.\n\n## B\n\n- list:\n\n  ```\n  cp a b\n  ```\n\n`x.yml -e y`"
     assert commands(page) == [
         ("A", "sh", "one\ntwo"),

@@ -1,4 +1,4 @@
-"""Going back one minor version of etcd by its downgrade API: what a run decides, and the host's part of it."""
+"""Downgrades by one minor version of etcd: the decision of a run, and its work on a host."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cluster(wanted: str, *runs: str, agreed: str = "", enabled: str = "") -> dic
 
 
 def decided(found: dict[str, Any], wished: str, **wishes: Any) -> tuple[str, list[str], list[str]]:
-    """Whether the run goes on, who has a downgrade enabled or cancelled, and who gets a turn."""
+    """Whether the run continues, the members that enable or cancel a downgrade, and those that get a turn."""
     plan = planned(found, downgrade=wished, **wishes)
     outcome = "refused" if plan["problems"] else "held" if plan["held"] else "goes on"
     assert outcome == "goes on" or (not plan["downgrade"] and not plan["order"] and not plan["snapshot"])
@@ -96,7 +96,7 @@ ALL = ["infra1", "infra2", "infra0"]
         ("3.5", "3.5.26", ["3.6.14"] * 3, "", "", ("goes on", ["infra0"], ALL)),
     ],
 )
-def test_what_a_run_does(
+def test_the_phase_of_a_downgrade(
     wished: str, wanted: str, runs: list[str], agreed: str, enabled: str, expected: tuple[str, list[str], list[str]]
 ) -> None:
     assert decided(cluster(wanted, *runs, agreed=agreed, enabled=enabled), wished) == expected
@@ -175,14 +175,14 @@ def test_no_host_joins_while_a_downgrade_is_under_way(wished: str, wanted: str, 
 
 
 def test_a_downgrade_is_cancelled_beside_a_member_that_is_lost() -> None:
-    """As the refusal of a host that would join says: without its host. Then the member can be replaced."""
+    """In a run without its host, as the message says. Then the member can be replaced."""
     found = cluster(NEW, NEW, OLD, NEW, enabled="3.6.0")
     del found["infra2"]
     assert decided(found, "cancel") == ("goes on", ["infra0"], ["infra1"])
 
 
-def test_members_of_two_versions_are_no_beginning() -> None:
-    """Members of 3.6 and 3.7 in a cluster of 3.7 cannot be; whatever shows so is not touched."""
+def test_no_downgrade_begins_with_two_versions() -> None:
+    """3.6 and 3.7 in a cluster of version 3.7 is impossible. The run changes nothing."""
     found = cluster(OLD, NEW, OLD, NEW, agreed="3.7.0")
     assert decided(found, "3.6")[0] == "refused"
 
@@ -201,7 +201,7 @@ def test_other_operations_enable_nothing() -> None:
 
 
 def test_the_plan_for_people() -> None:
-    """What is lost, how to go back, and what comes first."""
+    """The plan names lost features, the way back, and the first step."""
     plan = planned(cluster(OLD, NEW, NEW, NEW), downgrade="3.6", backup_before_change=True)
     assert plan["lines"][:3] == [
         "cluster etcd: one member after the other: infra1, infra2, infra0 (the leader, last)",
@@ -413,7 +413,7 @@ def test_the_gate(seen: Seen, problems: list[str]) -> None:
 
 
 def test_what_is_read_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that has not started is not asked, one that does not answer has no status, and one of 3.5 reports no downgrade."""
+    """A member that has not started is not asked, one without an answer has no status, and 3.5 reports no downgrade."""
     listed = [Member(i, f"infra{i}", ["p"], [str(i)] if i else [], False) for i in range(4)]
     answers = {"2": status_of("3.5.35"), "3": status_of("3.6.14", "3.5.0", "3.5.0")}
 
@@ -508,5 +508,5 @@ def test_the_last_member_waits_until_etcd_has_ended_it(
         _rollout.wait_for_end_of_downgrade(TARGET)
 
 
-def test_how_far_it_is() -> None:
+def test_the_progress_of_a_downgrade() -> None:
     assert _downgrade.progress(cluster(OLD, NEW, OLD, NEW), "3.6") == "1 of 3 members run 3.6"

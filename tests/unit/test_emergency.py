@@ -1,4 +1,4 @@
-"""A new CA at once: what it costs is said, what is left is read from the hosts, and a run that is killed is finished."""
+"""A new CA at once: the message names the price, the phase is read from the hosts, and a killed run is finished."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMER = {"former_cas": [{**ca("old"), "age": 5.0}]}
 def at(
     of_ca_host: dict[str, Any], *hosts: tuple[str, str | None, str], record: str = "old", **trusts: str
 ) -> dict[str, Any]:
-    """Observations. hosts: what ca.crt holds, what is loaded, who has signed. trusts: by host, what a probe has shown."""
+    """Observations. hosts: the CAs in ca.crt, the loaded CAs, the issuers. trusts: by host, the result of a probe."""
     found = seen(states=ALL_UP, **dict(zip(HOSTS, hosts)))
     pki = found["infra0"]["pki"]
     pki.pop("next_ca", None)
@@ -54,7 +54,7 @@ def emergency(
         (at(FORMER, CUT, CUT, CUT, record="new"), ["cut"], "start:012"),
         (at(FORMER, DONE, CUT, ("new", None, "new"), record="new"), ["cut"], "start:12"),
         (at(FORMER, DONE, DONE, DONE, record="new"), [], ""),
-        # In the middle of a rotation, whoever trusts both trusts too much.
+        # In the middle of a rotation, members that trust both CAs still trust the stolen one.
         (at(NEXT, *[("old new", "old new", "old")] * 3), ["cut"], "exchange_ca:0 certificates:012 start:012 record:012"),
         (at(FORMER, *[("new old", "old new", "old")] * 3), ["cut"], "certificates:012 start:012 record:012"),
         (at(FORMER, *[("new", "old new", "new")] * 3, record="new"), ["cut"], "start:012"),
@@ -85,7 +85,7 @@ def test_what_is_left(found: dict[str, Any], phases: list[str], expected: str) -
 def test_the_price_and_the_name() -> None:
     planes = {"control0": plane("old", "old"), "control1": None}
     for wrong in ("true", "other"):
-        # Leave to interrupt is no name.
+        # etcd_allow_interruption does not name the cluster.
         found = at({}, OLD, OLD, OLD)
         [problem] = emergency(found, phase="", planes=planes, ca_compromised=wrong, allow_interruption=True)["problems"]
         assert f"etcd_ca_compromised is '{wrong}', and this is cluster 'etcd'" in problem
@@ -100,7 +100,7 @@ def test_the_price_and_the_name() -> None:
     assert plan["problems"] == [] and plan["start"] == HOSTS
 
 
-def test_members_that_reject_each_other_are_no_obstacle() -> None:
+def test_members_that_reject_each_other_do_not_stop_an_emergency() -> None:
     found = at(FORMER, CUT, CUT, OLD, infra0="former", infra1="former")
     for item in found.values():
         item["etcd"].update(ready=False, members=None, answers=False)
@@ -164,7 +164,7 @@ def test_a_ca_that_was_put_there_by_hand(found: dict[str, Any], expected: str) -
         assert plan["problems"] == [] and steps(plan) == expected and plan["trusted_ca"] == "<hand>"
 
 
-def test_what_is_trusted_is_not_by_hand() -> None:
+def test_a_ca_that_members_trust_was_not_put_there_by_hand() -> None:
     """Nor is a cluster whose members do not say, or that does not run, by its record."""
     for found in (at({}, OLD, OLD, OLD), at({}, *[("old", None, "old")] * 3)):
         assert "cut" not in rotated(found, allow_interruption=True)["phases"]
@@ -186,8 +186,8 @@ def test_what_is_trusted_is_not_by_hand() -> None:
         (at(FORMER, *[("new", "old new", "new")] * 3), False),
     ],
 )  # fmt: skip
-def test_no_other_run_goes_on_meanwhile(found: dict[str, Any], is_cut: bool) -> None:
-    """A renewal would be by a CA that members do not trust yet."""
+def test_other_runs_are_refused_meanwhile(found: dict[str, Any], is_cut: bool) -> None:
+    """Other runs would issue certificates by a CA that members do not trust yet."""
     assert _rotation.rotation_of(CLUSTER, found).is_cut == is_cut
     codes = [problem.code for problem in _authority.ca_problems(copy.deepcopy(CLUSTER), found)]
     assert ("emergency-begun" in codes) == is_cut
@@ -196,7 +196,7 @@ def test_no_other_run_goes_on_meanwhile(found: dict[str, Any], is_cut: bool) -> 
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whoever_is_killed_wherever(seed: int) -> None:
+def test_an_emergency_ends_in_spite_of_kills(seed: int) -> None:
     """Killed at random, members restarting at random, it ends with the new CA alone, and no member ever loads both."""
     random = Random(seed)
     hosts = {host: list(OLD) for host in HOSTS}

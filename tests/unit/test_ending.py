@@ -1,4 +1,4 @@
-"""etcd of a host is ended for good, by its kubelet, or by us if there is none. Its data is kept under another name."""
+"""etcd of a host is stopped for good, by its kubelet or without one. Its data is kept under another name."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_kubelet_ends_it(host: Host) -> None:
 
 
 def test_without_a_kubelet_it_is_stopped_once(host: Host) -> None:
-    """Nobody removes the sandbox, so nobody waits for that."""
+    """The sandbox stays, so the module does not wait for its end."""
     host.kubelet, host.runs, host.has_pod = False, 5, 1000
     host.end()
     assert host.stopped == [8]
@@ -86,7 +86,7 @@ def test_it_does_not_end(host: Host, what: str) -> None:
         host.end()
 
 
-def test_a_runtime_that_does_not_answer_keeps_nobody_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_does_not_wait_for_a_runtime_without_an_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise EtcdError("no runtime")
 

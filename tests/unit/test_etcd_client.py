@@ -1,4 +1,4 @@
-"""The client of the gateway against servers that no etcd is: whatever is at the other end, it ends in time with clear words."""
+"""The client of the gateway with servers that are not etcd: it always ends in time with a clear message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 TIMEOUT = 0.8
-# What a person may notice beyond that.
+# Seconds that a call may take longer than its timeout.
 SLACK = 1.5
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def over_tls(
 
 
 def refuse(pki: Path) -> Talk:
-    """A server that refuses our certificate, and is gone before that is read; with TLS 1.2 that cannot be."""
+    """A server that refuses our certificate and closes before the client reads the alert. Impossible with TLS 1.2."""
 
     def talk(connection: Any) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -125,13 +125,13 @@ def refuse(pki: Path) -> Talk:
 
 
 def hold(connection: Any) -> None:
-    """Say nothing until the other end gives up."""
+    """Send nothing until the client gives up."""
     while connection.recv(4096):
         pass
 
 
 def drip(connection: Any) -> None:
-    """An answer that goes on and on, a byte at a time, each of them in time."""
+    """An endless answer, byte by byte, each of them within the timeout."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     while True:
         connection.sendall(b" ")
@@ -186,7 +186,7 @@ def client(pki: Path, port: int) -> _etcd_client.EtcdClient:
     return _etcd_client.EtcdClient(f"https://127.0.0.1:{port}", *files, timeout=TIMEOUT)
 
 
-# Who is there: how it talks, the code of the error, and what has to be said.
+# By server: its function, the code of the error, and words of the message.
 STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
     "says nothing": (lambda _pki: hold, "timeout", "does not answer in time"),
     "closes at once": (lambda _pki: lambda _connection: None, "closed", "closes the connection"),
@@ -234,7 +234,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
 
 
 @pytest.mark.parametrize("who", STRANGERS)
-def test_strangers(pki: Path, who: str) -> None:
+def test_servers_that_are_not_etcd(pki: Path, who: str) -> None:
     talk, code, words = STRANGERS[who]
     with server(talk(pki)) as port, client(pki, port) as asking:
         begin = time.monotonic()
@@ -245,7 +245,7 @@ def test_strangers(pki: Path, who: str) -> None:
     assert str(caught.value).startswith(f"https://127.0.0.1:{port} ")
 
 
-def test_nobody_listens(pki: Path) -> None:
+def test_a_closed_port(pki: Path) -> None:
     with server(hold) as port:
         pass
     with pytest.raises(EtcdUnreachableError, match="refuses connections") as caught:
@@ -254,7 +254,7 @@ def test_nobody_listens(pki: Path) -> None:
 
 
 @pytest.mark.parametrize("who", STRANGERS)
-def test_looking_never_raises_and_ends(pki: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_of_servers_that_are_not_etcd_ends_in_time(pki: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A busy machine needs longer than TIMEOUT to read 4 MiB three times.
     monkeypatch.setattr(_etcd_client, "MOST_BYTES", 1 << 16)
     with server(STRANGERS[who][0](pki)) as port:
@@ -268,7 +268,7 @@ def test_looking_never_raises_and_ends(pki: Path, who: str, monkeypatch: pytest.
 
 
 def test_a_name_server_that_is_silent(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking a name up takes no timeout: all ends in time nevertheless."""
+    """A DNS lookup has no timeout. The call still ends in time."""
     over = threading.Event()
 
     def look_up(*_arguments: Any, **_options: Any) -> Any:
@@ -287,7 +287,7 @@ def test_a_name_server_that_is_silent(pki: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "url", ["10.0.0.6:2379", "http://10.0.0.6:2379", "https://", "https://10.0.0.6:x", "https://[::1"]
 )
-def test_what_is_no_endpoint(pki: Path, url: str) -> None:
+def test_invalid_endpoints(pki: Path, url: str) -> None:
     seen = _health.look("infra0", url, ("", "", ""), TIMEOUT)
     assert seen.code == "endpoint" and "write https://ADDRESS:2379" in seen.error
 
@@ -300,7 +300,7 @@ def test_missing_files_are_named(pki: Path, missing: str) -> None:
     assert caught.value.code == "credentials" and missing in str(caught.value)
 
 
-def test_files_that_are_no_pair(pki: Path) -> None:
+def test_a_certificate_without_its_key(pki: Path) -> None:
     with pytest.raises(EtcdUnreachableError, match="no usable pair"):
         _etcd_client.EtcdClient(
             "https://127.0.0.1:2379", *[str(pki / name) for name in ("ca.crt", "client.crt", "server.key")]
@@ -322,7 +322,7 @@ STATUS = json.dumps(
 )
 
 
-def test_a_member(pki: Path) -> None:
+def test_answers_of_a_member(pki: Path) -> None:
     """All answers over one connection; numbers beyond 2^53 as they are; zero values are left out by etcd."""
     listing = {"members": [{"ID": "9372538179322589801", "name": "infra0", "peerURLs": ["x"], "clientURLs": ["y"]}]}
     answers = (
@@ -344,7 +344,7 @@ def test_a_member(pki: Path) -> None:
 
 
 def test_a_member_that_cannot_commit_is_not_waited_for_longer(pki: Path) -> None:
-    """Without a quorum the read through the log blocks: the rest of what the member says is kept."""
+    """Without quorum the linearizable read blocks. The other answers of the member are kept."""
     paths = (str(pki / "ca.crt"), str(pki / "client.crt"), str(pki / "client.key"))
 
     def talk(connection: Any) -> None:
@@ -460,8 +460,8 @@ def ask(where: Path, port: int, python: str = sys.executable, **environment: str
 
 @pytest.mark.parametrize("protocol", ["TLSv1.2", "TLSv1.3"])
 @pytest.mark.parametrize("algorithm", ["RSA-2048", "RSA-3072", "RSA-4096", "ECDSA-P256", "ECDSA-P384"])
-def test_the_policy_of_the_hosts_openssl_does_not_count(algorithm: str, protocol: str, tmp_path: Path) -> None:
-    """Every algorithm that is issued; and hosts that allow TLS 1.3 only, with an etcd that has --tls-max-version."""
+def test_the_client_ignores_the_openssl_policy_of_the_host(algorithm: str, protocol: str, tmp_path: Path) -> None:
+    """With each key algorithm, and on hosts that allow TLS 1.3 only with an etcd that has --tls-max-version."""
     ours = pair(tmp_path, "ca", ["ca"], algorithm=algorithm)
     pair(tmp_path, "server", ["127.0.0.1"], ours, algorithm=algorithm)
     pair(tmp_path, "client", ["client"], ours, algorithm=algorithm)
@@ -473,7 +473,7 @@ def test_the_policy_of_the_hosts_openssl_does_not_count(algorithm: str, protocol
 
 
 def test_the_strict_policy_is_in_force(tmp_path: Path) -> None:
-    """Without what our client does about it, the test above would prove nothing."""
+    """Without the settings of our client, the strict policy refuses the connection. So the test above proves something."""
     (tmp_path / "openssl.cnf").write_text(STRICT, encoding="ascii")
     pair(tmp_path, "ca", ["ca"])
     program = (
@@ -485,7 +485,7 @@ def test_the_strict_policy_is_in_force(tmp_path: Path) -> None:
 
 
 def test_the_environment_of_the_host_does_not_reach_the_client(pki: Path, tmp_path: Path) -> None:
-    """Proxies, other CAs, and a file for TLS secrets, with which whoever reads it could decrypt what was recorded."""
+    """Proxies, other CAs, and a file for TLS secrets, which would allow to decrypt recorded traffic."""
     secrets = tmp_path / "secrets"
     nowhere = "http://127.0.0.1:9"
     with server(over_tls(pki, http((200, STATUS)))) as port:

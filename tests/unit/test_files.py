@@ -1,4 +1,4 @@
-"""The one place that writes files: what a reader sees, what a full disk leaves, what a link becomes."""
+"""Writing files: what a reader sees, and the state after a full disk or with links."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_reader_keeps_the_file_that_it_has_opened(tmp_path: Path) -> None:
 
 
 def test_temporary_file_has_its_mode_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may open a key between its creation and a chmod."""
+    """No other user can open a key before its mode is set."""
     modes = []
     original = os.open
 
@@ -65,7 +65,7 @@ def test_temporary_file_has_its_mode_from_the_start(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Whatever fails at the second file: the first one is as it was, unless the renames have begun."""
+    """If the second file cannot be written, the first one is unchanged, unless the renames have begun."""
     first, second = tmp_path / "a.key", tmp_path / "b.crt"
     put((first, b"old key"), (second, b"old certificate"))
     calls = []
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_renames_are_back_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that takes time comes before the first of them, or after the last."""
+    """Slow work is done before the first rename or after the last one."""
     done: list[str] = []
     for name in ("fsync", "rename"):
         original = getattr(os, name)
@@ -113,7 +113,7 @@ def test_renames_are_back_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert done == ["fsync", "fsync", "rename", "rename", "fsync"]
 
 
-def test_links(tmp_path: Path) -> None:
+def test_links_to_files_and_directories(tmp_path: Path) -> None:
     """A link to a file stays one, a link to a directory is followed, a link to nowhere makes way."""
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "real.crt").write_bytes(b"old")
@@ -127,8 +127,8 @@ def test_links(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "far")) == ["c.crt", "real.crt"]
 
 
-def test_directories(tmp_path: Path) -> None:
-    """An empty one makes way. What has content is not ours to remove, and nothing else is written either."""
+def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
+    """An empty directory is replaced. With content it is kept, and no file is written."""
     (tmp_path / "empty.crt").mkdir()
     put((tmp_path / "empty.crt", b"1"))
     assert (tmp_path / "empty.crt").read_bytes() == b"1"
@@ -146,7 +146,7 @@ def test_directory_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_selinux_context_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Played with an attribute that any filesystem has: this machine has no SELinux."""
+    """Simulated with another extended attribute, since test machines may lack SELinux."""
     attribute = "user.context"
     path = tmp_path / "a.crt"
     put((path, b"old"))
@@ -174,7 +174,7 @@ def hold(path: str, ready: Any) -> None:
         time.sleep(60)
 
 
-def test_lock(tmp_path: Path) -> None:
+def test_the_file_lock_names_its_holder(tmp_path: Path) -> None:
     """The second one waits, says who it waits for, and gets it when the first one is killed."""
     path = str(tmp_path / "lock")
     context = multiprocessing.get_context("fork")
@@ -261,7 +261,7 @@ def renames_that_fail(monkeypatch: pytest.MonkeyPatch, number: int, code: int, c
 def test_a_pair_of_which_one_cannot_be_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, linked: bool
 ) -> None:
-    """An immutable certificate: its new key is taken back, so that the old pair is whole."""
+    """The certificate is immutable: its new key is undone, so that certificate and key match."""
     key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
     if there:
         put((key, b"old key"), (certificate, b"old certificate"))
@@ -280,7 +280,7 @@ def test_a_pair_of_which_one_cannot_be_renamed(
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_the_message_names_what_could_not_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_files_that_could_not_be_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "a.key", tmp_path / "a.crt"
     put((key, b"old key"), (certificate, b"old certificate"))
     calls: list[Any] = []
@@ -327,7 +327,7 @@ def test_a_file_is_moved_over_another(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.EIO])
 def test_modes_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """What is not there has no wrong mode; anything else is said, and nothing raises."""
+    """A missing file has no wrong mode. Other errors are reported, not raised."""
 
     def failing(*_arguments: Any) -> Any:
         raise OSError(code, os.strerror(code))
@@ -365,7 +365,7 @@ def test_two_files_that_are_one(tmp_path: Path) -> None:
     assert (tmp_path / "peer.key").read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["peer.key", "server.key"]
 
 
-def test_a_directory_is_no_stray(tmp_path: Path) -> None:
+def test_a_directory_is_not_removed_as_a_stray(tmp_path: Path) -> None:
     (tmp_path / ".kubeadm-etcd-dir").mkdir()
     (tmp_path / ".kubeadm-etcd-file").write_text("x")
     _files.remove_strays(str(tmp_path))

@@ -1,4 +1,4 @@
-"""What is said of a cluster, from what its members say."""
+"""The verdict on a cluster from the answers of its members."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def silent(number: int, code: str = "refused") -> _health.Seen:
 
 
 def alarm(number: int | None, kind: str, blanks: str = " ") -> dict[str, Any]:
-    """What a member says while another one (None: the whole cluster) has an alarm. blanks: etcd 3.7 writes two."""
+    """The status error while a member (None: the whole cluster) has an alarm. blanks: etcd 3.7 writes two."""
     return {"errors": [f"alarm:{kind}" if number is None else f"memberID:{IDS[number]}{blanks}alarm:{kind} "]}
 
 
@@ -77,7 +77,7 @@ def test_a_healthy_cluster() -> None:
 LEARNER = [*MEMBERS[:2], replace(MEMBERS[2], is_learner=True)]
 LOST = {"commits": False, "reason": "RAFT NO LEADER", "leader": 0}
 
-# What is seen, the verdict, and what has to be among the reasons.
+# The answers, the verdict, and a part of the reasons.
 VERDICTS: dict[str, tuple[list[_health.Seen], str, str]] = {
     "one down": ([seen(0), seen(1), silent(2)], "degraded", "infra2: refuses connections"),
     "two down": ([seen(0, **LOST), silent(1), silent(2)], "down", "infra1: refuses connections"),
@@ -157,7 +157,7 @@ def test_of_endpoints_without_names_there_may_be_more(count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["CORRUPT", "NOSPACE"])
 def test_data_is_compared_only_if_it_is_in_doubt(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """At a revision that all have. Who does not answer is not asked again."""
+    """At a revision that all have. Members without an answer are not asked again."""
     answers = {"infra0": seen(0, revision=9, **alarm(None, kind)), "infra1": seen(1, revision=7), "infra2": silent(2)}
     asked: list[tuple[str, int]] = []
 
@@ -191,7 +191,7 @@ def test_a_member_without_an_address_is_not_asked() -> None:
     ],
 )
 def test_the_quota_that_counts(told: int | None, given: int, size: int, found: bool) -> None:
-    """What the member tells, else what its flag says; a negative one is none."""
+    """The quota that the member reports, else its flag. A negative one means no quota."""
     views = [seen(i, quota=told, db_size=size, db_size_in_use=size) for i in range(3)]
     report = _health.evaluate(views, NOW, WINDOW, given)
     assert ("quota" in [finding.code for finding in report.findings]) is found
@@ -237,7 +237,7 @@ def test_a_quota_as_it_is_written_for_etcd(value: Any, quota: int) -> None:
         ("down", "degraded", False),
     ],
 )
-def test_at_least(verdict: str, wanted: str, enough: bool) -> None:
+def test_which_verdict_is_good_enough(verdict: str, wanted: str, enough: bool) -> None:
     assert replace(judge(seen(0)), verdict=verdict).at_least(wanted) is enough
 
 
@@ -271,7 +271,7 @@ def test_an_alarm_of_the_whole_cluster_is_one_of_each_member(kind: str) -> None:
     assert "UNHEALTHY" in table[1] and kind in table[1] and "degraded: 0 of 3 members healthy" in table[4]
 
 
-def test_of_the_whole_cluster_no_member_is_removed_before_the_data_is_compared() -> None:
+def test_an_alarm_of_the_whole_cluster_asks_to_compare_data_first() -> None:
     assert "defragment.yml" in alarm_text("NOSPACE", "")
     # It ends when the member leaves.
     assert "replace_member.yml" in alarm_text("CORRUPT", "a")
@@ -279,7 +279,7 @@ def test_of_the_whole_cluster_no_member_is_removed_before_the_data_is_compared()
     assert words.index("snapshot") < words.index("health.yml") and "disarm" not in words
 
 
-# What one member says, and the finding: its code, words of its text, words of its remedy.
+# The answer of one member, and the finding: code, words of its text, words of its remedy.
 FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "certificate": (
         {"certificate": Certificate("x", NOW - DAY, NOW + 10 * DAY, [])},
@@ -321,7 +321,7 @@ FINDINGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
 }
 
 
-def test_a_downgrade_is_no_upgrade_to_finish() -> None:
+def test_a_downgrade_is_not_reported_as_an_unfinished_upgrade() -> None:
     report = judge(seen(0, downgrade="3.6.0"), seen(1, version="3.7.3"), seen(2))
     assert report.downgrade == "3.6" and "mixed-versions" not in [finding.code for finding in report.findings]
     assert judge(seen(0), seen(1), seen(2)).downgrade == ""
@@ -368,13 +368,13 @@ def test_an_even_number_of_members(count: int, found: bool) -> None:
     assert report.quorum_size == count // 2 + 1
 
 
-def test_versions_are_no_texts() -> None:
+def test_versions_are_compared_as_numbers() -> None:
     report = judge(seen(0, version="3.10.1"), seen(1, version="3.9.0"), seen(2, version="3.9.0"))
     assert report.version == "3.9.0"
 
 
 def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends when the verdict is good enough, and tells each change once, on the way and at the end."""
+    """Waiting ends when the verdict is good enough. Each change is reported once."""
     clock = [0.0]
     monkeypatch.setattr(_health.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_health.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
@@ -392,7 +392,7 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.healthy and progress == told and len(progress) == 3
     assert progress[0].startswith("after 1 s: down; ") and progress[2] == f"after {waited:.0f} s: healthy"
     assert _health.wait_for(None, 60, 3, ask, told.append)[2] == 1.0
-    # Whatever happens, time is over when it is over.
+    # The timeout always holds.
     given.clear()
     clock[0] = 0.0
     report, progress, waited = _health.wait_for("healthy", 5, 3, ask, told.append)
@@ -404,10 +404,10 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("runs", "code", "seconds"), [(True, "refused", 16), (False, "refused", 59), (True, "expired", 59)]
 )
-def test_a_member_that_runs_and_that_nobody_can_connect_to(
+def test_a_member_that_runs_behind_a_firewall(
     runs: bool, code: str, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its host has seen it run: a firewall is in between, and waiting does not help."""
+    """Its host sees it run, so a firewall is in between, and waiting does not help."""
     clock = [0.0]
     monkeypatch.setattr(_health.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_health.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
@@ -458,16 +458,16 @@ def test_a_firewall_is_not_suspected_once_tcp_came_through() -> None:
 
 
 @pytest.mark.parametrize("ends_with_ca", [False, True])
-def test_who_renews_a_certificate_that_ends_soon(ends_with_ca: bool) -> None:
-    """No run renews one that ends with its CA."""
+def test_the_remedy_for_a_certificate_that_expires_soon(ends_with_ca: bool) -> None:
+    """No run can renew one that expires with its CA."""
     soon = Certificate("infra1", NOW - DAY, NOW + 20 * DAY, ["localhost"], ends_with_ca)
     finding = judge(seen(0), seen(1, certificate=soon), seen(2)).findings[0]
     assert finding.code == "certificate" and ("Run site.yml to renew it" in finding.remedy) is not ends_with_ca
     assert ("Its CA expires at the same time" in finding.remedy) is ends_with_ca
 
 
-def test_what_refuses_connections_and_runs() -> None:
-    """Nobody is sent to look whether etcd runs where it was seen to run."""
+def test_a_member_that_runs_and_refuses_connections() -> None:
+    """The remedy does not ask whether etcd runs: its host has seen it."""
     assert "a firewall rejects them" in _health.known_to_run(silent(1)).error
     assert _health.known_to_run(silent(1, "expired")) == silent(1, "expired") and _health.known_to_run(seen(1)) == seen(
         1
@@ -492,7 +492,7 @@ A, B, C = (_health.Data(5, 90, number) for number in (0xA, 0xB, 0xC))
         ((A, A, A), (), [""], "infra0, infra1, infra2 have the same data."),
         ((A, A, B), (), ["infra2"], "The data of infra2 is not that of infra0, infra1."),
         ((B, A, A), (), ["infra0"], "The data of infra0 is not that of infra1, infra2."),
-        # The rest up to its revision is the same, but it has lost what came then.
+        # Its data is the same up to its revision, but later writes are missing.
         ((A, A, replace(A, revision=89)), (), ["infra2"], "The data of infra2 is not"),
         (
             (A, B, C),
@@ -509,7 +509,7 @@ A, B, C = (_health.Data(5, 90, number) for number in (0xA, 0xB, 0xC))
     ],
 )
 @pytest.mark.parametrize("whole", [False, True])
-def test_whose_data_differs(
+def test_members_whose_data_differs(
     held: tuple[_health.Data | None, ...], behind: tuple[int, ...], differs: list[str], words: str, whole: bool
 ) -> None:
     answers = [seen(number, revision=100, raft_applied_index=99 if number in behind else 100) for number in range(3)]

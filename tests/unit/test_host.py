@@ -1,4 +1,4 @@
-"""What a host says of itself, as far as it can be made up."""
+"""The observation of a host, with simulated files and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLE = "header\n 0: 0100007F:094D 00000000:0000 0A 0 0 0 0 0 11\n 1: 0600000A:0
 
 
 @pytest.mark.parametrize("order", [["11", "22"], ["22", "11"]])
-def test_of_two_listeners_on_one_port_the_stranger_is_told(order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_listener_on_one_port_is_reported(order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The member at the loopback address, another program at the address where metrics are to be opened."""
     links = {f"/proc/{inode}/fd/3": f"socket:[{inode}]" for inode in order}
     programs = {11: ["/usr/local/bin/etcd", "--name=infra0"], 22: ["/usr/bin/haproxy"]}
@@ -124,7 +124,7 @@ def test_a_host_without_a_network() -> None:
 
 
 def test_ports_of_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Open, closed, and one whose process accepts nobody: the kernel drops what comes once its queue is full."""
+    """Open, closed, and one whose process accepts no connections: the kernel drops them when the queue is full."""
     with contextlib.ExitStack() as stack:
         accepts, closed = (stack.enter_context(socket.socket()) for _number in range(2))
         accepts.bind(("127.0.0.1", 0))
@@ -152,7 +152,7 @@ def test_ports_of_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere/lib/etcd", "", "/nowhere/lib/etcd", "/"])
 def test_free_space_of_any_path(path: str) -> None:
-    """One that is refused later is looked at first."""
+    """An invalid path is observed before it is refused."""
     assert _host.free_bytes(path) <= shutil.disk_usage("/").total
 
 
@@ -178,7 +178,7 @@ def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def containerd_config(default: str = "runc", kind: str = "io.containerd.runc.v2", **options: bool) -> dict[str, Any]:
-    """What containerd 1.6.20 tells of its configuration, in part."""
+    """A part of the configuration that containerd 1.6.20 reports."""
     runtimes = {
         "runc": {"runtimeType": kind, "options": {"BinaryName": "", **options}},
         "my.one": {"runtimeType": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}},
@@ -195,7 +195,7 @@ def containerd_config(default: str = "runc", kind: str = "io.containerd.runc.v2"
         (containerd_config(), "cgroupfs"),
         (containerd_config("bare"), "cgroupfs"),
         (containerd_config("my.one", SystemdCgroup=False), "systemd"),
-        # Not to be known: nothing is said.
+        # Unknown drivers give no warning.
         (containerd_config(kind="io.containerd.kata.v2"), None),
         (containerd_config("gone"), None),
         ({}, None),
@@ -207,8 +207,8 @@ def test_cgroup_driver_of_containerd(config: dict[str, Any], driver: str | None)
     assert _host.cgroup_driver_in(config) == driver
 
 
-def test_a_runtime_that_tells_the_kubelet_its_driver_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kubelet goes by what the runtime says (CRI RuntimeConfig), whatever its own configuration has."""
+def test_a_runtime_that_reports_its_cgroup_driver_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet takes the driver from the runtime (CRI RuntimeConfig) and ignores its own configuration."""
     containerd = "unix:///run/containerd/containerd.sock"
     monkeypatch.setattr(_host, "runtime_config", lambda _endpoint: containerd_config())
     monkeypatch.setattr(_host, "runtime_answers", lambda _endpoint, method: f"{method} is not implemented")
@@ -234,7 +234,7 @@ def test_a_unit_that_is_enabled_until_the_next_reboot_is_not_enabled(
 
 
 def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading its stat says ESRCH, if it was there to be opened."""
+    """Reading its stat fails with ESRCH."""
 
     def read_text(path: str) -> str:
         raise EtcdError(f"{path} cannot be read: No such process.")
@@ -244,7 +244,7 @@ def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_clock_is_compared_with_that_of_the_controller(tmp_path: Path) -> None:
-    """Hosts are observed in turns where there are more of them than forks."""
+    """With more hosts than forks, hosts are observed at different times."""
     now = time.time()
     for asked_at, offset in ((now, 0.0), (now - 100.0, 100.0), (None, None)):
         found = _host.host_facts(str(tmp_path), [], [], "unix:///nowhere", "v1.36.3", asked_at)["clock_offset"]

@@ -1,4 +1,4 @@
-"""Whose data a host holds: what contradicts each other is refused, and what is right is not."""
+"""The identity of the data on a host: contradictions are refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ RUNNING = {**up(), "members_of": "c1"}
             [recorded(DOWN, 0, member_id="7"), recorded(DOWN, 1), recorded(DOWN, 2)],
             "infra0: the data directory belongs to member 0",
         ),
-        # Restored snapshots beside data that goes on.
+        # Restored snapshots beside newer data.
         (
             [{**DOWN, "restored": True}, DOWN, DOWN],
             "infra0: the data directory is a restored snapshot, and infra1, infra2 would",
@@ -76,10 +76,10 @@ RUNNING = {**up(), "members_of": "c1"}
         ),
     ],
 )
-def test_what_contradicts_is_refused(states: list[dict[str, Any] | None], words: str) -> None:
+def test_contradictions_are_refused(states: list[dict[str, Any] | None], words: str) -> None:
     decision = _decision.decide(CLUSTER, observed(*states))
     assert decision.action == "refuse" and words in " ".join(merged(decision.problems)), decision
-    # A volume that is not mounted does not keep a certificate from being renewed. A host that is taken for another one does.
+    # Certificates are renewed in spite of an unmounted volume, but not if hosts are confused.
     assert bool([problem for problem in decision.problems if SIGN in problem.stops]) == ("different clusters" in words)
 
 
@@ -100,17 +100,17 @@ def test_what_contradicts_is_refused(states: list[dict[str, Any] | None], words:
             ],
             "rolling",
         ),
-        # The same snapshot was restored on all of them: a new cluster, whatever the records say.
+        # The same snapshot was restored on all hosts: a new cluster, even if the records differ.
         ([recorded({**DOWN, "restored": True, "cluster_id": "c9"}, n) for n in range(3)], "start"),
     ],
 )
-def test_what_is_right_is_not(states: list[dict[str, Any]], action: str) -> None:
+def test_data_without_a_contradiction_is_accepted(states: list[dict[str, Any]], action: str) -> None:
     decision = _decision.decide(CLUSTER, observed(*states))
     assert (decision.action, decision.problems) == (action, []), decision
 
 
-def test_who_names_itself_only() -> None:
-    """Members that have run. One that has not needs the list of all to join."""
+def test_members_with_only_themselves_in_initial_cluster() -> None:
+    """Members that have run before. A new one needs the full list to join."""
     one = {**up(listing("01")), "members_of": "c1"}
     assert _decision.decide(CLUSTER, observed(one, one, FRESH)).published == ["infra0", "infra1"]
     assert _decision.decide(CLUSTER, observed(DOWN, DOWN, DOWN)).published == ["infra0", "infra1", "infra2"]
@@ -119,7 +119,7 @@ def test_who_names_itself_only() -> None:
 
 
 def test_a_minority_of_logs_that_were_led_does_not_start() -> None:
-    """Two that may have been emptied would outvote the one that has the data."""
+    """Two members that may have lost their data would outvote the one that has it."""
     assert _decision.decide(CLUSTER, observed(DOWN, DOWN, BORN)).start == ["infra0", "infra1"]
     assert _decision.decide(CLUSTER, observed(DOWN, BORN, BORN)).action == "refuse"
     # The others may be led: this run does not see them.
@@ -135,12 +135,12 @@ def test_an_address_has_many_spellings(spelling: str) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 def test_a_live_member_that_the_inventory_takes_for_another_is_not_to_be_stopped(running: bool) -> None:
-    """Two hosts have changed places in the inventory. The process of the other name is not seen as that of this member."""
+    """Two hosts were swapped in the inventory. A process with the other name does not count as this member."""
     states = [{**(up() if running else DOWN), "members": listing(), "member_id": number} for number in "021"]
     texts = merged(_decision.decide(CLUSTER, observed(*states)).problems)
     assert len(texts) == 2 and "the inventory confuses the hosts of infra2 and infra1" in texts[0]
     assert all("do not touch it: correct ansible_host" in text and "Only if infra" in text for text in texts)
-    # Of a member that nobody knows any more the data is old.
+    # The data of a member that is not in the membership is old.
     states[1]["member_id"] = "9"
     assert (
         "is from before infra1 was removed and added again"

@@ -1,17 +1,22 @@
-"""The turn of a member that joins, phase by phase, and how it is taken back: on a host that is a directory."""
+"""The turn of a member that joins, phase by phase, and its undo. The host is a directory."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError, LockRefusedError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_turn import NEW, Host, fail
@@ -103,8 +108,8 @@ class Asked:
 JOIN = ["pull", "lock", "check lock", "add", "check lock", "announce new", "install"]
 
 
-def test_the_order_of_a_join(host: Joining) -> None:
-    """The learner is added last of all that can fail before it, and promoted under the lock."""
+def test_the_steps_of_a_join(host: Joining) -> None:
+    """The learner is added after all steps that may fail without it, and promoted under the lock."""
     result = host.run()
     assert [act for act in host.acts if act not in ("write 1", "restart kubelet")] == [
         *JOIN,
@@ -120,14 +125,39 @@ def test_the_order_of_a_join(host: Joining) -> None:
     assert "infra1=peer1,infra2=peer2,infra0=new" in text and "existing" in text and "30m" in text
 
 
+def test_a_kubelet_that_was_started_before_the_turn_is_proven(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before etcd depends on it. How long it has lasted already counts."""
+    host.active, host.healthy, unit = True, False, host.unit
+    host.files = {str(host.config): "former"}
+    with pytest.raises(
+        EtcdError, match=r"infra0: the kubelet does not work: it is not healthy after [^!]*\sIt has not joined"
+    ):
+        host.run()
+    assert host.acts == ["pull"] and host.members == OTHERS
+    host.healthy = True
+    # It ends after the first look.
+    monkeypatch.setattr(engine, "KUBELET_LASTS", 10.0)
+    for seconds in (5.0, None):
+        answers = iter([True, False])
+        monkeypatch.setattr(service, "answers", partial(next, answers))
+        started = time.time() - seconds if seconds else 0.0
+        monkeypatch.setattr(_host, "kubelet_unit", partial(replace, unit(), started=started))
+        with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
+            host.run()
+    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 11))
+    host.at["install"] = lambda: setattr(host, "process", _rollout.Process(2, 2, []))
+    host.run()
+    assert host.acts.index("install") < host.acts.index("promote")
+
+
 @pytest.mark.parametrize(("wanted", "given"), [("5m", "30m"), ("2h", "2h")])
-def test_a_learner_has_half_an_hour_whatever_etcd_has(host: Joining, wanted: str, given: str) -> None:
+def test_a_learner_always_has_half_an_hour(host: Joining, wanted: str, given: str) -> None:
     host.spec = replace(host.spec, config=replace(host.spec.config, startup_timeout=wanted))
     host.run()
     assert f'controlPlaneComponentHealthCheck: "{given}"' in host.written.read_text()
 
 
-def test_check_mode_adds_nobody(host: Joining) -> None:
+def test_check_mode_adds_no_member(host: Joining) -> None:
     shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changes"][0]["code"] == "joins"
     assert host.acts == [] and host.members == OTHERS and not Path(host.spec.kubelet.work_dir).exists()
@@ -141,7 +171,7 @@ def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
 
 @pytest.mark.parametrize("started", [False, True])
 def test_an_interrupted_join_is_finished(host: Joining, started: bool) -> None:
-    """Added and never started; started and not promoted: nobody is added again."""
+    """Added and never started, or started and not promoted: the member is not added again."""
     host.members.append(Member(9, "infra0" if started else "", ["new"], ["x"] if started else [], True))
     host.run()
     assert "add" not in host.acts and "promote" in host.acts
@@ -169,7 +199,7 @@ def test_a_join_that_another_run_has_finished(host: Joining) -> None:
         (Member(3, "infra3", ["peer3"], ["c"], True), "infra3 is a learner"),
     ],
 )
-def test_nobody_joins_while_another_member_is_unwell(host: Joining, other: Member | None, words: str) -> None:
+def test_no_host_joins_while_another_member_is_not_healthy(host: Joining, other: Member | None, words: str) -> None:
     if other:
         host.members.append(other)
     else:
@@ -178,7 +208,7 @@ def test_nobody_joins_while_another_member_is_unwell(host: Joining, other: Membe
     assert "add" not in host.acts and not host.manifest.exists()
 
 
-def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
+def test_a_join_whose_etcd_does_not_start_is_undone(host: Joining) -> None:
     (host.root / "data" / "member").mkdir()
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     said = host.fails("flag provided but not defined")
@@ -189,15 +219,15 @@ def test_a_join_whose_etcd_does_not_start_is_taken_back(host: Joining) -> None:
     assert not (host.root / "data").exists() and len(list(host.root.glob("data.removed-*"))) == 1
 
 
-def test_a_join_that_never_starts_is_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although nobody knows why."""
+def test_a_join_that_never_starts_is_undone(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even without a known cause."""
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
     host.causes = [Cause("pull", "kubelet", "pulls", final=False)]
     assert "The join was taken back" in host.fails("it has not joined after") and host.members == OTHERS
 
 
-def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joins_that_are_not_undone(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learner that runs and is slow; a member that has been promoted."""
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
@@ -210,7 +240,7 @@ def test_what_is_not_taken_back(host: Joining, monkeypatch: pytest.MonkeyPatch) 
     assert "stays a member" in host.fails("it has not joined after") and "remove" not in host.acts
 
 
-def test_a_full_database_keeps_nobody_from_joining(host: Joining) -> None:
+def test_members_join_in_spite_of_a_full_database(host: Joining) -> None:
     """etcd refuses the lock then. A member that is replaced has left already."""
     host.refused = LockRefusedError("etcd refuses all writes", "NOSPACE")
     host.run()
@@ -250,7 +280,7 @@ def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkey
     monkeypatch.setattr(ending.os.path, "ismount", lambda _path: True)
     assert ending.archive_data(str(data), 1.0) == f"{data}/member.removed-19700101T000001Z"
     assert [path.name for path in data.iterdir()] == ["member.removed-19700101T000001Z"]
-    # A link leads to where the data is, and goes on leading there.
+    # A link to the data stays a link to it.
     (data / "member").mkdir()
     link = tmp_path / "link"
     link.symlink_to(data)

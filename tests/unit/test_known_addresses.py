@@ -1,4 +1,4 @@
-"""Where a member is known, while its address changes."""
+"""The addresses of a member while it moves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def listed(address: str) -> list[dict[str, Any]]:
         (argv("10.0.0.6"), listed("10.0.0.66"), {}, ["10.0.0.66"]),
         (argv("10.0.0.66"), listed("10.0.0.67"), {}, ["10.0.0.66", "10.0.0.67"]),
         (argv("2001:db8::66"), None, {}, ["2001:db8::66"]),
-        # What is another member's by the inventory is not kept, and neither are addresses that name no host.
+        # Addresses of other members in the inventory are not kept, nor are those that name no host.
         (argv("10.0.0.7"), None, {}, []),
         (argv("0.0.0.0"), None, {}, []),
         (argv("::"), None, {}, []),
@@ -60,5 +60,5 @@ def test_addresses_that_a_member_leaves(
         "config": {"name": "infra0", "extra_args": extra},
     }
     assert _observe.known_addresses(params, arguments, members) == known
-    # As long as it is not known what is wanted, nothing is former.
+    # Without a known target, no address counts as former.
     assert _observe.known_addresses({**params, "config": {}}, arguments, members) == []

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""kubeadmcfg.yaml: what is refused, what is written, when it is written again."""
+"""kubeadmcfg.yaml: invalid values, its content, and the reasons to write it again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_defaults_are_fine_with_every_supported_kubeadm(kubeadm: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_accepted(changed: dict[str, Any]) -> None:
+def test_accepted_configurations(changed: dict[str, Any]) -> None:
     assert problems(**changed) == []
 
 
@@ -236,7 +236,7 @@ def test_what_is_accepted(changed: dict[str, Any]) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_is_refused(kubeadm: str, changed: dict[str, Any], words: list[str]) -> None:
+def test_refused_configurations(kubeadm: str, changed: dict[str, Any], words: list[str]) -> None:
     found = problems(kubeadm, **changed)
     assert found, "accepted"
     assert any(all(word in problem for word in words) for problem in found), found
@@ -416,7 +416,7 @@ def test_when_the_configuration_is_written() -> None:
     quota = _kubeadm.render_config(spec(initial_cluster_state="existing", extra_args={"quota-backend-bytes": 1}))
     assert texts(_kubeadm.config_reasons(None, new, True)) == ["kubeadmcfg.yaml: missing"]
     assert _kubeadm.config_reasons(new, new, False) == []
-    # What etcd reads at its foundation only is no reason once it has data, and one as long as it has none.
+    # A flag that etcd reads only when it is founded is a reason only before it has data.
     for before, after in ((new, existing), (existing, new)):
         assert _kubeadm.config_reasons(before, after, True) == []
         assert _kubeadm.config_reasons(before, after, False) != []
@@ -429,8 +429,8 @@ def test_when_the_configuration_is_written() -> None:
     assert many[0].endswith("lines differ")
 
 
-def test_who_stands_in_initial_cluster() -> None:
-    """All members while one is founded or joins; itself only once it has run, so that etcd refuses to start without its data."""
+def test_members_in_initial_cluster() -> None:
+    """All members when it is founded or joins. After that only itself, so that etcd refuses to start without its data."""
 
     def flags(**changes: Any) -> dict[str, str]:
         return {
@@ -446,7 +446,7 @@ def test_who_stands_in_initial_cluster() -> None:
     joining = {"initial-cluster": everybody, "initial-cluster-state": "existing"}
     assert flags(initial_cluster_state="existing", initial_cluster_token="t") == joining
     assert flags(initial_cluster_state="existing", published=True)["initial-cluster"] == "infra0=https://10.0.0.6:2380"
-    # A cluster that is being founded has nobody who has run.
+    # In a cluster that is being founded, no member has run.
     assert flags(published=True)["initial-cluster"] == everybody
 
 
@@ -510,7 +510,7 @@ def test_the_private_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("kubeadm", "changed", "stops"),
     [
-        # What is in no certificate keeps none from being renewed.
+        # Problems of values that are in no certificate do not stop a renewal.
         ("v1.31.14", {}, PROCESSES),
         ("v1.36.3", {"kubernetes_version": "v1.34.4"}, PROCESSES),
         ("v1.36.3", {"image_tag": "bad tag!"}, PROCESSES),
@@ -520,7 +520,7 @@ def test_the_private_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
         ("v1.36.3", {"data_dir": "/var/lib"}, PROCESSES),
         ("v1.36.3", {"startup_timeout": "soon"}, PROCESSES),
         ("v1.33.6", {"encryption_algorithm": "ECDSA-P384"}, PROCESSES),
-        # What is in them does.
+        # Those of values in certificates do.
         ("v1.36.3", {"encryption_algorithm": "Ed25519"}, EVERYTHING),
         ("v1.36.3", {"address": "10.0.0.9"}, EVERYTHING),
         ("v1.36.3", {"server_cert_sans": ["Bad"]}, EVERYTHING),
@@ -550,7 +550,7 @@ def test_a_newer_kubeadm_is_used_as_the_newest_known_one_if_asked() -> None:
 
 
 @pytest.mark.parametrize("name", ["initial-cluster-token", "initial-cluster-state"])
-def test_what_makes_the_ids_of_a_cluster_is_not_set_by_hand(name: str) -> None:
+def test_flags_that_determine_the_cluster_id_cannot_be_set(name: str) -> None:
     """Members with different tokens never form a quorum."""
     variable = "ETCD_" + name.upper().replace("-", "_")
     assert "must not be set" in problems(extra_args={name: "x"})[0]
@@ -568,11 +568,11 @@ GIB = 1 << 30
         ("", GIB, 24, ""),
         ("", GIB + 1, 24, "6m"),
         ("", 2 * GIB, 24, "6m"),
-        # In steps that double, so that a database that grows changes it seldom.
+        # The steps double, so that a growing database rarely changes the value.
         ("", 5 * GIB, 24, "12m"),
         ("", 8 * GIB, 24, "12m"),
         ("", 9 * GIB, 24, "20m"),
-        # Never less than what is installed: somebody has raised it, or the database was larger.
+        # Never less than the installed value, which was raised by hand or for a larger database.
         ("", 0, 120, "20m"),
         ("", 5 * GIB, 120, "20m"),
         ("", 0, 25, "5m"),
@@ -600,7 +600,7 @@ def test_the_startup_timeout_is_kubeadm_s() -> None:
 
 
 def test_values_of_variables_are_not_shown() -> None:
-    """They may be secrets. That they have changed is."""
+    """They may be secrets. Only the change is shown."""
     before = _kubeadm.render_config(spec(extra_envs={"TOKEN": "old-secret", "SAME": "kept-secret"}))
     after = _kubeadm.render_config(
         spec(extra_envs={"TOKEN": "new-secret", "SAME": "kept-secret", "MORE": "more-secret"})

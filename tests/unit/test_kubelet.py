@@ -1,4 +1,4 @@
-"""The kubelet override: files, and when the kubelet has to be restarted."""
+"""The files of the kubelet override, and the reasons to restart the kubelet."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ WANTED = "maxPods: 20\n"
         ({"replaced": True}, WANTED, 900.0, "runs a program that was replaced since"),
         # It starts the new one anyway.
         ({"replaced": True, "active": False}, WANTED, 900.0, "not running"),
-        # What it was started with is known, and is what counts, whatever the clocks were like.
+        # The recorded configuration of its start counts, not the time of files.
         ({"config": WANTED}, WANTED, 1100.0, None),
         ({"config": WANTED}, WANTED, 9e9, None),
         ({"config": "maxPods: 10\n"}, WANTED, 900.0, "older configuration"),
@@ -79,7 +79,7 @@ WANTED = "maxPods: 20\n"
         ({"config": WANTED}, "edited since, and never read\n", 1100.0, None),
         ({"config": WANTED}, None, 0.0, None),
         ({"config": "", "replaced": True}, WANTED, 900.0, "older configuration kubelet.service: runs a program"),
-        # It is not known, as after a run of a former version: the time of the file tells, unless it is ahead of the clock.
+        # Without it, as after an earlier version of the collection, the time of the file counts, unless it is in the future.
         ({}, WANTED, 1100.0, "older configuration"),
         ({}, "maxPods: 10\n", 900.0, "older configuration"),
         ({}, None, 0.0, "older configuration"),
@@ -89,7 +89,9 @@ WANTED = "maxPods: 20\n"
         ({"need_reload": True, "config": WANTED}, WANTED, 900.0, None),
     ],
 )
-def test_restart(change: dict[str, object], before: str | None, written: float, words: str | None) -> None:
+def test_reasons_to_restart_the_kubelet(
+    change: dict[str, object], before: str | None, written: float, words: str | None
+) -> None:
     unit = dataclasses.replace(RUNNING, **change)  # type: ignore[arg-type]
     reasons = texts(_kubelet.restart_reasons(unit, SPEC.config_path, WANTED, before, written, now=2000.0))
     assert (not reasons) if words is None else words in " ".join(reasons)
@@ -133,13 +135,13 @@ def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     ],
 )
 def test_a_unit_that_cannot_be_started(state: str, words: str) -> None:
-    """It keeps no certificate from being renewed."""
+    """Certificates are still renewed."""
     assert _kubelet.unit_problems(RUNNING) == []
     (problem,) = _kubelet.unit_problems(dataclasses.replace(RUNNING, load_state=state))
     assert words in problem.text and problem.stops == PROCESSES
 
 
-# What is done to the program while it runs, and whether the process is then of another one than would be started now.
+# A change of the program while it runs, and whether a restart would then start another one.
 REPLACED = {
     "nothing": ("true", False),
     "the same by another name": ("mv kubelet moved; ln -s moved kubelet", False),
@@ -245,7 +247,7 @@ class Host:
 
 
 def test_files_of_a_former_version_change_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was added since counts from the next start on: no kubelet restarts for it, and the second run has nothing to do."""
+    """Files that were added since count from the next start on. No kubelet restarts for them, and the second run does nothing."""
     host = Host(tmp_path, monkeypatch)
     files = host.files
     for path in (str(host.config), _kubelet.DROP_IN):
@@ -396,7 +398,7 @@ def test_of_several_drop_ins_the_last_one_counts() -> None:
 
 
 def test_drop_ins_are_read_as_systemd_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name whatever the directory; of two with one name the one of the first directory; for all services too."""
+    """Sorted by name. Of two with one name, that in the first directory counts. Drop-ins for all services count too."""
     for path, text in (
         ("etc/kubelet.service.d/20-a.conf", "etc"),
         ("usr/kubelet.service.d/20-a.conf", "masked"),
@@ -426,7 +428,7 @@ def test_drop_ins_are_read_as_systemd_reads_them(tmp_path: Path, monkeypatch: py
         ("[Service]\nExecStart=/usr/bin/kubelet $KUBELET_EXTRA_ARGS\n", None),
     ],
 )
-def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> None:
+def test_arguments_that_are_dropped_are_reported(text: str, value: str | None) -> None:
     warnings = _kubelet.dropped_arguments([_kubelet.UnitFile("/etc/default/kubelet", text)])
     assert len(warnings) == (value is not None)
     assert all(f"/etc/default/kubelet sets KUBELET_EXTRA_ARGS={value}," in warning for warning in warnings)
@@ -437,9 +439,9 @@ def test_arguments_that_are_dropped_are_told(text: str, value: str | None) -> No
     [
         ("cgroupfs", "systemd", None, "stopped every few minutes. Set SystemdCgroup = true in", (FOUND, START)),
         ("systemd", "cgroupfs", None, "no pod would start. Set SystemdCgroup = false in", (FOUND, START)),
-        # A member that runs so goes on, and its kubelet may be restarted for something else.
+        # Such a member keeps running, and its kubelet may restart for another reason.
         ("cgroupfs", "systemd", "systemd", "SystemdCgroup = true", (FOUND, START)),
-        # A member that runs well would be stopped, and not come back.
+        # A healthy member would be stopped, and would not start again.
         ("systemd", "cgroupfs", "systemd", "SystemdCgroup = false", PROCESSES),
         ("systemd", "systemd", "cgroupfs", None, ()),
         (None, "cgroupfs", "systemd", None, ()),
@@ -479,7 +481,7 @@ PAGE_UNIT = dataclasses.replace(RUNNING, argv=["/usr/bin/kubelet", f"--config={_
     [
         (RUNNING, True, False, [], []),
         (RUNNING, True, True, [], [f"rm {_kubelet.PAGE_CONFIG}"]),
-        # The kubelet may still need it: nobody is told to remove it.
+        # The kubelet may still need the file, so the message does not advise to remove it.
         (PAGE_UNIT, True, True, [], []),
         (RUNNING, False, True, [], []),
         (
@@ -544,7 +546,7 @@ def test_a_kubelet_is_restarted_only_if_it_has_to(restart: bool, count: int, mon
 
 
 def test_what_the_kubelet_has_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its errors, if there are any: the last lines may be those of one more start. Nothing that commands a terminal."""
+    """Errors, if there are any: the last lines may be of another start. Terminal escapes are removed."""
     lines = ["E1127 01:46:48 run.go:72] \x1b[2Jfailed", "I1127 01:46:49 server.go:1] starting"]
     monkeypatch.setattr(service, "run", lambda *_: Done(0, "\n".join(lines), ""))
     assert service.last_lines(0.0) == "\n  E1127 01:46:48 run.go:72] \ufffd[2Jfailed"
@@ -576,7 +578,7 @@ def test_the_kubelet_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -
 def test_a_unit_is_judged_where_there_can_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: bool
 ) -> None:
-    """That there is no systemd, or no kubelet, is said elsewhere."""
+    """Other checks report a missing systemd or kubelet."""
     host = Host(tmp_path, monkeypatch)
     host.unit = dataclasses.replace(host.unit, load_state="not-found", active=False)
     problems: list[Problem] = []

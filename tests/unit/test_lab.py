@@ -1,4 +1,4 @@
-"""The parts of the lab that can be tried without starting anything."""
+"""The parts of the lab that need no host."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_lab_names(name: str, good: bool) -> None:
     if good:
         assert settings.check_name(name) == name
     else:
-        with pytest.raises(LabError, match="no name for a lab"):
+        with pytest.raises(LabError, match="not a valid name for a lab"):
             settings.check_name(name)
 
 
@@ -88,7 +88,7 @@ def test_state_directory(monkeypatch: pytest.MonkeyPatch, environment: dict[str,
         ([], None, "10.89.36.0/24"),
         (["10.89.36.0/24"], None, "10.89.37.0/24"),
         (["10.89.36.128/25", "10.89.38.0/24"], None, "10.89.37.0/24"),
-        # A route of the machine that swallows the first ones, single addresses, and another family.
+        # A route of the machine that covers the first subnets, single addresses, and the other address family.
         (["10.89.36.0/23", "10.89.38.7", "fd00::/8"], None, "10.89.39.0/24"),
         (["10.88.0.0/16"], "10.90.0.0/24", "10.90.0.0/24"),
         (["10.0.0.0/8"], "fd00:36::/64", "fd00:36::/64"),
@@ -103,12 +103,12 @@ def test_a_free_subnet_is_chosen(used: list[str], wanted: str | None, expected: 
     [
         (["10.0.0.0/8"], None, "no subnet is free"),
         (["10.0.0.0/8"], "10.89.36.0/24", r"taken here \(by 10\.0\.0\.0/8\)"),
-        ([], "10.89.36.1/24", "is no subnet"),
-        ([], "ten", "is no subnet"),
+        ([], "10.89.36.1/24", "is not a subnet"),
+        ([], "ten", "is not a subnet"),
         ([], "10.89.36.0/30", "too small"),
     ],
 )
-def test_a_subnet_that_will_not_do_is_refused(used: list[str], wanted: str | None, message: str) -> None:
+def test_a_subnet_that_is_taken_or_invalid_is_refused(used: list[str], wanted: str | None, message: str) -> None:
     with pytest.raises(LabError, match=message):
         network.choose_subnet(used, wanted)
 
@@ -127,7 +127,7 @@ def test_addresses(subnet: str, index: int, address: str, gateway: str, mac: str
     assert network.mac_address(address) == mac
 
 
-def test_a_full_subnet_is_told() -> None:
+def test_a_full_subnet_is_an_error() -> None:
     with pytest.raises(LabError, match="no address left"):
         network.address("10.89.36.0/24", 245)
 
@@ -307,7 +307,7 @@ def test_go_versions_are_read(text: str, version: tuple[int, int, int] | None) -
 
 
 def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
-    """dpkg reads them, and the index that apt reads is of these files. The kubelet's restarts it if that is asked for."""
+    """dpkg can read the packages, and the index describes them. With restarts, the kubelet's package restarts it."""
     built = {name: tmp_path / name for name in ("kubeadm", "kubelet")}
     for path in built.values():
         path.write_text("#!/bin/sh\n")
@@ -322,7 +322,7 @@ def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
     assert entry.startswith("Package: kubelet\nVersion: 1.37.2-1.1\n") and [*tmp_path.glob(".*")] == []
 
 
-def test_kubernetes_programs_are_told_their_version() -> None:
+def test_kubernetes_programs_are_built_with_their_version() -> None:
     flags = programs.linker_flags(programs.KUBERNETES, Version(1, 36, 3))
     assert "version.gitVersion=v1.36.3 " in flags
     assert "version.gitMinor=36 " in flags
@@ -342,7 +342,7 @@ def test_programs_given_by_the_user_come_first_if_they_are_of_the_version(tmp_pa
     assert store.find(programs.KUBERNETES, Version(1, 36, 3), "kubeadm") == kubeadm
     assert store.find(programs.KUBERNETES, Version(1, 35, 4), "kubeadm") == cached
     assert store.find(programs.KUBERNETES, Version(1, 34, 4), "kubeadm") is None
-    with pytest.raises(LabError, match="is no directory"):
+    with pytest.raises(LabError, match="is not a directory"):
         programs.Store(state, given / "kubeadm")
 
 
@@ -355,10 +355,10 @@ def test_static_programs_are_told_from_dynamic_ones() -> None:
     ("arguments", "message"),
     [
         (["status", "--name", "nosuchlab"], "there is no lab 'nosuchlab'"),
-        (["inventory", "--name", "Not A Name"], "is no name for a lab"),
+        (["inventory", "--name", "Not A Name"], "is not a valid name for a lab"),
         (["programs", "--kubernetes", "1.36"], "three numbers"),
         (["programs", "--kubernetes", "1.99.0"], "kubeadm 1.99.0 is not here"),
-        (["build", "--only", "kubeadm", "--kubernetes", "1.99.0"], "not pinned"),
+        (["build", "--only", "kubeadm", "--kubernetes", "1.99.0"], "nor pinned"),
         (["build", "--only", "kubelet", "--kubernetes", "1.32.13"], "cannot be built"),
         (["build", "--only", "kubefoo"], "the programs are"),
     ],
@@ -399,7 +399,7 @@ def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ],
 )
 def test_a_host_that_was_killed_with_podman(tmp_path: Path, told: str, command: bytes | None, state: str) -> None:
-    """podman goes on calling it running: its process tells."""
+    """podman still reports it as running, but its process is gone."""
     if command is not None:
         (tmp_path / "17").mkdir()
         (tmp_path / "17" / "cmdline").write_bytes(command)

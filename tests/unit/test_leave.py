@@ -1,4 +1,4 @@
-"""A member leaves the membership: what has to be true before, and in which order."""
+"""A member leaves the membership: the conditions and the order of steps."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 REMOVAL = ["hand over a2", "check lock", "remove a2", "disarm a2"]
 
 
-def test_the_order(cluster: Cluster) -> None:
-    """The leader hands over first; the alarm of a member that has left would stop the others."""
+def test_the_steps_of_a_removal(cluster: Cluster) -> None:
+    """A leader transfers its leadership first. The alarm is disarmed last, since it would stop the other members."""
     result = departure.leave(SPEC, check=False)
     assert cluster.acts == ["lock", *REMOVAL, "unlock"] and result["changed"]
 
@@ -160,13 +160,13 @@ UP, DOWN, LEARNER = other("infra0"), other("infra1", "is down"), other("infra3",
         ([UP, UP, DOWN], False, False, ""),
         ([UP, DOWN], False, False, "infra1 is down; without infra2, 1 of 2 voting members would be healthy"),
         ([UP, DOWN, DOWN], False, False, "without infra2, 1 of 3 voting members"),
-        # A healthy member stays as long as another one is down, unless it has no vote.
+        # A healthy voter stays while another member is down.
         ([UP, UP, DOWN], True, False, "infra1 is down"),
         ([UP, UP, DOWN], True, True, ""),
         ([UP, UP, LEARNER], True, False, ""),
     ],
 )
-def test_what_a_cluster_can_do_without(
+def test_members_that_a_cluster_does_not_need(
     others: list[_rollout.Other], is_well: bool, learner: bool, problem: str
 ) -> None:
     found = "; ".join(departure.departure_problems("infra2", member(2, learner), others, is_well))
@@ -185,7 +185,7 @@ def test_what_a_cluster_can_do_without(
     ],
 )
 def test_a_member_that_joins_anew_leaves_beside_healthy_voters_only(others: list[_rollout.Other], problem: str) -> None:
-    """It could not join otherwise, whether it is healthy itself or not."""
+    """Otherwise it could not join, even if it is healthy itself."""
     for is_well in (False, True):
         found = "; ".join(departure.departure_problems("infra2", member(2), others, is_well, joins_anew=True))
         assert problem in found and bool(problem) == bool(found)
@@ -206,7 +206,7 @@ def test_a_member_that_joins_anew_stays(cluster: Cluster) -> None:
         ({"client0": "is sick", "client2": "is sick"}, "no quorum"),
     ],
 )
-def test_a_member_stays(cluster: Cluster, unwell: dict[str, str], words: str) -> None:
+def test_members_that_may_not_leave(cluster: Cluster, unwell: dict[str, str], words: str) -> None:
     cluster.unwell = unwell
     with pytest.raises(EtcdError) as error:
         departure.leave(SPEC, check=False)

@@ -32,7 +32,7 @@ OTHER = Record("infra1", "infra1", "kubelet", "2026-11-27 01:06:39 UTC", 60, "an
 
 
 class FakeEtcd:
-    """One store behind all URLs. Time passes when somebody sleeps, and `seconds` for each request that is not answered."""
+    """One store behind all URLs. Time passes only in sleep(), and by `seconds` for each request without an answer."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -140,13 +140,13 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> FakeEtcd:
     monkeypatch.setattr(_lock, "EtcdClient", fake.client)
     monkeypatch.setattr(_lock, "clock", lambda: fake.now)
     monkeypatch.setattr(_lock.time, "sleep", fake.sleep)
-    # What it does would depend on the machine's speed; check() asks by the same function.
+    # The renewing thread would depend on the speed of the machine. check() calls the same function.
     monkeypatch.setattr(_lock.ClusterLock, "_keep", lambda _lock: None)
     return fake
 
 
 def take(etcd: FakeEtcd, patience: float = 100.0, **options: Any) -> None:
-    """Take it, check it, give it back."""
+    """Take, check and release the lock."""
     with cluster_lock(URLS, FILES, HOLDER, patience=patience, **options) as lock:
         assert json.loads(etcd.value)["nonce"] == lock.record.nonce
         lock.check()
@@ -157,12 +157,12 @@ def check_for_ever(lock: ClusterLock) -> None:
         lock.check()
 
 
-def test_it_is_taken_and_given_back(etcd: FakeEtcd) -> None:
+def test_the_lock_is_taken_and_released(etcd: FakeEtcd) -> None:
     take(etcd)
     assert (etcd.value, etcd.leases) == ("", {})
 
 
-def test_it_is_given_back_after_an_error(etcd: FakeEtcd) -> None:
+def test_the_lock_is_released_after_an_error(etcd: FakeEtcd) -> None:
     with pytest.raises(KeyError), cluster_lock(URLS, FILES, HOLDER):
         raise KeyError
     assert (etcd.value, etcd.leases) == ("", {})
@@ -201,7 +201,7 @@ def test_a_lease_that_ended_before_the_key_was_there(etcd: FakeEtcd) -> None:
 
 
 def test_a_lease_that_ends_with_the_key_just_put(etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was granted long before: another run was faster with its key."""
+    """The lease is old, since another run held the lock first."""
     answer, puts = etcd.answer, []
 
     def ends(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def test_a_holder_that_ended_under_corrupt(etcd: FakeEtcd) -> None:
 # --- Holding ----------------------------------------------------------------------------------------------------------
 
 
-def test_unanswered_it_is_held_for_two_thirds_of_its_time(etcd: FakeEtcd) -> None:
+def test_without_answers_the_lock_is_held_for_two_thirds_of_its_lease(etcd: FakeEtcd) -> None:
     with cluster_lock(URLS, FILES, HOLDER, ttl=60) as lock:
         confirmed = etcd.now
         etcd.down = True
@@ -327,7 +327,7 @@ def test_a_lock_that_is_gone(etcd: FakeEtcd) -> None:
         etcd.end(lock.lease)
         with pytest.raises(LockLostError, match="its lease has expired"):
             lock.check()
-        # However it looks later.
+        # Even if it is the holder again later.
         etcd.hold(lock.record)
         with pytest.raises(LockLostError):
             lock.check()
@@ -344,7 +344,7 @@ def test_a_lock_that_another_run_has(etcd: FakeEtcd) -> None:
 
 
 def test_a_new_leader_that_does_not_know_the_lease_yet(etcd: FakeEtcd) -> None:
-    """The key is there: that is what counts."""
+    """The lock is held while its key exists."""
     with cluster_lock(URLS, FILES, HOLDER) as lock:
         end = etcd.leases.pop(lock.lease)
         lock.check()
@@ -376,7 +376,7 @@ def test_an_error_in_a_stream_is_no_answer(etcd: FakeEtcd, monkeypatch: pytest.M
 
 
 def test_a_release_that_was_carried_out_without_an_answer(etcd: FakeEtcd) -> None:
-    """The lease is not there any more when it is asked for again."""
+    """The second attempt does not find the lease."""
     with cluster_lock(URLS, FILES, HOLDER) as lock:
         etcd.lost["lease/revoke"] = 1
         begin = etcd.now

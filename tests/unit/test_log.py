@@ -1,4 +1,4 @@
-"""What is read in etcd's own log."""
+"""Reading etcd's own log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_last_lines_of_a_log() -> None:
 
 
 def test_the_log_of_a_container_that_has_just_been_made_is_empty(tmp_path: Path) -> None:
-    """What is shown is the log before it; logs that are older than the change are none of its."""
+    """Then the log before it is shown, unless that is older than the change."""
     place = tmp_path / "kube-system_etcd-infra0_1" / "etcd"
     place.mkdir(parents=True)
     for number, (name, text) in enumerate((("0.log", "old"), ("1.log", "why"), ("2.log", ""))):
@@ -81,7 +81,7 @@ FULL = {"msg": "failed to reach the peer URL", "error": "no space left on device
     [
         ([], []),
         ([(0, "info", "ready")], []),
-        # As etcd 3.6.14 logs it: the cause many times, and what follows from it in between.
+        # As etcd 3.6.14 logs it: the cause many times, with its consequences in between.
         (
             [
                 *[(second, "warn", REJECTED) for second in range(40)],
@@ -98,14 +98,14 @@ FULL = {"msg": "failed to reach the peer URL", "error": "no space left on device
                 (1, "prober detected unhealthy status; rtt: 0s; error: EOF"),
             ],
         ),
-        # Nothing but what follows: better than nothing.
+        # Only consequences: they are shown if there is no cause.
         ([(0, "warn", "serving /health false")], [(1, "serving /health false")]),
-        # What was said an hour ago is over.
+        # A message of an hour ago does not count.
         (
             [(0, "warn", REJECTED), (3000, "error", FULL)],
             [(1, "failed to reach the peer URL; error: no space left on device")],
         ),
-        # Our own look at the port is no news, and neither is plain text, nor what is said at every start.
+        # Our own probe of the port is left out, and so are plain text and messages of every start.
         ([(0, "warn", {**REJECTED, "error": "EOF"}), (1, "", "odd"), (2, "", "[1]")], []),
         (
             [(0, "warn", "simple token is not cryptographically signed"), (1, "warn", "serving /health false")],
@@ -115,7 +115,7 @@ FULL = {"msg": "failed to reach the peer URL", "error": "no space left on device
         ([(0, "warn", str(number)) for number in range(9)], [(1, "0"), (1, "1"), (1, "2")]),
     ],
 )
-def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -> None:
+def test_the_errors_of_a_member(entries: list[Any], said: list[tuple[int, str]]) -> None:
     assert [(message.count, message.text) for message in _log.complaints(log(*entries))] == said
     assert len(_log.complaints(log(*entries) + "broken\n")) == len(said)
 
@@ -141,7 +141,7 @@ def test_what_it_complains_of(entries: list[Any], said: list[tuple[int, str]]) -
         ),
         (True, True, log((0, "info", "ready")), "timeout", ["its log has no warning in the last minute"]),
         (True, False, log((0, "warn", FULL)), "refused", ["does not listen on its client port yet", "failed to reach"]),
-        # A rule with REJECT: for who connects it looks as if nobody listened.
+        # A rule with REJECT: to a client the port seems closed.
         (
             True,
             True,
@@ -165,7 +165,7 @@ def test_why_a_member_is_not_healthy(running: bool, listening: bool, text: str, 
 
 
 def test_a_log_gives_no_commands_to_a_terminal() -> None:
-    """Anyone who reaches the client port can have a server name logged."""
+    """Any client can send a server name, which etcd logs."""
     entry = {"level": "warn", "msg": "rejected connection on client endpoint", "server-name": "\x1b]0;x\x07\x1b[2J"}
     line = f"2026-11-26T20:00:00.000000Z stderr F {json.dumps(entry)}"
     texts = [

@@ -139,7 +139,7 @@ def shuffled(text: str, seed: int) -> str:
     ],
     ids=str,
 )
-def test_what_means_nothing(on_disk: str, has_data: bool) -> None:
+def test_differences_without_a_meaning(on_disk: str, has_data: bool) -> None:
     assert manifest_reasons(on_disk, MANIFEST, has_data) == []
     assert manifest_reasons(MANIFEST, on_disk, has_data) == []
 
@@ -169,7 +169,7 @@ def test_what_means_nothing(on_disk: str, has_data: bool) -> None:
         ("  hostNetwork: true\n", "   hostNetwork: true\n", ["hostNetwork: true -> hostNetwork: true"]),
     ],
 )
-def test_what_means_something(old: str, new: str, reasons: list[str]) -> None:
+def test_differences_with_a_meaning(old: str, new: str, reasons: list[str]) -> None:
     assert old in MANIFEST
     on_disk = MANIFEST.replace(old, new)
     expected = [f"etcd.yaml: {reason}" for reason in reasons]
@@ -189,11 +189,11 @@ def test_what_means_something(old: str, new: str, reasons: list[str]) -> None:
         ),
     ],
 )
-def test_what_counts_at_the_foundation_only(old: str, new: str, reason: str) -> None:
+def test_flags_that_count_only_when_a_cluster_is_founded(old: str, new: str, reason: str) -> None:
     on_disk = MANIFEST.replace(old, new)
     assert manifest_reasons(on_disk, MANIFEST, has_data=True) == []
     assert texts(manifest_reasons(on_disk, MANIFEST, has_data=False)) == [f"etcd.yaml: {reason}"]
-    # Beside another difference it does not show, but is written with it.
+    # With another difference it is written too, but not shown.
     other = on_disk.replace("--cors=a", "--cors=c")
     assert texts(manifest_reasons(other, MANIFEST, has_data=True)) == ["etcd.yaml: --cors: b,c -> a,b"]
 
@@ -238,7 +238,7 @@ def test_no_manifests_directory(tmp_path: Path) -> None:
 
 
 def test_the_only_manifest_of_a_member_is_not_moved_away(tmp_path: Path) -> None:
-    """Whoever does so stops a live member."""
+    """That would stop a live member."""
     (tmp_path / "etcd-member.yaml").write_text(MANIFEST)
     with pytest.raises(EtcdError, match=r"rename it etcd\.yaml \(`mv .*/etcd-member.yaml .*/etcd.yaml`\)"):
         check_other_pods(str(tmp_path))
@@ -257,10 +257,12 @@ def test_the_only_manifest_of_a_member_is_not_moved_away(tmp_path: Path) -> None
         (24, 24, True, []),
     ],
 )
-def test_the_startup_probe_alone_restarts_nobody(installed: int, wanted: int, counts: bool, reasons: list[str]) -> None:
+def test_the_startup_probe_alone_restarts_no_member(
+    installed: int, wanted: int, counts: bool, reasons: list[str]
+) -> None:
     probes = [MANIFEST.replace("failureThreshold: 24", f"failureThreshold: {number}") for number in (installed, wanted)]
     assert texts(manifest_reasons(probes[0], probes[1], True, counts)) == reasons
-    # Beside another difference it is installed without a word.
+    # With another difference it is installed too, but not shown.
     other = probes[1].replace("--quota-backend-bytes=2", "--quota-backend-bytes=3")
     assert texts(manifest_reasons(probes[0], other, True)) == ["etcd.yaml: --quota-backend-bytes: 2 -> 3"]
 

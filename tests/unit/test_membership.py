@@ -1,4 +1,4 @@
-"""Changes of the membership against a cluster that is a list, without time. tests/etcd/test_membership.py has real etcd."""
+"""Changes of the membership of a simulated cluster, without time. tests/etcd/test_membership.py has real etcd."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ URL, FURTHER = "https://10.0.0.9:2380", "https://joining-10-0-0-9-2380@localhost
 
 
 def test_the_further_url_is_that_of_one_member() -> None:
-    """etcd refuses one that another member has, and one may be left of a run that was killed."""
+    """etcd refuses a URL of another member, and a killed run may have left one."""
     urls = membership.urls_while_joining(["https://[fd00::9]:2480"])
     assert urls == ["https://[fd00::9]:2480", "https://joining-fd00-9-2480@localhost:2480"]
     # It is tried last.
@@ -118,18 +118,27 @@ def test_the_further_url_is_that_of_one_member() -> None:
 
 
 def test_a_learner_is_added_once(cluster: Cluster) -> None:
-    """With a further URL, so that what it joins with is of no use later (tests/etcd/test_lost_data.py)."""
+    """With a further URL, so that its first manifest cannot start it without data later (tests/etcd/test_lost_data.py)."""
     assert cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]
     assert cluster.acts.add_learner([URL], 60).id == 9
     assert cluster.asked == ["add"]
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_a_learner_that_was_added_by_hand(cluster: Cluster, started: bool) -> None:
-    """Before it has started, it gets the further URL as well. Afterwards it would be of no use."""
-    cluster.members.append({**line(9, learner=True, started=started), "peerURLs": [URL]})
+@pytest.mark.parametrize(
+    ("learner", "started", "asked"),
+    [
+        # The peer URLs of a learner are never updated.
+        (True, False, ["remove", "add"]),
+        (True, True, []),
+        (False, False, ["update"]),
+        (False, True, []),
+    ],
+)
+def test_a_member_that_was_added_by_hand(cluster: Cluster, learner: bool, started: bool, asked: list[str]) -> None:
+    """It gets the further URL too, but only before its first start."""
+    cluster.members.append({**line(9, learner=learner, started=started), "peerURLs": [URL]})
     assert (cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]) != started
-    assert cluster.asked == ([] if started else ["update"])
+    assert cluster.asked == asked
 
 
 def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
@@ -142,18 +151,18 @@ def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
         cluster.acts.promote(8, ["peer8"], 60)
 
 
-def test_a_learner_has_lost_its_further_url_before_it_votes(cluster: Cluster) -> None:
-    """And not before it has started: it still joins with it. etcd says why it does not promote it."""
+def test_a_learner_loses_its_further_url_when_it_votes(cluster: Cluster) -> None:
+    """Not before (tests/etcd/test_membership.py). The message quotes etcd if the promotion is refused."""
     cluster.members.append({**line(9, learner=True, started=False), "peerURLs": [URL, FURTHER]})
     cluster.errors["promote"] = [refused()]
     with pytest.raises(EtcdError, match="etcd says precondition"):
         cluster.acts.promote(9, [URL], -1)
     assert cluster.asked == []
     cluster.members[-1].update(clientURLs=["client9"], name="infra9")
-    # Another run, or one whose answer was lost, goes on.
+    # Another run, or one whose answer was lost, continues.
     cluster.errors["promote"] = [refused()]
     entry = cluster.acts.promote(9, [URL], 60)
-    assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["update", "promote"]
+    assert entry.peer_urls == [URL] and not entry.is_learner and cluster.asked == ["promote", "update"]
 
 
 def test_a_member_is_removed_once(cluster: Cluster) -> None:
@@ -172,7 +181,7 @@ def test_what_follows_a_removal_at_once_is_tried_again(cluster: Cluster) -> None
     assert not cluster.acts.promote(9, [URL], 60).is_learner
 
 
-def test_who_was_removed_meanwhile_has_been_removed(cluster: Cluster) -> None:
+def test_a_removal_whose_answer_was_lost(cluster: Cluster) -> None:
     """The answer of the first attempt was lost."""
     cluster.errors["remove"] = [refused("not-found")]
     assert cluster.acts.remove(2, 60) is True
@@ -185,7 +194,7 @@ def test_a_leader_hands_over(cluster: Cluster) -> None:
     assert cluster.asked == ["transfer-leadership"] and cluster.leaders["client2"] == 2
 
 
-def test_a_leader_hands_over_to_a_member_that_is_there(cluster: Cluster) -> None:
+def test_a_leader_hands_over_to_a_member_that_answers(cluster: Cluster) -> None:
     """The first of the others is down, the next one is cut off and knows no leader."""
     cluster.members += [line(3, "infra3"), line(4, "infra4")]
     cluster.leaders.update(client2=refused("unavailable"), client3=0, client4=1)
@@ -212,7 +221,7 @@ def test_the_next_member_is_asked_for_the_leader(cluster: Cluster, first: int | 
     assert cluster.acts.hand_over(1, 60) is False
 
 
-def test_nobody_knows_a_leader(cluster: Cluster) -> None:
+def test_no_member_knows_a_leader(cluster: Cluster) -> None:
     cluster.leaders = {"client1": 0, "client2": refused("timeout")}
     with pytest.raises(EtcdError, match="etcd does not take the leadership from member 1: etcd says timeout"):
         cluster.acts.hand_over(1, 60)
@@ -247,7 +256,7 @@ def test_a_refusal_is_not_repeated(cluster: Cluster, act: Callable[[Any], Any], 
 
 
 @pytest.mark.parametrize("error", [refused("unavailable"), refused("timeout"), SilentError("nobody")])
-def test_silence_is_repeated_until_the_time_is_up(cluster: Cluster, error: Error) -> None:
+def test_requests_without_an_answer_are_repeated_until_the_timeout(cluster: Cluster, error: Error) -> None:
     cluster.errors["remove"] = [error, error]
     assert cluster.acts.remove(2, 60) is True and cluster.now >= 2
     cluster.errors["remove"] = [error] * 1000
@@ -256,7 +265,7 @@ def test_silence_is_repeated_until_the_time_is_up(cluster: Cluster, error: Error
     assert 60 < cluster.now < 70
 
 
-def test_the_run_is_asked_whether_it_goes_on(cluster: Cluster) -> None:
+def test_a_wait_ends_if_the_run_is_gone(cluster: Cluster) -> None:
     acts = membership.Membership(["u"], ("ca", "crt", "key"), while_waiting=lambda: pytest.fail("asked"))
     with pytest.raises(pytest.fail.Exception, match="asked"):
         acts.remove(1, 60)
@@ -269,7 +278,7 @@ def test_the_run_is_asked_whether_it_goes_on(cluster: Cluster) -> None:
         ({"alarm": [SilentError("nobody")]}, "no member tells the alarms: nobody."),
     ],
 )
-def test_silence(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:
+def test_errors_of_members_that_do_not_answer(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:
     cluster.errors = errors
     with pytest.raises(EtcdError) as error:
         (cluster.acts.members if "list" in errors else cluster.acts.alarms)()

@@ -1,4 +1,4 @@
-"""The model of the random sequences (tests/integration/model.py): by itself, and held against the plan, which knows nothing of it."""
+"""The model of the random sequences (tests/integration/model.py), alone and compared with the plan."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def asked(at: State, text: str) -> Operation:
         (state(V, V, V), "replace 1", "HEALTHY"),
         (state(V, V, V), "replace 1!", ""),
         (state(V, V, E), "replace 2", ""),
-        # No member joins anew beside another one that is unwell, or a learner. One of two leaves first.
+        # No member joins again beside a learner or a member that is not healthy. One of them leaves first.
         (state(V, V, V, E, E), "replace 4", "UNWELL"),
         (state(V, V, V, E, E), "remove 4", ""),
         (state(V, V, V, E, L, wanted="01234"), "replace 3", "UNWELL"),
@@ -190,7 +190,7 @@ def walk(seed: int, steps: int) -> list[tuple[State, Step]]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_walk_loses_no_data_by_its_events_and_comes_to_an_end(seed: int) -> None:
+def test_a_random_walk_loses_no_data_and_can_be_completed(seed: int) -> None:
     chance = random.Random(seed)
     found = walk(seed, 300)
     for at, step in found:
@@ -274,7 +274,7 @@ def named(plan: dict[str, Any]) -> set[Why]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_plan_refuses_what_the_model_refuses_and_nothing_else(seed: int) -> None:
-    """And it joins, removes and replaces what the model expects to change."""
+    """It also joins, removes and replaces the hosts that the model expects."""
     for at, step in walk(seed, 100):
         for operation in step.operations:
             expected: Expected = expect(at, operation)

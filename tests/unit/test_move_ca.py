@@ -67,7 +67,7 @@ COPY = Export("/srv/copy.pem")
         ),
         # Killed between copy and removal: the key is proven, and removed where it was.
         ("01", "infra1", Export(), [("receive_ca_key", "infra1"), ("remove_ca_key", "infra0")]),
-        # Copies that somebody made by hand are removed as well.
+        # Copies that were made by hand are removed too.
         (
             "02",
             "infra1",
@@ -126,7 +126,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
         (seen(ALL_UP[0], None, ALL_UP[2]), {}, "the CA host infra1 is not part of this run"),
         (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f"}}, "are signed elsewhere"),
         (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f", "key": True}}, "etcd_ca_key names a copy. Run site"),
-        # Keys and certificates that contradict each other.
+        # Keys and certificates that do not match.
         (seen(infra2=OTHER), {}, "infra0, infra2 have different keys"),
         (seen(infra2=OTHER), {}, "Of these, infra2 have the key of another CA"),
         (seen(infra0={"ca_cert_key": "x"}), {}, "infra0: /etc/kubernetes/pki/etcd/ca.key is not the key of the ca.crt"),
@@ -238,7 +238,9 @@ def test_files_of_a_copy(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("due", [False, True], ids=["nothing due", "due"])
-def test_words_of_other_runs(found: dict[str, Any], own: dict[str, Any], words: str, due: bool) -> None:
+def test_another_run_warns_of_a_missing_ca_key(
+    found: dict[str, Any], own: dict[str, Any], words: str, due: bool
+) -> None:
     """A warning, and once a certificate is due the reason why it cannot be issued."""
     for item in found.values():
         item["reasons"]["certificates"] = why("etcd/server.crt: renewed, 2 days left of 365") if due else []

@@ -1,4 +1,4 @@
-"""The tool that plants bugs: what it finds in code, and that its named bugs have their places."""
+"""The tool that plants bugs: the places that it finds, and the places of its named bugs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_tests_of_the_table_are_there() -> None:
 
 
 def in_a_process(code: str) -> str:
-    """What a program prints: a planted bug, and the guard around it, stay for as long as the process."""
+    """The output of a program in a new process, since a planted bug cannot be removed."""
     path = os.pathsep.join([str(ROOT / ".collections"), str(ROOT)])
     begin = "import os, sys, importlib\nfrom pathlib import Path\nfrom tests.mutations import bugs, operators, run\n"
     argv = [sys.executable, "-c", begin + code]
@@ -145,7 +145,7 @@ HARM = [
 
 
 def test_a_planted_bug_does_no_harm(tmp_path: Path) -> None:
-    """Not even on the machine of who runs this."""
+    """It cannot write files, signal processes or run systemctl."""
     code = f"""
 os.chdir({str(tmp_path)!r})
 run.guard(({str(tmp_path)!r},))

@@ -1,4 +1,4 @@
-"""The observation of a host: what it makes of files and processes, by the functions that etcd_host_info calls."""
+"""The observation of files and processes of a host, by the functions that etcd_host_info calls."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_younger_process_is_that_of_the_manifest(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("where", ["manifest", "previous", "configuration", "record"])
 def test_data_in_the_former_directory(params: dict[str, Any], tmp_path: Path, where: str) -> None:
-    """Manifests moved away, which stops a member, and etcd_data_dir changed: the other files still know."""
+    """The manifest was moved away to stop the member, and etcd_data_dir was changed. Other files still have the directory."""
     former = write_log(tmp_path / "former", led=True)
     manifest = f"  - command:\n    - etcd\n    - --data-dir={former}\n"
     if where == "previous":
@@ -79,7 +79,7 @@ def test_data_in_the_former_directory(params: dict[str, Any], tmp_path: Path, wh
     record = Record("infra1", "2", "1", str(former)) if where == "record" else None
     problems = _observe.other_data_dir_problems(params, command, record, has_data=False)
     assert len(problems) == 1 and f"data is in {former}" in problems[0].text and problems[0].stops == PROCESSES
-    # What an earlier move has left behind does not matter once there is data; a copy beside a manifest that is in force does.
+    # Leftovers of an earlier move do not matter once there is data. The directory in the manifest always does.
     assert bool(_observe.other_data_dir_problems(params, command, record, has_data=True)) == (where == "manifest")
 
 
@@ -103,7 +103,7 @@ def test_data_that_waits_for_a_restore_keeps_a_member_from_being_started(params:
     seen = {"data_problem": "", "running": False}
     (problem,) = _observe.data_problems(params, seen)
     assert problem.stops == ("found", "start") and str(staging) in problem.text
-    # It has not been stopped: the restore may have been given up.
+    # The member runs: the restore may have been abandoned.
     assert _observe.data_problems(params, {**seen, "running": True}) == []
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_record_stops_processes_only(params: dict[str, Any], tmp_path:
     ("change", "recorded"),
     [
         ({}, True),
-        # Nothing is recorded that what runs does not prove.
+        # Only facts that the running member proves are recorded.
         ({"answers": False}, False),
         ({"formed": False}, False),
         ({"members_of": "another"}, False),

@@ -1,4 +1,4 @@
-"""What an observation keeps of the answers of a cluster."""
+"""The answers of a cluster in an observation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_every_connection_is_closed(asked: dict[str, Any], silent: list[str], mo
 
 
 def test_the_log_is_read_after_the_cluster_was_asked(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster that is founded meanwhile: the membership tells that this member has published, and so its log has to."""
+    """During a foundation, the membership may show that a member has published. The log must not be older than that."""
     steps: list[str] = []
     monkeypatch.setattr(Client, "members", lambda _self: steps.append("members") or MEMBERS)
     monkeypatch.setattr(_observe, "read_wal", lambda _path: steps.append("log"))
@@ -106,7 +106,7 @@ def test_the_log_is_read_after_the_cluster_was_asked(asked: dict[str, Any], monk
         ("3.6.14", "latest", True, 2),
         ("3.6.14", "3.6.14-0", True, 2),
         ("3.7.3", "3.7.3-0", True, 0),
-        # It takes 0.06 s of CPU, which is for those that ask for it.
+        # The search takes 0.06 s of CPU, so it must be asked for.
         ("3.6.14", "3.6.14-0", False, 0),
         ("3.6.14", "", False, 0),
         ("", "3.6.14-0", False, 0),

@@ -1,4 +1,4 @@
-"""One observation as a whole, up to what the plan makes of it: the seam between a host and the controller."""
+"""A whole observation up to the plan: the seam between a host and the controller."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_control_plane_host(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for its kube-apiserver, and for nothing of a member."""
+    """The observation has its kube-apiserver and nothing of a member."""
     monkeypatch.setattr(_apiserver, "observe", lambda *given: {"asked": given})
     monkeypatch.setattr(_observe, "observe_pki", lambda *_args: ({}, []))
     places = {"manifests_dir": "/m", "work_dir": "/w", "runtime_endpoint": "unix:///run/x.sock", "kubeadm": "kubeadm"}
@@ -101,10 +101,8 @@ def test_a_manifest_as_wanted(host: Any) -> None:
     assert seen["reasons"]["manifest"] == [] and (view.differs, view.restarts, view.moved) == (False, False, False)
 
 
-def test_the_health_of_a_cluster_is_asked_where_nothing_is_to_be_done(
-    host: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the question of etcd_health, to all members."""
+def test_the_health_of_a_cluster_is_observed_if_nothing_differs(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the function of etcd_health, for all members."""
     asked: list[Any] = []
     report = types.SimpleNamespace(verdict="healthy")
     monkeypatch.setattr(_health, "look_at_all", lambda *given: asked.append(given) or [])
@@ -140,7 +138,7 @@ def test_what_a_manifest_changes(host: Any, former: str, differs: bool, restarts
 
 
 def test_a_mode_is_repaired_without_a_restart(host: Any) -> None:
-    """In a cluster of one or two members that makes the difference between a run and a refusal."""
+    """A restart would be refused in a cluster of one or two members."""
     seen, view = host(WANTED, etcd_yaml="mode is 0644, not 0600")
     assert [reason["code"] for reason in seen["reasons"]["manifest"]] == ["mode"]
     assert (view.differs, view.restarts) == (True, False)
@@ -168,7 +166,7 @@ def test_the_record_is_part_of_the_observation(host: Any, tmp_path: Path) -> Non
 
 
 def test_a_host_whose_packages_are_to_be_replaced(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions, image and manifest are those of the programs that follow; the turn is due for the packages alone."""
+    """Versions, image and manifest are those of the new programs. The packages alone are a reason for a turn."""
     change = Change("kubeadm", "1.36.3-1.1", "1.37.2-1.1")
     found = Staged((change,), kubeadm="/scratch/kubeadm", versions={"kubelet": "v1.37.2", "kubeadm": "v1.37.2"})
     programs: list[str] = []
@@ -192,7 +190,7 @@ def test_packages_that_cannot_be_had(host: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(_observe, "staged", refuse)
     seen, _view = host(WANTED, ("packages", "packages"))
     assert seen["reasons"]["packages"] == [] and seen["facts"]["kubelet_version"] == "v1.36.3"
-    # What is down is started without them. The configuration is not compared, so that the problem stops the run.
+    # A stopped member is started without them. The configuration is not compared, so that the problem stops the run.
     assert set(seen["problems"][0]["stops"]) == {"found", "restart"} and seen["config"] == {}
 
 

@@ -31,7 +31,7 @@ def test_every_operation_has_a_playbook(operation: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_plan_has_what_the_roles_read(operation: str) -> None:
-    """Of each kind of step the hosts, and who speaks; whatever is wrong with the run."""
+    """The hosts of each kind of step and the host that prints, even if the run is refused."""
     plan = plan_run("infra0", seen(observed(*ALL_UP)), [], Wish(operation=operation))
     read = {
         *KINDS,
@@ -51,7 +51,7 @@ def test_every_plan_has_what_the_roles_read(operation: str) -> None:
 
 
 def test_a_wish_is_made_of_variables() -> None:
-    """A wish without them asks for nothing: no default of its own says more than the one of the variable."""
+    """The default of each field of a wish asks for nothing."""
     assert {*VARIABLES.values()} <= {*OPTIONS}
     types = {"str": str, "path": str, "bool": bool, "int": int}
     for field, variable in VARIABLES.items():

@@ -82,7 +82,7 @@ def test_a_key_is_sealed_without_its_passphrase(tmp_path: Path) -> None:
         assert SECRET not in str(error.value)
 
 
-# What a member leaves that a hand-over does not look at.
+# The result of a member that a hand-over does not observe.
 HOST = {
     "cluster": {
         "name": "etcd",
@@ -113,7 +113,7 @@ PLAY = [
 @pytest.mark.parametrize("core", [".venv", ".venv-oldest"], ids=["newest", "oldest"])
 @pytest.mark.parametrize("key", ["vaulted", "encrypted, inline passphrase", "vaulted, no password", "missing"])
 def test_files_are_read_as_the_role_reads_them(tmp_path: Path, core: str, key: str) -> None:
-    """Relative paths begin where the command is given, not at the playbook; what is in a vault is decrypted."""
+    """Relative paths start at the current directory, not at the playbook. Vault files are decrypted."""
     programs = ROOT / core / "bin"
     if not (programs / "ansible-playbook").exists() or sys.version_info < (3, 10):
         pytest.skip("that ansible-core is not here")

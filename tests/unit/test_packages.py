@@ -1,4 +1,4 @@
-"""Packages: what people write, what package managers print, which version is chosen, and what a turn installs when."""
+"""Packages: values of the variable, output of package managers, the chosen version, and the installation in a turn."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_version_is_the_wanted_one(pattern: str, version: str, admitted: bool)
         (["kubelet=1.37.2", "kubelet=1.36.3"], ["names kubelet more than once"]),
     ],
 )
-def test_what_people_write(value: Any, words: list[str]) -> None:
+def test_values_of_etcd_packages(value: Any, words: list[str]) -> None:
     problems = packages_problems("etcd_packages", value)
     assert len(problems) == len(words)
     for problem, word in zip(problems, words):
@@ -161,7 +161,7 @@ def test_which_packages_are_not_as_wanted(installed: dict[str, Installed], expec
     [
         (None, [NEW], NEW),
         (Installed(OLD), ["1.37.2-1.2", NEW], "1.37.2-1.2"),
-        # An interrupted installation is finished with the version that it has begun.
+        # An interrupted installation is finished with its version.
         (Installed(NEW, whole=False), ["1.37.2-1.2", NEW], NEW),
         (Installed(OLD), [], ""),
     ],
@@ -233,7 +233,7 @@ class FakeManager(Manager):
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Our directory, which holds what is fetched as well."""
+    """Our directory, which also gets downloaded packages."""
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(_packages, "DIRECTORY", str(tmp_path / "work" / "packages"))
     return str(tmp_path / "work")
@@ -302,8 +302,8 @@ def test_all_is_as_wanted(host: FakeManager, work: str) -> None:
     assert host.did == [] and os.listdir(work) == []
 
 
-def test_looking_leaves_nothing_behind(host: FakeManager, work: str) -> None:
-    """The kubeadm that follows is known; nothing but its package was fetched, and nothing stays."""
+def test_an_observation_leaves_no_files(host: FakeManager, work: str) -> None:
+    """It downloads only the package of the new kubeadm, and removes it again."""
     with staged(WANTED, work, fetches=False) as found:
         assert os.path.isfile(found.kubeadm) and found.kubeadm.startswith(work)
         assert found.versions == {"kubelet": "v1.37.2", "kubeadm": "v1.37.2"}
@@ -312,8 +312,8 @@ def test_looking_leaves_nothing_behind(host: FakeManager, work: str) -> None:
     assert host.present["kubelet"].version == OLD
 
 
-def test_looking_at_a_fresh_host(host: FakeManager, work: str) -> None:
-    """There is no directory of ours yet, and none is made."""
+def test_an_observation_of_a_fresh_host(host: FakeManager, work: str) -> None:
+    """It does not create our directory."""
     host.present = {}
     with staged(WANTED, os.path.join(work, "kubernetes", "kubeadm-etcd"), fetches=False) as found:
         assert found.changes[0].before == ""
@@ -376,7 +376,7 @@ def test_a_package_without_kubeadm(host: FakeManager, work: str) -> None:
 
 
 def test_lists_and_programs_of_a_killed_run_are_not_used(host: FakeManager, work: str) -> None:
-    """Its packages may be what an installation reads that goes on."""
+    """An installation that still runs may read its packages."""
     for name in ("lists", "kubeadm-old", "archives"):
         (Path(work) / "packages" / name).mkdir(parents=True)
     with staged(WANTED, work, fetches=True):
@@ -433,7 +433,7 @@ def test_a_hold_of_a_package_that_is_not_wanted_any_more(host: FakeManager, work
 
 
 class Shell:
-    """What programs print, by the words of their command line that matter."""
+    """Simulated programs: their output by words of the command line."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.argvs: list[list[str]] = []
@@ -631,7 +631,7 @@ def test_what_dnf_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
     assert "--downloadonly" in shell.argvs[-1] and shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
 
 
-def test_a_program_that_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_program_that_continues_after_its_module(tmp_path: Path) -> None:
     log = str(tmp_path / "log")
     assert run_apart(["sh", "-c", "echo out; echo err >&2; exit 3"], 10, log) == Done(3, "out\nerr\n", "")
     assert run_apart([str(tmp_path / "nothing")], 10, log).code == NOT_FOUND

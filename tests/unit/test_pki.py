@@ -1,4 +1,4 @@
-"""The PKI of a host, on real files in a temporary directory, cross-checked by openssl."""
+"""The PKI of a host with real files in a temporary directory, checked with openssl."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import texts
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
-# openssl makes certificates that are valid from this second on.
+# Certificates of openssl are valid from the current second on.
 LATER = NOW + timedelta(hours=1)
 
 # Elliptic curves: their keys are made in no time.
@@ -40,7 +40,7 @@ MEMBER = {
 
 @pytest.fixture(autouse=True)
 def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files belong to root on hosts; here to whoever runs the tests."""
+    """Files belong to root on hosts, and here to the user of the tests."""
     me = (os.getuid(), os.getgid())
     owners = {"uid": me[0], "gid": me[1]}
     for name in ("ensure_directory", "mode_problem", "set_mode", "directory_problem", "protect_directory"):
@@ -192,7 +192,7 @@ def damage(path: Path, how: str) -> None:
         ("ca.crt", "mode", "etcd/ca.crt: mode is 0640, not 0644"),
     ],
 )
-def test_wrong_files_are_seen_and_mended(tmp_path: Path, name: str, how: str, words: str) -> None:
+def test_wrong_files_are_found_and_repaired(tmp_path: Path, name: str, how: str, words: str) -> None:
     issue(tmp_path)
     damage(tmp_path / "pki" / "etcd" / name, how)
     assert any(words in reason.text for reason in _pki.observe(spec(tmp_path, ca_host=True), NOW).reasons)
@@ -212,7 +212,7 @@ def test_expired_and_not_yet_valid(tmp_path: Path) -> None:
 
 
 def test_renewal_keeps_the_key(tmp_path: Path) -> None:
-    """So that it is one rename, and no handshake of a running etcd meets half of a pair."""
+    """So that only one file changes, and a running etcd never reads a certificate without its key."""
     issue(tmp_path)
     before = files(tmp_path)
     issue(tmp_path, now=NOW + timedelta(days=300))
@@ -239,7 +239,7 @@ def test_check_mode_says_what_and_does_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", ["request", "key of the CA", "one pair"])
 def test_killed_half_way(tmp_path: Path, after: str) -> None:
-    """What a killed run leaves is finished by the next, and nothing is left over."""
+    """The next run finishes it and leaves no temporary files."""
     if after == "request":
         _pki_steps.step_request(spec(tmp_path), None, False, NOW)
     elif after == "key of the CA":
@@ -258,8 +258,8 @@ def test_killed_half_way(tmp_path: Path, after: str) -> None:
     assert os.listdir(tmp_path / "work") == []
 
 
-def test_new_keys_that_were_not_wanted_in_the_end(tmp_path: Path) -> None:
-    """A run that asked for new keys was stopped; the next one asks for none, and is not in the way of those."""
+def test_new_keys_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    """A run that asked for new keys was stopped. The next one, which asks for none, ignores them."""
     issue(tmp_path)
     before = (tmp_path / "pki/etcd/peer.key").read_bytes()
     _pki_steps.step_request(spec(tmp_path, renew=["all"], renew_keys=True), None, False, NOW)
@@ -278,14 +278,14 @@ FORGED = [
 
 
 def entry(csrs: dict[str, str], **changes: Any) -> list[dict[str, Any]]:
-    """What the CA host is told of infra0, beside its requests."""
+    """The facts about infra0 that the CA host gets with the requests."""
     return [{**MEMBER, "host": "infra0", "csrs": csrs, **changes}]
 
 
 @pytest.mark.parametrize(("asks", "words"), FORGED)
 @pytest.mark.parametrize("step", ["sign", "collect"])
 def test_forged_requests_are_refused(tmp_path: Path, step: str, asks: dict[str, Any], words: str) -> None:
-    """A member does not get what the inventory gives another one. Nothing is signed then, of nobody."""
+    """A member cannot get the names of another one. Then nothing is signed for any member."""
     ca = issue(tmp_path)["ca"]["ca_cert"]
     it = spec(tmp_path, ca_host=True)
     honest = _pki_steps.step_request(spec(tmp_path / "honest", name="infra1"), None, False, NOW)["csrs"]
@@ -298,7 +298,7 @@ def test_forged_requests_are_refused(tmp_path: Path, step: str, asks: dict[str, 
 
 
 def test_only_the_key_of_a_request_is_taken(tmp_path: Path) -> None:
-    """A request may ask to be a CA, or for other usages: what is signed is what kubeadm would sign."""
+    """A request may ask to be a CA, or for other usages. The certificate is the one that kubeadm would sign."""
     issue(tmp_path)
     key = _x509.make_key("ECDSA-P256")
     it = spec(tmp_path, ca_host=True)
@@ -312,8 +312,8 @@ def test_only_the_key_of_a_request_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["signature", "garbage"])
-def test_possession_is_proven(tmp_path: Path, how: str) -> None:
-    """A request with somebody else's public key has no signature that fits."""
+def test_a_request_proves_that_its_sender_has_the_key(tmp_path: Path, how: str) -> None:
+    """A request with the public key of another host has no valid signature."""
     issue(tmp_path)
     csrs = _pki_steps.step_request(spec(tmp_path / "other"), None, False, NOW)["csrs"]
     if how == "garbage":
@@ -339,7 +339,7 @@ def test_leaves_end_with_their_ca(tmp_path: Path) -> None:
 
 
 def test_ca_key_that_does_not_belong_here(tmp_path: Path) -> None:
-    """Said, and removed only on request; on the CA host never."""
+    """Reported, and removed only on request, never on the CA host."""
     issue(tmp_path)
     member = spec(tmp_path)
     seen = _pki.observe(member, NOW)
@@ -354,7 +354,7 @@ def test_ca_key_that_does_not_belong_here(tmp_path: Path) -> None:
 
 
 def elsewhere(where: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """A CA on another machine: what collect returned at first, the requests, and what the CA made of them."""
+    """A CA on another machine: the first result of collect, the requests, and the signed certificates."""
     ca = issue(where / "ca")["ca"]["ca_cert"]
     csrs = _pki_steps.step_request(spec(where), ca, False, NOW)["csrs"]
     signed = _pki_steps.step_sign(spec(where / "ca", ca_host=True), entry(csrs), False, NOW)["signed"]["infra0"]
@@ -387,7 +387,7 @@ def test_requests_are_collected_and_certificates_taken(tmp_path: Path) -> None:
 
 
 def test_same_requests_are_left_alone_and_others_replaced(tmp_path: Path) -> None:
-    """ECDSA signatures differ each time: a request is the same where all but its signature is."""
+    """ECDSA signatures differ each time, so requests are compared without their signatures."""
     found, csrs, _signed = elsewhere(tmp_path)
     path = tmp_path / "signing/infra0/server.csr"
     again = _pki_steps.step_request(spec(tmp_path), found["ca"], False, NOW)["csrs"]
@@ -415,7 +415,7 @@ def test_same_requests_are_left_alone_and_others_replaced(tmp_path: Path) -> Non
         ("in use", "this is the certificate in use"),
     ],
 )
-def test_what_is_not_taken(tmp_path: Path, how: str, words: str) -> None:
+def test_certificates_that_are_not_accepted(tmp_path: Path, how: str, words: str) -> None:
     found, csrs, signed = elsewhere(tmp_path)
     place = tmp_path / "signing" / "infra0"
     for kind, text in signed.items():
@@ -454,7 +454,7 @@ def test_what_is_not_taken(tmp_path: Path, how: str, words: str) -> None:
 
 
 def test_own_ca_without_its_key(tmp_path: Path) -> None:
-    """Its certificate is brought in. A key that is on the host already has to be its own, and stays as it is."""
+    """Its certificate is installed. A key that is on the host already must match, and stays."""
     cert, key = own_ca(tmp_path)
     alone = spec(tmp_path / "alone", ca_host=True)
     assert _pki_steps.step_ca(alone, cert, None, "", False, LATER)["changed"]
@@ -491,12 +491,12 @@ def test_ca_that_etcd_would_not_accept(tmp_path: Path, arguments: tuple[str, ...
     cert, key = own_ca(tmp_path, *arguments)
     problems = _pki.check_own_ca(cert, key, "", LATER)
     assert [words in text for text in problems] == ([True] if words else []), problems
-    # The same without the key at hand, but for what the key itself is about.
+    # The same without the key, except for problems of the key itself.
     assert bool(_pki.check_own_ca(cert, None, "", LATER)) == bool(words)
 
 
 def test_intermediate_is_what_is_installed(tmp_path: Path) -> None:
-    """The root that came with it is left out: it would let in all that it has ever signed."""
+    """The root in the same file is left out: members would accept all clients that it has signed."""
     root, root_key = own_ca(tmp_path / "root")
     (tmp_path / "ext").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
     request = ("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=between", "-keyout", f"{tmp_path}/k", "-out")
@@ -591,7 +591,7 @@ def test_what_is_wrong_with_an_own_ca(tmp_path: Path) -> None:
 
 
 def renewed(where: Path, days: int = 3650, subject: str = "") -> str:
-    """The CA's certificate again, over the same key, as the warning says: text of the new one."""
+    """A new certificate of the CA with the same key, by the command of the warning."""
     pki = where / "pki/etcd"
     more = ("-subj", subject) if subject else ()
     if subject:
@@ -608,7 +608,7 @@ def renewed(where: Path, days: int = 3650, subject: str = "") -> str:
 
 
 def test_a_renewed_certificate_of_the_same_ca(tmp_path: Path) -> None:
-    """Members get it, no leaf is issued again, and none has to be."""
+    """Members get it. Their certificates stay valid and are not issued again."""
     old = issue(tmp_path)["ca"]["ca_cert"]
     before = files(tmp_path)
     new = renewed(tmp_path)
@@ -663,7 +663,7 @@ def test_the_same_key_under_another_name_is_another_ca(tmp_path: Path) -> None:
 
 
 def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
-    """They last as long as the CA does. Nothing better can be signed: said, and not issued again by every run."""
+    """They expire with the CA. The run warns, and does not issue them again, since new ones would not last longer."""
     periods = {"ca_certificate_validity_period": "1440h"}
     issue(tmp_path, **periods)
     before = files(tmp_path)
@@ -674,7 +674,7 @@ def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
     assert "rotate_ca.yml -e etcd_ca_same_key=true" in seen.warnings[0]
     # In the last third of their life too.
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=55)).reasons == []
-    # Said once, at the host where it is renewed.
+    # Reported once, at the host that can renew it.
     assert "expires on" not in str(_pki.observe(spec(tmp_path), LATER).warnings)
     # With a renewed CA they are due in the last third of their life, and at once if they are asked for.
     (tmp_path / "pki/etcd/ca.crt").write_text(renewed(tmp_path))
@@ -684,7 +684,7 @@ def test_leaves_under_a_ca_that_ends_soon(tmp_path: Path) -> None:
     assert _pki.observe(spec(tmp_path, ca_host=True), LATER).warnings == []
 
 
-def test_ca_that_is_far_from_its_end_is_not_spoken_of(tmp_path: Path) -> None:
+def test_no_warning_for_a_ca_that_is_far_from_its_end(tmp_path: Path) -> None:
     issue(tmp_path)
     assert _pki.observe(spec(tmp_path, ca_host=True), NOW + timedelta(days=300)).warnings == []
 
@@ -703,7 +703,7 @@ def test_ca_that_is_far_from_its_end_is_not_spoken_of(tmp_path: Path) -> None:
     ],
 )
 def test_certificates_whose_life_is_shorter_than_the_window(tmp_path: Path, life: int, age: int, due: bool) -> None:
-    """A CA elsewhere gives what it gives: taken, kept until its last third, with a warning that names the variable."""
+    """An external CA decides on the validity. The certificate is kept until its last third, with a warning that names the variable."""
     short = {"certificate_validity_period": f"{life * 24}h", "renewal_window": "1h"}
     found, csrs, _signed = elsewhere(tmp_path)
     authority = spec(tmp_path / "ca", ca_host=True, **short)
@@ -722,7 +722,7 @@ def test_certificates_whose_life_is_shorter_than_the_window(tmp_path: Path, life
 
 @pytest.mark.parametrize("name", ["MÜLLER GmbH", "Société"])
 def test_ca_with_a_name_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
-    """An old company CA: refused on the controller, and never a traceback, wherever such a certificate lies."""
+    """Names of old CAs are not always UTF-8. The CA is refused on the controller, and no such file gives a traceback."""
     (tmp_path / "c").write_bytes(
         f"[req]\ndistinguished_name=dn\nprompt=no\nstring_mask=default\n[dn]\nO={name}\nCN=old\n[v3]\nbasicConstraints=CA:TRUE\n".encode(
             "latin-1"
@@ -750,7 +750,7 @@ def test_ca_with_a_name_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
 
 
 def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
-    """Only the host can open it, once; nothing of either key is in a result, and none is left behind."""
+    """Only the host can open it, and only once. No result has any part of a key, and no temporary key is left."""
     cert, key = own_ca(tmp_path)
     it = spec(tmp_path, ca_host=True)
     transport = _pki_steps.step_transport(it, False)
@@ -771,7 +771,7 @@ def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["another host", "changed", "cut off", "no base64", "empty"])
 def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
-    """The key that would open it is removed all the same."""
+    """The transport key is still removed."""
     it, other = spec(tmp_path), spec(tmp_path / "other")
     ours, theirs = (_pki_steps.step_transport(host, False)["transport_key"] for host in (it, other))
     sealed = _x509.seal(b"secret", theirs if how == "another host" else ours)
@@ -788,14 +788,14 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
     assert not Path(it.transport).exists()
 
 
-def test_nothing_is_sealed_for_what_is_no_key_of_ours() -> None:
+def test_nothing_is_sealed_for_an_invalid_transport_key() -> None:
     for recipient in ("", _x509.public_pem(_x509.make_key("RSA-2048").public_key())):
         with pytest.raises(ValueError, match=r"\w"):
             _x509.seal(b"secret", recipient)
 
 
 def test_check_mode_of_a_ca_whose_key_is_sent(tmp_path: Path) -> None:
-    """It says what the real run does, and no key is made for it on the host."""
+    """It reports the changes of the real run, and makes no transport key on the host."""
     cert, key = own_ca(tmp_path)
     (tmp_path / "pki/etcd").mkdir(parents=True)
     (tmp_path / "pki/etcd/ca.crt").write_text(cert)
@@ -840,7 +840,7 @@ def test_directory_of_keys_that_others_may_write_to(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", ["pki", "pki/etcd"])
 def test_file_in_the_place_of_a_directory(tmp_path: Path, name: str) -> None:
-    """Said in words: nothing of it is removed, and nothing could be written."""
+    """A clear error. The file stays."""
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("somebody's")
     seen = _pki.observe(spec(tmp_path, ca_host=True), NOW)
@@ -867,7 +867,7 @@ def test_ca_key_that_is_not_a_copy_is_not_removed(tmp_path: Path, how: str) -> N
 
 
 def test_requests_over_keys_that_stay_change_nothing(tmp_path: Path) -> None:
-    """Check mode says the same: a request in a result is no change of the host."""
+    """Check mode agrees: returning a request does not change the host."""
     issue(tmp_path)
     for options, changed in (({"renew": ["all"]}, False), ({"renew": ["all"], "renew_keys": True}, True)):
         results = [_pki_steps.step_request(spec(tmp_path, **options), None, check, NOW) for check in (True, False)]
@@ -912,9 +912,9 @@ def test_a_member_does_not_choose_its_former_addresses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loaded", "leaves", "since", "expected"),
     [
-        # Which CA the process has read, who signed the leaves, and when ca.crt was last touched.
+        # The CA that the process has read, the signer of the leaves, and the time of ca.crt.
         ("installed", "installed", "before", _pki.INSTALLED),
-        # Renewed over the same key, whatever day it is dated back to: the process has read the certificate before.
+        # Renewed with the same key, even if backdated: the process has read the former certificate.
         ("installed", "installed", "after", _pki.EARLIER),
         # Exchanged by hand while it runs: the leaves are still those of the former CA, or have been issued by the new one.
         ("former", "former", "after", _pki.FORMER),
@@ -954,7 +954,7 @@ def test_which_ca_runs(tmp_path: Path, loaded: str, leaves: str, since: str, exp
     started = touched + (60 if since == "before" else -60)
     now = NOW + timedelta(days=366 if leaves == "expired" else 0)
     assert _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now) == expected
-    # One that sees another directory has not read this file, whenever it was started.
+    # A process with another mounted directory has not read this file.
     stale = _pki.trusted_ca(str(tmp_path / "pki"), started, accepts, now, stale=True)
     assert stale == (_pki.UNTRUSTED if (loaded, leaves, since) == ("installed", "former", "before") else expected)
     assert _pki.trusted_ca(str(tmp_path / "pki"), 0.0, accepts, now) == _pki.UNKNOWN
@@ -1008,7 +1008,7 @@ PLANE = {"name": "control0", "address": "", "kinds": ["apiserver-etcd-client"]}
 
 
 def test_a_control_plane_host_gets_one_certificate(tmp_path: Path) -> None:
-    """Its own key, the certificate, ca.crt and nothing else; nothing else of the directory is looked at."""
+    """Its own key, the certificate and ca.crt. Other files in the directory are ignored."""
     it = spec(tmp_path / "ca", ca_host=True)
     ca_cert = _pki_steps.step_ca(it, None, None, "", False, NOW)["ca_cert"]
     plane = spec(tmp_path / "plane", **PLANE)
@@ -1040,7 +1040,7 @@ def test_a_control_plane_host_gets_one_certificate(tmp_path: Path) -> None:
 
 
 def test_a_control_plane_host_cannot_become_a_member(tmp_path: Path) -> None:
-    """The CA host signs what the inventory gives a host, whatever that asks for."""
+    """The CA host signs only what the inventory gives a host, whatever the request asks for."""
     it = spec(tmp_path / "ca", ca_host=True)
     _pki_steps.step_ca(it, None, None, "", False, NOW)
     greedy = spec(tmp_path / "plane", name="control0", address="10.0.0.9")
@@ -1055,7 +1055,7 @@ def test_a_control_plane_host_cannot_become_a_member(tmp_path: Path) -> None:
         )
 
 
-def test_what_serves_needs_an_address(tmp_path: Path) -> None:
+def test_server_and_peer_certificates_need_an_address(tmp_path: Path) -> None:
     for kinds in (["server"], ["peer", "apiserver-etcd-client"]):
         with pytest.raises(EtcdError, match="is not an IP address"):
             spec(tmp_path, address="", kinds=kinds)
@@ -1085,7 +1085,7 @@ def test_a_transport_key_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert outside.read_text() == "x" and not Path(it.transport).is_symlink()
 
 
-def test_what_has_to_be_issued_is_told_from_what_is_repaired(tmp_path: Path) -> None:
+def test_reasons_to_issue_and_reasons_to_repair(tmp_path: Path) -> None:
     issue(tmp_path)
     (tmp_path / "pki").chmod(0o777)
     (tmp_path / "pki/etcd/.kubeadm-etcd-0123").write_text("x")
@@ -1150,7 +1150,7 @@ def test_modes_of_the_ca_are_repaired(tmp_path: Path) -> None:
 
 
 def test_the_mode_of_a_key_of_another_ca_is_repaired(tmp_path: Path) -> None:
-    """It is a private key all the same. What signs with it is refused elsewhere."""
+    """It is still a private key. Other checks refuse to sign with it."""
     issue(tmp_path)
     path = tmp_path / "pki/etcd/ca.key"
     foreign = (tmp_path / "pki/etcd/server.key").read_bytes()

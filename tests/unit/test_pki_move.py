@@ -1,4 +1,4 @@
-"""The CA's key on its way between hosts and into a safe, on real files."""
+"""Moving the CA's key to another host, and a copy of it for a safe, with real files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def received(old: _pki.PkiSpec, new: _pki.PkiSpec) -> dict[str, Any]:
     return _move.step_receive(new, message["sealed_key"], message["ca_cert"], False)
 
 
-def test_the_whole_way(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
+def test_the_key_moves_to_another_host(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
     old, new = hosts
     before = key_of(old)
     assert before
@@ -134,7 +134,7 @@ def test_a_key_that_the_ca_host_does_not_have_stays(hosts: tuple[_pki.PkiSpec, _
 
 
 def test_two_runs_in_opposite_directions(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_path: Path) -> None:
-    """Both have seen the key on both hosts, and each proves one of them before either removes the other one."""
+    """Both have seen the key on both hosts. Each verifies one copy before the other run removes the other copy."""
     old, new = hosts
     public = received(old, new)["ca_public_key"]
     _move.step_receive(old, "", None, False)
@@ -145,7 +145,7 @@ def test_two_runs_in_opposite_directions(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec
     # So does one that removes stray keys.
     with pytest.raises(EtcdError, match="another run is bringing"):
         _pki_steps.step_install(old, None, {}, False, NOW, remove_ca_key=True)
-    # A run that was killed keeps nobody away for long.
+    # The claim of a killed run expires.
     ago = time.time() - 301
     os.utime(old.claim, (ago, ago))
     assert _move.step_remove(old, public, False)["changed"] and key_of(old) is None and key_of(new)
@@ -177,7 +177,7 @@ def test_a_pair_that_cannot_sign_is_not_sent(hosts: tuple[_pki.PkiSpec, _pki.Pki
         sent(old, new)
 
 
-def test_nothing_is_sent_to_what_is_no_key(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
+def test_nothing_is_sent_to_an_invalid_transport_key(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
     with pytest.raises(EtcdError, match="recipient is no key to encrypt to"):
         _move.step_send(hosts[0], "x", False)
 
@@ -204,7 +204,7 @@ def test_a_copy_opens_with_openssl(tmp_path: Path, algorithm: str) -> None:
     plain = ["openssl", "pkey", "-in", host.path("etcd/ca.key"), "-pubout"]
     assert opened == subprocess.run(plain, check=True, capture_output=True).stdout
     assert subprocess.run([*command, "pass:wrong"], check=False, capture_output=True).returncode != 0
-    # Encrypted anew it would be another text each time: what is there is checked instead.
+    # Encryption gives a different text each time, so an existing copy is verified instead.
     assert exported(host, PASSPHRASE, copy.read_text()) == copy.read_text()
 
 

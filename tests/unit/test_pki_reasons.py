@@ -1,4 +1,4 @@
-"""Why a certificate is not kept: every reason alone, and every pair of reasons. tests/mutations tests these tests."""
+"""Why a certificate is not kept: every reason alone, and every pair of reasons."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "key-unreadable": ({"key": "garbage"}, {}, "key: not a usable private key", True),
     "key-algorithm": ({"curve": "P384"}, {}, "the key is ECDSA-P384, not ECDSA-P256", True),
     "key-mismatch": ({"other_key": True}, {}, "its key belongs to another certificate", True),
-    # The name of the right CA, and the signature of a wrong one: who looks at names only is deceived.
+    # The name of the right CA with the signature of a wrong one: a comparison of names would accept it.
     "other-ca": ({"signer": "theirs"}, {}, "signed by another CA (etcd-ca)", False),
     "subject": ({"subject": "infra1"}, {}, "the subject is infra1, not infra0", True),
     "sans": ({"sans": SANS[1:]}, {}, "its names and addresses lack etcd.example.com", False),
@@ -146,7 +146,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "asked-for": ({}, {"renew": ["server"]}, "requested", False),
 }
 
-# Nothing can be said of what is in a file that is not there.
+# A missing file has no other reasons.
 OF_THE_CERTIFICATE = set(FAULTS) - {"missing", "unreadable", "key-missing", "key-unreadable", "key-algorithm"}
 HIDDEN_BY = {
     "missing": OF_THE_CERTIFICATE,
@@ -202,7 +202,9 @@ def test_two_reasons(tmp_path: Path, pair: tuple[str, str]) -> None:
         ({"certificate": "missing", "key": "missing"}, {"renew": ["all"]}, ["missing", "key-missing"]),
     ],
 )
-def test_edges(tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], codes: list[str]) -> None:
+def test_reasons_at_the_limits(
+    tmp_path: Path, fields: dict[str, Any], options: dict[str, Any], codes: list[str]
+) -> None:
     assert [reason.code for reason in judged(tmp_path, replace(Files(), **fields), **options)] == codes
 
 
@@ -231,13 +233,13 @@ def test_ca_that_is_not_known_yet_is_no_reason(tmp_path: Path) -> None:
         (["key-missing"], "issued again"),
     ],
 )
-def test_in_words(codes: list[str], verb: str) -> None:
+def test_a_reason_as_text(codes: list[str], verb: str) -> None:
     reasons = [_pki.Flaw(code, FAULTS[code][2]) for code in codes]
     assert _pki.leaf_reason("server", reasons).text == f"etcd/server.crt: {verb}, " + ", ".join(r.text for r in reasons)
 
 
 def test_certificate_of_a_weak_signature() -> None:
-    """SHA-1 cannot be made by every library any more: a certificate that says so is enough."""
+    """Not every library can sign with SHA-1, so the certificate only claims that signature."""
 
     class Unknown:
         @property

@@ -1,4 +1,4 @@
-"""The files of a rotation of the CA, on real files."""
+"""The files of a CA rotation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_new_ca_beside_the_one_in_use(host: _pki.PkiSpec, tmp_path: Path) -> N
     assert next_one(host) == new and files(tmp_path) == after
     found = observed(host)
     assert found.next_ca and found.next_ca["has_key"] and found.next_ca["subject"].startswith("etcd-ca 2")
-    # Nothing of it is due, and it is nothing to repair.
+    # The files of the new CA are no reason to issue or repair.
     assert found.reasons == [] and found.due == [] and [item["subject"] for item in found.cas] == ["etcd-ca"]
 
 
@@ -224,7 +224,7 @@ def test_an_exchange_that_was_killed(host: _pki.PkiSpec, done: int, monkeypatch:
 def test_a_ca_that_signs_elsewhere(
     host: _pki.PkiSpec, tmp_path: Path, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key of it is here, and that of the former one is kept elsewhere, whenever the run is killed."""
+    """Its key is never on the host. The key of the former CA is archived, whenever the run is killed."""
     old, key = text(host), text(host, "etcd/ca.key")
     cert = own_ca(tmp_path / "own")[0]
     new = next_one(host, ca_cert=cert)
@@ -263,7 +263,7 @@ def test_an_exchange_before_its_time(host: _pki.PkiSpec) -> None:
 
 
 def test_an_emergency_takes_the_former_ca_out_at_once(host: _pki.PkiSpec, tmp_path: Path) -> None:
-    """What the new CA has signed before is installed afterwards. Killed in between, nothing is lost, and the next run signs by ca.key."""
+    """Certificates that the new CA has signed before are installed afterwards. After a kill in between, the next run signs with ca.key."""
     old, new = text(host), next_one(host)
     keys = {text(host, "etcd/ca.key"), text(host, "etcd/ca-next.key")}
     wanted = replace(host, first_ca_only=True)
@@ -286,7 +286,7 @@ def test_an_emergency_takes_the_former_ca_out_at_once(host: _pki.PkiSpec, tmp_pa
 
 
 def test_another_certificate_over_the_same_key(host: _pki.PkiSpec, tmp_path: Path) -> None:
-    """All that the CA has signed stays valid, for openssl too. Another one is only made if it ends later."""
+    """All certificates of the CA stay valid, for openssl too. A new one is made only if it expires later."""
     before, key = text(host), text(host, "etcd/ca.key")
     assert not _rotate.step_renew(host, None, False, NOW)["changed"] and text(host) == before
     assert _rotate.step_renew(host, None, True, LATER)["changed"] and text(host) == before
@@ -314,7 +314,7 @@ def test_another_certificate_over_the_same_key(host: _pki.PkiSpec, tmp_path: Pat
         _rotate.step_renew(host, None, False, LATER + timedelta(days=9))
 
 
-def test_a_key_that_is_lost_keeps_nobody_from_rotating(host: _pki.PkiSpec, tmp_path: Path) -> None:
+def test_a_rotation_without_the_key_of_the_former_ca(host: _pki.PkiSpec, tmp_path: Path) -> None:
     os.unlink(host.path("etcd/ca.key"))
     old, _new = trusted(host)
     _rotate.step_exchange(host, False)

@@ -1,4 +1,4 @@
-"""What preflight says of hosts."""
+"""Problems and warnings of preflight."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NODE = {"leftovers": ["/etc/kubernetes/admin.conf", "/etc/kubernetes/pki/sa.key"
 OURS = {"kubelet_override": True, "etcd_manifest": True}
 
 
-# Each problem of a host: what it says, and what it stops. Certificates are renewed unless they themselves would be wrong.
+# Each problem of a host: its words, and what it stops. Certificates are renewed unless they would be wrong.
 HOST_PROBLEMS: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"systemd": False}, "systemd does not run", PROCESSES),
     ({"runtime_problem": "does not exist"}, "socket unix:///run/c.sock does not exist", PROCESSES),
@@ -112,7 +112,7 @@ def test_host_problems_and_what_they_stop(change: dict[str, Any], words: str, st
     assert sorted(problems[0].stops) == sorted(stops) and problems[0].host == "infra0"
 
 
-def test_a_certificate_is_renewed_whatever_keeps_a_member_from_starting() -> None:
+def test_certificates_are_renewed_even_if_the_member_cannot_start() -> None:
     """A disk nearly full, swap, a kubelet of another version, a runtime that does not answer: all at once."""
     change = {
         **OURS,
@@ -133,7 +133,7 @@ def test_a_certificate_is_renewed_whatever_keeps_a_member_from_starting() -> Non
     "state", [OURS, {"kubelet_override": True, **data(has_data=True)}, {**OURS, **data(has_data=True)}]
 )
 def test_files_of_a_node_on_a_member_are_a_warning_only(state: dict[str, Any]) -> None:
-    """A kubeconfig that somebody has copied to a member, to use kubectl there."""
+    """A kubeconfig that was copied to a member, to use kubectl there."""
     facts = {**GOOD, **NODE, **state}
     assert _preflight.host_problems(MEMBERS[0], facts, "") == []
     assert "/etc/kubernetes/admin.conf" in _preflight.host_warnings(facts)[0]
@@ -141,7 +141,7 @@ def test_files_of_a_node_on_a_member_are_a_warning_only(state: dict[str, Any]) -
 
 @pytest.mark.parametrize(("change", "_words", "_stops"), HOST_PROBLEMS, ids=str)
 @pytest.mark.parametrize("state", [{}, OURS, data(has_data=True)])
-def test_nobody_is_told_to_reset_a_host(
+def test_no_message_advises_to_reset_a_host(
     change: dict[str, Any], _words: str, _stops: tuple[str, ...], state: dict[str, Any]
 ) -> None:
     """`kubeadm reset` empties the data directory and removes the PKI; a volume that is not mounted looks like a fresh host."""
@@ -232,7 +232,7 @@ def test_cluster_problems_and_what_they_stop(change: dict[str, Any], words: str,
 
 @pytest.mark.parametrize("offset", [500.0, -500.0])
 def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: float) -> None:
-    """With --limit the others' clocks are unknown; a CA host that is a year ahead would sign what they do not accept."""
+    """With --limit the other clocks are unknown. A CA host that is a year ahead would sign certificates that are not valid yet."""
     facts = {"infra1": {**GOOD, "addresses": ["10.0.0.7"], "peers": {}, "clock_offset": offset}}
     problems = _preflight.cluster_problems(CLUSTER, facts)
     assert len(problems) == 1 and "the controller" in problems[0].text and "500 s apart" in problems[0].text
@@ -245,14 +245,16 @@ def test_the_clock_of_a_single_host_is_compared_with_the_controller(offset: floa
     ("facts", "words", "stops"),
     [
         (listener(["etcd", "--name=infra0"], "2380", full=True), "hangs", ("found",)),
-        # It accepts: then something on the way drops packets.
+        # The port accepts connections, so a firewall drops packets.
         (listener(["etcd", "--name=infra0"], "2380"), "on TCP port 2380", (FOUND, RESTART)),
         (listener(["etcd", "--name=infra0"], "2379", full=True), "on TCP port 2380", (FOUND, RESTART)),
         ({}, "on TCP port 2380", (FOUND, RESTART)),
     ],
 )
-def test_an_etcd_that_hangs_is_told_from_a_firewall(facts: dict[str, Any], words: str, stops: tuple[str, ...]) -> None:
-    """And it may be restarted, which is what repairs it."""
+def test_an_etcd_that_hangs_is_not_taken_for_a_firewall(
+    facts: dict[str, Any], words: str, stops: tuple[str, ...]
+) -> None:
+    """It may be restarted, which repairs it."""
     silent = {**GOOD, "addresses": ["10.0.0.7"], "peers": {"10.0.0.6 2380": "silent"}}
     problems = _preflight.cluster_problems(
         CLUSTER, {"infra0": {**GOOD, "addresses": ["10.0.0.6"], **facts}, "infra1": silent}
@@ -313,7 +315,7 @@ SIX = [Member("infra0", "infra0", "fd00::6"), Member("infra1", "infra1", "fd00::
     ],
 )
 def test_addresses_that_peers_would_reject(cluster: Cluster, facts: dict[str, Any], words: list[str]) -> None:
-    """They keep a cluster from being founded, and change nothing in one that runs."""
+    """They are refused for a new cluster, and ignored in a running one."""
     problems = _preflight.cluster_problems(cluster, {"infra0": {**GOOD, "addresses": [], **facts}})
     assert [(problem.host, problem.stops) for problem in problems] == [("infra0", ("found",))] * len(words)
     assert all(text in problem.text for text, problem in zip(words, problems)), problems
@@ -354,7 +356,7 @@ def test_clock_warning() -> None:
     assert "20 s apart" in _preflight.cluster_warnings({"a": GOOD, "b": {**GOOD, "clock_offset": 20.5}})[0]
 
 
-def test_what_several_hosts_have_in_common_is_said_once() -> None:
+def test_a_problem_of_several_hosts_is_reported_once() -> None:
     said = [
         note("x: y", "a"),
         note("x: y", "b"),

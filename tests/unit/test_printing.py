@@ -1,4 +1,4 @@
-"""What people read in a run is printed as text, whatever the callback."""
+"""Plan, table and problems are printed as text with every callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a member: written and read, damaged, compared with what is there."""
+"""The record of a member: written, read, damaged, and compared with the data."""
 
 from __future__ import annotations
 

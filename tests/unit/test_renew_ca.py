@@ -1,4 +1,4 @@
-"""Another certificate of the CA in use: what is left is read from the hosts, and each member restarts once."""
+"""A new certificate of the CA in use: the remaining steps are read from the hosts, and each member restarts once."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ EARLIER = dict.fromkeys(HOSTS, "earlier")
         (at(0.0, "g", "f", "f", infra0="earlier"), {}, ["load"], "load", "trust_ca:12 turn:120"),
         (at(0.0, "g", "g", "f", infra0="earlier", infra1="earlier"), {}, ["load"], "load", "trust_ca:2 turn:120"),
         (at(0.0, infra0="earlier", infra2="earlier"), {}, ["load"], "load", "turn:20"),
-        # Over: a further run makes no other one.
+        # Completed: another run does not make a certificate.
         (at(86400.0), {}, [], "renew", ""),
         (at(0.0), {}, [], "load", ""),
-        # The certificate of the inventory, whatever one would gain by another one.
+        # The certificate of the inventory is used, even if a new one would last longer.
         (at(0.0), {"own_ca": own()}, ["renew", "load"], "renew", "renew_ca:0"),
         (at(9 * YEAR, ends=LATER), {"own_ca": own()}, [], "renew", ""),
         # Named, and newer than the one in use, it needs no further variable. It may be there already, and not loaded.
@@ -104,8 +104,8 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
 
 
 @pytest.mark.parametrize("wishes", [{"ca_same_key": True}, {}])
-def test_a_cluster_of_two_is_interrupted_by_leave_only(wishes: dict[str, Any]) -> None:
-    """By this operation and by a rotation; what restarts nothing needs no leave."""
+def test_a_cluster_of_two_is_interrupted_only_with_permission(wishes: dict[str, Any]) -> None:
+    """By this operation and by a rotation. Steps without a restart need no permission."""
     found = at(9 * YEAR)
     del found["infra2"]
 
@@ -120,7 +120,7 @@ def test_a_cluster_of_two_is_interrupted_by_leave_only(wishes: dict[str, Any]) -
     found["infra0"]["pki"]["ca_gain"] = 0.0
     assert not wishes or problems() == []
     found["infra0"]["pki"]["ca_gain"] = 9 * YEAR
-    # What differs is for site.yml, not for this run.
+    # Other differences are left to site.yml.
     found["infra1"]["reasons"]["manifest"] = OTHER_MANIFEST
     assert ["Run site.yml first" in text for text in problems(allow_interruption=True)] == [True]
     found["infra1"]["reasons"]["manifest"] = []

@@ -1,4 +1,4 @@
-"""What the report says, and that nothing a member says becomes part of the page's or the files' own text."""
+"""The report, and that text of a member is always escaped in the page and the files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_member_that_etcd_3_7_would_not_start_on(version: str, unreadable: int
 
 
 def test_snapshots() -> None:
-    """The newest one, whichever host has it, and what failed."""
+    """The newest snapshot of any host, and failures."""
     looked = with_backups(infra0=taken(0), infra1=taken(5), infra2=taken(60))
     report = one(looked)
     assert [item["host"] for item in report["backups"]] == ["infra1", "infra2", "infra0"]
@@ -95,7 +95,7 @@ def test_snapshots() -> None:
     ("seconds", "text"),
     [(0, "0 seconds"), (119, "119 seconds"), (120, "2 minutes"), (7200, "2 hours"), (200000, "2 days")],
 )
-def test_spans(seconds: int, text: str) -> None:
+def test_times_as_text(seconds: int, text: str) -> None:
     assert _report.span(seconds) == text
 
 
@@ -149,7 +149,7 @@ def test_verdicts(looked: Looked, verdict: str, words: list[str]) -> None:
         (["down", "unknown", "degraded"], "down", "3 of 3 clusters are not healthy"),
     ],
 )
-def test_the_worst_counts(verdicts: list[str], worst: str, words: str) -> None:
+def test_the_worst_verdict_counts(verdicts: list[str], worst: str, words: str) -> None:
     report = _report.assemble([changed(verdict=verdict) for verdict in verdicts], samples.NOW)
     assert report["verdict"] == worst
     assert _report.page(report)["summary"] == words
@@ -199,14 +199,14 @@ def test_the_ca() -> None:
     pki = {**samples.observation()["pki"], "ca_not_after": samples.end(364), "ca_not_before": None}
     looked = replace(it, observations={**it.observations, "infra0": samples.observation(pki=pki)})
     assert codes(looked) == [("ca-ends", "")]
-    # Where the CA host was not reached, another one has the same file.
+    # If the CA host cannot be reached, the ca.crt of another host counts.
     away = {host: item for host, item in it.observations.items() if host != "infra0"}
     assert next(item["kind"] for item in one(replace(it, observations=away))["certificates"]) == "ca"
     assert codes(replace(it, observations={})) == []
 
 
 def test_a_host_that_ssh_does_not_reach() -> None:
-    """Its member may be well: the verdict is that of the members, and its server certificate is the one that it shows."""
+    """Its member may be healthy. The verdict comes from the members, and the server certificate from its connection."""
     it = samples.well()
     seen = {host: item for host, item in it.observations.items() if host != "infra2"}
     looked = replace(it, observations=seen, lost=["infra2"])
@@ -313,13 +313,13 @@ def test_hosts_that_are_lost_and_clusters_that_are_left_out() -> None:
     found = report_filter.look(variables, GROUP, ["a1"], ["a0", "a1"])
     assert [item.cluster.name for item in found] == ["a"]
     assert (found[0].speaker, found[0].lost, list(found[0].observations)) == ("a1", ["a0"], ["a1"])
-    # A cluster of which nobody is left is told of all the same.
+    # A cluster without any host in the run is still reported.
     found = report_filter.look(variables, GROUP, ["a1"], GROUP)
     assert [(item.cluster.name, item.speaker, item.lost) for item in found][1] == ("b", "", ["b0", "b1"])
     assert report_filter.report(variables, GROUP, ["a1"], GROUP)["clusters"][1]["verdict"] == "unknown"
 
 
-def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
+def test_problems_in_the_inventory_are_reported() -> None:
     variables = hostvars(a0={"etcd_client": 1}, a1={"etcd_x": 1})
     found = report_filter.look(variables, GROUP, GROUP, GROUP)
     problems = " ".join(merged(found[0].cluster.problems))
@@ -336,7 +336,7 @@ def test_what_is_wrong_in_the_inventory_of_any_host_is_said() -> None:
     ("size", "words"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (25 << 20, "25 MiB"), (341 << 20, "341 MiB"), (2 << 30, "2 GiB"), (9 << 40, "9216 GiB")],
 )  # fmt: skip
-def test_amounts(size: int, words: str) -> None:
+def test_numbers_as_text(size: int, words: str) -> None:
     assert _report.amount(size) == words
 
 
@@ -449,7 +449,7 @@ def test_what_members_say_is_text() -> None:
 
 
 def test_the_template_escapes_all_that_it_shows() -> None:
-    """By its syntax tree: each expression ends with the filter e, or calls a macro of the template, which does the same."""
+    """In its syntax tree, each expression ends with the filter e or calls a macro of the template, which does the same."""
     source = (TEMPLATES / "report.html.j2").read_text(encoding="utf-8")
     tree = jinja2.Environment(autoescape=False).parse(source)
     macros = {node.name for node in tree.find_all(nodes.Macro)}
@@ -575,14 +575,14 @@ def test_files_of_nothing() -> None:
         ([{}, {}], "infra0"),
     ],
 )
-def test_who_asks(etcd: list[dict[str, Any]], host: str) -> None:
+def test_the_host_whose_answer_counts(etcd: list[dict[str, Any]], host: str) -> None:
     """The first host that can tell of the whole cluster."""
     observations = {f"infra{number}": {"etcd": item} for number, item in enumerate(etcd)}
     assert asker(["infra0", "infra1"], observations) == host
     assert asker(["infra0", "infra1"], {}) == "infra0" and asker([], {}) is None
 
 
-def test_a_member_whose_address_is_not_known_is_no_target() -> None:
+def test_a_member_without_an_address_is_not_a_target() -> None:
     it = samples.well()
     members = [*it.cluster.members[:2], Member("infra2", "infra2", "")]
     looked = replace(it, cluster=Cluster("etcd", members, "infra0"))

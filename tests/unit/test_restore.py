@@ -1,4 +1,4 @@
-"""The plans of backup.yml and restore.yml, as etcd_plan makes them, and what is read off data and files."""
+"""The plans of backup.yml and restore.yml, and reading data directories and snapshot files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def seen(*states: dict[str, Any] | None, ids: str = "") -> dict[str, Any]:
         item["etcd"].setdefault("members_of", "c1" if item["etcd"]["answers"] else None)
         item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
         item["config"].update(peer_port=2380)
-        # They are not asked at the same moment.
+        # Hosts are not observed at the same moment.
         item["facts"]["asked_at"] = NOW * 10.0 - (7.0 if host == "infra0" else 0.0)
         item["facts"]["etcd_manifest"] = bool(item["etcd"]["has_data"])
         item["reasons"]["backup"] = []
@@ -96,7 +96,7 @@ def test_backup_of_a_corrupt_cluster() -> None:
     assert plan(found, "backup")["snapshot"] == ["infra2"]
 
 
-def test_no_backup() -> None:
+def test_backups_that_are_refused() -> None:
     made = plan(seen(DOWN, DOWN, DOWN), "backup")
     assert made["settled"] and "none can give a snapshot" in made["problems"][0]
 
@@ -171,14 +171,14 @@ def with_records(ids: list[str], *states: dict[str, Any], later: float = 1000.0)
     return found
 
 
-def test_a_killed_restore_goes_on() -> None:
-    """Hosts that have the restored data are left, whatever their records are of."""
+def test_a_killed_restore_continues() -> None:
+    """Hosts with the restored data are not restored again, even if their records are of the former cluster."""
     made = plan(with_records(["c1", "c1", "c1"], RESTORED, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert made["token"] == TOKEN and made["replace_data"] == ["infra1", "infra2"] == made["prepare"]
-    # What runs is of the former cluster.
+    # The running members are of the former cluster.
     found = with_records(["c1", "c1", "c1"], RESTORED, {**DOWN, "running": True, "cluster_id": "c1"}, DOWN)
     assert plan(found, "restore", snapshot=SNAPSHOT)["token"] == TOKEN
-    # All have it, and run: site.yml goes on, and what was stopped is started.
+    # All have it and run: site.yml continues, and stopped API servers are started.
     running = [{**up(), "cluster_id": NEW, "running": True}] * 3
     for ids in (["c1", "c1", "c1"], [NEW, "c1", "c1"], [NEW, NEW, NEW]):
         made = plan(with_records(ids, *running), "restore", snapshot=SNAPSHOT)
@@ -190,7 +190,7 @@ def test_a_killed_restore_goes_on() -> None:
 
 
 def test_a_restore_that_has_ended_is_not_continued() -> None:
-    """Its members may have written since: hosts that were lost must not get the data of the snapshot beside them, and elect each other."""
+    """Its members may have written since. Lost hosts must not get the older data of the snapshot, and form a quorum with it."""
     again = three("prepare", "stop", "replace_data")
     for ids, states in (
         ([NEW, "c1", "c1"], (RESTORED, DOWN, DOWN)),
@@ -210,7 +210,7 @@ def test_a_restore_that_has_ended_is_not_continued() -> None:
 
 
 def test_no_revision_is_used_twice() -> None:
-    """Also if the same snapshot is restored once more, or an older one, when a million of keys was written since."""
+    """Not even if the same or an older snapshot is restored after a million writes."""
     later = new_token(SNAPSHOT.identity, NOW + 1)
     first = 51234 + bump_of(TOKEN, 51234)
     assert first == NOW * SECONDS * 1_000_000 and bump_of(TOKEN, 51234) > BUMP
@@ -218,7 +218,7 @@ def test_no_revision_is_used_twice() -> None:
         assert revision + bump_of(later, revision) == first + 10_000_000
     # Of a snapshot that was taken after the first restore.
     assert bump_of(later, first + 1_000_000) == BUMP
-    # Far from what etcd can count, and as exact in JavaScript and Prometheus.
+    # Far below the limit of etcd, and exact in JavaScript and Prometheus.
     assert first * 4 < 1 << 53
 
 
@@ -235,7 +235,7 @@ def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
     assert "was restored from this snapshot before" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
-def test_what_is_said_beside_a_snapshot_before_a_restore() -> None:
+def test_warnings_about_the_snapshot_before_a_restore() -> None:
     found = seen(*ALL_UP, ids="ccc")
     for item in found.values():
         item["etcd"]["members"] = [
@@ -278,8 +278,8 @@ def test_problems_of_a_host_that_matter(code: str, counts: bool) -> None:
     assert plan(found, "restore", snapshot=SNAPSHOT)["problems"] == (["infra1: wrong"] if counts else [])
 
 
-def test_what_would_keep_members_from_starting_is_said_before_any_stops() -> None:
-    """The run that follows would refuse to start them, and the cluster would stay down."""
+def test_problems_that_prevent_a_start_are_found_before_any_member_stops() -> None:
+    """Otherwise the run would refuse to start the restored members, and the cluster would stay down."""
     found = seen(DOWN, DOWN, DOWN, ids="ccc")
     found["infra1"]["problems"] = [{"text": "the disk is full.", "stops": ["start"], "code": "disk"}]
     made = plan(found, "restore", snapshot=SNAPSHOT)
@@ -377,7 +377,7 @@ def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:
         (with_meta(8, 5), True),
         (with_meta(8, 5, 8192), True),
         (with_meta(8) + b"x" * 32, False),
-        # What is left of a copy that ended at the end of a page, or beyond one by as much as a digest has.
+        # A copy that was cut off at the end of a page, or one digest after it.
         (with_meta(8)[: 7 * 4096], "cut off"),
         (with_meta(8, 5)[: 7 * 4096], "cut off"),
         (with_meta(8, 5, 8192)[: 15 * 4096], "cut off"),

@@ -150,7 +150,7 @@ def test_data_of_another_restore_is_not_used(host: Host, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("step", restore.STEPS)
 @pytest.mark.parametrize("former", ["", "5"])
 def test_a_host_that_another_run_has_restored_meanwhile(host: Host, step: str, former: str) -> None:
-    """Its members may have acknowledged writes since: they are not replaced by a plan that knows nothing of them."""
+    """Its members may have acknowledged writes since, which the plan of this run does not know."""
     host.run("prepare")
     write_log(host.data.rename(host.root / "away").parent / "etcd", led=True)
     host.spec = dataclasses.replace(host.spec, former=former, token="other-1")
@@ -162,7 +162,7 @@ def test_a_host_that_another_run_has_restored_meanwhile(host: Host, step: str, f
 
 
 def test_a_member_that_another_run_has_started_is_not_stopped(host: Host) -> None:
-    """The plan has seen no member that is ready, so nobody has agreed to lose what is written."""
+    """The plan has seen no ready member, so the user was not asked to name the cluster."""
     host.run("prepare")
     host.ready = True
     assert host.run("stop", check=True) == ["stopped"]
@@ -199,7 +199,7 @@ def test_an_etcd_that_runs_keeps_its_data(host: Host) -> None:
     assert (host.data / "member" / "former").exists()
 
 
-def test_what_is_prepared_is_not_prepared_again(host: Host) -> None:
+def test_restored_data_is_not_prepared_again(host: Host) -> None:
     host.run("prepare")
     host.acts.clear()
     assert host.run("prepare") == [] and host.acts == ["lock"]
@@ -261,7 +261,7 @@ def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], wo
     ],
 )
 def test_data_of_a_newer_etcd(host: Host, storage: str, running: str, image: str, refused: bool) -> None:
-    """It would be found when all members are stopped, and cannot be started."""
+    """It is refused before the members are stopped, since they could not start."""
     host.storage, host.versions = storage, {"running": running, "image": image}
     host.process = host.process if running else None
     if not refused:
@@ -273,7 +273,7 @@ def test_data_of_a_newer_etcd(host: Host, storage: str, running: str, image: str
     assert host.names() == before and "end" not in host.acts
 
 
-def test_what_etcdutl_is_told(host: Host) -> None:
+def test_the_arguments_of_etcdutl(host: Host) -> None:
     host.run("prepare")
     told = dict(zip(host.argv, host.argv[1:]))
     assert told["--initial-cluster"] == "infra0=https://10.0.0.6:2380,infra1=https://[fd00::7]:2380"
@@ -296,7 +296,7 @@ def test_a_volume_is_not_renamed(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_link_to_a_directory_that_is_not_there(host: Host) -> None:
-    """A new disk, whose directories nobody has made."""
+    """A new disk without the directory."""
     former = host.data.rename(host.root / "former")
     (host.root / "volume").mkdir()
     host.data.symlink_to(host.root / "volume" / "etcd")

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The gates around one member: what is decided from what was seen. The waiting is tested on real hosts."""
+"""The gates around one member, from given observations. Tests with real hosts cover the waiting."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_gate(state: str, words: list[str]) -> None:
         ("hh", []),
         ("hhhd", []),
         ("hhl", []),
-        # It may be the one that the quorum needs, ready or not.
+        # Even if it is not ready, quorum may need it.
         ("hd", ["infra2 is not healthy"]),
         ("hhdd", ["infra3 is not healthy", "infra4 is not healthy"]),
         ("h", ["2 voting members and no quorum while infra0 restarts"]),
@@ -87,7 +87,9 @@ def test_the_gate_of_one_that_runs_and_is_not_ready(state: str, words: list[str]
         (None, "dd", None),
     ],
 )
-def test_who_may_be_stopped(ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_may_be_stopped(
+    ready: bool | None, state: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ready: None where no process runs."""
     process = None if ready is None else Process(7, 100, WANTED)
     monkeypatch.setattr(_rollout, "PATIENCE", -1.0)
@@ -103,8 +105,8 @@ def test_who_may_be_stopped(ready: bool | None, state: str, words: str | None, m
             _rollout.check_gate(target)
 
 
-def test_not_being_ready_for_a_moment_opens_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of five is down, which a ready member has to wait for; this one only holds an election."""
+def test_a_member_that_is_not_ready_for_a_moment_keeps_its_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of five is down, so a ready member has to wait. This one is not ready only because of an election."""
     answers = iter([False, True])
     monkeypatch.setattr(_rollout, "PATIENCE", 0.05)
     monkeypatch.setattr(_rollout.time, "sleep", lambda _seconds, _sleep=time.sleep: _sleep(0.1))
@@ -323,8 +325,8 @@ _rollout.wait_for_member(target, ["etcd"], None, 60.0, lambda _process: True, li
 """
 
 
-def test_nobody_waits_for_a_run_that_waits() -> None:
-    """As when ssh ends: who reads its output is gone, its parent (sudo, a shell) is not."""
+def test_a_controller_that_is_gone_is_noticed_while_waiting() -> None:
+    """As when ssh ends: the reader of the output is gone, but the parent (sudo, a shell) is not."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
@@ -341,8 +343,8 @@ def test_nobody_waits_for_a_run_that_waits() -> None:
             child.kill()
 
 
-def test_what_is_just_gone(tmp_path: Path) -> None:
-    """A process that ended, a manifest that was removed: neither is a defect."""
+def test_files_and_processes_that_disappear(tmp_path: Path) -> None:
+    """A process that has ended and a manifest that was removed are not errors."""
     # No pid is as high (PID_MAX_LIMIT).
     _rollout.stop(Process(2**22 + 1, 1, []))
     with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be looked at: No such file or directory"):
@@ -350,7 +352,7 @@ def test_what_is_just_gone(tmp_path: Path) -> None:
 
 
 def test_a_member_that_does_not_run_may_be_touched() -> None:
-    # No certificates and no network are needed for that: this is how a member is repaired.
+    # This needs no certificates and no network, since it repairs a member.
     _rollout.check_gate(_rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/none"))
 
 
@@ -360,10 +362,8 @@ PROBE = Cause("stopped", "etcd", "etcd was stopped 240 s after its start", final
 
 
 @pytest.mark.parametrize(("causes", "seconds"), [([FLAG], 1), ([PULL, FLAG], 1), ([PULL], 2), ([PROBE], 2), ([], 2)])
-def test_nobody_waits_for_what_does_not_pass(
-    causes: list[Cause], seconds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cause that waiting does not remove ends the wait. An etcd that a probe has stopped may need its time."""
+def test_a_final_cause_ends_the_wait(causes: list[Cause], seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An etcd that was stopped by its probe may only need more time."""
     target = _rollout.make_target("no-such-member", [("no-such-member", "10.0.0.6")], 2379, 2381, "/pki")
     monkeypatch.setattr(_rollout, "LOOK", 0.1)
     begin = time.monotonic()
@@ -374,7 +374,7 @@ def test_nobody_waits_for_what_does_not_pass(
 
 
 def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
-    """The one that a process sees, through /proc/PID/root, is not the one of that name any more."""
+    """The process still sees the former directory, through /proc/PID/root."""
     process = _rollout.Process(7, 1, [])
     pki = tmp_path / "pki"
     (pki / "etcd").mkdir(parents=True)
@@ -446,15 +446,42 @@ def test_what_a_full_member_is(monkeypatch: pytest.MonkeyPatch, change: dict[str
     assert _rollout.service_problem(_rollout.Target("infra0", ["client0"], "", ("", "", ""))) == problem
 
 
-def test_a_leader_that_has_never_published_is_no_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_has_never_published_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(monkeypatch)
     asked.members[1] = Member(1, "infra1", ["peer1"], [], False)
     problem = _rollout.service_problem(_rollout.Target("infra0", ["client0"], "", ("", "", "")))
     assert problem == "it knows no leader"
 
 
+@pytest.mark.parametrize(
+    ("learner", "urls", "asked"),
+    [(False, ["new"], [(7, ["new"])]), (False, ["old"], []), (True, ["new"], [])],
+)
+def test_the_peer_urls_of_a_learner_are_not_updated(
+    monkeypatch: pytest.MonkeyPatch, learner: bool, urls: list[str], asked: list[Any]
+) -> None:
+    updated: list[Any] = []
+
+    class Client:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update_member(self, *arguments: Any) -> None:
+            updated.append(arguments)
+
+    members = [Member(7, "infra0", ["old"], ["x"], learner)]
+    monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (Client(), members))
+    target = _rollout.Target("infra0", ["client0"], "", ("", "", ""))
+    for check in (True, False):
+        assert _rollout.announce_peer_urls(target, None, urls, check) == (["old"] if asked else [])
+        assert updated == ([] if check else asked)
+
+
 def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old process, one that is older than the manifest, one that is not ready, one that lags, one that ends again."""
+    """The old process, one that is older than the manifest, and processes that are not ready, lag or end again."""
     old, new = Process(1, 1, ["etcd", *WANTED]), Process(2, 2, ["etcd", *WANTED])
     seen = [None, old, new, new, new, new, None, new, new]
     left = {"settled": [False], "ready": [False], "lag": ["it lags"]}
@@ -476,7 +503,7 @@ def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.Monke
 
 
 class Versions:
-    """Members by address: the version that each runs, and what each knows of the cluster. silent: those that do not answer."""
+    """Members by address: the version of each, and the cluster version that it reports. silent: members without an answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, running: list[str], agreed: list[str]) -> None:
         versions, asked = dict(zip(("10.0.0.6", "10.0.0.7", "10.0.0.8"), running)), iter(agreed)
@@ -515,7 +542,7 @@ class Versions:
 @pytest.mark.parametrize(
     ("running", "agreed"),
     [
-        # It waits until they agree, and for nothing while they differ, or while one does not answer.
+        # The turn waits until they agree, but not while members run different versions or one does not answer.
         (["3.6.14"] * 3, ["3.5.0", "3.5.0", "3.6.0"]),
         (["3.6.14", "3.5.35", "3.6.14"], ["3.5.0"]),
         (["3.6.14", "silent", "3.6.14"], []),
@@ -545,7 +572,7 @@ def test_a_version_that_is_never_agreed_on(monkeypatch: pytest.MonkeyPatch) -> N
         (["silent"] * 3, ""),
     ],
 )
-def test_the_version_of_the_cluster_as_anyone_knows_it(
+def test_the_version_of_the_cluster_from_any_member(
     running: list[str], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _rollout.ask_cluster_version(Versions(monkeypatch, running, ["3.6.0"]).target) == told

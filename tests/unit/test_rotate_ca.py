@@ -1,4 +1,4 @@
-"""The plan of a run that replaces the CA, and what a rotation that is not over means for other runs."""
+"""The plan of a CA rotation, and other runs during a rotation."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def member(item: dict[str, Any], cas: str, loaded: str | None, signer: str, reco
     item["etcd"]["record"] = record_of if record and item["etcd"]["has_data"] else None
 
 
-# Where a rotation stands: what ca.crt holds, what is loaded, who has signed, whom the record names; what the CA host has beside it.
+# Stages of a rotation: the CAs in ca.crt, those that are loaded, the signer of the leaves, the CA in the record, and further files of the CA host.
 STAGES: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
     "none": ("old", "old", "old", "old", {}),
     "new": ("old", "old", "old", "old", {"next_ca": {**ca("new"), "has_key": True}}),
@@ -85,7 +85,7 @@ STAGES: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
 def seen(
     stage: str = "none", states: tuple[Any, ...] = ALL_UP, **changes: tuple[str, str | None, str]
 ) -> dict[str, Any]:
-    """Observations at a stage. changes: by host, what its ca.crt holds, what it has loaded, and who has signed."""
+    """Observations at a stage. changes: by host, the CAs in ca.crt, the loaded CAs, and the issuers."""
     found = observations(*states)
     cas, loaded, signer, record, more = STAGES[stage]
     for host, item in found.items():
@@ -144,7 +144,7 @@ def steps(plan: dict[str, Any]) -> str:
         ("long ago", ["new", "trust", "issue", "drop"], "its CA is replaced by a new one"),
     ],
 )
-def test_a_run(stage: str, phases: list[str], words: str) -> None:
+def test_a_rotation_in_one_run(stage: str, phases: list[str], words: str) -> None:
     plan = rotated(seen(stage), backup_before_change=True)
     assert plan["problems"] == [] and plan["phases"] == phases and words in plan["lines"][0]
     # A snapshot, and nothing else before the phases.
@@ -180,7 +180,7 @@ def test_a_run(stage: str, phases: list[str], words: str) -> None:
         ("over", {}, "drop", ""),
     ],
 )
-def test_a_phase(stage: str, changes: dict[str, Any], phase: str, expected: str) -> None:
+def test_the_steps_of_each_phase(stage: str, changes: dict[str, Any], phase: str, expected: str) -> None:
     plan = rotated(seen(stage, **changes), phase=phase, backup_before_change=True)
     assert plan["problems"] == [] and steps(plan) == expected and plan["settled"] == (not expected)
     assert bool(plan["lines"]) == bool(expected)
@@ -198,7 +198,7 @@ def test_a_phase(stage: str, changes: dict[str, Any], phase: str, expected: str)
 
 
 def test_a_record_of_the_former_ca_is_renewed_before_that_is_dropped() -> None:
-    """Else members that all stop meanwhile would seem to have an exchanged CA."""
+    """Otherwise, if all members stop, their CA would seem to have been exchanged."""
     found = seen("issue")
     found["infra1"]["etcd"]["record"]["ca"] = "old-k"
     assert steps(rotated(found, phase="drop")) == "trust_ca:012 turn:120 record:1"
@@ -213,12 +213,12 @@ def test_a_record_of_the_former_ca_is_renewed_before_that_is_dropped() -> None:
         ("new", "new", "none", "next_ca:0"),
     ],
 )
-def test_until(until: str, phase: str, stage: str, expected: str) -> None:
+def test_a_run_ends_after_the_phase_of_etcd_until(until: str, phase: str, stage: str, expected: str) -> None:
     plan = rotated(seen(stage), phase=phase, until=until)
     assert plan["problems"] == [] and steps(plan) == expected
 
 
-def test_a_phase_that_was_reached_is_said() -> None:
+def test_a_phase_that_was_reached_is_reported() -> None:
     plan = rotated(seen("trust"), until="trust")
     assert plan["phases"] == [] and "the phases up to trust are over, and issue comes next" in plan["lines"][0]
     assert not any("Every other client" in text for text in plan["notices"])
@@ -276,7 +276,7 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
         assert plan["steps"] == [] and not any("is not as the inventory wants" in text for text in plan["problems"])
 
 
-def test_the_users_own_ca_goes_on_with_itself() -> None:
+def test_a_rotation_to_the_users_own_ca_continues() -> None:
     in_use = {"fingerprint": "f", "id": "old", "key": True, "not_after": "2030-01-01T00:00:00+00:00"}
     assert rotated(seen(), own_ca=in_use)["problems"][0].startswith("etcd_ca_cert is the CA in use")
     assert rotated(seen("over"), own_ca={**in_use, "id": "new"})["problems"] == []
@@ -285,7 +285,7 @@ def test_the_users_own_ca_goes_on_with_itself() -> None:
 
 
 def test_a_ca_that_signs_elsewhere() -> None:
-    """It takes over like any other; its key is nowhere, and requests are written to files."""
+    """It replaces the former CA as usual. Its key is on no host, and requests are written to files."""
     own = {"fingerprint": "f", "id": "new", "key": False, "not_after": "2030-01-01T00:00:00+00:00"}
     found = seen()
     assert (
@@ -295,7 +295,7 @@ def test_a_ca_that_signs_elsewhere() -> None:
         found = seen(stage)
         found["infra0"]["pki"]["next_ca"]["has_key"] = False
         assert rotated(found, phase="issue" if stage == "trust" else "trust", own_ca=own)["elsewhere"] is True
-        # Its key came after all.
+        # Its key was added later.
         assert rotated(found, own_ca={**own, "key": True})["elsewhere"] is False
     for stage in ("exchanged", "issue"):
         found = seen(stage)
@@ -357,7 +357,7 @@ def test_only_control_plane_hosts_that_wait_are_named() -> None:
     assert problem.startswith("control0: ")
 
 
-def test_members_do_their_part_before_control_plane_hosts_have_to() -> None:
+def test_members_change_before_control_plane_hosts_must() -> None:
     there = {"control0": plane("old", "old")}
     assert steps(rotated(seen("new"), there, phase="trust")) == "trust_ca:012 turn:120"
     assert rotated(seen("trust"), there)["phases"] == ["trust", "issue", "drop"]
@@ -383,7 +383,7 @@ def test_members_do_their_part_before_control_plane_hosts_have_to() -> None:
 )
 @pytest.mark.parametrize("own", ["", "old", "new"])
 def test_another_run_leaves_it_as_it_is(stage: str, changes: dict[str, Any], own: str) -> None:
-    """It says so, and nothing of it is a problem, whichever of both the inventory names."""
+    """The run reports the rotation, and succeeds with either CA in the inventory."""
     own_ca = (
         {"fingerprint": f"{own}-f", "id": own, "key": True, "public_key": f"{own}-k", "not_after": "2040"}
         if own
@@ -409,7 +409,7 @@ def test_another_run_leaves_it_as_it_is(stage: str, changes: dict[str, Any], own
     assert planned(found, own_ca=own_ca)["problems"] == []
 
 
-def test_a_ca_that_was_put_there_by_hand_is_said() -> None:
+def test_a_ca_that_was_put_there_by_hand_is_reported() -> None:
     plan = planned(seen("none", infra1=("old stray", "old stray", "old")))
     assert any(
         text.startswith("infra1: etcd/ca.crt also contains the stray CA: every client") for text in plan["notices"]
@@ -426,7 +426,7 @@ def test_a_ca_key_does_not_move_in_the_middle() -> None:
     assert "a rotation of the CA is not over" in plan["problems"][0]
 
 
-def test_what_shares_a_ca() -> None:
+def test_hosts_that_share_a_ca() -> None:
     one, other = {"ca_id": "a", "cas": [ca("a"), ca("b")]}, {"ca_id": "b", "cas": [ca("b")]}
     assert _authority.shares_ca(one, other) and not _authority.shares_ca(other, {"ca_id": "a"})
     assert not _authority.shares_ca({"ca_id": None}, {"ca_id": None})
@@ -436,7 +436,7 @@ def test_what_shares_a_ca() -> None:
     ("stage", "item", "trust", "leaf", "replaces"),
     [
         ("none", plane("old", "old"), False, False, False),
-        # Beside the new CA, which nobody trusts yet.
+        # Beside the new CA, which no member trusts yet.
         ("new", plane("old", "old"), False, False, False),
         ("trust", plane("old", "old"), True, False, False),
         ("trust", plane("old new", "old"), False, False, False),
@@ -447,11 +447,11 @@ def test_what_shares_a_ca() -> None:
         ("over", plane("new", "new"), False, False, False),
         # It was not part of the inventory when the CA was replaced.
         ("over", plane("old", "old"), True, True, True),
-        # What somebody has put there is left.
+        # Files that a user has put there are kept.
         ("none", plane("old stray", "old"), False, False, False),
     ],
 )
-def test_what_a_control_plane_host_gets(
+def test_the_ca_that_a_control_plane_host_gets(
     stage: str, item: dict[str, Any], trust: bool, leaf: bool, replaces: bool
 ) -> None:
     signer = seen(stage)["infra0"]
@@ -470,7 +470,7 @@ def test_notes_of_a_hand_over() -> None:
     ("stage", "recorded"), [("none", True), ("exchanged", False), ("issue", False), ("over", True)]
 )
 def test_a_run_in_the_middle_leaves_the_record_of_the_ca(stage: str, recorded: bool) -> None:
-    """The CA host has the new CA first, and waits for certificates that are signed elsewhere: its record is for the rotation to write."""
+    """The CA host has the new CA first and waits for external signatures. Only the rotation writes its record."""
     found = seen(stage)
     found["infra0"]["reasons"]["record"] = why("member.json: ca: old-k -> new-k", part="record", code="ca")
     assert (planned(found)["record"] == ["infra0"]) is recorded

@@ -1,4 +1,4 @@
-"""The phase of a rotation, read from what is there: a table."""
+"""The phase of a rotation for each state of files and members."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def h(name: str, cas: tuple[str, ...], loaded: tuple[str, ...] | None, *leaves: 
         ((), "", {}, [], {"phase": ""}),
         # A member that does not say what it trusts, or does not run, is no rotation.
         (OLD, "", {}, [h("a", OLD, None, O)], {"phase": ""}),
-        # Made, and trusted by nobody.
+        # Made, and not trusted by any member.
         (OLD, N, {}, [h("a", OLD, OLD, O), h("b", OLD, OLD, O)], {"phase": TRUST, "write": "ab", "restart": "ab", "ca": BOTH}),
         # Killed between the files, then between the restarts.
         (BOTH, N, {}, [h("a", BOTH, OLD, O), h("b", OLD, OLD, O)], {"phase": TRUST, "write": "b", "restart": "ab"}),
         (BOTH, N, {}, [h("a", BOTH, BOTH, O), h("b", BOTH, OLD, O)], {"phase": TRUST, "write": "", "restart": "b"}),
-        # Whether a member that is down trusts it is not known.
+        # A member that is down does not show what it trusts.
         (BOTH, N, {}, [h("a", BOTH, BOTH, O), h("b", BOTH, None, O)], {"phase": TRUST, "restart": "b"}),
         # All trust both: the new one may sign.
         (BOTH, N, {}, [h("a", BOTH, BOTH, O), h("b", BOTH, BOTH, O)], {"phase": ISSUE, "exchange": True, "issue": "ab", "ca": TURNED}),
@@ -54,14 +54,14 @@ def h(name: str, cas: tuple[str, ...], loaded: tuple[str, ...] | None, *leaves: 
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", TURNED, BOTH, N, O)], {"phase": ISSUE, "issue": "b"}),
         # A certificate of neither is issued as well.
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", TURNED, BOTH, "")], {"phase": ISSUE, "issue": "b"}),
-        # A member that was started with the old CA only: nothing is issued before it trusts both.
+        # A member has loaded only the old CA: nothing is issued before it trusts both.
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", TURNED, OLD, O)], {"phase": TRUST, "restart": "b", "ca": TURNED}),
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, O), h("b", ONLY, BOTH, O)], {"phase": TRUST, "write": "b", "restart": ""}),
-        # All is issued, but one would refuse it.
+        # All certificates are issued, but one member would refuse them.
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", TURNED, OLD, N)], {"phase": TRUST, "restart": "b"}),
         # All is issued.
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", TURNED, BOTH, N)], {"phase": DROP, "write": "ab", "restart": "ab", "ca": ONLY}),
-        # Order in ca.crt is no reason to issue again, and is written with the drop.
+        # The order in ca.crt is no reason to issue again. The phase drop corrects it.
         (TURNED, "", FORMER, [h("a", TURNED, BOTH, N), h("b", BOTH, BOTH, N)], {"phase": DROP, "write": "ab"}),
         # Killed between the files, between the restarts, with the CA host first or last.
         (ONLY, "", FORMER, [h("a", ONLY, BOTH, N), h("b", TURNED, BOTH, N)], {"phase": DROP, "write": "b", "restart": "ab"}),
@@ -72,7 +72,7 @@ def h(name: str, cas: tuple[str, ...], loaded: tuple[str, ...] | None, *leaves: 
         (ONLY, "", {O: SETTLES + 1}, [h("a", ONLY, ONLY, N)], {"phase": "", "recent": False}),
         # A former CA of long ago does not matter; the one that members still trust does.
         (ONLY, "", {X: 9e9, O: 10.0}, [h("a", ONLY, BOTH, N)], {"phase": DROP, "old": O, "restart": "a"}),
-        # Somebody has put a CA into ca.crt, with and without a rotation.
+        # A CA was put into ca.crt by hand, with and without a rotation.
         ((O, X), "", {}, [h("a", (O, X), (O, X), O), h("b", OLD, OLD, O)], {"phase": "", "unknown": "a"}),
         ((O, N), X, {}, [h("a", (O, N), BOTH, O)], {"phase": "", "unknown": "a"}),
         (OLD, N, {}, [h("a", (O, X), OLD, O)], {"phase": "", "unknown": "a"}),
@@ -97,7 +97,7 @@ def test_phase(
         (Rotation(TRUST), "", ["trust", "issue", "drop"]),
         (Rotation(DROP), "trust", []),
         (Rotation(ISSUE, recent=True), "issue", ["issue"]),
-        # The last one has just ended: it was meant.
+        # A rotation that has just ended is not repeated.
         (Rotation(recent=True), "", []),
         (Rotation(), NEW, ["new"]),
     ],
@@ -107,8 +107,8 @@ def test_phases_left(rotation: Rotation, until: str, expected: list[str]) -> Non
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whoever_is_killed_wherever(seed: int) -> None:
-    """Steps of a run in its order, killed at random, members restarting at random: nobody ever refuses anybody, and it ends."""
+def test_a_rotation_ends_in_spite_of_kills(seed: int) -> None:
+    """Runs are killed and members restart at random: no client is ever refused, and the rotation ends."""
     random = Random(seed)
     names = [f"h{number}" for number in range(random.choice([1, 2, 3, 5]))]
     cas, loaded, leaves = dict.fromkeys(names, OLD), {name: {O} for name in names}, {name: [O, O] for name in names}

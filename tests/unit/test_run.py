@@ -45,13 +45,38 @@ def planned(found: dict[str, Any], **wishes: Any) -> dict[str, Any]:
 
 
 def acts(plan: dict[str, Any]) -> bool:
-    """Whether a plan has any host touched."""
+    """Whether a plan changes any host."""
     return bool(plan["order"] or plan["start"] or plan["image"])
 
 
 def test_a_settled_cluster() -> None:
     plan = planned(observations(*ALL_UP))
     assert plan["settled"] and plan["action"] == "nothing" and plan["problems"] == plan["held"] == plan["record"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, True),
+        # The kubelet would start etcd before its turn.
+        ({"facts": {"etcd_manifest": True}}, False),
+        # The turn installs another kubelet.
+        ({"reasons": {"packages": why("x", part="packages")}}, False),
+        ({"reasons": {"kubelet": []}}, False),
+    ],
+)
+def test_the_kubelet_of_a_host_that_joins_is_started_before_its_turn(changes: dict[str, Any], first: bool) -> None:
+    members = listing("01", "01")
+    found = observations(up(members, leader=True), up(members), FRESH)
+    found["infra2"]["reasons"].update(kubelet=why("missing", part="kubelet"), packages=[])
+    found["infra2"]["facts"] = {**found["infra2"]["facts"], "etcd_manifest": False}
+    for part, values in changes.items():
+        found["infra2"][part].update(values)
+    # A member that runs has its kubelet changed in its turn.
+    found["infra1"]["reasons"]["kubelet"] = why("differs", part="kubelet", restarts=True)
+    plan = planned(found)
+    assert plan["problems"] == [] and plan["join"] == ["infra2"] and "infra1" in plan["order"]
+    assert plan["kubelet"] == (["infra2"] if first else [])
 
 
 @pytest.mark.parametrize("part", ["kubelet", "ca", "certificates", "config", "manifest", "record"])
@@ -74,7 +99,7 @@ WORSE = ("unknown", (FOUND, START, RESTART, SIGN))
 @pytest.mark.parametrize(
     ("problem", "found", "outcome"),
     [
-        # Nothing is due that it stops: a warning. What stops everything is refused even so.
+        # The problem stops nothing that is due: a warning. A problem that stops everything is still refused.
         (SWAP, {}, "warned"),
         (CLOCK, {}, "warned"),
         (WORSE, {}, "refused"),
@@ -125,15 +150,15 @@ def test_any_problem_keeps_a_cluster_from_being_founded() -> None:
         "a member that is down",
     ],
 )
-def test_renewal_is_not_held_up(found: dict[str, Any], left_out: bool, wishes: dict[str, Any]) -> None:
-    """What keeps a member from being started does not keep a certificate from being renewed."""
+def test_renewal_in_spite_of_problems_of_members(found: dict[str, Any], left_out: bool, wishes: dict[str, Any]) -> None:
+    """A problem that keeps a member from starting does not stop a renewal."""
     plan = planned(found, **wishes)
     assert plan["problems"] == [] and plan["certificates"], plan
     assert bool(plan["held"]) == (left_out and not wishes)
     assert not (wishes and acts(plan)) and not (left_out and acts(plan))
 
 
-def test_a_restart_that_nobody_has_allowed_does_not_hold_up_a_renewal() -> None:
+def test_a_renewal_beside_a_restart_that_is_not_allowed() -> None:
     single = copy.deepcopy(CLUSTER)
     del single.members[1:]
     found = observations(up(listing("0", "0"), leader=True), differs="0", due="0")
@@ -151,7 +176,7 @@ def test_a_corrupt_cluster_is_left_alone() -> None:
 
 
 def test_hosts_that_do_not_wait_for_each_other() -> None:
-    """strategy: free, or host_pinned. Hosts that have failed are another matter, and are named as such."""
+    """The strategies free and host_pinned. Failed hosts are reported as failed."""
     found = observations(*ALL_UP[:2], differs="0")
     plan = planned(found, there={"members": HOSTS, "unobserved": ["infra2"]})
     assert plan["action"] == "refuse" and "free or host_pinned" in plan["problems"][0]
@@ -190,7 +215,7 @@ def test_a_token_for_a_new_cluster() -> None:
     assert planned(observations(*ALL_UP))["token"] == ""
 
 
-def test_who_is_recorded() -> None:
+def test_hosts_that_get_a_record() -> None:
     assert planned(observations(FRESH, FRESH, FRESH))["record"] == HOSTS
     states = (
         DOWN,
@@ -205,12 +230,12 @@ def test_who_is_recorded() -> None:
 
 
 def test_a_host_whose_manifest_cannot_be_judged() -> None:
-    """kubeadm is missing, or a second pod of etcd lies there: nobody can tell whether something is due."""
+    """Without kubeadm, or with a second etcd pod, the run cannot tell whether a change is due."""
     found = observations(*ALL_UP, infra1=[("no kubeadm", PROCESSES)])
     assert planned(found)["problems"] == [] and planned(found)["notices"] == ["infra1: no kubeadm"]
     found["infra1"]["config"] = {}
     assert planned(found)["problems"] == ["infra1: no kubeadm"]
-    # It does not hold up a renewal.
+    # Renewals continue.
     found["infra1"]["reasons"]["certificates"] = why("etcd/server.crt: renewed")
     plan = planned(found)
     assert plan["problems"] == [] and plan["held"] == ["infra1: no kubeadm"] and plan["certificates"]
@@ -238,7 +263,7 @@ def test_no_certificate_is_issued_for_the_wrong_host(found: dict[str, Any], wish
 
 @pytest.mark.parametrize("published", ["012", ""])
 def test_data_in_another_directory_is_not_lost(published: str) -> None:
-    """etcd_data_dir was changed under members that run. To replace them, as members that lost their data are, would lose it."""
+    """etcd_data_dir was changed while members run. Replacing them, as if their data were lost, would lose it."""
     elsewhere = ("the member's data is in /var/lib/etcd", PROCESSES)
     state = {
         **FRESH,
@@ -258,7 +283,7 @@ def test_data_in_another_directory_is_not_lost(published: str) -> None:
 
 @pytest.mark.parametrize("authority", [True, False])
 def test_members_that_run_without_their_data_are_not_founded_again(authority: bool) -> None:
-    """Their certificates are renewed all the same, so that a snapshot can be saved; by no new CA."""
+    """Their certificates are still renewed by the same CA, so that a snapshot can be saved."""
     state = {**FRESH, "running": True, "ready": True}
     found = observations(state, state, state, due="012")
     if not authority:
@@ -270,14 +295,14 @@ def test_members_that_run_without_their_data_are_not_founded_again(authority: bo
     assert "etcd_data_dir there is empty" in " ".join(said) and bool(plan["problems"]) == (not authority)
 
 
-def test_a_member_that_became_ready_while_it_was_looked_at_has_not_lost_its_data() -> None:
+def test_a_member_that_became_ready_during_its_observation() -> None:
     """Another run founds the cluster: the log was read before its first leader, the membership after that."""
     plan = planned(observations(up(leader=True), {**up(), "formed": False}, up()))
     assert (plan["action"], plan["problems"], plan["published"]) == ("nothing", [], HOSTS)
 
 
 def test_a_new_cluster_takes_the_token_of_the_hosts_that_have_data() -> None:
-    """Their logs have ids that were made of it. An emptied host may have the manifest of an earlier attempt."""
+    """The ids in their logs depend on it. A host without data may have the manifest of an earlier attempt."""
     states = [{**FRESH, "token": "emptied"}, {**BORN, "token": "begun"}, FRESH]
     found = observations(*states)
     for host in HOSTS[:2]:
@@ -307,7 +332,7 @@ def test_a_member_that_was_restored_or_added_again_is_recorded_by_the_run_that_s
 
 @pytest.mark.parametrize(("host", "refused"), [("infra2", True), ("infra0", False)])
 def test_what_keeps_a_member_from_its_first_start(host: str, refused: bool) -> None:
-    """A first run was killed before the third member. Without the library for certificates it would be started without any."""
+    """A first run was killed before the third member, whose host lacks the library for certificates. It would start without certificates."""
     running = up(listing("01"))
     found = observations(running, running, FRESH)
     found[host]["pki"], found[host]["facts"]["cryptography_problem"] = {}, "no cryptography"
@@ -333,7 +358,7 @@ HUNG = {**DOWN, "running": True, "members": listing()}
     ],
 )
 def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, started: list[str]) -> None:
-    """What is down is started, what runs is left for another run, and no certificate is issued."""
+    """Stopped members are started, running ones wait for the next run, and no certificate is issued."""
     found = observations(*states, due="1", differs="1", infra1=[CLOCK])
     for item in found.values():
         item["pki"]["usable"] = True
@@ -341,7 +366,7 @@ def test_a_certificate_that_cannot_be_renewed_keeps_no_member_down(states: Any, 
     assert plan["problems"] == [] and plan["start"] + plan["order"] == started, plan
     assert not plan["certificates"] and not plan["settled"] and "infra1: the clock is off" in plan["notices"]
     assert not any("certificates" in line for line in plan["lines"])
-    # To issue certificates is all that renew_certificates.yml is for.
+    # renew_certificates.yml only issues certificates.
     assert planned(found, operation="renew")["problems"]
     # Without usable certificates it would not come up.
     found["infra2"]["reasons"]["certificates"] = why("etcd/server.crt: missing", part="certificates")
@@ -360,7 +385,7 @@ def test_a_cluster_that_is_down_can_be_started_without_the_host_that_has_a_probl
     # They would be no quorum, and here the cluster runs.
     assert len(planned(observations(DOWN, DOWN, DOWN, infra1=[SWAP], infra2=[SWAP]))["problems"]) == 1
     assert len(planned(observations(up(leader=True), up(), DOWN, infra2=[SWAP]))["problems"]) == 1
-    # Without the CA host nobody could be given the certificate that is missing.
+    # Without the CA host, the missing certificate cannot be issued.
     found = observations(DOWN, DOWN, DOWN, due="1", infra0=[("the CA has expired", (FOUND, SIGN))])
     assert planned(found)["problems"] == ["infra0: the CA has expired"]
 

@@ -39,7 +39,7 @@ VALUES = {
     "etcd_certificate_renewal_window": "720h",
     "etcd_manifests_dir": "/m",
 }
-# All others, with a value of no meaning.
+# All others get an arbitrary value.
 VALUES = {**dict.fromkeys([*_variables.VARIABLES, *_variables.FIXED], "x"), **VALUES}
 SIGNER = {"etcd_client_port": 3379, "etcd_certificate_renewal_window": "1h"}
 PLANE = "control0"
@@ -70,7 +70,7 @@ def arguments(
     return _look.host_arguments(look, cluster, VALUES, SIGNER, 1.0, health=asks, recipient="-----BEGIN")
 
 
-def test_a_member_is_observed_with_what_it_is_to_have() -> None:
+def test_a_member_is_observed_with_its_specs() -> None:
     found = arguments("infra1") or {}
     assert (found["name"], found["address"], len(found["members"])) == ("infra1", "10.0.0.7", 3)
     assert found["pki"]["name"] == found["config"]["name"] == "infra1" and found["pki"]["ca_host"] is False
@@ -88,8 +88,8 @@ def test_which_runs_install_packages(operation: str, installs: bool) -> None:
     assert (arguments("infra1", operation) or {})["packages"] == ("x" if installs else [])
 
 
-def test_what_a_host_is_to_have_is_what_the_modules_take() -> None:
-    """Every option of theirs, but for what the plan decides and what the host knows."""
+def test_specs_of_a_host_are_options_of_the_modules() -> None:
+    """All options, except those that the plan decides or the host knows."""
     found = arguments("infra1") or {}
     planned = {"initial_cluster_state", "initial_cluster_token", "published", "kubeadm"}
     assert set(found["config"]) == {*kubeadm.CONFIG_ARGUMENTS, "path"} - planned
@@ -122,7 +122,7 @@ def test_the_quota_that_health_is_judged_with(flags: dict[str, Any], envs: dict[
     assert _look.health_wanted({"extra_args": flags}, values) == {"renewal_window": "720h", "quota": quota}
 
 
-def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
+def test_invalid_values_reach_no_host() -> None:
     found = arguments("infra1", infra1={"etcd_client_port": "x"}) or {}
     assert found["config"] == {"data_dir": "/var/lib/etcd", "peer_port": 2380, "metrics_port": 2381}
     assert found["kubelet"]["runtime_endpoint"] == "unix:///x"
@@ -134,7 +134,7 @@ def test_what_is_known_to_be_wrong_reaches_no_host() -> None:
     [("", {}), ("8589934592", {"quota-backend-bytes": "8589934592"}), (0, {"quota-backend-bytes": 0})],
 )
 def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, flags: dict[str, Any]) -> None:
-    """The table says so, and nothing else has to name it. With its default, etcd has its own."""
+    """Only the table names the flag. With the default of the variable, etcd uses its own."""
     monkeypatch.setitem(_variables.VARIABLES, "etcd_quota", _variables.Variable("host", flag="quota-backend-bytes"))
     monkeypatch.setitem(_variables.VARIABLES, "etcd_vote", _variables.Variable("host", flag="pre-vote"))
     options = {
@@ -163,7 +163,7 @@ def test_a_variable_that_is_a_flag(monkeypatch: pytest.MonkeyPatch, value: Any, 
 
 
 def test_an_address_that_is_not_known_yet() -> None:
-    """Only the host itself is looked at, and then again with what was seen on it."""
+    """The host is observed alone first, and then again with the address found there."""
     unknown = {"infra1": {"ansible_host": "infra1.example.com"}}
     assert not resolved("infra0", **unknown)[1]["known"]
     own, other = arguments("infra1", **unknown) or {}, arguments("infra0", **unknown) or {}
@@ -183,7 +183,7 @@ def test_an_address_that_is_not_known_yet() -> None:
         (PLANE, {}, True),
     ],
 )
-def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], observed: bool) -> None:
+def test_hosts_that_are_observed_in_a_hand_over(host: str, changes: dict[str, Any], observed: bool) -> None:
     found = arguments(host, "hand_over", **changes)
     assert (found is not None) == observed
     if host == PLANE and found:
@@ -192,7 +192,7 @@ def test_who_is_observed_in_a_hand_over(host: str, changes: dict[str, Any], obse
         assert found["config"] == {"client_port": 3379} and found["pki"]["renewal_window"] == "1h"
 
 
-def test_without_a_hand_over_nobody_is_a_control_plane_host() -> None:
+def test_without_a_hand_over_no_host_is_a_control_plane_host() -> None:
     look, cluster = resolved("infra0")
     assert PLANE not in look.hosts and cluster["clients"] == []
     assert resolved("infra0", "hand_over")[1]["clients"][0]["host"] == PLANE
@@ -315,7 +315,7 @@ def test_steps_are_sorted_by_kind_and_turn() -> None:
 
 
 def test_hosts_without_a_cluster_have_nothing_in_common() -> None:
-    """Control plane hosts of which nobody knows the cluster: each says what is wrong with it."""
+    """Control plane hosts without a known cluster: each has its own problems."""
     nobody = {"name": "", "members": [], "ca_host": "", "known": True, "warnings": [], "invalid": []}
     seen_there = {
         host: {
@@ -343,7 +343,7 @@ def test_problems_of_each_host_are_those_of_the_cluster() -> None:
 
 
 def test_hosts_without_an_observation() -> None:
-    """One that has failed is named. One that has not was not waited for."""
+    """A failed host is named. For others, the strategy is the cause: the play did not wait for them."""
     given = seen(observations(*ALL_UP, differs="0"))
     given["infra2"] = {"cluster": given["infra2"]["cluster"]}
     assert "free or host_pinned" in plan(given)["problems"][0]

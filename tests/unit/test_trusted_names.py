@@ -38,7 +38,7 @@ def tls_1_2(names: list[bytes]) -> bytes:
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, answers: dict[Any, bytes]) -> list[str] | None:
-    """What is made of a server that answers in these versions."""
+    """The names that are read from a server with these TLS versions."""
 
     def shake_hands(context: Any, *_place: Any) -> None:
         body = answers.get(context.maximum_version)
@@ -93,7 +93,7 @@ def test_where_a_member_is_asked(flags: list[str], expected: Any) -> None:
     assert _trust.trusted_by(None, "/p") is None and _trust.not_loaded(None, "/p") == ""
 
 
-def test_what_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cas_that_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order, and each name once: etcd names a CA once, however often the file has it."""
     stored = ["b", "a", "b"]
     monkeypatch.setattr(_trust, "read_or_say", lambda _path: (b"", ""))

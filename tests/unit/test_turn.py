@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The turn of a member, phase by phase, on a host that is a directory: lock, gate, act, prove, undo."""
+"""The turn of a member, phase by phase: lock, gate, act, prove, undo. The host is a directory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FakeLock:
 
 
 class Host:
-    """A member that runs with the manifest OLD and is to have NEW, and what is done to it, in order."""
+    """A member that runs with the manifest OLD and is to have NEW. acts: what the turn does, in order."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
@@ -70,7 +70,7 @@ class Host:
         self.lost: EtcdError | None = None
         # What keeps the lock from being taken.
         self.refused: EtcdError | None = None
-        # What happens while the member is waited for, each time; at each act, by its name.
+        # Events during each wait for the member, and by name of an act.
         self.waits: list[Callable[[], None]] = []
         self.at: dict[str, Callable[[], None]] = {}
         kubeadm = engine._kubeadm
@@ -247,7 +247,7 @@ def test_kubelet_and_manifest_change_in_one_turn(host: Host) -> None:
 def test_a_member_that_a_restore_has_stopped_is_not_started(
     host: Host, monkeypatch: pytest.MonkeyPatch, turn: int
 ) -> None:
-    """By a run that has seen it down, or running before. One that runs goes on: the restore may have been given up."""
+    """Not by a run that has seen it down or running. A running member is changed as usual: the restore may have been abandoned."""
     monkeypatch.setattr(engine, "waiting_restore", lambda path: f"{path}.restored")
     host.spec = replace(host.spec, turn=turn)
     host.process = None
@@ -278,7 +278,7 @@ def test_a_kubelet_whose_files_count_from_the_next_start_on(host: Host) -> None:
 
 
 def test_the_kubelet_alone(host: Host) -> None:
-    """The role kubelet without the role static_pod: the same gate and lock, and the manifest is left."""
+    """The role kubelet without static_pod: the same gate and lock, and the manifest stays."""
     host.with_kubelet()
     host.spec = replace(host.spec, parts=("kubelet",))
     host.run()
@@ -334,7 +334,7 @@ def test_a_registry_that_does_not_answer_is_asked_again(
     assert host.acts.count("pull") == pulls and ("install" in host.acts) == (answers < pulls)
 
 
-def test_the_configuration_is_written_with_what_is_made_of_it(host: Host) -> None:
+def test_the_configuration_is_written_with_the_manifest(host: Host) -> None:
     text = host.written.read_text()
     host.written.unlink()
     result = host.run()
@@ -344,7 +344,7 @@ def test_the_configuration_is_written_with_what_is_made_of_it(host: Host) -> Non
 
 
 def test_the_configuration_alone(host: Host) -> None:
-    """Names in certificates, for example: the manifest is left, and nothing is waited for."""
+    """For example for names in certificates: the manifest stays, and the turn does not wait."""
     host.written.write_text("---\n")
     host.spec = replace(host.spec, parts=("config",), turn=0)
     assert host.run(check=True)["changed"] and host.written.read_text() == "---\n"
@@ -353,7 +353,7 @@ def test_the_configuration_alone(host: Host) -> None:
 
 
 @pytest.mark.parametrize("urls", [[], ["https://10.0.0.6:2379"]])
-def test_who_stands_in_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) -> None:
+def test_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) -> None:
     """Another run may have started the member while this one waited for the lock."""
     members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra1", 7))]
     host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
@@ -366,8 +366,8 @@ def test_who_stands_in_initial_cluster_is_decided_under_the_lock(host: Host, url
     assert ("infra1=" in host.written.read_text()) == (not urls)
 
 
-def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
-    """etcd compares it with initial-cluster, and the inventory has a member that has not joined yet. Names of two that never started differ."""
+def test_a_member_that_never_started_gets_the_membership(host: Host) -> None:
+    """etcd refuses an initial-cluster with a host that has not joined yet. Members that never started get different names."""
     members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra9", 9))]
     host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
     host.membership = [
@@ -383,7 +383,7 @@ def test_a_member_that_never_started_is_told_the_membership(host: Host) -> None:
 
 
 @pytest.mark.parametrize("removed", ["2026-11-27", ""])
-def test_the_record_of_a_former_member_makes_way(host: Host, removed: str) -> None:
+def test_the_record_of_a_former_member_is_removed(host: Host, removed: str) -> None:
     """It would keep the kubelet from starting a member without data. One of a member that has not left stays."""
     record = host.root / "work" / "member.json"
     text = json.dumps({"name": "infra0", "cluster_id": "c", "member_id": "1", "data_dir": "/d", "removed": removed})
@@ -436,8 +436,8 @@ def test_a_lock_that_is_lost_between_two_acts(host: Host) -> None:
         (_lock.LockLostError("the lock was lost"), False, True),
     ],
 )
-def test_what_is_put_back_without_the_lock(host: Host, error: EtcdError, process: bool, put_back: bool) -> None:
-    """A member that runs may be what the quorum needs while another run changes the next one."""
+def test_the_undo_without_the_lock(host: Host, error: EtcdError, process: bool, put_back: bool) -> None:
+    """Without the lock, another run may change the next member, and quorum may need this one."""
 
     def lose() -> None:
         host.lost = error
@@ -463,7 +463,7 @@ def test_without_a_quorum_a_member_that_is_down_is_started_as_it_was(
     monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
     result = host.run()
     assert host.manifest.read_text() == OLD and result["left"] and "announce new" not in host.acts
-    # An etcd that runs is the proof: a quorum may take the other members.
+    # A running etcd is enough: quorum may need members that are started later.
     assert "wait" not in host.acts
     assert host.config.read_text() == "wanted"
 
@@ -488,7 +488,7 @@ def test_an_alarm_that_this_turn_may_end(host: Host) -> None:
 # --- Undo ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_work_is_taken_back(host: Host) -> None:
+def test_a_change_that_fails_is_undone(host: Host) -> None:
     host.waits = [fail]
     host.fails(r"waited 300 s.* previous manifest was put back, and the member is healthy")
     assert host.manifest.read_text() == OLD
@@ -504,7 +504,7 @@ def test_a_kubelet_that_was_not_restarted_keeps_its_files(host: Host) -> None:
     assert script.read_text() == "new" and host.manifest.read_text() == OLD and "restart kubelet" not in host.acts
 
 
-def test_manifest_and_kubelet_are_taken_back(host: Host) -> None:
+def test_a_change_of_manifest_and_kubelet_that_fails_is_undone(host: Host) -> None:
     host.with_kubelet()
     host.waits = [fail]
     said = host.fails("waited 300 s")
@@ -514,7 +514,7 @@ def test_manifest_and_kubelet_are_taken_back(host: Host) -> None:
     )
 
 
-def test_a_kubelet_that_does_not_work_is_taken_back(host: Host) -> None:
+def test_a_change_of_the_kubelet_that_fails_is_undone(host: Host) -> None:
     """Before etcd was touched. Its files get their modes back, too."""
     host.with_kubelet()
     host.config.chmod(0o600)
@@ -534,7 +534,7 @@ def test_a_kubelet_that_works_with_neither(host: Host) -> None:
     host.fails("was put back, and the kubelet does not come up with it either")
 
 
-def test_an_address_is_taken_back_that_the_member_does_not_get(host: Host) -> None:
+def test_a_new_address_is_undone_if_the_member_does_not_get_it(host: Host) -> None:
     """As on a full disk, between the membership and the manifest."""
     host.at["announce new"] = fail
     said = host.fails("waited 300 s")
@@ -552,7 +552,7 @@ def test_an_address_is_taken_back_that_the_member_does_not_get(host: Host) -> No
     assert host.acts[-4:] == ["announce new", "check lock", "announce old", "unlock"]
 
 
-def test_what_was_down_already_keeps_the_new_manifest(host: Host) -> None:
+def test_a_member_that_was_down_before_keeps_the_new_manifest(host: Host) -> None:
     host.process = None
     host.waits = [fail]
     host.fails("waited 300 s. Look at")
@@ -560,8 +560,8 @@ def test_what_was_down_already_keeps_the_new_manifest(host: Host) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_text(OTHER), Path.unlink])
-def test_what_another_has_installed_since_stays(host: Host, change: Callable[[Path], object]) -> None:
-    """Neither its manifest nor its peer URLs are those of before."""
+def test_the_undo_keeps_what_another_run_has_installed(host: Host, change: Callable[[Path], object]) -> None:
+    """Its manifest and its peer URLs stay."""
 
     def someone() -> None:
         change(host.manifest)
@@ -577,7 +577,7 @@ def test_what_another_has_installed_since_stays(host: Host, change: Callable[[Pa
 def test_a_run_without_a_controller_undoes_nothing(
     host: Host, during_the_last_look: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if it had been killed after the rename: the next run goes on from there."""
+    """As if it had been killed after the rename: the next run continues from there."""
 
     def last_look() -> None:
         monkeypatch.setattr(_rollout, "check_controller", gone)
@@ -603,7 +603,7 @@ def kill() -> None:
     raise Killed
 
 
-# Where a turn is killed, and how the next one ends: after the last act there is nothing left but to wait.
+# The act at which a turn is killed, and the result of the next turn. After the last act it only waits.
 LAST = {
     "write 1": ["wait", "unlock"],
     "restart kubelet": ["wait", "unlock"],
@@ -627,7 +627,7 @@ def test_the_next_run_finishes_a_turn_that_was_killed(host: Host, act: str) -> N
 # --- The host --------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_changed_where_no_kubelet_would_start_it_again(host: Host) -> None:
+def test_nothing_changes_if_no_kubelet_would_start_etcd_again(host: Host) -> None:
     host.active = False
     assert host.run(check=True)["changed"]
     host.fails(r"kubelet\.service does not run, and would not start etcd again")
@@ -649,7 +649,7 @@ def test_one_run_at_a_time(host: Host) -> None:
     assert host.manifest.read_text() == NEW
 
 
-def test_check_mode_writes_nothing_and_waits_for_nobody(host: Host) -> None:
+def test_check_mode_writes_nothing_and_does_not_wait(host: Host) -> None:
     shutil.rmtree(host.spec.kubelet.work_dir)
     assert host.run(check=True)["changed"] and host.acts == ["gate", "announce new"]
     assert host.manifest.read_text() == OLD and not os.path.exists(host.spec.kubelet.work_dir)
@@ -745,9 +745,9 @@ def test_a_first_start_says_why_at_once(host: Host) -> None:
     ("lasts", "image", "logs", "replaced"),
     [
         (True, "", [], False),
-        # A flag that etcd refuses, on all hosts: nothing else would bring the cluster back.
+        # All manifests have a flag that etcd refuses: only new manifests can start the cluster.
         (False, "", ["0.log"], True),
-        # Another image on data that etcd has run on is an upgrade of all members at once; one that could not be pulled has never run.
+        # Another image on existing data would upgrade all members at once, unless the present one could not be pulled and has never run.
         (False, IMAGE, ["0.log"], False),
         (False, IMAGE, [], True),
     ],
@@ -781,7 +781,7 @@ def test_what_a_killed_run_has_left_in_the_directory_of_manifests_is_removed(hos
 
 
 def test_a_data_directory_that_others_share_keeps_its_mode(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/srv with other people's files in it, made readable for root only, would shut them out."""
+    """For example /srv: made readable for root only, its other users would lose access."""
     data = Path(host.spec.config.data_dir)
     asked: list[str] = []
     monkeypatch.setattr(engine, "mode_problem", lambda path, _mode: asked.append(path))
@@ -831,7 +831,7 @@ class Readable:
 
 
 def test_a_member_is_restarted_once_more_before_3_7(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a count that has a snapshot written, behind a gate of its own, and before its peers are told anything."""
+    """With a snapshot-count that causes a raft snapshot, behind its own gate, and before peer URLs change."""
     member = Readable(host, monkeypatch)
     host.waits = [member.cure]
     result = host.run()
@@ -853,7 +853,7 @@ def test_a_raft_snapshot_that_is_not_written(host: Host, monkeypatch: pytest.Mon
 
 
 def test_a_member_that_has_the_count_already_is_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a run that was killed. The same manifest would restart nothing."""
+    """A killed run has set it. The kubelet would not restart for the same manifest."""
     member = Readable(host, monkeypatch, COUNT + "12\n")
     monkeypatch.setattr(_rollout, "stop", lambda _process: host.did("stop"))
     host.waits = [member.cure]
@@ -956,7 +956,7 @@ def test_a_leader_that_cannot_hand_over(packages: Host, monkeypatch: pytest.Monk
 
 
 def test_packages_alone_take_a_turn(packages: Host) -> None:
-    """A package may restart what it likes, so it has its lock, its gate and its proof."""
+    """A package may restart services, so its installation has lock, gate and proof."""
     packages.manifest.write_text(NEW)
     packages.run()
     assert packages.acts == ["fetch", "lock", "gate", "check lock", "install packages", "check lock", "wait", "unlock"]
@@ -988,7 +988,7 @@ def test_a_kubelet_that_its_package_has_restarted_is_proven(
 
 
 def test_a_kubelet_that_ends_with_its_new_version_stops_no_etcd(packages: Host) -> None:
-    """systemd starts it again and again. It is proven before the manifest is replaced, as one that runs."""
+    """systemd restarts it again and again. It must work before the manifest is replaced."""
     packages.with_kubelet()
     packages.at["install packages"] = lambda: packages.__dict__.update(active=False, healthy=False)
     packages.fails("the kubelet does not work as changed")
@@ -1035,7 +1035,7 @@ def test_a_cluster_that_is_down_is_started_with_its_packages(
 def test_a_host_that_was_made_anew_and_kept_its_data_gets_its_packages(
     packages: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no manifest that it could be started with, and perhaps no kubelet."""
+    """The host has no manifest to start with, and perhaps no kubelet."""
     monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
     monkeypatch.setattr(engine.Turn, "_wait_until_started", lambda _self: 1.0)
     packages.manifest.unlink()
@@ -1045,7 +1045,7 @@ def test_a_host_that_was_made_anew_and_kept_its_data_gets_its_packages(
 
 
 def test_packages_that_cannot_be_had_keep_no_member_down(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The repository may be down as well. One that runs is left alone."""
+    """The repository may be down too. A running member is not changed."""
     monkeypatch.setattr(engine, "read_wal", lambda _path: Wal("1", "2", formed=True))
     for act in range(2):
         packages.at["fetch"] = fail
@@ -1087,7 +1087,7 @@ def lowers(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_member_gets_an_older_minor_version(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the gate, and before anything is changed. What comes after is the way of any turn."""
+    """It waits for its data behind the gate and before any change. The rest is a normal turn."""
     lowers(host, monkeypatch)
     host.run()
     assert host.acts == [*ROLL[:3], "is its data ready for 3.6.14", *ROLL[3:], "end of downgrade", "unlock"]

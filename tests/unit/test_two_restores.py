@@ -1,6 +1,6 @@
-"""Two runs of restore.yml with different snapshots, and one of site.yml, at the same time, in any order of their steps on three hosts.
+"""Two runs of restore.yml with different snapshots and one of site.yml at once, in any order of their steps on three hosts.
 
-What runs here are the steps of the modules; etcd and Ansible are a few lines. The cluster before is lost, or down, or healthy and to be replaced.
+The steps are those of the modules; etcd and Ansible are simulated. The former cluster is lost, down, or healthy and to be replaced.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Fleet:
         )  # fmt: skip
 
     def run_of_restore(self, token: str, chance: random.Random) -> Iterator[str]:
-        """Step by step: each is taken by all hosts, and the next one only if none has failed. Ends with 'done' if it comes so far."""
+        """The steps of a run. All hosts take a step before the next one, which needs no failure. The last result is 'done'."""
         former = {name: self.data(name) for name in NAMES}
         for step in (*restore.STEPS, "start"):
             failed = False
@@ -120,11 +120,13 @@ class Fleet:
 
 @pytest.mark.parametrize("before", ["lost", "down", "healthy"])
 @pytest.mark.parametrize("seed", range(60))
-def test_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, before: str) -> None:
-    """What a cluster has acknowledged stays with a quorum of its members, a run that says that it is done is right, and the next run alone finishes."""
+def test_two_restores_and_site_yml_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, before: str
+) -> None:
+    """A quorum keeps what its cluster has acknowledged, a run that succeeds has restored its snapshot, and the next run finishes the rest."""
     fleet, chance = Fleet(tmp_path, monkeypatch, before), random.Random(seed)
     runs = [fleet.run_of_restore("token-2", chance), fleet.run_of_restore("token-3", chance), fleet.run_of_site(chance)]
-    # Each plan is made before anything has happened. The hosts look at the same moment.
+    # All plans are made before the first step. The hosts are observed at the same moment.
     said = [next(run) for run in runs]
     active = list(range(3))
     while active:

@@ -1,4 +1,4 @@
-"""Which etcd may follow which, and what a plan says of it."""
+"""Allowed upgrades of etcd, and their plan."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def test_an_image_without_a_version(image: str | None) -> None:
         ("3.5.35", ["3.6.14", "3.6.14", "3.6.14"], "3.5.0", []),
         # A new cluster has not agreed on anything yet.
         ("3.6.14", ["3.5.35"] * 3, "3.0.0", []),
-        # Members that come back from 3.6 without their former entries: zombies.
+        # From 3.5 before 3.5.26, removed members would reappear in 3.6.
         ("3.6.14", ["3.5.25", "3.5.35", "3.5.35"], "", ["patch"]),
         ("3.6.14", ["3.5.26"] * 3, "", []),
         ("3.6.14", ["3.5.24", "3.6.14", "3.5.24"], "", []),
         ("3.5.26", ["3.5.24"] * 3, "", []),
     ],
 )
-def test_which_version_may_follow(wanted: str, runs: list[str], agreed: str, expected: list[str]) -> None:
+def test_versions_that_may_follow(wanted: str, runs: list[str], agreed: str, expected: list[str]) -> None:
     assert codes(members(wanted, *runs, agreed=agreed)) == expected
 
 
@@ -141,7 +141,7 @@ def test_a_member_that_is_down_is_judged_by_its_manifest() -> None:
         ),
     ],
 )
-def test_a_refusal_has_the_way_out(wanted: str, runs: str, words: list[str]) -> None:
+def test_a_refusal_names_a_remedy(wanted: str, runs: str, words: list[str]) -> None:
     plan = planned(members(wanted, runs, runs, runs))
     assert plan["action"] == "refuse" and len(plan["problems"]) == 1 and plan["problems"][0].startswith("infra"), plan
     assert all(word in plan["problems"][0] for word in words), plan["problems"]
@@ -159,8 +159,8 @@ def test_the_plan_shows_the_upgrade_and_takes_a_snapshot() -> None:
     assert planned(found)["snapshot"] == []
 
 
-def test_an_image_that_is_not_changed_is_no_upgrade() -> None:
-    """Whatever it holds: a registry of one's own may have another version under kubeadm's tag."""
+def test_an_unchanged_image_is_not_an_upgrade() -> None:
+    """Even if its tag differs from its content: a private registry may have another version under kubeadm's tag."""
     found = members("3.6.8", "3.6.14", "3.6.14", "3.6.14")
     for item in found.values():
         item["etcd"]["image"] = item["config"]["image"]
@@ -240,7 +240,7 @@ def test_packages_take_a_turn() -> None:
         ("3.6.14", "3.6.8", ""),
     ],
 )
-def test_what_is_only_a_warning(wanted: str, runs: str, words: str) -> None:
+def test_upgrades_that_only_give_a_warning(wanted: str, runs: str, words: str) -> None:
     plan = planned(members(wanted, runs, runs, runs))
     assert plan["problems"] == [] and plan["order"]
     assert [words in text for text in plan["notices"]] == [True] * bool(words), plan["notices"]
@@ -274,7 +274,7 @@ def test_a_snapshot_that_cannot_be_taken_stops_the_upgrade_only() -> None:
         ("3.6.14", "3.7.3", 3, "1", ["infra1"]),
         ("3.6.14", "3.7.3", 0, "1", []),
         ("3.6.14", "3.6.14", 3, "1", []),
-        # A learner whose join was interrupted goes on first of all.
+        # An interrupted join of a learner is finished first.
         ("3.6.14", "3.7.3", 3, "12", ["infra1", "infra2"]),
         # Those that were restarted before have written a raft snapshot; infra2 has its turn afterwards.
         ("3.6.14", "3.7.3", 3, "01", ["infra1"]),
@@ -334,12 +334,12 @@ def test_a_host_that_joins_a_cluster_of_one_on_its_way_to_3_7() -> None:
 
 
 def test_a_member_that_panics_on_3_7() -> None:
-    """Somebody has upgraded it by hand."""
+    """It was upgraded by hand."""
     found = members("3.7.3", "3.6.14", "3.7.3", "3.6.14")
     found["infra1"]["etcd"].update(DOWN, version="", unreadable=3)
     plan = planned(found)
     assert plan["action"] == "refuse" and "--limit infra1 -e etcd_image_tag=3.6.14-0" in plan["problems"][0]
-    # Back on 3.6, with --limit. It is down, so it gives no snapshot, and there is no time to lose.
+    # Back to 3.6 with --limit. The member is down, so it gives no snapshot.
     alone = planned({"infra1": members("3.6.14", "3.6.14", "3.7.3", "3.6.14")["infra1"]}, backup_before_change=True)
     assert alone["problems"] == [] and alone["snapshot"] == ["infra1"]
     alone = planned({"infra1": down_on_3_7("3.6.14")}, backup_before_change=True)
@@ -362,7 +362,9 @@ def test_a_member_that_panics_on_3_7() -> None:
         (3, "etcd:3.6.14-0", None, False),
     ],
 )
-def test_who_is_restarted_once_more(unreadable: int, installed: str | None, wanted: str | None, is_due: bool) -> None:
+def test_members_that_are_restarted_once_more(
+    unreadable: int, installed: str | None, wanted: str | None, is_due: bool
+) -> None:
     reasons = log_reasons(unreadable, installed, wanted)
     assert [(item.code, item.restarts) for item in reasons] == [("unreadable-log", True)] * is_due
     assert not is_due or "3 entries of etcd 3.5" in reasons[0].text
@@ -380,7 +382,7 @@ def test_a_manifest_with_another_count() -> None:
     ("wanted", "expected"), [("3.5.35", "downgrade"), ("3.6.8", ""), ("3.7.3", ""), ("3.8.0", "minor"), ("mine", "")]
 )
 def test_members_that_join(wanted: str, expected: str) -> None:
-    """They are not upgraded, but have to find their peers."""
+    """They are not upgraded, but their version must fit the cluster."""
     found = members(wanted, "3.6.14", "3.6.14", "3.6.14")
     found["infra2"]["etcd"].update(FRESH, version="", image=None)
     found["infra2"]["config"]["image_tag"] = f"{wanted}-0"

@@ -50,16 +50,16 @@ MEMBER, OTHER = 0xF000000000000001, 0xCDF818194E3A8C32
         (metadata(MEMBER, OTHER) + b"\xff" * 80, False, False),
     ],
 )
-def test_parse(data: bytes, later: bool, formed: bool) -> None:
+def test_the_head_of_a_log(data: bytes, later: bool, formed: bool) -> None:
     assert _wal.parse_wal(data, later) == _wal.Wal("f000000000000001", "cdf818194e3a8c32", formed)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"garbage that is no log at all", state(3)])
-def test_nothing_to_read(data: bytes) -> None:
+def test_heads_of_logs_that_cannot_be_read(data: bytes) -> None:
     assert _wal.parse_wal(data, False) is None
 
 
-def test_directory(tmp_path: Path) -> None:
+def test_the_log_of_a_data_directory(tmp_path: Path) -> None:
     assert _wal.read_wal(str(tmp_path)) is None
     folder = tmp_path / "member" / "wal"
     folder.mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_directory(tmp_path: Path) -> None:
 
 
 def test_a_restored_snapshot_is_data(tmp_path: Path) -> None:
-    """etcdutl writes a log of term 1, as a new member does, and a snapshot of raft beside it."""
+    """etcdutl writes a log of term 1, like a new member, and a raft snapshot."""
     folder = tmp_path / "member" / "wal"
     folder.mkdir(parents=True)
     (folder / "0000000000000000-0000000000000000.wal").write_bytes(metadata(1, 2) + state(1))
@@ -100,7 +100,7 @@ def test_a_log_that_cannot_be_read_is_data(tmp_path: Path, make: Callable[[Path]
     [(b"", False), (b"\0" * 4096, False), (b"\0" * 4000 + b"consistent_index" + b"\0" * 80, True)],
 )
 def test_a_database_without_its_log(tmp_path: Path, database: bytes, is_data: bool) -> None:
-    """The log lies on a volume of its own that is not mounted. A start that failed leaves a database, too: an empty one."""
+    """The log is on its own volume, which is not mounted. The empty database of a failed start is not data."""
     (tmp_path / "member" / "snap").mkdir(parents=True)
     (tmp_path / "member" / "wal").mkdir()
     (tmp_path / "member" / "snap" / "db").write_bytes(database)
@@ -146,7 +146,7 @@ def entry(index: int, request: bytes, kind: int = 0) -> bytes:
     return record(2, fields)
 
 
-# As etcd 3.5 writes it when it starts; a put of today, whose value looks like one; an empty entry of a new leader.
+# The entry that etcd 3.5 writes when it starts; a put whose value looks like one; the empty entry of a new leader.
 FORMER = b"\x08" + varint(7587891) + b"\x12\x03PUT\x1a\x0a/0/version\x22\x053.5.0"
 PUT = b"\x22" + varint(len(FORMER) + 5) + b"\x0a\x01k\x12" + varint(len(FORMER)) + FORMER + b"\xa2\x06\x02\x08\x01"
 WITH_ID = b"\x08\x05" + PUT
@@ -219,5 +219,5 @@ def test_no_data_has_nothing_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("applied", "count"), [(30, 10), (20, 1), (12, 1)])
 def test_the_count_that_has_a_snapshot_written(applied: int, count: int) -> None:
-    """After the start, one entry more is applied: the snapshot is of one after the last of these."""
+    """The start applies one more entry, so the snapshot is after the last unreadable one."""
     assert _wal.count_beyond(applied, [4, 20]) == count

@@ -1,4 +1,4 @@
-"""Certificates and keys as such: the forms in which people have them, made by openssl."""
+"""Certificates and keys in the forms that users have, made by openssl."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_no_key(data: bytes | None) -> None:
     ],
 )
 def test_signatures_by_rsa(tmp_path: Path, options: str, good: bool) -> None:
-    """PSS is for CAs of others. Go takes it with a salt as long as the hash only."""
+    """PSS is for CAs of users. Go accepts it only with a salt as long as the hash."""
     shell(
         tmp_path,
         "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout ca.key -out ca.crt;"
@@ -161,8 +161,8 @@ def test_package_of_the_library_by_distribution(release: str, python: str, packa
 
 
 @pytest.mark.parametrize("prefixes", [("/opt/py", "/usr"), ("/usr/local", "/usr/local")])
-def test_a_python_that_no_package_is_for(prefixes: tuple[str, str]) -> None:
-    """A virtual environment, and one that was built on the host: nothing is installed in vain."""
+def test_a_python_without_a_package_of_the_library(prefixes: tuple[str, str]) -> None:
+    """In a virtual environment, or with a Python built on the host, a package would not help."""
     problem = _host.cryptography_problem(None, "ID=debian\n", "/opt/py/bin/python", prefixes, installs=True)
     assert problem and "/opt/py/bin/python -m pip install" in problem and "ansible_python_interpreter" in problem
     assert "etcd_install_dependencies" not in problem
@@ -170,7 +170,7 @@ def test_a_python_that_no_package_is_for(prefixes: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "2.8"])
-def test_what_is_set_is_not_advised(version: str | None) -> None:
+def test_a_variable_that_is_set_is_not_advised(version: str | None) -> None:
     problem = _host.cryptography_problem(version, "ID=debian\n", "/usr/bin/python3", SYSTEM, installs=True)
     assert problem and "or set etcd_install_dependencies" not in problem
     assert "the package python3-cryptography (this distribution) did not provide it" in problem

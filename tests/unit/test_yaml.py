@@ -1,4 +1,4 @@
-"""What we write is read back by a parser that is not ours."""
+"""Our YAML, read by another parser."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     membership,
     reference,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, has_url_of_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
@@ -128,7 +128,12 @@ class MemberView:
         if self.has_data is None or self.has_lost_data:
             return False
         is_fresh = not (self.has_data or self.data_elsewhere or self.recorded_dir or self.running)
-        return self.is_learner or (self.entry is None and is_fresh)
+        return self.is_learner or (self.entry is None and is_fresh) or self.keeps_url_of_joining
+
+    @property
+    def keeps_url_of_joining(self) -> bool:
+        """Whether it was promoted, or started as a voting member, by a run that ended before it took the further URL away (urls_while_joining)."""
+        return self.ready and bool(self.entry and has_url_of_joining(self.entry.get("peer_urls", [])))
 
     @property
     def has_lost_data(self) -> bool:
@@ -459,10 +464,10 @@ def decide_with_cluster(
     differing = [
         item.host
         for item in sorted(views, key=lambda v: (v.leader, not v.moved))
-        if item.differs and item.ready and item.host not in unstarted
+        if item.differs and item.ready and not item.joins and item.host not in unstarted
     ]
-    first = [item.host for item in joins if item.is_learner]
-    new = [item.host for item in joins if not item.is_learner]
+    first = [item.host for item in joins if item.entry]
+    new = [item.host for item in joins if not item.entry]
     unstarted_elsewhere = unstarted_problems(cluster, views, listed) if new else []
     if unstarted_elsewhere:
         new = []

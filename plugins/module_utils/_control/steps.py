@@ -18,6 +18,7 @@ BACKUP, RESTORE, DRILL = "backup", "restore", "drill"
 DEFRAGMENT = "defragment"
 
 # What a step does, in the order in which a run carries them out.
+KUBELET = "kubelet"  # The kubelet of a host that joins is started. Nobody needs it yet, so it takes no turn.
 SNAPSHOT = "snapshot"  # A verified snapshot is taken on the host of a member.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
 REPLACE_CA = "replace_ca"  # The ca.crt of a host is replaced by that of the CA host.
@@ -49,6 +50,7 @@ RECORD = "record"  # The record of a member is written.
 SCHEDULE = "schedule"  # The timer that takes snapshots is installed or removed.
 CA_KEY_KINDS = (SEND_CA_KEY, RECEIVE_CA_KEY, REMOVE_CA_KEY, EXPORT_CA_KEY)
 KINDS = (
+    KUBELET,
     SNAPSHOT,
     CA,
     REPLACE_CA,
@@ -79,6 +81,7 @@ KINDS = (
 
 # What a step of each kind changes, of the parts of a host.
 _PARTS = {
+    KUBELET: ("kubelet",),
     CA: ("ca",),
     CERTIFICATES: ("certificates",),
     CONFIG: ("config",),

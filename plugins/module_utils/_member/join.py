@@ -25,10 +25,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
+    KubeletError,
     Turn,
     TurnSpec,
     hold_host_lock,
@@ -88,6 +90,7 @@ class JoinTurn(Turn):
             return
         _rollout.check_controller()
         self.have_images()
+        self._prove_running_kubelet()
         holder = Holder(socket.gethostname(), self.spec.member, f"join of {self.spec.member}")
         try:
             self.lock = stack.enter_context(
@@ -116,8 +119,24 @@ class JoinTurn(Turn):
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
-            raise EtcdError(f"{exc} {self._taken_back(entry)}") from exc
+            said = self._said_of_kubelet(exc) if isinstance(exc, KubeletError) else str(exc)
+            raise EtcdError(f"{said} {self._taken_back(entry)}") from exc
         self.waited += self._wait_for_member(self.spec.target, self._installed(), self._old())
+
+    def _prove_running_kubelet(self) -> None:
+        """EtcdError if the kubelet, which an earlier task may have started, does not last. One that this turn starts is proven then."""
+        if not self.kubelet or self.kubelet.restart:
+            return
+        try:
+            self.see_that_kubelet_lasts()
+        except KubeletError as exc:
+            raise EtcdError(
+                f"{self._said_of_kubelet(exc)} It has not joined. Correct the cause, and run again."
+            ) from exc
+
+    def _said_of_kubelet(self, exc: KubeletError) -> str:
+        log = service.last_lines(self.since)
+        return f"{self.spec.member}: the kubelet does not work: {exc}\nFrom `journalctl -u kubelet`:{log}\n"
 
     def _check_others(self, urls: list[str]) -> None:
         """EtcdError if another member is not a healthy voter."""

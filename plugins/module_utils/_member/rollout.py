@@ -419,11 +419,11 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
     """Tell the cluster where a member's peers reach it from now on; the URLs that it knew, empty where they are wanted.
 
     etcd reads --initial-advertise-peer-urls while it has no data only; after that the URLs are data of the cluster
-    (cluster API, MemberUpdate). check: only look. EtcdError where there is no quorum.
+    (cluster API, MemberUpdate). check: only look. EtcdError where there is no quorum. Those of a learner are left: see promote in _etcd/membership.py.
     """
     client, members = ask_membership(target, process)
     entry = next((item for item in members if item.name == target.name), None)
-    if entry is None or sorted(entry.peer_urls) == sorted(wanted):
+    if entry is None or entry.is_learner or sorted(entry.peer_urls) == sorted(wanted):
         return []
     if not check:
         with client:

@@ -28,11 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import (
-    Membership,
-    entry_at,
-    urls_while_joining,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -61,6 +57,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported, texts
@@ -99,7 +96,7 @@ KUBELET_STARTS = 30.0
 HANDS_OVER = 10.0
 
 # It says so before it makes its cgroups, which it may die of, and before it looks at what runs: after two seconds, and
-# every two seconds from then on.
+# every two seconds from then on. Since its start.
 KUBELET_LASTS = 10.0
 
 # etcd writes a raft snapshot right after it has applied its log, which it has done when it is ready.
@@ -511,7 +508,7 @@ class Turn:
                 raise EtcdError(
                     f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
                 )
-            if mine and not mine.started:
+            if mine and not mine.started and not mine.is_learner:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)
                 self.starts_first = True
@@ -743,9 +740,12 @@ class Turn:
         return _rollout.sentence(text, self.causes())
 
     def prove_kubelet(self) -> None:
-        """Wait until a kubelet that was restarted is healthy, and see that it goes on."""
-        if not (self.restarts_kubelet or self.package_restarted_kubelet):
-            return
+        """Prove a kubelet that was restarted."""
+        if self.restarts_kubelet or self.package_restarted_kubelet:
+            self.see_that_kubelet_lasts()
+
+    def see_that_kubelet_lasts(self) -> None:
+        """Wait until the kubelet is healthy and has run for some seconds. KubeletError if it does not."""
         begin = time.monotonic()
         watch = _rollout.Watch(self.causes)
         while not service.is_healthy():
@@ -754,8 +754,10 @@ class Turn:
             if late or watch.is_hopeless():
                 raise KubeletError(self._with_causes(f"it is not healthy after {time.monotonic() - begin:.0f} s"))
             time.sleep(0.5)
-        begin = time.monotonic()
-        while time.monotonic() - begin < KUBELET_LASTS:
+        begin, started = time.monotonic(), _host.kubelet_unit().started
+        # An earlier task may have started it.
+        age = max(0.0, time.time() - started) if started else 0.0
+        while time.monotonic() - begin < KUBELET_LASTS - age:
             _rollout.check_controller()
             if not service.answers():
                 raise KubeletError(self._with_causes(f"it ended {time.monotonic() - begin:.0f} s after it was healthy"))

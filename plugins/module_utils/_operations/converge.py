@@ -65,6 +65,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     CERTIFICATES,
     CONVERGE,
     IMAGE,
+    KUBELET,
     RECORD,
     REMOVE,
     REMOVE_CA_KEY,
@@ -163,6 +164,7 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         observations,
         {member.host: member.name for member in cluster.members},
         **{
+            KUBELET: [] if leave or outcome.held else kubelets_before_turns(decision, observations),
             CA: [cluster.ca_host] if signing.makes_ca else [],
             REPLACE_CA: members if decision.action == BOOTSTRAP else broken_ca_hosts(cluster, observations),
             REMOVE_CA_KEY: signing.stray,
@@ -268,6 +270,19 @@ def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> d
     if not (plan["settled"] and tables) or plan["held"] or plan["problems"] or wish.external_file:
         return {"finished": False, "table": []}
     return {"finished": True, "table": tables[0]}
+
+
+def kubelets_before_turns(decision: Decision, observations: Observations) -> list[str]:
+    """Hosts that join and have nothing of a member yet, so that their kubelets can be started at once. The turn sees whether they last.
+
+    With a manifest, the kubelet would start etcd before its turn. With packages to install, the turn starts another kubelet.
+    """
+    return [
+        host
+        for host in hosts_with("kubelet", observations)
+        if host in decision.order and host in decision.join
+        if not observations[host]["facts"]["etcd_manifest"] and not observations[host]["reasons"].get("packages")
+    ]
 
 
 def token(observations: Observations) -> str:

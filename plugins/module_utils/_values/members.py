@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,23 @@ def bracketed(address: str) -> str:
 def is_ours(argv: list[str], name: str) -> bool:
     """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
     return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv
+
+
+def urls_while_joining(peer_urls: Sequence[str]) -> list[str]:
+    """The peer URLs of a member until it has its data: one more than it keeps, which is no other member's.
+
+    While etcd has no data, it starts only if --initial-cluster has as many peer URLs for each member as the membership (ValidateClusterAndAssignIDs).
+    So the list that a member joins with becomes invalid when it loses the further URL, without a restart: if its data is gone later, etcd refuses to
+    start instead of joining empty under its former id. No peer reaches a member by this URL, and etcd tries it last (it sorts after any address).
+    """
+    place = peer_urls[0].rsplit("/", 1)[-1]
+    name = re.sub("[^0-9a-z]+", "-", f"joining {place}")
+    return [*peer_urls, f"https://{name}@localhost:{place.rsplit(':', 1)[-1]}"]
+
+
+def has_url_of_joining(peer_urls: Sequence[str]) -> bool:
+    """Whether one of the peer URLs is the further one of urls_while_joining."""
+    return any("://joining-" in url and "@localhost:" in url for url in peer_urls)
 
 
 def membership_problems(members: list[Member]) -> list[str]:

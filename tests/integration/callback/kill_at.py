@@ -1,4 +1,4 @@
-"""Ends the whole run at its Nth task, as a controller that loses power does.
+"""Kills the whole run at its Nth task, like a controller that loses power.
 
 Environment: KILL_AT (number of the task, from 1, or its name; 0: never), KILL_AFTER (seconds into it), KILL_COUNT (a file that gets the
 number of tasks begun), KILL_MARKER (processes with this text in their environment are those of the run).
@@ -24,7 +24,7 @@ description: For tests.
 
 
 def kill() -> None:
-    """SIGKILL to every process of the run: workers and connections are sessions of their own; this one is the last."""
+    """SIGKILL to every process of the run, this one last. Workers and connections have their own sessions."""
     marker = os.environ["KILL_MARKER"].encode()
     for environment in Path("/proc").glob("[0-9]*/environ"):
         pid = int(environment.parent.name)

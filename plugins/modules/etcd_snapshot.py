@@ -90,6 +90,9 @@ snapshot:
     key_count:
       description: Number of keys at the revision, as the member told it. -1 if it could not.
       type: int
+    downgrade:
+      description: The minor version of etcd that a downgrade went to which was under way. Empty if there was none.
+      type: str
 lines:
   description: The snapshot, for people.
   returned: always

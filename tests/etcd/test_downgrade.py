@@ -7,18 +7,22 @@ import signal
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Holder, LockBusyError, cluster_lock
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import downgrade as _downgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade import DowngradeSpec, change_downgrade
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import is_too_new
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL, etcd_version_in
 
-from .conftest import ADDRESSES, Cluster, Make, Member, wait_until
+from .conftest import ADDRESSES, Cluster, Make, Member, restore, wait_until
 from .test_membership import join, small, start_learner, writing
+from .test_snapshot import programs, spec_for, with_programs  # noqa: F401
 from .test_upgrade import MIDDLE, NEW, OLD, cluster_version, restart, roll
 from .test_upgrade import writing as writing_through_all
 
@@ -202,6 +206,42 @@ def test_no_member_joins_during_a_downgrade(make_cluster: Make, high: str, low: 
     joiner.version = high
     join(cluster, joiner)
     assert cluster.agree()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("high", "low"), PATHS)
+@pytest.mark.parametrize("lowers_first", [False, True])
+@pytest.mark.usefixtures("programs")
+def test_a_snapshot_from_the_middle(
+    make_cluster: Make, tmp_path: Path, high: str, low: str, lowers_first: bool
+) -> None:
+    """Taken once it is enabled, or of the first member that was lowered: both versions start on it, in the middle of the downgrade. The description tells."""
+    with_programs(tmp_path, high)
+    cluster = make_cluster(3, high)
+    cluster.found()
+    assert _backup.take(spec_for(cluster, cluster[0]))["snapshot"]["downgrade"] == ""
+    change_downgrade(spec(cluster, low[:3]), check=False)
+    first = next(member for member in cluster.members if not member.leads())
+    if lowers_first:
+        lower(cluster, first, low)
+    taken = _backup.take(spec_for(cluster, first))
+    assert taken["snapshot"]["downgrade"] == low[:3]
+    told = _backup.describe(str(tmp_path / "image"), taken["path"])
+    assert not any(is_too_new(told["storage"], version) for version in (high, low))
+    for version in (low, high):
+        cluster.power_cut()
+        for member in cluster.members:
+            member.version = version
+            restore(member, Path(taken["path"]), cluster.names)
+            member.start("existing", cluster.names)
+        cluster.wait()
+        if version == low:
+            wait_until(
+                "the downgrade has not ended", lambda: not any(status(item).downgrade for item in cluster.members)
+            )
+    assert {status(member).downgrade for member in cluster.members} == {f"{low[:3]}.0"} and cluster.agree()
+    assert change_downgrade(spec(cluster, CANCEL), check=False)["changed"]
+    wait_until("the newer version is not back", lambda: cluster_version(cluster[0]) == f"{high[:3]}.0")
 
 
 def test_the_lock_keeps_two_runs_apart(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,14 +33,21 @@ def files(lab: Lab) -> dict[str, str]:
     }
 
 
-def killed_at(lab: Lab, tmp_path: Path, number: int, *arguments: str, **how: str) -> tuple[Run, int]:
-    """A run that is killed at a task (0: never), and how many tasks had begun. how: playbook and inventory, if they are others."""
+def killed_at(
+    lab: Lab, tmp_path: Path, number: int | str, *arguments: str, after: str = "", **how: str
+) -> tuple[Run, int]:
+    """A run that is killed at a task (0: never), and how many tasks had begun.
+
+    number: of the task, or its name. after: seconds into it. how: playbook and inventory, if they are others.
+    """
+    if not after:
+        # Between two tasks, and while one is at work on the hosts.
+        after = "0.7" if int(number) // STEP % 2 else "0"
     count = tmp_path / "count"
     run = lab.play(
         *arguments,
         KILL_AT=str(number),
-        # Between two tasks, and while one is at work on the hosts.
-        KILL_AFTER="0.7" if number // STEP % 2 else "0",
+        KILL_AFTER=after,
         KILL_COUNT=str(count),
         KILL_MARKER=f"kill-{os.getpid()}-{number}",
         ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback")),

@@ -1,4 +1,7 @@
-"""site.yml upgrades kubelet, kubeadm and etcd of real hosts by packages, in one turn each, while a client writes. A real apt, and a repository of our own."""
+"""site.yml upgrades kubelet, kubeadm and etcd of real hosts by packages, in one turn each, while a client writes. A real apt, and a repository of our own.
+
+All of it takes minutes: `make test-long`. See test_killed for KUBEADM_ETCD_SWEEP.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from .conftest import LAB, LAB_NAME, ROOT, Lab, different
+from .test_killed import FIRST, STEP, killed_at, unchanged
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
 
-OLD, NEW = "1.36.3", "1.37.2"
-ETCD, NEW_ETCD = "3.6.14", "3.7.3"
+# kubeadm and the kubelet, and the etcd that this kubeadm chooses.
+CHAIN = {"1.35.4": "3.6.6", "1.36.3": "3.6.8", "1.37.2": "3.7.0"}
+OLDEST, OLD, NEW = CHAIN
+STEPS = list(zip(CHAIN, list(CHAIN)[1:]))
+# A kill so many seconds after the first turn has begun is one in each part of each turn.
+TURN, SECONDS = "Change the member, and wait for it", range(2, 92, 5)
 PORT = 8099
 
 
@@ -34,9 +44,9 @@ def wanted(version: str = NEW, *names: str) -> tuple[str, str]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Three hosts of a lab of their own, and a repository that they reach."""
     it = Lab(f"{LAB_NAME}-pkgs", ["infra0", "infra1", "infra2"])
-    it("up", "--hosts", "3", "--kubernetes", OLD, "--etcd", ETCD)
+    it("up", "--hosts", "3", "--kubernetes", OLDEST, "--etcd", CHAIN[OLDEST])
     repository = tmp_path_factory.mktemp("repository")
-    subprocess.run([str(LAB), "packages", "--restarts", str(repository), OLD, NEW], check=True, timeout=1800)
+    subprocess.run([str(LAB), "packages", "--restarts", str(repository), *CHAIN], check=True, timeout=1800)
     gateway = re.sub(r"\d+$", "1", it.addresses()["infra0"])
     argv = [sys.executable, "-m", "http.server", str(PORT), "--bind", gateway, "--directory", str(repository)]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -47,24 +57,31 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             it("down")
 
 
-def prepare(lab: Lab) -> Lab:
-    """A cluster whose hosts have their programs from packages, on hold, and the image that the next kubeadm chooses."""
+def on_all(lab: Lab, script: str) -> None:
+    """A script on all hosts at once."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: lab.sh(host, script), lab.hosts))
+
+
+def prepare(lab: Lab, version: str = OLD) -> Lab:
+    """A cluster whose hosts have their programs from packages, on hold, and the images that each kubeadm chooses."""
     lab.fresh()
     gateway = re.sub(r"\d+$", "1", lab.addresses()["infra0"])
-    argv = [str(LAB), "images", "--kubernetes", NEW, "--etcd", NEW_ETCD]
-    printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-    image = next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
-    for host in lab.hosts:
-        lab.sh(
-            host,
-            "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*;"
-            f" echo 'deb [trusted=yes] http://{gateway}:{PORT}/ ./' >/etc/apt/sources.list.d/lab.list;"
-            f" apt-get -qq update && apt-get -qq -y install kubelet={OLD}-1.1 kubeadm={OLD}-1.1 >/dev/null 2>&1"
-            " && apt-mark hold kubelet kubeadm",
-        )
-        command = f"podman exec -i {lab.name}-{host} ctr -n k8s.io images import - <{image}"
-        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
-    lab.site(*wanted(OLD))
+    for kubernetes, etcd in list(CHAIN.items())[1:]:
+        argv = [str(LAB), "images", "--kubernetes", kubernetes, "--etcd", etcd]
+        printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
+        image = next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
+        for host in lab.hosts:
+            command = f"podman exec -i {lab.name}-{host} ctr -n k8s.io images import - <{image}"
+            subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+    on_all(
+        lab,
+        "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*;"
+        f" echo 'deb [trusted=yes] http://{gateway}:{PORT}/ ./' >/etc/apt/sources.list.d/lab.list;"
+        f" apt-get -qq update && apt-get -qq -y install kubelet={version}-1.1 kubeadm={version}-1.1 >/dev/null 2>&1"
+        " && apt-mark hold kubelet kubeadm",
+    )
+    lab.site(*wanted(version))
     return lab
 
 
@@ -99,38 +116,53 @@ def expected(version: str) -> set[str]:
     return {f"kubeadm hi {version}-1.1", f"kubelet hi {version}-1.1", f"running v{version}"}
 
 
-def test_one_minor_version_by_packages(lab: Lab) -> None:
-    """What is refused before; check mode; the run; a second one."""
-    prepare(lab)
-    assert programs(lab) == expected(OLD)
-    before, containers = lab.fingerprint(), lab.containers()
-    for options, words in (
-        (wanted("1.37.9"), f"the repositories of this host have {NEW}-1.1, {OLD}-1.1"),
-        (wanted(NEW, "kubelet"), "have different minor versions"),
-        (wanted("1.35.4"), "the repositories of this host have"),
-    ):
-        run = lab.play(*options)
-        assert run.code != 0 and words in flat(run.output) and run.changed() == {}, run.output[-3000:]
-    check = lab.site("--check", "--diff", *wanted())
-    said = flat(check.output)
-    assert f"kubelet: {OLD}-1.1 -> {NEW}-1.1 (it stays on hold)" in said, check.output[-6000:]
-    assert f"chosen by kubeadm v{NEW}" in said
-    assert different(before, lab.fingerprint()) == {} and lab.containers() == containers
-    assert programs(lab) == expected(OLD)
-    with writing(lab, "packages") as counted:
-        run = lab.site("-v", *wanted())
-    waited = [seconds for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if seconds != "0.0"]
-    print(
-        f"kubelet and kubeadm {OLD} -> {NEW}, etcd {ETCD} -> {NEW_ETCD}: {counted}, {run.seconds:.0f} s, each member {waited} s"
-    )
-    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
-    assert programs(lab) == expected(NEW) and members(lab) == [NEW_ETCD] * 3 and healthy(lab)
-    assert lab.site(*wanted()).changed() == {}
-    run = lab.play(*wanted(OLD))
-    assert run.code != 0 and "a run installs no older package" in flat(run.output), run.output[-3000:]
+def turns(log: Path) -> list[float]:
+    """Seconds of each turn, by the times in a log of Ansible."""
+    words = r"TASK \[.*Change the member, and wait for it|(?:changed|fatal): \["
+    found = re.findall(rf"^(\S+ \S+) p=.*\| ({words})", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    times = [(datetime.fromisoformat(at.replace(",", ".")), is_task.startswith("TASK")) for at, is_task in found]
+    return [
+        round((after - at).total_seconds(), 1)
+        for (at, is_task), (after, is_next) in zip(times, times[1:])
+        if is_task and not is_next
+    ]
 
 
-def killed_at(lab: Lab, host: str, process: str, power: bool = False) -> None:
+def test_two_minor_versions_by_packages(lab: Lab, tmp_path: Path) -> None:
+    """One after the other, each with the etcd that its kubeadm chooses: what is refused before; check mode; the run; a second one."""
+    prepare(lab, OLDEST)
+    for old, new in STEPS:
+        assert programs(lab) == expected(old)
+        before, containers = lab.fingerprint(), lab.containers()
+        for options, words in (
+            (wanted("1.37.9"), f"the repositories of this host have {NEW}-1.1, {OLD}-1.1"),
+            (wanted(new, "kubelet"), "have different minor versions"),
+            *([] if new == NEW else [(wanted(NEW), "Have etcd_packages install 1.36 first")]),
+        ):
+            run = lab.play(*options)
+            assert run.code != 0 and words in flat(run.output) and run.changed() == {}, run.output[-3000:]
+        check = lab.site("--check", "--diff", *wanted(new))
+        said = flat(check.output)
+        assert f"kubelet: {old}-1.1 -> {new}-1.1 (it stays on hold)" in said, check.output[-6000:]
+        assert f"etcd: {CHAIN[old]} -> {CHAIN[new]}" in said and f"chosen by kubeadm v{new}" in said
+        assert different(before, lab.fingerprint()) == {} and lab.containers() == containers
+        assert programs(lab) == expected(old)
+        log = tmp_path / new
+        with writing(lab, f"to{new}") as counted:
+            run = lab.site("-v", *wanted(new), ANSIBLE_LOG_PATH=str(log))
+        waited = [seconds for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if seconds != "0.0"][:3]
+        print(
+            f"kubelet and kubeadm {old} -> {new}, etcd {CHAIN[old]} -> {CHAIN[new]}: {counted}, {run.seconds:.0f} s,"
+            f" each turn {turns(log)} s, of which etcd's restart {waited} s"
+        )
+        assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+        assert programs(lab) == expected(new) and members(lab) == [CHAIN[new]] * 3 and healthy(lab)
+        assert lab.site(*wanted(new)).changed() == {}
+        run = lab.play(*wanted(old))
+        assert run.code != 0 and "a run installs no older package" in flat(run.output), run.output[-3000:]
+
+
+def killed_during(lab: Lab, host: str, process: str, power: bool = False) -> None:
     """A run that is killed, or a host that loses its power, when a process is seen on the host. process: a pattern that does not match itself."""
     program = str(Path(sys.executable).parent / "ansible-playbook")
     argv = [program, "site.yml", "-i", lab.inventory, *wanted()]
@@ -155,8 +187,8 @@ def test_killed_while_packages_are_installed(lab: Lab) -> None:
     with writing(lab, "killed") as counted:
         # infra0 has the client.
         first, second = [host for host in in_turn(lab) if host != "infra0"]
-        killed_at(lab, first, "[d]pkg .*--unpack")
-        killed_at(lab, second, "[a]pt-get .*--no-download", power=True)
+        killed_during(lab, first, "[d]pkg .*--unpack")
+        killed_during(lab, second, "[a]pt-get .*--no-download", power=True)
         deadline = time.monotonic() + 120
         while not healthy(lab) and time.monotonic() < deadline:
             time.sleep(2)
@@ -164,5 +196,46 @@ def test_killed_while_packages_are_installed(lab: Lab) -> None:
     print(f"finished in {run.seconds:.0f} s: {counted}")
     # A leader without power does not transfer its leadership: writes wait for an election.
     assert counted["lost"] == 0 and counted["nowhere"] <= 3 and counted["gap"] < 10, counted
-    assert programs(lab) == expected(NEW) and members(lab) == [NEW_ETCD] * 3 and healthy(lab)
+    assert programs(lab) == expected(NEW) and members(lab) == [CHAIN[NEW]] * 3 and healthy(lab)
     assert lab.site(*wanted()).changed() == {}
+
+
+def test_killed_at_every_task(lab: Lab, tmp_path: Path) -> None:
+    """All along the turns of the members, and at every task, of both steps in turn. The next run finishes it, while a client writes."""
+    version, worst, nowhere, killed, finished, total = NEW, 0.0, 0, 0, 0, 200
+    seconds = SECONDS[::STEP] if FIRST == 1 else []
+    points = [*((TURN, str(after)) for after in seconds), *((at, "") for at in range(FIRST, total, STEP))]
+    for at, after in points:
+        if at != TURN and int(at) > total:
+            break
+        if version == NEW:
+            version = OLDEST
+            prepare(lab, version)
+            before = lab.fingerprint(), lab.containers()
+        new = dict(STEPS)[version]
+        where = f"{version} -> {new}, killed at {at}{after and f' after {after} s'}"
+        with writing(lab, f"sweep{killed}") as counted:
+            run, begun = killed_at(lab, tmp_path, at, *wanted(new), after=after)
+            killed += run.code != 0
+            # Modules see that nobody waits for them any more. An observation ends first.
+            for _ in range(10):
+                time.sleep(2)
+                if not any(line.startswith(".kubeadm-etcd") for line in programs(lab)):
+                    break
+            left = programs(lab) != expected(version) or not unchanged(lab, before)
+            again = lab.play(*wanted(new)) if left else run
+        print(f"{where}: {'something' if left else 'nothing'} left to finish, {counted}", flush=True)
+        assert counted["lost"] == 0, (where, counted)
+        worst, nowhere = max(worst, counted["gap"]), nowhere + int(counted["nowhere"])
+        total = begun if run.code == 0 else total
+        if not left:
+            continue
+        finished += 1
+        assert again.code == 0, f"{where}:\n{run.output[-1500:]}\nand again:\n{again.output[-6000:]}"
+        assert programs(lab) == expected(new) and members(lab) == [CHAIN[new]] * 3 and healthy(lab), where
+        assert lab.site(*wanted(new)).changed() == {}, where
+        version, before = new, (lab.fingerprint(), lab.containers())
+    print(
+        f"upgrade by packages: killed {killed} times, {finished} with something left to finish, longest gap {worst} s"
+    )
+    assert nowhere == 0, f"{nowhere} requests were refused by all members"

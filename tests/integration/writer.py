@@ -2,7 +2,7 @@
 
 A request that fails, or takes longer than a second, goes to the next member; one that fails at all of them is counted.
 Prints, as JSON: acknowledged (how many writes), lost (acknowledged and not there afterwards), nowhere (requests that no
-member served) and gap (the longest time between two acknowledged writes, seconds). Standard library only.
+member served), gap (the longest time between two acknowledged writes, seconds) and ended (when that was). Standard library only.
 """
 
 import base64
@@ -46,13 +46,14 @@ def main():
     done = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
     number = nowhere = 0
-    gap, last = 0.0, time.monotonic()
+    gap, ended, last = 0.0, "", time.monotonic()
     while not done.is_set():
         body = {"key": encoded(f"{prefix}/{number:08d}"), "value": encoded("x")}
         for _attempt in urls:
             if call(urls[0], "/v3/kv/put", body):
                 number += 1
-                gap, last = max(gap, time.monotonic() - last), time.monotonic()
+                waited, last = time.monotonic() - last, time.monotonic()
+                gap, ended = max((gap, ended), (waited, time.strftime("%H:%M:%S")))
                 break
             urls.append(urls.pop(0))
         else:
@@ -61,7 +62,11 @@ def main():
     found = next(filter(None, (call(url, "/v3/kv/range", question) for url in urls * 5)))
     keys = {base64.b64decode(item["key"]).decode() for item in found.get("kvs", [])}
     lost = [n for n in range(number) if f"{prefix}/{n:08d}" not in keys]
-    print(json.dumps({"acknowledged": number, "lost": len(lost), "nowhere": nowhere, "gap": round(gap, 2)}))
+    print(
+        json.dumps(
+            {"acknowledged": number, "lost": len(lost), "nowhere": nowhere, "gap": round(gap, 2), "ended": ended}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -320,13 +320,26 @@ def test_an_observation_of_a_fresh_host(host: FakeManager, work: str) -> None:
     assert os.listdir(work) == []
 
 
-def test_what_an_observation_has_left_is_removed(host: FakeManager, work: str) -> None:
-    old, young = (Path(work) / f".packages-{name}" for name in ("old", "young"))
+def test_what_an_observation_has_left_is_removed(host: FakeManager, work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a turn, also if all packages are as wanted. One that is young may be in use, and one may vanish meanwhile."""
+    old, young, gone = (Path(work) / f".packages-{name}" for name in ("old", "young", "gone"))
     for path in (old, young):
         path.mkdir()
     os.utime(old, (0, 0))
+    seen = _packages.glob.glob
+    monkeypatch.setattr(
+        _packages.glob, "glob", lambda pattern: [*seen(pattern), *([str(gone)] if ".packages" in pattern else [])]
+    )
     with staged(WANTED, work, fetches=False):
-        pass
+        assert old.exists()
+    with staged(WANTED, work, fetches=True) as found:
+        _packages.install(found, work)
+    assert not old.exists() and young.exists()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    with staged(WANTED, work, fetches=True) as found:
+        assert [reason.text for reason in found.reasons] == [f"{old}: left behind by a run that was killed"]
+        _packages.install(found, work)
     assert not old.exists() and young.exists()
 
 
@@ -407,6 +420,16 @@ def test_a_hold_that_a_killed_run_has_lost(host: FakeManager, work: str) -> None
     assert host.present["kubelet"].held and host.did[-1] == "hold kubelet kubeadm" and os.listdir(work) == []
     with staged(WANTED, work, fetches=True) as found:
         assert not found.is_due
+
+
+def test_a_hold_of_a_package_that_is_not_wanted_any_more(host: FakeManager, work: str) -> None:
+    """The list was changed after a run that was killed."""
+    host.present = {name: Installed(NEW) for name in ("kubelet", "kubeadm", "kubectl")}
+    (Path(work) / _packages.HELD).write_text("kubectl\n")
+    with staged(WANTED, work, fetches=True) as found:
+        assert [reason.text for reason in found.reasons] == ["kubectl: on hold again, after a run that was killed"]
+        _packages.install(found, work)
+    assert host.present["kubectl"].held and os.listdir(work) == []
 
 
 class Shell:
@@ -493,6 +516,14 @@ def test_what_apt_would_remove_is_refused(shell: Shell, tmp_path: Path) -> None:
         Apt().companions(CHANGES, str(tmp_path))
     shell.answers["apt-get --simulate"] = Done(100, "", "E: Unable to correct problems\n")
     with pytest.raises(EtcdError, match=r"cannot install .*: E: Unable to correct problems"):
+        Apt().companions(CHANGES, str(tmp_path))
+    # Recorded with apt 2.6: the other package is on hold.
+    unmet = "The following packages have unmet dependencies:\n kubelet : Depends: kubernetes-cni (>= 1.8) but 1.7 is to be installed\n"
+    shell.answers["apt-get --simulate"] = Done(
+        100, unmet, "E: Unable to correct problems, you have held broken packages.\n"
+    )
+    said = r"kubelet : Depends: kubernetes-cni \(>= 1.8\) but 1.7 is to be installed. E: Unable .* packages. Add packages that are on hold"
+    with pytest.raises(EtcdError, match=said):
         Apt().companions(CHANGES, str(tmp_path))
     text = f"Inst kubelet [{OLD}] ({NEW} x)\nInst cri-tools (1.37.0-1.1 x)\n"
     shell.answers["apt-get --simulate"] = Done(0, text, "")

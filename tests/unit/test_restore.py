@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     read_snapshot_file,
     restore_token,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import Snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import backup as _backup_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import converge as _converge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import drill as _drill
@@ -307,6 +308,23 @@ def test_a_snapshot_of_another_cluster(name: str, warned: bool) -> None:
     made = plan(seen(FRESH, FRESH, FRESH), "restore", snapshot=snapshot)
     assert made["problems"] == [] and steps(made)
     assert any("is a snapshot of cluster" in text for text in made["notices"]) is warned, made["notices"]
+
+
+def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
+    """The description beside it tells. The plan says what becomes of it, before anything stops."""
+    path = tmp_path / "x.db"
+    path.write_bytes(database() + bytes(32))
+    assert wanted_snapshot(str(path), "restore").downgrade == ""
+    size = path.stat().st_size - 32
+    taken = Snapshot("etcd", 1.8e9, 5, size, "x", downgrade="3.6")
+    named = path.rename(tmp_path / taken.file_name)
+    named.with_name(f"{named.name}.json").write_text(taken.as_text())
+    snapshot = wanted_snapshot(str(named), "restore")
+    made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=snapshot)
+    (said,) = (text for text in made["notices"] if "a downgrade to 3.6 was under way" in text)
+    assert "-e etcd_downgrade=cancel" in said and made["problems"] == []
+    made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
+    assert not any("downgrade" in text for text in made["notices"])
 
 
 def test_one_snapshot_for_one_cluster() -> None:

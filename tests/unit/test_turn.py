@@ -65,6 +65,8 @@ class Host:
         self.pause: str | None = None
         self.membership = [Member(6, "infra0", ["new"], ["x"], is_learner=False)]
         self.configs: list[str] = []
+        # Of members that handed over: their ids, and what had been done before.
+        self.handed_over: list[tuple[int, list[str]]] = []
         self.lost: EtcdError | None = None
         # What keeps the lock from being taken.
         self.refused: EtcdError | None = None
@@ -108,6 +110,7 @@ class Host:
             *((layer, "replace_file", self.replace_file) for layer in (engine, kubeadm)),
             (engine, "LOCK_PATIENCE", 0.1),
             (engine, "cluster_lock", self.cluster_lock),
+            (engine, "Membership", lambda *_: self),
             (engine.diagnosis, "ensure_image", self.pull),
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
@@ -180,6 +183,10 @@ class Host:
         port = 2400 if wanted == engine._kubeadm.manifest_arguments(OLD) else 2381
         assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
         return 1.0
+
+    def hand_over(self, number: int, _seconds: float) -> bool:
+        self.handed_over.append((number, [*self.acts]))
+        return True
 
     def update_member(self, number: int, urls: list[str]) -> None:
         self.did(f"update {number} {' '.join(urls)}")
@@ -917,6 +924,35 @@ def test_packages_are_installed_behind_the_gate_and_before_anything_restarts(pac
     assert result["changes"][0]["part"] == "packages" and result["reasons"][0] == "kubelet: 1.36.3-1.1 -> 1.37.2-1.1"
     programs = [text for text in packages.configs if "kubeadm" in text and "\n" not in text]
     assert programs == ["/scratch/kubeadm", "/scratch/kubeadm", "kubeadm"]
+
+
+@pytest.mark.parametrize("installs", [True, False])
+def test_another_member_leads_before_a_new_kubelet_starts(packages: Host, installs: bool) -> None:
+    """A kubelet of another minor version ends etcd when it starts. Its package may restart it, or the turn."""
+    packages.with_kubelet()
+    if not installs:
+        packages.spec = replace(packages.spec, parts=("kubelet",))
+    packages.run()
+    ((member, before),) = packages.handed_over
+    assert member == 6 and before[-1] in ("gate", "check lock") and "install packages" not in before
+
+
+def test_nobody_hands_over_where_etcd_ends_in_the_usual_way(host: Host) -> None:
+    """It hands over itself then. A member that does not run leads nothing, and one that is alone has no heir."""
+    host.run()
+    assert host.handed_over == []
+
+
+def test_a_leader_that_cannot_hand_over(packages: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An election costs less than no turn. A run whose controller has ended is another matter."""
+    monkeypatch.setattr(packages, "hand_over", lambda *_: fail())
+    packages.run()
+    assert "install packages" in packages.acts
+    monkeypatch.setattr(packages, "hand_over", lambda *_: gone())
+    packages.manifest.write_text(OLD)
+    packages.acts.clear()
+    packages.fails("The controller has ended")
+    assert "install packages" not in packages.acts
 
 
 def test_packages_alone_take_a_turn(packages: Host) -> None:

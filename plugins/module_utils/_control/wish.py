@@ -20,11 +20,15 @@ def of(variable: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WantedSnapshot:
-    """The file on the controller. identity: '' if it cannot be used, then problem says why."""
+    """The file on the controller. identity: '' if it cannot be used, then problem says why.
+
+    downgrade: the minor version that a downgrade went to which was under way then, by the description beside the file; '' if none is known.
+    """
 
     path: str = ""
     identity: str = ""
     problem: str = ""
+    downgrade: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,12 @@ def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
         return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
     # A run that needs none of it loads none of it.
     from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import described_in
 
     try:
-        return WantedSnapshot(path, read_snapshot_file(path).identity)
+        identity = read_snapshot_file(path).identity
+        description = described_in(path)
+        return WantedSnapshot(path, identity, downgrade=description.downgrade if description else "")
     except EtcdError as exc:
         return WantedSnapshot(path, problem=str(exc))
 

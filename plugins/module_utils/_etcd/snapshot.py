@@ -45,7 +45,7 @@ class Snapshot:
 
     sha256: of the database without its digest. hash, total_keys: as `etcdutl snapshot status` of etcdutl_version tells them. hash_kv: of all keys
     up to the revision, as a member tells it that was last compacted at compact_revision; 0 if that was not known any more. key_count: at the
-    revision, -1 if unknown.
+    revision, -1 if unknown. downgrade: the minor version that a downgrade went to which was under way, '' if there was none.
     """
 
     cluster: str
@@ -63,6 +63,7 @@ class Snapshot:
     compact_revision: int = 0
     key_count: int = -1
     seconds: float = 0.0
+    downgrade: str = ""
 
     @property
     def file_name(self) -> str:

@@ -103,13 +103,13 @@ class Change:
 class Staged:
     """What a turn is to install.
 
-    left_behind: a directory of a run that was killed, '' if there is none. kubeadm: the program that is installed, or that of the package that follows it.
+    left_behind: directories of runs that were killed. kubeadm: the program that is installed, or that of the package that follows it.
     versions: of programs whose package changes.
     """
 
     changes: tuple[Change, ...] = ()
     lost_holds: tuple[str, ...] = ()
-    left_behind: str = ""
+    left_behind: tuple[str, ...] = ()
     kubeadm: str = KUBEADM
     versions: Mapping[str, str] = field(default_factory=dict)
     manager: Manager | None = None
@@ -126,8 +126,7 @@ class Staged:
             ),
             *(
                 Reason("packages", "left-behind", f"{path}: left behind by a run that was killed")
-                for path in [self.left_behind]
-                if path
+                for path in self.left_behind
             ),
         ]
 
@@ -232,8 +231,9 @@ class Apt(Manager):
         """See Manager."""
         done = self._get(scratch, "--simulate", *self._asked(changes))
         if done.code != 0:
+            said = " ".join([*unmet_in(done.stdout), complaints_in(done.stderr)]).strip() or done.stdout.strip()
             raise EtcdError(
-                f"apt cannot install {_listed(changes)}: {complaints_in(done.stderr) or done.stdout.strip()}"
+                f"apt cannot install {_listed(changes)}: {said} Add packages that are on hold, or too old, to etcd_packages."
             )
         upgraded, removed = simulated(done.stdout)
         if removed:
@@ -474,6 +474,12 @@ def complaints_in(text: str) -> str:
     return printable(" ".join(dict.fromkeys(lines)))[:600]
 
 
+def unmet_in(text: str) -> list[str]:
+    """What a simulation of apt-get says of dependencies, such as a package on hold that would have to be upgraded."""
+    found = re.findall(r"^ *(\S+ : (?:Pre)?Depends: .*)$", text, flags=re.MULTILINE)
+    return [f"{printable(' '.join(line.split()))[:200]}." for line in found[:3]]
+
+
 def _listed(changes: Iterable[Change]) -> str:
     return ", ".join(f"{change.name} {change.after}" for change in changes)
 
@@ -550,10 +556,30 @@ def changes_of(
     ]
 
 
-def lost_holds(work_dir: str, installed: Mapping[str, Installed]) -> tuple[str, ...]:
-    """Packages that were on hold before a run that was killed, and are not any more."""
-    names = (read_text(os.path.join(work_dir, HELD)) or "").split()
+def names_on_hold(work_dir: str) -> list[str]:
+    """Packages that were on hold before a run that was killed, also those that are not wanted any more."""
+    return (read_text(os.path.join(work_dir, HELD)) or "").split()
+
+
+def lost_holds(names: Iterable[str], installed: Mapping[str, Installed]) -> tuple[str, ...]:
+    """Packages of these that are not on hold any more."""
     return tuple(name for name in names if name in installed and not installed[name].held)
+
+
+def directories_left_behind() -> tuple[str, ...]:
+    """What turns have fetched and not installed, and what observations have left when the host lost its power."""
+    found = [DIRECTORY] if os.path.isdir(DIRECTORY) else []
+    for path in sorted(glob.glob(f"{glob.escape(_observed())}*")):
+        # The observation that it belongs to may end meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            found += [path] if time.time() - os.stat(path).st_mtime > _LEFT_BEHIND else []
+    return tuple(found)
+
+
+def _observed() -> str:
+    """How the directories of observations begin, beside that of turns."""
+    parent, name = os.path.split(DIRECTORY)
+    return os.path.join(parent, f".{name}-")
 
 
 # --- Staging and installing ------------------------------------------------------------------------------------------
@@ -573,10 +599,11 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
         raise EtcdError(
             "etcd_packages is set, and this host has neither apt nor dnf. Leave it empty for this host, and install packages before the run."
         )
-    installed = manager.installed(package.name for package in wanted)
-    missing, holds = needed(wanted, installed), lost_holds(work_dir, installed)
+    names = names_on_hold(work_dir)
+    installed = manager.installed([*(package.name for package in wanted), *names])
+    missing, holds = needed(wanted, installed), lost_holds(names, installed)
     if not missing:
-        yield Staged(lost_holds=holds, left_behind=DIRECTORY if os.path.isdir(DIRECTORY) else "", manager=manager)
+        yield Staged(lost_holds=holds, left_behind=directories_left_behind(), manager=manager)
         return
     with contextlib.ExitStack() as stack:
         if fetches:
@@ -599,7 +626,7 @@ def staged(wanted: tuple[WantedPackage, ...], work_dir: str, fetches: bool) -> I
             (change for change in changes if change.name == KUBEADM and change.before != change.after), None
         )
         program = _unpacked(manager, replaced, scratch, stack) if replaced else KUBEADM
-        yield Staged(tuple(changes), holds, "", program, versions, manager, scratch)
+        yield Staged(tuple(changes), holds, (), program, versions, manager, scratch)
 
 
 def fetch_again(manager: Manager, changes: list[Change], scratch: str) -> None:
@@ -614,12 +641,8 @@ def fetch_again(manager: Manager, changes: list[Change], scratch: str) -> None:
 
 @contextlib.contextmanager
 def _private_directory() -> Iterator[str]:
-    """A directory beside that of turns."""
-    parent, prefix = os.path.split(DIRECTORY)
-    prefix = f".{prefix}-"
-    for path in glob.glob(os.path.join(glob.escape(parent), f"{prefix}*")):
-        if time.time() - os.stat(path).st_mtime > _LEFT_BEHIND:
-            shutil.rmtree(path, ignore_errors=True)
+    """A directory beside that of turns. What another observation has left is removed by a turn."""
+    parent, prefix = os.path.split(_observed())
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as path:
         yield path
 
@@ -653,4 +676,5 @@ def install(staged_packages: Staged, work_dir: str) -> None:
             manager.hold(held)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(note)
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    for path in directories_left_behind():
+        shutil.rmtree(path, ignore_errors=True)

@@ -46,6 +46,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import branch_in
 
 # What a timer does on a host. Also what module and playbook are called after.
 BACKUP, DRILL, DEFRAGMENT = JOBS = ("backup", "drill", "defragment")
@@ -297,6 +298,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
             compact_revision=compacted,
             key_count=count_keys(client, revision),
             seconds=round(time.monotonic() - begin, 3),
+            downgrade=branch_in(client.enabled_downgrade(status)),
         )
         path = os.path.join(spec.dir, snapshot.file_name)
         os.rename(temporary, path)

@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -91,6 +91,9 @@ LASTS = 10.0
 
 # How long the kubelet may take to say that it is healthy.
 KUBELET_STARTS = 30.0
+
+# How long it may take that another member leads. It takes some milliseconds.
+HANDS_OVER = 10.0
 
 # It says so before it makes its cgroups, which it may die of, and before it looks at what runs: after two seconds, and
 # every two seconds from then on. Since its start.
@@ -569,6 +572,8 @@ class Turn:
 
     def act(self, target: _rollout.Target) -> None:
         """Install packages, change the kubelet, then the manifest. A kubelet that does not run is to find the new manifest."""
+        if self.staged.changes or self.restarts_kubelet:
+            self.hand_over(target)
         self.install_packages()
         # One that does not run any more since its package was replaced has to be proven before etcd depends on it.
         runs = bool(self.kubelet and (self.kubelet.unit.active or self.kubelet_ran))
@@ -587,6 +592,25 @@ class Turn:
         if not runs:
             self.change_kubelet()
             self.prove_kubelet()
+
+    def hand_over(self, target: _rollout.Target) -> None:
+        """Have another member lead, if this one does.
+
+        A kubelet of another minor version gives its static pods other ids. When it starts, it ends etcd for that, and clients would wait for an election.
+        """
+        if not self.process or self.is_alone:
+            return
+        try:
+            _client, members = _rollout.ask_membership(target, self.process)
+            mine = [member.id for member in members if member.name == target.name]
+            urls = [url for member in members for url in member.client_urls[:1]]
+            for member_id in mine:
+                Membership(urls, target.credentials, _rollout.check_controller).hand_over(member_id, HANDS_OVER)
+        except _rollout.AbandonedError:
+            raise
+        except EtcdError:
+            # Of a single member, for example. It costs an election.
+            return
 
     def install_packages(self) -> None:
         """Install what was fetched, and compare the host once more: by the programs that it has now."""

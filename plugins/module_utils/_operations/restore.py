@@ -39,6 +39,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
 
 if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
@@ -121,9 +122,12 @@ def restore(
             reasons = reasons_for(kind, observations[member.host], snapshot)
             if reasons:
                 steps.append(Step(kind, member.name, member.host, None, tuple(reasons)))
-    return Restore(
-        [], steps, [*former_members(cluster, observations), *of_another(cluster, snapshot)] if left else [], token
-    )
+    warnings = [
+        *former_members(cluster, observations),
+        *of_another(cluster, snapshot),
+        *in_a_downgrade(cluster, snapshot),
+    ]
+    return Restore([], steps, warnings if left else [], token)
 
 
 def not_of(cluster: Cluster, observations: Observations, new: str) -> list[Member]:
@@ -182,6 +186,19 @@ def of_another(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
     if not match or match["cluster"] == cluster.name:
         return []
     text = f"by its name, {snapshot.path} is a snapshot of cluster {match['cluster']!r}. Cluster {cluster.name!r} gets the keys of that one."
+    return [note(text)]
+
+
+def in_a_downgrade(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
+    """A snapshot that was taken while a downgrade was under way: etcd keeps that in its data."""
+    target = snapshot.downgrade
+    if not target:
+        return []
+    text = (
+        f"{snapshot.path} was taken while a downgrade to {target} was under way, so the restored cluster {cluster.name!r} is in the middle of it, too."
+        f" With etcd {target}, etcd ends it some seconds after all members run. With the newer version, no member can join until it is finished (site.yml"
+        f" -e etcd_downgrade={target}) or cancelled (-e etcd_downgrade={CANCEL})."
+    )
     return [note(text)]
 
 

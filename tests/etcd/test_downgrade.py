@@ -22,9 +22,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions impo
 
 from .conftest import ADDRESSES, Cluster, Make, Member, restore, wait_until
 from .test_membership import join, small, start_learner, writing
-from .test_snapshot import programs, spec_for, with_programs  # noqa: F401
+from .test_snapshot import programs, spec_for, with_programs
 from .test_upgrade import MIDDLE, NEW, OLD, cluster_version, restart, roll
 from .test_upgrade import writing as writing_through_all
+
+__all__ = ["programs"]
 
 PATHS = [(NEW, MIDDLE), pytest.param(MIDDLE, OLD, marks=pytest.mark.long)]
 

@@ -218,7 +218,7 @@ def test_killed_at_every_task(lab: Lab, tmp_path: Path) -> None:
             run, begun = killed_at(lab, tmp_path, at, *wanted(new), after=after)
             killed += run.code != 0
             # Modules see that nobody waits for them any more. An observation ends first.
-            for _ in range(10):
+            for _attempt in range(10):
                 time.sleep(2)
                 if not any(line.startswith(".kubeadm-etcd") for line in programs(lab)):
                     break

@@ -200,7 +200,7 @@ CONTROL = "    infra3:\n"
             [
                 "2 problem(s)",
                 "infra3: unknown variable etcd_clientport. Did you mean",
-                "infra0 is a member of cluster 'etcd' and a control plane host",
+                "infra0: this host is a member of cluster 'etcd' and a control plane host",
             ],
         ),
         (CONTROL, CONTROL, ("--limit", HOST), ["the CA host infra0, which issues them, is not part of this run"]),

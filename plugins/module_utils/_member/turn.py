@@ -598,7 +598,7 @@ class Turn:
 
         A kubelet of another minor version gives its static pods other ids. When it starts, it ends etcd for that, and clients would wait for an election.
         """
-        if not self.process or self.is_alone:
+        if not self.process:
             return
         try:
             _client, members = _rollout.ask_membership(target, self.process)

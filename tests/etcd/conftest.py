@@ -421,6 +421,15 @@ class Cluster:
         return _health.evaluate(seen, time.time(), 0.0)
 
 
+def takes_no_write(members: list[Member], seconds: float = 3.0) -> bool:
+    """Whether these members acknowledge no write during the time of several elections."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(member.put("from", "another cluster") for member in members if member.running):
+            return False
+    return True
+
+
 Make = Callable[..., Cluster]
 
 

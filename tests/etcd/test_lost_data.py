@@ -11,19 +11,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 
-from .conftest import Cluster, Make, Member, each_version, other_versions_long, peer_url, wait_until
+from .conftest import Cluster, Make, each_version, other_versions_long, peer_url, takes_no_write, wait_until
 from .test_membership import join, membership, small, start_learner
 
 REFUSED = "cannot fetch cluster info"
-
-
-def takes_no_write(members: list[Member], seconds: float = 3.0) -> bool:
-    """Whether these members acknowledge no write during the time of several elections."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if any(member.put("from", "another cluster") for member in members if member.running):
-            return False
-    return True
 
 
 def whole(cluster: Cluster, *keys: str) -> bool:

@@ -602,15 +602,15 @@ class Turn:
             return
         try:
             _client, members = _rollout.ask_membership(target, self.process)
-            mine = [member.id for member in members if member.name == target.name]
+            mine = next((member for member in members if member.name == target.name), None)
             urls = [url for member in members for url in member.client_urls[:1]]
-            for member_id in mine:
-                Membership(urls, target.credentials, _rollout.check_controller).hand_over(member_id, HANDS_OVER)
+            if mine:
+                Membership(urls, target.credentials, _rollout.check_controller).hand_over(mine.id, HANDS_OVER)
         except _rollout.AbandonedError:
             raise
         except EtcdError:
             # Of a single member, for example. It costs an election.
-            return
+            pass
 
     def install_packages(self) -> None:
         """Install what was fetched, and compare the host once more: by the programs that it has now."""

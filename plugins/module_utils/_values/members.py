@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A member as the inventory describes it: its name and address, the checks of both, and its process."""
+"""A member as the inventory describes it: its name and address, the checks of both, its process, and the peer URLs of its join."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def events(state: State) -> list[tuple[float, Step]]:
             # Sometimes so many that quorum is lost: those hosts come back.
             rare = 1.0 if state.survives(name) else 0.1
             found += [(0.6, Step("kill", host=name)), (0.4 * rare, Step("off", host=name))]
-            found.append((0.6 * rare, Step("cut", host=name)))
+            found.append((1.2 * rare, Step("cut", host=name)))
             if state.survives(name) or all(state.hosts[other].standing is Standing.VOTER for other in state.wanted):
                 found.append((0.8 * rare, Step("stop", host=name)))
             if state.survives(name):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member as Entry
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
@@ -333,6 +334,32 @@ def test_two_that_leave_at_once(make_cluster: Make) -> None:
         left = names(cluster)
         assert cluster.names[0] in left and len(left) == 3 - (2 - len(said)), said
         cluster.members = [member for member in cluster.members if member.name in left]
+
+
+def test_two_removals_at_once_both_end_well(make_cluster: Make) -> None:
+    """Each expects the member that the other one removes, until it has left."""
+    cluster, _joiners = small(make_cluster, "3.6.14", 4, 4)
+    specs = [leave_spec(cluster, member) for member in cluster.members[2:]]
+    reports: dict[str, Any] = {}
+
+    def run(spec: LeaveSpec) -> None:
+        leave(spec, check=False)
+        stay = [member for member in cluster.members if member.name != spec.member]
+
+        def ask(seconds: float) -> _health.Report:
+            seen = _health.look_at_all([(member.name, member.endpoint) for member in stay], stay[0].files, seconds)
+            return _health.evaluate(seen, time.time(), 0.0, may_leave=[member.name for member in stay])
+
+        reports[spec.member] = _health.wait_for("healthy", 30.0, 3.0, ask, lambda _line: None)[0]
+
+    threads = [threading.Thread(target=run, args=(spec,)) for spec in specs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(cluster) == cluster.names[:2]
+    assert {name: report.verdict for name, report in reports.items()} == dict.fromkeys(cluster.names[2:], "healthy")
+    cluster.members = cluster.members[:2]
 
 
 def readyz(member: Member, query: str) -> str:

@@ -27,7 +27,7 @@ WORDS: dict[Why, str] = {
 
 # Messages of a run that stops because of another run.
 GIVES_WAY = re.compile(
-    "another run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
+    "[Aa]nother run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
     "|is not removed: |does not join while another member is unwell|has left the membership while"
 )
 

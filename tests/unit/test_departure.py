@@ -98,6 +98,14 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
+def test_members_that_another_run_may_remove_meanwhile() -> None:
+    """All but the one that this run replaces. Other operations expect all members to the end."""
+    assert run("remove", "infra2", *UP3)["may_leave"] == ["infra0", "infra1"]
+    assert run("replace", "infra2", *UP3, replace_healthy=True)["may_leave"] == ["infra0", "infra1"]
+    assert run("converge", "", *UP3)["may_leave"] == []
+    assert run("remove", "infra9", *UP3, members=listing("0129", "0129"))["may_leave"] == ["infra0", "infra1", "infra2"]
+
+
 @pytest.mark.parametrize("operation", ["remove", "replace"])
 def test_nothing_else_is_changed(operation: str) -> None:
     """Differences on other hosts are left to site.yml."""

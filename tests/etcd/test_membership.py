@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member as Entry
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import WITHOUT_CORRUPT
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
@@ -40,7 +40,7 @@ def membership(cluster: Cluster) -> Membership:
 def start_learner(cluster: Cluster, member: Member) -> tuple[Membership, Entry]:
     """Add a learner, and start it with the membership of that moment."""
     acts = membership(cluster)
-    entry = acts.add_learner([peer_url(member.name)], 30)
+    entry = acts.add_learner(member.name, [peer_url(member.name)], 30)
     member.peers = peers_of(acts.members(), entry.id, member.name)
     member.start("existing", [*cluster.names, member.name])
     return acts, entry
@@ -96,7 +96,7 @@ def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
         cluster.wait()
         while len(cluster.members) > 1:
             leaving = next(member for member in cluster.members if member.leads() or len(cluster.members) == 2)
-            entry = entry_at(membership(cluster).members(), [peer_url(leaving.name)])
+            entry = entry_of(membership(cluster).members(), leaving.name, [peer_url(leaving.name)])
             assert entry
             cluster.members.remove(leaving)
             cluster.names.remove(leaving.name)
@@ -151,16 +151,16 @@ def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: s
     cluster, joiners = small(make_cluster, version, 3, 4)
     acts = membership(cluster)
     urls = [peer_url(joiners[0].name)]
-    entry = acts.add_learner(urls, 30)
+    entry = acts.add_learner(joiners[0].name, urls, 30)
     # Another run, or one whose answer was lost, finds the learner.
-    assert acts.add_learner(urls, 30) == entry and entry.is_learner and not entry.started
+    assert acts.add_learner(joiners[0].name, urls, 30) == entry and entry.is_learner and not entry.started
     # It cannot be promoted, and etcd says why.
     with pytest.raises(EtcdError, match="in sync with leader"):
         acts.promote(entry.id, urls, 2)
     # etcd has one learner at a time.
     with pytest.raises(EtcdError, match="too many learner"):
-        acts.add_learner(["https://10.77.0.99:2380"], 30)
-    assert acts.remove(entry.id, 30) and entry_at(acts.members(), urls) is None
+        acts.add_learner("infra9", ["https://10.77.0.99:2380"], 30)
+    assert acts.remove(entry.id, 30) and entry_of(acts.members(), joiners[0].name, urls) is None
     cluster.write("afterwards")
 
 
@@ -171,7 +171,7 @@ def test_a_dead_member_is_replaced(make_cluster: Make, version: str) -> None:
     with writing(cluster):
         dead.signal(signal.SIGKILL)
         dead.lose()
-        entry = entry_at(membership(cluster).members(), [peer_url(dead.name)])
+        entry = entry_of(membership(cluster).members(), dead.name, [peer_url(dead.name)])
         assert entry
         cluster.members.remove(dead)
         cluster.names.remove(dead.name)
@@ -188,7 +188,7 @@ def test_no_quorum_no_change(make_cluster: Make, version: str) -> None:
         member.signal(signal.SIGKILL)
     acts = Membership([cluster[0].endpoint], cluster[0].files)
     with pytest.raises(EtcdError, match="does not add a learner"):
-        acts.add_learner([peer_url(joiners[0].name)], 1)
+        acts.add_learner(joiners[0].name, [peer_url(joiners[0].name)], 1)
     # etcd itself refuses a removal that would break the quorum.
     cluster.members[1].start("existing", cluster.names, published=True)
     cluster.wait(cluster.members[:2])
@@ -232,11 +232,11 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(acts._server, "call", losing)
     urls = [peer_url(joiners[0].name)]
-    entry = acts.add_learner(urls, 30)
+    entry = acts.add_learner(joiners[0].name, urls, 30)
     assert len(acts.members()) == 2
     joiners[0].peers = peers_of(acts.members(), entry.id, joiners[0].name)
     joiners[0].start("existing", [*cluster.names, joiners[0].name])
-    wait_until("it has not started", lambda: entry_at(acts.members(), urls).started)  # type: ignore[union-attr]
+    wait_until("it has not started", lambda: entry_of(acts.members(), joiners[0].name, urls).started)  # type: ignore[union-attr]
     assert not acts.promote(entry.id, urls, 60).is_learner
     joiners[0].signal(signal.SIGTERM)
     assert lost == [f"cluster/member/{act}" for act in ("add", "promote", "update")]
@@ -248,7 +248,7 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
 def leave_spec(cluster: Cluster, leaving: Member, *, timeout: float = 30.0) -> LeaveSpec:
     """A departure as it is asked for on the host of the first member that stays."""
     with cluster[0].client() as client:
-        entry = entry_at(client.members(), [peer_url(leaving.name)])
+        entry = entry_of(client.members(), leaving.name, [peer_url(leaving.name)])
     helper = next(member for member in cluster.members if member is not leaving)
     members = [(member.name, ADDRESSES[member.name]) for member in cluster.members]
     number = f"{entry.id:x}" if entry else "1"

@@ -358,8 +358,8 @@ def test_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) 
     members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra1", 7))]
     host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
     host.membership = [
-        Member(6, "infra0", [], urls, is_learner=False),
-        Member(7, "infra1", [], ["x"], is_learner=False),
+        Member(6, "infra0", ["https://10.0.0.6:2380"], urls, is_learner=False),
+        Member(7, "infra1", ["https://10.0.0.7:2380"], ["x"], is_learner=False),
     ]
     host.run()
     assert ["infra1=" in text for text in host.configs] == [True, not urls]

@@ -28,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -503,8 +503,8 @@ class Turn:
                 raise
         else:
             client, members = _rollout.ask_membership(target, self.process)
-            mine = entry_at(members, peer_urls(self.wanted))
-            if not mine and target.name not in [member.name for member in members]:
+            mine = entry_of(members, target.name, peer_urls(self.wanted))
+            if not mine:
                 raise EtcdError(
                     f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
                 )

@@ -43,7 +43,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_address,
     has_run,
     membership,
-    same_address,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import (
     attendance_problems,
@@ -80,6 +79,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, asker, exists
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     RESTART,
     START,

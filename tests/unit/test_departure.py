@@ -307,6 +307,25 @@ def test_two_members_of_one_name() -> None:
         assert "remove_member.yml -e etcd_member=77" in text and "etcd_member=infra9 first" not in text, text
 
 
+@pytest.mark.parametrize("operation", ["remove", "replace"])
+def test_a_name_of_two_members_that_the_address_does_not_tell_apart(operation: str) -> None:
+    """One of them may be alive. The id says which one is meant."""
+    former = [{**item, "id": f"b{item['id']}", "name": "infra2"} for item in listing("45", "45")]
+    moved = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.50")], "infra0")
+    lost = (*UP3[:2], FRESH)
+    plan = run(operation, "infra2", *lost, members=[*listing("01", "01"), *former], cluster=moved)
+    assert plan["steps"] == [] and "infra2 can mean 2 members of cluster 'etcd'" in plan["problems"][0], plan[
+        "problems"
+    ]
+    assert "b4 (https://10.0.0.10:2380); b5" in plan["problems"][0]
+    # Beside the inventory.
+    elsewhere = [*listing(), *({**item, "name": "old"} for item in former)]
+    assert "old can mean 2 members" in run(operation, "old", *UP3, members=elsewhere)["problems"][0]
+    if operation == "remove":
+        plan = run("remove", "b5", *UP3, members=elsewhere)
+        assert plan["problems"] == [] and plan["departing"]["id"] == "b5"
+
+
 def test_dead_members_of_five_leave_one_by_one() -> None:
     plan = run("remove", "infra4", up(), up(), up(), DOWN, DOWN)
     assert plan["problems"] == [] and kinds(plan) == [("leave", "infra0"), ("archive", "infra4")]

@@ -217,6 +217,25 @@ def test_a_learner_with_much_to_catch_up(make_cluster: Make, version: str) -> No
     wait_until("they do not agree", cluster.agree)
 
 
+def test_a_voting_member_that_was_added_by_hand_and_has_not_started(make_cluster: Make) -> None:
+    """From one member to two: the quorum is lost until it starts. The member that runs still tells the membership, and the list has to be that."""
+    cluster, (late, _third) = small(make_cluster, "3.6.14", 1, 3)
+    cluster.etcdctl("member", "add", "any", f"--peer-urls={peer_url(late.name)}")
+    assert takes_no_write([cluster[0]])
+    every = [*cluster.names, late.name, "infra2"]
+    late.start("existing", every)
+    assert "member count is unequal" in late.last_words()
+    with cluster[0].client() as client:
+        members = client.members()
+    mine = entry_of(members, late.name, [peer_url(late.name)])
+    assert mine and not mine.started
+    late.peers = peers_of(members, mine.id, late.name)
+    late.start("existing", every)
+    cluster.members.append(late)
+    cluster.wait()
+    cluster.write("afterwards")
+
+
 def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change was made, and the answer never came: it is not made twice."""
     cluster, joiners = small(make_cluster, "3.6.14", 1, 2)

@@ -115,7 +115,7 @@ class Host:
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
-            (_rollout, "ask_membership", lambda *_: (self, self.membership)),
+            (_rollout, "ask_membership", lambda *_, **__: (self, self.membership)),
             (_rollout, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
@@ -350,6 +350,25 @@ def test_the_configuration_alone(host: Host) -> None:
     assert host.run(check=True)["changed"] and host.written.read_text() == "---\n"
     assert host.run()["changed"] and "infra0" in host.written.read_text()
     assert host.acts == [] and host.configs == [] and host.manifest.read_text() == OLD and not host.run()["changed"]
+
+
+@pytest.mark.parametrize("state", ["existing", "new"])
+def test_a_voting_member_that_was_added_by_hand_is_started_without_a_quorum(host: Host, state: str) -> None:
+    """With the membership: the inventory has a member more, which has not joined yet, and etcd would not start with it in its list."""
+    members = [engine._kubeadm.Member(f"infra{i}", f"infra{i}", f"10.0.0.{6 + i}") for i in range(3)]
+    config = replace(host.spec.config, members=members, initial_cluster_state=state)
+    host.spec, host.process = replace(host.spec, config=config, turn=0, timeout=0.0), None
+    host.manifest.unlink()
+    host.membership = [
+        Member(7, "infra1", ["https://10.0.0.7:2380"], ["x"], is_learner=False),
+        Member(6, "", ["new"], [], is_learner=False),
+    ]
+    # Nothing starts etcd here.
+    with pytest.raises(EtcdError, match="etcd does not run"):
+        host.run()
+    names = [name for name in ("infra0", "infra1", "infra2") if f"{name}=" in host.written.read_text()]
+    assert names == (["infra0", "infra1"] if state == "existing" else ["infra0", "infra1", "infra2"])
+    assert host.acts[-1] == "install" and "lock" not in host.acts
 
 
 @pytest.mark.parametrize("urls", [[], ["https://10.0.0.6:2379"]])

@@ -288,10 +288,12 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
     return None if code == 200 else brief(said) or f"it answers {code}"
 
 
-def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient, list[Member]]:
+def ask_membership(
+    target: Target, process: Process | None, linearizable: bool = True
+) -> tuple[EtcdClient, list[Member]]:
     """The membership as a quorum knows it, and the client that returned it. EtcdError if no member answers.
 
-    process: the member as it runs, which is asked first, and where it listens now.
+    process: the member as it runs, which is asked first, and where it listens now. linearizable: False for the membership as one member knows it.
     """
     answers: list[str] = []
     first = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
@@ -299,7 +301,7 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
         try:
             # It connects again if it is asked for more.
             with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
-                return client, client.members(linearizable=True)
+                return client, client.members(linearizable=linearizable)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
     raise EtcdError(f"no member tells the membership: {'; '.join(answers)}.")

@@ -407,6 +407,7 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
+            self._take_peers_of_membership()
             self.install_packages()
             if self.config:
                 self.config.write()
@@ -424,6 +425,22 @@ class Turn:
         self.have_images()
         self.change_manifest()
         self.waited = self._wait_until_started()
+
+    def _take_peers_of_membership(self) -> None:
+        """If a voting member was added by hand and has never started, the quorum may need it. Without data, etcd compares initial-cluster with the
+        membership, and the inventory may have members that have not joined yet."""
+        config, target = self.spec.config, self.spec.target
+        if self.formed or config.initial_cluster_state != "existing" or MANIFEST not in self.spec.parts:
+            return
+        try:
+            _client, members = _rollout.ask_membership(target, self.process, linearizable=False)
+        except EtcdError:
+            return
+        mine = entry_of(members, target.name, peer_urls(self.wanted))
+        if mine and not mine.started:
+            peers = peers_of(members, mine.id, target.name)
+            self.spec = replace(self.spec, config=replace(config, peers=peers))
+            self.look()
 
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""

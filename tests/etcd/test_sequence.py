@@ -119,7 +119,8 @@ class Sequence:
         self.remove(member)
 
     def remove(self, member: Member) -> None:
-        """By the function that the module calls."""
+        """By the function that the module calls. Others are asked first: the member may have ended."""
+        self.cluster.members.sort(key=lambda item: item is member)
         assert leave(leave_spec(self.cluster, member), check=False)["changed"]
         if member in self.cluster.members:
             self.cluster.members.remove(member)

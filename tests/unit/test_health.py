@@ -96,6 +96,14 @@ def test_members_that_another_run_removes_meanwhile() -> None:
     assert _health.evaluate(own, NOW, WINDOW, may_leave=["infra2"]).healthy
 
 
+def test_a_former_member_of_the_same_name_is_reported() -> None:
+    """Its vote counts, and it is not asked."""
+    former = Member(0xF0, "infra2", ["https://10.0.0.99:2380"], ["x"], False)
+    report = judge(*(seen(i, members=[former, *MEMBERS]) for i in range(3)))
+    assert report.verdict == "degraded" and report.quorum_size == 3
+    assert "2 members are called infra2: f0 (https://10.0.0.99:2380); f000000000000005 (" in report.reasons[0]
+
+
 LEARNER = [*MEMBERS[:2], replace(MEMBERS[2], is_learner=True)]
 LOST = {"commits": False, "reason": "RAFT NO LEADER", "leader": 0}
 

@@ -385,6 +385,21 @@ def test_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) 
     assert ("infra1=" in host.written.read_text()) == (not urls)
 
 
+def test_members_of_one_name_have_different_names_in_the_list() -> None:
+    """Else etcd takes them for one member with two URLs, and refuses to start."""
+    members = [
+        Member(i, name, [f"peer{i}"], [], False)
+        for i, name in ((10, "infra1"), (11, "infra1"), (12, "infra2"), (13, ""))
+    ]
+    assert engine.peers_of(members, 13, "infra2") == (
+        ("a", "peer10"),
+        ("b", "peer11"),
+        ("c", "peer12"),
+        ("infra2", "peer13"),
+    )
+    assert [name for name, _url in engine.peers_of(members, 12, "infra2")] == ["a", "b", "infra2", "d"]
+
+
 def test_a_member_that_never_started_gets_the_membership(host: Host) -> None:
     """etcd refuses an initial-cluster with a host that has not joined yet. Members that never started get different names."""
     members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra9", 9))]

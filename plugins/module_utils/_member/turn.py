@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -536,7 +537,7 @@ class Turn:
                 listed = [replace(item, peer_urls=joining) if item.id == mine.id else item for item in members]
                 peers = peers_of(listed, mine.id, self.spec.member)
                 self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
-            self.look(any(member.name == target.name and member.started for member in members))
+            self.look(mine.started)
 
     def _check_lock(self) -> None:
         if self.lock:
@@ -622,7 +623,7 @@ class Turn:
             return
         try:
             _client, members = _rollout.ask_membership(target, self.process)
-            mine = next((member for member in members if member.name == target.name), None)
+            mine = _rollout.own_entry(target, self.process, members)
             urls = [url for member in members for url in member.client_urls[:1]]
             if mine:
                 Membership(urls, target.credentials, _rollout.check_controller).hand_over(mine.id, HANDS_OVER)
@@ -943,9 +944,12 @@ class Turn:
 def peers_of(members: Iterable[Member], member_id: int, name: str) -> tuple[tuple[str, str], ...]:
     """Name and peer URL of all members, as initial-cluster has them. name: of the member with this id.
 
-    etcd learns a name when the member starts, and compares the URLs only (ValidateClusterAndAssignIDs). Names have to differ.
+    etcd learns a name when the member starts, and compares the URLs only (ValidateClusterAndAssignIDs). Names have to differ here, and need not in the
+    membership.
     """
-    names = {member.id: member.name or f"{member.id:x}" for member in members}
+    members = list(members)
+    counts = Counter([name, *(member.name for member in members if member.name and member.id != member_id)])
+    names = {member.id: member.name if counts[member.name] == 1 else f"{member.id:x}" for member in members}
     return tuple(
         (name if member.id == member_id else names[member.id], url) for member in members for url in member.peer_urls
     )

@@ -363,7 +363,8 @@ def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
     for name in [name for name in expected if found.count(name) > 1]:
         places = "; ".join(f"{m.id:x} ({', '.join(m.peer_urls)})" for m in listed if m.name == name)
         reasons.append(
-            f"{found.count(name)} members are called {name}: {places}. Remove those that are not in the inventory, by the id: remove_member.yml -e etcd_member=ID"
+            f"{found.count(name)} members are called {name}: {places}. Remove those that are not in the inventory, by their id:"
+            " remove_member.yml -e etcd_member=ID"
         )
     return reasons
 

@@ -317,7 +317,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         on_infra1("cp -a /var/lib/etcd /srv/etcd"),
         on_infra1("rm -r /srv/etcd"),
         ["-e", "etcd_data_dir=/srv/etcd"],
-        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which holds data too",
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which contains data too",
     ),
     "not mounted": (
         on_all(

@@ -25,10 +25,14 @@ WORDS: dict[Why, str] = {
     Why.ENDS_UNWELL: "PROBLEM:|members healthy|is not healthy",
 }
 
-# Messages of a run that stops because of another run.
+# Messages of a run that restarts members, and stops because of another run.
 GIVES_WAY = re.compile(
     "another run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
-    "|is not removed: |does not join while another member is unwell|has left the membership while"
+)
+
+# The same, of a run that may also change the membership.
+GIVES_WAY_IN_MEMBERSHIP = re.compile(
+    f"{GIVES_WAY.pattern}|is not removed: |does not join while another member is unwell|has left the membership while"
 )
 
 

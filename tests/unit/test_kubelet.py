@@ -101,7 +101,7 @@ def test_reasons_to_restart_the_kubelet(
     ("change", "words"),
     [
         ({}, []),
-        ({"enabled": False}, ["kubelet.service: not enabled, etcd would not come back after a reboot"]),
+        ({"enabled": False}, ["kubelet.service: not enabled, so etcd would not start after a reboot"]),
         ({"need_reload": True}, ["kubelet.service: unit files changed since systemd read them"]),
     ],
 )
@@ -130,8 +130,8 @@ def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     ("state", "words"),
     [
         ("masked", "systemctl unmask kubelet"),
-        ("not-found", "no usable kubelet.service (not-found)"),
-        ("bad-setting", "no usable kubelet.service (bad-setting)"),
+        ("not-found", "systemd cannot load kubelet.service (not-found)"),
+        ("bad-setting", "systemd cannot load kubelet.service (bad-setting)"),
     ],
 )
 def test_a_unit_that_cannot_be_started(state: str, words: str) -> None:

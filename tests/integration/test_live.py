@@ -331,7 +331,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         on_all(DOWN),
         on_all("systemctl start kubelet"),
         ["-e", "etcd_peer_port=2390"],
-        "in the data of infra0, infra1, infra2 the members are elsewhere than in the inventory",
+        "the members have other addresses in the data of infra0, infra1, infra2 than in the inventory",
     ),
     "corrupt": (
         lambda cluster: set_alarm(cluster, 2, "ACTIVATE"),

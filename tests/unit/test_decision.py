@@ -157,7 +157,7 @@ def test_the_action_for_each_state(observations: dict[str, Any], action: str, ho
             observed(
                 {**up(listing(names="01")), "members_of": "c1"}, up(listing(names="01")), {**FRESH, "record": RECORD}
             ),
-            "this host has data or a record of an earlier member. It does not join with it",
+            "this host has data or a record of an earlier member, so it does not join. If that belongs to another",
         ),
         # Its name in the membership differs: the listed member lacks its data.
         (
@@ -228,11 +228,11 @@ def test_the_action_for_each_state(observations: dict[str, Any], action: str, ho
             "etcd runs on infra1, and etcd_data_dir there is empty",
         ),
         # Members that listen at another address than their peers connect to.
-        (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
-        (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),
+        (observed(DOWN, {**DOWN, "moved": True}, DOWN), "the members have other addresses in the data of infra1"),
+        (observed(BORN, {**BORN, "moved": True}, FRESH), "the members have other addresses in the data of infra1"),
         (
             observed({**DOWN, "running": True, "members": listing()}, {**DOWN, "moved": True}, DOWN),
-            "infra1 the members are elsewhere",
+            "the members have other addresses in the data of infra1",
         ),
     ],
 )

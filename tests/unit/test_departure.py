@@ -266,7 +266,7 @@ def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
     states = (*UP3[:2], LOST, LEARNER)
     plan = run("converge", "", *states, members=learning("infra3"))
     assert (
-        "infra3 first, a learner that no member joins beside (remove_member.yml -e etcd_member=infra3), and then run replace"
+        "first remove the learner infra3 (remove_member.yml -e etcd_member=infra3), because no member joins beside it, and then run replace"
         in " ".join(plan["problems"])
     )
     plan = run("remove", "infra3", *states, members=learning("infra3"))

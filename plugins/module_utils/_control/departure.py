@@ -233,7 +233,7 @@ def rest_problems(
         elif is_unwell(entry, cluster, observations, listed):
             found.append(
                 Problem(
-                    f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is not healthy. Run site.yml to repair {name}"
+                    f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is unhealthy. Run site.yml to repair {name}"
                     f" first. If its data is lost too, remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}.",
                     code="unwell",
                 )

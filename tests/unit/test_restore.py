@@ -347,9 +347,19 @@ def test_a_drill_takes_the_newest_snapshot() -> None:
     made = plan(found, "drill")
     assert made["settled"] and "has a snapshot. Take one" in made["problems"][0]
     for number, host in enumerate(HOSTS):
-        found[host]["backup"]["newest"] = [{"taken": 100.0 - number, "revision": 5, "file": f"{number}.db"}]
+        found[host]["backup"]["newest"] = [{"age": 100.0 + number, "revision": 5, "file": f"{number}.db"}]
     made = plan(found, "drill")
     assert made["rehearse"] == ["infra0"] and "0.db is restored into a throw-away member" in made["lines"][1]
+    # The age is that of the clock which gave the time. One from the future is no evidence, however large its revision is.
+    for ages, revisions, expected in (
+        ((-9e7, 100.0, 50.0), (9, 5, 5), "infra2"),
+        ((-200.0, 100.0, 50.0), (5, 5, 5), "infra0"),
+        ((50.0, 50.0, 50.0), (5, 7, 6), "infra1"),
+        ((-9e7, -8e7, -7e7), (5, 5, 5), "infra0"),
+    ):
+        for host, age, revision in zip(HOSTS, ages, revisions):
+            found[host]["backup"]["newest"][0].update(age=age, revision=revision)
+        assert plan(found, "drill")["rehearse"] == [expected], ages
     made = plan(found, "drill", snapshot=SNAPSHOT)
     assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
 

@@ -31,7 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sy
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
@@ -128,6 +128,7 @@ def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
     if spec.is_replaced:
         return reported([])
     with contextlib.ExitStack() as stack:
+        stack.enter_context(system_errors(spec.member, spec.data_dir))
         if not check:
             os.makedirs(spec.work_dir, mode=0o700, exist_ok=True)
             hold_host_lock(stack, spec.work_dir)
@@ -143,6 +144,7 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     reasons = [Reason("data", "prepared", f"{spec.snapshot} is restored to {spec.staging}")]
     if check:
         return reasons
+    _check_places(spec)
     file = read_snapshot_file(spec.snapshot)
     free = free_bytes(os.path.dirname(spec.staging))
     if free < file.size + SPARE:
@@ -154,7 +156,8 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
         check_file(spec.snapshot)
     partial = f"{spec.staging}.partial"
     for path in (partial, spec.staging):
-        shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            shutil.rmtree(path)
     options = ["--initial-cluster-token", spec.token]
     try:
         process = _rollout.find_etcd_process(spec.member)
@@ -255,6 +258,15 @@ def replace_data(spec: RestoreSpec, check: bool) -> list[Reason]:
     shutil.rmtree(spec.staging)
     sync_directory(os.path.dirname(path))
     return found
+
+
+def _check_places(spec: RestoreSpec) -> None:
+    """EtcdError if a file or a link is where a directory will be: it could not be replaced once the members are stopped."""
+    for path in (os.path.realpath(spec.data_dir), spec.staging, f"{spec.staging}.partial"):
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            raise EtcdError(
+                f"{spec.member}: {path} must be a directory, and is a file or a link. Move it away, and run again. Nothing has been stopped."
+            )
 
 
 def _check_former(spec: RestoreSpec) -> None:

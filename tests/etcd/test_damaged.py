@@ -208,6 +208,69 @@ def test_two_rehearsals_and_two_snapshots_on_one_host(
     assert not [name for name in os.listdir(spec.dir) if name.startswith((".drill-", ".kubeadm-etcd-"))]
 
 
+# A rehearsal that stops where its member serves, and says so.
+WAITING = """
+import contextlib, json, sys, time
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill
+root, run_dir, words = sys.argv[1:]
+for module in (backup, drill):
+    module.image_root = lambda *_arguments: contextlib.nullcontext(root)
+drill.RUN_DIR = run_dir
+drill.look = lambda *_arguments: print("serves", flush=True) or time.sleep(600)
+drill.drill(backup.BackupSpec(**json.loads(words)), "", "")
+"""
+
+
+def test_a_rehearsal_that_is_killed(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
+    """Its member would run for ever, on data that is removed. The next rehearsal ends it."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    spec = spec_for(cluster, cluster[0])
+    _backup.take(spec)
+
+    def members() -> list[str]:
+        done = subprocess.run(
+            ["pgrep", "-f", f"data-dir={spec.dir}/.drill-"], capture_output=True, text=True, check=False
+        )
+        return done.stdout.split()
+
+    argv = [sys.executable, "-c", WAITING, str(tmp_path / "image"), str(tmp_path / "run")]
+    with subprocess.Popen(
+        [*argv, json.dumps(dataclasses.asdict(spec))],
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "serves\n"
+        process.kill()
+    try:
+        assert len(members()) == 1
+        assert _drill.drill(spec, "", "")["compared"]
+        wait_until("the member still runs", lambda: members() == [])
+        assert not [name for name in os.listdir(spec.dir) if name.startswith(".drill-")]
+    finally:
+        for number in members():
+            os.kill(int(number), signal.SIGKILL)
+
+
+def test_snapshots_that_were_exchanged(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
+    """Each has the name of the other one. The rehearsal notices it with their descriptions and without."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    spec = spec_for(cluster, cluster[0])
+    older, newer = Path(_backup.take(spec)["path"]), tmp_path / "aside"
+    cluster[0].put("later")
+    latest = Path(_backup.take(spec)["path"])
+    assert _drill.drill(spec, "", "")["path"] == str(latest)
+    for source, target in ((older, newer), (latest, older), (newer, latest)):
+        source.rename(target)
+    for descriptions in (True, False):
+        with pytest.raises(EtcdError, match="instead of"):
+            _drill.drill(spec, "", "")
+        for path in (older, latest) if descriptions else ():
+            Path(f"{path}.json").unlink()
+
+
 @pytest.mark.long
 def test_a_snapshot_or_restore_that_is_killed(
     make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None

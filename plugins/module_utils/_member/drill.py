@@ -142,7 +142,7 @@ def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], 
                 f"{spec.member}: etcdutl cannot restore {path}: {(done.stderr or done.stdout).strip()[-400:]}"
             )
         client = stack.enter_context(member(root, data, while_waiting))
-        seen = look(client, known.revision if known else told["revision"], begin)
+        seen = look(client, told["revision"], begin)
     differences = [*name_problems(path, told["revision"]), *compare(known, told, seen)]
     if differences:
         raise EtcdError(

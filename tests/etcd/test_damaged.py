@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-from .conftest import Cluster, Make, encoded, program, wait_until
+from .conftest import VERSIONS, Cluster, Make, encoded, program, wait_until
 from .test_snapshot import COLLECTIONS, MEASURE, programs, spec_for, with_programs
 
 __all__ = ["programs"]
@@ -143,11 +143,11 @@ def test_encrypted_to_another_key(snapshot: Path, tmp_path: Path) -> None:
     print(done)
 
 
-def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    with_programs(tmp_path, "3.6.14")
+def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str = "3.6.14") -> Cluster:
+    with_programs(tmp_path, version)
     monkeypatch.setattr(_drill, "image_root", _backup.image_root)
     monkeypatch.setattr(_drill, "RUN_DIR", str(tmp_path / "run"))
-    cluster = make_cluster(1, "3.6.14")
+    cluster = make_cluster(1, version)
     cluster.found()
     return cluster
 
@@ -250,6 +250,31 @@ def test_a_rehearsal_that_is_killed(
     finally:
         for number in members():
             os.kill(int(number), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_as_little_room_as_is_accepted(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None, version: str
+) -> None:
+    """A restored member runs with it: etcd makes the next file of its log at once, and does not start if there is no room. With less, it is refused."""
+    cluster = one(make_cluster, tmp_path, monkeypatch, version)
+    spec = spec_for(cluster, cluster[0])
+    path = _backup.take(spec)["path"]
+    small = tmp_path / "small"
+    small.mkdir()
+    needed = _restore.space_for(read_snapshot_file(path))
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={needed + (64 << 10)}", "tmpfs", small], check=True, timeout=10
+    )
+    try:
+        there = dataclasses.replace(spec, dir=str(small))
+        assert _drill.drill(there, path, "")["compared"]
+        with (small / "other").open("wb") as file:
+            file.write(bytes(128 << 10))
+        with pytest.raises(EtcdError, match=r"the rehearsal needs 18\d MiB"):
+            _drill.drill(there, path, "")
+    finally:
+        subprocess.run(["umount", small], check=True, timeout=10)
 
 
 def test_snapshots_that_were_exchanged(

@@ -236,7 +236,10 @@ def test_an_image_that_is_there_is_not_pulled(host: Host, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"code": 1}, "etcdutl cannot restore .*: it fails"), ({"free": 1 << 20}, "and 1 MiB are free")],
+    [
+        ({"code": 1}, "etcdutl cannot restore .*: it fails"),
+        ({"free": 150 << 20}, "needs 186 MiB .* and 150 MiB are free"),
+    ],
 )
 def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], words: str) -> None:
     for name, value in change.items():

@@ -35,12 +35,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import lo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
-    SPARE,
     BackupSpec,
     describe,
     system_errors,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import unpack
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # Where the member lists itself. Nothing listens there.
@@ -121,10 +120,10 @@ def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], 
     file = read_snapshot_file(path)
     if not file.is_database:
         check_file(path)
-    free = free_bytes(spec.dir)
-    if free < file.size + SPARE:
+    free, needed = free_bytes(spec.dir), space_for(file)
+    if free < needed:
         raise EtcdError(
-            f"{spec.member}: the rehearsal needs {(file.size + SPARE) >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
+            f"{spec.member}: the rehearsal needs {needed >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
         )
     known = described_in(path)
     process = _rollout.find_etcd_process(spec.member)

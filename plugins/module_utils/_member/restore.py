@@ -42,6 +42,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # The manifest of the former member, in the work directory.
 FORMER_MANIFEST = "etcd.yaml.before-restore"
 
+# etcd makes the files of its log as large as this at once (server/storage/wal/wal.go, SegmentSizeBytes): etcdutl one, and etcd the next one when it starts.
+SEGMENT = 64_000_000
+
 # Seconds for pulling the image, and for etcd to say whether it is ready.
 PULLS, ANSWER = 600.0, 5.0
 
@@ -146,10 +149,10 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
         return reasons
     _check_places(spec)
     file = read_snapshot_file(spec.snapshot)
-    free = free_bytes(os.path.dirname(spec.staging))
-    if free < file.size + SPARE:
+    free, needed = free_bytes(os.path.dirname(spec.staging)), space_for(file)
+    if free < needed:
         raise EtcdError(
-            f"{spec.member}: the snapshot needs {(file.size + SPARE) >> 20} MiB beside {spec.data_dir}, and {free >> 20} MiB are free. Nothing has been"
+            f"{spec.member}: the snapshot needs {needed >> 20} MiB beside {spec.data_dir}, and {free >> 20} MiB are free. Nothing has been"
             " stopped. Free some space, for example by moving data directories away that were archived (.removed-, .replaced-)."
         )
     if not file.is_database:
@@ -187,6 +190,11 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return reasons
+
+
+def space_for(file: SnapshotFile) -> int:
+    """The bytes that restored data needs until its member runs. With less, etcd would not start on it once the former data was replaced."""
+    return file.size + 2 * SEGMENT + SPARE
 
 
 def is_too_new(storage: str, etcd: str) -> bool:

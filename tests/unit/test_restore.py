@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +418,15 @@ def test_what_a_file_is(tmp_path: Path, content: bytes | None, expected: bool | 
         assert expected in wanted_snapshot(str(path), "drill").problem
     assert wanted_snapshot("", "drill") == wanted_snapshot("/x", "converge") == WantedSnapshot()
     assert "is not set" in wanted_snapshot("", "restore").problem
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file(tmp_path: Path, make: Callable[[str], None]) -> None:
+    path = str(tmp_path / "x.db")
+    make(path)
+    assert (
+        wanted_snapshot(path, "restore").problem == f"{path} is not a file. Name a snapshot that backup.yml has made."
+    )
 
 
 def test_keys_of_kubernetes(tmp_path: Path) -> None:

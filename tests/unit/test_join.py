@@ -16,7 +16,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_turn import NEW, Host, fail
@@ -40,6 +39,7 @@ class Joining(Host):
             (join, "Membership", lambda *_, **__: Asked(self)),
             (join, "cluster_lock", self.cluster_lock),
             (join, "end_etcd", lambda _member, manifest, kept, _endpoint: self.ends(manifest, kept)),
+            (join.JoinTurn, "kubelet_lasts", 0.0),
             (join.time, "sleep", lambda _seconds: None),
             (_rollout, "ask_health", lambda url, *_: self.unwell if url == "client2" else None),
             (_rollout, "PATIENCE", -1.0),
@@ -136,15 +136,15 @@ def test_a_kubelet_that_was_started_before_the_turn_is_proven(host: Joining, mon
     assert host.acts == ["pull"] and host.members == OTHERS
     host.healthy = True
     # It ends after the first look.
-    monkeypatch.setattr(engine, "KUBELET_LASTS", 10.0)
-    for seconds in (5.0, None):
+    monkeypatch.setattr(join.JoinTurn, "kubelet_lasts", 4.0)
+    for seconds in (2.0, None):
         answers = iter([True, False])
         monkeypatch.setattr(service, "answers", partial(next, answers))
         started = time.time() - seconds if seconds else 0.0
         monkeypatch.setattr(_host, "kubelet_unit", partial(replace, unit(), started=started))
         with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
             host.run()
-    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 11))
+    monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 5))
     host.at["install"] = lambda: setattr(host, "process", _rollout.Process(2, 2, []))
     host.run()
     assert host.acts.index("install") < host.acts.index("promote")

@@ -129,7 +129,7 @@ class Host:
             (service, "last_lines", lambda _since: "\n  E1127 failed"),
             (service, "replace_files", self.replace_files),
             (engine, "KUBELET_STARTS", 0.0),
-            (engine, "KUBELET_LASTS", 0.0),
+            (engine.Turn, "kubelet_lasts", 0.0),
         ]
         for target, name, fake in fakes:
             monkeypatch.setattr(target, name, fake)

@@ -31,7 +31,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems impo
     Problem,
     note,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import ENDPOINT
 
 if TYPE_CHECKING:
     Observation = Mapping[str, Any]
@@ -321,12 +320,6 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         if text:
             problems.append(Problem(text, stops, item.host, code="membership"))
     return problems
-
-
-def endpoint_of(listed: list[Mapping[str, Any]], item: MemberView) -> str:
-    """A client URL of another member, for commands; etcd's usual one if none has started."""
-    urls = [url for entry in listed if entry is not item.entry for url in entry.get("client_urls", [])]
-    return str(next(iter(urls), ENDPOINT))
 
 
 def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], listed: list[Mapping[str, Any]]) -> str:

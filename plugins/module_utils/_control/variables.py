@@ -15,7 +15,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values import format
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import packages_problems
 
 # A host may have a value of its own. The members of a cluster have one value. A run has one, usually from -e. A file or group of the controller.
-HOST, CLUSTER, RUN, CONTROLLER = SCOPES = ("host", "cluster", "run", "controller")
+HOST, CLUSTER, RUN, CONTROLLER = ("host", "cluster", "run", "controller")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 # The manifest, in the work directory, while kube-apiserver rests.
 KEPT = f"{_apiserver.NAME}.yaml.stopped"
 
-STARTED, STOPPED = STATES = ("started", "stopped")
+STOPPED = "stopped"
+STATES = ("started", STOPPED)
 
 
 def uses(servers: Iterable[str], addresses: Iterable[str]) -> bool:

@@ -48,6 +48,10 @@ CATCHES_UP = _kubeadm.JOIN_SECONDS
 # For a change of the membership that etcd does not accept yet.
 ACCEPTED = 60.0
 
+# Shorter than for a member that runs: a kubelet that cannot make its cgroups has ended half a second after its start, and one that ends later costs this
+# host a join, which is taken back.
+KUBELET_LASTS = 4.0
+
 # Where the manifest of a join that was taken back is kept, in the work directory.
 REFUSED_MANIFEST = "etcd.yaml.refused"
 
@@ -69,6 +73,8 @@ def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
 
 class JoinTurn(Turn):
     """The turn of a member that joins."""
+
+    kubelet_lasts = KUBELET_LASTS
 
     def __init__(self, spec: TurnSpec, check: bool, staged: Staged | None = None) -> None:
         config = spec.config

@@ -228,6 +228,9 @@ class KubeletError(EtcdError):
 class Turn:
     """One turn of the member of this host. It sees the host when it is made, so under the lock."""
 
+    # Seconds since its start for which a kubelet has to run.
+    kubelet_lasts = KUBELET_LASTS
+
     def __init__(self, spec: TurnSpec, check: bool, staged: _packages.Staged | None = None) -> None:
         self.spec = spec
         self.check = check
@@ -757,7 +760,7 @@ class Turn:
         begin, started = time.monotonic(), _host.kubelet_unit().started
         # An earlier task may have started it.
         age = max(0.0, time.time() - started) if started else 0.0
-        while time.monotonic() - begin < KUBELET_LASTS - age:
+        while time.monotonic() - begin < self.kubelet_lasts - age:
             _rollout.check_controller()
             if not service.answers():
                 raise KubeletError(self._with_causes(f"it ended {time.monotonic() - begin:.0f} s after it was healthy"))

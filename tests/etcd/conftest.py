@@ -410,10 +410,16 @@ class Cluster:
                 found.append(self.etcdctl(*arguments, endpoints=[member]).strip())
         return found
 
-    def agree(self) -> bool:
-        """Whether all members have the same data at the same revision, as etcdctl tells it."""
-        found = json.loads(self.etcdctl("endpoint", "hashkv", "-w", "json"))
-        return len({(item["HashKV"]["header"]["revision"], item["HashKV"]["hash"]) for item in found}) == 1
+    def agree(self, revision: int = 0) -> bool:
+        """Whether all members have the same data at the same revision, as etcdctl tells it. revision: 0 for the latest."""
+        found = json.loads(self.etcdctl("endpoint", "hashkv", f"--rev={revision}", "-w", "json"))
+        revisions = {revision or item["HashKV"]["header"]["revision"] for item in found}
+        return len(revisions) == len({item["HashKV"]["hash"] for item in found}) == 1
+
+    def revision(self) -> int:
+        """The latest revision that all members have."""
+        found = json.loads(self.etcdctl("endpoint", "status", "-w", "json"))
+        return min(int(item["Status"]["header"]["revision"]) for item in found)
 
     def look(self) -> _health.Report:
         """The judgement of etcd_health."""

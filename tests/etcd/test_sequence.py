@@ -67,7 +67,7 @@ class Sequence:
         self.log.append(chosen.__name__)
         chosen()
         cluster.wait()
-        wait_until("they do not agree", cluster.agree)
+        assert cluster.agree(cluster.revision())
         members = membership(cluster).members()
         voters = sorted(item.name for item in members if item.started and not item.is_learner)
         assert voters == sorted(cluster.names)

@@ -146,7 +146,7 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("obstacle", "end", "words"),
     [
-        (f"mkdir -p {BACKUPS}; mount -t tmpfs -o size=64k,mode=700 tmpfs {BACKUPS}", f"umount {BACKUPS}", "No space left"),
+        (f"mkdir -p {BACKUPS}; mount -t tmpfs -o size=8k,mode=700 tmpfs {BACKUPS}", f"umount {BACKUPS}", "No space left"),
         ("touch /var/lib/etcd/member.restored", "rm /var/lib/etcd/member.restored", "must be a directory"),
     ],
     ids=["the copy", "the data"],

@@ -350,6 +350,24 @@ def test_a_clock_that_is_set_between_snapshots(
         assert clock.names() == sorted(clock.taken)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/St_Johns", "XXX+23:59:59"])
+def test_names_are_in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """Whatever the time zone of the host is, also in the hour that a zone has twice."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for moment in (NOW, NOW + 1, 1793494800.0, 1793498400.0):
+            name = replace(ALL[0], taken=moment).file_name
+            assert name == datetime.fromtimestamp(moment, timezone.utc).strftime("etcd-%Y%m%dT%H%M%SZ-r100.db")
+            (tmp_path / name).write_bytes(b"x" * 1056)
+            (found,) = _snapshot.read_directory(str(tmp_path), "etcd")
+            assert (found.taken, found.file_name) == (moment, name)
+            (tmp_path / name).unlink()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize("changes", [0, 7])
 def test_a_snapshot_that_takes_long_is_not_removed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int
@@ -488,6 +506,10 @@ RSA = certificate("rsa:2048")
     [
         (RSA, ""),
         (certificate("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), ""),
+        (
+            certificate("rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048"),
+            "has a key of the kind RSA-PSS-2048, which openssl cannot encrypt to",
+        ),
         (certificate("ed25519"), "has a key of the kind Ed25519PublicKey, which openssl cannot encrypt to"),
         ("-----BEGIN CERTIFICATE-----\nx\n", "is not a certificate"),
         (f"{RSA}-----BEGIN PRIVATE KEY-----\n", "has a private key in it"),
@@ -495,7 +517,7 @@ RSA = certificate("rsa:2048")
         ("\n", "cannot be read on the controller"),
     ],
     # Workers would not agree on certificates.
-    ids=["rsa", "ec", "ed25519", "broken", "with a key", "text", "empty"],
+    ids=["rsa", "ec", "rsa-pss", "ed25519", "broken", "with a key", "text", "empty"],
 )
 def test_recipients(text: str, expected: str) -> None:
     found = recipient_problems("/srv/backup.crt", text)

@@ -405,7 +405,7 @@ reasons:
   type: list
   elements: str
   sample:
-    - "etcd/server.crt: issued again, names and addresses are without etcd.example.com"
+    - "etcd/server.crt: issued again, its names and addresses lack etcd.example.com"
     - "etcd/peer.crt: renewed, 61 days left of 365"
 changes:
   description:
@@ -462,7 +462,7 @@ waiting:
   elements: str
   sample:
     - "infra0/server.crt: missing"
-    - "infra1/peer.crt: names and addresses are without localhost"
+    - "infra1/peer.crt: its names and addresses lack localhost"
 certificates:
   description: The certificates of the host as they are afterwards; in check mode as they are.
   returned: with O(step=install)

@@ -345,7 +345,9 @@ def test_the_lock_under_alarm_corrupt(make_cluster: Make, version: str) -> None:
         with pytest.raises(LockBusyError), taken(cluster, "infra1"):
             pass
     assert standing(cluster) is not None
-    with pytest.raises(LockRefusedError, match="whose run has ended") as raised, taken(cluster, "infra1", patience=20):
+    with pytest.raises(LockRefusedError, match="has expired, and etcd cannot delete it") as raised, taken(
+        cluster, "infra1", patience=20
+    ):
         pass
     assert raised.value.alarm == "CORRUPT"
     with cluster[0].client() as client:

@@ -9,26 +9,30 @@ from .model import Why
 WORDS: dict[Why, str] = {
     Why.UNREACHABLE: "cannot be reached, or could not be observed",
     Why.REMOVED: "was removed from cluster '[^']*' on [^,]*, and the inventory still has it",
-    Why.FORMER: "It does not join with it",
+    Why.FORMER: ", so it does not join. If that belongs to",
     Why.LOST_DATA: "has lost its data",
     Why.INTERRUPTION: "would interrupt cluster",
     Why.NO_MEMBER: "no host of the inventory and no member is called",
     Why.NO_HELPER: "no other member of cluster '[^']*' that this run has seen is ready",
-    Why.QUORUM: "would not be healthy among them: no quorum",
-    Why.UNWELL: "No healthy member leaves before the others are repaired|no (other )?member joins (before that|while another one is unwell)",
+    Why.QUORUM: "would have no quorum: of its other",
+    Why.UNWELL: "A healthy member is removed only while all others are healthy|no (other )?member joins (before that|while another one is unhealthy)",
     Why.ABSENT: "so its member cannot join anew",
-    Why.HEALTHY: "is healthy. To replace it all the same",
+    Why.HEALTHY: "is healthy. To replace it nevertheless",
     Why.UNCONNECTED: "Allow this connection between all members",
     Why.CA_KEY: "this host has the only ca.key",
-    Why.CUT_OFF: "is not touched, because stopping|no member tells the membership|is not ready|no member answers",
-    Why.JOIN_UNWELL: "does not join while another member is unwell",
+    Why.CUT_OFF: "is not touched, because stopping|no member reports the membership|is not ready|no member answers",
+    Why.JOIN_UNWELL: "does not join while another member is unhealthy",
     Why.ENDS_UNWELL: "PROBLEM:|members healthy|is not healthy",
 }
 
-# Messages of a run that stops because of another run.
+# Messages of a run that restarts members, and stops because of another run.
 GIVES_WAY = re.compile(
     "another run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
-    "|is not removed: |does not join while another member is unwell|has left the membership while"
+)
+
+# The same, of a run that may also change the membership.
+GIVES_WAY_IN_MEMBERSHIP = re.compile(
+    f"{GIVES_WAY.pattern}|is not removed: |does not join while another member is unhealthy|has left the membership while"
 )
 
 

@@ -140,7 +140,7 @@ def test_two_remedies_for_certificates_that_no_member_trusts(cluster: Lab, tmp_p
     begin = time.monotonic()
     run = cluster.site("-e", "etcd_allow_interruption=true", playbook=ROTATE)
     print(f"on to the new CA: {time.monotonic() - begin:.0f} s")
-    assert healthy(cluster) and "come back with etcd-ca alone" in flat(run.output)
+    assert healthy(cluster) and "then trust only etcd-ca" in flat(run.output)
     cluster.site()
     assert cluster.site().changed() == {} and healthy(cluster)
     for host in cluster.hosts:

@@ -345,7 +345,7 @@ HOSTS = {
     "kubelet without a unit": (
         "mv /lib/systemd/system/kubelet.service /root/; systemctl daemon-reload; systemctl stop kubelet",
         "mv /root/kubelet.service /lib/systemd/system/; systemctl daemon-reload; systemctl start kubelet",
-        ["infra1: systemd has no usable kubelet.service"],
+        ["infra1: systemd cannot load kubelet.service"],
     ),
     # As Docker's package brings it.
     "containerd without cri": (

@@ -266,8 +266,14 @@ cp -p {PKI}/server.crt /root/server.crt; mv {PKI}/.server.crt {PKI}/server.crt
 @pytest.mark.parametrize(
     ("begin", "end", "address", "code", "words"),
     [
-        (-20, -10, "own", "tls-expired", "shows a certificate that has expired ("),
-        (-20, 300, "192.0.2.7", "tls-san", "shows a certificate for 192.0.2.7 only; add it to etcd_server_cert_sans"),
+        (-20, -10, "own", "tls-expired", "presents a certificate that has expired ("),
+        (
+            -20,
+            300,
+            "192.0.2.7",
+            "tls-san",
+            "presents a certificate for 192.0.2.7 only; add it to etcd_server_cert_sans",
+        ),
         (1, 300, "own", "tls-not-yet-valid", "is not valid yet ("),
     ],
 )
@@ -322,12 +328,12 @@ def test_a_client_certificate_of_another_ca(cluster: Lab) -> None:
     )
     result = etcd_health(cluster, cert="/run/x/c", key="/run/x/k")
     assert result["verdict"] == "unknown" and set(codes(result).values()) == {"tls-client-refused"}, result
-    assert "does not accept our client certificate" in result["reasons"][0], result["reasons"]
+    assert "rejects our client certificate" in result["reasons"][0], result["reasons"]
     result = etcd_health(cluster, ca="/run/x/c")
     assert result["verdict"] == "unknown" and set(codes(result).values()) == {"tls-unknown-ca"}, result
     assert "ca.crt did not sign" in result["reasons"][0], result["reasons"]
     result = etcd_health(cluster, key="/run/x/k")
-    assert result["verdict"] == "unknown" and "no usable pair" in result["reasons"][0], result["reasons"]
+    assert result["verdict"] == "unknown" and "is not the key of" in result["reasons"][0], result["reasons"]
     cluster.sh("infra0", "rm -r /run/x")
 
 

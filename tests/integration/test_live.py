@@ -317,7 +317,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         on_infra1("cp -a /var/lib/etcd /srv/etcd"),
         on_infra1("rm -r /srv/etcd"),
         ["-e", "etcd_data_dir=/srv/etcd"],
-        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which holds data too",
+        "the member's data is in /var/lib/etcd, and etcd_data_dir is /srv/etcd, which contains data too",
     ),
     "not mounted": (
         on_all(
@@ -331,7 +331,7 @@ STATES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], object], list[s
         on_all(DOWN),
         on_all("systemctl start kubelet"),
         ["-e", "etcd_peer_port=2390"],
-        "in the data of infra0, infra1, infra2 the members are elsewhere than in the inventory",
+        "the members have other addresses in the data of infra0, infra1, infra2 than in the inventory",
     ),
     "corrupt": (
         lambda cluster: set_alarm(cluster, 2, "ACTIVATE"),

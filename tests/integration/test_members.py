@@ -80,7 +80,7 @@ def test_a_join_whose_etcd_does_not_start_is_undone(hosts: Lab, tmp_path: Path) 
     wrong = only(hosts, tmp_path, *HOSTS, infra3=", etcd_extra_args: {quota-backend-bytes: 8G}")
     run = hosts.play(inventory=wrong)
     said = flat(run.output)
-    assert run.code != 0 and "The join was taken back" in said and "quota-backend-bytes" in said, run.output[-6000:]
+    assert run.code != 0 and "The join was undone" in said and "quota-backend-bytes" in said, run.output[-6000:]
     assert names(hosts) == ["infra0", "infra1", "infra2"]
     assert hosts.sh("infra3", "ls /etc/kubernetes/manifests; pidof etcd || true") == ""
     four = only(hosts, tmp_path, *HOSTS)

@@ -39,7 +39,7 @@ from .model import (
     settled,
     together,
 )
-from .said import GIVES_WAY, reasons_in
+from .said import GIVES_WAY_IN_MEMBERSHIP, reasons_in
 from .test_killed import killed_at
 from .test_live import DOWN, PKI, flat
 from .test_members import only
@@ -385,7 +385,7 @@ class Sequence:
             said = flat(runs[number].output)
             assert "Traceback" not in said, outputs
             named = reasons_in(said)
-            gives_way = bool(GIVES_WAY.search(said))
+            gives_way = bool(GIVES_WAY_IN_MEMBERSHIP.search(said))
             # A run may be refused for a state that the other run has made.
             assert runs[number].code == 0 or gives_way or named, outputs
             names = ", ".join(sorted(reason.name for reason in named))

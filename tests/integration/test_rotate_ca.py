@@ -321,7 +321,7 @@ def test_a_kube_apiserver_through_all_phases(plane: Plane) -> None:
     process = plane.process()
     with meanwhile(lab, [HOST], WRITES) as after:
         held(
-            f"The phase drop does not begin. 1 problem(s) in cluster etcd: - {HOST}: the certificate of kube-apiserver is of the former CA"
+            f"The phase drop does not begin. 1 problem(s) in cluster etcd: - {HOST}: the certificate of kube-apiserver is from the former CA"
         )
         # Members show certificates of the new CA, and it still has one of the former.
         assert plane.break_connections() > 0

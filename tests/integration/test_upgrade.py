@@ -112,7 +112,7 @@ def test_an_upgrade_to_3_7_after_few_writes(old: Lab) -> None:
     with writing(old, "few") as counted:
         run = upgrade(old, NEW, "-v")
     print(f"{MIDDLE} -> {NEW}, few writes: {counted}, {run.seconds:.0f} s, each member {waited(run)} s")
-    assert "it is restarted once more on its present version first" in flat(run.output)
+    assert "it first restarts once more on its present version" in flat(run.output)
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     assert versions(old) == [NEW] * 3 and healthy(old) and upgrade(old, NEW).changed() == {}
 
@@ -135,7 +135,7 @@ def test_from_3_5_to_3_7(old: Lab) -> None:
         said = flat(run.output)
         line = f"etcd: {former} -> {version} (registry.k8s.io/etcd:{version}-0, by etcd_image_tag)"
         assert line in said and line in check
-        once_more = "it is restarted once more on its present version first"
+        once_more = "it first restarts once more on its present version"
         assert (once_more in said) is (once_more in check)
         assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
         assert versions(old) == [version] * 3 and healthy(old)

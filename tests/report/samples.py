@@ -154,7 +154,7 @@ def hard() -> list[Looked]:
     )
     rows[3].update(version="3.5.35", round_trip=12345.6)
     long_error = (
-        "does not accept our client certificate: tlsv1 alert unknown ca (/etc/kubernetes/pki/etcd/healthcheck-client.crt is"
+        "rejects our client certificate: tlsv1 alert unknown ca (/etc/kubernetes/pki/etcd/healthcheck-client.crt is"
         " not signed by what it trusts, SHA-256 " + "0123456789abcdef" * 4 + ")"
     )
     rows.append(silent(seven[-1], long_error, "tls-client-refused"))

@@ -49,7 +49,7 @@ def row(name: str, option: dict[str, Any]) -> str:
     description = option["description"]
     text = " ".join([description] if isinstance(description, str) else description)
     if "choices" in option:
-        text += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
+        text += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"] if choice) + "."
     cells = [f"`{name}`", VARIABLES[name].scope, kind, f"`{default}`" if default else "empty", text]
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -176,13 +176,16 @@ def test_only_etcd_changes_in_a_configuration(before: str, after: str) -> None:
     ("text", "words"),
     [
         ("etcd:\n  local:\n    dataDir: /var/lib/etcd\n", "stacked"),
-        ("", "not written as kubeadm writes it"),
-        ("etcd: {external: {endpoints: [x]}}\n", "not written as kubeadm writes it"),
-        (config(), "not written as kubeadm writes it"),
-        (config(A, http=(B,)), "not written as kubeadm writes it"),
-        (config(A).replace("    caFile", "    other: 1\n    caFile"), "not written as kubeadm writes it"),
-        (config(A).replace("    keyFile", "    # of us\n    keyFile"), "not written as kubeadm writes it"),
-        (config(A).replace("  external:\n", "  external:\n    caFile: /x\n"), "not written as kubeadm writes it"),
+        ("", "does not have the form that kubeadm writes"),
+        ("etcd: {external: {endpoints: [x]}}\n", "does not have the form that kubeadm writes"),
+        (config(), "does not have the form that kubeadm writes"),
+        (config(A, http=(B,)), "does not have the form that kubeadm writes"),
+        (config(A).replace("    caFile", "    other: 1\n    caFile"), "does not have the form that kubeadm writes"),
+        (config(A).replace("    keyFile", "    # of us\n    keyFile"), "does not have the form that kubeadm writes"),
+        (
+            config(A).replace("  external:\n", "  external:\n    caFile: /x\n"),
+            "does not have the form that kubeadm writes",
+        ),
     ],
 )
 def test_a_configuration_that_is_not_understood(text: str, words: str) -> None:

@@ -124,8 +124,8 @@ def test_without_the_variable_the_plan_lists_the_changes() -> None:
     ("changes", "words"),
     [
         (
-            {"problem": "x.yaml is not what kubeadm makes"},
-            "control1: kube-apiserver is not changed: x.yaml is not what",
+            {"problem": "x.yaml differs from what kubeadm renders"},
+            "control1: kube-apiserver is not changed: x.yaml differs from what",
         ),
         ({"unready": "says [-]etcd failed"}, "control1: kube-apiserver is not ready, so it is not restarted"),
     ],

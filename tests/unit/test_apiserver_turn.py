@@ -161,7 +161,7 @@ def test_one_host_writes_the_config_map(host: Host) -> None:
     ("change", "words"),
     [
         ({"extra": ("--v=4",)}, "no --v in the manifest, --v=4 by kubeadm"),
-        ({"config": "etcd:\n  local: {}\n"}, "not written as kubeadm writes it"),
+        ({"config": "etcd:\n  local: {}\n"}, "does not have the form that kubeadm writes"),
         ({"config_problem": "answers 403"}, "answers 403"),
     ],
 )
@@ -175,7 +175,7 @@ def test_what_else_would_change_is_refused(host: Host, change: dict[str, Any], w
 
 def test_flags_that_kubeadm_takes_from_elsewhere(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_apiserver, "render", lambda *_arguments: manifest(A))
-    with pytest.raises(EtcdError, match=r"does not take etcd\.external"):
+    with pytest.raises(EtcdError, match=r"overrides etcd\.external"):
         engine.take_turn(host.spec(), check=False)
     assert host.path.read_text() == manifest(A) and host.acts == []
 
@@ -200,7 +200,7 @@ def test_what_does_not_come_up_is_put_back(host: Host) -> None:
 
 def test_what_does_not_come_up_at_all(host: Host) -> None:
     host.comes_up = lambda _servers: False
-    with pytest.raises(EtcdError, match="does not come up with it either"):
+    with pytest.raises(EtcdError, match="does not become ready with it either"):
         engine.take_turn(host.spec(), check=False)
     assert host.path.read_text() == manifest(A)
 
@@ -211,7 +211,7 @@ def test_the_manifest_of_another_run_stays(host: Host) -> None:
         return False
 
     host.comes_up = comes_up
-    with pytest.raises(EtcdError, match="Nothing was put back"):
+    with pytest.raises(EtcdError, match="so nothing was put back"):
         engine.take_turn(host.spec(), check=False)
     assert "--v=3" in host.path.read_text()
 

@@ -499,7 +499,9 @@ def test_no_member_moves_unless_its_certificates_can_be_issued_afterwards() -> N
     assert planned(found)["moves"] == ["infra1"]
     del found["infra0"]
     plan = planned(found)
-    assert plan["moves"] == plan["order"] == [] and "run again with the CA host infra0" in plan["problems"][0]
+    assert (
+        plan["moves"] == plan["order"] == [] and "which need the CA host: run again with infra0" in plan["problems"][0]
+    )
 
 
 def test_a_member_that_is_started_as_it_was_does_not_move() -> None:

@@ -756,6 +756,6 @@ def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.Monke
     sizes = {"before": {"size": 64 << 20}, "after": {"size": 8 << 20}}
     monkeypatch.setattr(_timers._defragment, "defragment", lambda *_given: {"changed": True, "seconds": 1.0, **sizes})
     line = _timers.run_job("defragment", spec(tmp_path))
-    assert ("left for the next time: infra1 first" in line) is (looks == 99)
+    assert ("is the leader, and the others come first: infra1" in line) is (looks == 99)
     assert ("64 MiB -> 8 MiB" in line) is (looks != 99)
     assert (_backup.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -274,6 +275,34 @@ def test_the_collection_holds_what_it_should(tmp_path: Path) -> None:
         "playbooks/site.yml",
         "docs/variables.md",
     } <= files
+
+
+# Files that the commands of the documents write into a checkout, or read there. Some hold secrets.
+KEPT_IN_A_CHECKOUT = [
+    "inventory/hosts.yml", "inventory/group_vars/etcd.yml", "backups/etcd-20261127T090000Z-r51234.db", "etcd-signing/etcd/infra0/server.csr",
+    "prometheus/etcd-scrape.yml", "backup.key", "backup.crt", "ca.crt", "ca-key.pem", "etcd-ca-key.pem", "vault.yml", "external.yaml",
+    "report.html", "report.json",
+]  # fmt: skip
+
+
+def test_the_collection_and_git_ignore_what_the_documents_have_people_keep(tmp_path: Path) -> None:
+    for path in [*KEPT_IN_A_CHECKOUT, "README.md", "galaxy.yml"]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("a secret\n", encoding="utf-8")
+    shutil.copy(ROOT / "galaxy.yml", tmp_path)
+    program = Path(sys.executable).with_name("ansible-galaxy")
+    command = [str(program), "collection", "build", "--output-path", str(tmp_path), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        assert {member.name for member in archive if member.isfile()} == {"MANIFEST.json", "FILES.json", "README.md"}
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *KEPT_IN_A_CHECKOUT],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ignored.stdout.split() == KEPT_IN_A_CHECKOUT
 
 
 def test_filters_load_nothing_before_they_are_called() -> None:

@@ -354,5 +354,5 @@ def test_members_without_an_address_or_a_place_in_the_membership() -> None:
         "infra2: the address is unknown: the host is not part of this run, or has no default route. Set etcd_address, or run without --limit."
     ]
     found = decide(infra0=signer(etcd={"members": LISTED[:2]}), control0=plane(serial="s1"))
-    assert found.problems == [] and "the endpoints leave out infra2: the membership" in merged(found.warnings)[0]
+    assert found.problems == [] and "the endpoints do not contain infra2: cluster 'etcd'" in merged(found.warnings)[0]
     assert found.members == CLUSTER.members[:2]

@@ -157,7 +157,7 @@ def test_the_action_for_each_state(observations: dict[str, Any], action: str, ho
             observed(
                 {**up(listing(names="01")), "members_of": "c1"}, up(listing(names="01")), {**FRESH, "record": RECORD}
             ),
-            "this host has data or a record of an earlier member. It does not join with it",
+            "this host has data or a record of an earlier member, so it does not join. If that belongs to another",
         ),
         # Its name in the membership differs: the listed member lacks its data.
         (
@@ -228,11 +228,11 @@ def test_the_action_for_each_state(observations: dict[str, Any], action: str, ho
             "etcd runs on infra1, and etcd_data_dir there is empty",
         ),
         # Members that listen at another address than their peers connect to.
-        (observed(DOWN, {**DOWN, "moved": True}, DOWN), "in the data of infra1 the members are elsewhere"),
-        (observed(BORN, {**BORN, "moved": True}, FRESH), "infra1 the members are elsewhere"),
+        (observed(DOWN, {**DOWN, "moved": True}, DOWN), "the members have other addresses in the data of infra1"),
+        (observed(BORN, {**BORN, "moved": True}, FRESH), "the members have other addresses in the data of infra1"),
         (
             observed({**DOWN, "running": True, "members": listing()}, {**DOWN, "moved": True}, DOWN),
-            "infra1 the members are elsewhere",
+            "the members have other addresses in the data of infra1",
         ),
     ],
 )
@@ -582,7 +582,7 @@ def test_a_run_that_issues_certificates_only() -> None:
     ]
     for states, action, words in (
         ((FRESH, FRESH, FRESH), "refuse", "Run site.yml first"),
-        ((DOWN, DOWN, DOWN), "start", "only certificates are seen to"),
+        ((DOWN, DOWN, DOWN), "start", "this run changes certificates only"),
         ((up(leader=True), DOWN, up()), "nothing", "nothing to do"),
     ):
         found = only_certificates(observed(*states, differs="012"))
@@ -595,7 +595,7 @@ def test_hosts_that_failed_end_the_run() -> None:
     assert lost_problems([]) == [] == lost_problems([], exists=False)
     # A cluster cannot be founded with --limit: an excluded host may have its data.
     told = lost_problems(["infra1"], exists=False)[0]
-    assert "--limit" not in told and "founded by all of its hosts together" in told and "inventory" not in told
+    assert "--limit" not in told and "a new cluster needs all of its hosts" in told and "inventory" not in told
     assert "--limit 'all:!infra1:!infra2'" in lost_problems(["infra1", "infra2"])[0]
     # A run that was limited to one cluster stays limited.
     assert "--limit 'one:!infra1'" in lost_problems(["infra1"], "one")[0]

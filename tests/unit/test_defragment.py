@@ -92,16 +92,16 @@ def test_the_plan_for_people() -> None:
     assert run(HOLLOW, HOLLOW, DONE)["lines"] == [
         "cluster etcd: defragmented one after the other: infra1, infra0 (the leader, last)",
         "infra1, infra0: database: defragmented, 450 of 1000 MiB (45 %) are not in use",
-        "infra2: database: stays as it is, 5 of 100 MiB (5 %) are not in use",
+        "infra2: database: not defragmented, 5 of 100 MiB (5 %) are not in use",
     ]
     assert run(SMALL, SMALL, DONE)["lines"] == [
-        "cluster etcd: nothing to do: no database has 45 % and 16 MiB that are not in use",
-        "infra0, infra1: database: stays as it is, 10 of 20 MiB (50 %) are not in use",
-        "infra2: database: stays as it is, 5 of 100 MiB (5 %) are not in use",
+        "cluster etcd: nothing to do: in no database, 45 % and 16 MiB are not in use",
+        "infra0, infra1: database: not defragmented, 10 of 20 MiB (50 %) are not in use",
+        "infra2: database: not defragmented, 5 of 100 MiB (5 %) are not in use",
     ]
     lines = run(FULL, FULL, FULL, alarms=[NOSPACE], leader=2)["lines"]
     assert (
-        "infra0, infra1, infra2: database: compacted to revision 4000 of 5000, because what is in use fills the quota"
+        "infra0, infra1, infra2: database: compacted to revision 4000 of 5000, because keys and history fill the quota"
         in lines
     )
     assert "infra0: database: alarm NOSPACE of infra1: disarmed if every database is below its quota" in lines
@@ -155,7 +155,7 @@ LEARNER = [*listing("01", "01"), {**listing("2")[2], "is_learner": True}]
         ((HOLLOW,) * 3, {"change": {"infra2": {"database": None}}}, "infra2:", "not healthy here"),
         ((DONE, DONE, HOLLOW), {"members": LEARNER}, "member infra2", "has not joined completely"),
         ((HOLLOW,) * 3, {"members": listing("01")}, "member infra2", "has not joined completely"),
-        ((HOLLOW,) * 3, {"alarms": [{"kind": "CORRUPT", "member": ""}]}, "Alarm CORRUPT", "is left as it is"),
+        ((HOLLOW,) * 3, {"alarms": [{"kind": "CORRUPT", "member": ""}]}, "Alarm CORRUPT", "no restart repairs it"),
         ((FULL, None, FULL), {"alarms": [NOSPACE]}, "alarm NOSPACE", "run again with all members"),
         ((HOLLOW,) * 2, {}, "defragmenting infra1, infra0 would interrupt", "etcd_allow_interruption: true"),
         ((HOLLOW,) * 3, {"change": {"infra1": {"disk_free": 566 * MIB}}}, "infra1:", "needs 566 MiB, and 566 MiB"),

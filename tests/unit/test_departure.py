@@ -190,9 +190,14 @@ def test_the_alarm_of_a_member_that_has_left_is_disarmed() -> None:
         ("remove", "infra0", (up(),), "infra0: no other member"),
         ("remove", "infra0", (DOWN, DOWN, DOWN), "no other member of cluster 'etcd' that this run has seen is ready"),
         # A healthy member does not leave while another one is not.
-        ("remove", "infra0", (up(), up(), DOWN), "infra2 would not be healthy among them: no quorum"),
+        (
+            "remove",
+            "infra0",
+            (up(), up(), DOWN),
+            "without infra0, cluster 'etcd' would have no quorum: of its other 2 voting member(s), infra2 would not be healthy",
+        ),
         ("remove", "infra0", (*UP3, up(), DOWN), "infra4 of cluster 'etcd' is not healthy, and infra0 is"),
-        ("replace", "infra0", UP3, "member infra0 is healthy. To replace it all the same"),
+        ("replace", "infra0", UP3, "member infra0 is healthy. To replace it nevertheless"),
         ("replace", "infra0", (None, *UP3[1:]), "infra0: this host cannot be reached"),
     ],
 )
@@ -206,7 +211,7 @@ def test_a_cluster_that_exists_is_not_founded() -> None:
     """The member that leaves is the only one that answers, and another host was lost."""
     found = seen(cluster_of(2), up(), None, members=listing("0", "0"))
     plan = _run.plan_run("infra0", found, ["infra1"], _run.Wish(operation="remove", member="infra0"))
-    assert "leave them out on purpose: --limit 'all:!infra1'" in " ".join(plan["problems"])
+    assert "leave these hosts out of the run: --limit 'all:!infra1'" in " ".join(plan["problems"])
 
 
 LOST = {**FRESH, "record": RECORD}
@@ -221,7 +226,12 @@ def learning(name: str, names: str = "0123") -> list[dict[str, Any]]:
     ("name", "states", "members", "words"),
     [
         # Its join may be finished first, unless the member that is to be replaced keeps it from that.
-        ("infra2", (*UP3, LEARNER), learning("infra3"), "Finish its join by site.yml, and replace infra2 afterwards"),
+        (
+            "infra2",
+            (*UP3, LEARNER),
+            learning("infra3"),
+            "Run site.yml to finish its join, and replace infra2 afterwards",
+        ),
         (
             "infra2",
             (*UP3[:2], LOST, LEARNER),
@@ -234,7 +244,7 @@ def learning(name: str, names: str = "0123") -> list[dict[str, Any]]:
         ("infra2", UP3, learning("infra9", "0129"), "Remove it (remove_member.yml -e etcd_member=infra9)"),
         # Never started, down, and without its data.
         ("infra4", (*UP3, FRESH, DOWN), listing("0124", "01234"), "infra3 of cluster 'etcd' is not healthy"),
-        ("infra4", (*UP3, DOWN, DOWN), listing("01234", "01234"), "Repair infra3 first, by site.yml"),
+        ("infra4", (*UP3, DOWN, DOWN), listing("01234", "01234"), "Run site.yml to repair infra3 first"),
         (
             "infra4",
             (*UP3, LOST, LOST),
@@ -256,7 +266,7 @@ def test_the_way_out_of_a_learner_beside_a_member_without_its_data() -> None:
     states = (*UP3[:2], LOST, LEARNER)
     plan = run("converge", "", *states, members=learning("infra3"))
     assert (
-        "infra3 first, a learner that no member joins beside (remove_member.yml -e etcd_member=infra3), and then run replace"
+        "first remove the learner infra3 (remove_member.yml -e etcd_member=infra3), because no member joins beside it, and then run replace"
         in " ".join(plan["problems"])
     )
     plan = run("remove", "infra3", *states, members=learning("infra3"))

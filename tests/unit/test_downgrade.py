@@ -206,7 +206,7 @@ def test_the_plan_for_people() -> None:
     assert plan["lines"][:3] == [
         "cluster etcd: one member after the other: infra1, infra2, infra0 (the leader, last)",
         "infra1, infra2, infra0: etcd: 3.7.3 -> 3.6.14 (registry.k8s.io/etcd:3.6.14-0, by etcd_image_tag)",
-        "infra1: snapshot: infra1 gives it, into /var/backups/etcd on infra1",
+        "infra1: snapshot: taken from member infra1, saved in /var/backups/etcd",
     ]
     assert (
         "infra0: cluster version: 3.7 -> 3.6: a downgrade is enabled before the first member gets 3.6" in plan["lines"]

@@ -67,12 +67,12 @@ def test_what_is_left(found: dict[str, Any], phases: list[str], expected: str) -
     assert whole["problems"] == [] and whole["phases"] == phases
     assert steps(whole) == ("snapshot:1" if phases else "")
     said = (
-        "takes the place of its CA at once, in the phases " + ", ".join(phases)
+        f"by {'a' if phases[0] == 'new' else 'the'} new CA, in the phases {', '.join(phases)}"
         if phases
-        else "every member trusts the new CA alone"
+        else "every member trusts only the new CA"
     )
     assert said in whole["lines"][0]
-    price = [text for text in whole["notices"] if "come back with" in text]
+    price = [text for text in whole["notices"] if "restart at the same time" in text]
     assert bool(price) == bool(phases) and all("no quorum for some 15 seconds" in text for text in price)
     plan = emergency(found)
     assert plan["problems"] == [] and steps(plan) == expected and bool(plan["lines"]) == bool(expected)
@@ -89,9 +89,9 @@ def test_the_price_and_the_name() -> None:
         found = at({}, OLD, OLD, OLD)
         [problem] = emergency(found, phase="", planes=planes, ca_compromised=wrong, allow_interruption=True)["problems"]
         assert f"etcd_ca_compromised is '{wrong}', and this is cluster 'etcd'" in problem
-        assert "All 3 members stop at the same time and come back with a new CA alone" in problem
+        assert "All 3 members restart at the same time and then trust only a new CA" in problem
         assert (
-            "kube-apiserver on control0, control1 (control_plane.yml -e etcd_update_apiserver=true), and all that"
+            "kube-apiserver on control0, control1 (control_plane.yml -e etcd_update_apiserver=true), and all clients outside"
             in problem
         )
         assert problem.endswith("-e etcd_ca_compromised=etcd")
@@ -114,9 +114,9 @@ def test_members_that_reject_each_other_do_not_stop_an_emergency() -> None:
     [
         (seen(states=(*ALL_UP[:2], None)), {}, "infra2: this host is not part of the run, or could not be observed"),
         (seen(), {"lost": ("infra1",)}, "infra1 cannot be reached"),
-        (at({}, OLD, OLD, OLD), {"until": "trust"}, "leave it out"),
+        (at({}, OLD, OLD, OLD), {"until": "trust"}, "Remove etcd_until"),
         (at({"next_ca": {**ca("new"), "has_key": False}}, OLD, OLD, OLD), {}, "ca-next.key is not the key of the new CA"),
-        (at(NEXT, OLD, OLD, OLD), {"own_ca": {"fingerprint": "x", "id": "x", "key": True}}, "not the CA that a rotation has begun with"),
+        (at(NEXT, OLD, OLD, OLD), {"own_ca": {"fingerprint": "x", "id": "x", "key": True}}, "a rotation to another CA than etcd_ca_cert has begun"),
         (at({}, OLD, OLD, OLD), {"own_ca": {"fingerprint": "x", "id": "old", "key": True}}, "etcd_ca_cert is the CA in use"),
         (seen(states=(ALL_UP[0], ALL_UP[1], FRESH)), {}, "has lost its data"),
         (seen(states=(FRESH, FRESH, FRESH)), {}, "has not been founded yet"),

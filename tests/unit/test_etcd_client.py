@@ -194,16 +194,16 @@ STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
     "garbage": (
         lambda _pki: lambda connection: connection.sendall(b"\0\1\2" * 400),
         "tls",
-        "does not speak TLS as it should",
+        "fails in the TLS handshake",
     ),
     "silent over TLS": (lambda pki: over_tls(pki, hold), "timeout", "does not answer in time"),
     "slow body": (lambda pki: over_tls(pki, drip), "timeout", "does not answer in time"),
     "slow headers": (lambda pki: over_tls(pki, slow_headers), "timeout", "does not answer in time"),
-    "endless body": (lambda pki: over_tls(pki, flood), "garbage", "no JSON"),
+    "endless body": (lambda pki: over_tls(pki, flood), "garbage", "without JSON"),
     "no HTTP": (lambda pki: over_tls(pki, mail), "garbage", "is not HTTP"),
-    "other JSON": (lambda pki: over_tls(pki, http((200, '{"header": []}'))), "garbage", "JSON that is not etcd's"),
-    "a list": (lambda pki: over_tls(pki, http((200, "[1]"))), "garbage", "no JSON"),
-    "a page": (lambda pki: over_tls(pki, http((200, "<html>hello"))), "garbage", "It begins: '<html>hello'"),
+    "other JSON": (lambda pki: over_tls(pki, http((200, '{"header": []}'))), "garbage", "JSON that is not from etcd"),
+    "a list": (lambda pki: over_tls(pki, http((200, "[1]"))), "garbage", "without JSON"),
+    "a page": (lambda pki: over_tls(pki, http((200, "<html>hello"))), "garbage", "The answer begins: '<html>hello'"),
     "no gateway": (lambda pki: over_tls(pki, http((404, "404 page not found"))), "no-gateway", "--enable-grpc-gateway"),
     "authentication": (
         lambda pki: over_tls(
@@ -215,20 +215,20 @@ STRANGERS: dict[str, tuple[Callable[[Path], Talk], str, str]] = {
     "expired": (
         lambda pki: over_tls(pki, hold, "expired"),
         "tls-expired",
-        f"expired ({NOW - timedelta(days=10):%Y-%m-%d %H:%M} UTC). A run of site.yml renews it",
+        f"expired ({NOW - timedelta(days=10):%Y-%m-%d %H:%M} UTC). Run site.yml to renew it",
     ),
     "not yet valid": (lambda pki: over_tls(pki, hold, "future"), "tls-not-yet-valid", "is not valid yet ("),
     "other names": (
         lambda pki: over_tls(pki, hold, "elsewhere"),
         "tls-san",
-        "shows a certificate for 10.9.8.7, etcd.example.com only; add it to etcd_server_cert_sans",
+        "presents a certificate for 10.9.8.7, etcd.example.com only; add it to etcd_server_cert_sans",
     ),
-    "another CA": (lambda pki: over_tls(pki, hold, "foreign"), "tls-unknown-ca", "our ca.crt did not sign"),
-    "gone before it is read": (refuse, "tls-client-refused", "does not accept our client certificate"),
+    "another CA": (lambda pki: over_tls(pki, hold, "foreign"), "tls-unknown-ca", "the CA in our ca.crt did not sign"),
+    "gone before it is read": (refuse, "tls-client-refused", "rejects our client certificate"),
     "clients of another CA": (
         lambda pki: over_tls(pki, hold, clients_of="other-ca"),
         "tls-client-refused",
-        "does not accept our client certificate",
+        "rejects our client certificate",
     ),
 }
 
@@ -289,7 +289,7 @@ def test_a_name_server_that_is_silent(pki: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_invalid_endpoints(pki: Path, url: str) -> None:
     seen = _health.look("infra0", url, ("", "", ""), TIMEOUT)
-    assert seen.code == "endpoint" and "write https://ADDRESS:2379" in seen.error
+    assert seen.code == "endpoint" and "Write https://ADDRESS:2379" in seen.error
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "client.crt", "client.key"])
@@ -301,7 +301,7 @@ def test_missing_files_are_named(pki: Path, missing: str) -> None:
 
 
 def test_a_certificate_without_its_key(pki: Path) -> None:
-    with pytest.raises(EtcdUnreachableError, match="no usable pair"):
+    with pytest.raises(EtcdUnreachableError, match="is not the key of"):
         _etcd_client.EtcdClient(
             "https://127.0.0.1:2379", *[str(pki / name) for name in ("ca.crt", "client.crt", "server.key")]
         )

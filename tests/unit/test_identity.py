@@ -138,7 +138,7 @@ def test_a_live_member_that_the_inventory_takes_for_another_is_not_to_be_stopped
     """Two hosts were swapped in the inventory. A process with the other name does not count as this member."""
     states = [{**(up() if running else DOWN), "members": listing(), "member_id": number} for number in "021"]
     texts = merged(_decision.decide(CLUSTER, observed(*states)).problems)
-    assert len(texts) == 2 and "the inventory confuses the hosts of infra2 and infra1" in texts[0]
+    assert len(texts) == 2 and "the inventory mixes up the hosts of infra2 and infra1" in texts[0]
     assert all("do not touch it: correct ansible_host" in text and "Only if infra" in text for text in texts)
     # The data of a member that is not in the membership is old.
     states[1]["member_id"] = "9"

@@ -204,7 +204,7 @@ def test_no_host_joins_while_another_member_is_not_healthy(host: Joining, other:
         host.members.append(other)
     else:
         host.unwell = "x"
-    host.fails(f"does not join while another member is unwell: {words}")
+    host.fails(f"does not join while another member is unhealthy: {words}")
     assert "add" not in host.acts and not host.manifest.exists()
 
 
@@ -212,7 +212,7 @@ def test_a_join_whose_etcd_does_not_start_is_undone(host: Joining) -> None:
     (host.root / "data" / "member").mkdir()
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     said = host.fails("flag provided but not defined")
-    assert "The join was taken back" in said and host.members == OTHERS
+    assert "The join was undone" in said and host.members == OTHERS
     assert host.acts.index("end") < host.acts.index("remove") and "promote" not in host.acts
     assert not host.manifest.exists() and (host.root / "work" / "etcd.yaml.refused").read_text() == NEW
     # Its data is kept, and the next run finds a fresh host.
@@ -224,7 +224,7 @@ def test_a_join_that_never_starts_is_undone(host: Joining, monkeypatch: pytest.M
     monkeypatch.setattr(join, "CATCHES_UP", -1.0)
     host.spec = join.replace(host.spec, timeout=-1.0)
     host.causes = [Cause("pull", "kubelet", "pulls", final=False)]
-    assert "The join was taken back" in host.fails("it has not joined after") and host.members == OTHERS
+    assert "The join was undone" in host.fails("it has not joined after") and host.members == OTHERS
 
 
 def test_joins_that_are_not_undone(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_joins_that_are_not_undone(host: Joining, monkeypatch: pytest.MonkeyPatc
     host.spec = join.replace(host.spec, timeout=-1.0)
     host.refusals = 100
     said = host.fails("it has not joined after")
-    assert "goes on catching up" in said and "remove" not in host.acts and len(host.members) == 3
+    assert "continues to catch up" in said and "remove" not in host.acts and len(host.members) == 3
     host.acts.clear()
     host.refusals = 1
     host.at["promote"] = lambda: host.members.__setitem__(2, Member(9, "infra0", ["new"], ["x"], False))
@@ -261,14 +261,14 @@ def test_a_lock_that_is_lost_undoes_nothing(host: Joining) -> None:
 def test_a_lock_that_is_lost_while_etcd_does_not_start_undoes_nothing(host: Joining) -> None:
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     host.at["restart kubelet"] = lambda: setattr(host, "lost", LockLostError("another run holds the lock."))
-    assert "Nothing was taken back" in host.fails("flag provided but not defined")
+    assert "The join was not undone" in host.fails("flag provided but not defined")
     assert "end" not in host.acts and "remove" not in host.acts
 
 
 def test_an_undo_that_fails_keeps_the_cause(host: Joining) -> None:
     host.causes = [Cause("flag", "etcd", "flag provided but not defined: -x", final=True)]
     host.at["end"] = fail
-    assert "could not be taken back: waited 300 s." in host.fails("flag provided but not defined")
+    assert "could not be undone: waited 300 s." in host.fails("flag provided but not defined")
 
 
 def test_data_is_kept_beside_itself_or_inside_of_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -475,9 +475,9 @@ def program(tmp_path: Path, script: str) -> str:
     [
         ("echo 'error: something is wrong' >&2; echo 'To see it execute with --v=5 or higher' >&2; exit 3",
          r"failed \(exit code 3\): something is wrong$"),
-        ("exit 1", "it does not say why"),
+        ("exit 1", "no error message"),
         ("exec sleep 60", "did not end within 1 s"),
-        ("echo nonsense", "says 'nonsense', which is no version"),
+        ("echo nonsense", "printed 'nonsense', which is not a version"),
     ],
 )  # fmt: skip
 def test_a_kubeadm_that_does_not_answer(

@@ -101,7 +101,7 @@ def test_reasons_to_restart_the_kubelet(
     ("change", "words"),
     [
         ({}, []),
-        ({"enabled": False}, ["kubelet.service: not enabled, etcd would not come back after a reboot"]),
+        ({"enabled": False}, ["kubelet.service: not enabled, so etcd would not start after a reboot"]),
         ({"need_reload": True}, ["kubelet.service: unit files changed since systemd read them"]),
     ],
 )
@@ -130,8 +130,8 @@ def test_fields_that_have_a_variable_of_their_own(field: str) -> None:
     ("state", "words"),
     [
         ("masked", "systemctl unmask kubelet"),
-        ("not-found", "no usable kubelet.service (not-found)"),
-        ("bad-setting", "no usable kubelet.service (bad-setting)"),
+        ("not-found", "systemd cannot load kubelet.service (not-found)"),
+        ("bad-setting", "systemd cannot load kubelet.service (bad-setting)"),
     ],
 )
 def test_a_unit_that_cannot_be_started(state: str, words: str) -> None:
@@ -549,9 +549,10 @@ def test_what_the_kubelet_has_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors, if there are any: the last lines may be of another start. Terminal escapes are removed."""
     lines = ["E1127 01:46:48 run.go:72] \x1b[2Jfailed", "I1127 01:46:49 server.go:1] starting"]
     monkeypatch.setattr(service, "run", lambda *_: Done(0, "\n".join(lines), ""))
-    assert service.last_lines(0.0) == "\n  E1127 01:46:48 run.go:72] \ufffd[2Jfailed"
+    header = "\nFrom `journalctl -u kubelet`:"
+    assert service.last_lines(0.0) == f"{header}\n  E1127 01:46:48 run.go:72] \ufffd[2Jfailed"
     monkeypatch.setattr(service, "run", lambda *_: Done(0, lines[1], ""))
-    assert service.last_lines(0.0) == f"\n  {lines[1]}"
+    assert service.last_lines(0.0) == f"{header}\n  {lines[1]}"
 
 
 def test_the_kubelet_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

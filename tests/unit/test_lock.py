@@ -278,7 +278,7 @@ def test_a_holder_that_ended_under_corrupt(etcd: FakeEtcd) -> None:
     """Its key does not go away before the alarm does."""
     etcd.hold(OTHER, seconds=10)
     etcd.alarms = ["CORRUPT"]
-    with pytest.raises(LockRefusedError, match="whose run has ended"):
+    with pytest.raises(LockRefusedError, match="has expired, and etcd cannot delete it"):
         take(etcd)
     assert etcd.now < 1020
 

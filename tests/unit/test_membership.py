@@ -274,8 +274,8 @@ def test_a_wait_ends_if_the_run_is_gone(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
-        ({"list": [SilentError("nobody")]}, "no member tells the membership: nobody."),
-        ({"alarm": [SilentError("nobody")]}, "no member tells the alarms: nobody."),
+        ({"list": [SilentError("nobody")]}, "no member reports the membership: nobody."),
+        ({"alarm": [SilentError("nobody")]}, "no member reports the alarms: nobody."),
     ],
 )
 def test_errors_of_members_that_do_not_answer(cluster: Cluster, errors: dict[str, list[Error]], words: str) -> None:

@@ -117,21 +117,33 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
         # No host has it: all of them are known, or one of them may have it.
         (seen(key=""), {}, "the CA's key is lost: no host of cluster 'etcd' has"),
         (seen(key=""), {}, "The first to end is on infra0, on 2027-03-01"),
-        (seen(None, *ALL_UP[1:], key="0"), {}, "infra0 are not part of it, or cannot be reached. If one of them has"),
+        (
+            seen(None, *ALL_UP[1:], key="0"),
+            {},
+            "infra0 are not part of the run, or cannot be reached. If one of them has",
+        ),
         (
             seen(None, *ALL_UP[1:], key="0"),
             {"there": {"members": HOSTS[1:], "lost": ["infra0"]}},
-            "infra0 are not part of it, or cannot be reached. If one of them has the key, it can be taken from there only",
+            "infra0 are not part of the run, or cannot be reached. If one of them has the key, repair that host",
         ),
         (seen(ALL_UP[0], None, ALL_UP[2]), {}, "the CA host infra1 is not part of this run"),
-        (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f"}}, "are signed elsewhere"),
-        (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f", "key": True}}, "etcd_ca_key names a copy. Run site"),
+        (seen(key=""), {"own_ca": {"fingerprint": "f", "id": "f"}}, "signs elsewhere"),
+        (
+            seen(key=""),
+            {"own_ca": {"fingerprint": "f", "id": "f", "key": True}},
+            "etcd_ca_key is a copy of it. Run site",
+        ),
         # Keys and certificates that do not match.
         (seen(infra2=OTHER), {}, "infra0, infra2 have different keys"),
         (seen(infra2=OTHER), {}, "Of these, infra2 have the key of another CA"),
         (seen(infra0={"ca_cert_key": "x"}), {}, "infra0: /etc/kubernetes/pki/etcd/ca.key is not the key of the ca.crt"),
         (seen(infra1={"ca_id": "x"}), {}, "infra1: etcd/ca.crt is another CA than the one whose key is on infra0"),
-        (seen(infra0={"ca_public_key": None}), {}, "infra0: /etc/kubernetes/pki/etcd/ca.key is encrypted, or no"),
+        (
+            seen(infra0={"ca_public_key": None}),
+            {},
+            "infra0: /etc/kubernetes/pki/etcd/ca.key is encrypted, or is not a private key",
+        ),
         (
             seen(
                 infra1={"ca_problems": [{"text": "etcd/ca.key is empty", "stops": ["sign"], "host": "", "code": "x"}]}

@@ -101,7 +101,7 @@ def test_what_is_never_replaced(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec], tmp_pa
     issue(tmp_path / "other")
     other = spec(tmp_path / "other")
     before = files(tmp_path / "new")
-    for source, words in ((other, "is another CA than the one whose key is sent"),):
+    for source, words in ((other, "is not the CA whose key was sent"),):
         with pytest.raises(EtcdError, match=words):
             received(source, new)
         Path(new.transport).unlink()
@@ -178,7 +178,7 @@ def test_a_pair_that_cannot_sign_is_not_sent(hosts: tuple[_pki.PkiSpec, _pki.Pki
 
 
 def test_nothing_is_sent_to_an_invalid_transport_key(hosts: tuple[_pki.PkiSpec, _pki.PkiSpec]) -> None:
-    with pytest.raises(EtcdError, match="recipient is no key to encrypt to"):
+    with pytest.raises(EtcdError, match="recipient is not a valid public key"):
         _move.step_send(hosts[0], "x", False)
 
 

@@ -99,17 +99,17 @@ def test_the_users_own(host: _pki.PkiSpec, tmp_path: Path) -> None:
     cert, key = own_ca(tmp_path / "own")
     new = next_one(host, ca_cert=cert, ca_key=key)
     assert new == _pki.signing_certificate(cert) and (observed(host).next_ca or {})["subject"] == "mine"
-    with pytest.raises(EtcdError, match="is another CA than etcd_ca_cert"):
+    with pytest.raises(EtcdError, match="which is not etcd_ca_cert"):
         next_one(host, ca_cert=own_ca(tmp_path / "third")[0])
 
 
 def test_a_ca_that_cannot_take_over(host: _pki.PkiSpec, tmp_path: Path) -> None:
     before = files(tmp_path)
-    with pytest.raises(EtcdError, match="is the CA in use: there is nothing to rotate to"):
+    with pytest.raises(EtcdError, match="is the CA in use, so there is nothing to replace"):
         next_one(host, ca_cert=text(host), ca_key=text(host, "etcd/ca.key"))
     issue(tmp_path / "other")
     other = tmp_path / "other/pki/etcd"
-    with pytest.raises(EtcdError, match="called etcd-ca, like the one in use"):
+    with pytest.raises(EtcdError, match="called etcd-ca, like the CA in use"):
         next_one(host, ca_cert=(other / "ca.crt").read_text(), ca_key=(other / "ca.key").read_text())
     assert {name: data for name, data in files(tmp_path).items() if name in before} == before
     assert not Path(host.path("etcd/ca-next.crt")).exists()
@@ -117,7 +117,7 @@ def test_a_ca_that_cannot_take_over(host: _pki.PkiSpec, tmp_path: Path) -> None:
 
 def test_ca_crt_never_loses_all_that_it_holds(host: _pki.PkiSpec, tmp_path: Path) -> None:
     old, new = text(host), next_one(host)
-    with pytest.raises(EtcdError, match="has no certificate of the CAs that it is to hold"):
+    with pytest.raises(EtcdError, match="contains none of the CAs of this rotation"):
         _rotate.step_trust(host, new, False)
     assert text(host) == old
     _rotate.step_trust(host, old + new, True)
@@ -255,7 +255,7 @@ def test_a_ca_that_signs_elsewhere(
 def test_an_exchange_before_its_time(host: _pki.PkiSpec) -> None:
     old = text(host)
     next_one(host)
-    with pytest.raises(EtcdError, match="does not hold the new CA yet"):
+    with pytest.raises(EtcdError, match="does not contain the new CA yet"):
         _rotate.step_exchange(host, False)
     assert text(host) == old
     trusted(host)

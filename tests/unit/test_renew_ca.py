@@ -81,9 +81,9 @@ def test_what_is_left(
         (seen("trust", states=ALL_UP), {}, "the CA is being replaced by another one"),
         (at(9 * YEAR), {"own_ca": own("another")}, "etcd_ca_cert is another CA than the one in use"),
         (at(9 * YEAR), {"without": "infra2"}, "infra2: this host is not part of the run"),
-        (at(9 * YEAR), {"key": "other-k"}, "infra0: /etc/kubernetes/pki/etcd/ca.key is missing, or not the key of ca.crt"),
-        (at(9 * YEAR), {"key": None}, "infra0: /etc/kubernetes/pki/etcd/ca.key is missing, or not the key of ca.crt"),
-        (at(9 * YEAR), {"self_signed": False}, "infra0: the CA in use (the old CA) is signed by another one"),
+        (at(9 * YEAR), {"key": "other-k"}, "infra0: /etc/kubernetes/pki/etcd/ca.key is missing, or is not the key of ca.crt"),
+        (at(9 * YEAR), {"key": None}, "infra0: /etc/kubernetes/pki/etcd/ca.key is missing, or is not the key of ca.crt"),
+        (at(9 * YEAR), {"self_signed": False}, "infra0: the CA in use (the old CA) is an intermediate CA"),
     ],
 )  # fmt: skip
 def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> None:

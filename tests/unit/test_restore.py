@@ -87,7 +87,7 @@ def test_backup(states: tuple[dict[str, Any], ...], host: str, warned: bool) -> 
     made = plan(seen(*states), "backup")
     assert steps(made) == [("snapshot", host)] and made["snapshot"] == [host] and made["problems"] == []
     assert bool(made["notices"]) == warned
-    assert made["lines"][1].startswith(f"{host}: {host}") and "/var/backups/etcd" in made["lines"][1]
+    assert made["lines"][1].startswith(f"{host}: taken from member {host}") and "/var/backups/etcd" in made["lines"][1]
 
 
 def test_backup_of_a_corrupt_cluster() -> None:
@@ -234,7 +234,7 @@ def test_a_healthy_cluster_is_replaced_if_it_is_named() -> None:
     found = seen({**up(leader=True), "cluster_id": NEW}, {**up(), "cluster_id": NEW}, DOWN)
     for item in found.values():
         item["etcd"]["record"] = {"cluster_id": "c1"}
-    assert "was restored from this snapshot before" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
+    assert "was already restored from this snapshot" in plan(found, "restore", snapshot=SNAPSHOT)["problems"][0]
 
 
 def test_warnings_about_the_snapshot_before_a_restore() -> None:
@@ -265,7 +265,7 @@ def test_the_play_calls_the_same_function() -> None:
 
 
 def test_refused() -> None:
-    assert "infra2 cannot be observed" in plan(seen(DOWN, DOWN, None), "restore", snapshot=SNAPSHOT)["problems"][0]
+    assert "infra2 could not be observed" in plan(seen(DOWN, DOWN, None), "restore", snapshot=SNAPSHOT)["problems"][0]
     made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=WantedSnapshot("/x", problem="/x is cut off"))
     assert made["problems"] == ["/x is cut off"] and made["steps"] == []
     unknown = seen(DOWN, DOWN, DOWN)

@@ -347,7 +347,7 @@ def test_files_and_processes_that_disappear(tmp_path: Path) -> None:
     """A process that has ended and a manifest that was removed are not errors."""
     # No pid is as high (PID_MAX_LIMIT).
     _rollout.stop(Process(2**22 + 1, 1, []))
-    with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be looked at: No such file or directory"):
+    with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be read: No such file or directory"):
         _rollout.younger_than(str(tmp_path / "etcd.yaml"))
 
 

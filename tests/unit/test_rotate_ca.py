@@ -248,13 +248,13 @@ def with_reason(part: str, reason: list[dict[str, Any]]) -> dict[str, Any]:
         (seen(states=(*ALL_UP[:2], None)), {}, "infra2: this host is not part of the run"),
         (seen(), {"lost": ("infra1",)}, "infra1 cannot be reached"),
         (seen(states=(ALL_UP[0], {**up(), "ready": False}, ALL_UP[2])), {}, "infra1: etcd is not ready. Run site.yml"),
-        (seen(infra2=("old", None, "old")), {}, "infra2: etcd does not say which CAs it trusts"),
-        (with_reason("manifest", OTHER_MANIFEST), {}, "infra1: the member differs from what is wanted (x)"),
-        (with_reason("kubelet", why("y", part="kubelet")), {}, "infra1: the member differs from what is wanted (y)"),
+        (seen(infra2=("old", None, "old")), {}, "infra2: etcd does not report which CAs it trusts"),
+        (with_reason("manifest", OTHER_MANIFEST), {}, "infra1: the member differs from the inventory (x)"),
+        (with_reason("kubelet", why("y", part="kubelet")), {}, "infra1: the member differs from the inventory (y)"),
         (
             seen("none", infra1=("old stray", "old", "old")),
             {},
-            "infra1: /etc/kubernetes/pki/etcd/ca.crt holds a CA that is neither",
+            "infra1: /etc/kubernetes/pki/etcd/ca.crt contains a CA that is neither",
         ),
         (
             seen("trust", infra1=("old new stray", "old new", "old")),
@@ -264,7 +264,7 @@ def with_reason(part: str, reason: list[dict[str, Any]]) -> dict[str, Any]:
         (
             seen("trust"),
             {"own_ca": {"fingerprint": "x", "id": "x", "key": True}},
-            "not the CA that a rotation has begun with (the new CA)",
+            "a rotation to another CA than etcd_ca_cert has begun (the new CA)",
         ),
         (seen(states=(FRESH, FRESH, FRESH)), {}, "has not been founded yet"),
     ],
@@ -273,7 +273,9 @@ def test_refused(found: dict[str, Any], wishes: dict[str, Any], words: str) -> N
     for phase in ("", "new", "trust"):
         plan = rotated(found, **wishes, phase=phase)
         assert any(words in text for text in plan["problems"]), plan["problems"]
-        assert plan["steps"] == [] and not any("is not as the inventory wants" in text for text in plan["problems"])
+        assert plan["steps"] == [] and not any(
+            "cluster 'etcd' differs from the inventory" in text for text in plan["problems"]
+        )
 
 
 def test_a_rotation_to_the_users_own_ca_continues() -> None:
@@ -328,7 +330,7 @@ def plane(cas: str, signer: str, started: float | None = 20.0, written: float = 
 @pytest.mark.parametrize(
     ("stage", "item", "phase", "words"),
     [
-        ("trust", plane("old", "old"), "issue", "control0: ca.crt does not hold the new CA"),
+        ("trust", plane("old", "old"), "issue", "control0: ca.crt does not contain the new CA"),
         (
             "trust",
             plane("old new", "old", started=5.0),
@@ -338,7 +340,7 @@ def plane(cas: str, signer: str, started: float | None = 20.0, written: float = 
         ("trust", plane("old new", "old"), "issue", ""),
         ("trust", plane("old new", "old", started=None), "issue", ""),
         ("trust", plane("old new", "old", started=0.0), "issue", ""),
-        ("issue", plane("old new", "old"), "drop", "control0: the certificate of kube-apiserver is of the former CA"),
+        ("issue", plane("old new", "old"), "drop", "control0: the certificate of kube-apiserver is from the former CA"),
         ("issue", plane("old new", "new"), "drop", ""),
         ("trust", None, "issue", "control0: this control plane host could not be observed"),
     ],
@@ -348,7 +350,7 @@ def test_control_plane_hosts_go_first(stage: str, item: Any, phase: str, words: 
     assert [words in text for text in plan["problems"]] == ([True] if words else []), plan["problems"]
     assert bool(plan["steps"]) == (not words)
     if words and item:
-        assert f"goes on with the phase {phase}" in plan["problems"][0]
+        assert f"continues with the phase {phase}" in plan["problems"][0]
 
 
 def test_only_control_plane_hosts_that_wait_are_named() -> None:
@@ -423,7 +425,7 @@ def test_a_ca_key_does_not_move_in_the_middle() -> None:
         item["facts"]["cryptography_problem"] = ""
     wish = Wish(operation="move_ca", ca_host="infra0")
     plan = _move_ca.plan(View(copy.deepcopy(CLUSTER), found, HOSTS), wish)
-    assert "a rotation of the CA is not over" in plan["problems"][0]
+    assert "a rotation of the CA is not finished" in plan["problems"][0]
 
 
 def test_hosts_that_share_a_ca() -> None:

@@ -41,10 +41,10 @@ def corruption_problems(cluster: Cluster, observations: Mapping[str, Observation
     departed = [entry["id"] for entry in departed_with_alarm(observations)]
     return [
         Problem(
-            f"Alarm {kind} of member {member}, which has left cluster {cluster.name!r}: it goes on stopping the cluster until it is disarmed. Run"
+            f"Alarm {kind} of member {member}, which has left cluster {cluster.name!r}: etcd refuses all writes until it is disarmed. Run"
             f" remove_member.yml -e etcd_member={member}"
             if member in departed
-            else f"Alarm {alarm_text(kind, member)}. Until then cluster {cluster.name!r} is left as it is: no restart repairs it.",
+            else f"Alarm {alarm_text(kind, member)}. Until then, runs do not change cluster {cluster.name!r}, because no restart repairs it.",
             code="alarm",
         )
         for kind, member in alarmed(observations)

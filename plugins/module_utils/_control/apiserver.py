@@ -142,7 +142,7 @@ def change_problems(seen: Observation, reasons: list[Reason]) -> list[str]:
     if seen["unready"] and codes != {"ca"}:
         return [
             f"kube-apiserver is not ready, so it is not restarted with other endpoints of etcd: {seen['unready']}. Repair it first. If none of its"
-            f" endpoints is alive, change {FLAGS['servers']} in {seen['manifest']} by hand."
+            f" endpoints answers, change {FLAGS['servers']} in {seen['manifest']} by hand."
         ]
     return []
 

@@ -54,7 +54,7 @@ def backup(cluster: Cluster, observations: Observations, leaving: str = "") -> B
         return Backup(problems=[no_source(cluster)])
     host = hosts[chosen.name]
     directory = observations[host]["backup"]["dir"]
-    text = f"{chosen.name}{' (the leader)' if chosen.is_leader else ''} gives it, into {directory} on {host}"
+    text = f"taken from member {chosen.name}{' (the leader)' if chosen.is_leader else ''}, saved in {directory}"
     return Backup([Step(SNAPSHOT, chosen.name, host, None, (Reason("snapshot", "taken", text),))], [], warnings)
 
 

@@ -222,8 +222,8 @@ def decide_without_cluster(cluster: Cluster, views: list[MemberView]) -> Decisio
         if founded:
             return refused(
                 f"cluster {name!r} was founded before (initial-cluster-state=existing in etcd.yaml on {', '.join(founded)}), and no host has"
-                " its data in etcd_data_dir: is a volume not mounted, or the data in another directory? Bring it back. If the data is lost"
-                ' for good, docs/recovery.md ("All data is lost") has the way out.'
+                " its data in etcd_data_dir. A volume may not be mounted, or the data is in another directory: put it back. If the data is lost"
+                ' for good, see docs/recovery.md, "All data is lost".'
             )
         # Members that wrote a log but never had a leader are what a killed first run leaves: it is finished here.
         return start_at_once(cluster, views, Decision(BOOTSTRAP, state="new", start=[item.host for item in views]))
@@ -271,15 +271,15 @@ def start_at_once(cluster: Cluster, views: list[MemberView], decision: Decision)
         return decision
     hosts = ", ".join(item.host for item in moved)
     way_out = (
-        "Put etcd_address, etcd_peer_port and the members back to what they were, run, and change them when the cluster runs. If the"
-        " former addresses are gone for good, restore a snapshot."
+        "Put etcd_address, etcd_peer_port and the members in the inventory back to what they were, run, and change them when the cluster"
+        " runs. If the former addresses are gone for good, restore a snapshot."
         if any(item.formed for item in moved)
-        else "It never had a leader, so it holds nothing yet: put the variables back, or stop etcd on these hosts and move the data directories"
-        " away."
+        else "The cluster never had a leader, so it has no data yet: put the variables back, or stop etcd on these hosts and move the data"
+        " directories away."
     )
     return refused(
-        f"cluster {cluster.name!r} does not answer, and in the data of {hosts} the members are elsewhere than in the inventory:"
-        f" they would not find each other, and a cluster that does not answer cannot be told the new addresses. {way_out}"
+        f"cluster {cluster.name!r} does not answer, and the members have other addresses in the data of {hosts} than in the inventory."
+        f" They would not find each other, and addresses can only be changed while the cluster answers. {way_out}"
     )
 
 
@@ -311,8 +311,8 @@ def membership_problems(cluster: Cluster, views: list[MemberView], listed: list[
         elif item.entry is None and not item.joins:
             holds = "data that has seen a leader" if item.formed else "data or a record of an earlier member"
             text = (
-                f"cluster {cluster.name!r} has no member {member.name}, and this host has {holds}. It does not join with it. If the data is that of"
-                f" another cluster, correct the inventory. If the member was replaced or removed, archive the data and join the host empty:"
+                f"cluster {cluster.name!r} has no member {member.name}, and this host has {holds}, so it does not join. If that belongs to another"
+                " cluster, correct the inventory. If the member was replaced or removed, archive the data and join the host without data:"
                 f" replace_member.yml -e etcd_member={item.host}"
             )
         elif item.has_lost_data:
@@ -340,7 +340,7 @@ def lost_data_text(cluster: Cluster, item: MemberView, views: list[MemberView], 
         formed = [view.host for view in views if view.formed]
         return f"{text}If the data is lost, {without_quorum(formed, unseen, len(listed))}"
     learner = next((reference(e, cluster, listed) for e in listed if e.get("is_learner") and e is not item.entry), "")
-    first = f" remove {learner} first, a learner that no member joins beside (remove_member.yml -e etcd_member={learner}), and then run"
+    first = f" first remove the learner {learner} (remove_member.yml -e etcd_member={learner}), because no member joins beside it, and then run"
     return (
         f"{text}If the data is lost, replace the member while the others are healthy:{first if learner else ''}"
         f" replace_member.yml -e etcd_member={item.host}"
@@ -379,7 +379,7 @@ def unstarted_problems(cluster: Cluster, views: list[MemberView], listed: list[M
     ]
     return [
         Problem(
-            f"cluster {cluster.name!r} has a member at {url} that has never started, and its host is not part of this run. No member is added before it"
+            f"cluster {cluster.name!r} has a member at {url} that has never started, and its host is not part of this run. No member joins until it"
             " runs: run again with its host, or remove it.",
             (RESTART,),
             code="unstarted",

@@ -167,8 +167,8 @@ def alarm_problems(cluster: Cluster, observations: Observations, leaving: Depart
     departed = [entry["id"] for entry in departed_with_alarm(observations)]
     return [
         Problem(
-            f"alarm {kind} is raised for {member or 'the whole cluster'}: the data of cluster {cluster.name!r} is in doubt, and no other member leaves"
-            " before that is decided. Replace the member that the alarm names, or restore a snapshot.",
+            f"alarm {kind} is raised for {member or 'the whole cluster'}: the data of cluster {cluster.name!r} may be wrong, so no other member is removed."
+            " Replace the member that the alarm names, or restore a snapshot.",
             code="alarm",
         )
         if member not in departed
@@ -194,8 +194,8 @@ def quorum_problems(
     if left < len(voters) // 2 + 1:
         return [
             Problem(
-                f"without {leaving.name}, cluster {cluster.name!r} would have {len(voters)} voting member(s), and {names} would not be healthy among"
-                " them: no quorum. Repair them first, by site.yml or replace_member.yml.",
+                f"without {leaving.name}, cluster {cluster.name!r} would have no quorum: of its other {len(voters)} voting member(s), {names} would not be"
+                " healthy. Repair these first: site.yml, or replace_member.yml.",
                 code="quorum",
             )
         ]
@@ -203,8 +203,8 @@ def quorum_problems(
     if unwell and is_well and not leaves.get("is_learner"):
         return [
             Problem(
-                f"{names} of cluster {cluster.name!r} is not healthy, and {leaving.name} is. No healthy member leaves before the others are repaired:"
-                " run site.yml, or replace the member that is not healthy.",
+                f"{names} of cluster {cluster.name!r} is not healthy, and {leaving.name} is. A healthy member is removed only while all others are healthy:"
+                f" run site.yml to repair {names}, or replace it with replace_member.yml.",
                 code="unwell",
             )
         ]
@@ -224,7 +224,7 @@ def rest_problems(
             # site.yml joins nobody while another member is unwell, or has left and is still in the inventory.
             can_finish = is_well and any(entry_of(member, listed) is entry for member in cluster.members)
             way_out = (
-                f"Finish its join by site.yml, and replace {leaving.name} afterwards."
+                f"Run site.yml to finish its join, and replace {leaving.name} afterwards."
                 if can_finish
                 else f"Remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}, if the inventory has it."
             )
@@ -233,8 +233,8 @@ def rest_problems(
         elif is_unwell(entry, cluster, observations, listed):
             found.append(
                 Problem(
-                    f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is unwell. Repair {name} first, by site.yml."
-                    f" If its data is lost as well, remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}.",
+                    f"{name} of cluster {cluster.name!r} is not healthy, and no member joins while another one is unhealthy. Run site.yml to repair {name}"
+                    f" first. If its data is lost too, remove it (remove_member.yml -e etcd_member={name}), replace {leaving.name}, and then {name}.",
                     code="unwell",
                 )
             )
@@ -293,7 +293,7 @@ def replace_problems(
     if leaving.entry and observations[leaving.host]["etcd"].get("ready") and not replace_healthy:
         return [
             Problem(
-                f"member {leaving.name} is healthy. To replace it all the same, which archives its data: -e etcd_replace_healthy=true",
+                f"member {leaving.name} is healthy. To replace it nevertheless, which archives its data: -e etcd_replace_healthy=true",
                 host=leaving.host,
                 code="healthy",
             )
@@ -351,8 +351,8 @@ def departure_warnings(
     if leaving.member and leaving.host not in observations:
         found.append(
             note(
-                "this host cannot be reached, so what is on it stays there. etcd on it cannot come back into the cluster. If the host returns, run this"
-                " playbook again to clear it.",
+                "this host cannot be reached, so its files and its data stay. Its etcd cannot return to the cluster. If the host is available again, run"
+                " this playbook again to clear it.",
                 leaving.host,
             )
         )

@@ -116,8 +116,8 @@ def by_hand_problem(cluster: Cluster, planes: list[str], subject: str) -> Proble
     """That no member trusts the CA on the CA host, and the two ways out."""
     text = (
         f"no running member of cluster {cluster.name!r} trusts the ca.crt of {cluster.ca_host} ({subject}): it was exchanged while etcd runs. If the former"
-        f" ca.crt and ca.key are left, put them back (ca.crt on every member, ca.key on {cluster.ca_host}) and run site.yml: nothing restarts."
-        f" Otherwise go on with this CA. {price(cluster, planes, subject)} To do it: -e etcd_allow_interruption=true"
+        f" ca.crt and ca.key still exist, put them back (ca.crt on every member, ca.key on {cluster.ca_host}) and run site.yml: nothing restarts."
+        f" Otherwise keep this CA. {price(cluster, planes, subject)} To do it: -e etcd_allow_interruption=true"
     )
     return Problem(text, code="ca-by-hand")
 
@@ -125,7 +125,7 @@ def by_hand_problem(cluster: Cluster, planes: list[str], subject: str) -> Proble
 def begun_problem(cluster: Cluster) -> Problem:
     """That an emergency has begun and is not over: until then, members reject each other."""
     text = (
-        f"a new CA has begun to take the place of that of cluster {cluster.name!r} at once (etcd_ca_compromised), and members do not trust it yet. Finish that"
+        f"the emergency replacement of the CA of cluster {cluster.name!r} is not finished: hosts have the new CA, and members do not trust it yet. Finish it"
         f" first: rotate_ca.yml -e etcd_ca_compromised={cluster.name}"
     )
     return Problem(text, code=BEGUN)
@@ -134,8 +134,8 @@ def begun_problem(cluster: Cluster) -> Problem:
 def price(cluster: Cluster, planes: list[str], subject: str) -> str:
     """What it costs."""
     return (
-        f"All {len(cluster.members)} members stop at the same time and come back with {subject} alone, so the cluster has no quorum for some 15 seconds."
-        f" From then on every client is refused that has not got both that CA and a certificate of it: {clients(planes)}."
+        f"All {len(cluster.members)} members restart at the same time and then trust only {subject}, so the cluster has no quorum for some 15 seconds."
+        f" From then on, members refuse every client until it trusts this CA and has a certificate of it: {clients(planes)}."
     )
 
 
@@ -146,14 +146,15 @@ def clients(planes: list[str]) -> str:
         if planes
         else ""
     )
-    return f"{known}all that the inventory does not have"
+    return f"{known}all clients outside of the inventory"
 
 
 def member_problems(cluster: Cluster, observations: Observations) -> list[Problem]:
     """Members that were not seen: one with the former CA alone would come back as a stranger."""
     text = (
-        "this host is not part of the run, or could not be observed. A member that keeps the former CA would be cut off, and would go on serving whoever has"
-        " a certificate of it. Run with it; or remove it first, while the cluster has a quorum: remove_member.yml"
+        "this host is not part of the run, or could not be observed. Its member would keep the former CA: the others would reject it, and it would still"
+        " serve every client with a certificate of that CA. Run again with this host, or remove its member first, while the cluster has a quorum:"
+        " remove_member.yml"
     )
     return [
         Problem(f"{text} -e etcd_member={member.name}", host=member.host, code="absent")
@@ -170,8 +171,8 @@ def key_problems(cluster: Cluster, observations: Observations, cut: Cut, own_ca:
         return []
     name = "ca-next.key" if cut.exchange else "ca.key"
     text = (
-        f"/etc/kubernetes/pki/etcd/{name} is not the key of {known_cas(observations)[cut.target]['subject']}, which is to sign. Put that key there, or name"
-        " it in etcd_ca_cert and etcd_ca_key."
+        f"/etc/kubernetes/pki/etcd/{name} is not the key of {known_cas(observations)[cut.target]['subject']}, which has to sign. Put the key of that CA there,"
+        " or set etcd_ca_cert and etcd_ca_key to that CA."
     )
     return [Problem(text, host=cluster.ca_host, code="ca-key-missing")]
 
@@ -181,7 +182,7 @@ def cut_steps(cluster: Cluster, observations: Observations, cut: Cut) -> list[St
     names = {member.host: member.name for member in cluster.members}
     ca = known_cas(observations)[cut.target]
     steps = [exchange_step(cluster, ca)] if cut.exchange else []
-    text = f"etcd/ca.crt holds {ca['subject']} alone, which issues all again, over the same keys"
+    text = f"etcd/ca.crt: holds only {ca['subject']}, which issues all certificates again, over the same keys"
     steps += [
         Step(CERTIFICATES, names[host], host, None, (Reason("certificates", "other-ca", text),)) for host in cut.issue
     ]
@@ -196,12 +197,10 @@ def run_lines(cluster: Cluster, cut: Cut, subject: str) -> list[str]:
     """A run for people."""
     if not cut.phases:
         return [
-            f"cluster {cluster.name}: its CA was replaced less than a day ago, and every member trusts {subject} alone. For yet another one, move the"
-            f" directory former-ca in /etc/kubernetes/kubeadm-etcd on {cluster.ca_host} away"
+            f"cluster {cluster.name}: its CA was replaced less than a day ago, and every member trusts only {subject}. To replace it again, first move the"
+            f" directory /etc/kubernetes/kubeadm-etcd/former-ca on {cluster.ca_host} away"
         ]
-    return [
-        f"cluster {cluster.name}: {subject} takes the place of its CA at once, in the phases {', '.join(cut.phases)}"
-    ]
+    return [f"cluster {cluster.name}: its CA is replaced at once by {subject}, in the phases {', '.join(cut.phases)}"]
 
 
 def warnings(cluster: Cluster, cut: Cut, planes: list[str], subject: str) -> list[Problem]:

@@ -23,14 +23,14 @@ def external_stanza(members: Iterable[Mapping[str, str]], client_port: int, vers
     """
     lines = [
         "# For `kubeadm init --config` of the first control plane host, alone or as part of your own configuration.",
-        "# playbooks/control_plane.yml puts these files there, and this stanza beside them:",
+        "# playbooks/control_plane.yml installs this stanza and these files on the control plane hosts:",
         *[f"#   {path}" for path in FILES],
         "apiVersion: kubeadm.k8s.io/v1beta4",
         "kind: ClusterConfiguration",
     ]
     if version:
         lines += [
-            "# That of kubeadm on this host: without it kubeadm asks the internet.",
+            "# The version of kubeadm on this host. Without it, kubeadm looks a version up on the internet.",
             f"kubernetesVersion: {version}",
         ]
     lines += [

@@ -122,7 +122,7 @@ def member_problems(cluster: Cluster, observations: Mapping[str, Observation], l
             )
             # This host may run the live member of that name, so do not advise to stop it unconditionally.
             text = (
-                f"{begin} the inventory confuses the hosts of {whose} and {member.name}, or the data was copied. If this is the host of {whose},"
+                f"{begin} the inventory mixes up the hosts of {whose} and {member.name}, or the data was copied. If this is the host of {whose},"
                 f" do not touch it: correct ansible_host, etcd_address or etcd_member_name. Only if {whose} runs on another host, stop etcd on"
                 f" this host if it runs, and move the data directory away. {KEEP}"
                 if whose

@@ -163,12 +163,12 @@ def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list
         return []
     if not exists:
         return [
-            f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and a new cluster is founded by all of its hosts"
-            " together. Repair that and run again with all of them."
+            f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and a new cluster needs all of its hosts."
+            " Repair that and run again with all of them."
         ]
     return [
-        f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and what is right for a cluster depends"
-        f" on all of its members. Repair that, or leave them out on purpose: {limit_without(limit, lost)}."
+        f"{', '.join(lost)} cannot be reached, or could not be observed (see above), and the plan depends on the state of every"
+        f" member. Repair that, or leave these hosts out of the run: {limit_without(limit, lost)}."
     ]
 
 

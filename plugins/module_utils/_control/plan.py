@@ -167,8 +167,8 @@ def plan_lines(
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
         START_ALL: f"no member can be asked; those that are not ready are started: {', '.join(decision.start)}"
         if decision.start
-        else "no member can be asked: only certificates are seen to. Run again for the rest",
-        ROLLING: f"one member after the other: {order}" if decision.gated else f"it is interrupted: {order}",
+        else "no member can be asked, so this run changes certificates only. Run again for all other changes",
+        ROLLING: f"one member after the other: {order}" if decision.gated else f"an interruption: {order}",
         NOTHING: "no member is restarted" if steps else "nothing to do",
         REFUSE: "nothing is changed",
     }

@@ -72,14 +72,14 @@ def renewal_problems(
         return []
     if pki.get("ca_public_key") != pki.get("ca_cert_key"):
         text = (
-            "/etc/kubernetes/pki/etcd/ca.key is missing, or not the key of ca.crt, and the new certificate is made with it. Run move_ca.yml if another host has"
-            " the key, or name it in etcd_ca_cert and etcd_ca_key."
+            "/etc/kubernetes/pki/etcd/ca.key is missing, or is not the key of ca.crt, and the new certificate needs that key. If another host has it, run"
+            " move_ca.yml. If you have a copy, set etcd_ca_cert and etcd_ca_key."
         )
         return [Problem(text, host=cluster.ca_host, code="ca-key-missing")]
     if not pki.get("ca_self_signed"):
         text = (
-            f"the CA in use ({pki['ca_subject']}) is signed by another one. Have that renew its certificate with the same key, and name the result in"
-            " etcd_ca_cert."
+            f"the CA in use ({pki['ca_subject']}) is an intermediate CA, so this run cannot renew its certificate. Have its issuer renew the certificate with"
+            " the same key, and set etcd_ca_cert to the result."
         )
         return [Problem(text, host=cluster.ca_host, code="intermediate")]
     return []
@@ -102,7 +102,7 @@ def run_lines(cluster: Cluster, renewal: Renewal) -> list[str]:
     """A run for people."""
     if not renewal.phases:
         return [
-            f"cluster {cluster.name}: the certificate of its CA is as new as it can be, and every member has loaded it"
+            f"cluster {cluster.name}: the certificate of its CA has just been renewed, and every member has loaded it"
         ]
     return [
         f"cluster {cluster.name}: another certificate of its CA, over the same key, in the phases {', '.join(renewal.phases)}; no other certificate changes"

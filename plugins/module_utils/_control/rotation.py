@@ -214,7 +214,7 @@ def rotation_notes(cluster: Cluster, observations: Observations, planes: Iterabl
     found = []
     if rotation.phase:
         names = [cas[item]["subject"] for item in (rotation.old, rotation.new)]
-        text = f"the CA of cluster {cluster.name!r} is being replaced: {names[0]} by {names[1]}. This run leaves that as it is; rotate_ca.yml goes on with it."
+        text = f"the CA of cluster {cluster.name!r} is being replaced: {names[0]} by {names[1]}. This run does not continue it. Run rotate_ca.yml to finish it."
         found.append(note(text))
     for host in rotation.unknown:
         others = ", ".join(str(ca["subject"]) for ca in cas_in(observations[host]["pki"])[1:])

@@ -205,8 +205,8 @@ def stuck_problems(members: Mapping[str, Observation]) -> list[Problem]:
         if is_new and item["etcd"].get("unreadable") and not item["etcd"].get("version"):
             text = (
                 f'etcd {versions[0]} cannot start on this data ("unmarshal should never fail"): the log has entries of etcd 3.5, and no raft snapshot is newer.'
-                f" Bring the member back to etcd 3.6 first: site.yml --limit {host} -e etcd_image_tag=3.6.14-0. Then run as before, which does what is"
-                " missing (docs/unmarshal-should-never-fail.md)."
+                f" Bring the member back to etcd 3.6 first: site.yml --limit {host} -e etcd_image_tag=3.6.14-0. Then run site.yml as before: it restarts the"
+                " member once more on 3.6 before it upgrades it (docs/unmarshal-should-never-fail.md)."
             )
             problems.append(Problem(text, STOPS, host, code="unreadable-log"))
     return problems
@@ -231,8 +231,8 @@ def early_problems(cluster: Cluster, observations: Observations, decision: Decis
         text = (
             f'this host would join cluster {cluster.name!r} with etcd {wanted}, which cannot read entries of etcd 3.5 ("unmarshal should never fail"), and the'
             f" log of {', '.join(sorted(former or unseen))} {'has' if former else 'may have'} some{'' if former else ' (not part of this run)'}. To have it"
-            f" join, set etcd_image_tag to the version that runs, for example {newest_in(observations)}-0. Then run site.yml without that, which does what is"
-            " missing before it upgrades (docs/unmarshal-should-never-fail.md)."
+            f" join, set etcd_image_tag to the version that runs, for example {newest_in(observations)}-0. Then run site.yml without that: it restarts these"
+            " members once more before it upgrades them (docs/unmarshal-should-never-fail.md)."
         )
         problems.append(Problem(text, STOPS, host, code="unreadable-log"))
     return problems

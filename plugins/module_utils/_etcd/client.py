@@ -237,7 +237,9 @@ class EtcdClient:
         except ValueError:
             self.host = ""
         if not self.host or url.scheme != "https":
-            raise EtcdUnreachableError(f"{endpoint!r} is no URL of an etcd: write https://ADDRESS:2379.", "endpoint")
+            raise EtcdUnreachableError(
+                f"{endpoint!r} is not a client URL of etcd. Write https://ADDRESS:2379.", "endpoint"
+            )
         for path in (ca, cert, key):
             if not os.access(path, os.R_OK):
                 raise EtcdUnreachableError(
@@ -248,7 +250,7 @@ class EtcdClient:
             self.context = self._make_context()
         except (ssl.SSLError, OSError) as exc:
             raise EtcdUnreachableError(
-                f"{cert} and {key} are no usable pair, or {ca} is no certificate: {exc}.", "credentials"
+                f"{key} is not the key of {cert}, or one of them or {ca} is invalid: {exc}.", "credentials"
             ) from exc
         self._connection: _Connection | None = None
 
@@ -326,7 +328,10 @@ class EtcdClient:
         if code == "tls":
             with contextlib.suppress(OSError):
                 if self._speaks_plain_http():
-                    code, words = "not-tls", "speaks plain HTTP, not TLS: the URL is that of something else."
+                    code, words = (
+                        "not-tls",
+                        "speaks plain HTTP, not TLS: another program listens there, or the port is wrong.",
+                    )
         elif code == "closed":
             # With TLS 1.3 a server may be gone before its refusal is read: with 1.2 it is part of the handshake.
             try:
@@ -346,7 +351,7 @@ class EtcdClient:
                 context.verify_flags |= NO_CHECK_TIME
                 shown = certificate_of(self._shake_hands(context))
                 if code == "tls-san":
-                    words = f"shows a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]
+                    words = f"presents a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]
                 else:
                     moment = shown.not_before if code == "tls-not-yet-valid" else shown.not_after
                     words = words.replace("DATE", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)))
@@ -386,10 +391,12 @@ class EtcdClient:
             )
         if status == 404:
             raise EtcdUnreachableError(
-                f"{self.endpoint} has no JSON gateway (--enable-grpc-gateway=false, or no etcd).", "no-gateway"
+                f"{self.endpoint} has no JSON gateway: etcd runs with --enable-grpc-gateway=false, or another program listens there.",
+                "no-gateway",
             )
         raise EtcdUnreachableError(
-            f"{self.endpoint} answers {status} and no JSON: no etcd? It begins: {brief(text)!r}", "garbage"
+            f"{self.endpoint} answers {status} without JSON, so another program may listen there. The answer begins: {brief(text)!r}",
+            "garbage",
         )
 
     def _refusal(self, data: Mapping[str, Any]) -> EtcdUnreachableError:
@@ -439,7 +446,9 @@ class EtcdClient:
             raise self._no_etcd() from exc
 
     def _no_etcd(self) -> EtcdUnreachableError:
-        return EtcdUnreachableError(f"{self.endpoint} answers with JSON that is not etcd's.", "garbage")
+        return EtcdUnreachableError(
+            f"{self.endpoint} answers with JSON that is not from etcd: another program listens there.", "garbage"
+        )
 
     def update_member(self, member_id: int, peer_urls: list[str]) -> None:
         """Tell the cluster under which URLs a member's peers reach it from now on."""
@@ -560,18 +569,21 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
         number = exc.verify_code
         if number in (_HOSTNAME, _ADDRESS):
             return "tls-san", (
-                "shows a certificate without this address in it (SAN); add it to etcd_server_cert_sans and run site.yml."
+                "presents a certificate without this address in it (SAN); add it to etcd_server_cert_sans and run site.yml."
             )
         if number == _EXPIRED:
-            return "tls-expired", "shows a certificate that has expired (DATE). A run of site.yml renews it."
+            return "tls-expired", "presents a certificate that has expired (DATE). Run site.yml to renew it."
         if number == _NOT_YET_VALID:
-            return "tls-not-yet-valid", "shows a certificate that is not valid yet (DATE): compare the clocks."
-        return "tls-unknown-ca", f"shows a certificate that our ca.crt did not sign ({exc.verify_message})."
+            return "tls-not-yet-valid", "presents a certificate that is not valid yet (DATE): compare the clocks."
+        return (
+            "tls-unknown-ca",
+            f"presents a certificate that the CA in our ca.crt did not sign ({exc.verify_message}).",
+        )
     if isinstance(exc, (socket.timeout, TimeoutError)):
         if connected:
             # etcd opens its client port at once, and serves it once it has seen a leader (server/embed/serve.go, ReadyNotify).
             return "timeout", (
-                "accepts connections but does not answer in time: etcd has not seen a leader since it started, or it hangs. See its log."
+                "accepts connections but does not answer in time: etcd has seen no leader since it started, or it hangs. See the log of etcd."
             )
         return "silent", "does not answer on TCP: the host is down, a firewall drops packets, or the address is wrong."
     if isinstance(exc, ConnectionRefusedError):
@@ -583,19 +595,22 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
     # With TLS 1.3 the refusal of a client certificate shows at the first read, not in the handshake.
     if isinstance(exc, ssl.SSLError) and _CLIENT_REFUSED.search(str(exc)):
         return "tls-client-refused", (
-            f"does not accept our client certificate: another CA's, or expired ({getattr(exc, 'reason', None) or exc})."
+            f"rejects our client certificate: it is from another CA, or has expired ({getattr(exc, 'reason', None) or exc})."
         )
     if isinstance(exc, ssl.SSLError) and "ALERT_INTERNAL_ERROR" in str(exc):
         return "tls-server", "cannot use its own certificate and key (TLS internal error): see the log of etcd."
     if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)):
         return (
             "closed",
-            "closes the connection: no etcd, one that just ends, or one that does not take our certificate.",
+            "closes the connection: etcd is ending, etcd rejects our certificate, or another program listens there.",
         )
     if isinstance(exc, ssl.SSLError):
-        return "tls", f"does not speak TLS as it should ({getattr(exc, 'reason', None) or exc})."
+        return "tls", f"fails in the TLS handshake or after it ({getattr(exc, 'reason', None) or exc})."
     if isinstance(exc, http.client.HTTPException):
-        return "garbage", f"answers with something that is not HTTP ({type(exc).__name__}): no etcd?"
+        return (
+            "garbage",
+            f"answers with something that is not HTTP ({type(exc).__name__}): another program listens there.",
+        )
     return "unreachable", f"cannot be reached: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}."
 
 

@@ -331,7 +331,7 @@ class ClusterLock:
         """LockRefusedError if the holder has ended, and etcd does not remove its key because of the alarm CORRUPT."""
         answer = self.members.call("lease/timetolive", {"ID": str(standing.lease)}, clock() + ANSWER)
         if int(answer.get("TTL", 0)) <= 0 and "CORRUPT" in self.members.alarms(clock() + ANSWER):
-            self._check_alarms(f"etcd still has the lock of {standing.record}, whose run has ended.")
+            self._check_alarms(f"The lock of {standing.record} has expired, and etcd cannot delete it.")
 
     def _busy(self, standing: Standing, waited: float) -> str:
         return (

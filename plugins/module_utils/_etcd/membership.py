@@ -56,13 +56,13 @@ class Membership:
         try:
             return self._members()
         except SilentError as exc:
-            raise EtcdError(f"no member tells the membership: {exc}.") from exc
+            raise EtcdError(f"no member reports the membership: {exc}.") from exc
 
     def _members(self) -> list[Member]:
         try:
             return members_in(self._call("cluster/member/list", linearizable=True))
         except (AttributeError, TypeError, ValueError) as exc:
-            raise EtcdError("a member tells a membership that is not etcd's.") from exc
+            raise EtcdError("a member reports a membership that is not etcd's.") from exc
 
     def add_learner(self, peer_urls: list[str], seconds: float) -> Member:
         """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it.
@@ -154,7 +154,7 @@ class Membership:
         try:
             return self._alarms()
         except SilentError as exc:
-            raise EtcdError(f"no member tells the alarms: {exc}.") from exc
+            raise EtcdError(f"no member reports the alarms: {exc}.") from exc
 
     def _alarms(self) -> list[Alarm]:
         raised = self._call("maintenance/alarm", action="GET", memberID="0").get("alarms", [])

@@ -160,9 +160,9 @@ def edited_problem(path: str, found: list[str]) -> str:
     if not found:
         return ""
     return (
-        f"{path} is not what kubeadm makes of the ConfigMap {CONFIG_MAP} on this host, so kubeadm would undo other changes too: {'; '.join(found)}."
-        f" Make {CONFIG_MAP} agree (`kubectl -n kube-system edit configmap {CONFIG_MAP}`: apiServer.extraArgs, kubernetesVersion), have the kubeadm of"
-        f" the version of the control plane on this host, or change {FLAGS['servers']} in the manifest by hand, on one control plane host after the"
+        f"{path} differs from what kubeadm renders from the ConfigMap {CONFIG_MAP}, so kubeadm would undo these changes too: {'; '.join(found)}."
+        f" Correct {CONFIG_MAP} (`kubectl -n kube-system edit configmap {CONFIG_MAP}`: apiServer.extraArgs, kubernetesVersion), install the kubeadm of"
+        f" the control plane's version on this host, or change {FLAGS['servers']} in the manifest by hand, on one control plane host after the"
         " other."
     )
 
@@ -173,7 +173,7 @@ _ETCD = re.compile(r"^etcd:[ \t]*\n((?:[ \t]+.*\n|[ \t]*\n)*)", re.MULTILINE)
 _HTTP = "httpEndpoints"
 _LISTS = (_FIELDS["servers"], _HTTP)
 _NOT_UNDERSTOOD = (
-    f"etcd.external in ConfigMap {CONFIG_MAP} is not written as kubeadm writes it. Change its endpoints by hand:"
+    f"etcd.external in ConfigMap {CONFIG_MAP} does not have the form that kubeadm writes. Change its endpoints by hand:"
     f" `kubectl -n kube-system edit configmap {CONFIG_MAP}`"
 )
 _API_VERSION = re.compile(r"^apiVersion: (kubeadm\.k8s\.io/\w+)$", re.MULTILINE)
@@ -258,7 +258,7 @@ def unheeded_problem(rendered: str, wanted: EtcdAccess) -> str:
     if not found:
         return ""
     return (
-        f"kubeadm does not take etcd.external of ConfigMap {CONFIG_MAP} ({'; '.join(found)}). Remove these flags from apiServer.extraArgs in the"
+        f"kubeadm overrides etcd.external of ConfigMap {CONFIG_MAP} ({'; '.join(found)}). Remove these flags from apiServer.extraArgs in the"
         " ConfigMap, and run again."
     )
 
@@ -280,5 +280,5 @@ def credentials_in(kubeconfig: str) -> dict[str, str]:
         if match
     }
     if len(found) != len(_CREDENTIALS):
-        raise EtcdError(f"it does not hold {', '.join(name for name in _CREDENTIALS if name not in found)}")
+        raise EtcdError(f"it does not contain {', '.join(name for name in _CREDENTIALS if name not in found)}")
     return found

@@ -157,7 +157,9 @@ def parse_version(text: str) -> Version:
     """A version as kubeadm prints it, v1.36.3. EtcdError for anything else."""
     match = _values.VERSION.fullmatch(text)
     if not match:
-        raise EtcdError(f"etcd_kubernetes_version {text!r} is no version. Write all of it, for example v1.36.3.")
+        raise EtcdError(
+            f"etcd_kubernetes_version {text!r} is not a version. Write the full version, for example v1.36.3."
+        )
     return Version(int(match.group(1)), int(match.group(2)), int(match.group(3)), text)
 
 
@@ -368,7 +370,7 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
         return problems
     new = writes_new_flags(spec, kubeadm)
     fitting = "3.6 or 3.7" if new else "3.5 or 3.6"
-    instead = f"Use etcd {fitting}, or leave etcd_image_tag out: kubeadm {kubeadm} then chooses one that fits."
+    instead = f"Use etcd {fitting}, or remove etcd_image_tag: kubeadm {kubeadm} then chooses a version that fits."
     if etcd < _OLDEST_ETCD:
         problems.append(
             f"etcd_image_tag {spec.image_tag}: this etcd is too old for the probes that kubeadm writes (/livez and"
@@ -380,7 +382,9 @@ def image_problems(spec: ConfigSpec, kubeadm: Version) -> list[str]:
             f" with it. {instead}"
         )
     elif not new and etcd.minor >= 7:
-        spelling = " It takes this tag for an older one; write it as X.Y.Z-N." if kubeadm.minor in (34, 35) else ""
+        spelling = (
+            " kubeadm reads this tag as an older version: write it as X.Y.Z-N." if kubeadm.minor in (34, 35) else ""
+        )
         problems.append(
             f"etcd_image_tag {spec.image_tag}: kubeadm {kubeadm} writes --experimental-* flags, and this etcd does not"
             f" start with them.{spelling} {instead}"
@@ -728,14 +732,14 @@ def complaint(text: str) -> str:
     """What kubeadm says is wrong, without its advice on stack traces."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "--v=5 or higher" not in line]
     said = " ".join(line[len("error: ") :] if line.startswith("error: ") else line for line in lines)
-    return said or "it does not say why."
+    return said or "no error message."
 
 
 def find_kubeadm_version(program: str) -> Version:
     """The version of the kubeadm that is installed. EtcdError where there is none."""
     text = run_kubeadm([program, "version", "-o", "short"]).strip()
     if not _values.VERSION.fullmatch(text):
-        raise EtcdError(f"`{program} version -o short` says {text!r}, which is no version. Reinstall kubeadm.")
+        raise EtcdError(f"`{program} version -o short` printed {text!r}, which is not a version. Reinstall kubeadm.")
     return parse_version(text)
 
 

@@ -269,7 +269,7 @@ def unit_reasons(unit: Unit) -> list[Reason]:
     """What is to be done with the unit that needs no restart."""
     reasons = []
     if not unit.enabled:
-        text = "kubelet.service: not enabled, etcd would not come back after a reboot"
+        text = "kubelet.service: not enabled, so etcd would not start after a reboot"
         reasons.append(Reason("kubelet", "disabled", text))
     if unit.need_reload:
         reasons.append(Reason("kubelet", "unread", "kubelet.service: unit files changed since systemd read them"))
@@ -380,8 +380,8 @@ def unit_problems(unit: Unit) -> list[Problem]:
     if unit.load_state != "loaded":
         return [
             Problem(
-                f"systemd has no usable kubelet.service ({unit.load_state}). Install the package kubelet, or the unit beside the"
-                " program.",
+                f"systemd cannot load kubelet.service ({unit.load_state}). Install the package kubelet, or add the unit file for the"
+                " installed kubelet.",
                 PROCESSES,
                 code="kubelet-missing",
             )

@@ -182,7 +182,10 @@ def answers() -> bool:
 
 
 def last_lines(since: float) -> str:
-    """The last lines of the kubelet's log since then. Only its errors (klog), if there are any: the very last lines may be from another start."""
+    """The last lines of the kubelet's journal since then, for the end of a message.
+
+    Only its errors (klog), if there are any: the very last lines may be from another start.
+    """
     command = [
         "journalctl",
         "--unit=kubelet.service",
@@ -194,4 +197,6 @@ def last_lines(since: float) -> str:
     ]
     lines = run(command, 10.0).stdout.splitlines()
     errors = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
-    return "".join(f"\n  {printable(line)[:500]}" for line in (errors or lines)[-SHOWN:])
+    return "\nFrom `journalctl -u kubelet`:" + "".join(
+        f"\n  {printable(line)[:500]}" for line in (errors or lines)[-SHOWN:]
+    )

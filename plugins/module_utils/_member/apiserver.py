@@ -93,7 +93,7 @@ class Kubernetes:
         if code == 404:
             raise KubernetesError(
                 f"there is no ConfigMap {_apiserver.CONFIG_MAP} in kube-system. kubeadm writes it: `kubeadm init phase upload-config kubeadm --config"
-                " FILE`, with the configuration that the control plane was made of"
+                " FILE`, with the configuration of this control plane"
             )
         return self._parsed(code, said)
 

@@ -185,7 +185,7 @@ class ApiserverTurn:
         if problems and not is_cut_off:
             raise EtcdError(
                 f"kube-apiserver of this host is not restarted while an API server is not ready: {'; '.join(problems)}. Repair it first, and"
-                f" run again. If it has no endpoint of etcd that is alive, change {_apiserver.FLAGS['servers']} in its manifest by hand."
+                f" run again. If none of its etcd endpoints answers, change {_apiserver.FLAGS['servers']} in its manifest by hand."
             )
 
     def _wait_until_ready(self, manifest: str, old: _rollout.Process | None) -> float:
@@ -230,7 +230,7 @@ class ApiserverTurn:
         if not self.content:
             return f"The manifest before the last change is {kept}. No further control plane host has been changed."
         if read_text(manifest) != self.wanted:
-            return f"{manifest} was changed since by another run or by hand. Nothing was put back; run again."
+            return f"Another run or a person has changed {manifest} since, so nothing was put back. Run again."
         old = _seen.find_process()
         failed = put_manifest_back(kept, manifest)
         if failed:
@@ -241,7 +241,7 @@ class ApiserverTurn:
         except _rollout.AbandonedError:
             raise
         except EtcdError as exc:
-            return f"The previous manifest was put back, and kube-apiserver does not come up with it either: {exc}"
+            return f"The previous manifest was put back, and kube-apiserver does not become ready with it either: {exc}"
         return (
             "The previous manifest was put back, and kube-apiserver is ready with it. No further control plane host has been changed. Correct the"
             " cause, and run again."
@@ -254,4 +254,6 @@ class ApiserverTurn:
         try:
             self.api.write_config_map(self.seen.url, {**found, "data": data})
         except _seen.KubernetesError as exc:
-            raise EtcdError(f"kube-apiserver of this host is as wanted, but {exc}. Run again.") from exc
+            raise EtcdError(
+                f"kube-apiserver of this host runs as wanted, but the ConfigMap was not changed: {exc}. Run again."
+            ) from exc

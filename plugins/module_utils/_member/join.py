@@ -141,8 +141,7 @@ class JoinTurn(Turn):
             ) from exc
 
     def _said_of_kubelet(self, exc: KubeletError) -> str:
-        log = service.last_lines(self.since)
-        return f"{self.spec.member}: the kubelet does not work: {exc}\nFrom `journalctl -u kubelet`:{log}\n"
+        return f"{self.spec.member}: the kubelet does not work: {exc}{service.last_lines(self.since)}\n"
 
     def _check_others(self, urls: list[str]) -> None:
         """EtcdError if another member is not a healthy voter."""
@@ -153,7 +152,9 @@ class JoinTurn(Turn):
 
         problems = _rollout.lasting(look)
         if problems:
-            raise EtcdError(f"{self.spec.member} does not join while another member is unwell: {'; '.join(problems)}.")
+            raise EtcdError(
+                f"{self.spec.member} does not join while another member is unhealthy: {'; '.join(problems)}."
+            )
 
     def _look_again(self, entry: Member) -> None:
         """Compare the host with what the membership of this moment makes of the configuration."""
@@ -190,23 +191,23 @@ class JoinTurn(Turn):
         except _rollout.AbandonedError:
             raise
         except EtcdError as exc:
-            return f"The join could not be taken back: {exc} Run again."
+            return f"The join could not be undone: {exc} Run again."
 
     def _take_back(self, entry: Member) -> str:
         """Undo a join whose etcd does not start, and say what became of it."""
         try:
             self._check_lock()
         except LockError as exc:
-            return f"{exc} Nothing was taken back. Run again."
+            return f"{exc} The join was not undone. Run again."
         mine = next((member for member in self.membership.members() if member.id == entry.id), None)
         if mine and not mine.is_learner:
-            return "It has been promoted and stays a member. Correct the cause, and run again."
+            return "It was promoted, so it stays a member. Correct the cause, and run again."
         if _rollout.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
-            return "It goes on catching up as a learner. Run again to finish the join."
+            return "It continues to catch up as a learner. Run again to finish the join."
         work_dir = self.spec.kubelet.work_dir
         kept = os.path.join(work_dir, REFUSED_MANIFEST)
         end_etcd(self.spec.member, self.spec.manifest, kept, self.spec.kubelet.runtime_endpoint)
         self.membership.remove(entry.id, ACCEPTED)
         archive = archive_data(self.spec.config.data_dir, time.time())
         data = f", its data is {archive}" if archive else ""
-        return f"The join was taken back: the learner has left the membership, its manifest is {kept}{data}. Correct the cause, and run again."
+        return f"The join was undone: the learner has left the membership, its manifest is {kept}{data}. Correct the cause, and run again."

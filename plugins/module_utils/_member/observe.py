@@ -476,15 +476,15 @@ def other_data_dir_problems(params: Params, command: list[str], record: Record |
     problems = []
     for path in (path for path in former if read_wal(path)):
         why = (
-            "which holds data too. If it is a copy made while the member ran, it is older, and"
-            " the member would forget what it has promised since. Make sure that it is a copy, and move it away; then stop the member"
+            "which contains data too. If that is a copy made while the member ran, it lacks later writes, which"
+            " the member has already acknowledged. Make sure that it is a copy, and move it away. Then stop the member"
             if has_data
             else "which is empty: the member would start without its data. Stop the member"
         )
         problems.append(
             Problem(
                 f"the member's data is in {path}, and etcd_data_dir is {wanted}, {why} (move"
-                f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again;"
+                f" {params['manifests_dir']}/etcd.yaml to another directory), move {path}/member to {wanted}/member, and run again:"
                 " one member after the other, each with --limit. Or set etcd_data_dir to the directory that has the data.",
                 PROCESSES,
                 code="data-elsewhere",

@@ -26,8 +26,8 @@ def log_reasons(unreadable: int, installed: str | None, wanted: str | None) -> l
     if not unreadable or not is_without_former_api(wanted) or is_without_former_api(installed):
         return []
     text = (
-        f"etcd: its log has {unreadable} entries of etcd 3.5 that etcd 3.7 cannot read, and no raft snapshot is newer: it is restarted once more on"
-        " its present version first, which writes one"
+        f"etcd: its log has {unreadable} entries of etcd 3.5 that etcd 3.7 cannot read, and no newer raft snapshot, so it first restarts once"
+        " more on its present version, which writes one"
     )
     return [Reason("manifest", "unreadable-log", text, restarts=True)]
 

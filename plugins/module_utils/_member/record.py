@@ -71,9 +71,9 @@ def read_record(work_dir: str) -> Record | None:
         return Record.from_text(data.decode("utf-8"))
     except ValueError as exc:
         raise EtcdError(
-            f"{path} is damaged ({exc}): it says which cluster this host belongs to. If the member runs, move the file away,"
-            " and the next run writes it again. If it does not run, put the file back from a backup, or make sure that the data"
-            " in its data directory is that of this member before you move the file away."
+            f"{path} is damaged ({exc}). It records which cluster this host belongs to. If the member runs, move the file away:"
+            " the next run writes it again. If it does not run, put the file back from a backup. Without a backup, move it away only if the data"
+            " in the data directory is that of this member."
         ) from exc
 
 

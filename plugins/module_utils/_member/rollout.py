@@ -244,8 +244,7 @@ def gate_problems(name: str, others: list[Other], ready: bool = True) -> list[st
         return []
     return problems or [
         f"the cluster has {size} voting member{'s' if size > 1 else ''} and no quorum while {name} restarts. Add"
-        " members, or install the manifest by hand in an agreed interruption"
-        " (`kubeadm init phase etcd local --config FILE`)"
+        " members, or set etcd_allow_interruption: true for this run"
     ]
 
 
@@ -302,7 +301,7 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
                 return client, client.members(linearizable=True)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
-    raise EtcdError(f"no member tells the membership: {'; '.join(answers)}.")
+    raise EtcdError(f"no member reports the membership: {'; '.join(answers)}.")
 
 
 def status_at(url: str, target: Target) -> Status:
@@ -462,8 +461,8 @@ def check_gate(target: Target) -> None:
             return
         if late:
             way_out = (
-                " It is not ready itself, but it runs, and may be one that the quorum needs: repair the others first. Only if the cluster"
-                " has no leader anyway, so that nothing is lost by stopping it,"
+                f" {target.name} is not ready either, but it runs, and the quorum may need it: repair the other members first. Only if the"
+                " cluster has no leader, so that stopping it loses nothing,"
                 " move its etcd.yaml out of the directory of manifests, and run again."
             )
             raise EtcdError(
@@ -554,7 +553,9 @@ def check_controller(output: int = 1) -> None:
     poll = select.poll()
     poll.register(output, 0)
     if any(event & (select.POLLERR | select.POLLHUP) for _output, event in poll.poll(0)):
-        raise AbandonedError("The controller, or the connection to it, has ended. All is left as it is; run again.")
+        raise AbandonedError(
+            "The controller or the connection to it has ended, so this run stops and undoes nothing. Run again."
+        )
 
 
 def wait_for_member(
@@ -606,5 +607,7 @@ def younger_than(path: str) -> Callable[[Process], bool]:
     try:
         written = os.stat(path).st_mtime
     except OSError as exc:
-        raise EtcdError(f"{path} cannot be looked at: {exc.strerror}. Somebody else changes it.") from exc
+        raise EtcdError(
+            f"{path} cannot be read: {exc.strerror}. Another run or program is changing it. Run again when it has ended."
+        ) from exc
     return lambda process: process_started(process.pid) >= written or abs(time.time() - written) > SETTLED_AFTER

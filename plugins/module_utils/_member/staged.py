@@ -39,6 +39,6 @@ def waiting_restore(data_dir: str) -> str:
 def restore_under_way(path: str) -> str:
     """Why a member is not started, for people. path: of waiting_restore."""
     return (
-        f"a restore has begun on this host and has not ended: {path} has the restored data. A member that is started now would go on with its former data"
-        f" beside restored ones. Run restore.yml again, which finishes it. If no restore is wanted any more, remove {path} on each host, and run again."
+        f"a restore has begun on this host and has not ended: {path} has the restored data. If the member started now, it would continue with its former"
+        f" data beside restored members. Run restore.yml again to finish the restore. To give it up, remove {path} on each host, and run again."
     )

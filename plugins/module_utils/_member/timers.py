@@ -78,7 +78,10 @@ def scheduled_defragmentation(spec: _backup.BackupSpec, before: _backup.State) -
     while (others := fragmented_before_leader(spec)) and time.monotonic() < deadline:
         time.sleep(LOOKS)
     if others:
-        return f"{spec.member} leads and is left for the next time: {', '.join(others)} first.", before
+        return (
+            f"{spec.member} is the leader, and the others come first: {', '.join(others)}. It is defragmented the next time.",
+            before,
+        )
     done = _defragment.defragment(wanted, False)
     after = replace(before, succeeded=time.time(), size=done["after"]["size"], seconds=done["seconds"])
     if not done["changed"]:

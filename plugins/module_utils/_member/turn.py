@@ -531,8 +531,8 @@ class Turn:
             return
         if not _host.kubelet_unit().active:
             raise EtcdError(
-                f"{self.spec.manifest} is left as it is: kubelet.service does not run, and would not start etcd again. `journalctl -u kubelet` says"
-                " why; where this run has left it alone, run again."
+                f"{self.spec.manifest} is not changed: kubelet.service does not run, so nothing would start etcd again. Run site.yml, which also starts"
+                " the kubelet. `journalctl -u kubelet` shows why it does not run."
             )
 
     def have_images(self) -> None:
@@ -634,9 +634,8 @@ class Turn:
         try:
             self.change_kubelet()
         except KubeletError as exc:
-            log = service.last_lines(self.since)
             raise EtcdError(
-                f"{self.spec.member}: the kubelet does not start: {exc}\nFrom `journalctl -u kubelet`:{log}"
+                f"{self.spec.member}: the kubelet does not start: {exc}{service.last_lines(self.since)}"
             ) from exc
 
     def change_kubelet(self) -> None:
@@ -835,8 +834,8 @@ class Turn:
             outcome += f" The packages stay installed ({', '.join(change.text for change in self.installed_packages)})."
         if isinstance(exc, KubeletError):
             return (
-                f"{self.spec.member}: the kubelet does not work as changed: {exc} {outcome} No further host has been touched; set etcd_kubelet_config"
-                f" right, and run again.\nFrom `journalctl -u kubelet` before that:{log}"
+                f"{self.spec.member}: the kubelet does not work with the change: {exc} {outcome} No further host has been changed. Correct"
+                f" etcd_kubelet_config, and run again.{log}"
             )
         return f"{exc} {outcome}"
 
@@ -857,8 +856,7 @@ class Turn:
         has_kubelet = bool(self.restarts_kubelet and self.kept)
         if has_manifest and read_text(self.spec.manifest) != self.installed:
             return [
-                f"{self.spec.manifest} is not what this run has installed: it was changed since, by another run or by hand."
-                " Nothing was put back; run again."
+                f"Another run or a person has changed {self.spec.manifest} since, so nothing was put back. Run again."
             ]
         said = []
         old = _rollout.find_etcd_process(self.spec.member)
@@ -902,14 +900,14 @@ class Turn:
         except EtcdError as exc:
             return f"The previous manifest was put back, and the member does not come up with it either: {exc} {_rollout.WHERE_TO_LOOK}"
         return (
-            "The previous manifest was put back, and the member is healthy with it. No further member has been touched; correct what"
-            " was changed, and run again."
+            "The previous manifest was put back, and the member is healthy with it. No further member has been changed. Correct the"
+            " change, and run again."
         )
 
     def _put_kubelet_back(self) -> str:
         """Start the kubelet with the files that were there before."""
         if not self.kept:
-            return "Its configuration was there before this run: there is none to put back."
+            return "This run has not changed its configuration, so there is nothing to put back."
         try:
             service.put_back(self.kept)
             service.start(restart=True)

@@ -354,8 +354,8 @@ def moving_problems(cluster: Cluster, moves: list[str], observations: Observatio
         return []
     return [
         Problem(
-            f"{', '.join(moves)} would move to another address, and the certificates are issued again afterwards: run again with the CA host"
-            f" {cluster.ca_host}, or without --limit.",
+            f"{', '.join(moves)} would get another address, and then new certificates, which need the CA host: run again with {cluster.ca_host}, or"
+            " without --limit.",
             (START, RESTART),
             code="ca-host-absent",
         )

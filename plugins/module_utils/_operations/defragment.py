@@ -191,8 +191,8 @@ def size_warnings(host: str, database: Database) -> list[Problem]:
     if database.in_use <= LARGE:
         return []
     text = (
-        f"{mib(database.in_use)} are in use. If the disk takes more than {PROBE_LASTS} s to write them, the kubelet ends etcd in the middle. Nothing is"
-        ' lost then, but nothing is gained either (docs/size.md, "Large databases").'
+        f"{mib(database.in_use)} are in use. If the disk takes more than {PROBE_LASTS} s to write them, the kubelet kills etcd during the defragmentation."
+        ' No data is lost then, but the database stays as large as it is (docs/size.md, "Large databases").'
     )
     return [note(text, host)]
 
@@ -212,7 +212,7 @@ def make_steps(
         reasons = [Reason("database", "fragmented", f"defragmented, {databases[host]}")]
         if limits.compact_revision:
             text = (
-                f"compacted to revision {limits.compact_revision} of {latest}, because what is in use fills the quota"
+                f"compacted to revision {limits.compact_revision} of {latest}, because keys and history fill the quota"
             )
             reasons.insert(0, Reason("database", "compacted", text))
         steps.append(Step(DEFRAGMENT_MEMBER, names[host], host, number, tuple(reasons)))
@@ -236,10 +236,10 @@ def plan_lines(
     last = " (the leader, last)" if leading and len(order) > 1 else ""
     done = f"defragmented one after the other: {', '.join(order)}{last}" if order else "no database is defragmented"
     if not steps:
-        done = f"nothing to do: no database has {limits.threshold} % and {mib(LEAST_UNUSED)} that are not in use"
+        done = f"nothing to do: in no database, {limits.threshold} % and {mib(LEAST_UNUSED)} are not in use"
     details = [note(f"{PARTS[reason.part]}: {reason.text}", step.host) for step in steps for reason in step.reasons]
     rest = [
-        note(f"{PARTS['database']}: stays as it is, {database}", host)
+        note(f"{PARTS['database']}: not defragmented, {database}", host)
         for host, database in databases.items()
         if host not in order
     ]

@@ -175,9 +175,9 @@ def hand_over(
     warnings += following.warnings
     warnings += [
         note(
-            "kube-apiserver reads ca.crt when it starts, and does not trust yet what that holds after this run. Either run control_plane.yml with"
-            f" -e etcd_update_apiserver=true, or restart it by hand, on one control plane host after the other: {RESTART_APISERVER} If the CA is being"
-            " replaced, go on with rotate_ca.yml then.",
+            "kube-apiserver reads ca.crt only when it starts, so it does not trust the new content of ca.crt yet. Either run control_plane.yml with"
+            f" -e etcd_update_apiserver=true, or restart it by hand: on one control plane host after the other, {RESTART_APISERVER} If the CA is being"
+            " replaced, then run rotate_ca.yml again.",
             host,
         )
         for host in outdated
@@ -311,8 +311,8 @@ def member_warnings(cluster: Cluster, members: list[Member]) -> list[str]:
     if not missing:
         return []
     return [
-        f"the endpoints leave out {', '.join(missing)}: the membership of cluster {cluster.name!r} does not have them, or not as voting members. Run"
-        " site.yml, or take them out of the inventory."
+        f"the endpoints do not contain {', '.join(missing)}: cluster {cluster.name!r} does not have them as voting members. Run site.yml to add them, or"
+        " remove them from the inventory."
     ]
 
 

@@ -88,7 +88,7 @@ def move_ca(
     problems += key_problems(cluster, observations, absent, holders, own_ca)
     rotation = rotation_of(cluster, observations)
     if rotation.phase or any(item["pki"].get("next_ca") for item in observations.values()):
-        text = "a rotation of the CA is not over. Finish it first: run rotate_ca.yml with the CA host that it was begun with."
+        text = "a rotation of the CA is not finished. Finish it first: run rotate_ca.yml with the CA host that it began with."
         problems.append(Problem(text, code="rotation"))
     if holders and not problems:
         problems += target_problems(cluster, observations, holders)
@@ -118,8 +118,8 @@ def host_problems(host: str, observation: Observation, is_target: bool) -> list[
     problems = [Problem.from_dict(item, host) for item in pki.get("ca_problems", [])]
     if pki.get("ca_key") and not pki.get("ca_public_key") and not is_target:
         text = (
-            f"{_KEY} is encrypted, or no private key in PEM form. If it is the CA's, decrypt it there (openssl pkey); else move it away. Then run"
-            " again."
+            f"{_KEY} is encrypted, or is not a private key in PEM form. If it is the key of this CA, decrypt it there (openssl pkey). Otherwise move it"
+            " away. Then run again."
         )
         problems.append(Problem(text, host=host, code="ca-key-unusable"))
     return problems
@@ -149,18 +149,18 @@ def key_problems(
         return []
     if absent:
         text = (
-            f"no host of this run has {_KEY}, and {', '.join(absent)} are not part of it, or cannot be reached. If one of them has the key, it can be"
-            " taken from there only: repair that host, and run again with it. If the host is lost for good, so is its key, unless there is a copy in"
-            " a safe: name that in etcd_ca_cert and etcd_ca_key, and run site.yml."
+            f"no host of this run has {_KEY}, and {', '.join(absent)} are not part of the run, or cannot be reached. If one of them has the key, repair"
+            " that host, and run again with it. If that host is lost, and you have a copy of the key in a safe, set etcd_ca_cert and etcd_ca_key to the"
+            " copy, and run site.yml."
         )
         return [Problem(text, code="ca-key-absent")]
     if own_ca.get("key"):
-        text = f"no host has {_KEY}, and etcd_ca_key names a copy. Run site.yml, which brings that to {target}."
+        text = f"no host has {_KEY}, and etcd_ca_key is a copy of it. Run site.yml, which writes it to {target}."
         return [Problem(text, code="ca-key-missing")]
     if own_ca.get("fingerprint"):
         text = (
-            f"the certificates of cluster {cluster.name!r} are signed elsewhere (etcd_ca_cert without etcd_ca_key): no host has {_KEY}, and there is"
-            " nothing to move or to copy. etcd_ca_host can be changed as it is."
+            f"the CA of cluster {cluster.name!r} signs elsewhere (etcd_ca_cert without etcd_ca_key): no host has {_KEY}, so there is"
+            " nothing to move or to copy. You can change etcd_ca_host without this playbook."
         )
         return [Problem(text, code="signs-elsewhere")]
     return [Problem(lost_key_text(cluster, observations), code="ca-key-lost")]

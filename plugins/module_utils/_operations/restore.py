@@ -63,8 +63,8 @@ def one_cluster_problems(clusters: Iterable[str]) -> list[str]:
     if len(names) < 2:
         return []
     return [
-        f"etcd_snapshot is one cluster's, and this run has the clusters {', '.join(names)}: all of them would get the same data. Run again with --limit to the"
-        " hosts of one cluster."
+        f"etcd_snapshot is a snapshot of one cluster, and this run has the clusters {', '.join(names)}: all of them would get the same data. Run again with"
+        " --limit to the hosts of one cluster."
     ]
 
 
@@ -81,9 +81,9 @@ def restore(
     ]
     if absent:
         text = (
-            f"{', '.join(absent)} cannot be observed, or are not part of this run. All members of the inventory are restored together: a member with its"
-            " former data beside them would go on with another history. Repair these hosts, or take them out of the inventory, and add them again"
-            " afterwards by site.yml."
+            f"{', '.join(absent)} could not be observed, or are not part of this run. All members of the inventory are restored together, because a member"
+            " that keeps its former data would diverge from the others. Repair these hosts, or remove them from the inventory, and add them again with"
+            " site.yml after the restore."
         )
         problems.append(Problem(text, code="absent"))
     for host, item in observations.items():
@@ -169,13 +169,13 @@ def healthy_problems(cluster: Cluster, observations: Observations, new: str, rep
         return []
     if any(observations[host]["etcd"].get("cluster_id") == new for host in ready):
         text = (
-            f"cluster {cluster.name!r} was restored from this snapshot before, and {', '.join(ready)} run; other members have not been restored. Run site.yml,"
-            " or replace them: replace_member.yml"
+            f"cluster {cluster.name!r} was already restored from this snapshot, and {', '.join(ready)} run. Other members were not restored. Run site.yml, or"
+            " replace these members: replace_member.yml"
         )
     else:
         text = (
-            f"cluster {cluster.name!r} is healthy ({', '.join(ready)}). A restore replaces all its data by that of the snapshot, so what was written since is"
-            f" lost. To do it all the same: -e etcd_replace_healthy_cluster={cluster.name}"
+            f"cluster {cluster.name!r} is healthy ({', '.join(ready)}). A restore replaces all its data, so all writes since the snapshot are lost. To do it"
+            f" nevertheless: -e etcd_replace_healthy_cluster={cluster.name}"
         )
     return [Problem(text, code="healthy")]
 
@@ -185,7 +185,8 @@ def of_another(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
     match = NAME.match(os.path.basename(snapshot.path))
     if not match or match["cluster"] == cluster.name:
         return []
-    text = f"by its name, {snapshot.path} is a snapshot of cluster {match['cluster']!r}. Cluster {cluster.name!r} gets the keys of that one."
+    other = match["cluster"]
+    text = f"by its name, {snapshot.path} is a snapshot of cluster {other!r}. Cluster {cluster.name!r} gets the keys of cluster {other!r}."
     return [note(text)]
 
 

@@ -158,10 +158,7 @@ def decide_settled(cluster: Cluster, observations: Observations, problems: list[
     members = {member.host: observations[member.host] for member in cluster.members if member.host in observations}
     decision = decide(cluster, members)
     if decision.action != NOTHING and not problems:
-        text = (
-            f"cluster {cluster.name!r} is not as the inventory wants it, and a member that is restarted for the CA would change along. Run site.yml"
-            " first."
-        )
+        text = f"cluster {cluster.name!r} differs from the inventory, and a restart for the CA would also apply the other changes. Run site.yml first."
         problems += decision.problems or [Problem(text, code="not-settled")]
     if len(cluster.members) <= SURVIVES_NONE and interrupts:
         problems.append(interruption_problem(cluster, [*members], len(cluster.members)))
@@ -229,7 +226,7 @@ def at_once(
         problems += _emergency.key_problems(cluster, observations, cut, own_ca)
         problems += decision.problems if decision.action == REFUSE else []
     if until:
-        text = "etcd_until ends a run after a phase in which members trust two CAs. In an emergency there is none: leave it out."
+        text = "etcd_until ends a run in a phase in which members trust two CAs. An emergency replacement has no such phase. Remove etcd_until."
         problems.append(Problem(text, code="until"))
     if named:
         problems += _emergency.consent_problems(cluster, named, planes, subject)
@@ -279,17 +276,15 @@ def member_problems(cluster: Cluster, observations: Observations) -> list[Proble
             problems.append(Problem(text, host=member.host, code="not-ready"))
         elif etcd.get("trusted") is None:
             text = (
-                "etcd does not say which CAs it trusts, so nothing would prove that it accepts the new one. Does it run without --client-cert-auth, or"
-                " with another --trusted-ca-file than /etc/kubernetes/pki/etcd/ca.crt? Run site.yml."
+                "etcd does not report which CAs it trusts, so the run could not verify that it accepts the new CA. etcd may run without --client-cert-auth,"
+                " or with another --trusted-ca-file than /etc/kubernetes/pki/etcd/ca.crt. Run site.yml to correct that."
             )
             problems.append(Problem(text, host=member.host, code="trust-unknown"))
         elif differing:
-            text = (
-                f"the member differs from what is wanted ({differing[0]}), and would change along. Run site.yml first."
-            )
+            text = f"the member differs from the inventory ({differing[0]}), and a restart for the CA would also apply this change. Run site.yml first."
             problems.append(Problem(text, host=member.host, code="not-settled"))
         elif not seen["pki"].get("usable", True):
-            text = "certificates of this host cannot be used. Run site.yml first, which issues them."
+            text = "certificates of this host are missing or invalid. Run site.yml first, which issues new ones."
             problems.append(Problem(text, host=member.host, code="not-settled"))
     return problems
 
@@ -302,15 +297,12 @@ def own_problems(
         return []
     if rotation.phase and own_ca["id"] != rotation.new:
         name = known_cas(observations)[rotation.new]["subject"]
-        text = (
-            f"etcd_ca_cert is not the CA that a rotation has begun with ({name}). Finish that first: run without etcd_ca_cert and etcd_ca_key, or name"
-            " that CA."
-        )
+        text = f"a rotation to another CA than etcd_ca_cert has begun ({name}). Finish it first: remove etcd_ca_cert and etcd_ca_key, or set them to that CA."
         return [Problem(text, code="own-ca-differs")]
     if rotation.phase or rotation.recent:
         return []
     if own_ca["id"] == (observations.get(cluster.ca_host) or {"pki": {}})["pki"].get("ca_id"):
-        text = "etcd_ca_cert is the CA in use. Set etcd_ca_cert and etcd_ca_key to the new one, or to nothing to have one made."
+        text = "etcd_ca_cert is the CA in use. Set etcd_ca_cert and etcd_ca_key to the new CA, or remove both to have one made."
         return [Problem(text, code="own-ca-in-use")]
     return []
 
@@ -329,9 +321,9 @@ def unknown_problems(rotation: Rotation, observations: Observations) -> list[Pro
     """A CA in a ca.crt that is neither the one in use, nor that of a rotation."""
     return [
         Problem(
-            "/etc/kubernetes/pki/etcd/ca.crt holds a CA that is neither the one in use, nor that of a rotation which the CA host knows:"
+            "/etc/kubernetes/pki/etcd/ca.crt contains a CA that is neither in use nor part of a rotation:"
             f" {', '.join(str(ca['subject']) for ca in observations[host]['pki'].get('cas') or [])}. Leave only the certificate that signs in the"
-            " file, and run site.yml; then run again.",
+            " file, run site.yml, and then run again.",
             host=host,
             code="ca-unknown",
         )
@@ -341,25 +333,25 @@ def unknown_problems(rotation: Rotation, observations: Observations) -> list[Pro
 
 def not_over(phase: str, rotation: Rotation, planes: list[str]) -> list[Problem]:
     """Why a phase does not begin: one before it is not over. Members have done their part by then; control plane hosts may not have."""
-    again = f"Then run rotate_ca.yml again, which goes on with the phase {phase}."
+    again = f"Then run rotate_ca.yml again, which continues with the phase {phase}."
     left = {*rotation.write, *rotation.restart, *rotation.issue}
     problems = []
     for host in (host for host in planes if host in left):
         if rotation.phase == ISSUE:
             text = (
-                "the certificate of kube-apiserver is of the former CA, which members are about to reject. Run control_plane.yml, which issues another one;"
-                f" kube-apiserver need not be restarted for it. {again}"
+                "the certificate of kube-apiserver is from the former CA, which members are about to reject. Run control_plane.yml, which issues a new one."
+                f" kube-apiserver uses it without a restart. {again}"
             )
         elif host in rotation.write:
             text = (
-                "ca.crt does not hold the new CA, so kube-apiserver would reject the members. Run control_plane.yml -e etcd_update_apiserver=true, which"
-                " writes it, and restarts one kube-apiserver after the other. Or run it without that variable, and restart them by hand: on one control"
-                f" plane host after the other, {RESTART_APISERVER} {again}"
+                "ca.crt does not contain the new CA, so kube-apiserver would reject the members. Run control_plane.yml -e etcd_update_apiserver=true, which"
+                " writes ca.crt and restarts one kube-apiserver after the other. Or run it without that variable, and restart kube-apiserver by hand: on one"
+                f" control plane host after the other, {RESTART_APISERVER} {again}"
             )
         else:
             text = (
                 "kube-apiserver was started before ca.crt was written, so it would reject the members. Run control_plane.yml -e etcd_update_apiserver=true,"
-                f" which restarts it. Or by hand, on one control plane host after the other: {RESTART_APISERVER} {again}"
+                f" which restarts it. Or restart it by hand: on one control plane host after the other, {RESTART_APISERVER} {again}"
             )
         problems.append(Problem(text, host=host, code="plane-waits"))
     members = sorted(left - {*planes})
@@ -372,7 +364,7 @@ def not_over(phase: str, rotation: Rotation, planes: list[str]) -> list[Problem]
 def absent_planes(planes: list[str], observations: Observations) -> list[Problem]:
     """Control plane hosts that may be cut off, since nothing is known of them."""
     text = (
-        "this control plane host could not be observed, so whether its kube-apiserver trusts the new CA is not known. Run with it, or take it out of the"
+        "this control plane host could not be observed, so its kube-apiserver may not trust the new CA. Run again with this host, or remove it from the"
         " inventory if it does not use this cluster."
     )
     return [Problem(text, host=host, code="plane-absent") for host in planes if host not in observations]
@@ -385,8 +377,8 @@ def foresight(planes: list[str], left: list[str]) -> list[Problem]:
     known = f"members, and kube-apiserver on {', '.join(planes)}" if planes else "members only"
     return [
         note(
-            f"This run knows {known}. Every other client of etcd has to trust the new CA (etcd/ca.crt, as members have it after the phase trust) before the"
-            " phase issue, and to show a certificate of it before the phase drop. To have time for that, end a run with -e etcd_until=trust, and another"
+            f"This run waits for {known}. Every other client of etcd has to trust the new CA before the phase issue (ca.crt of a member, after the phase"
+            " trust), and needs a certificate of the new CA before the phase drop. To get time for that, end a run with -e etcd_until=trust, and another"
             " one with -e etcd_until=issue."
         )
     ]
@@ -467,8 +459,8 @@ def run_lines(
         return [f"cluster {cluster.name}: {done}; what is left: {', '.join(left)}"]
     if not left:
         return [
-            f"cluster {cluster.name}: its CA was replaced less than a day ago, and nothing is left to do. For yet another one, run again tomorrow, or move"
-            f" the directory former-ca in /etc/kubernetes/kubeadm-etcd on {cluster.ca_host} away"
+            f"cluster {cluster.name}: its CA was replaced less than a day ago, and nothing is left to do. To replace it again, run tomorrow, or first move"
+            f" the directory /etc/kubernetes/kubeadm-etcd/former-ca on {cluster.ca_host} away"
         ]
     return [f"cluster {cluster.name}: its CA is replaced by a new one, in the phases {', '.join(left)}"]
 

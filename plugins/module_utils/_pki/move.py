@@ -48,7 +48,7 @@ def check_pair(authority: Any, key: Any, cert_name: str, key_name: str) -> None:
         period = (begin, begin + timedelta(minutes=1))
         probe = _x509.make_certificate(_x509.subject_name("probe"), name, key.public_key(), key, period, [])
     if probe is None or not _x509.signed_by(probe, authority):
-        raise EtcdError(f"{key_name} is not the key of {cert_name}. Give the matching pair.")
+        raise EtcdError(f"{key_name} is not the key of {cert_name}. Use a certificate with its own key.")
 
 
 def step_send(spec: PkiSpec, recipient: str, check: bool) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def step_send(spec: PkiSpec, recipient: str, check: bool) -> dict[str, Any]:
     try:
         sealed = "" if check else _x509.seal(_x509.key_pem(key), recipient)
     except ValueError as exc:
-        raise EtcdError(f"recipient is no key to encrypt to: {exc}.") from exc
+        raise EtcdError(f"recipient is not a valid public key: {exc}.") from exc
     return {**reported([]), "sealed_key": sealed, "ca_cert": certificate_pem(authority)}
 
 
@@ -74,7 +74,7 @@ def step_receive(spec: PkiSpec, sealed: str, ca_cert: str | None, check: bool) -
         raise EtcdError(f"{cert_path}: {cert_problem or 'no PEM certificate'}. Put back a copy: every member has one.")
     if given is not None and authority_id(given) != authority_id(authority):
         raise EtcdError(
-            f"{cert_path} is another CA than the one whose key is sent. Put back a copy of that of the other members."
+            f"{cert_path} is not the CA whose key was sent. Replace it by a copy of the ca.crt of the other members."
         )
     reasons: list[Reason] = []
     files: list[Replacement] = []
@@ -87,7 +87,7 @@ def step_receive(spec: PkiSpec, sealed: str, ca_cert: str | None, check: bool) -
         for text in unsealed(spec, [sealed], check):
             key = _x509.load_key(text.encode())
             if key is None:
-                raise EtcdError("what was sent to this host is no private key. Run again.")
+                raise EtcdError("the data sent to this host is not a private key. Run again.")
             check_pair(authority, key, cert_path, "the key that was sent")
             files.insert(0, Replacement(key_path, _x509.key_pem(key), 0o600))
     elif not sealed:

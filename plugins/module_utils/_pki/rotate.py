@@ -76,8 +76,8 @@ def step_next(
     given = load_certificate(signing_certificate(ca_cert).encode()) if ca_cert else None
     if present and given is not None and present["id"] != authority_id(given):
         raise EtcdError(
-            f"{cert_path} is another CA than etcd_ca_cert: a rotation to it has begun. Finish that first, without etcd_ca_cert and etcd_ca_key. If"
-            " it was not meant, move the file and its key away while no ca.crt holds it yet."
+            f"a rotation to the CA in {cert_path} has begun, which is not etcd_ca_cert. Finish it first, without etcd_ca_cert and etcd_ca_key. If that CA"
+            " is not wanted, and no ca.crt contains it yet, move this file and its key away."
         )
     # A CA that signs elsewhere has no key here.
     if present and (present["has_key"] or (given is not None and not ca_key)):
@@ -120,7 +120,7 @@ def step_renew(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -
         key_path = spec.path("etcd/ca.key")
         key = _x509.load_key(read_or_say(key_path)[0])
         if key is None:
-            raise EtcdError(f"{key_path} is missing or no private key. Put it back, and run again.")
+            raise EtcdError(f"{key_path} is missing or invalid. Put it back, and run again.")
         check_pair(former, key, path, key_path)
         certificate = _x509.renewed(former, key, (now - BACKDATE, now + spec.ca_validity))
     if authority_id(certificate) != authority_id(former):
@@ -140,13 +140,13 @@ def new_name_problems(certificate: Any, stored: Sequence[Any]) -> list[str]:
     """Why a certificate cannot be a new CA beside these: running members could not tell one from the other."""
     if authority_id(certificate) in map(authority_id, stored):
         return [
-            "etcd_ca_cert is the CA in use: there is nothing to rotate to. For another certificate of the same CA, see docs/certificates.md,"
+            "etcd_ca_cert is the CA in use, so there is nothing to replace. For another certificate of the same CA, see docs/certificates.md,"
             ' "The CA expires".'
         ]
     if name_id(certificate) in map(name_id, stored):
         return [
-            f"the new CA is called {common_name(certificate.subject)}, like the one in use. With the same name for two keys, neither etcd nor a client"
-            " says which one it trusts. Make the new CA with another name."
+            f"the new CA is called {common_name(certificate.subject)}, like the CA in use. etcd and clients report only the names of the CAs that they trust."
+            " Make the new CA with another name."
         ]
     return []
 
@@ -156,8 +156,8 @@ def step_trust(spec: PkiSpec, ca_cert: str, check: bool) -> dict[str, Any]:
     wanted, stored = load_certificates(ca_cert.encode()), stored_cas(spec)
     if not {*map(authority_id, wanted)} & {*map(authority_id, stored)}:
         raise EtcdError(
-            f"{spec.path('etcd/ca.crt')} has no certificate of the CAs that it is to hold. It is not replaced: members that trust different CAs reject"
-            " each other."
+            f"{spec.path('etcd/ca.crt')} contains none of the CAs of this rotation. It is not replaced, because members that trust different CAs reject"
+            " each other. Put back the ca.crt of another member, and run again."
         )
     if [*map(certificate_fingerprint, wanted)] == [*map(certificate_fingerprint, stored)]:
         return reported([])
@@ -185,7 +185,7 @@ def step_exchange(spec: PkiSpec, check: bool, alone: bool = False, elsewhere: bo
     wanted = [certificate, *([] if alone else former)]
     if len(former) == len(stored) and not alone:
         raise EtcdError(
-            f"{spec.path('etcd/ca.crt')} does not hold the new CA yet. Run again: all members have to trust it first."
+            f"{spec.path('etcd/ca.crt')} does not contain the new CA yet, and all members have to trust it first. Run again."
         )
     reasons = [Reason("ca", "exchanged", f"etcd/ca.key: {present['subject']} signs from now on")]
     if check:
@@ -196,7 +196,7 @@ def step_exchange(spec: PkiSpec, check: bool, alone: bool = False, elsewhere: bo
         key = _x509.load_key(key_data)
         if key is None and not elsewhere:
             raise EtcdError(
-                f"{spec.path(NEXT + '.key')} is missing or no private key. Put it back, and run again. If this CA signs elsewhere, set etcd_ca_cert to a copy"
+                f"{spec.path(NEXT + '.key')} is missing or invalid. Put it back, and run again. If this CA signs elsewhere, set etcd_ca_cert to a copy"
                 f" of {spec.path(NEXT + '.crt')}."
             )
         if key is not None:

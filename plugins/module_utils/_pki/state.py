@@ -492,7 +492,7 @@ def authority_problems(certificate: Any, key: Any, now: datetime, cert_name: str
         )
     elif key is not None and not _x509.same_key(key.public_key(), certificate.public_key()):
         problems.append(
-            f"{key_name} is not the key of {cert_name}. Give the matching pair. If the certificate file contains several certificates, the first"
+            f"{key_name} is not the key of {cert_name}. Use a certificate with its own key. If the certificate file contains several certificates, the first"
             " must be the signing one."
         )
     return problems

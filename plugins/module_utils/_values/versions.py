@@ -97,13 +97,13 @@ BEFORE_MINOR = {
     6: Least(
         EtcdVersion(3, 5, 26),
         EtcdVersion(3, 5, 32),
-        "with an older one, members that were removed can come back in 3.6",
+        "after an upgrade from an older release, removed members can come back in 3.6",
         "https://etcd.io/blog/2025/zombie_members_upgrade/",
     ),
     7: Least(
         EtcdVersion(3, 6, 0),
         EtcdVersion(3, 6, 11),
-        "3.6 had bugs in its membership before",
+        "earlier releases of 3.6 have bugs in the membership",
         "https://etcd.io/docs/v3.7/upgrades/upgrade_3_7/",
     ),
 }

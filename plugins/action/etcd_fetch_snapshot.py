@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from typing import Any
 
@@ -69,7 +70,20 @@ class ActionModule(ActionBase):
         if os.path.isfile(path) and sha256_of(path) == file["sha256"]:
             return False
         temporary = f"{path}.part"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self._read(file, temporary)
+            if sha256_of(temporary) != file["sha256"]:
+                raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        return True
+
+    def _read(self, file: dict[str, Any], path: str) -> None:
+        """Copy the content of one file."""
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as out:
             while out.tell() < file["size"]:
                 piece = base64.b64decode(self._ask(step="read", path=file["path"], offset=out.tell())["piece"])
@@ -78,8 +92,3 @@ class ActionModule(ActionBase):
                 out.write(piece)
             out.flush()
             os.fsync(out.fileno())
-        if sha256_of(temporary) != file["sha256"]:
-            os.unlink(temporary)
-            raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
-        os.rename(temporary, path)
-        return True

@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-from .conftest import Cluster, Make, encoded, program, wait_until
+from .conftest import VERSIONS, Cluster, Make, encoded, program, wait_until
 from .test_snapshot import COLLECTIONS, MEASURE, programs, spec_for, with_programs
 
 __all__ = ["programs"]
@@ -143,11 +143,11 @@ def test_encrypted_to_another_key(snapshot: Path, tmp_path: Path) -> None:
     print(done)
 
 
-def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    with_programs(tmp_path, "3.6.14")
+def one(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str = "3.6.14") -> Cluster:
+    with_programs(tmp_path, version)
     monkeypatch.setattr(_drill, "image_root", _backup.image_root)
     monkeypatch.setattr(_drill, "RUN_DIR", str(tmp_path / "run"))
-    cluster = make_cluster(1, "3.6.14")
+    cluster = make_cluster(1, version)
     cluster.found()
     return cluster
 
@@ -206,6 +206,94 @@ def test_two_rehearsals_and_two_snapshots_on_one_host(
         thread.join()
     assert not failed and len(done) == 4, failed
     assert not [name for name in os.listdir(spec.dir) if name.startswith((".drill-", ".kubeadm-etcd-"))]
+
+
+# A rehearsal that stops where its member serves, and says so.
+WAITING = """
+import contextlib, json, sys, time
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill
+root, run_dir, words = sys.argv[1:]
+for module in (backup, drill):
+    module.image_root = lambda *_arguments: contextlib.nullcontext(root)
+drill.RUN_DIR = run_dir
+drill.look = lambda *_arguments: print("serves", flush=True) or time.sleep(600)
+drill.drill(backup.BackupSpec(**json.loads(words)), "", "")
+"""
+
+
+def test_a_rehearsal_that_is_killed(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
+    """Its member would run for ever, on data that is removed. The next rehearsal ends it."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    spec = spec_for(cluster, cluster[0])
+    _backup.take(spec)
+
+    def members() -> list[str]:
+        done = subprocess.run(
+            ["pgrep", "-f", f"data-dir={spec.dir}/.drill-"], capture_output=True, text=True, check=False
+        )
+        return done.stdout.split()
+
+    argv = [sys.executable, "-c", WAITING, str(tmp_path / "image"), str(tmp_path / "run")]
+    with subprocess.Popen(
+        [*argv, json.dumps(dataclasses.asdict(spec))],
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "serves\n"
+        process.kill()
+    try:
+        assert len(members()) == 1
+        assert _drill.drill(spec, "", "")["compared"]
+        wait_until("the member still runs", lambda: members() == [])
+        assert not [name for name in os.listdir(spec.dir) if name.startswith(".drill-")]
+    finally:
+        for number in members():
+            os.kill(int(number), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_as_little_room_as_is_accepted(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None, version: str
+) -> None:
+    """A restored member runs with it: etcd makes the next file of its log at once, and does not start if there is no room. With less, it is refused."""
+    cluster = one(make_cluster, tmp_path, monkeypatch, version)
+    spec = spec_for(cluster, cluster[0])
+    path = _backup.take(spec)["path"]
+    small = tmp_path / "small"
+    small.mkdir()
+    needed = _restore.space_for(read_snapshot_file(path))
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={needed + (64 << 10)}", "tmpfs", small], check=True, timeout=10
+    )
+    try:
+        there = dataclasses.replace(spec, dir=str(small))
+        assert _drill.drill(there, path, "")["compared"]
+        with (small / "other").open("wb") as file:
+            file.write(bytes(128 << 10))
+        with pytest.raises(EtcdError, match=r"the rehearsal needs 18\d MiB"):
+            _drill.drill(there, path, "")
+    finally:
+        subprocess.run(["umount", small], check=True, timeout=10)
+
+
+def test_snapshots_that_were_exchanged(
+    make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: None
+) -> None:
+    """Each has the name of the other one. The rehearsal notices it with their descriptions and without."""
+    cluster = one(make_cluster, tmp_path, monkeypatch)
+    spec = spec_for(cluster, cluster[0])
+    older, newer = Path(_backup.take(spec)["path"]), tmp_path / "aside"
+    cluster[0].put("later")
+    latest = Path(_backup.take(spec)["path"])
+    assert _drill.drill(spec, "", "")["path"] == str(latest)
+    for source, target in ((older, newer), (latest, older), (newer, latest)):
+        source.rename(target)
+    for descriptions in (True, False):
+        with pytest.raises(EtcdError, match="instead of"):
+            _drill.drill(spec, "", "")
+        for path in (older, latest) if descriptions else ():
+            Path(f"{path}.json").unlink()
 
 
 @pytest.mark.long

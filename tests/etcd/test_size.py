@@ -269,9 +269,12 @@ def test_etcd_ends_during_its_defragmentation(cluster: Cluster, monkeypatch: pyt
     """As if the kubelet had stopped it: the database is unchanged, the member comes back, and the run fails with the cause."""
     fragment(cluster)
     before, disk, prove = database(cluster[0]), _defragment.check_disk, _defragment.prove
+    snap = cluster[0].data / "member/snap"
 
     def stop(*arguments: Any) -> None:
         disk(*arguments)
+        # What etcd would have written. Versions before 3.7 remove it when they start.
+        (snap / "db.tmp.4102111993").write_bytes(bytes(5 << 20))
         assert cluster[0].process
         cluster[0].process.send_signal(signal.SIGSTOP)
         threading.Timer(1.0, cluster[0].signal, [signal.SIGKILL]).start()
@@ -291,3 +294,4 @@ def test_etcd_ends_during_its_defragmentation(cluster: Cluster, monkeypatch: pyt
     ):
         _defragment.defragment(spec(cluster, "infra0", _operation.Limits(45)), check=False)
     assert database(cluster[0]).size >= before.size and cluster.agree()
+    assert not list(snap.glob("db.tmp.*"))

@@ -143,6 +143,39 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("obstacle", "end", "words"),
+    [
+        (f"mkdir -p {BACKUPS}; mount -t tmpfs -o size=8k,mode=700 tmpfs {BACKUPS}", f"umount {BACKUPS}", "No space left"),
+        ("touch /var/lib/etcd/member.restored", "rm /var/lib/etcd/member.restored", "must be a directory"),
+    ],
+    ids=["the copy", "the data"],
+)  # fmt: skip
+def test_a_restore_that_fails_on_one_host(cluster: Lab, tmp_path: Path, obstacle: str, end: str, words: str) -> None:
+    """Before anything was stopped: every member runs on, with all that was written, and the next run restores all of them."""
+    fill(cluster, "/registry/f", 300)
+    snapshot = backed_up(cluster, tmp_path / "copies")
+    fill(cluster, "/registry/since", 100)
+    before = cluster.containers()
+    manifests = [cluster.sh(host, "sha256sum /etc/kubernetes/manifests/*") for host in cluster.hosts]
+    agreed = ("-e", "etcd_replace_healthy_cluster=etcd")
+    cluster.sh("infra2", obstacle)
+    try:
+        with writing(cluster, "guard") as counted:
+            run = cluster.play("-e", f"etcd_snapshot={snapshot}", *agreed, playbook="playbooks/restore.yml")
+    finally:
+        cluster.sh("infra2", end)
+    text = flat(run.output)
+    assert run.code != 0 and words in text and "infra2 failed or stopped" in text, run.output[-4000:]
+    assert cluster.containers() == before and counted["lost"] == counted["nowhere"] == 0, counted
+    assert manifests == [cluster.sh(host, "sha256sum /etc/kubernetes/manifests/*") for host in cluster.hosts]
+    assert healthy(cluster) and (count(cluster, "/registry/f"), count(cluster, "/registry/since")) == (300, 100)
+    assert run.recap()["infra2"]["failed"] == 1 and "Start what was restored" not in text
+    restored(cluster, snapshot, *agreed)
+    assert healthy(cluster) and (count(cluster, "/registry/f"), count(cluster, "/registry/since")) == (300, 0)
+    assert cluster.site().changed() == {}
+
+
 def content(lab: Lab) -> tuple[int, int]:
     return count(lab, "/registry/one"), count(lab, "/registry/two")
 

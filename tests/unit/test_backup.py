@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +28,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import schedu
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import set_schedule as _set_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import sources as _sources
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import load_certificate
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from cryptography import x509
+from cryptography.hazmat.backends import default_backend
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 DAY = 86400.0
 NOW = 1795770000.0
@@ -249,6 +259,147 @@ def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (read.attempted, read.succeeded, read.file, read.size) == (NOW, NOW, "x", 5)
 
 
+class Clock:
+    """A host whose clock can be set. Each hour it takes a snapshot of a member with so many changes in between."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, changes: int, **how: Any) -> None:
+        self.now, self.revision, self.changes = NOW, 100, changes
+        self.spec = spec(directory, **how)
+        self.taken: list[str] = []
+        # How long a snapshot takes, in seconds.
+        self.lasts = 1.0
+        monkeypatch.setattr(_backup.time, "time", lambda: self.now)
+        fakes: list[tuple[Any, str, Any]] = [
+            (_backup._rollout, "find_etcd_process", lambda _name: None),
+            (_backup, "EtcdClient", self.client),
+            (_backup, "check_space", lambda *_: None),
+            (_backup, "image_root", lambda *_: contextlib.nullcontext("")),
+            (_backup, "save", self.save),
+            (_backup, "check_file", lambda _path: "x"),
+            (_backup, "describe", self.describe),
+            (_backup, "count_keys", lambda *_: 5),
+        ]
+        for target, name, fake in fakes:
+            monkeypatch.setattr(target, name, fake)
+
+    def client(self, *_: Any, **__: Any) -> Any:
+        told = {"hash_kv": (1, 1), "enabled_downgrade": ""}
+        status = SimpleNamespace(cluster_id=1, version="3.6.14", db_size=1000)
+        fake = SimpleNamespace(status=lambda: status, **{name: lambda *_, it=it: it for name, it in told.items()})
+        return contextlib.nullcontext(fake)
+
+    def save(self, _spec: Any, _root: str, path: str) -> None:
+        # Until there is another one, the last one stays, whatever the clock said.
+        assert set(self.taken[-1:]) <= set(self.names())
+        self.now += self.lasts
+        Path(path).write_bytes(b"x" * 1056)
+
+    def describe(self, *_: Any) -> dict[str, Any]:
+        return {"revision": self.revision, "version": "3.6.14", "hash": 1, "total_keys": 5}
+
+    def names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.spec.dir) if name.endswith(".db"))
+
+    def hour(self, step: float) -> None:
+        """The clock is set forward or back, and the timer runs."""
+        self.now += 3600.0 + step
+        self.revision += self.changes
+        before = self.names() if self.taken else []
+        done = _backup.take(self.spec)
+        name = Path(done["path"]).name
+        assert name not in before and name not in map(os.path.basename, done["removed"])
+        self.taken.append(name)
+        assert name in self.names()
+        state = _backup.State.read(self.spec.dir, "backup")
+        assert os.path.basename(state.file) == name and state.error == "" and state.succeeded <= self.now
+        assert not self.spec.keep or len(self.names()) <= self.spec.keep + 3
+
+
+STEPS: dict[str, list[float]] = {
+    "a day back": [-DAY],
+    "a year back": [-365 * DAY],
+    "a year forward": [365 * DAY],
+    "a year forward, and right again": [365 * DAY, 0, -365 * DAY],
+    "a year back, and right again": [-365 * DAY, 0, 365 * DAY],
+    "a little back": [-3600 - 120],
+    "to the same second": [-3600 - 1],
+    "back with each snapshot": [-3700] * 6,
+    "forward with each snapshot": [9 * DAY] * 6,
+    "of 1970": [-NOW],
+    "of 1970, and right again": [-NOW, NOW],
+    "back and forth": [-DAY, DAY, -DAY, DAY, -DAY, DAY],
+}
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=list(STEPS))
+@pytest.mark.parametrize(
+    ("changes", "keep", "days"), [(7, 3, 0), (0, 3, 0), (7, 3, 2), (0, 1, 0), (0, 0, 2), (7, 0, 0)]
+)
+def test_a_clock_that_is_set_between_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[float], changes: int, keep: int, days: int
+) -> None:
+    """A snapshot is never removed by the run that took it or written over, and once the clock is right, the latest ones are there and no others."""
+    clock = Clock(tmp_path / "backups", monkeypatch, changes, keep=keep, keep_days=days)
+    for step in (0, 0, 0, 0, *steps):
+        clock.hour(step)
+    for _hour in range(10):
+        clock.hour(0)
+    if keep:
+        # One more may be left whose time is ahead of the clock for good, or which has the highest revision.
+        assert set(clock.taken[-keep:]) <= set(clock.names()) and len(clock.names()) <= keep + 2
+    elif not days:
+        assert clock.names() == sorted(clock.taken)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/St_Johns", "XXX+23:59:59"])
+def test_names_are_in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """Whatever the time zone of the host is, also in the hour that a zone has twice."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for moment in (NOW, NOW + 1, 1793494800.0, 1793498400.0):
+            name = replace(ALL[0], taken=moment).file_name
+            assert name == datetime.fromtimestamp(moment, timezone.utc).strftime("etcd-%Y%m%dT%H%M%SZ-r100.db")
+            (tmp_path / name).write_bytes(b"x" * 1056)
+            (found,) = _snapshot.read_directory(str(tmp_path), "etcd")
+            assert (found.taken, found.file_name) == (moment, name)
+            (tmp_path / name).unlink()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("changes", [0, 7])
+def test_a_snapshot_that_takes_long_is_not_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    """Its time is that of its end. Against the time of its beginning, it would be one from the future."""
+    clock = Clock(tmp_path / "backups", monkeypatch, changes, keep=2, keep_days=1)
+    for lasts in (1.0, 1.0, 1.0, 900.0, 900.0, 366 * DAY):
+        clock.lasts = lasts
+        clock.hour(0)
+        assert clock.taken[-1] in clock.names()
+
+
+def test_names_that_only_resemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be counted, and removing it would remove the snapshot that really has the name."""
+    clock = Clock(tmp_path / "backups", monkeypatch, 1, keep=3)
+    for _hour in range(3):
+        clock.hour(0)
+    there = tmp_path / "backups"
+    good = clock.names()
+    strange = [
+        good[-1].replace("-r", "-r00"),
+        "etcd-20991127T095960Z-r999.db",
+        "etcd-\uff12\uff10\uff12\uff16" + "1127T095900Z-r999.db",
+    ]
+    for name in strange:
+        (there / name).write_bytes(b"x" * 1056)
+    assert [item.file_name for item in _snapshot.read_directory(str(there), "etcd")] == good[::-1]
+    clock.hour(0)
+    assert set(clock.names()) == {*good[1:], clock.taken[-1], *strange}
+
+
 def test_a_full_disk_does_not_hide_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may be on another one."""
     there, figures = tmp_path / "backups", tmp_path / "figures"
@@ -283,19 +434,50 @@ def test_snapshots_that_are_too_many_are_removed_first(tmp_path: Path, monkeypat
     assert _backup.State.read(str(there), "backup").error == "no room"
 
 
-def test_encrypted_copies_that_were_left(tmp_path: Path) -> None:
+def test_files_that_were_left(tmp_path: Path) -> None:
+    """Encrypted copies with the certificate, and copies for a restore, are removed after a day. Files of the user stay, as do directories and links."""
     there = tmp_path / "backups"
     files(there, ALL[0])
-    for name, age in (
-        (f"{ALL[0].file_name}.cms", 2 * DAY),
-        ("x.db.cms-01", 2 * DAY),
-        ("y.db.cms", 60.0),
-        ("z.cms", 2 * DAY),
-    ):
-        (there / name).write_text("x")
-        os.utime(there / name, (NOW - age, NOW - age))
+    name, token = ALL[0].file_name, "ab" * 16
+    ages = {
+        f"{name}.cms": 2.0,
+        f"{name}.cms-01": 2.0,
+        f"{name}.cms.crt": 2.0,
+        # The clock was ahead.
+        f"restore-{token}.db": -365.0,
+        "etcd-20260101T000000Z-r5.db.cms": 0.5,
+        "x.db.cms": 2.0,
+        "restore-2025.db": 2.0,
+        "restore-1-2.db": 2.0,
+        "z.cms": 2.0,
+    }
+    for left, age in ages.items():
+        (there / left).write_text("x")
+        os.utime(there / left, (NOW - age * DAY,) * 2)
+    (there / f"restore-{token}-5.db").mkdir()
+    os.utime(there / f"restore-{token}-5.db", (NOW - 2 * DAY,) * 2)
+    link = "etcd-20260101T000000Z-r6.db.cms"
+    (there / link).symlink_to(there / "gone")
+    os.utime(there / link, (NOW - 2 * DAY,) * 2, follow_symlinks=False)
+    before = set(os.listdir(there))
     assert _backup.prune(spec(there), NOW) == []
-    assert sorted(path.name for path in there.glob("*.cms*")) == ["y.db.cms", "z.cms"]
+    assert before - set(os.listdir(there)) == {*list(ages)[:4], link}
+
+
+def test_a_snapshot_is_taken_while_another_job_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of another job is written without the lock of snapshots, and the certificate of a copy is read for as long as it is encrypted."""
+    there = tmp_path / "backups"
+    files(there, ALL[0])
+    fresh = (".kubeadm-etcd-0123456789abcdef", f"{ALL[0].file_name}.cms.crt")
+    old = (".kubeadm-etcd-fedcba9876543210", ".kubeadm-etcd--snapshot", ".kubeadm-etcd--snapshot.part")
+    for name in (*fresh, *old):
+        (there / name).write_text("x")
+    os.utime(there / old[0], (time.time() - 61,) * 2)
+    _backup.remove_unfinished(str(there))
+    assert set(os.listdir(there)) == {ALL[0].file_name, f"{ALL[0].file_name}.json", *fresh}
+    # A file that is renamed between the look and the removal.
+    monkeypatch.setattr(_backup, "strays", lambda _directory: [str(there / name) for name in old])
+    _backup.remove_unfinished(str(there))
 
 
 def certificate(*key: str) -> str:
@@ -318,6 +500,8 @@ def certificate(*key: str) -> str:
 
 
 RSA = certificate("rsa:2048")
+# Old versions of the library cannot read it.
+PSS = certificate("rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +509,10 @@ RSA = certificate("rsa:2048")
     [
         (RSA, ""),
         (certificate("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), ""),
+        (
+            PSS,
+            "has a key of the kind RSA-PSS-2048, which openssl" if load_certificate(PSS.encode()) else "is not a cert",
+        ),
         (certificate("ed25519"), "has a key of the kind Ed25519PublicKey, which openssl cannot encrypt to"),
         ("-----BEGIN CERTIFICATE-----\nx\n", "is not a certificate"),
         (f"{RSA}-----BEGIN PRIVATE KEY-----\n", "has a private key in it"),
@@ -332,11 +520,41 @@ RSA = certificate("rsa:2048")
         ("\n", "cannot be read on the controller"),
     ],
     # Workers would not agree on certificates.
-    ids=["rsa", "ec", "ed25519", "broken", "with a key", "text", "empty"],
+    ids=["rsa", "ec", "rsa-pss", "ed25519", "broken", "with a key", "text", "empty"],
 )
 def test_recipients(text: str, expected: str) -> None:
     found = recipient_problems("/srv/backup.crt", text)
     assert (expected in found[0] and "/srv/backup.crt" in found[0]) if expected else found == []
+
+
+@pytest.mark.parametrize(("begins", "ends"), [(-800, -400), (400, 800)], ids=["expired", "not yet valid"])
+def test_a_recipient_outside_of_its_time(tmp_path: Path, begins: int, ends: int) -> None:
+    """It is accepted, and its key decrypts: a snapshot in plain text, or none, would be worse."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "etcd-backup")])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(5)
+        .not_valid_before(now + timedelta(days=begins))
+        .not_valid_after(now + timedelta(days=ends))
+        .sign(key, hashes.SHA256(), default_backend())
+    )
+    text = made.public_bytes(serialization.Encoding.PEM).decode()
+    plain, private = tmp_path / ALL[0].file_name, tmp_path / "key"
+    plain.write_bytes(WHOLE)
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    assert recipient_problems("/srv/backup.crt", text) == []
+    (sealed,) = _backup.encrypt(text, str(plain))
+    # As docs/backup.md has it.
+    argv = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", sealed, "-inkey", str(private)]
+    assert subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout == WHOLE
+    assert sorted(os.listdir(tmp_path)) == sorted(["key", plain.name, Path(sealed).name])
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,3 +254,19 @@ def test_a_disk_without_room_for_the_new_file(monkeypatch: pytest.MonkeyPatch) -
     _member.check_disk(spec, HOLLOW)
     with pytest.raises(EtcdError, match=r"needs 567 MiB, and 566 MiB are free on the filesystem of /var/lib/etcd"):
         _member.check_disk(spec, Database(1000 * MIB, 551 * MIB))
+
+
+def test_files_of_former_defragmentations(tmp_path: Path) -> None:
+    """A file that the running etcd may be writing stays, as does everything else."""
+    snap = tmp_path / "member" / "snap"
+    snap.mkdir(parents=True)
+    started = 1_795_770_000.0
+    for name, age in (("db", 9), ("db.tmp.1", 9), ("db.tmp.22", 1), ("db.tmp.3", -1), ("tmp1", 9), ("0001.snap", 9)):
+        (snap / name).write_bytes(bytes(100))
+        os.utime(snap / name, (started - age,) * 2)
+    (snap / "db.tmp.dir").mkdir()
+    # The process has ended.
+    assert _member.remove_unfinished(str(tmp_path), 0.0) == 0
+    assert _member.remove_unfinished(str(tmp_path), started) == 200
+    assert {path.name for path in snap.iterdir()} == {"db", "db.tmp.3", "tmp1", "0001.snap", "db.tmp.dir"}
+    assert _member.remove_unfinished(str(tmp_path / "none"), started) == 0

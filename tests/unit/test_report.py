@@ -57,7 +57,7 @@ def with_backups(**hosts: dict[str, Any]) -> Looked:
 
 
 def taken(hours: float, **state: Any) -> dict[str, Any]:
-    newest = {"file": "etcd-x.db", "taken": samples.NOW.timestamp() - hours * 3600, "size": 3 << 20}
+    newest = {"file": "etcd-x.db", "age": hours * 3600.0, "size": 3 << 20}
     return {"dir": "/var/backups/etcd", "newest": [newest] if hours else [], "count": int(hours), "state": state}
 
 
@@ -89,6 +89,11 @@ def test_snapshots() -> None:
     (found,) = [item for item in failed["findings"] if item["code"] == "backup"]
     assert found["text"] == "infra0: the last attempt at a snapshot failed: no room."
     assert one(samples.well())["backups"] == []
+    # The clock of a host was ahead.
+    ahead = one(with_backups(infra0=taken(-9000), infra1=taken(5)))
+    assert "newest snapshot: 5 hours old, 3 MiB, on infra1; 2 of 2 hosts have some" in ahead["lines"]
+    ahead = one(with_backups(infra0=taken(-9000)))
+    assert "newest snapshot: of unknown age, since the clock of its host was wrong, 3 MiB, on infra0" in ahead["lines"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -347,9 +349,19 @@ def test_a_drill_takes_the_newest_snapshot() -> None:
     made = plan(found, "drill")
     assert made["settled"] and "has a snapshot. Take one" in made["problems"][0]
     for number, host in enumerate(HOSTS):
-        found[host]["backup"]["newest"] = [{"taken": 100.0 - number, "revision": 5, "file": f"{number}.db"}]
+        found[host]["backup"]["newest"] = [{"age": 100.0 + number, "revision": 5, "file": f"{number}.db"}]
     made = plan(found, "drill")
     assert made["rehearse"] == ["infra0"] and "0.db is restored into a throw-away member" in made["lines"][1]
+    # The age is that of the clock which gave the time. One from the future is no evidence, however large its revision is.
+    for ages, revisions, expected in (
+        ((-9e7, 100.0, 50.0), (9, 5, 5), "infra2"),
+        ((-200.0, 100.0, 50.0), (5, 5, 5), "infra0"),
+        ((50.0, 50.0, 50.0), (5, 7, 6), "infra1"),
+        ((-9e7, -8e7, -7e7), (5, 5, 5), "infra0"),
+    ):
+        for host, age, revision in zip(HOSTS, ages, revisions):
+            found[host]["backup"]["newest"][0].update(age=age, revision=revision)
+        assert plan(found, "drill")["rehearse"] == [expected], ages
     made = plan(found, "drill", snapshot=SNAPSHOT)
     assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
 
@@ -406,6 +418,15 @@ def test_what_a_file_is(tmp_path: Path, content: bytes | None, expected: bool | 
         assert expected in wanted_snapshot(str(path), "drill").problem
     assert wanted_snapshot("", "drill") == wanted_snapshot("/x", "converge") == WantedSnapshot()
     assert "is not set" in wanted_snapshot("", "restore").problem
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file(tmp_path: Path, make: Callable[[str], None]) -> None:
+    path = str(tmp_path / "x.db")
+    make(path)
+    assert (
+        wanted_snapshot(path, "restore").problem == f"{path} is not a file. Name a snapshot that backup.yml has made."
+    )
 
 
 def test_keys_of_kubernetes(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -235,7 +236,10 @@ def test_an_image_that_is_there_is_not_pulled(host: Host, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"code": 1}, "etcdutl cannot restore .*: it fails"), ({"free": 1 << 20}, "and 1 MiB are free")],
+    [
+        ({"code": 1}, "etcdutl cannot restore .*: it fails"),
+        ({"free": 150 << 20}, "needs 186 MiB .* and 150 MiB are free"),
+    ],
 )
 def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], words: str) -> None:
     for name, value in change.items():
@@ -244,6 +248,70 @@ def test_what_fails_leaves_nothing_behind(host: Host, change: dict[str, Any], wo
     with pytest.raises(EtcdError, match=words):
         host.run("prepare")
     assert host.names() == before
+
+
+def put_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def put_link(path: Path) -> None:
+    """To a directory with something in it, which is not removed."""
+    target = path.parent / "elsewhere"
+    (target / "kept").mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("put", [put_file, put_link])
+@pytest.mark.parametrize("name", ["etcd", "etcd.restored", "etcd.restored.partial"])
+def test_files_and_links_in_the_way(host: Host, name: str, put: Callable[[Path], None]) -> None:
+    """Found before anything is stopped: afterwards, the restored data could not take its place. A link to the data itself is followed."""
+    path = host.root / name
+    if path.exists():
+        path.rename(host.root / "away")
+    put(path)
+    if (name, put) == ("etcd", put_link):
+        assert host.run("prepare") == ["prepared"] and (host.root / "elsewhere.restored").is_dir()
+        return
+    with pytest.raises(EtcdError, match=f"infra0: {path} must be a directory, and is a file or a link. Move it away"):
+        host.run("prepare")
+    assert "etcdutl" not in host.acts and path.is_symlink() is (put is put_link)
+    assert put is put_file or (host.root / "elsewhere" / "kept").is_dir()
+
+
+@pytest.mark.parametrize("put", [put_file, put_link])
+def test_a_file_or_link_in_place_of_the_data_of_the_member(host: Host, put: Callable[[Path], None]) -> None:
+    """It is kept beside the restored data. Before, it was no data, and the restored data could not take its place after all members had stopped."""
+    (host.data / "member" / "former").unlink()
+    (host.data / "member").rmdir()
+    put(host.data / "member")
+    host.run("prepare")
+    host.run("stop")
+    assert host.run("replace") == ["archived", "replaced"]
+    (kept,) = host.root.glob("etcd.replaced-*")
+    assert (kept / "member").is_symlink() is (put is put_link) and (host.data / "member/wal").is_dir()
+
+
+@pytest.mark.parametrize("step", restore.STEPS)
+def test_an_error_of_the_system_is_a_message(host: Host, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A full disk at any place. The next run continues."""
+    for before in restore.STEPS[: restore.STEPS.index(step)]:
+        host.run(before)
+
+    rename = os.rename
+
+    def full(source: str, *rest: str) -> None:
+        if step == "stop" or "restored" in source:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/lib/x")
+        rename(source, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*(restore, "end_etcd") if step == "stop" else (os, "rename"), full)
+        with pytest.raises(EtcdError, match=r"infra0: /var/lib/x: No space left on device\. Look at the disk"):
+            host.run(step)
+    assert bool(list(host.root.glob("etcd.replaced-*"))) is (step == "replace")
+    for after in restore.STEPS:
+        host.run(after)
+    assert host.spec.is_replaced
 
 
 @pytest.mark.parametrize(

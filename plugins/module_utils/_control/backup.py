@@ -68,6 +68,7 @@ def recipient_problems(path: str, text: str) -> list[str]:
         HAS_CRYPTOGRAPHY,
         algorithm_of,
         load_certificate,
+        signs_only,
     )
 
     if not text.strip():
@@ -78,8 +79,11 @@ def recipient_problems(path: str, text: str) -> list[str]:
         return []
     elif not (certificate := load_certificate(text.encode())):
         why = "is not a certificate (PEM)"
-    elif algorithm_of(certificate.public_key()).startswith(("Ed", "X", "DSA")):
-        why = f"has a key of the kind {algorithm_of(certificate.public_key())}, which openssl cannot encrypt to. Make one with RSA, as docs/backup.md shows"
+    elif signs_only(certificate):
+        kind = algorithm_of(certificate.public_key()).replace("RSA-", "RSA-PSS-")
+        why = (
+            f"has a key of the kind {kind}, which openssl cannot encrypt to. Make one with RSA, as docs/backup.md shows"
+        )
     else:
         return []
     return [f"etcd_backup_recipient: {path} {why}."]

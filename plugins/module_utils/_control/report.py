@@ -20,6 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     host_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DAY, VERDICTS
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import order_by_age
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_seconds
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
@@ -127,7 +128,7 @@ def cluster_report(looked: Looked, now: datetime) -> dict[str, Any]:
         *snapshot_findings(looked),
         *log_findings(looked),
     ]
-    backups = snapshots(looked, now)
+    backups = snapshots(looked)
     return {
         "name": looked.cluster.name,
         "verdict": verdict,
@@ -298,7 +299,7 @@ def ends(item: Data) -> str:
 # --- Snapshots -------------------------------------------------------------------------------------------------------
 
 
-def snapshots(looked: Looked, now: datetime) -> list[dict[str, Any]]:
+def snapshots(looked: Looked) -> list[dict[str, Any]]:
     """The newest snapshot of each host that was observed, the newest first: file, age in seconds, size in bytes. file: '' if there is none."""
     found = []
     for host, observation in looked.observations.items():
@@ -306,10 +307,10 @@ def snapshots(looked: Looked, now: datetime) -> list[dict[str, Any]]:
         if not backup.get("dir"):
             continue
         newest: Data = next(iter(backup["newest"]), {})
-        age = round(now.timestamp() - float(newest["taken"])) if newest else 0
+        age = round(float(newest["age"])) if newest else 0
         entry = {"host": host, "file": str(newest.get("file", "")), "age": age, "size": int(newest.get("size", 0))}
         found.append({**entry, "count": int(backup["count"])})
-    return sorted(found, key=lambda item: (not item["file"], item["age"]))
+    return sorted(found, key=lambda item: (not item["file"], *order_by_age(item["age"])))
 
 
 def snapshot_lines(backups: list[dict[str, Any]]) -> list[str]:
@@ -324,7 +325,10 @@ def snapshot_text(backups: list[dict[str, Any]]) -> str:
         return "none on the hosts"
     first = there[0]
     others = f"; {len(there)} of {len(backups)} hosts have some" if len(backups) > 1 else ""
-    return f"{span(first['age'])} old, {amount(first['size'])}, on {first['host']}{others}"
+    old = f"{span(first['age'])} old"
+    if order_by_age(first["age"])[0]:
+        old = "of unknown age, since the clock of its host was wrong"
+    return f"{old}, {amount(first['size'])}, on {first['host']}{others}"
 
 
 def span(seconds: int) -> str:

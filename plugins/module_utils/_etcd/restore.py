@@ -52,6 +52,9 @@ class SnapshotFile:
 
 def read_snapshot_file(path: str) -> SnapshotFile:
     """What kind of file it is, without reading all of it. EtcdError if it is neither a snapshot nor a database."""
+    # Opening a pipe would wait for ever.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise EtcdError(f"{path} is not a file. Name a snapshot that backup.yml has made.")
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:

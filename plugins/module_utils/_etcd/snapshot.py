@@ -160,6 +160,11 @@ def in_order(snapshots: Iterable[Snapshot], now: float) -> list[Snapshot]:
     return sorted(snapshots, key=lambda item: (item.taken <= now + SKEW, item.taken, item.revision), reverse=True)
 
 
+def order_by_age(age: float) -> tuple[bool, float]:
+    """What snapshots of several hosts are sorted by, the newest first. age: in seconds, by the clock of its host. One from the future is last."""
+    return age < -SKEW, age
+
+
 def kept(snapshots: Sequence[Snapshot], keep: int, keep_days: int, now: float) -> list[Snapshot]:
     """Those of a cluster's snapshots that are kept: by count and age (0: no limit), and always the newest.
 
@@ -188,7 +193,8 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
         # A directory of such a name could not be removed as a file, and would end each run.
         if match and match["cluster"] == cluster and os.path.isfile(path):
             snapshot = described_in(path) or named(match, path)
-            found += [snapshot] if snapshot else []
+            # Of a name that only resembles one (a 60th second, zeros before the revision), another file would be removed.
+            found += [snapshot] if snapshot and snapshot.file_name == name else []
     return in_order(found, time.time())
 
 

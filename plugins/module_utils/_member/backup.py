@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -36,9 +37,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     ensure_directory,
     locked,
     read_text,
-    remove_strays,
     replace_file,
     sha256_of,
+    strays,
     sync_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
@@ -57,11 +58,15 @@ SPARE = 64 << 20
 # Seconds for one member's answer, for etcdutl to read a snapshot of 8 GiB on a slow disk, and for what sends a snapshot away.
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
-DAY = 86400.0
+MINUTE, DAY = 60.0, 86400.0
 
-# What is there for a while only: encrypted copies, and the copies of the file that restore.yml and restore_drill.yml bring (roles/restore/vars).
-RESTORED = re.compile(r"restore-[0-9a-f]+(-[0-9a-f]+)?\.db\Z")
-_COPY = re.compile(r".+\.db\.cms(-\d+)?\Z")
+# What is there for a while only: encrypted copies of snapshots with the certificate, and the copies of the file that restore.yml and restore_drill.yml
+# bring (roles/restore/vars). Not a file of the user with a similar name.
+RESTORED = re.compile(r"restore-[0-9a-f]{32}(-[0-9a-f]+)?\.db\Z")
+_COPY = re.compile(r".+-\d{8}T\d{6}Z-r\d+\.db\.cms(-\d+|\.crt)?\Z")
+
+# The snapshot that is being taken, until it has its name.
+_UNFINISHED = f"{TEMPORARY}-snapshot"
 
 # Bytes of a snapshot that travel to the controller at once.
 MOVED = 16 << 20
@@ -201,9 +206,13 @@ def metrics_name(job: str) -> str:
 
 
 def snapshots_in(directory: str, cluster: str) -> dict[str, Any]:
-    """What an observation tells of snapshots on a host: the newest, how many there are, and what the last attempt came to."""
-    found = read_directory(directory, cluster)
-    return {"newest": as_data(found[:1]), "count": len(found), "state": asdict(State.read(directory, BACKUP))}
+    """What an observation tells of snapshots on a host: the newest, how many there are, and what the last attempt came to.
+
+    The age, in seconds, is told by the clock that gave the time. The clocks of other hosts may differ. It is negative if the clock was ahead.
+    """
+    found, now = read_directory(directory, cluster), time.time()
+    newest = [{**item, "age": now - item["taken"]} for item in as_data(found[:1])]
+    return {"newest": newest, "count": len(found), "state": asdict(State.read(directory, BACKUP))}
 
 
 def source(spec: BackupSpec) -> Source | None:
@@ -230,11 +239,12 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
     with recorded(spec, BACKUP, now), contextlib.ExitStack() as stack:
         ensure_directory(spec.dir, 0o700)
         stack.enter_context(locked(os.path.join(spec.dir, ".lock"), 60.0, READS))
-        remove_strays(spec.dir)
+        remove_unfinished(spec.dir)
         # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
         removed = prune(replace(spec, keep_days=0), now)
         path, snapshot = _take(spec, while_waiting)
-        removed += prune(spec, now)
+        # A snapshot may take many minutes, and the clock may be set meanwhile.
+        removed += prune(spec, time.time(), path)
         sent = send(spec, path)
         write_state(spec, BACKUP, State(now, time.time(), "", path, snapshot.size, snapshot.revision, snapshot.seconds))
     return {
@@ -248,15 +258,22 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
 
 
 @contextlib.contextmanager
+def system_errors(member: str, directory: str) -> Iterator[None]:
+    """Errors of the system, such as a full disk, as EtcdError. directory: where to look if the error names no file."""
+    try:
+        yield
+    except OSError as exc:
+        raise EtcdError(
+            f"{member}: {exc.filename or directory}: {exc.strerror or exc}. Look at the disk and the mount of {directory}, and run again."
+        ) from exc
+
+
+@contextlib.contextmanager
 def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
     """An attempt of a job, whose error is written down. EtcdError for those of the system too, such as a disk that cannot be read any more."""
     try:
-        try:
+        with system_errors(spec.member, spec.dir):
             yield
-        except OSError as exc:
-            raise EtcdError(
-                f"{spec.member}: {exc.filename or spec.dir}: {exc.strerror or exc}. Look at the disk and the mount of {spec.dir}, and run again."
-            ) from exc
     except _rollout.AbandonedError:
         raise
     except EtcdError as exc:
@@ -269,12 +286,12 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
     """Save, verify, describe and name one snapshot."""
     process = _rollout.find_etcd_process(spec.member)
     begin = time.monotonic()
-    temporary = os.path.join(spec.dir, f"{TEMPORARY}-snapshot")
+    temporary = os.path.join(spec.dir, _UNFINISHED)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(EtcdClient(spec.url(spec.member), *spec.credentials, timeout=ANSWER))
         status = client.status()
         check_space(spec, status)
-        stack.callback(remove_strays, spec.dir)
+        stack.callback(remove_unfinished, spec.dir)
         root = stack.enter_context(image_root("", process.pid if process else 0))
         save(spec, root, temporary)
         while_waiting()
@@ -300,6 +317,9 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
             seconds=round(time.monotonic() - begin, 3),
             downgrade=branch_in(client.enabled_downgrade(status)),
         )
+        # Of the same second and revision: an idle cluster, and a clock that was set back.
+        while os.path.lexists(os.path.join(spec.dir, snapshot.file_name)):
+            snapshot = replace(snapshot, taken=snapshot.taken + 1)
         path = os.path.join(spec.dir, snapshot.file_name)
         os.rename(temporary, path)
     replace_file(path + DESCRIPTION, snapshot.as_text().encode(), 0o600)
@@ -363,20 +383,40 @@ def describe(root: str, path: str) -> dict[str, Any]:
         raise EtcdError(f"etcdutl cannot read the snapshot {path}: {said[:300]}. Use another one.") from None
 
 
-def prune(spec: BackupSpec, now: float) -> list[str]:
-    """Remove the snapshots that are not kept any more, and return their paths. Files that are no snapshot of this cluster stay."""
+def prune(spec: BackupSpec, now: float, latest: str = "") -> list[str]:
+    """Remove the snapshots that are not kept any more, and return their paths. Files that are no snapshot of this cluster stay.
+
+    latest: the path of the one that was just taken; '' if it is the one of the last success. It stays, whatever the clock was when it got its name.
+    """
     found = read_directory(spec.dir, spec.cluster)
-    keep = kept(found, spec.keep, spec.keep_days, now)
-    removed = [os.path.join(spec.dir, item.file_name) for item in found if item not in keep]
+    keep = {item.file_name for item in kept(found, spec.keep, spec.keep_days, now)}
+    keep.add(os.path.basename(latest or State.read(spec.dir, BACKUP).file))
+    removed = [os.path.join(spec.dir, item.file_name) for item in found if item.file_name not in keep]
     for name in os.listdir(spec.dir):
         # What is older was left by a run that was killed.
         path = os.path.join(spec.dir, name)
-        if (_COPY.match(name) or RESTORED.match(name)) and now - os.path.getmtime(path) > DAY:
+        if (_COPY.match(name) or RESTORED.match(name)) and is_left(path, now, DAY):
             _remove(path)
     for path in removed:
         for name in (path, path + DESCRIPTION):
             _remove(name)
     return removed
+
+
+def remove_unfinished(directory: str) -> None:
+    """Remove the temporary files of runs that were killed. One of the last minute may be of another job, which writes its state without the lock."""
+    for path in strays(directory):
+        if os.path.basename(path).startswith(_UNFINISHED) or is_left(path, time.time(), MINUTE):
+            _remove(path)
+
+
+def is_left(path: str, now: float, seconds: float) -> bool:
+    """Whether a file is older than so many seconds, or as far ahead of the clock, which was wrong then. False for a directory, or if it is not there."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISDIR(found.st_mode) and abs(now - found.st_mtime) > seconds
 
 
 def send(spec: BackupSpec, path: str) -> bool:
@@ -437,7 +477,8 @@ def encrypt(recipient: str, path: str) -> list[str]:
     In parts of PART bytes, since openssl reads a whole CMS file into memory to decrypt it, and not more than 1.5 GiB (crypto/buffer/buffer.c,
     LIMIT_BEFORE_EXPANSION). EtcdError if openssl is missing or fails; then no copy is left.
     """
-    certificate = os.path.join(os.path.dirname(path), f"{TEMPORARY}-recipient.crt")
+    # Not a temporary name: a snapshot that is taken meanwhile removes those.
+    certificate = f"{path}{ENCRYPTED}.crt"
     count = max(1, -(-os.path.getsize(path) // PART))
     copies = [f"{path}{ENCRYPTED}{f'-{number + 1:02}' if count > 1 else ''}" for number in range(count)]
     argv = ["openssl", "cms", "-encrypt", "-binary", "-stream", "-aes-256-cbc", "-outform", "DER"]
@@ -469,7 +510,8 @@ def pieces_of(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    """Remove a file. A directory in its place stays, and does not end each run."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         os.unlink(path)
 
 

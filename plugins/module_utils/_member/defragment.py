@@ -9,6 +9,7 @@ member is defragmented in a turn like any other change: under the cluster lock, 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     cluster_lock,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes, process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import (
@@ -38,6 +39,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
+
+# etcd calls the new file so, beside the present one (server/storage/backend/backend.go, Defrag).
+UNFINISHED = "db.tmp."
 
 # How long a member may take to be healthy again: a large database that is read anew after the kubelet has ended etcd.
 BACK_AGAIN = 300.0
@@ -181,6 +185,10 @@ def act(spec: DefragmentSpec, target: _rollout.Target, before: Database, lock: C
             reasons.append(Reason("database", "compacted", f"compacted to revision {spec.compact_revision}"))
         # What was freed shows with the next write only, and there is none with the alarm NOSPACE: this may still be the former figure.
         now = look(target)
+    left = remove_unfinished(spec.data_dir, process_started(process.pid))
+    if left:
+        text = f"removed {mib(left)} of files that a former defragmentation has left"
+        reasons.append(Reason("database", "unfinished", text))
     check_disk(spec, now)
     if lock:
         lock.check()
@@ -200,6 +208,24 @@ def check_disk(spec: DefragmentSpec, database: Database) -> None:
             f"{spec.member} is not defragmented: etcd writes the new file beside the present one, which needs {mib(needed)}, and {mib(free)} are free"
             f" on the filesystem of {spec.data_dir}. Free space there, and run again."
         )
+
+
+def remove_unfinished(data_dir: str, started: float) -> int:
+    """Remove the new files of defragmentations in which etcd has ended, and return their bytes. started: when the present etcd did.
+
+    etcd 3.5 and 3.6 remove them when they start, and 3.7 does not (seen with 3.7.0 and 3.7.3). A file that the present etcd has written is not
+    touched: another client may have begun a defragmentation.
+    """
+    directory, removed = os.path.join(data_dir, "member", "snap"), 0
+    # What cannot be listed or removed shows when the disk is checked.
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if name.startswith(UNFINISHED) and os.path.isfile(path) and os.path.getmtime(path) < started:
+                size = os.path.getsize(path)
+                os.unlink(path)
+                removed += size
+    return removed
 
 
 def compact(spec: DefragmentSpec, target: _rollout.Target) -> bool:
@@ -234,6 +260,7 @@ def prove(spec: DefragmentSpec, target: _rollout.Target, process: _rollout.Proce
             )
         time.sleep(_rollout.POLL)
     if now and (now.pid, now.started) != (process.pid, process.started):
+        remove_unfinished(spec.data_dir, process_started(now.pid))
         raise EtcdError(
             f"{spec.member}: etcd ended while its database was being defragmented, and is healthy again with the database that it had. If that took"
             f' longer than {PROBE_LASTS} s, the kubelet has ended it, because its liveness probe had failed: see docs/size.md, "Large databases".'

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -23,17 +24,22 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
+    NAME,
     Snapshot,
     check_file,
     described_in,
     read_directory,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes, process_argv
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import SPARE, BackupSpec, describe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import unpack
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
+    BackupSpec,
+    describe,
+    system_errors,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 # Where the member lists itself. Nothing listens there.
@@ -47,6 +53,9 @@ WAITS = 600.0
 
 # Everything, as a range of keys.
 EVERY_KEY = "AA=="
+
+# The data of the member, in its scratch directory.
+_DATA = "data"
 
 # How many keys are read with their values: one after the other, since a value may have more than a mebibyte.
 READ = 20
@@ -103,14 +112,18 @@ def newest_snapshot(spec: BackupSpec) -> str:
 
 def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Rehearse the restore of a snapshot (path: '' for the newest on this host). Returns the module's result. EtcdError if it cannot be restored."""
-    path = path or newest_snapshot(spec)
+    with system_errors(spec.member, spec.dir):
+        return _drill(spec, path or newest_snapshot(spec), image, while_waiting)
+
+
+def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None]) -> dict[str, Any]:
     file = read_snapshot_file(path)
     if not file.is_database:
         check_file(path)
-    free = free_bytes(spec.dir)
-    if free < file.size + SPARE:
+    free, needed = free_bytes(spec.dir), space_for(file)
+    if free < needed:
         raise EtcdError(
-            f"{spec.member}: the rehearsal needs {(file.size + SPARE) >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
+            f"{spec.member}: the rehearsal needs {needed >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
         )
     known = described_in(path)
     process = _rollout.find_etcd_process(spec.member)
@@ -121,15 +134,15 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
         scratch = stack.enter_context(directory(spec.dir))
         root = stack.enter_context(image_root(image, process.pid if process else 0))
         told = describe(root, path)
-        data = os.path.join(scratch, "data")
+        data = os.path.join(scratch, _DATA)
         done = unpack(root, file, data, "drill", {"drill": NOWHERE})
         if done.code != 0:
             raise EtcdError(
                 f"{spec.member}: etcdutl cannot restore {path}: {(done.stderr or done.stdout).strip()[-400:]}"
             )
         client = stack.enter_context(member(root, data, while_waiting))
-        seen = look(client, known.revision if known else told["revision"], begin)
-    differences = compare(known, told, seen)
+        seen = look(client, told["revision"], begin)
+    differences = [*name_problems(path, told["revision"]), *compare(known, told, seen)]
     if differences:
         raise EtcdError(
             f"{spec.member}: the member that was restored from {path} is not what the snapshot was: {'; '.join(differences)}."
@@ -148,16 +161,27 @@ def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], N
 
 @contextlib.contextmanager
 def directory(parent: str) -> Iterator[str]:
-    """A directory for the data, removed at the end, with those of runs that were killed."""
+    """A directory for the data, removed at the end, with those of runs that were killed and what still runs in them."""
     prefix = ".drill-"
     for name in os.listdir(parent):
         if name.startswith(prefix):
+            end_members(os.path.join(parent, name, _DATA))
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
     path = tempfile.mkdtemp(prefix=prefix, dir=parent)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def end_members(data: str) -> None:
+    """End every etcd that a run which was killed has left on this data."""
+    wanted = f"--data-dir={data}"
+    for number in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        # A process may end at any moment.
+        with contextlib.suppress(EtcdError, ProcessLookupError):
+            if wanted in process_argv(number):
+                os.kill(number, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -229,6 +253,14 @@ def read_keys(client: str, most: int) -> int:
             return number
         after = base64.b64encode(base64.b64decode(found[0]["key"]) + b"\0").decode()
     return most
+
+
+def name_problems(path: str, revision: int) -> list[str]:
+    """Whether a snapshot has another revision than its name: a file that was exchanged, whose description is missing."""
+    match = NAME.match(os.path.basename(path))
+    if not match or int(match["revision"]) == revision:
+        return []
+    return [f"the file has revision {revision} instead of {match['revision']}, which its name says"]
 
 
 def compare(known: Snapshot | None, told: Mapping[str, Any], seen: Drilled) -> list[str]:

@@ -69,8 +69,8 @@ def archived_name(moment: float, why: str = "removed") -> str:
 
 
 def has_data(data_dir: str) -> bool:
-    """Whether there is something of etcd in a directory."""
-    return os.path.isdir(os.path.join(data_dir, "member"))
+    """Whether there is something of etcd in a directory: also a link to it, or a file in its place."""
+    return os.path.lexists(os.path.join(data_dir, "member"))
 
 
 def archive_data(data_dir: str, moment: float, why: str = "removed") -> str:

@@ -31,7 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sy
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
@@ -41,6 +41,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 # The manifest of the former member, in the work directory.
 FORMER_MANIFEST = "etcd.yaml.before-restore"
+
+# etcd makes the files of its log as large as this at once (server/storage/wal/wal.go, SegmentSizeBytes): etcdutl one, and etcd the next one when it starts.
+SEGMENT = 64_000_000
 
 # Seconds for pulling the image, and for etcd to say whether it is ready.
 PULLS, ANSWER = 600.0, 5.0
@@ -128,6 +131,7 @@ def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
     if spec.is_replaced:
         return reported([])
     with contextlib.ExitStack() as stack:
+        stack.enter_context(system_errors(spec.member, spec.data_dir))
         if not check:
             os.makedirs(spec.work_dir, mode=0o700, exist_ok=True)
             hold_host_lock(stack, spec.work_dir)
@@ -143,18 +147,20 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     reasons = [Reason("data", "prepared", f"{spec.snapshot} is restored to {spec.staging}")]
     if check:
         return reasons
+    _check_places(spec)
     file = read_snapshot_file(spec.snapshot)
-    free = free_bytes(os.path.dirname(spec.staging))
-    if free < file.size + SPARE:
+    free, needed = free_bytes(os.path.dirname(spec.staging)), space_for(file)
+    if free < needed:
         raise EtcdError(
-            f"{spec.member}: the snapshot needs {(file.size + SPARE) >> 20} MiB beside {spec.data_dir}, and {free >> 20} MiB are free. Nothing has been"
+            f"{spec.member}: the snapshot needs {needed >> 20} MiB beside {spec.data_dir}, and {free >> 20} MiB are free. Nothing has been"
             " stopped. Free some space, for example by moving data directories away that were archived (.removed-, .replaced-)."
         )
     if not file.is_database:
         check_file(spec.snapshot)
     partial = f"{spec.staging}.partial"
     for path in (partial, spec.staging):
-        shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            shutil.rmtree(path)
     options = ["--initial-cluster-token", spec.token]
     try:
         process = _rollout.find_etcd_process(spec.member)
@@ -184,6 +190,11 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return reasons
+
+
+def space_for(file: SnapshotFile) -> int:
+    """The bytes that restored data needs until its member runs. With less, etcd would not start on it once the former data was replaced."""
+    return file.size + 2 * SEGMENT + SPARE
 
 
 def is_too_new(storage: str, etcd: str) -> bool:
@@ -255,6 +266,15 @@ def replace_data(spec: RestoreSpec, check: bool) -> list[Reason]:
     shutil.rmtree(spec.staging)
     sync_directory(os.path.dirname(path))
     return found
+
+
+def _check_places(spec: RestoreSpec) -> None:
+    """EtcdError if a file or a link is where a directory will be: it could not be replaced once the members are stopped."""
+    for path in (os.path.realpath(spec.data_dir), spec.staging, f"{spec.staging}.partial"):
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            raise EtcdError(
+                f"{spec.member}: {path} must be a directory, and is a file or a link. Move it away, and run again. Nothing has been stopped."
+            )
 
 
 def _check_former(spec: RestoreSpec) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, lockstep_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import order_by_age
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.restore import (
     Restore,
 )
@@ -36,7 +37,7 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
     ]
     hosts = {member.host: member.name for member in cluster.members if member.host in observations}
     newest = [
-        (item["taken"], item["revision"], host, item["file"])
+        (*order_by_age(item["age"]), -item["revision"], host, item["file"])
         for host in hosts
         for item in observations[host]["backup"]["newest"]
     ]
@@ -47,7 +48,9 @@ def drill(cluster: Cluster, observations: Observations, snapshot: WantedSnapshot
         problems.append(Problem(text, code="no-snapshot"))
     if problems:
         return Restore(problems)
-    file, host = (snapshot.path, next(iter(hosts))) if snapshot.path else (max(newest)[3], max(newest)[2])
+    file, host = snapshot.path, next(iter(hosts))
+    if not file:
+        *_order, host, file = min(newest)
     reason = Reason("snapshot", "rehearsed", f"{file} is restored into a throw-away member, compared, and removed")
     return Restore([], [Step(REHEARSE, hosts[host], host, None, (reason,))], [], snapshot.identity[:32])
 

@@ -202,6 +202,20 @@ def algorithm_of(public_key: Any) -> str:
     return type(public_key).__name__.lstrip("_")
 
 
+# The object identifier rsaEncryption in DER (RFC 8017, appendix A.1).
+_PLAIN_RSA = bytes.fromhex("06092a864886f70d010101")
+
+
+def signs_only(certificate: Any) -> bool:
+    """Whether the key of a certificate cannot encrypt: of an algorithm for signatures, RSA-PSS included, whose keys the library shows as RSA."""
+    key = certificate.public_key()
+    if not isinstance(key, rsa.RSAPublicKey):
+        return not isinstance(key, ec.EllipticCurvePublicKey)
+    # The library writes it as plain RSA, or as it was.
+    written = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return _PLAIN_RSA not in written or written not in certificate.tbs_certificate_bytes
+
+
 def extension_of(thing: Any, kind: Any) -> Any:
     """The value of an extension of a certificate or request; None if it is missing or invalid."""
     try:

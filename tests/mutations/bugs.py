@@ -373,7 +373,7 @@ NAMED = [
         returns("next(m for m in members if m.name == target.name)"),
     ),
     Named("a member joins twice", f"{ETCD}/membership", "Membership.add_learner", value_of("entry", "None")),
-    Named("a member that another run has removed is waited for", f"{ETCD}/health", "departed", returns("[]")),
+    Named("a member that another run has removed is waited for", f"{ETCD}/health", "absent", returns("[]")),
     Named(
         "a join waits for a learner that has left",
         f"{MEMBER}/join",

@@ -53,10 +53,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     departing_data,
     make_steps,
-    may_leave,
     members_after,
     plan_lines,
     read_off,
+    watched,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import external_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_notes, rotation_of
@@ -177,7 +177,6 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
     steps = in_order([*steps, *([] if decision.action == REFUSE or outcome.held else first)])
-    after = members_after(cluster, leaving, membership(view.observations) or [], wish.operation)
     data = {
         **read_off(steps),
         "action": decision.action,
@@ -188,8 +187,8 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "departing": departing_data(leaving),
-        "members": after,
-        "may_leave": may_leave(leaving, after),
+        "members": members_after(cluster, leaving, membership(view.observations) or [], wish.operation),
+        **watched(cluster, leaving, wish.operation),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),

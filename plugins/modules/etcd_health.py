@@ -54,6 +54,13 @@ options:
         answer for 15 seconds, the module stops waiting.
     type: bool
     default: false
+  may_leave:
+    description:
+      - Names of members that another run may remove during this one. If such a member is not in the membership, it is not expected any more.
+        A finding reports it.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: The maximum time to wait, in seconds.
     type: int
@@ -147,7 +154,7 @@ findings:
   elements: dict
   contains:
     code:
-      description: One of V(security), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
+      description: One of V(security), V(left), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
       type: str
     member:
       description: Name of the member. Empty if the finding is about the cluster.
@@ -339,6 +346,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import at_work
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
 
 
@@ -360,6 +368,7 @@ def main() -> None:
             "key": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.key"},
             "wait_for": {"type": "str", "choices": ["none", "degraded", "healthy"], "default": "none"},
             "runs": {"type": "bool", "default": False},
+            "may_leave": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
@@ -389,12 +398,15 @@ def main() -> None:
         seen = _health.look_at_all(targets, paths, seconds)
         if params["runs"]:
             seen = [_health.known_to_run(item) for item in seen]
-        return _health.evaluate(seen, time.time(), window, quota)
+        return _health.evaluate(seen, time.time(), window, quota, params["may_leave"])
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(
         wanted, params["timeout"], params["request_timeout"], ask, module.log, params["runs"]
     )
+    asked_for = "healthy" if params["wait_for"] == "none" else params["wait_for"]
+    if wanted and not report.at_least(asked_for):
+        report.reasons += at_work([endpoint for _name, endpoint in targets if endpoint], paths)
     table = _health.render_table(report)
     result = {
         **asdict(report),
@@ -404,7 +416,6 @@ def main() -> None:
         "progress": progress,
         "waited": round(waited, 1),
     }
-    asked_for = "healthy" if params["wait_for"] == "none" else params["wait_for"]
     if params["fail"] and not report.at_least(asked_for):
         waiting = f" after {waited:.0f} s" if wanted else ""
         module.fail_json(msg="\n".join([f"The cluster is {report.verdict}{waiting}.", *table]), **result)

@@ -82,17 +82,15 @@ changes:
       type: bool
 """
 
-import os
 from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, replace_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
-    MODE,
     current_record,
     read_record,
     record_reasons,
+    write_record,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
@@ -106,8 +104,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     on_disk = read_record(params["work_dir"])
     reasons = record_reasons(on_disk, current)
     if current and reasons and not check_mode:
-        ensure_directory(os.path.dirname(path), 0o700)
-        replace_file(path, current.as_text().encode(), MODE)
+        write_record(current, params["work_dir"])
     before, after = on_disk.as_text() if on_disk else "", current.as_text() if current else ""
     return {
         **reported(reasons),

@@ -107,6 +107,11 @@ members:
     address:
       description: Its IP address.
       type: str
+may_leave:
+  description: Names of the members that another run may remove during this one. If a member is removed or replaced, all others.
+  returned: success
+  type: list
+  elements: str
 departing:
   description: The member that leaves. Its fields are empty if none does.
   returned: success

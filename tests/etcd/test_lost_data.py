@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
@@ -180,7 +180,7 @@ def test_a_member_that_a_killed_first_run_has_left_unstarted(make_cluster: Make,
     urls = [peer_url(late.name)]
     with cluster[0].client() as client:
         listed = client.members()
-        entry = entry_at(listed, urls)
+        entry = entry_of(listed, late.name, urls)
         assert entry and not entry.started and not entry.is_learner
         client.update_member(entry.id, urls_while_joining(urls))
         late.peers = peers_of(client.members(linearizable=True), entry.id, late.name)

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member as Entry
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import LeaveSpec, leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import WITHOUT_CORRUPT
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
@@ -39,7 +40,7 @@ def membership(cluster: Cluster) -> Membership:
 def start_learner(cluster: Cluster, member: Member) -> tuple[Membership, Entry]:
     """Add a learner, and start it with the membership of that moment."""
     acts = membership(cluster)
-    entry = acts.add_learner([peer_url(member.name)], 30)
+    entry = acts.add_learner(member.name, [peer_url(member.name)], 30)
     member.peers = peers_of(acts.members(), entry.id, member.name)
     member.start("existing", [*cluster.names, member.name])
     return acts, entry
@@ -95,7 +96,7 @@ def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
         cluster.wait()
         while len(cluster.members) > 1:
             leaving = next(member for member in cluster.members if member.leads() or len(cluster.members) == 2)
-            entry = entry_at(membership(cluster).members(), [peer_url(leaving.name)])
+            entry = entry_of(membership(cluster).members(), leaving.name, [peer_url(leaving.name)])
             assert entry
             cluster.members.remove(leaving)
             cluster.names.remove(leaving.name)
@@ -150,16 +151,16 @@ def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: s
     cluster, joiners = small(make_cluster, version, 3, 4)
     acts = membership(cluster)
     urls = [peer_url(joiners[0].name)]
-    entry = acts.add_learner(urls, 30)
+    entry = acts.add_learner(joiners[0].name, urls, 30)
     # Another run, or one whose answer was lost, finds the learner.
-    assert acts.add_learner(urls, 30) == entry and entry.is_learner and not entry.started
+    assert acts.add_learner(joiners[0].name, urls, 30) == entry and entry.is_learner and not entry.started
     # It cannot be promoted, and etcd says why.
     with pytest.raises(EtcdError, match="in sync with leader"):
         acts.promote(entry.id, urls, 2)
     # etcd has one learner at a time.
     with pytest.raises(EtcdError, match="too many learner"):
-        acts.add_learner(["https://10.77.0.99:2380"], 30)
-    assert acts.remove(entry.id, 30) and entry_at(acts.members(), urls) is None
+        acts.add_learner("infra9", ["https://10.77.0.99:2380"], 30)
+    assert acts.remove(entry.id, 30) and entry_of(acts.members(), joiners[0].name, urls) is None
     cluster.write("afterwards")
 
 
@@ -170,7 +171,7 @@ def test_a_dead_member_is_replaced(make_cluster: Make, version: str) -> None:
     with writing(cluster):
         dead.signal(signal.SIGKILL)
         dead.lose()
-        entry = entry_at(membership(cluster).members(), [peer_url(dead.name)])
+        entry = entry_of(membership(cluster).members(), dead.name, [peer_url(dead.name)])
         assert entry
         cluster.members.remove(dead)
         cluster.names.remove(dead.name)
@@ -187,7 +188,7 @@ def test_no_quorum_no_change(make_cluster: Make, version: str) -> None:
         member.signal(signal.SIGKILL)
     acts = Membership([cluster[0].endpoint], cluster[0].files)
     with pytest.raises(EtcdError, match="does not add a learner"):
-        acts.add_learner([peer_url(joiners[0].name)], 1)
+        acts.add_learner(joiners[0].name, [peer_url(joiners[0].name)], 1)
     # etcd itself refuses a removal that would break the quorum.
     cluster.members[1].start("existing", cluster.names, published=True)
     cluster.wait(cluster.members[:2])
@@ -216,6 +217,25 @@ def test_a_learner_with_much_to_catch_up(make_cluster: Make, version: str) -> No
     wait_until("they do not agree", cluster.agree)
 
 
+def test_a_voting_member_that_was_added_by_hand_and_has_not_started(make_cluster: Make) -> None:
+    """From one member to two: the quorum is lost until it starts. The member that runs still tells the membership, and the list has to be that."""
+    cluster, (late, _third) = small(make_cluster, "3.6.14", 1, 3)
+    cluster.etcdctl("member", "add", "any", f"--peer-urls={peer_url(late.name)}")
+    assert takes_no_write([cluster[0]])
+    every = [*cluster.names, late.name, "infra2"]
+    late.start("existing", every)
+    assert "member count is unequal" in late.last_words()
+    with cluster[0].client() as client:
+        members = client.members()
+    mine = entry_of(members, late.name, [peer_url(late.name)])
+    assert mine and not mine.started
+    late.peers = peers_of(members, mine.id, late.name)
+    late.start("existing", every)
+    cluster.members.append(late)
+    cluster.wait()
+    cluster.write("afterwards")
+
+
 def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change was made, and the answer never came: it is not made twice."""
     cluster, joiners = small(make_cluster, "3.6.14", 1, 2)
@@ -231,11 +251,11 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(acts._server, "call", losing)
     urls = [peer_url(joiners[0].name)]
-    entry = acts.add_learner(urls, 30)
+    entry = acts.add_learner(joiners[0].name, urls, 30)
     assert len(acts.members()) == 2
     joiners[0].peers = peers_of(acts.members(), entry.id, joiners[0].name)
     joiners[0].start("existing", [*cluster.names, joiners[0].name])
-    wait_until("it has not started", lambda: entry_at(acts.members(), urls).started)  # type: ignore[union-attr]
+    wait_until("it has not started", lambda: entry_of(acts.members(), joiners[0].name, urls).started)  # type: ignore[union-attr]
     assert not acts.promote(entry.id, urls, 60).is_learner
     joiners[0].signal(signal.SIGTERM)
     assert lost == [f"cluster/member/{act}" for act in ("add", "promote", "update")]
@@ -247,7 +267,7 @@ def test_an_answer_that_was_lost(make_cluster: Make, monkeypatch: pytest.MonkeyP
 def leave_spec(cluster: Cluster, leaving: Member, *, timeout: float = 30.0) -> LeaveSpec:
     """A departure as it is asked for on the host of the first member that stays."""
     with cluster[0].client() as client:
-        entry = entry_at(client.members(), [peer_url(leaving.name)])
+        entry = entry_of(client.members(), leaving.name, [peer_url(leaving.name)])
     helper = next(member for member in cluster.members if member is not leaving)
     members = [(member.name, ADDRESSES[member.name]) for member in cluster.members]
     number = f"{entry.id:x}" if entry else "1"
@@ -333,6 +353,32 @@ def test_two_that_leave_at_once(make_cluster: Make) -> None:
         left = names(cluster)
         assert cluster.names[0] in left and len(left) == 3 - (2 - len(said)), said
         cluster.members = [member for member in cluster.members if member.name in left]
+
+
+def test_two_removals_at_once_both_end_well(make_cluster: Make) -> None:
+    """Each expects the member that the other one removes, until it has left."""
+    cluster, _joiners = small(make_cluster, "3.6.14", 4, 4)
+    specs = [leave_spec(cluster, member) for member in cluster.members[2:]]
+    reports: dict[str, Any] = {}
+
+    def run(spec: LeaveSpec) -> None:
+        leave(spec, check=False)
+        stay = [member for member in cluster.members if member.name != spec.member]
+
+        def ask(seconds: float) -> _health.Report:
+            seen = _health.look_at_all([(member.name, member.endpoint) for member in stay], stay[0].files, seconds)
+            return _health.evaluate(seen, time.time(), 0.0, may_leave=[member.name for member in stay])
+
+        reports[spec.member] = _health.wait_for("healthy", 30.0, 3.0, ask, lambda _line: None)[0]
+
+    threads = [threading.Thread(target=run, args=(spec,)) for spec in specs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(cluster) == cluster.names[:2]
+    assert {name: report.verdict for name, report in reports.items()} == dict.fromkeys(cluster.names[2:], "healthy")
+    cluster.members = cluster.members[:2]
 
 
 def readyz(member: Member, query: str) -> str:

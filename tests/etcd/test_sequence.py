@@ -13,7 +13,7 @@ import signal
 from dataclasses import dataclass, field
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import has_url_of_joining
@@ -86,7 +86,7 @@ class Sequence:
         phase = phase or self.chance.choice([*PHASES, JOINED, JOINED])
         self.log[-1] += f" {member.name}: {phase}"
         self.joining, acts, urls = member, membership(self.cluster), [peer_url(member.name)]
-        entry = acts.add_learner(urls, 30)
+        entry = acts.add_learner(member.name, urls, 30)
         if phase == ADDED:
             return
         if not member.running:
@@ -181,7 +181,7 @@ class Sequence:
     def hand_over(self) -> None:
         """The leader, if it is chosen, lets another one lead."""
         member = self.pick()
-        entry = entry_at(membership(self.cluster).members(), [peer_url(member.name)])
+        entry = entry_of(membership(self.cluster).members(), member.name, [peer_url(member.name)])
         assert entry
         membership(self.cluster).hand_over(entry.id, 30)
 

@@ -257,7 +257,7 @@ def test_no_member_is_defragmented_beside_one_that_is_down_or_a_learner(cluster:
         _defragment.defragment(spec(cluster, "infra2", limits), check=False)
     cluster.start_as_published([cluster[2]])
     cluster.wait()
-    learner = membership(cluster).add_learner([peer_url("infra4")], 30)
+    learner = membership(cluster).add_learner("infra4", [peer_url("infra4")], 30)
     with pytest.raises(EtcdError, match=f"member {learner.id:x} is a member but has never started"):
         _defragment.defragment(spec(cluster, "infra0", limits), check=True)
     membership(cluster).remove(learner.id, 30)

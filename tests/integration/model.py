@@ -258,8 +258,12 @@ def interrupted(state: State, operation: Operation) -> Mapping[str, tuple[Standi
         return {}
     name = operation.host
     departs = operation.action in ("remove", "replace")
+    left = (Standing.FORMER,) if departs else ()
+    if departs and state.hosts[name].standing is Standing.EMPTIED:
+        # A host that was wiped has nothing of its former member.
+        left = (Standing.FORMER, Standing.FRESH)
     return {
-        host: tuple(dict.fromkeys([*standings, state.hosts[host].standing, *((Standing.FORMER,) if departs else ())]))
+        host: tuple(dict.fromkeys([*standings, state.hosts[host].standing, *left]))
         for host, standings in {
             **expected.after,
             **({name: (*expected.after.get(name, ()), Standing.REMOVED)} if departs else {}),

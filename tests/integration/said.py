@@ -27,7 +27,7 @@ WORDS: dict[Why, str] = {
 
 # Messages of a run that restarts members, and stops because of another run.
 GIVES_WAY = re.compile(
-    "another run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
+    "[Aa]nother run holds the cluster lock|Another run is changing this host|is not touched, because stopping it"
 )
 
 # The same, of a run that may also change the membership.

@@ -270,6 +270,8 @@ class Sequence:
         shown = {host: item.standing.value for host, item in self.state.hosts.items()}
         self.say(f"   {ended}; {seconds:.0f} s, well after {recovery:.1f} s, longest gap {gap:.1f} s; {shown}")
         is_served = before.has_quorum and self.state.has_quorum
+        # A member that was killed is back after some seconds, which the model leaves out.
+        is_served = is_served and (step.kind != "kill" or before.survives(step.host))
         self.rows.append(Row(step, ended, seconds, recovery, gap if is_served else 0.0))
         if self.state.has_quorum:
             lost = self.writer.lost(name)

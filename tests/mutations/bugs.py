@@ -362,11 +362,24 @@ NAMED = [
         "a member is replaced beside another one that is unwell", f"{CONTROL}/departure", "rest_problems", returns("[]")
     ),
     Named("3.7 joins beside what it cannot read", f"{CONTROL}/upgrade", "early_problems", returns("[]")),
-    Named(
-        "a member that has left takes its turn", f"{MEMBER}/turn", "Turn._hold_lock", guard("False", "mine", "target")
-    ),
+    Named("a member that has left takes its turn", f"{MEMBER}/turn", "Turn._hold_lock", guard("False", "mine")),
     Named("a former member is kept from starting", f"{MEMBER}/turn", "Turn._set_former_record_aside", returns("None")),
     Named("any ca.key will do", f"{CONTROL}/departure", "ca_key_problems", value_of("mine", "None")),
+    Named("a name of two members means the first", f"{CONTROL}/departure", "shared_name", returns("''")),
+    Named(
+        "a namesake is the member itself",
+        ROLLOUT,
+        "own_entry",
+        returns("next(m for m in members if m.name == target.name)"),
+    ),
+    Named("a member joins twice", f"{ETCD}/membership", "Membership.add_learner", value_of("entry", "None")),
+    Named("a member that another run has removed is waited for", f"{ETCD}/health", "departed", returns("[]")),
+    Named(
+        "a join waits for a learner that has left",
+        f"{MEMBER}/join",
+        "JoinTurn._take_back",
+        guard("True", "mine", "any"),
+    ),
     Named("a quorum leaves", f"{MEMBER}/departure", "departure_problems", returns("[]")),
     Named("a live member is cleared", f"{MEMBER}/departure", "check_has_left", returns("None")),
 ]

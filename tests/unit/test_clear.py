@@ -11,6 +11,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import M
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import departure
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import write_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 RECORD = {"name": "infra2", "cluster_id": "c1", "member_id": "2", "data_dir": "/var/lib/etcd", "ca": "f", "removed": ""}
@@ -46,7 +47,7 @@ class Host:
             (departure, "end_etcd", self.end),
             (departure, "archive_data", self.archive),
             (departure, "read_wal", lambda _dir: self.wal()),
-            (departure, "replace_file", lambda path, data, _mode: (Path(path).write_bytes(data), self.did("record"))),
+            (departure, "write_record", lambda record, work: (write_record(record, work), self.did("record"))),
             (departure.service, "stop", lambda: self.did("stop kubelet")),
             (departure.service, "systemctl", lambda *words: self.did(words[0])),
             (departure, "hold_host_lock", lambda *_: None),

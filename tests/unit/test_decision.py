@@ -488,6 +488,10 @@ def test_a_join_that_ended_after_the_promotion_is_finished(differs: str, order: 
     assert (decision.order, decision.join) == (["infra1"], [])
     down = {**DOWN, "members": members}
     assert decide(CLUSTER, observed(down, down, down)).start == HOSTS
+    # One that moves as well: its turn gives the cluster its new URLs, without the further one.
+    moves = {**up(members), "moved": True}
+    decision = decide(CLUSTER, observed(up(members, leader=True), moves, up(members), differs="1"))
+    assert (decision.order, decision.join, decision.problems) == (["infra1"], [], [])
 
 
 def test_alarms_are_sorted() -> None:

@@ -98,6 +98,14 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
+def test_members_that_another_run_may_remove_meanwhile() -> None:
+    """All but the one that this run replaces. Other operations expect all members to the end."""
+    assert run("remove", "infra2", *UP3)["may_leave"] == ["infra0", "infra1"]
+    assert run("replace", "infra2", *UP3, replace_healthy=True)["may_leave"] == ["infra0", "infra1"]
+    assert run("converge", "", *UP3)["may_leave"] == []
+    assert run("remove", "infra9", *UP3, members=listing("0129", "0129"))["may_leave"] == ["infra0", "infra1", "infra2"]
+
+
 @pytest.mark.parametrize("operation", ["remove", "replace"])
 def test_nothing_else_is_changed(operation: str) -> None:
     """Differences on other hosts are left to site.yml."""
@@ -307,6 +315,25 @@ def test_two_members_of_one_name() -> None:
     for operation in ("converge", "replace"):
         text = " ".join(run(operation, "infra2", *lost, members=members, cluster=cluster)["problems"])
         assert "remove_member.yml -e etcd_member=77" in text and "etcd_member=infra9 first" not in text, text
+
+
+@pytest.mark.parametrize("operation", ["remove", "replace"])
+def test_a_name_of_two_members_that_the_address_does_not_tell_apart(operation: str) -> None:
+    """One of them may be alive. The id says which one is meant."""
+    former = [{**item, "id": f"b{item['id']}", "name": "infra2"} for item in listing("45", "45")]
+    moved = Cluster("etcd", [*CLUSTER.members[:2], Member("infra2", "infra2", "10.0.0.50")], "infra0")
+    lost = (*UP3[:2], FRESH)
+    plan = run(operation, "infra2", *lost, members=[*listing("01", "01"), *former], cluster=moved)
+    assert plan["steps"] == [] and "infra2 can mean 2 members of cluster 'etcd'" in plan["problems"][0], plan[
+        "problems"
+    ]
+    assert "b4 (https://10.0.0.10:2380); b5" in plan["problems"][0]
+    # Beside the inventory.
+    elsewhere = [*listing(), *({**item, "name": "old"} for item in former)]
+    assert "old can mean 2 members" in run(operation, "old", *UP3, members=elsewhere)["problems"][0]
+    if operation == "remove":
+        plan = run("remove", "b5", *UP3, members=elsewhere)
+        assert plan["problems"] == [] and plan["departing"]["id"] == "b5"
 
 
 def test_dead_members_of_five_leave_one_by_one() -> None:

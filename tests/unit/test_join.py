@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockLostError, LockRefusedError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import DepartedError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from test_turn import NEW, Host, fail
@@ -32,6 +34,7 @@ class Joining(Host):
         self.process = None
         self.members = list(OTHERS)
         self.refusals = 0
+        self.departs = False
         self.unwell: str | None = None
         self.with_kubelet()
         self.active = False
@@ -54,7 +57,7 @@ class Joining(Host):
     def list_members(self) -> list[Member]:
         return self.members
 
-    def add_learner(self, urls: list[str], _seconds: float) -> Member:
+    def add_learner(self, _name: str, urls: list[str], _seconds: float) -> Member:
         mine = next((member for member in self.members if member.peer_urls == urls), None)
         if mine is None:
             self.did("add")
@@ -68,6 +71,8 @@ class Joining(Host):
         if self.refusals:
             self.refusals -= 1
             raise EtcdError("etcd does not promote member 9: in sync with leader.")
+        if self.departs:
+            raise DepartedError("member 9 has left the membership before it was promoted.")
         self.members = [m if m.id != number else Member(9, "infra0", m.peer_urls, ["x"], False) for m in self.members]
 
     def remove(self, number: int, _seconds: float) -> None:
@@ -238,6 +243,26 @@ def test_joins_that_are_not_undone(host: Joining, monkeypatch: pytest.MonkeyPatc
     host.refusals = 1
     host.at["promote"] = lambda: host.members.__setitem__(2, Member(9, "infra0", ["new"], ["x"], False))
     assert "stays a member" in host.fails("it has not joined after") and "remove" not in host.acts
+
+
+def test_a_learner_that_is_removed_while_it_joins(host: Joining) -> None:
+    """By hand, or by remove_member.yml of a controller that found no lock because of an alarm. Waiting does not bring it back, and etcd has ended."""
+    (host.root / "data" / "member").mkdir()
+    host.at["promote"] = host.members.pop
+    host.departs = True
+    said = host.fails("member 9 has left the membership before it was promoted")
+    assert "The join was undone" in said and host.acts.count("promote") == 1 and "end" in host.acts
+    assert not host.manifest.exists() and not (host.root / "data").exists()
+
+
+def test_a_member_is_recorded_as_soon_as_it_votes(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may come before the run ends."""
+    record = host.root / "work" / "member.json"
+    current = Record("infra0", "c", "9", str(host.root / "data"))
+    monkeypatch.setattr(join, "current_record", lambda *_: None if "promote" not in host.acts else current)
+    monkeypatch.setattr(_rollout, "wait_for_member", lambda *_: host.did(f"wait {record.exists()}") or 1.0)
+    host.run()
+    assert host.acts.index("wait True") > host.acts.index("promote") and record.read_text() == current.as_text()
 
 
 def test_members_join_in_spite_of_a_full_database(host: Joining) -> None:

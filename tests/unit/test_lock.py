@@ -236,6 +236,16 @@ def test_another_holder_for_too_long(etcd: FakeEtcd) -> None:
     assert "waited 20 s" in text and "expires 60 s later" in text
 
 
+def test_who_is_at_work(etcd: FakeEtcd) -> None:
+    """For a run that waits in vain."""
+    assert _lock.at_work(URLS, FILES) == []
+    etcd.hold(OTHER)
+    (text,) = _lock.at_work(URLS, FILES)
+    assert "Another run holds the cluster lock (host infra1, which works on member infra1 (kubelet)" in text
+    etcd.down = True
+    assert _lock.at_work(URLS, FILES) == []
+
+
 def test_a_wait_that_is_abandoned(etcd: FakeEtcd) -> None:
     etcd.hold(OTHER)
     calls = iter([None, None, KeyError()])

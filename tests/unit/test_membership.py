@@ -119,8 +119,8 @@ def test_the_further_url_is_that_of_one_member() -> None:
 
 def test_a_learner_is_added_once(cluster: Cluster) -> None:
     """With a further URL, so that its first manifest cannot start it without data later (tests/etcd/test_lost_data.py)."""
-    assert cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]
-    assert cluster.acts.add_learner([URL], 60).id == 9
+    assert cluster.acts.add_learner("infra9", [URL], 60).peer_urls == [URL, FURTHER]
+    assert cluster.acts.add_learner("infra9", [URL], 60).id == 9
     assert cluster.asked == ["add"]
 
 
@@ -137,8 +137,49 @@ def test_a_learner_is_added_once(cluster: Cluster) -> None:
 def test_a_member_that_was_added_by_hand(cluster: Cluster, learner: bool, started: bool, asked: list[str]) -> None:
     """It gets the further URL too, but only before its first start."""
     cluster.members.append({**line(9, learner=learner, started=started), "peerURLs": [URL]})
-    assert (cluster.acts.add_learner([URL], 60).peer_urls == [URL, FURTHER]) != started
+    assert (cluster.acts.add_learner("infra9", [URL], 60).peer_urls == [URL, FURTHER]) != started
     assert cluster.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "same"),
+    [
+        (URL, URL, True),
+        ("https://[fd00::9]:2380", "https://[fd00:0::0009]:2380", True),
+        # By hand, with the name of the host. Nobody here knows where that leads.
+        (URL, "https://infra9.example:2380", True),
+        (URL, "https://10.0.0.8:2380", False),
+        (URL, "https://10.0.0.9:12380", False),
+        (URL, FURTHER.replace("9", "8"), False),
+    ],
+)
+def test_a_learner_that_has_started_is_not_added_again(cluster: Cluster, wanted: str, there: str, same: bool) -> None:
+    """Its peer URLs must not change, so one at another place cannot be finished."""
+    cluster.members.append({**line(9, "infra9", learner=True), "peerURLs": [there]})
+    if same:
+        assert cluster.acts.add_learner("infra9", [wanted], 60).id == 9
+        assert cluster.acts.promote(9, [wanted], 60).peer_urls == [wanted]
+    else:
+        with pytest.raises(EtcdError, match=r"infra9 is a learner at .*replace_member\.yml -e etcd_member=infra9"):
+            cluster.acts.add_learner("infra9", [wanted], 60)
+    assert "add" not in cluster.asked and "remove" not in cluster.asked
+
+
+@pytest.mark.parametrize("there", ["https://[fd00:0::0009]:2380", "https://[fd00::9]:12380"])
+def test_a_learner_that_was_added_by_hand_at_another_port_is_added_again(cluster: Cluster, there: str) -> None:
+    """It has not started: it is known by its address, in any spelling."""
+    cluster.members.append({**line(9, learner=True, started=False), "peerURLs": [there]})
+    urls = cluster.acts.add_learner("infra9", ["https://[fd00::9]:2380"], 60).peer_urls
+    assert cluster.asked == ["remove", "add"] and urls[0] == "https://[fd00::9]:2380" and len(urls) == 2
+
+
+def test_a_member_that_votes_is_never_added_again(cluster: Cluster) -> None:
+    """Its address has changed since it was promoted. Nor does a host take over the entry of another member at its address."""
+    cluster.members.append({**line(9, "infra9"), "peerURLs": ["https://10.0.0.8:2380", FURTHER]})
+    assert cluster.acts.add_learner("infra9", [URL], 60).id == 9 and cluster.asked == []
+    cluster.errors["add"] = [refused()]
+    with pytest.raises(EtcdError, match="etcd says precondition"):
+        cluster.acts.add_learner("infra7", ["https://10.0.0.8:2380"], 60)
 
 
 def test_a_learner_is_promoted_once_it_is_accepted(cluster: Cluster) -> None:
@@ -175,7 +216,7 @@ def test_a_member_is_removed_once(cluster: Cluster) -> None:
 def test_what_follows_a_removal_at_once_is_tried_again(cluster: Cluster) -> None:
     """For a moment, etcd says that a member is not found."""
     cluster.errors["add"] = [refused("not-found")]
-    assert cluster.acts.add_learner([URL], 60).id == 9
+    assert cluster.acts.add_learner("infra9", [URL], 60).id == 9
     cluster.members[-1].update(clientURLs=["client9"], peerURLs=[URL])
     cluster.errors["promote"] = [refused("not-found")]
     assert not cluster.acts.promote(9, [URL], 60).is_learner
@@ -242,7 +283,7 @@ def test_alarms_of_one_member_are_disarmed(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda acts: acts.add_learner([URL], 60),
+        lambda acts: acts.add_learner("infra9", [URL], 60),
         lambda acts: acts.remove(2, 60),
     ],
     ids=["add", "remove"],

@@ -138,6 +138,9 @@ def test_what_a_killed_run_may_leave() -> None:
     assert set(interrupted(at, asked(at, "site"))["infra3"]) == {F, L, V}
     assert set(interrupted(at, asked(at, "remove 2"))["infra2"]) == {V, X, R}
     assert interrupted(at, asked(at, "remove 0")) == {}
+    # A host that was wiped has nothing of the member that has left.
+    wiped = state(V, V, V, E)
+    assert set(interrupted(wiped, asked(wiped, "replace 3"))["infra3"]) == {F, L, V, E, R, X}
     assert contradictions(at, {"infra1": V, "infra2": X, "infra3": R}, {"infra2": (V, X)}) == [
         "infra3 was fresh and is removed"
     ]

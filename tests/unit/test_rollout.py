@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,41 @@ def test_whether_it_is_a_member() -> None:
         Member(2, "infra1", ["p"], [], False),
         Member(10, "", [], [], False),
     ]
-    assert _rollout.membership_problem("infra0", listed) is None
-    assert _rollout.membership_problem("infra1", listed) == "infra1 has not published its client address"
-    assert _rollout.membership_problem("infra9", listed) == "the membership has no infra9, only infra0, infra1, a"
+    targets = [_rollout.Target(name, ["client"], "", ("", "", "")) for name in ("infra0", "infra1", "infra9")]
+    problems = [_rollout.membership_problem(target, listed) for target in targets]
+    assert problems == [
+        None,
+        "infra1 has not published its client address",
+        "the membership has no infra9, only infra0, infra1, a",
+    ]
+
+
+# A host was added anew by hand, at another address, and its former member is still listed.
+NAMESAKES = [
+    Member(9, "infra2", ["https://10.0.0.9:2380"], ["https://10.0.0.9:2379"], False),
+    *(Member(i, f"infra{i}", [f"https://10.0.0.{i}:2380"], [f"https://10.0.0.{i}:2379"], False) for i in range(3)),
+]
+
+
+def test_a_former_member_of_the_same_name_counts_as_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four votes are needed, and it is down: none of the others may stop, whatever it is called."""
+    monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (None, NAMESAKES))
+    monkeypatch.setattr(_rollout, "ask_health", lambda url, *_: "is down" if ".9:" in url else None)
+    target = _rollout.Target("infra2", [f"https://10.0.0.{i}:2379" for i in (2, 0, 1)], "", ("", "", ""))
+    process = _rollout.Process(1, 1, ["etcd", "--name=infra2", "--advertise-client-urls=https://10.0.0.2:2379"])
+    # It runs where it was before, if it is about to move.
+    for wanted in (target, replace(target, urls=["https://10.0.0.22:2379", *target.urls[1:]])):
+        seen, silence = _rollout.look_at_others(wanted, process)
+        assert silence is None and [other.name for other in seen if other.problem] == ["infra2"]
+        (problem,) = _rollout.gate_problems("infra2", seen)
+        assert "is down" in problem
+
+
+def test_the_peer_urls_of_a_former_member_of_the_same_name_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (None, NAMESAKES))
+    target = _rollout.Target("infra2", ["https://10.0.0.2:2379"], "", ("", "", ""))
+    assert _rollout.announce_peer_urls(target, None, ["https://10.0.0.2:2380"], check=True) == []
+    assert _rollout.announce_peer_urls(target, None, ["https://10.0.0.3:2380"], check=True) == NAMESAKES[3].peer_urls
 
 
 @pytest.mark.parametrize(

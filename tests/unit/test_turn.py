@@ -115,7 +115,7 @@ class Host:
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
             (_rollout, "find_etcd_process", lambda _name: self.process),
-            (_rollout, "ask_membership", lambda *_: (self, self.membership)),
+            (_rollout, "ask_membership", lambda *_, **__: (self, self.membership)),
             (_rollout, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
@@ -352,18 +352,52 @@ def test_the_configuration_alone(host: Host) -> None:
     assert host.acts == [] and host.configs == [] and host.manifest.read_text() == OLD and not host.run()["changed"]
 
 
+@pytest.mark.parametrize("state", ["existing", "new"])
+def test_a_voting_member_that_was_added_by_hand_is_started_without_a_quorum(host: Host, state: str) -> None:
+    """With the membership: the inventory has a member more, which has not joined yet, and etcd would not start with it in its list."""
+    members = [engine._kubeadm.Member(f"infra{i}", f"infra{i}", f"10.0.0.{6 + i}") for i in range(3)]
+    config = replace(host.spec.config, members=members, initial_cluster_state=state)
+    host.spec, host.process = replace(host.spec, config=config, turn=0, timeout=0.0), None
+    host.manifest.unlink()
+    host.membership = [
+        Member(7, "infra1", ["https://10.0.0.7:2380"], ["x"], is_learner=False),
+        Member(6, "", ["new"], [], is_learner=False),
+    ]
+    # Nothing starts etcd here.
+    with pytest.raises(EtcdError, match="etcd does not run"):
+        host.run()
+    names = [name for name in ("infra0", "infra1", "infra2") if f"{name}=" in host.written.read_text()]
+    assert names == (["infra0", "infra1"] if state == "existing" else ["infra0", "infra1", "infra2"])
+    assert host.acts[-1] == "install" and "lock" not in host.acts
+
+
 @pytest.mark.parametrize("urls", [[], ["https://10.0.0.6:2379"]])
 def test_initial_cluster_is_decided_under_the_lock(host: Host, urls: list[str]) -> None:
     """Another run may have started the member while this one waited for the lock."""
     members = [engine._kubeadm.Member(name, name, f"10.0.0.{last}") for name, last in (("infra0", 6), ("infra1", 7))]
     host.spec = replace(host.spec, config=replace(host.spec.config, members=members))
     host.membership = [
-        Member(6, "infra0", [], urls, is_learner=False),
-        Member(7, "infra1", [], ["x"], is_learner=False),
+        Member(6, "infra0", ["https://10.0.0.6:2380"], urls, is_learner=False),
+        Member(7, "infra1", ["https://10.0.0.7:2380"], ["x"], is_learner=False),
     ]
     host.run()
     assert ["infra1=" in text for text in host.configs] == [True, not urls]
     assert ("infra1=" in host.written.read_text()) == (not urls)
+
+
+def test_members_of_one_name_have_different_names_in_the_list() -> None:
+    """Else etcd takes them for one member with two URLs, and refuses to start."""
+    members = [
+        Member(i, name, [f"peer{i}"], [], False)
+        for i, name in ((10, "infra1"), (11, "infra1"), (12, "infra2"), (13, ""))
+    ]
+    assert engine.peers_of(members, 13, "infra2") == (
+        ("a", "peer10"),
+        ("b", "peer11"),
+        ("c", "peer12"),
+        ("infra2", "peer13"),
+    )
+    assert [name for name, _url in engine.peers_of(members, 12, "infra2")] == ["a", "b", "infra2", "d"]
 
 
 def test_a_member_that_never_started_gets_the_membership(host: Host) -> None:

@@ -131,8 +131,13 @@ class MemberView:
 
     @property
     def keeps_url_of_joining(self) -> bool:
-        """Whether it was promoted, or started as a voting member, by a run that ended before it took the further URL away (urls_while_joining)."""
-        return self.ready and bool(self.entry and has_url_of_joining(self.entry.get("peer_urls", [])))
+        """Whether it was promoted, or started as a voting member, by a run that ended before it took the further URL away (urls_while_joining).
+
+        The turn of a member that moves takes it away as well.
+        """
+        return (
+            self.ready and not self.moved and bool(self.entry and has_url_of_joining(self.entry.get("peer_urls", [])))
+        )
 
     @property
     def has_lost_data(self) -> bool:

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.alarms import alarmed, departed_with_alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.authority import has_key_of_its_ca
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of, membership, reference
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import (
+    entry_of,
+    has_address,
+    membership,
+    reference,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import ARCHIVE, LEAVE, REPLACE, Step
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import UNKNOWN
@@ -87,6 +92,26 @@ def departing_in(
     return departing(cluster, listed, wanted) if hosts.get(wanted, cluster.name) == cluster.name else None
 
 
+def shared_name(name: str, wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]]) -> str:
+    """Why a name does not tell which of several members of a cluster is meant: etcd lets them have one name. '' if it does, by the address of an
+    inventory host."""
+    cluster, listed = clusters[name]
+    leaving = departing_in(cluster, listed, wanted, clusters)
+    entry = leaving.entry if leaving else None
+    if not leaving or not entry or not entry.get("name") or entry["id"] == wanted:
+        return ""
+    if leaving.member and has_address(entry, leaving.member.address):
+        return ""
+    others = [item for item in listed if item.get("name") == entry["name"]]
+    if len(others) < 2:
+        return ""
+    places = "; ".join(f"{item['id']} ({', '.join(map(str, item.get('peer_urls', [])))})" for item in others)
+    return (
+        f"etcd_member: {wanted} can mean {len(others)} members of cluster {cluster.name!r}, which are all called {entry['name']}: {places}. Use the id of the"
+        " member: -e etcd_member=ID"
+    )
+
+
 def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]]) -> str:
     """Why a name means no single member of these clusters; '' if it means one."""
     if not wanted:
@@ -99,6 +124,9 @@ def name_problem(wanted: str, clusters: Mapping[str, tuple[Cluster, list[Entry]]
             f"etcd_member: {wanted} can mean two members: {host.name}, whose inventory host it is, and the member of that name on {other.host}. Use the id"
             " of the member, which `etcdctl member list` shows: -e etcd_member=ID"
         )
+    shared = next(filter(None, (shared_name(name, wanted, clusters) for name in clusters)), "")
+    if shared:
+        return shared
     named = [name for name, (cluster, listed) in clusters.items() if departing(cluster, listed, wanted)]
     if len(named) == 1 or host:
         return ""

@@ -7,12 +7,11 @@ Runs on the controller, on observations of `etcd_host_info` by inventory host.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import place_of, same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
 
@@ -49,15 +48,7 @@ def reference(entry: Entry, cluster: Cluster, listed: list[Entry]) -> str:
 
 def has_address(entry: Entry, address: str) -> bool:
     """Whether an entry of the membership has this address, in any spelling, in a peer URL."""
-    hosts = (str(url).rsplit("://", 1)[-1].rsplit(":", 1)[0].strip("[]") for url in entry.get("peer_urls", []))
-    return any(same_address(host, address) for host in hosts)
-
-
-def same_address(one: str, other: str) -> bool:
-    """Whether two texts are the same address: an IPv6 address has many spellings."""
-    if one == other or ":" not in one + other:
-        return one == other
-    return is_address(one) and is_address(other) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
+    return any(same_address(place_of(str(url))[0], address) for url in entry.get("peer_urls", []))
 
 
 def has_run(observation: Observation) -> bool:

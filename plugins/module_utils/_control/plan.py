@@ -75,6 +75,11 @@ def members_after(
     ]
 
 
+def may_leave(leaving: Departing | None, members: Iterable[Mapping[str, str]]) -> list[str]:
+    """Names of the members that another run may remove during this one: if a member is removed or replaced, all others. members: after the run."""
+    return [member["name"] for member in members if leaving and member["name"] != leaving.name]
+
+
 def departing_data(leaving: Departing | None) -> dict[str, Any]:
     """The member that leaves, as plain data: its name, its id and client URLs (empty if the membership does not have it), its host ('' if there is none)."""
     if leaving is None:
@@ -100,6 +105,7 @@ def apart_plan(
         "moves": [],
         "departing": departing_data(None),
         "members": members_after(view.cluster),
+        "may_leave": [],
         "elsewhere": False,
         "copied": [],
         "lines": lines,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, is_ours
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -237,11 +237,19 @@ def ask_data(endpoint: str, revision: int, paths: tuple[str, str, str], timeout:
 # --- Judging -----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = DEFAULT_QUOTA) -> Report:
+def evaluate(
+    seen: list[Seen],
+    now: float,
+    renewal_window: float,
+    quota: int = DEFAULT_QUOTA,
+    may_leave: Collection[str] = (),
+) -> Report:
     """Judge the answers. now: Unix seconds; renewal_window: seconds. Endpoints with a name are the expected members.
 
-    quota: bytes, for members that do not report theirs.
+    quota: bytes, for members that do not report theirs. may_leave: names of members that another run may remove: then they are expected no more.
     """
+    left = [name for name in departed(seen) if name in may_leave]
+    seen = [item for item in seen if item.name not in left]
     answered = [item for item in seen if item.status]
     statuses = [item.status for item in seen if item.status]
     listed = next((item.members for item in answered if item.members), [])
@@ -266,6 +274,7 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
         reasons=trouble + raised,
         findings=[
             *version_findings([status.version for status in statuses], downgrade),
+            *departed_findings(left),
             *cluster_findings(voters),
             *data_findings(answered, quorum_size, (0, "CORRUPT") in alarms),
             *[f for line in rows for f in member_findings(line, renewal_window)],
@@ -280,6 +289,25 @@ def evaluate(seen: list[Seen], now: float, renewal_window: float, quota: int = D
         quorum_size=quorum_size,
         downgrade=downgrade,
     )
+
+
+def departed(seen: list[Seen]) -> list[str]:
+    """Names of expected members that the membership does not have, as all members tell that can commit. Empty if none can."""
+    told = [{member.name for member in item.members} for item in seen if item.commits and item.members]
+    return [item.name for item in seen if item.name and told and not any(item.name in names for names in told)]
+
+
+def departed_findings(left: list[str]) -> list[Finding]:
+    """Findings on members that another run has removed."""
+    return [
+        Finding(
+            "left",
+            name,
+            f"{name} has left the membership since this run began.",
+            "Another run has removed or replaces it.",
+        )
+        for name in left
+    ]
 
 
 def verdict_of(seen: list[Seen], quorum_size: int, reasons: list[str]) -> str:
@@ -321,13 +349,23 @@ def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
     if not expected or not listed:
         return []
     found = [member.name for member in listed]
-    reasons = [f"{name} is not in the membership. Run site.yml to add it." for name in expected if name not in found]
+    reasons = [
+        f"{name} is not in the membership. Run site.yml: it adds the member, or reports why not."
+        for name in expected
+        if name not in found
+    ]
     reasons += [
         f"{member.name or format(member.id, 'x')} is in the membership, but not in the inventory. If it should not be a member, remove it: remove_member.yml -e"
         f" etcd_member={member.name or format(member.id, 'x')}"
         for member in listed
         if member.name not in expected
     ]
+    for name in [name for name in expected if found.count(name) > 1]:
+        places = "; ".join(f"{m.id:x} ({', '.join(m.peer_urls)})" for m in listed if m.name == name)
+        reasons.append(
+            f"{found.count(name)} members are called {name}: {places}. Remove those that are not in the inventory, by their id:"
+            " remove_member.yml -e etcd_member=ID"
+        )
     return reasons
 
 

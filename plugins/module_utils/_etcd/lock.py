@@ -215,6 +215,16 @@ class Members:
         return [str(item.get("alarm")) for item in self.call("maintenance/alarm", {}, deadline).get("alarms", [])]
 
 
+def at_work(urls: Sequence[str], credentials: tuple[str, str, str]) -> list[str]:
+    """Which run holds the lock, as a sentence for a run that waits in vain. Empty if none does, or if no member tells. urls, credentials: as for
+    cluster_lock."""
+    try:
+        standing = Members(urls, credentials).read(clock() + CONFIRM)
+    except (EtcdError, SilentError):
+        return []
+    return [f"Another run holds the cluster lock ({standing.record}). Run again when it has ended."] if standing else []
+
+
 class ClusterLock:
     """The lock of one turn. Use cluster_lock, which releases it."""
 

@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Members, SilentError, clock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_address, place_of, same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 
 T = TypeVar("T")
@@ -33,9 +34,39 @@ ANSWER = 10.0
 PAUSE = 1.0
 
 
-def entry_at(members: Sequence[Member], peer_urls: Sequence[str]) -> Member | None:
-    """The member with one of these peer URLs; None if there is none."""
-    return next((member for member in members if set(member.peer_urls) & set(peer_urls)), None)
+class DepartedError(EtcdError):
+    """A member that is to be promoted is not in the membership any more."""
+
+
+def is_same_place(url: str, wanted: str) -> bool:
+    """Whether two peer URLs lead to one place. A URL by hand may have another spelling of the address, or the name of the host."""
+    (host, port), (address, wanted_port) = place_of(url), place_of(wanted)
+    return port == wanted_port and (same_address(host, address) or not (is_address(host) or "@" in host))
+
+
+def entry_of(members: Sequence[Member], name: str, peer_urls: Sequence[str]) -> Member | None:
+    """The entry of a member, by its name, or by the address of its peer URLs if it has not started; None if there is none.
+
+    etcd lets two members have one name: then the address decides. It is the entry that the plan has found (entry_of in _control/identity.py), never
+    that of another member at this address.
+    """
+    addresses = [place_of(url)[0] for url in peer_urls]
+
+    def is_here(member: Member) -> bool:
+        hosts = [place_of(url)[0] for url in member.peer_urls]
+        return any(same_address(host, address) for host in hosts for address in addresses)
+
+    found = [member for member in members if (member.name == name if member.name else is_here(member))]
+    return next(filter(is_here, found), found[0] if found else None)
+
+
+def learner_elsewhere(name: str, peer_urls: Sequence[str], wanted: Sequence[str]) -> str:
+    """Why the join of a learner cannot be finished: it has started at another address or port."""
+    return (
+        f"{name} is a learner at {', '.join(peer_urls)}, and the inventory has it at {', '.join(wanted)}. The peer URLs of a learner must not change"
+        " (docs/members.md). Put etcd_address and etcd_peer_port back, and change them when it has joined. Or have the host join anew with an empty data"
+        f" directory: replace_member.yml -e etcd_member={name}"
+    )
 
 
 class Membership:
@@ -64,19 +95,22 @@ class Membership:
         except (AttributeError, TypeError, ValueError) as exc:
             raise EtcdError("a member reports a membership that is not etcd's.") from exc
 
-    def add_learner(self, peer_urls: list[str], seconds: float) -> Member:
-        """The learner with these peer URLs, added if the membership does not have it. EtcdError if etcd refuses it.
+    def add_learner(self, name: str, peer_urls: list[str], seconds: float) -> Member:
+        """The entry of the member that joins, added as a learner if the membership does not have it. EtcdError if etcd refuses it.
 
-        Until it is promoted, it has a further one (urls_while_joining). Those of a learner are never updated (promote), so one that was added by hand
-        and has not started is added again.
+        Until it is promoted, it has a further peer URL (urls_while_joining). Those of a learner are never updated (promote), so one that was added by
+        hand and has not started is added again. EtcdError if a learner has started at another place.
         """
         joining = urls_while_joining(peer_urls)
 
         def added() -> Member | None:
-            entry = entry_at(self._members(), peer_urls)
+            entry = entry_of(self._members(), name, peer_urls)
             if entry is None:
                 self._call("cluster/member/add", peerURLs=joining, isLearner=True)
-            elif not entry.started and len(entry.peer_urls) != len(joining):
+            elif entry.started and entry.is_learner:
+                if not any(is_same_place(url, wanted) for url in entry.peer_urls for wanted in peer_urls):
+                    raise EtcdError(learner_elsewhere(name, entry.peer_urls, peer_urls))
+            elif not entry.started and sorted(entry.peer_urls) != sorted(joining):
                 if entry.is_learner:
                     self._call("cluster/member/remove", ID=str(entry.id))
                 else:
@@ -97,7 +131,7 @@ class Membership:
         def promoted() -> Member | None:
             entry = next((member for member in self._members() if member.id == member_id), None)
             if entry is None:
-                raise EtcdError(f"member {member_id:x} has left the membership while it was being promoted.")
+                raise DepartedError(f"member {member_id:x} has left the membership before it was promoted.")
             if entry.is_learner:
                 # "in sync with leader": etcd compares raft indexes (readyPercentThreshold), and refuses until then.
                 self._call("cluster/member/promote", ID=str(member_id))

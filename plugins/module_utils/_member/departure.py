@@ -25,24 +25,21 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
-    replace_file,
-)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import join_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
-    MODE,
     Record,
     current_record,
     read_record,
+    write_record,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import present_files, remove_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, record_path
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # Where the manifest of a member that has left is kept, in the work directory.
@@ -285,5 +282,4 @@ def _mark_record(spec: ClearSpec, record: Record | None) -> None:
     if known is None:
         ids = (wal.cluster_id, wal.member_id) if wal else ("", "")
         known = Record(spec.member, ids[0] or UNKNOWN, ids[1] or UNKNOWN, os.path.normpath(spec.data_dir))
-    text = replace(known, removed=time.strftime("%Y-%m-%d", time.gmtime())).as_text()
-    replace_file(record_path(spec.work_dir), text.encode(), MODE)
+    write_record(replace(known, removed=time.strftime("%Y-%m-%d", time.gmtime())), spec.work_dir)

@@ -23,12 +23,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     LockRefusedError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import DepartedError, Membership, entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import current_record, write_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     KubeletError,
     Turn,
@@ -113,7 +114,7 @@ class JoinTurn(Turn):
                 raise
         self._check_others(urls)
         self._check_lock()
-        entry = self.membership.add_learner(urls, ACCEPTED)
+        entry = self.membership.add_learner(self.spec.member, urls, ACCEPTED)
         self._look_again(entry)
         if not entry.is_learner and self.stops and not self.spec.allow_interruption:
             # Another run has finished the join meanwhile: now it has a vote.
@@ -122,6 +123,7 @@ class JoinTurn(Turn):
         try:
             self.act(self.spec.target)
             self.waited = self._wait_until_promoted(entry, urls)
+            self._record()
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -148,7 +150,8 @@ class JoinTurn(Turn):
 
         def look() -> list[str]:
             members = self.membership.members()
-            return join_problems(_rollout.describe_others(members, entry_at(members, urls), self.spec.target))
+            mine = entry_of(members, self.spec.member, urls)
+            return join_problems(_rollout.describe_others(members, mine, self.spec.target))
 
         problems = _rollout.lasting(look)
         if problems:
@@ -176,6 +179,8 @@ class JoinTurn(Turn):
                 try:
                     self.membership.promote(entry.id, urls, 0.0)
                     return time.monotonic() - begin
+                except DepartedError:
+                    raise
                 except EtcdError as exc:
                     problem = str(exc).rstrip(".")
             waited = time.monotonic() - begin
@@ -183,6 +188,13 @@ class JoinTurn(Turn):
                 what = f"it has not joined after {waited:.0f} s: {problem}"
                 raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
             time.sleep(1.0)
+
+    def _record(self) -> None:
+        """Record that this host has a member that votes. From now on, the kubelet of a host that boots does not start it without its data."""
+        config = self.spec.config
+        record = current_record(self.spec.member, config.data_dir, config.pki_dir)
+        if record:
+            write_record(record, self.spec.kubelet.work_dir)
 
     def _taken_back(self, entry: Member) -> str:
         """The same, with the reason if even that fails: the cause of the failure must not be lost."""
@@ -202,7 +214,7 @@ class JoinTurn(Turn):
         mine = next((member for member in self.membership.members() if member.id == entry.id), None)
         if mine and not mine.is_learner:
             return "It was promoted, so it stays a member. Correct the cause, and run again."
-        if _rollout.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
+        if mine and _rollout.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
             return "It continues to catch up as a learner. Run again to finish the join."
         work_dir = self.spec.kubelet.work_dir
         kept = os.path.join(work_dir, REFUSED_MANIFEST)

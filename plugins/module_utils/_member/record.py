@@ -13,7 +13,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_or_say
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    ensure_directory,
+    read_bytes,
+    read_or_say,
+    replace_file,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -90,6 +95,12 @@ def current_record(name: str, data_dir: str, pki_dir: str) -> Record | None:
     if wal is None or not wal.formed or wal.restored or wal.problem:
         return None
     return Record(name, wal.cluster_id, wal.member_id, os.path.normpath(data_dir), ca_of(pki_dir))
+
+
+def write_record(record: Record, work_dir: str) -> None:
+    """Write the record of a host."""
+    ensure_directory(work_dir, 0o700)
+    replace_file(record_path(work_dir), record.as_text().encode(), MODE)
 
 
 def record_reasons(on_disk: Record | None, current: Record | None) -> list[Reason]:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, Status, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last_lines, last_words, log_paths
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import FLAG, STOPPED, Cause
@@ -287,10 +288,12 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
     return None if code == 200 else brief(said) or f"it answers {code}"
 
 
-def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient, list[Member]]:
+def ask_membership(
+    target: Target, process: Process | None, linearizable: bool = True
+) -> tuple[EtcdClient, list[Member]]:
     """The membership as a quorum knows it, and the client that returned it. EtcdError if no member answers.
 
-    process: the member as it runs, which is asked first, and where it listens now.
+    process: the member as it runs, which is asked first, and where it listens now. linearizable: False for the membership as one member knows it.
     """
     answers: list[str] = []
     first = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
@@ -298,10 +301,16 @@ def ask_membership(target: Target, process: Process | None) -> tuple[EtcdClient,
         try:
             # It connects again if it is asked for more.
             with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
-                return client, client.members(linearizable=True)
+                return client, client.members(linearizable=linearizable)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
     raise EtcdError(f"no member reports the membership: {'; '.join(answers)}.")
+
+
+def own_entry(target: Target, process: Process | None, members: list[Member]) -> Member | None:
+    """The entry of the member itself; None if there is none. process: as for ask_membership. It tells two members of one name apart."""
+    url = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
+    return entry_of(members, target.name, [url])
 
 
 def status_at(url: str, target: Target) -> Status:
@@ -410,8 +419,7 @@ def look_at_others(target: Target, process: Process) -> tuple[list[Other], str |
         _client, members = ask_membership(target, process)
     except EtcdError as exc:
         return [], str(exc).rstrip(".")
-    itself = next((member for member in members if member.name == target.name), None)
-    return describe_others(members, itself, target), None
+    return describe_others(members, own_entry(target, process, members), target), None
 
 
 def announce_peer_urls(target: Target, process: Process | None, wanted: list[str], check: bool) -> list[str]:
@@ -421,7 +429,7 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
     (cluster API, MemberUpdate). check: only look. EtcdError where there is no quorum. Those of a learner are left: see promote in _etcd/membership.py.
     """
     client, members = ask_membership(target, process)
-    entry = next((item for item in members if item.name == target.name), None)
+    entry = own_entry(target, process, members)
     if entry is None or entry.is_learner or sorted(entry.peer_urls) == sorted(wanted):
         return []
     if not check:
@@ -481,12 +489,12 @@ def stop(process: Process) -> None:
 # --- After -----------------------------------------------------------------------------------------------------------
 
 
-def membership_problem(name: str, members: list[Member]) -> str | None:
+def membership_problem(target: Target, members: list[Member]) -> str | None:
     """Why the membership does not show a member as started; None where it does."""
-    entry = next((member for member in members if member.name == name), None)
+    entry = own_entry(target, None, members)
     if entry is None:
-        return f"the membership has no {name}, only {', '.join(m.name or f'{m.id:x}' for m in members)}"
-    return None if entry.started else f"{name} has not published its client address"
+        return f"the membership has no {target.name}, only {', '.join(m.name or f'{m.id:x}' for m in members)}"
+    return None if entry.started else f"{target.name} has not published its client address"
 
 
 def lag_problem(leader: int | None, own: int) -> str | None:
@@ -501,12 +509,12 @@ def service_problem(target: Target) -> str | None:
     try:
         with EtcdClient(target.urls[0], *target.credentials, timeout=ANSWER) as client:
             members = client.members()
-            problem = membership_problem(target.name, members) or ask_health(target.urls[0], target)
+            problem = membership_problem(target, members) or ask_health(target.urls[0], target)
             if problem:
                 return problem
             own = client.status()
         leader = next((member for member in members if member.id == own.leader and member.started), None)
-        if leader is None or leader.name == target.name:
+        if leader is None or leader.id == own.member_id:
             return lag_problem(own.raft_applied_index if leader else None, own.raft_applied_index)
         ahead = status_at(leader.client_urls[0], target)
     except EtcdError as exc:

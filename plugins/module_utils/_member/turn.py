@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     NoQuorumError,
     cluster_lock,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_at
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership, entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
@@ -410,6 +411,7 @@ class Turn:
         """Start the member of a cluster that does not run. Each host proves itself; none waits for the others."""
         if not self.check:
             _rollout.check_controller()
+            self._take_peers_of_membership()
             self.install_packages()
             if self.config:
                 self.config.write()
@@ -427,6 +429,22 @@ class Turn:
         self.have_images()
         self.change_manifest()
         self.waited = self._wait_until_started()
+
+    def _take_peers_of_membership(self) -> None:
+        """If a voting member was added by hand and has never started, the quorum may need it. Without data, etcd compares initial-cluster with the
+        membership, and the inventory may have members that have not joined yet."""
+        config, target = self.spec.config, self.spec.target
+        if self.formed or config.initial_cluster_state != "existing" or MANIFEST not in self.spec.parts:
+            return
+        try:
+            _client, members = _rollout.ask_membership(target, self.process, linearizable=False)
+        except EtcdError:
+            return
+        mine = entry_of(members, target.name, peer_urls(self.wanted))
+        if mine and not mine.started:
+            peers = peers_of(members, mine.id, target.name)
+            self.spec = replace(self.spec, config=replace(config, peers=peers))
+            self.look()
 
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""
@@ -506,8 +524,8 @@ class Turn:
                 raise
         else:
             client, members = _rollout.ask_membership(target, self.process)
-            mine = entry_at(members, peer_urls(self.wanted))
-            if not mine and target.name not in [member.name for member in members]:
+            mine = entry_of(members, target.name, peer_urls(self.wanted))
+            if not mine:
                 raise EtcdError(
                     f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
                 )
@@ -519,7 +537,7 @@ class Turn:
                 listed = [replace(item, peer_urls=joining) if item.id == mine.id else item for item in members]
                 peers = peers_of(listed, mine.id, self.spec.member)
                 self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
-            self.look(any(member.name == target.name and member.started for member in members))
+            self.look(mine.started)
 
     def _check_lock(self) -> None:
         if self.lock:
@@ -605,7 +623,7 @@ class Turn:
             return
         try:
             _client, members = _rollout.ask_membership(target, self.process)
-            mine = next((member for member in members if member.name == target.name), None)
+            mine = _rollout.own_entry(target, self.process, members)
             urls = [url for member in members for url in member.client_urls[:1]]
             if mine:
                 Membership(urls, target.credentials, _rollout.check_controller).hand_over(mine.id, HANDS_OVER)
@@ -924,9 +942,12 @@ class Turn:
 def peers_of(members: Iterable[Member], member_id: int, name: str) -> tuple[tuple[str, str], ...]:
     """Name and peer URL of all members, as initial-cluster has them. name: of the member with this id.
 
-    etcd learns a name when the member starts, and compares the URLs only (ValidateClusterAndAssignIDs). Names have to differ.
+    etcd learns a name when the member starts, and compares the URLs only (ValidateClusterAndAssignIDs). Names have to differ here, and need not in the
+    membership.
     """
-    names = {member.id: member.name or f"{member.id:x}" for member in members}
+    members = list(members)
+    counts = Counter([name, *(member.name for member in members if member.name and member.id != member_id)])
+    names = {member.id: member.name if counts[member.name] == 1 else f"{member.id:x}" for member in members}
     return tuple(
         (name if member.id == member_id else names[member.id], url) for member in members for url in member.peer_urls
     )

@@ -43,7 +43,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     has_address,
     has_run,
     membership,
-    same_address,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import (
     attendance_problems,
@@ -54,6 +53,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     departing_data,
     make_steps,
+    may_leave,
     members_after,
     plan_lines,
     read_off,
@@ -79,6 +79,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.upgrade import upgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View, asker, exists
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import same_address
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     RESTART,
     START,
@@ -176,6 +177,7 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
     steps = in_order([*steps, *([] if decision.action == REFUSE or outcome.held else first)])
+    after = members_after(cluster, leaving, membership(view.observations) or [], wish.operation)
     data = {
         **read_off(steps),
         "action": decision.action,
@@ -186,7 +188,8 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "departing": departing_data(leaving),
-        "members": members_after(cluster, leaving, membership(view.observations) or [], wish.operation),
+        "members": after,
+        "may_leave": may_leave(leaving, after),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),

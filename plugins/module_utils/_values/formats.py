@@ -119,6 +119,19 @@ def is_address(text: object) -> bool:
     return True
 
 
+def same_address(one: str, other: str) -> bool:
+    """Whether two texts are the same address: an IPv6 address has many spellings."""
+    if one == other or ":" not in one + other:
+        return one == other
+    return is_address(one) and is_address(other) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
+
+
+def place_of(url: str) -> tuple[str, str]:
+    """Host (without brackets) and port of a URL."""
+    host, *port = url.rsplit("://", 1)[-1].rsplit(":", 1)
+    return host.strip("[]"), "".join(port)
+
+
 def address_problems(address: str) -> list[str]:
     """Why an address cannot be the address of a member."""
     if "{{" in address:

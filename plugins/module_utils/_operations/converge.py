@@ -265,7 +265,7 @@ def hosts_with(part: str, observations: Observations) -> list[str]:
 
 
 def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
-    """Whether the run ends with its plan, and the table of its members then: nothing is to be done, and the observation found all of them healthy."""
+    """Whether the run ends with its plan, because nothing is to be done and all members are healthy; and the table of the members then."""
     tables = [
         seen["table"] for item in observations.values() if (seen := item.get("health")) and seen["verdict"] == "healthy"
     ]
@@ -290,8 +290,8 @@ def kubelets_before_turns(decision: Decision, observations: Observations) -> lis
 def token(observations: Observations) -> str:
     """The initial-cluster-token of a cluster that is being founded, the same on all hosts.
 
-    What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
-    not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
+    The token of a killed first run is kept. Otherwise it is made of random numbers of all hosts, so the ids of the cluster differ from those of an
+    earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
     """
     # What has data keeps its ids, whatever the others would be told. A manifest by hand has no token: with it, ids are those of etcd's own.
     with_data = [
@@ -314,7 +314,7 @@ def to_record(decision: Decision, observations: Observations, is_rotating: bool 
     """
 
     def is_another(etcd: Mapping[str, Any]) -> bool:
-        """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
+        """Whether a record names another member than the present and the wanted one: the member was restored, or added again."""
         record = etcd.get("record")
         return not record or any(record[key] != etcd.get(key) for key in ("cluster_id", "member_id"))
 
@@ -373,7 +373,7 @@ def image_reasons(observation: Observation, archive: str) -> list[Reason]:
 
 
 def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
-    """Observations without what a run that issues certificates leaves alone, whatever it is like."""
+    """Observations without the parts that a run which only issues certificates does not change."""
     parts = ("ca", "certificates")
     return {
         host: {

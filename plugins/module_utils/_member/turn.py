@@ -441,10 +441,10 @@ class Turn:
         except EtcdError:
             return
         mine = entry_of(members, target.name, peer_urls(self.wanted))
-        if mine and not mine.started:
+        if mine:
             peers = peers_of(members, mine.id, target.name)
             self.spec = replace(self.spec, config=replace(config, peers=peers))
-            self.look()
+            self.look(mine.started)
 
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""

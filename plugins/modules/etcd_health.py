@@ -54,10 +54,10 @@ options:
         answer for 15 seconds, the module stops waiting.
     type: bool
     default: false
-  may_leave:
+  may_be_absent:
     description:
-      - Names of members that another run may remove during this one. If such a member is not in the membership, it is not expected any more.
-        A finding reports it.
+      - Names of members that are expected only if the membership has them, because another run may remove or add them. A finding reports
+        those that the membership does not have.
     type: list
     elements: str
     default: []
@@ -154,7 +154,7 @@ findings:
   elements: dict
   contains:
     code:
-      description: One of V(security), V(left), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
+      description: One of V(security), V(absent), V(mixed-versions), V(even-members), V(certificate), V(quota), V(fragmentation) and V(lag).
       type: str
     member:
       description: Name of the member. Empty if the finding is about the cluster.
@@ -368,7 +368,7 @@ def main() -> None:
             "key": {"type": "path", "default": "/etc/kubernetes/pki/etcd/healthcheck-client.key"},
             "wait_for": {"type": "str", "choices": ["none", "degraded", "healthy"], "default": "none"},
             "runs": {"type": "bool", "default": False},
-            "may_leave": {"type": "list", "elements": "str", "default": []},
+            "may_be_absent": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
@@ -398,7 +398,7 @@ def main() -> None:
         seen = _health.look_at_all(targets, paths, seconds)
         if params["runs"]:
             seen = [_health.known_to_run(item) for item in seen]
-        return _health.evaluate(seen, time.time(), window, quota, params["may_leave"])
+        return _health.evaluate(seen, time.time(), window, quota, params["may_be_absent"])
 
     wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
     report, progress, waited = _health.wait_for(

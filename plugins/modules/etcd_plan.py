@@ -107,8 +107,13 @@ members:
     address:
       description: Its IP address.
       type: str
-may_leave:
-  description: Names of the members that another run may remove during this one. If a member is removed or replaced, all others.
+watched:
+  description: Name and address of the members whose health the end of the run waits for.
+  returned: success
+  type: list
+  elements: dict
+may_be_absent:
+  description: Names of those of RV(watched) that need not be members. If a member is removed or replaced, another run may remove or add the others.
   returned: success
   type: list
   elements: str

@@ -367,7 +367,7 @@ def test_two_removals_at_once_both_end_well(make_cluster: Make) -> None:
 
         def ask(seconds: float) -> _health.Report:
             seen = _health.look_at_all([(member.name, member.endpoint) for member in stay], stay[0].files, seconds)
-            return _health.evaluate(seen, time.time(), 0.0, may_leave=[member.name for member in stay])
+            return _health.evaluate(seen, time.time(), 0.0, may_be_absent=[member.name for member in stay])
 
         reports[spec.member] = _health.wait_for("healthy", 30.0, 3.0, ask, lambda _line: None)[0]
 

@@ -223,7 +223,7 @@ def test_bad_input_is_refused(plane: Plane, old: str, new: str, arguments: tuple
 def test_hand_over(plane: Plane) -> None:
     """Check mode names the changes that the run makes. The run prints no key, and the second run changes nothing."""
     said = plane.play("--check", "--diff")
-    assert set(plane.changed) == {HOST} and "apiserver-etcd-client.crt: issued, missing" in said
+    assert set(plane.changed) == {HOST} and "apiserver-etcd-client.crt: issued, the certificate is missing" in said
     assert plane.sh("ls -d /etc/kubernetes 2>&1", check=False).startswith("ls: cannot access")
     said = plane.play("-vvvv", "--diff")
     assert set(plane.changed) == {HOST} and "3 of 3 members healthy" in said
@@ -442,10 +442,10 @@ def test_restored_under_a_kube_apiserver(plane: Plane) -> None:
     said = re.sub(r"\s+", " ", run.output)
     # First kube-apiserver stops, then the members; last it starts.
     order = [
-        "kube-apiserver of the cluster is stopped",
+        "kube-apiserver is stopped",
         "Take the step: stop",
         "Take the step: replace",
-        "kube-apiserver of the cluster is started",
+        "kube-apiserver is started",
     ]
     places = [said.index(words) for words in order]
     assert places == sorted(places)

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def test_the_leader_is_removed(hosts: Lab, tmp_path: Path) -> None:
     assert hosts.play(inventory=only(hosts, tmp_path, *rest)).changed() == {}
     hit(hosts, "replace", name, only(hosts, tmp_path, *HOSTS))
     assert names(hosts) == HOSTS
+
+
+@pytest.mark.long
+def test_two_members_leave_at_once_and_come_back_at_once(hosts: Lab, tmp_path: Path) -> None:
+    """Two runs, each for one of them. Neither takes the other's member for one that is missing, or for one too many."""
+    four = only(hosts, tmp_path, *HOSTS)
+    assert hosts.play(inventory=four).code == 0 and names(hosts) == HOSTS
+    for operation, rest in (("remove", HOSTS[:2]), ("replace", HOSTS)):
+        with writing(hosts, f"{operation}s") as counted, ThreadPoolExecutor() as pool:
+            runs = list(pool.map(lambda name, operation=operation: hit(hosts, operation, name, four), HOSTS[2:]))
+        print(operation, [f"{run.seconds:.0f} s" for run in runs], counted)
+        assert names(hosts) == rest
+        assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 8, counted
+    assert hosts.play(inventory=four).changed() == {}
 
 
 @pytest.mark.long

@@ -220,10 +220,10 @@ def test_every_kind_of_damage_is_repaired(cluster: Lab) -> None:
     with meanwhile(cluster, cluster.hosts, READY) as ready:
         run = cluster.site("--diff")
     for words in (
-        "etcd/peer.crt: issued again, key: missing",
+        "etcd/peer.crt: issued again, the key is missing",
         "etcd/server.key: mode is 0640, not 0600",
         "etcd/server.crt: owner is 65534:0, not 0:0",
-        "etcd/server.crt: issued, missing",
+        "etcd/server.crt: issued, the certificate is missing",
         "etcd/peer.crt: issued again, not a PEM certificate",
         "etcd/healthcheck-client.crt: issued again, a directory",
         "apiserver-etcd-client.crt: issued again, key: a broken symbolic link",

@@ -30,7 +30,7 @@ TABLE = {
         alarms="decision departure run",
         view="run seams departure move_ca report actions",
         judge="decision run seams departure authority restore rotate_ca upgrade",
-        plan="decision run seams rotate_ca restore",
+        plan="decision departure run seams rotate_ca restore",
         cluster="cluster seams",
         identity="identity decision run",
         preflight="preflight",
@@ -373,7 +373,7 @@ NAMED = [
         returns("next(m for m in members if m.name == target.name)"),
     ),
     Named("a member joins twice", f"{ETCD}/membership", "Membership.add_learner", value_of("entry", "None")),
-    Named("a member that another run has removed is waited for", f"{ETCD}/health", "departed", returns("[]")),
+    Named("a member that another run has removed is waited for", f"{ETCD}/health", "absent", returns("[]")),
     Named(
         "a join waits for a learner that has left",
         f"{MEMBER}/join",

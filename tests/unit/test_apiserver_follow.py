@@ -167,7 +167,10 @@ def test_a_run_that_was_killed_is_finished() -> None:
 def test_the_hand_over() -> None:
     """Steps, lines and the hand-over. A certificate is issued even if the manifest was edited."""
     planes = {
-        "control0": {**plane("apiserver-etcd-client.crt: issued, missing"), "apiserver": apiserver(A, B)},
+        "control0": {
+            **plane("apiserver-etcd-client.crt: issued, the certificate is missing"),
+            "apiserver": apiserver(A, B),
+        },
         "control1": {**plane(serial="s2"), "apiserver": apiserver(A, B)},
     }
     found = decide(infra0=signer(etcd={"members_of": OURS}), **planes)

@@ -180,7 +180,7 @@ def test_ca_that_signs_elsewhere(changes: dict[str, Any], own: dict[str, Any], e
     assert _authority.signs_elsewhere(CLUSTER, observations, own) == elsewhere
     assert _authority.ca_problems(CLUSTER, observations, own) == []
     assert _authority.elsewhere_warnings(observations, "/srv") == []
-    observations["infra1"]["reasons"]["certificates"] = why("etcd/peer.crt: issued, missing")
+    observations["infra1"]["reasons"]["certificates"] = why("etcd/peer.crt: issued, the certificate is missing")
     assert "infra1: new certificates are due" in _authority.elsewhere_warnings(observations, "/srv")[0]
     assert bool(_authority.ca_problems(CLUSTER, observations, own)) == (bool(changes) and not own)
 

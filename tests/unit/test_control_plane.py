@@ -191,7 +191,7 @@ def plane(*reasons: str, serial: str | None = None, **changes: Any) -> dict[str,
     }
 
 
-FRESH = ("etcd/ca.crt: missing", "apiserver-etcd-client.crt: issued, missing")
+FRESH = ("etcd/ca.crt: missing", "apiserver-etcd-client.crt: issued, the certificate is missing")
 
 
 def decide(own_ca: dict[str, Any] | None = None, lost: list[str] | None = None, **seen: Any) -> HandOver:

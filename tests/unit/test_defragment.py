@@ -95,7 +95,7 @@ def test_the_plan_for_people() -> None:
         "infra2: database: not defragmented, 5 of 100 MiB (5 %) are not in use",
     ]
     assert run(SMALL, SMALL, DONE)["lines"] == [
-        "cluster etcd: nothing to do: in no database, 45 % and 16 MiB are not in use",
+        "cluster etcd: nothing to do: no database has at least 45 % and 16 MiB of unused space",
         "infra0, infra1: database: not defragmented, 10 of 20 MiB (50 %) are not in use",
         "infra2: database: not defragmented, 5 of 100 MiB (5 %) are not in use",
     ]

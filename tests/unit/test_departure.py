@@ -98,12 +98,22 @@ def test_a_healthy_member_is_removed_by_another_one() -> None:
     assert kinds(plan) == [("leave", "infra1"), ("archive", "infra0")] and plan["speaker"] == "infra1"
 
 
-def test_members_that_another_run_may_remove_meanwhile() -> None:
+def test_members_that_another_run_may_remove_or_add_meanwhile() -> None:
     """All but the one that this run replaces. Other operations expect all members to the end."""
-    assert run("remove", "infra2", *UP3)["may_leave"] == ["infra0", "infra1"]
-    assert run("replace", "infra2", *UP3, replace_healthy=True)["may_leave"] == ["infra0", "infra1"]
-    assert run("converge", "", *UP3)["may_leave"] == []
-    assert run("remove", "infra9", *UP3, members=listing("0129", "0129"))["may_leave"] == ["infra0", "infra1", "infra2"]
+
+    def watched(*arguments: Any, **wishes: Any) -> tuple[list[str], list[str]]:
+        plan = run(*arguments, **wishes)
+        return [member["name"] for member in plan["watched"]], plan["may_be_absent"]
+
+    everyone = ["infra0", "infra1", "infra2"]
+    assert watched("remove", "infra2", *UP3) == (everyone[:2], everyone[:2])
+    assert watched("replace", "infra2", *UP3, replace_healthy=True) == (everyone, everyone[:2])
+    assert watched("converge", "", *UP3) == (everyone, [])
+    assert watched("remove", "infra9", *UP3, members=listing("0129", "0129")) == (everyone, everyone)
+    # A host that has left, and may join again in another run.
+    left = {**FRESH, "record": {**RECORD, "name": "infra3", "removed": "2026-11-27"}}
+    seen = watched("remove", "infra2", *UP3, left, members=listing("012", "012"))
+    assert seen == (["infra0", "infra1", "infra3"], ["infra0", "infra1", "infra3"])
 
 
 @pytest.mark.parametrize("operation", ["remove", "replace"])
@@ -399,7 +409,7 @@ def test_the_only_ca_key_stays_in_the_inventory() -> None:
 @pytest.mark.parametrize(
     ("alarm", "refused"), [(("CORRUPT", "infra2"), False), (("CORRUPT", "infra1"), True), (("CORRUPT", ""), True)]
 )
-def test_a_member_whose_data_is_corrupt_may_leave(alarm: tuple[str, str], refused: bool) -> None:
+def test_a_member_whose_data_is_corrupt_may_be_absent(alarm: tuple[str, str], refused: bool) -> None:
     change = {"infra0": {"etcd": {"alarms": [{"kind": alarm[0], "member": alarm[1]}]}}}
     for operation in ("remove", "replace"):
         plan = run(operation, "infra2", *UP3, change=change, replace_healthy=True)

@@ -176,7 +176,7 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("name", "how", "words"),
     [
-        ("server.crt", "remove", "etcd/server.crt: issued, missing"),
+        ("server.crt", "remove", "etcd/server.crt: issued, the certificate is missing"),
         ("server.crt", "garbage", "etcd/server.crt: issued again, not a PEM certificate"),
         ("server.crt", "empty", "etcd/server.crt: issued again, empty"),
         ("server.crt", "directory", "etcd/server.crt: issued again, a directory"),
@@ -185,7 +185,7 @@ def damage(path: Path, how: str) -> None:
         ("server.key", "link", "etcd/server.crt: issued again, key: a broken symbolic link"),
         ("server.crt", "peer.crt", "etcd/server.crt: issued again, its key belongs to another certificate"),
         ("server.crt", "healthcheck-client.crt", "usages are clientAuth"),
-        ("server.key", "remove", "etcd/server.crt: issued again, key: missing"),
+        ("server.key", "remove", "etcd/server.crt: issued again, the key is missing"),
         ("server.key", "garbage", "etcd/server.crt: issued again, key: not a usable private key"),
         ("server.key", "peer.key", "etcd/server.crt: issued again, its key belongs to another certificate"),
         ("server.key", "mode", "etcd/server.key: mode is 0640, not 0600"),
@@ -1016,7 +1016,7 @@ def test_a_control_plane_host_gets_one_certificate(tmp_path: Path) -> None:
     (tmp_path / "plane/pki/etcd/server.crt").write_text("garbage")
     assert texts(_pki.observe(plane, NOW).reasons) == [
         "etcd/ca.crt: missing",
-        "apiserver-etcd-client.crt: issued, missing, key: missing",
+        "apiserver-etcd-client.crt: issued, the certificate is missing, the key is missing",
     ]
     asked = _pki_steps.step_request(plane, ca_cert, False, NOW)
     assert list(asked["csrs"]) == ["apiserver-etcd-client"]

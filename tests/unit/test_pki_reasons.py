@@ -117,9 +117,9 @@ def judged(where: Path, it: Files, **options: Any) -> list[_pki.Reason]:
 
 # What makes a reason: (fields that differ, options that differ, the words that a person reads, whether the key goes too).
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
-    "missing": ({"certificate": "missing"}, {}, "missing", False),
+    "missing": ({"certificate": "missing"}, {}, "the certificate is missing", False),
     "unreadable": ({"certificate": "garbage"}, {}, "not a PEM certificate", False),
-    "key-missing": ({"key": "missing"}, {}, "key: missing", True),
+    "key-missing": ({"key": "missing"}, {}, "the key is missing", True),
     "key-unreadable": ({"key": "garbage"}, {}, "key: not a usable private key", True),
     "key-algorithm": ({"curve": "P384"}, {}, "the key is ECDSA-P384, not ECDSA-P256", True),
     "key-mismatch": ({"other_key": True}, {}, "its key belongs to another certificate", True),

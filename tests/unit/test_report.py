@@ -233,7 +233,7 @@ def test_what_site_yml_would_change_or_refuse() -> None:
     refused = samples.observation(problems=[{"text": "etcd_image_tag 'x' is not an image tag.", "stops": ["restart"]}])
     looked = replace(it, observations={"infra0": differs, "infra1": differs, "infra2": refused})
     assert [(item["code"], item["text"]) for item in one(looked)["findings"]] == [
-        ("differs", "infra0, infra1: manifest: etcd.yaml: --x=1 added"),
+        ("differs", "infra0, infra1: manifest: etcd.yaml: --x=1 added."),
         ("refused", "infra2: etcd_image_tag 'x' is not an image tag."),
     ]
     assert any(line.startswith("FINDING: infra0, infra1: manifest") for line in one(looked)["lines"])

@@ -352,8 +352,18 @@ def test_the_configuration_alone(host: Host) -> None:
     assert host.acts == [] and host.configs == [] and host.manifest.read_text() == OLD and not host.run()["changed"]
 
 
-@pytest.mark.parametrize("state", ["existing", "new"])
-def test_a_voting_member_that_was_added_by_hand_is_started_without_a_quorum(host: Host, state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "urls", "listed"),
+    [
+        ("existing", [], ["infra0", "infra1"]),
+        # It has started meanwhile: without its data, it must not start with a list that has the others.
+        ("existing", ["x"], ["infra0"]),
+        ("new", [], ["infra0", "infra1", "infra2"]),
+    ],
+)
+def test_a_voting_member_that_was_added_by_hand_is_started_without_a_quorum(
+    host: Host, state: str, urls: list[str], listed: list[str]
+) -> None:
     """With the membership: the inventory has a member more, which has not joined yet, and etcd would not start with it in its list."""
     members = [engine._kubeadm.Member(f"infra{i}", f"infra{i}", f"10.0.0.{6 + i}") for i in range(3)]
     config = replace(host.spec.config, members=members, initial_cluster_state=state)
@@ -361,13 +371,13 @@ def test_a_voting_member_that_was_added_by_hand_is_started_without_a_quorum(host
     host.manifest.unlink()
     host.membership = [
         Member(7, "infra1", ["https://10.0.0.7:2380"], ["x"], is_learner=False),
-        Member(6, "", ["new"], [], is_learner=False),
+        Member(6, "infra0" if urls else "", ["new"], urls, is_learner=False),
     ]
     # Nothing starts etcd here.
     with pytest.raises(EtcdError, match="etcd does not run"):
         host.run()
     names = [name for name in ("infra0", "infra1", "infra2") if f"{name}=" in host.written.read_text()]
-    assert names == (["infra0", "infra1"] if state == "existing" else ["infra0", "infra1", "infra2"])
+    assert names == listed
     assert host.acts[-1] == "install" and "lock" not in host.acts
 
 

@@ -135,7 +135,7 @@ def change_problems(seen: Observation, reasons: list[Reason]) -> list[str]:
     codes = {reason.code for reason in reasons} - {"pending"}
     if not codes:
         return []
-    # A manifest that stays may be whatever it is.
+    # A manifest that stays is not checked.
     if seen["problem"] and codes != {"ca"}:
         return [f"kube-apiserver is not changed: {seen['problem']}"]
     # One that does not trust the members any more is not ready because of that.

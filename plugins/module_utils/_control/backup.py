@@ -31,7 +31,7 @@ class Backup:
 
 
 def backup(cluster: Cluster, observations: Observations, leaving: str = "") -> Backup:
-    """Who gives a snapshot of the cluster. leaving: a host whose member is about to leave, which is asked last.
+    """The member that a snapshot is taken from. leaving: a host whose member is about to leave, which is asked last.
 
     A healthy follower, else the leader; without a quorum any member that answers, since its database may be the best that is left.
     """

@@ -249,7 +249,7 @@ def rest_problems(
     for entry in others:
         name = reference(entry, cluster, listed)
         if entry.get("is_learner"):
-            # site.yml joins nobody while another member is unwell, or has left and is still in the inventory.
+            # site.yml does not finish a join while another member is unhealthy, or has left and is still in the inventory.
             can_finish = is_well and any(entry_of(member, listed) is entry for member in cluster.members)
             way_out = (
                 f"Run site.yml to finish its join, and replace {leaving.name} afterwards."
@@ -374,7 +374,7 @@ def archive_reasons(observation: Observation | None, wipe_keys: bool) -> list[Re
 def departure_warnings(
     cluster: Cluster, observations: Observations, leaving: Departing, operation: str
 ) -> list[Problem]:
-    """What people have to know beside: a host that could not be cleared, and who still uses the member."""
+    """Warnings: a host that could not be cleared, and clients that still use the member."""
     found = []
     if leaving.member and leaving.host not in observations:
         found.append(

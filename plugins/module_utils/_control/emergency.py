@@ -140,7 +140,7 @@ def price(cluster: Cluster, planes: list[str], subject: str) -> str:
 
 
 def clients(planes: list[str]) -> str:
-    """Whom the members refuse afterwards."""
+    """The clients that the members refuse afterwards."""
     known = (
         f"kube-apiserver on {', '.join(planes)} (control_plane.yml -e etcd_update_apiserver=true), and "
         if planes
@@ -150,7 +150,7 @@ def clients(planes: list[str]) -> str:
 
 
 def member_problems(cluster: Cluster, observations: Observations) -> list[Problem]:
-    """Members that were not seen: one with the former CA alone would come back as a stranger."""
+    """Members that were not observed: with only the former CA, the others would reject them."""
     text = (
         "this host is not part of the run, or could not be observed. Its member would keep the former CA: the others would reject it, and it would still"
         " serve every client with a certificate of that CA. Run again with this host, or remove its member first, while the cluster has a quorum:"
@@ -204,5 +204,5 @@ def run_lines(cluster: Cluster, cut: Cut, subject: str) -> list[str]:
 
 
 def warnings(cluster: Cluster, cut: Cut, planes: list[str], subject: str) -> list[Problem]:
-    """What it costs, before it is paid."""
+    """The price, as a warning before the run."""
     return [note(price(cluster, planes, subject))] if cut.phases else []

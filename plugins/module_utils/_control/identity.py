@@ -64,7 +64,7 @@ def cluster_that_answers(observations: Mapping[str, Observation]) -> str:
 def identity_problems(cluster: Cluster, observations: Mapping[str, Observation], listed: list[Entry]) -> list[Problem]:
     """All contradictions between clusters, members, records and restored data.
 
-    If the inventory confuses two hosts, their certificates would get the wrong names too, so such a problem stops everything.
+    If the inventory mixes up two hosts, their certificates would get the wrong names too, so such a problem stops everything.
 
     listed: the membership; empty if it is unknown, or known only from the flags of the members.
     """

@@ -155,7 +155,7 @@ def attendance_problems(view: View, limit: str, exists: bool = True) -> list[Pro
 
 
 def lost_problems(lost: list[str], limit: str = "", exists: bool = True) -> list[str]:
-    """Why a run goes no further without hosts that it began with.
+    """Why a run does not continue without hosts that it began with.
 
     limit: what the run was limited to. exists: whether there is a cluster already; a new one is founded by all hosts, so that a limit is no way.
     """

@@ -75,9 +75,14 @@ def members_after(
     ]
 
 
-def may_leave(leaving: Departing | None, members: Iterable[Mapping[str, str]]) -> list[str]:
-    """Names of the members that another run may remove during this one: if a member is removed or replaced, all others. members: after the run."""
-    return [member["name"] for member in members if leaving and member["name"] != leaving.name]
+def watched(cluster: Cluster, leaving: Departing | None, operation: str) -> dict[str, Any]:
+    """The members whose health the end of a run waits for, and the names of those that need not be members: if a member leaves, all others that the run does
+    not have join, since another run may remove or add them."""
+    stays = [member for member in cluster.members if not leaving or operation == REPLACE or member != leaving.member]
+    return {
+        "watched": [{"name": member.name, "address": member.address} for member in stays],
+        "may_be_absent": [member.name for member in stays if leaving and member != leaving.member],
+    }
 
 
 def departing_data(leaving: Departing | None) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def apart_plan(
         "moves": [],
         "departing": departing_data(None),
         "members": members_after(view.cluster),
-        "may_leave": [],
+        **watched(view.cluster, None, operation),
         "elsewhere": False,
         "copied": [],
         "lines": lines,

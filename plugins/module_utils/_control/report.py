@@ -430,7 +430,9 @@ def host_findings(looked: Looked) -> list[dict[str, str]]:
     return [
         *(finding("host", "", text) for text in merged(said)),
         *(
-            finding("differs", "", text, "Run `site.yml --check --diff` to see the change, and site.yml to make it.")
+            finding(
+                "differs", "", f"{text}.", "Run `site.yml --check --diff` to see the change, and site.yml to make it."
+            )
             for text in merged(differs)
         ),
         *(finding("refused", "", text, refusal(stops)) for stops, of in problems.items() for text in merged(of)),

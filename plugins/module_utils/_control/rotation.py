@@ -9,7 +9,7 @@
 
 In an emergency, `cut` stands for the last three (emergency.py).
 
-A phase is over when all of it is there. So a run that was killed is finished by the next one, and no file says how far it came.
+A phase is over when all hosts have its result. So the next run finishes a killed one, and no file records the phase.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Observations = Mapping[str, Observation]
 
 NEW, TRUST, ISSUE, DROP = PHASES = ("new", "trust", "issue", "drop")
-# Of runs that are no rotation: emergency.py and renew_ca.py.
+# Phases of emergency.py and renew_ca.py.
 CUT, RENEW, LOAD = OTHER_PHASES = ("cut", "renew", "load")
 
 # How a kube-apiserver is brought to read ca.crt: it does so when it starts (k8s.io/apiserver, storagebackend/factory/etcd3.go).
@@ -79,7 +79,7 @@ def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float],
     """The phase that comes next. signer: CAs in ca.crt of the CA host. next_ca: that beside it, '' for none.
 
     former: CAs that the CA host had before, with their age in seconds. Only with one of these, or with next_ca, a second CA in a ca.crt is that
-    of a rotation: otherwise somebody has put it there.
+    of a rotation: otherwise it was put there by hand.
     """
     hosts = list(hosts)
     recent = any(age < SETTLES for age in former.values())
@@ -90,7 +90,7 @@ def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float],
     if next_ca and next_ca != first:
         old, new = first, next_ca
     else:
-        # By the CA host first: another may hold one of long ago.
+        # First the CAs of the CA host: another host may still have an earlier certificate.
         new = first
         old = next((ca for ca in [*signer, *sorted(held, key=lambda ca: former.get(ca, 0.0))] if ca in former), "")
         old = old if old in held else ""
@@ -116,7 +116,7 @@ def phase_of(signer: tuple[str, ...], next_ca: str, former: Mapping[str, float],
         return made(ISSUE, (new, old), [], [], issue=issue, exchange=exchange)
     if next_ca:
         return made(ISSUE, (new, old), [], [], exchange=True)
-    # One that has not loaded the new CA would refuse the others, however that came about.
+    # A process that has not loaded the new CA would reject the others.
     blind = [host.name for host in hosts if host.loaded is not None and new not in host.loaded]
     write = [host.name for host in hosts if host.cas != (new,)]
     restart = [host.name for host in hosts if host.loaded is None or host.loaded != {new}]
@@ -186,7 +186,7 @@ def ids_in(observation: Observation) -> tuple[str, ...]:
 
 
 def leaves_of(observation: Observation) -> tuple[str, ...]:
-    """Who has signed each certificate of a host."""
+    """The CA that has signed each certificate of a host."""
     return tuple(str(item.get("ca_id") or "") for item in observation["pki"].get("certificates", []))
 
 

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The steps of a plan. What a run does, to whom, in which turn and why is read off them. Sentences are made last."""
+"""The steps of a plan. They say what a run does, to which member, in which turn and why. Sentences are made last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKUP, RESTORE, DRILL = "backup", "restore", "drill"
 DEFRAGMENT = "defragment"
 
 # What a step does, in the order in which a run carries them out.
-KUBELET = "kubelet"  # The kubelet of a host that joins is started. Nobody needs it yet, so it takes no turn.
+KUBELET = "kubelet"  # The kubelet of a host that joins is started. No member depends on it yet, so it takes no turn.
 SNAPSHOT = "snapshot"  # A verified snapshot is taken on the host of a member.
 CA = "ca"  # The CA is made on the CA host, brought in, or its files are repaired.
 REPLACE_CA = "replace_ca"  # The ca.crt of a host is replaced by that of the CA host.

@@ -101,7 +101,7 @@ def choice(item: Observation) -> str:
 
 
 def chosen_by(item: Observation) -> str:
-    """Who chose the image of a host."""
+    """What chose the image of a host: etcd_image_tag or kubeadm."""
     return (
         "by etcd_image_tag"
         if item["config"].get("image_tag")
@@ -183,7 +183,7 @@ def is_mixed(observations: Observations) -> bool:
 
 
 def least_problems(changes: list[Change]) -> list[Problem]:
-    """Members whose patch release is too old for the next minor version. Once an upgrade has begun, the only way is on."""
+    """Members whose patch release is too old for the next minor version. An upgrade that has begun can only be finished."""
     problems = []
     for change in changes:
         rule = BEFORE_MINOR.get(change.wanted.minor)
@@ -197,7 +197,7 @@ def least_problems(changes: list[Change]) -> list[Problem]:
 
 
 def stuck_problems(members: Mapping[str, Observation]) -> list[Problem]:
-    """Members that were brought to 3.7 by other hands, and panic there."""
+    """Members that were upgraded to 3.7 without this collection, and panic."""
     problems = []
     for host, item in members.items():
         versions = etcd_version_of(item["etcd"].get("image")), etcd_version_of(item["config"].get("image"))

@@ -124,7 +124,7 @@ def lockstep_problems(view: View) -> list[Problem]:
 def asker(members: list[str], observations: Observations) -> str | None:
     """The host that can tell most of the cluster: the first whose member is ready, else that could ask any, else the first."""
     etcd = {host: observations.get(host, {}).get("etcd", {}) for host in members}
-    # A host without usable certificates, or cut off from the others, would take its own trouble for that of all.
+    # A host without usable certificates, or cut off from the others, would report its own problem as that of the cluster.
     able = [host for host in members if etcd[host].get("members")]
     return next(iter([*(host for host in able if etcd[host].get("ready")), *able, *members]), None)
 

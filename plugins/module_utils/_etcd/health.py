@@ -242,14 +242,15 @@ def evaluate(
     now: float,
     renewal_window: float,
     quota: int = DEFAULT_QUOTA,
-    may_leave: Collection[str] = (),
+    may_be_absent: Collection[str] = (),
 ) -> Report:
     """Judge the answers. now: Unix seconds; renewal_window: seconds. Endpoints with a name are the expected members.
 
-    quota: bytes, for members that do not report theirs. may_leave: names of members that another run may remove: then they are expected no more.
+    quota: bytes, for members that do not report theirs. may_be_absent: names of members that are expected only if the membership has them, since
+    another run may remove or add them.
     """
-    left = [name for name in departed(seen) if name in may_leave]
-    seen = [item for item in seen if item.name not in left]
+    missing = [name for name in absent(seen) if name in may_be_absent]
+    seen = [item for item in seen if item.name not in missing]
     answered = [item for item in seen if item.status]
     statuses = [item.status for item in seen if item.status]
     listed = next((item.members for item in answered if item.members), [])
@@ -274,7 +275,7 @@ def evaluate(
         reasons=trouble + raised,
         findings=[
             *version_findings([status.version for status in statuses], downgrade),
-            *departed_findings(left),
+            *absent_findings(missing),
             *cluster_findings(voters),
             *data_findings(answered, quorum_size, (0, "CORRUPT") in alarms),
             *[f for line in rows for f in member_findings(line, renewal_window)],
@@ -291,22 +292,19 @@ def evaluate(
     )
 
 
-def departed(seen: list[Seen]) -> list[str]:
+def absent(seen: list[Seen]) -> list[str]:
     """Names of expected members that the membership does not have, as all members tell that can commit. Empty if none can."""
     told = [{member.name for member in item.members} for item in seen if item.commits and item.members]
     return [item.name for item in seen if item.name and told and not any(item.name in names for names in told)]
 
 
-def departed_findings(left: list[str]) -> list[Finding]:
-    """Findings on members that another run has removed."""
+def absent_findings(names: list[str]) -> list[Finding]:
+    """Findings on hosts of the inventory that are no members, which a run has not to see to."""
     return [
         Finding(
-            "left",
-            name,
-            f"{name} has left the membership since this run began.",
-            "Another run has removed or replaces it.",
+            "absent", name, f"{name} is not in the membership.", "Run site.yml: it adds the member, or reports why not."
         )
-        for name in left
+        for name in names
     ]
 
 

@@ -172,7 +172,7 @@ class Membership:
             leader = next((member for member in voters if member.id == member_id), None)
             if not others or leader is None:
                 raise EtcdError(f"member {member_id:x} is the leader, and no other voting member has started.")
-            # etcd transfers to whom it is told, and waits in vain for a member that is down.
+            # etcd transfers the leadership to any member that is named, and would wait for a member that is down.
             heir = next((member for member in others if self._follows(member, member_id)), None)
             if heir is None:
                 raise EtcdUnreachableError("no other voting member follows the leader.", "unavailable")

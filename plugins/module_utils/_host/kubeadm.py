@@ -91,7 +91,7 @@ CONFIG_ARGUMENTS: dict[str, dict[str, Any]] = {
 # kubeadm needs 0.1 s for each of its commands; a busy host needs longer.
 TIMEOUT = 60.0
 
-# A change of more lines than this is told by its number: the diff shows them.
+# For a change of more lines than this, the plan has only their number. The diff shows them.
 _MOST_REASONS = 20
 
 # kubeadm's timeouts.controlPlaneComponentHealthCheck, of which it makes etcd's startup probe: one try each period (seconds).

@@ -234,7 +234,7 @@ def observe(places: Places, updates: bool, client_port: int) -> dict[str, Any] |
     """What etcd_host_info returns; None if the host has no kube-apiserver. updates: whether it may be changed, and so is compared with kubeadm's."""
     deadline = time.monotonic() + _rollout.PATIENCE
     seen = look(places)
-    # It may be an election. Who only looks does not wait for it.
+    # It may be an election. A look does not wait for its end.
     while updates and seen and seen.unready and seen.kubeconfig and time.monotonic() < deadline:
         time.sleep(1.0)
         seen = look(places)

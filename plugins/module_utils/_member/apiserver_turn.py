@@ -180,7 +180,7 @@ class ApiserverTurn:
         """EtcdError if an API server is not ready: this one would not prove anything, and another one has to serve meanwhile."""
         urls = [self.seen.url, *self.spec.others]
         problems = _rollout.lasting(lambda: list(filter(None, map(self.api.unreadiness, urls))))
-        # One that does not trust the members any more serves nobody, and neither do the others then.
+        # A kube-apiserver that no longer trusts the members serves no requests, and then neither do the others.
         is_cut_off = not self.content and bool(self.api.unreadiness(self.seen.url))
         if problems and not is_cut_off:
             raise EtcdError(
@@ -201,7 +201,7 @@ class ApiserverTurn:
             if process and not problem and not settled(process):
                 problem = f"the process (pid {process.pid}) is older than the manifest"
             problem = problem or self.api.unreadiness(self.seen.url)
-            # One that has just died again has not come back.
+            # A process that has just ended again does not count.
             if not problem and _seen.find_process() == process:
                 return time.monotonic() - begin
             waited = time.monotonic() - begin
@@ -223,7 +223,7 @@ class ApiserverTurn:
             return []
 
     def _undone(self) -> str:
-        """Bring back the manifest that kube-apiserver ran with, and say what became of it."""
+        """Restore the manifest that kube-apiserver ran with, and return the result for the message."""
         manifest, kept = self.spec.places.manifest, os.path.join(self.spec.places.work_dir, PREVIOUS)
         if not self.content and self.outdated:
             return "It was restarted to read the CA of etcd, and its manifest has not changed. No further control plane host has been changed."

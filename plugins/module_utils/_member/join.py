@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A member joins a cluster that runs: added as a learner, started, promoted when it has caught up.
 
-Every stage is read from the membership and the host, so an interrupted join is finished by the next run, whoever starts it. A join whose
-etcd does not start is taken back, since a learner that never comes keeps every other member from being changed.
+Every stage is read from the membership and the host, so the next run finishes an interrupted join. A join whose
+etcd does not start is undone, since no other member can be changed while a learner does not start.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def take_join(spec: TurnSpec, check: bool) -> dict[str, Any]:
 
 
 def join_problems(others: Sequence[_rollout.Other]) -> list[str]:
-    """Why no member may be added now. A voter that is not there would leave a quorum to fewer members than before."""
+    """Why no member may be added now. A new member can raise the quorum, and with an unhealthy voter, one more failure would stop the cluster."""
     return [f"{other.name} {other.problem}" for other in others if other.problem]
 
 
@@ -206,7 +206,7 @@ class JoinTurn(Turn):
             return f"The join could not be undone: {exc} Run again."
 
     def _take_back(self, entry: Member) -> str:
-        """Undo a join whose etcd does not start, and say what became of it."""
+        """Undo a join whose etcd does not start, and return the result for the message."""
         try:
             self._check_lock()
         except LockError as exc:

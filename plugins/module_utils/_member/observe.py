@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One observation of one host: puts together what the parts say. Every part is looked at by the code that acts on it."""
+"""One observation of one host, put together from its parts. Each part is observed by the code that also changes it."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def with_places(params: Params) -> Params:
 
 
 def peer_targets(params: Params) -> list[tuple[str, int]]:
-    """Addresses and ports of the other members. Who is no member has no business on their peer ports."""
+    """Addresses and ports of the other members. A host that is not a member does not connect to their peer ports."""
     ports = ("client_port", "peer_port") if params["member"] else ("client_port",)
     return [
         (member["address"], params[port])
@@ -253,7 +253,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     stale = stale_directory(process, pki_dir)
     started = _host.process_started(process.pid) if process else 0.0
     pending = pending_manifest(process, command, installed)
-    # One that has no files any more, or is about to restart, cannot be counted on, whatever it says.
+    # A member without its files, or about to restart, does not count as ready even if it answers so.
     ready = (
         process is not None
         and not stale
@@ -262,7 +262,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     )
     result: dict[str, Any] = {
         "founded": value_of_flag(command, "initial-cluster-state") == "existing",
-        # What a killed first run has begun with is gone on with; a new cluster takes a token that all hosts have a part in.
+        # The token of a killed first run is kept. The token of a new cluster is made from random numbers of all hosts.
         "token": value_of_flag(command, "initial-cluster-token") or "",
         "nonce": secrets.token_hex(16),
         "running": process is not None,
@@ -288,7 +288,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
     ca, cert, key = client_files(params)
     if not all(os.path.isfile(path) for path in (ca, cert, key)):
         return {**result, **observe_data(params["data_dir"])}
-    # The member itself first. One that is down learns from the others whether its cluster lives.
+    # The member itself first. If it is down, the others show whether the cluster runs.
     for member in sorted(params["members"], key=lambda m: bool(m["address"] != params["address"])):
         itself = member["address"] == params["address"]
         if itself and not process:
@@ -354,7 +354,7 @@ def observe_data(data_dir: str) -> dict[str, Any]:
 
 
 def unreadable_entries(params: Params, version: str, wanted: str | None) -> int:
-    """How many entries of the member's log etcd 3.7 cannot read, if somebody wants to know. version: of the member, if it answers. wanted: the image."""
+    """How many entries of the member's log etcd 3.7 cannot read, if 3.7 is wanted or for a report. version: of the member, if it answers. wanted: the image."""
     runs = etcd_version_in(version)
     # 3.5 writes what 3.7 cannot read, so there is some until 3.6 runs; and none that 3.7 runs on.
     can_be = not runs or runs.minor == WITHOUT_FORMER_API - 1

@@ -39,7 +39,7 @@ ANSWER = 5.0
 # at 90 % (server/etcdserver/server.go, readyPercentThreshold), and a busy leader is always some entries ahead.
 MOST_LAG = 1000
 
-# Seconds between two looks at what keeps a member from coming up.
+# Seconds between two looks for the cause if a member does not start.
 LOOK = 2.0
 
 # The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
@@ -56,7 +56,7 @@ WHERE_TO_LOOK = (
 
 
 class AbandonedError(EtcdError):
-    """Nobody waits for this run any more. It ends at once and undoes nothing."""
+    """The controller, or the connection to it, has ended. The run ends at once and undoes nothing."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def is_ready(url: str) -> bool:
 def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/proc") -> str:
     """Why a running etcd no longer sees its certificates: their directory was removed and made again; empty where it does.
 
-    A container holds the directory that was there when it was made (a bind mount), whatever becomes of its name.
+    A container keeps the directory that existed when it was made (a bind mount), even if another directory now has its name.
     """
     path = os.path.join(pki_dir, "etcd")
     if process is None:
@@ -235,7 +235,7 @@ def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/pr
 def gate_problems(name: str, others: list[Other], ready: bool = True) -> list[str]:
     """Why a running member may not be stopped now: another member is unhealthy, or the rest would not be a quorum.
 
-    One that is not ready (a slow disk) may vote all the same. To repair it a quorum of the others is enough.
+    A member that is not ready, for example because of a slow disk, may still vote. To repair it, a quorum of the others is enough.
     """
     problems = [f"{other.name} {other.problem}" for other in others if other.problem]
     voters = [other for other in others if other.voter]
@@ -277,7 +277,7 @@ def describe_others(
 def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)) -> str | None:
     """None where the member behind a client URL can serve a linearizable read, else what it said. without: alarms that do not count.
 
-    A full database is no obstacle: raising the quota, which needs this very restart, is how it is mended.
+    A full database does not prevent a restart: the restart may raise the quota.
     """
     query = "&".join(f"exclude={alarm}" for alarm in without)
     try:
@@ -368,9 +368,9 @@ def wait_for_cluster_version(target: Target) -> None:
 
 
 def wait_until_lowered(target: Target, wanted: EtcdVersion) -> None:
-    """Before a member gets an older minor version of etcd: wait until its data is of that version, which a downgrade that is enabled sees to.
+    """Before a member gets an older minor version of etcd: wait until a downgrade that is enabled has lowered the version of its data.
 
-    EtcdError if it is not: the older etcd would not start. One that does not answer finds out itself, and etcd 3.5 reports no version of its data.
+    EtcdError if it has not: the older etcd would not start. A member that does not answer is not checked, nor one of 3.5, which does not report it.
     """
     deadline = time.monotonic() + AGREES
     while True:
@@ -439,7 +439,7 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
 
 
 def lasting(problems: Callable[[], list[str]]) -> list[str]:
-    """Problems that are still there after some seconds. What passes may be an election."""
+    """Problems that last for some seconds. A problem that ends sooner may be an election."""
     deadline = time.monotonic() + PATIENCE
     while True:
         check_controller()
@@ -453,7 +453,7 @@ def lasting(problems: Callable[[], list[str]]) -> list[str]:
 def check_gate(target: Target) -> None:
     """Return where the member may be stopped; EtcdError where it may not.
 
-    One whose process does not run may always be touched: to start it can take no quorum away.
+    A member whose process does not run may always be changed: starting it cannot cost the quorum.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -553,10 +553,10 @@ class Watch:
 def check_controller(output: int = 1) -> None:
     """AbandonedError if the output of the module has no reader any more: the controller or the connection has ended.
 
-    That ends no module on a host, which would wait on and put a manifest back under the hands of the next run. Parents
-    are no sign of it, since sudo or a shell may outlive their sshd. The output is: a pipe without a reader
-    reports POLLERR, a socket or a terminal without its other end POLLHUP. What the host cannot see, such as a network
-    that was cut, is left to the lock of the module.
+    A module on a host does not end with its controller. It would continue to wait, and put a manifest back while the next run works. The
+    parent process shows nothing, since sudo or a shell may outlive their sshd. The output does: a pipe without a reader
+    reports POLLERR, a socket or a terminal without its other end POLLHUP. For a network that was cut, which the host cannot see, there is
+    the lock of the module.
     """
     poll = select.poll()
     poll.register(output, 0)
@@ -596,7 +596,7 @@ def wait_for_member(
         if not problem:
             stage = "is a healthy member that has caught up"
             problem = service_problem(target)
-        # One that has just died again has not come back.
+        # A process that has just ended again does not count.
         if not problem and find_etcd_process(target.name) == process:
             return time.monotonic() - start
         waited = time.monotonic() - start
@@ -609,8 +609,8 @@ def wait_for_member(
 def younger_than(path: str) -> Callable[[Process], bool]:
     """Whether a process can be that of a manifest that an earlier run may have replaced a moment ago.
 
-    A manifest older than a minute has been taken up, or is no news: kubeadm rewrites it with the same content, and
-    that starts no process. EtcdError where it has just been removed.
+    The kubelet has acted on a manifest that is older than a minute, or its content has not changed (kubeadm rewrites it with the same
+    content, which starts no process). EtcdError if the manifest has just been removed.
     """
     try:
         written = os.stat(path).st_mtime

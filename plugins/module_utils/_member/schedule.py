@@ -122,7 +122,7 @@ def schedule_files(spec: BackupSpec) -> list[Replacement]:
     config, pyz = os.path.join(spec.work_dir, CONFIG), program_path(spec)
     members = [{"name": name, "address": address} for name, address in spec.members]
     text = json.dumps({**asdict(spec), "members": members}, indent=2) + "\n"
-    # One that is missing is an error of the program, which says so to the journal and to Prometheus, and none of systemd before it.
+    # If it is missing, the program reports that to the journal and to Prometheus. systemd would fail before the program runs.
     writable = " ".join(in_unit(f"-{path}") for path in dict.fromkeys((*directories_of(spec), spec.work_dir)))
     files = [Replacement(config, text.encode(), 0o600)]
     for job, schedule in spec.schedules.items():

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The program of the timers: of which sources it is made, and how one is told from another.
+"""The program of the timers: its sources, and its digest, which shows whether it is the current one.
 
 The services run the very code of the modules, so nothing of Ansible has to be installed on the hosts. The controller says by a digest which program is
 wanted. So only the module that installs it is shipped its sources.

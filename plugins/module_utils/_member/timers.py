@@ -93,7 +93,7 @@ def fragmented_before_leader(spec: _backup.BackupSpec) -> list[str]:
     """Members that are to be defragmented before this one: if it leads, the others that are due."""
 
     def ask(name: str) -> Status | None:
-        # Who does not answer closes the gate, later.
+        # A member that does not answer closes the gate later.
         with contextlib.suppress(EtcdError), EtcdClient(
             spec.url(name), *spec.credentials, timeout=_backup.ANSWER
         ) as client:

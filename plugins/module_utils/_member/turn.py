@@ -1,10 +1,10 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A turn: one member is changed, whatever of it changes. Lock, gate, act, prove, undo if that fails, unlock.
+"""A turn changes one member: its packages, kubelet and manifest. Lock, gate, act, prove, undo if that fails, unlock.
 
 The kubelet's files and the manifest change in one turn. A kubelet that runs is changed first, and has to work before etcd is
 restarted. A kubelet that does not run finds the new manifest when it starts. The same engine starts members of a cluster that does not
-run: all at once, so without lock and gate. Whatever ends a turn in the middle, the next one goes on from what is there.
+run: all at once, so without lock and gate. If a turn is interrupted, the next one continues from the state of the host.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ DIRECTORY_MODE = 0o700
 # In the work directory: the manifest before the last change. The kubelet would read it in its own directory.
 PREVIOUS = "etcd.yaml.previous"
 
-# Another one than that of the PKI: a run that renews certificates need not wait for a member.
+# Not the lock of the PKI: a run that renews certificates need not wait for a member.
 LOCK = "lock-manifest"
 
 # Seconds for which the kubelet may go on with a manifest that was replaced.
 SETTLES = 10.0
 
-# Long enough for most that goes on unseen, as where a network was cut: a member comes up in half a minute, or has its
-# previous manifest back in little more than one.
+# Long enough for most runs whose connection was cut: a member starts within half a minute, or has its
+# previous manifest back in little more than a minute.
 LOCK_PATIENCE = 120.0
 
 # How long a member may take to come up with the manifest that is there: a host that has just booted needs half of it.
@@ -96,8 +96,8 @@ KUBELET_STARTS = 30.0
 # How long it may take that another member leads. It takes some milliseconds.
 HANDS_OVER = 10.0
 
-# It says so before it makes its cgroups, which it may die of, and before it looks at what runs: after two seconds, and
-# every two seconds from then on. Since its start.
+# The kubelet is healthy before it makes its cgroups, which may end it, and before it looks at the running pods, which it does every two seconds.
+# Seconds since its start.
 KUBELET_LASTS = 10.0
 
 # etcd writes a raft snapshot right after it has applied its log, which it has done when it is ready.
@@ -157,7 +157,7 @@ class TurnSpec:
 
 
 def hold_host_lock(stack: contextlib.ExitStack, work_dir: str, lasts: float = 0.0) -> None:
-    """Change the member of this host alone. lasts: how long another one may be at work, seconds."""
+    """Keep other runs from changing the member of this host. lasts: seconds that another run may take."""
     ensure_directory(work_dir, DIRECTORY_MODE)
     stack.enter_context(locked(os.path.join(work_dir, LOCK), LOCK_PATIENCE, lasts))
 
@@ -345,7 +345,7 @@ class Turn:
 
     @property
     def restarts_kubelet(self) -> bool:
-        """Whether this turn restarts the kubelet, which may restart etcd: it takes up whatever manifest is there."""
+        """Whether this turn restarts the kubelet, which may restart etcd: the kubelet starts what the present manifest says."""
         return bool(self.kubelet and self.kubelet.restart)
 
     @property
@@ -441,10 +441,10 @@ class Turn:
         except EtcdError:
             return
         mine = entry_of(members, target.name, peer_urls(self.wanted))
-        if mine and not mine.started:
+        if mine:
             peers = peers_of(members, mine.id, target.name)
             self.spec = replace(self.spec, config=replace(config, peers=peers))
-            self.look()
+            self.look(mine.started)
 
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""
@@ -843,9 +843,9 @@ class Turn:
     # --- Undo --------------------------------------------------------------------------------------------------------
 
     def undo(self, exc: EtcdError, target: _rollout.Target) -> str:
-        """Bring back what ran before, and say what became of it."""
+        """Restore what ran before, and return the result for the message."""
         _rollout.check_controller()
-        # Before the kubelet starts again and goes on writing.
+        # Before the kubelet starts again and writes more.
         log = service.last_lines(self.since) if isinstance(exc, KubeletError) else ""
         outcome = self._lost_lock() or " ".join(filter(None, self._put_back(target, isinstance(exc, KubeletError))))
         if self.installed_packages:
@@ -882,14 +882,14 @@ class Turn:
         if has_kubelet or kubelet_failed:
             said.append(self._put_kubelet_back())
         if not has_manifest:
-            # It was not stopped, and goes on where it is.
+            # etcd was not stopped, and keeps its address.
             if self.former_urls and not self.installed:
                 _rollout.announce_peer_urls(target, old, self.former_urls, check=False)
             return said if kubelet_failed else [*said, _rollout.WHERE_TO_LOOK]
         return [failed or self._prove_previous(target, old), *said]
 
     def _no_way_back(self, target: _rollout.Target) -> str:
-        """Why the previous manifest is of no use any more: its etcd would not start on this data. '' if it would, or if nobody tells."""
+        """Why the previous manifest is not put back: its etcd would not start on this data. '' if it would, or if that is unknown."""
         if not self.raises_version:
             return ""
         former = etcd_version_of(_kubeadm.manifest_image(self.before or ""))
@@ -904,7 +904,7 @@ class Turn:
     def _put_manifest_back(self) -> str:
         """Install the previous manifest. Returns why that failed, '' if it did not."""
         failed = put_manifest_back(os.path.join(self.spec.kubelet.work_dir, PREVIOUS), self.spec.manifest)
-        # The kubelet may start etcd once more with the manifest that it has not seen to be replaced.
+        # The kubelet may not have seen yet that the manifest was replaced, and start etcd with the former one once more.
         self.since = time.time() + SETTLES
         return failed
 

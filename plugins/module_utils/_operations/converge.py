@@ -53,10 +53,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import (
     departing_data,
     make_steps,
-    may_leave,
     members_after,
     plan_lines,
     read_off,
+    watched,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight import external_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import rotation_notes, rotation_of
@@ -177,7 +177,6 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
     steps = in_order([*steps, *([] if decision.action == REFUSE or outcome.held else first)])
-    after = members_after(cluster, leaving, membership(view.observations) or [], wish.operation)
     data = {
         **read_off(steps),
         "action": decision.action,
@@ -188,8 +187,8 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         "known_addresses": known,
         "moves": [host for host in moves if host in decision.order],
         "departing": departing_data(leaving),
-        "members": after,
-        "may_leave": may_leave(leaving, after),
+        "members": members_after(cluster, leaving, membership(view.observations) or [], wish.operation),
+        **watched(cluster, leaving, wish.operation),
         "elsewhere": elsewhere,
         "copied": [],
         "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),
@@ -266,7 +265,7 @@ def hosts_with(part: str, observations: Observations) -> list[str]:
 
 
 def finish(plan: Mapping[str, Any], observations: Observations, wish: Wish) -> dict[str, Any]:
-    """Whether the run ends with its plan, and the table of its members then: nothing is to be done, and the observation found all of them healthy."""
+    """Whether the run ends with its plan, because nothing is to be done and all members are healthy; and the table of the members then."""
     tables = [
         seen["table"] for item in observations.values() if (seen := item.get("health")) and seen["verdict"] == "healthy"
     ]
@@ -291,8 +290,8 @@ def kubelets_before_turns(decision: Decision, observations: Observations) -> lis
 def token(observations: Observations) -> str:
     """The initial-cluster-token of a cluster that is being founded, the same on all hosts.
 
-    What a killed first run has begun with is gone on with; else it is made of random numbers of all hosts. So the ids of a cluster are its own, and
-    not those of an earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
+    The token of a killed first run is kept. Otherwise it is made of random numbers of all hosts, so the ids of the cluster differ from those of an
+    earlier one at the same addresses (etcd makes them of peer URLs and token: server/etcdserver/api/membership/member.go).
     """
     # What has data keeps its ids, whatever the others would be told. A manifest by hand has no token: with it, ids are those of etcd's own.
     with_data = [
@@ -315,7 +314,7 @@ def to_record(decision: Decision, observations: Observations, is_rotating: bool 
     """
 
     def is_another(etcd: Mapping[str, Any]) -> bool:
-        """Whether a record is none of what the member is, or is to be: it was restored, or added again."""
+        """Whether a record names another member than the present and the wanted one: the member was restored, or added again."""
         record = etcd.get("record")
         return not record or any(record[key] != etcd.get(key) for key in ("cluster_id", "member_id"))
 
@@ -374,7 +373,7 @@ def image_reasons(observation: Observation, archive: str) -> list[Reason]:
 
 
 def only_certificates(observations: Mapping[str, Observation]) -> dict[str, Observation]:
-    """Observations without what a run that issues certificates leaves alone, whatever it is like."""
+    """Observations without the parts that a run which only issues certificates does not change."""
     parts = ("ca", "certificates")
     return {
         host: {

@@ -236,7 +236,7 @@ def plan_lines(
     last = " (the leader, last)" if leading and len(order) > 1 else ""
     done = f"defragmented one after the other: {', '.join(order)}{last}" if order else "no database is defragmented"
     if not steps:
-        done = f"nothing to do: in no database, {limits.threshold} % and {mib(LEAST_UNUSED)} are not in use"
+        done = f"nothing to do: no database has at least {limits.threshold} % and {mib(LEAST_UNUSED)} of unused space"
     details = [note(f"{PARTS[reason.part]}: {reason.text}", step.host) for step in steps for reason in step.reasons]
     rest = [
         note(f"{PARTS['database']}: not defragmented, {database}", host)

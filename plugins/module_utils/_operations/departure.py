@@ -61,7 +61,7 @@ def departing_of(view: View, wish: Wish) -> tuple[Departing, str]:
 
 
 def decision_after(departure: Departure, leaving: Departing, operation: str) -> Decision:
-    """What happens to the members when one has left: one that is replaced joins anew."""
+    """What happens to the members after the departure: a replaced member joins again."""
     action = ROLLING if operation == REPLACE and leaving.host else NOTHING
     joins = [leaving.host] if action == ROLLING else []
     if departure.problems:

@@ -1,6 +1,6 @@
 # Copyright: the kubeadm.etcd maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The operation rotate_ca: a new CA, phase by phase. What a phase has to do is read off the hosts (rotation.py); here is why it is not done, and its steps.
+"""The operation rotate_ca: a new CA, phase by phase. rotation.py reads from the hosts what a phase has to do; this file has its refusals and its steps.
 
 Runs on the controller, pure. A run plans all phases once, to refuse or to show them, and each of them again when it begins.
 """
@@ -261,7 +261,7 @@ def at_once(
 
 
 def member_problems(cluster: Cluster, observations: Observations) -> list[Problem]:
-    """Members that cannot take part. Each has to: one that trusts the old CA only would be cut off."""
+    """Members that cannot take part. Every member has to: if it trusted only the old CA, it would be cut off."""
     problems = []
     for member in cluster.members:
         seen = observations.get(member.host)
@@ -371,7 +371,7 @@ def absent_planes(planes: list[str], observations: Observations) -> list[Problem
 
 
 def foresight(planes: list[str], left: list[str]) -> list[Problem]:
-    """What a run cannot see to, said before it begins."""
+    """A warning before the run about the clients that it does not wait for."""
     if ISSUE not in left:
         return []
     known = f"members, and kube-apiserver on {', '.join(planes)}" if planes else "members only"
@@ -496,7 +496,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         ]
         problems += found.problems
     taken = Backup()
-    # Members that reject everybody give no snapshot.
+    # No snapshot can be taken from members that reject all clients.
     answers = not found.at_once or any(item["etcd"].get("answers") for item in observations.values())
     if wish.backup_before_change and found.phases and not wish.phase and not problems and answers:
         taken = backup(cluster, observations)

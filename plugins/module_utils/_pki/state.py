@@ -315,9 +315,14 @@ def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime, others:
         flaws.append(Flaw(code, text, new_key))
 
     if leaf.certificate is None:
-        found("missing" if leaf.certificate_problem == "missing" else "unreadable", leaf.certificate_problem)
+        is_missing = leaf.certificate_problem == "missing"
+        found(*("missing", "the certificate is missing") if is_missing else ("unreadable", leaf.certificate_problem))
     if leaf.key is None:
-        found("key-missing" if leaf.key_problem == "missing" else "key-unreadable", f"key: {leaf.key_problem}", True)
+        is_missing = leaf.key_problem == "missing"
+        found(
+            *("key-missing", "the key is missing") if is_missing else ("key-unreadable", f"key: {leaf.key_problem}"),
+            True,
+        )
     elif algorithm_of(leaf.key.public_key()) != spec.algorithm:
         found("key-algorithm", f"the key is {algorithm_of(leaf.key.public_key())}, not {spec.algorithm}", True)
     certificate = leaf.certificate

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Defragmentation blocks a member. What frees less than this is not worth it.
+# Defragmentation blocks a member, so it has to free at least this much.
 LEAST_UNUSED = 16 << 20
 
 # The kubelet ends an etcd whose liveness probe has failed for so many seconds (kubeadm's manifest: 8 times, after 15 s each).

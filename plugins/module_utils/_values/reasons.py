@@ -16,7 +16,7 @@ PARTS = {
     "kubelet": "kubelet",
     "ca": "CA",
     "certificates": "certificates",
-    "config": "kubeadmcfg.yaml",
+    "config": "configuration",
     "image": "image",
     "membership": "membership",
     "data": "data directory",

@@ -557,6 +557,22 @@ def test_a_recipient_outside_of_its_time(tmp_path: Path, begins: int, ends: int)
     assert sorted(os.listdir(tmp_path)) == sorted(["key", plain.name, Path(sealed).name])
 
 
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "expected"),
+    [
+        ("", '2026-11-28T03:58:46Z\twarn\twal.go:147\t{"error": "x"}\nError: no space left on device\n', "Error: no space left on device"),
+        ("", "panic: page 3 already freed\n\ngoroutine 1 [running]:\nmain.main()\n", "panic: page 3 already freed"),
+        ("", "unexpected fault address 0x7f\nfatal error: fault\n", "unexpected fault address 0x7f"),
+        ("", "is not installed", "is not installed"),
+        ("on the other output\n", "", "on the other output"),
+        ("", "", "it ended with 3"),
+        ("", f"Error: {'x' * 900}", f"Error: {'x' * 393}"),
+    ],
+)  # fmt: skip
+def test_the_error_of_a_program_of_etcd(stdout: str, stderr: str, expected: str) -> None:
+    assert _backup.error_of(_backup.Done(3, stdout, stderr)) == expected
+
+
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An encrypted copy needs room too."""
     status = type("Status", (), {"db_size": 100 << 20})()

@@ -43,7 +43,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     sync_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import feed, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done, feed, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
@@ -64,6 +64,9 @@ MINUTE, DAY = 60.0, 86400.0
 # bring (roles/restore/vars). Not a file of the user with a similar name.
 RESTORED = re.compile(r"restore-[0-9a-f]{32}(-[0-9a-f]+)?\.db\Z")
 _COPY = re.compile(r".+-\d{8}T\d{6}Z-r\d+\.db\.cms(-\d+|\.crt)?\Z")
+
+# How the errors of etcd's programs begin.
+_ERRORS = ("Error:", "panic:", "unexpected fault")
 
 # The snapshot that is being taken, until it has its name.
 _UNFINISHED = f"{TEMPORARY}-snapshot"
@@ -336,9 +339,13 @@ def save(spec: BackupSpec, root: str, path: str) -> None:
     argv = [f"--endpoints={spec.url(spec.member)}", f"--cacert={ca}", f"--cert={cert}", f"--key={key}"]
     done = run_program(root, "etcdctl", [*argv, "snapshot", "save", path], READS)
     if done.code != 0:
-        # The last line is the error, after lines of its log.
-        said = ((done.stderr or done.stdout).strip().splitlines() or [f"etcdctl ended with {done.code}"])[-1]
-        raise EtcdError(f"{spec.member}: no snapshot was taken: {said[-400:]}. The older snapshots are untouched.")
+        raise EtcdError(f"{spec.member}: no snapshot was taken: {error_of(done)}. The older snapshots are untouched.")
+
+
+def error_of(done: Done) -> str:
+    """The error of etcdctl or etcdutl, which comes after lines of the log, or before a stack."""
+    lines = (done.stderr or done.stdout).strip().splitlines() or [f"it ended with {done.code}"]
+    return next((line for line in lines if line.startswith(_ERRORS)), lines[-1])[:400]
 
 
 def lines_of(path: str, snapshot: Snapshot) -> list[str]:
@@ -377,10 +384,7 @@ def describe(root: str, path: str) -> dict[str, Any]:
             "storage": str(told.get("version") or ""),
         }
     except (KeyError, TypeError, ValueError):
-        lines = (done.stderr or done.stdout).strip().splitlines() or [f"it ended with {done.code}"]
-        # Of a panic, the cause comes before the stack.
-        said = next((line for line in lines if line.startswith(("panic:", "unexpected fault"))), lines[-1])
-        raise EtcdError(f"etcdutl cannot read the snapshot {path}: {said[:300]}. Use another one.") from None
+        raise EtcdError(f"etcdutl cannot read the snapshot {path}: {error_of(done)}. Use another one.") from None
 
 
 def prune(spec: BackupSpec, now: float, latest: str = "") -> list[str]:

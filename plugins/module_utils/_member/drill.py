@@ -37,6 +37,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollou
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
     BackupSpec,
     describe,
+    error_of,
     system_errors,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
@@ -137,9 +138,7 @@ def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], 
         data = os.path.join(scratch, _DATA)
         done = unpack(root, file, data, "drill", {"drill": NOWHERE})
         if done.code != 0:
-            raise EtcdError(
-                f"{spec.member}: etcdutl cannot restore {path}: {(done.stderr or done.stdout).strip()[-400:]}"
-            )
+            raise EtcdError(f"{spec.member}: etcdutl cannot restore {path}: {error_of(done)}")
         client = stack.enter_context(member(root, data, while_waiting))
         seen = look(client, told["revision"], begin)
     differences = [*name_problems(path, told["revision"]), *compare(known, told, seen)]

@@ -31,7 +31,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sy
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import READS, SPARE, describe, system_errors
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
+    READS,
+    SPARE,
+    describe,
+    error_of,
+    system_errors,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
@@ -183,7 +189,7 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
                 options += ["--bump-revision", str(bump_of(spec.token, told["revision"])), "--mark-compacted"]
             done = unpack(root, file, partial, spec.member, spec.peer_urls, options)
         if done.code != 0 or cluster_in(partial) != spec.cluster_id:
-            said = (done.stderr or done.stdout).strip()[-400:] or f"it ended with {done.code}"
+            said = error_of(done) if done.code != 0 else f"the restored data is not of cluster {spec.cluster_id}"
             raise EtcdError(f"{spec.member}: etcdutl cannot restore {spec.snapshot}: {said}. Nothing has been stopped.")
         os.rename(partial, spec.staging)
         sync_directory(os.path.dirname(spec.staging))

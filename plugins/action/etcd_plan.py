@@ -136,9 +136,8 @@ class ActionModule(ActionBase):
 
         Ansible takes them out of the play at once. It plans for hosts beyond its forks afterwards, for which they would be hosts that do not answer.
         """
-        registered = str(self._task.register or "")
         results = {
-            item: variables["hostvars"].raw_get(item).get(registered) or {}
+            item: variables["hostvars"].raw_get(item).get("__etcd_plan") or {}
             for item in variables["ansible_play_hosts_all"]
         }
         return [item for item, result in results.items() if result.get("failed") and result.get("phase", "") == phase]

@@ -64,9 +64,7 @@ class Play:
 
     def task(self, **args: Any) -> Any:
         play = SimpleNamespace(strategy=self.strategy)
-        return SimpleNamespace(
-            args=args, async_val=0, check_mode=False, action="x", register="plan", get_play=lambda: play
-        )
+        return SimpleNamespace(args=args, async_val=0, check_mode=False, action="x", get_play=lambda: play)
 
     def plan(self, host: str = "infra0", **args: Any) -> dict[str, Any]:
         of_task = {name: value for name, value in args.items() if name in ("operation", "phase")}
@@ -85,7 +83,7 @@ class Play:
                     {
                         item: {
                             "__etcd_host": self.found.get(item),
-                            "plan": self.results.get(item),
+                            "__etcd_plan": self.results.get(item),
                             **(self.signer if item == "infra0" else {}),
                         }
                         for item in self.batch

@@ -157,7 +157,7 @@ def test_invalid_variables_are_refused(fresh: Lab, untouched: Fingerprint, case:
 
 
 def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerprint) -> None:
-    """Mistakes in the inventory and on hosts are reported together and once."""
+    """Mistakes in the inventory and on hosts are reported together and once, and all hosts make the same plan, also if they do so one after the other."""
     fresh.sh("infra1", "mv /usr/bin/kubelet /usr/bin/kubelet.away")
     before = fresh.fingerprint()
     try:
@@ -167,10 +167,12 @@ def test_everything_that_is_wrong_is_one_failure(fresh: Lab, untouched: Fingerpr
             ["unknown variable etcd_typo", "infra1: kubelet is not installed", "/run/none.sock does not exist"],
             "-e",
             '{"etcd_typo": 1, "etcd_container_runtime_endpoint": "unix:///run/none.sock"}',
+            "--forks=1",
         )
     finally:
         fresh.sh("infra1", "mv /usr/bin/kubelet.away /usr/bin/kubelet")
     assert flat.count("infra1: kubelet is not installed") == 1
+    assert flat.count("See the message from infra0") == 2 and "cannot be reached" not in flat
 
 
 MEMBERS: dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[str]]] = {

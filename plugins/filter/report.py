@@ -12,7 +12,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 description:
   - Puts together what M(kubeadm.etcd.etcd_health) and M(kubeadm.etcd.etcd_host_info) saw in a run, cluster by cluster. Hosts that
-    the run could not reach are named, and their members told of as the others see them.
+    the run could not reach are named; their members are reported as the other members see them.
 positional: group, hosts, all_hosts
 options:
   _input:

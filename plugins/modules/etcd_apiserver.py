@@ -17,7 +17,7 @@ description:
     and those in O(others) have to be ready before it is restarted.
   - Waits until the new kube-apiserver is ready. If it does not come up, the previous manifest is put back, and the module fails with the cause in the
     words of the program that knows it. The manifest before the last change is kept as C(kube-apiserver.yaml.previous) in O(work_dir).
-  - With O(update_config) the ConfigMap is changed after that, unless it was changed by someone else meanwhile.
+  - With O(update_config) the ConfigMap is changed after that, unless it has been changed since it was read.
   - Uses the credentials of an administrator that kubeadm leaves on the host, C(/etc/kubernetes/admin.conf) or C(super-admin.conf).
 author:
   - The kubeadm.etcd maintainers (@kubeadm)

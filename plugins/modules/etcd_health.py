@@ -111,7 +111,7 @@ EXAMPLES = r"""
     fail: true
     show: []
 
-- name: Go on as long as writes go through, and no certificate is about to expire
+- name: Continue as long as writes succeed, and no certificate expires soon
   kubeadm.etcd.etcd_health:
     endpoints:
       - https://10.0.0.6:2379
@@ -120,7 +120,7 @@ EXAMPLES = r"""
   register: health
   failed_when: not health.quorum or health.alarms or 'certificate' in health.findings | map(attribute='code')
 
-- name: Ask from the controller, with a certificate that lies there
+- name: Check from the controller, with a client certificate on it
   kubeadm.etcd.etcd_health:
     endpoints:
       - https://10.0.0.6:2379

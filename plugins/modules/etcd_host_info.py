@@ -27,11 +27,11 @@ options:
         the host is ahead. It can be compared between hosts that were not asked at the same time.
     type: float
   address:
-    description: IP address of the member. Empty where it is not known yet; then only the host itself is looked at.
+    description: IP address of the member. Empty if it is not known yet. Then only the host itself is observed.
     type: str
     default: ""
   member:
-    description: Whether this host is, or is to be, a member. Of another one RV(facts) and RV(pki) are returned only.
+    description: Whether this host is, or is to be, a member. For any other host, only RV(facts) and RV(pki) are returned.
     type: bool
     default: true
   members:
@@ -139,7 +139,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at an etcd host
+- name: Observe an etcd host
   kubeadm.etcd.etcd_host_info:
     name: infra0
     address: 10.0.0.6
@@ -171,7 +171,7 @@ etcd:
     - Its C(version), if it answers, and the C(cluster_version), the version that a downgrade goes to which is enabled (C(downgrade), empty if there is
       none), the C(image) of its manifest, and how many entries of its log etcd 3.7 could not read (C(unreadable)). They are not looked for if the
       member runs another version than 3.6.
-    - Which CAs it has loaded, as it says itself (C(trusted), hashes of their names; none if it does not say).
+    - The CAs that it reports as loaded (C(trusted), hashes of their names; none if it does not report them).
     - Its database (C(database)), if it answers - C(size), C(in_use) and C(quota) in bytes, the C(revision) of its keys, and with the alarm NOSPACE the revision
       that kube-apiserver would compact to next (C(next_compaction)).
   returned: for members
@@ -188,7 +188,7 @@ pki:
 kubelet:
   description:
     - Why the kubelet has to be restarted (C(restart)); without such a reason, files are written and systemd reads them, and the kubelet goes on.
-      What is allowed but worth a word (C(warnings)).
+      What is allowed but not advised (C(warnings)).
     - Whether the kubelet does not run because the member has a record and its data is missing (C(held)).
   returned: for members
   type: dict
@@ -208,7 +208,7 @@ apiserver:
   returned: for control plane hosts
   type: dict
 images:
-  description: Images that the runtime has. None where it cannot be asked.
+  description: Images that the runtime has. None if it cannot be asked.
   returned: for members
   type: list
   elements: str

@@ -12,8 +12,8 @@ description:
   - Makes or brings in the CA, makes keys and requests, signs the requests of many members, and installs certificates;
     names, usages, key formats, modes and periods are those of kubeadm.
   - Private keys are made on the host that uses them. None is in any result, diff or message.
-  - Certificates are issued again for a reason only. It is returned. A certificate that only ends soon keeps its key, so
-    that its replacement is one rename.
+  - A certificate is issued again only for a reason, which is returned. A certificate that only expires soon keeps its key, so
+    that one rename replaces it.
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
@@ -75,7 +75,7 @@ options:
   kinds:
     description:
       - Certificates that the host is to have. A member has all of them, a control plane host V(apiserver-etcd-client).
-      - With V(request) and V(install). What is there of the others is not looked at.
+      - With V(request) and V(install). Other certificates on the host are not checked.
     type: list
     elements: str
     choices: [server, peer, healthcheck-client, apiserver-etcd-client]
@@ -104,7 +104,7 @@ options:
     type: str
     default: 87600h
   renewal_window:
-    description: Certificates that end sooner than this are issued again.
+    description: Certificates that expire sooner than this are issued again.
     type: str
     default: 2160h
   kubernetes_version:
@@ -148,10 +148,10 @@ options:
     default: false
   ca_cert:
     description:
-      - CA certificate, PEM. With V(ca) your own, else the one that counts in place of that on the host.
+      - CA certificate, PEM. With V(ca), your own. With other steps, the signing CA, which is used instead of the one on the host.
       - With V(ca) and without O(ca_key), its key is on the host already, or it signs elsewhere.
-      - Your own may be an intermediate, followed by who signed it. Only the one that signs is installed. With its root in
-        C(ca.crt), etcd would let in whatever else that root has signed.
+      - Your own may be an intermediate CA, followed by its issuers. Only the signing certificate is installed. With the root in
+        C(ca.crt), etcd would accept every client certificate that leads to that root.
     type: str
   ca_key:
     description:
@@ -176,10 +176,10 @@ options:
     description: What V(export) returned before, encrypted likewise. It is checked and returned as it is.
     type: str
   ca_key_passphrase:
-    description: Passphrase of O(ca_key), where that is encrypted.
+    description: Passphrase of O(ca_key), if the key is encrypted.
     type: str
   requests:
-    description: What is to be signed, and for whom.
+    description: The requests to sign, by host.
     type: list
     elements: dict
     default: []
@@ -235,8 +235,8 @@ options:
     default: {}
   replace_ca:
     description: >-
-      Whether V(install) may replace a ca.crt by another one. Only where no cluster has data, or where the certificates of the
-      host are known to be of the new one.
+      Whether V(install) may replace a ca.crt by that of another CA. Only if the cluster has no data, or if the certificates of the
+      host are known to be from the new CA.
     type: bool
     default: false
   remove_ca_key:
@@ -325,7 +325,7 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ installed.certificates | items2dict(key_name='kind', value_name='days_left') }}"
 
-- name: Fail where a certificate ends within 60 days, or is wrong, and change nothing
+- name: Fail if a certificate expires within 60 days or is invalid, and change nothing
   kubeadm.etcd.etcd_pki:
     step: install
     name: infra0
@@ -377,7 +377,7 @@ EXAMPLES = r"""
     name: infra0
     address: 10.0.0.6
 
-- name: Collect what a CA that is elsewhere has signed
+- name: Collect the certificates that an external CA has signed
   kubeadm.etcd.etcd_pki:
     step: collect
     name: infra0
@@ -393,7 +393,7 @@ EXAMPLES = r"""
   become: false
   register: collected
 
-- name: Say what it has not signed yet
+- name: Show the requests that it has not signed yet
   ansible.builtin.debug:
     msg: "{{ collected.waiting }}"
 """
@@ -428,7 +428,7 @@ changes:
       description: Whether the change restarts etcd.
       type: bool
 ca_cert:
-  description: The CA certificate, PEM. Empty in check mode where it would be made.
+  description: The CA certificate, PEM. Empty in check mode if it would be made.
   returned: with O(step=ca), O(step=send), O(step=next), and O(step=exchange) and O(step=renew_ca), which return all that ca.crt holds
   type: str
 transport_key:
@@ -474,7 +474,7 @@ certificates:
       type: str
     reasons:
       description:
-        - Why it is not kept, as codes. Empty where it is.
+        - Why it is not kept, as codes. Empty if it is kept.
         - >-
           C(missing), C(unreadable), C(key-missing), C(key-unreadable), C(key-algorithm), C(key-mismatch), C(other-ca), C(issuer-key), C(subject),
           C(sans), C(usages), C(key-usages), C(signature),

@@ -12,7 +12,7 @@ description:
     text, and fails if there is a problem that the run must not begin with. One host of each cluster shows them.
   - Fails if the hosts of the play do not wait for each other (C(strategy) is C(free) or C(host_pinned)), because members would restart at the
     same time.
-  - Everything else that is wanted are variables of the role C(kubeadm.etcd.etcd), which are taken from the play, unless O(operation) is V(report).
+  - All other input comes from the variables of the role C(kubeadm.etcd.etcd), which are read from the play, unless O(operation) is V(report).
   - Runs on the controller and changes nothing. Used by the role C(kubeadm.etcd.etcd).
 author:
   - The kubeadm.etcd maintainers (@kubeadm)
@@ -153,7 +153,7 @@ speaker:
   returned: success
   type: str
 asker:
-  description: The host that can tell most of the cluster.
+  description: The host whose view of the cluster is used.
   returned: success
   type: str
 lines:
@@ -162,7 +162,7 @@ lines:
   type: list
   elements: str
 notices:
-  description: What is allowed but worth a word.
+  description: Warnings.
   returned: success
   type: list
   elements: str

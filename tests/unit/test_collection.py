@@ -381,3 +381,14 @@ def test_every_problem_has_a_code(path: Path) -> None:
             assert [word.arg for word in node.keywords if word.arg == "code"], f"{name(path)}:{node.lineno}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "map":
             assert getattr(node.args[0], "id", "") != "Problem", f"{name(path)}:{node.lineno}"
+
+
+def test_what_roles_read_of_a_plan_is_there() -> None:
+    """A misspelt key would only fail on hosts."""
+    files = [path for directory in ("roles", "playbooks") for path in (ROOT / directory).rglob("*.yml")]
+    read_by_roles = {key for path in files for key in re.findall(r"__etcd_plan\.(\w+)", path.read_text("utf-8"))}
+    code = [
+        path for layer in ("_control", "_operations") for path in (ROOT / "plugins/module_utils" / layer).glob("*.py")
+    ]
+    text = "".join(path.read_text("utf-8") for path in [*code, ROOT / "plugins/action/etcd_plan.py"])
+    assert "watched" in read_by_roles and [key for key in sorted(read_by_roles) if f'"{key}"' not in text] == []

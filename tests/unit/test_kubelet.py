@@ -45,6 +45,14 @@ def test_user_fields_are_merged_deeply_over_ours() -> None:
     assert config["maxPods"] == 5
 
 
+def test_the_kubelet_removes_no_images() -> None:
+    """Not even if the disk is full: that of the sandbox is needed after a reboot."""
+    config = _kubelet.kubelet_config(SPEC, 36, False)
+    assert config["imageGCHighThresholdPercent"] == 100
+    # Without one, the defaults of the kubelet would apply.
+    assert config["evictionHard"] and set(config["evictionHard"].values()) == {"0%"}
+
+
 def test_config_says_where_static_pods_are() -> None:
     text = _kubelet.render_config(_kubelet.kubelet_config(SPEC, 36, False))
     assert yaml.safe_load(text)["staticPodPath"] == "/etc/kubernetes/manifests"

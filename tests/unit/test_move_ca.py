@@ -116,7 +116,7 @@ OTHER = {"ca_key": True, "ca_public_key": "q"}
         (seen(), {"problems": [Problem("etcd_ca_host x is not a host").as_dict()]}, "etcd_ca_host x is not a host"),
         # No host has it: all of them are known, or one of them may have it.
         (seen(key=""), {}, "the CA's key is lost: no host of cluster 'etcd' has"),
-        (seen(key=""), {}, "The first to end is on infra0, on 2027-03-01"),
+        (seen(key=""), {}, "The first certificate expires on 2027-03-01, on infra0"),
         (
             seen(None, *ALL_UP[1:], key="0"),
             {},

@@ -87,7 +87,10 @@ def test_backup(states: tuple[dict[str, Any], ...], host: str, warned: bool) -> 
     made = plan(seen(*states), "backup")
     assert steps(made) == [("snapshot", host)] and made["snapshot"] == [host] and made["problems"] == []
     assert bool(made["notices"]) == warned
-    assert made["lines"][1].startswith(f"{host}: taken from member {host}") and "/var/backups/etcd" in made["lines"][1]
+    assert (
+        made["lines"][1].startswith(f"{host}: snapshot: taken from member {host}")
+        and "/var/backups/etcd" in made["lines"][1]
+    )
 
 
 def test_backup_of_a_corrupt_cluster() -> None:

@@ -196,7 +196,7 @@ def lost_key_text(cluster: Cluster, observations: Mapping[str, Observation]) -> 
     ]
     end, host = min(ends, default=("", ""))
     until = (
-        f" The first to end is on {host}, on {end[:10]}: from then on, members and clients refuse each other."
+        f" The first certificate expires on {end[:10]}, on {host}: from then on, members and clients refuse each other."
         if end
         else ""
     )

@@ -124,7 +124,10 @@ def apart_plan(
 
 def step_lines(cluster: Cluster, what: str, steps: list[Step]) -> list[str]:
     """A plan for people: what is done to the cluster, then to which host and why."""
-    return [f"cluster {cluster.name}: {what}", *merged(note(text, host) for host, _part, text in reasons_of(steps))]
+    return [
+        f"cluster {cluster.name}: {what}",
+        *merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(steps)),
+    ]
 
 
 def refusal(plan: Mapping[str, Any], cluster: Mapping[str, Any], speaks: bool) -> str:
@@ -176,9 +179,9 @@ def plan_lines(
         order += " (the leader, last)"
     words = {
         BOOTSTRAP: f"a new cluster of {count} member{'s' if count > 1 else ''}, all started at once",
-        START_ALL: f"no member can be asked; those that are not ready are started: {', '.join(decision.start)}"
+        START_ALL: f"no member answers; the members that are not ready are started: {', '.join(decision.start)}"
         if decision.start
-        else "no member can be asked, so this run changes certificates only. Run again for all other changes",
+        else "no member answers, so this run changes certificates only. Run again for all other changes",
         ROLLING: f"one member after the other: {order}" if decision.gated else f"an interruption: {order}",
         NOTHING: "no member is restarted" if steps else "nothing to do",
         REFUSE: "nothing is changed",

@@ -120,6 +120,9 @@ def kubelet_config(spec: KubeletSpec, minor: int, cgroup_v1: bool) -> dict[str, 
 
     The page's, with the kubelet's own server switched off: nothing on an etcd host asks it, and with AlwaysAllow it
     is one changed line away from running commands as root for anyone.
+
+    The kubelet removes no images: on a disk that is 85 % full it would remove that of the sandbox, which containerd protects since 1.7 only, and etcd
+    would not start after the next reboot if no registry answers. Evictions are of no use either, since they spare static pods.
     """
     config: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -132,6 +135,9 @@ def kubelet_config(spec: KubeletSpec, minor: int, cgroup_v1: bool) -> dict[str, 
         "cgroupDriver": spec.cgroup_driver,
         "containerRuntimeEndpoint": spec.runtime_endpoint,
         "staticPodPath": spec.manifests_dir,
+        # 100 switches it off (pkg/kubelet/kubelet.go, StartGarbageCollection), and so does 0% for an eviction (pkg/kubelet/eviction/helpers.go).
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%"},
     }
     if cgroup_v1 and minor >= FAIL_CGROUP_V1_MINOR:
         config["failCgroupV1"] = False

@@ -196,8 +196,8 @@ def move_steps(cluster: Cluster, holders: list[str], export: Export) -> list[Ste
         text = f"etcd/ca.key: removed when {target} has proven that it has it"
         reasons[REMOVE_CA_KEY, host] = [Reason("ca", "ca-key-removed", text)]
     if export.file:
-        verb = "checked in" if export.exists else "written to"
-        text = f"etcd/ca.key: an encrypted copy is {verb} {export.file} on the controller"
+        what = "the encrypted copy in {} is checked" if export.exists else "an encrypted copy is written to {}"
+        text = f"etcd/ca.key: {what.format(export.file + ' on the controller')}"
         reasons[EXPORT_CA_KEY, target] = [Reason("ca", "exported", text)]
     return [Step(kind, names[host], host, None, tuple(found)) for (kind, host), found in reasons.items()]
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,7 @@ def test_the_image_archive_is_imported_before_anything_stops() -> None:
     assert refused["problems"] == ["/srv/etcd.tar lacks ['x']"]
     # Nothing is to be restored.
     done = with_records([NEW, NEW, NEW], *[{**up(), "cluster_id": NEW, "running": True}] * 3)
-    made = plan(done, "restore", snapshot=SNAPSHOT, image_archive="/srv/etcd.tar")
+    made = _restore.plan(replace(view, observations=done), Wish("restore", snapshot=SNAPSHOT, image_archive="/srv/x"))
     assert made["problems"] == [] and made["image"] == []
 
 

@@ -191,7 +191,7 @@ def test_a_restore_imports_the_image_archive(cluster: Lab, tmp_path: Path) -> No
     image = cluster.sh("infra1", "sed -n 's/^ *image: //p' /etc/kubernetes/manifests/etcd.yaml").strip()
     cluster.sh("infra1", f"{IMAGES} rm {image}")
     said = restored(cluster, snapshot, "-e", "etcd_replace_healthy_cluster=etcd", "-e", f"etcd_image_archive={archive}")
-    assert f"infra1: {image}: missing, imported from {archive}" in said
+    assert f"infra1: image: {image}: missing, imported from {archive}" in said
     assert healthy(cluster) and count(cluster, "/registry/i") == 300
     assert image in cluster.sh("infra1", f"{IMAGES} ls -q").split()
     assert cluster.site().changed() == {}

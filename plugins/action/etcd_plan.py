@@ -66,7 +66,11 @@ class ActionModule(ActionBase):
         strategy = str(self._task.get_play().strategy)
         if not is_lockstep(strategy):
             return failure(f"Nothing has been changed. {not_in_lockstep(strategy)}")
-        batch, there = list(variables["ansible_play_batch"]), list(variables["ansible_play_hosts"])
+        refused = self.refused(args["phase"], variables)
+        batch, there = (
+            [item for item in variables["ansible_play_hosts_all"] if item in [*variables[name], *refused]]
+            for name in ("ansible_play_batch", "ansible_play_hosts")
+        )
         hostvars = read_once(variables["hostvars"], batch)
         # A result has no templates.
         seen = {item: plain(variables["hostvars"].raw_get(item).get("__etcd_host") or {}) for item in batch}
@@ -107,7 +111,7 @@ class ActionModule(ActionBase):
             show([f"WARNING: {text}" for text in plan["notices"]], "COLOR_WARN")
         # In a hand-over, the members go on.
         if plan["problems"] and (args["operation"] != HAND_OVER or speaks or host not in members):
-            return failure(refusal(plan, seen[host]["cluster"], speaks))
+            return {**failure(refusal(plan, seen[host]["cluster"], speaks)), "phase": args["phase"]}
         # In a hand-over, members other than the CA host are not observed.
         version = seen[host].get("facts", {}).get("kubeadm_version", "") if args["operation"] == HAND_OVER else ""
         external = external_stanza(plan["members"], values["etcd_client_port"], version)
@@ -126,6 +130,17 @@ class ActionModule(ActionBase):
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),
         }
+
+    def refused(self, phase: str, variables: dict[str, Any]) -> list[str]:
+        """Hosts that have failed in this very task. They are part of the run: all hosts of a cluster make the same plan.
+
+        Ansible takes them out of the play at once. It plans for hosts beyond its forks afterwards, for which they would be hosts that do not answer.
+        """
+        results = {
+            item: variables["hostvars"].raw_get(item).get("__etcd_plan") or {}
+            for item in variables["ansible_play_hosts_all"]
+        }
+        return [item for item, result in results.items() if result.get("failed") and result.get("phase", "") == phase]
 
     def values(self, operation: str, cluster: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Values of the variables that are needed, by name. For a report, and where one is invalid, what a wish is without them.

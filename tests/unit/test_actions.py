@@ -14,6 +14,7 @@ pytest.importorskip("ansible.plugins.action")
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, Problem
 from test_backup import certificate
 from test_decision import HOSTS
 from test_run import ALL_UP, observations
@@ -42,6 +43,8 @@ class Play:
         self.strategy = "linear"
         self.batch = list(HOSTS)
         self.failed: list[str] = []
+        # What the task has returned for hosts that have had their turn.
+        self.results: dict[str, dict[str, Any]] = {}
         # Variables of the CA host.
         self.signer: dict[str, Any] = {}
         options = etcd_observe.variable_options()
@@ -73,12 +76,16 @@ class Play:
             None,
             {
                 "inventory_hostname": host,
-                "ansible_play_batch": self.batch,
-                "ansible_play_hosts": [item for item in self.batch if item not in self.failed],
+                "ansible_play_batch": [item for item in self.batch if item not in self.results],
+                "ansible_play_hosts": [item for item in self.batch if item not in [*self.failed, *self.results]],
                 "ansible_play_hosts_all": self.batch,
                 "hostvars": HostVars(
                     {
-                        item: {"__etcd_host": self.found.get(item), **(self.signer if item == "infra0" else {})}
+                        item: {
+                            "__etcd_host": self.found.get(item),
+                            "__etcd_plan": self.results.get(item),
+                            **(self.signer if item == "infra0" else {}),
+                        }
                         for item in self.batch
                     }
                 ),
@@ -145,6 +152,23 @@ def test_a_run_that_ends_with_its_plan_shows_the_cluster(play: Play) -> None:
     assert play.plan()["finished"] is True
     assert play.printed[1] == "a table" and "kind: ClusterConfiguration" in play.printed
     assert play.plan("infra1")["finished"] is True and play.printed.count("a table") == 1
+
+
+def test_a_host_that_the_run_has_refused_before_others_had_their_turn(play: Play) -> None:
+    """With fewer forks than hosts, Ansible takes it out of the play before it plans for the others. It is not one that does not answer."""
+    play.found["infra0"]["problems"] = [Problem("out of order", EVERYTHING).as_dict()]
+    for host in HOSTS:
+        play.results[host] = play.plan(host)
+    assert all(result["failed"] for result in play.results.values())
+    said = [result["msg"] for result in play.results.values()]
+    assert (
+        "1 problem(s)" in said[0]
+        and "out of order" in said[0]
+        and set(said[1:]) == {"Nothing has been changed here. See the message from infra0."}
+    )
+    # One that failed in an earlier phase is gone.
+    play.results = {"infra0": {"failed": True, "phase": "trust"}}
+    assert "cannot be reached" in play.plan("infra1")["msg"]
 
 
 def test_the_operation_is_that_of_the_task(play: Play) -> None:

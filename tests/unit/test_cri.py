@@ -149,6 +149,21 @@ def test_an_image_that_is_there_or_not(serve: Callable[[bytes], str]) -> None:
     assert not cri.has_image(serve(HELLO + BEGIN + frame(DATA, 0, content(b"")) + END), "registry.k8s.io/etcd:1")
 
 
+def test_the_names_of_all_images(serve: Callable[[bytes], str]) -> None:
+    one = (
+        cri._bytes(1, b"sha256:1")
+        + cri._bytes(2, b"etcd:1")
+        + cri._bytes(2, b"etcd:2")
+        + cri._bytes(3, b"etcd@sha256:2")
+    )
+    images = cri._bytes(1, one) + cri._bytes(1, cri._bytes(1, b"sha256:3"))
+    assert cri.images(serve(HELLO + BEGIN + frame(DATA, 0, content(images)) + END)) == [
+        "etcd:1",
+        "etcd:2",
+        "etcd@sha256:2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("config", "image"),
     [

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri as _cri
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
@@ -51,6 +52,23 @@ def test_the_kubelet_removes_no_images() -> None:
     assert config["imageGCHighThresholdPercent"] == 100
     # Without one, the defaults of the kubelet would apply.
     assert config["evictionHard"] and set(config["evictionHard"].values()) == {"0%"}
+
+
+@pytest.mark.parametrize(
+    ("image", "is_there", "missing"), [("pause:3.9", True, ""), ("pause:3.9", False, "pause:3.9"), (None, False, "")]
+)
+def test_a_missing_sandbox_image(
+    monkeypatch: pytest.MonkeyPatch, image: str | None, is_there: bool, missing: str
+) -> None:
+    monkeypatch.setattr(_cri, "sandbox_image", lambda _endpoint: image)
+    monkeypatch.setattr(_cri, "has_image", lambda _endpoint, name: is_there and name == image)
+    assert _host.missing_sandbox_image("unix:///run/containerd.sock") == missing
+    assert [missing in text for text in _kubelet.sandbox_warnings(missing)] == [True] * bool(missing)
+
+
+def test_a_runtime_that_does_not_answer_has_unknown_images() -> None:
+    assert _host.missing_sandbox_image("unix:///no/containerd.sock") == ""
+    assert _host.images("unix:///no/containerd.sock") is None and _host.images("unix:///run/crio/crio.sock") is None
 
 
 def test_config_says_where_static_pods_are() -> None:

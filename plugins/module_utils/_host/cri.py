@@ -157,6 +157,19 @@ def has_image(endpoint: str, image: str) -> bool:
     return 1 in message(call(endpoint, "ImageService", "ImageStatus", _bytes(1, _bytes(1, image.encode()))))
 
 
+def images(endpoint: str) -> list[str]:
+    """Names of all images that the runtime has, with tags and with digests. CriError if the call fails."""
+    answer = message(call(endpoint, "ImageService", "ListImages", b""))
+    found = [message(item) for item in answer.get(1, [])]
+    return [
+        value.decode()
+        for image in found
+        for number in (2, 3)
+        for value in image.get(number, [])
+        if isinstance(value, bytes)
+    ]
+
+
 def runtime_config(endpoint: str) -> dict[str, Any]:
     """The configuration that containerd runs with, its CRI plugin's part of it; empty if the runtime does not tell. CriError if the call fails.
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri as _cri
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import CriError, runtime_answers, runtime_config
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_bytes, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DROP_IN, STARTED_WITH, Unit, UnitFile
@@ -373,10 +374,19 @@ def copied_key_dirs(root: str = "/") -> list[str]:
 
 def images(runtime_endpoint: str) -> list[str] | None:
     """Names of the images that containerd has for the kubelet; None if the runtime is another one or does not answer."""
-    if "containerd" not in runtime_endpoint:
+    try:
+        return _cri.images(runtime_endpoint) if "containerd" in runtime_endpoint else None
+    except CriError:
         return None
-    done = run(["ctr", "-n", "k8s.io", "images", "ls", "-q"], TIMEOUT)
-    return done.stdout.split() if done.code == 0 else None
+
+
+def missing_sandbox_image(runtime_endpoint: str) -> str:
+    """The image that the runtime uses for sandboxes, if it does not have it; else, or if it reports none, ''."""
+    try:
+        image = _cri.sandbox_image(runtime_endpoint)
+        return image if image and not _cri.has_image(runtime_endpoint, image) else ""
+    except CriError:
+        return ""
 
 
 # The oldest cryptography with all APIs used here, and its package by the ID of /etc/os-release, if the name is not python3-cryptography.

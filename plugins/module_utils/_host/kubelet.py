@@ -352,6 +352,16 @@ def runtime_problems(spec: KubeletSpec, driver: str | None, before: str | None) 
     ]
 
 
+def sandbox_warnings(missing: str) -> list[str]:
+    """What it means that the image of sandboxes is missing while the member has a manifest. missing: its name, '' if it is not."""
+    if not missing:
+        return []
+    return [
+        f"the runtime does not have {missing} any more, the image of its sandboxes. etcd keeps running, but starts after a reboot only if the registry"
+        f" answers then. Pull it (`ctr -n k8s.io images pull {missing}`), or import it (`ctr -n k8s.io images import FILE`)."
+    ]
+
+
 def page_warnings(unit: Unit, is_ours: bool, config_is_there: bool, key_dirs: list[str]) -> list[str]:
     """What a cluster that was made by hand from the page has left behind, and what to do with it. Nothing is removed by us.
 

@@ -652,6 +652,7 @@ def observe_kubelet(
         ),
         "warnings": [
             *_kubelet.dropped_arguments([*drop_ins, *_host.kubelet_environment()]),
+            *_kubelet.sandbox_warnings(_host.missing_sandbox_image(spec.runtime_endpoint) if command else ""),
             *_kubelet.page_warnings(
                 state.unit,
                 is_ours=state.found[_kubelet.DROP_IN] == state.files[_kubelet.DROP_IN],

@@ -268,7 +268,7 @@ def test_ids_of_a_restored_cluster(
     """Our ids are those of etcdutl, from a snapshot and from a database, with and without keys of Kubernetes."""
     with_programs(tmp_path, version)
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
-    monkeypatch.setattr(_restore, "_have_image", lambda _spec: None)
+    monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
     monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(3, version)
     cluster.found()
@@ -320,7 +320,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup
 action, root, run_dir, words, path = sys.argv[1:]
 for module in (backup, drill, restore):
     module.image_root = lambda *_arguments: contextlib.nullcontext(root)
-drill.RUN_DIR, restore._have_image = run_dir, lambda _spec: None
+drill.RUN_DIR, restore._have_images = run_dir, lambda _spec: None
 most, done = {}, threading.Event()
 
 def held(number):

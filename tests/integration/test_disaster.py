@@ -21,7 +21,7 @@ import pytest
 
 from tests.tools.kube import MAPS, Api, Watch
 
-from .conftest import Lab
+from .conftest import LAB, Lab
 from .test_backup import BACKUPS, backed_up, count, fill, restored
 from .test_control_plane import INIT, Plane
 from .test_killed import FIRST, STEP, killed_at, unchanged
@@ -143,13 +143,19 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
     )
 
 
+IMAGES = "ctr -n k8s.io images"
+PAUSE = "pause=$(sed -n 's/.*sandbox_image = \"\\(.*\\)\"/\\1/p' /etc/containerd/config.toml)"
+
+
 @pytest.mark.parametrize(
     ("obstacle", "end", "words"),
     [
         (f"mkdir -p {BACKUPS}; mount -t tmpfs -o size=8k,mode=700 tmpfs {BACKUPS}", f"umount {BACKUPS}", "No space left"),
         ("touch /var/lib/etcd/member.restored", "rm /var/lib/etcd/member.restored", "must be a directory"),
+        # As the kubelet does it if the disk is nearly full, since no container uses it.
+        (f"{PAUSE}; {IMAGES} tag $pause kept; {IMAGES} rm $pause", f"{PAUSE}; {IMAGES} tag kept $pause; {IMAGES} rm kept", "cannot be pulled"),
     ],
-    ids=["the copy", "the data"],
+    ids=["the copy", "the data", "the sandbox image"],
 )  # fmt: skip
 def test_a_restore_that_fails_on_one_host(cluster: Lab, tmp_path: Path, obstacle: str, end: str, words: str) -> None:
     """Before anything was stopped: every member runs on, with all that was written, and the next run restores all of them."""
@@ -173,6 +179,21 @@ def test_a_restore_that_fails_on_one_host(cluster: Lab, tmp_path: Path, obstacle
     assert run.recap()["infra2"]["failed"] == 1 and "Start what was restored" not in text
     restored(cluster, snapshot, *agreed)
     assert healthy(cluster) and (count(cluster, "/registry/f"), count(cluster, "/registry/since")) == (300, 0)
+    assert cluster.site().changed() == {}
+
+
+def test_a_restore_imports_the_image_archive(cluster: Lab, tmp_path: Path) -> None:
+    """On a host that lacks the image, before anything stops. There is no registry."""
+    fill(cluster, "/registry/i", 300)
+    snapshot = backed_up(cluster, tmp_path / "copies")
+    printed = subprocess.run([str(LAB), "images"], check=True, text=True, stdout=subprocess.PIPE, timeout=600).stdout
+    archive = dict(line.split("\t") for line in printed.splitlines())["etcd"]
+    image = cluster.sh("infra1", "sed -n 's/^ *image: //p' /etc/kubernetes/manifests/etcd.yaml").strip()
+    cluster.sh("infra1", f"{IMAGES} rm {image}")
+    said = restored(cluster, snapshot, "-e", "etcd_replace_healthy_cluster=etcd", "-e", f"etcd_image_archive={archive}")
+    assert f"infra1: image: {image}: missing, imported from {archive}" in said
+    assert healthy(cluster) and count(cluster, "/registry/i") == 300
+    assert image in cluster.sh("infra1", f"{IMAGES} ls -q").split()
     assert cluster.site().changed() == {}
 
 

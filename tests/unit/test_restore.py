@@ -7,6 +7,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,27 @@ def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
     assert "-e etcd_downgrade=cancel" in said and made["problems"] == []
     made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert not any("downgrade" in text for text in made["notices"])
+
+
+def test_the_image_archive_is_imported_before_anything_stops() -> None:
+    """On hosts that lack the image: after the restore, no member could be started there."""
+    found = seen(DOWN, DOWN, DOWN, ids="ccc")
+    for host, images in (("infra0", ["x"]), ("infra1", []), ("infra2", ["y"])):
+        found[host]["images"] = images
+    made = plan(found, "restore", snapshot=SNAPSHOT, image_archive="/srv/etcd.tar")
+    assert made["image"] == ["infra1", "infra2"] and steps(made)[:3] == [
+        ("image", "infra1"),
+        ("image", "infra2"),
+        ("prepare", "infra0"),
+    ]
+    assert plan(found, "restore", snapshot=SNAPSHOT)["image"] == []
+    view = View(CLUSTER, found, HOSTS, archive_problems=lambda images: [f"/srv/etcd.tar lacks {sorted(set(images))}"])
+    refused = _restore.plan(view, Wish(operation="restore", snapshot=SNAPSHOT, image_archive="/srv/etcd.tar"))
+    assert refused["problems"] == ["/srv/etcd.tar lacks ['x']"]
+    # Nothing is to be restored.
+    done = with_records([NEW, NEW, NEW], *[{**up(), "cluster_id": NEW, "running": True}] * 3)
+    made = _restore.plan(replace(view, observations=done), Wish("restore", snapshot=SNAPSHOT, image_archive="/srv/x"))
+    assert made["problems"] == [] and made["image"] == []
 
 
 def test_one_snapshot_for_one_cluster() -> None:

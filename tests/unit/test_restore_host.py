@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore, staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -35,7 +35,8 @@ class Host:
         self.ready = False
         self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False)
         self.code = 0
-        self.has_image = False
+        # Why an image cannot be had, by its name.
+        self.missing: dict[str, str] = {}
         self.kubernetes = False
         # Of etcd in what runs, and in the image that is wanted.
         self.storage, self.versions = "3.6.0", {"running": "3.6.14", "image": "3.6.14"}
@@ -67,8 +68,8 @@ class Host:
             (restore, "end_etcd", self.end),
             (restore, "hold_host_lock", lambda *_: self.acts.append("lock")),
             (restore, "probe", lambda url, _timeout: (self.ready and url.endswith("/readyz"), "")),
-            (cri, "has_image", lambda *_: self.has_image),
-            (cri, "pull_image", lambda *_: self.acts.append("pull")),
+            (diagnosis, "pause_image", lambda _endpoint: "pause:3"),
+            (diagnosis, "ensure_image", self.ensure),
             (_rollout, "find_etcd_process", lambda _name: self.process),
             (_rollout, "check_controller", lambda: None),
         ]
@@ -85,6 +86,10 @@ class Host:
         self.argv = argv
         write_log(Path(argv[argv.index("--data-dir") + 1]), led=False)
         return SimpleNamespace(code=self.code, stdout="", stderr="it fails" if self.code else "")
+
+    def ensure(self, _endpoint: str, image: str, _timeout: float) -> Any:
+        self.acts.append(f"have {image}")
+        return SimpleNamespace(text=self.missing[image]) if image in self.missing else None
 
     def end(self, _member: str, manifest: str, kept: str, _endpoint: str) -> None:
         self.acts.append("end")
@@ -105,7 +110,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 def test_the_three_steps(host: Host) -> None:
     assert host.run("prepare") == ["prepared"]
-    assert host.acts == ["lock", "check file", "image of 7", "etcdutl"] and (host.data / "member" / "former").exists()
+    images = ["have registry/etcd:3.6", "have pause:3"]
+    assert (
+        host.acts == ["lock", "check file", *images, "image of 7", "etcdutl"]
+        and (host.data / "member" / "former").exists()
+    )
     assert host.run("stop") == ["stopped"] and host.acts[-2:] == ["lock", "end"]
     assert (host.root / "work" / "etcd.yaml.before-restore").read_text() == "manifest"
     assert host.run("replace") == ["archived", "replaced"]
@@ -213,25 +222,24 @@ def test_a_host_that_has_nothing(host: Host) -> None:
     (host.data / "member" / "former").unlink()
     (host.data / "member").rmdir()
     host.data.rmdir()
-    assert host.run("prepare") == ["prepared"] and host.acts[2:4] == ["pull", "image of 0"]
+    assert host.run("prepare") == ["prepared"] and host.acts[-2:] == ["image of 0", "etcdutl"]
     assert host.run("stop") == [] and host.run("replace", check=True) == ["replaced"]
     assert host.run("replace") == ["replaced"] and (host.data / "member").is_dir()
     assert (host.data.stat().st_mode & 0o777) == 0o700
 
 
-def test_an_image_that_is_there_is_not_pulled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.process, host.has_image = None, True
-    host.run("prepare")
-    assert "pull" not in host.acts
-    host.has_image = False
-
-    def fail(*_: Any) -> None:
-        raise cri.CriError(14, "no route")
-
-    monkeypatch.setattr(cri, "pull_image", fail)
-    host.staging.rename(host.root / "away")
-    with pytest.raises(EtcdError, match="cannot be pulled: no route"):
+@pytest.mark.parametrize("image", ["registry/etcd:3.6", "pause:3"])
+@pytest.mark.parametrize("runs", [True, False])
+def test_images_that_cannot_be_had(host: Host, image: str, runs: bool) -> None:
+    """Nothing is stopped: the restored member could not be started. The kubelet removes an image that no container uses if the disk is nearly full."""
+    host.process = host.process if runs else None
+    host.missing = {image: f"image {image} cannot be pulled: no route"}
+    before = host.names() | {"work"}
+    with pytest.raises(EtcdError, match=f"infra0: image {image} cannot be pulled: no route. The restored member could"):
         host.run("prepare")
+    assert host.names() == before and "etcdutl" not in host.acts
+    host.missing = {}
+    assert host.run("prepare") == ["prepared"]
 
 
 @pytest.mark.parametrize(

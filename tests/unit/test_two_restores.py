@@ -45,7 +45,7 @@ class Fleet:
             (restore, "free_bytes", lambda _path: 1 << 40),
             (restore, "has_kubernetes", lambda _path: False),
             (restore, "image_root", lambda *_: contextlib.nullcontext("image")),
-            (restore, "_have_image", lambda _spec: None),
+            (restore, "_have_images", lambda _spec: None),
             (restore, "describe", lambda *_: {"storage": "", "version": "3.6.14", "revision": 7}),
             (restore, "run_alone", self.etcdutl),
             (restore, "end_etcd", self.end),

@@ -25,7 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     read_snapshot_file,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import check_file
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sync_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
@@ -170,14 +170,12 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
     options = ["--initial-cluster-token", spec.token]
     try:
         process = _rollout.find_etcd_process(spec.member)
-        if not process:
-            _have_image(spec)
+        _have_images(spec)
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(image_root(spec.image, process.pid if process else 0))
             told = describe(root, spec.snapshot)
             if process and is_too_new(told["storage"], told["version"]):
                 # What runs may be another image than the one that is started afterwards.
-                _have_image(spec)
                 root = stack.enter_context(image_root(spec.image))
                 told = describe(root, spec.snapshot)
             if is_too_new(told["storage"], told["version"]):
@@ -219,16 +217,16 @@ def unpack(
     return run_alone(root, "etcdutl", [*argv, *options, *(["--skip-hash-check"] if file.is_database else [])], READS)
 
 
-def _have_image(spec: RestoreSpec) -> None:
-    """See that the runtime has the image. EtcdError if it cannot pull it."""
-    try:
-        if not cri.has_image(spec.runtime_endpoint, spec.image):
-            cri.pull_image(spec.runtime_endpoint, spec.image, PULLS)
-    except cri.CriError as exc:
-        raise EtcdError(
-            f"{spec.member}: image {spec.image} is needed for its etcdutl, and cannot be pulled: {exc}. Import it, or make it available. Nothing has"
-            " been stopped."
-        ) from exc
+def _have_images(spec: RestoreSpec) -> None:
+    """See that the runtime has the images of etcd and of its sandbox. EtcdError if it cannot pull one: the restored member could not be started."""
+    pause = diagnosis.pause_image(spec.runtime_endpoint)
+    for image in (spec.image, *([pause] if pause else [])):
+        cause = diagnosis.ensure_image(spec.runtime_endpoint, image, PULLS)
+        if cause:
+            raise EtcdError(
+                f"{spec.member}: {cause.text}. The restored member could not be started without it. Import the image, or make the registry reachable, and"
+                " run again. Nothing has been stopped."
+            )
 
 
 def stop(spec: RestoreSpec, check: bool) -> list[Reason]:

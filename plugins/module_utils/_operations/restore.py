@@ -20,6 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.judge import judge
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import apart_plan, step_lines
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
+    IMAGE,
     PREPARE,
     REPLACE_DATA,
     RESTORE,
@@ -36,6 +37,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
     restore_token,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
+from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.converge import image_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -229,6 +231,12 @@ def start_problems(cluster: Cluster, observations: Observations, wish: Wish) -> 
     return [problem for problem in found if START in problem.stops and problem.code not in OF_FORMER_DATA]
 
 
+def image_steps(observations: Observations, steps: Iterable[Step], archive: str) -> list[Step]:
+    """The image archive is imported where data is restored and the image is missing: no member could be started otherwise. archive: '' for none."""
+    found = {step.host: (step.member, image_reasons(observations[step.host], archive)) for step in steps}
+    return [Step(IMAGE, member, host, None, tuple(reasons)) for host, (member, reasons) in found.items() if reasons]
+
+
 def plan(view: View, wish: Wish) -> dict[str, Any]:
     """The plan of a run that restores a snapshot: see RETURN of the module etcd_plan."""
     cluster, observations = view.cluster, view.observations
@@ -237,7 +245,10 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     if not problems:
         found = restore(cluster, observations, view.absent, wish.snapshot, wish.replace_healthy_cluster)
     problems += found.problems or (start_problems(cluster, observations, wish) if found.steps else [])
-    steps, warnings = list(found.steps), list(found.warnings)
+    images = image_steps(observations, found.steps, wish.image_archive)
+    lacking = [observations[step.host]["config"]["image"] for step in images]
+    problems += problems_of("image-archive", view.archive_problems(lacking) if lacking else ())
+    steps, warnings = [*images, *found.steps], list(found.warnings)
     if wish.backup_before_change and any(item["etcd"].get("answers") for item in observations.values()) and steps:
         taken = backup(cluster, observations)
         steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]

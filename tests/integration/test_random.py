@@ -482,6 +482,8 @@ def test_growing_from_three_to_five_compared_with_by_hand(hosts: Lab, tmp_path: 
     first = replace(hosts, hosts=HOSTS[:1])
     joined, addresses = HOSTS[3:5], hosts.addresses()
     for host in reversed(joined):
+        # etcd changes the membership only if its members have been connected for five seconds (HealthInterval).
+        time.sleep(6.0)
         listed = json.loads(first.etcdctl("infra0", "member", "list", "-w", "json"))["members"]
         number = next(item["ID"] for item in listed if item["name"] == host)
         first.etcdctl("infra0", "member", "remove", f"{number:x}")

@@ -136,10 +136,8 @@ class ActionModule(ActionBase):
 
         Ansible takes them out of the play at once. It plans for hosts beyond its forks afterwards, for which they would be hosts that do not answer.
         """
-        results = {
-            item: variables["hostvars"].raw_get(item).get("__etcd_plan") or {}
-            for item in variables["ansible_play_hosts_all"]
-        }
+        gone = [item for item in variables["ansible_play_hosts_all"] if item not in variables["ansible_play_hosts"]]
+        results = {item: variables["hostvars"].raw_get(item).get("__etcd_plan") or {} for item in gone}
         return [item for item, result in results.items() if result.get("failed") and result.get("phase", "") == phase]
 
     def values(self, operation: str, cluster: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

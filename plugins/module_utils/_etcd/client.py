@@ -40,6 +40,9 @@ PARTIAL_CHAIN = 0x80000
 # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h).
 NO_CHECK_TIME = 0x200000
 
+# What to do about a certificate without the address that was asked.
+ADDS_NAME = "add it to etcd_server_cert_sans and run site.yml."
+
 # No answer that is asked for here is longer; a port of something else may send for ever.
 MOST_BYTES = 4 << 20
 
@@ -351,7 +354,7 @@ class EtcdClient:
                 context.verify_flags |= NO_CHECK_TIME
                 shown = certificate_of(self._shake_hands(context))
                 if code == "tls-san":
-                    words = f"presents a certificate for {', '.join(shown.names)} only; " + words.split("; ", 1)[-1]
+                    words = f"presents a certificate for {', '.join(shown.names)} only; {ADDS_NAME}"
                 else:
                     moment = shown.not_before if code == "tls-not-yet-valid" else shown.not_after
                     words = words.replace("DATE", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)))
@@ -568,9 +571,7 @@ def explain(exc: Exception, connected: bool = False) -> tuple[str, str]:
     if isinstance(exc, ssl.SSLCertVerificationError):
         number = exc.verify_code
         if number in (_HOSTNAME, _ADDRESS):
-            return "tls-san", (
-                "presents a certificate without this address in it (SAN); add it to etcd_server_cert_sans and run site.yml."
-            )
+            return "tls-san", f"presents a certificate without this address in it (SAN); {ADDS_NAME}"
         if number == _EXPIRED:
             return "tls-expired", "presents a certificate that has expired (DATE). Run site.yml to renew it."
         if number == _NOT_YET_VALID:

@@ -13,6 +13,7 @@ import signal
 from dataclasses import dataclass, field
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member as Entry
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.departure import leave
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import peers_of
@@ -92,15 +93,15 @@ class Sequence:
         if not member.running:
             member.peers = peers_of(acts.members(), entry.id, member.name)
             member.start("existing", [*self.cluster.names, member.name], **FLAGS)
-        wait_until(
-            f"{member.name} is not started",
-            lambda: next(item.started for item in acts.members() if item.id == entry.id),
-        )
+
+        def seen() -> Entry:
+            return next(item for item in acts.members() if item.id == entry.id)
+
+        wait_until(f"{member.name} is not started", lambda: seen().started)
         if phase == STARTED:
             return
         # The run may end between the promotion and the change of the peer URLs.
-        kept = acts.members()[[item.id for item in acts.members()].index(entry.id)].peer_urls
-        acts.promote(entry.id, kept if phase == PROMOTED else urls, 60)
+        acts.promote(entry.id, seen().peer_urls if phase == PROMOTED else urls, 60)
         self.joining = None
         self.cluster.members.append(member)
         self.cluster.names.append(member.name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import place_of, same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_at
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
 
@@ -48,7 +48,7 @@ def reference(entry: Entry, cluster: Cluster, listed: list[Entry]) -> str:
 
 def has_address(entry: Entry, address: str) -> bool:
     """Whether an entry of the membership has this address, in any spelling, in a peer URL."""
-    return any(same_address(place_of(str(url))[0], address) for url in entry.get("peer_urls", []))
+    return is_at(map(str, entry.get("peer_urls", [])), address)
 
 
 def has_run(observation: Observation) -> bool:

@@ -20,7 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
     host_warnings,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DAY, VERDICTS
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import order_by_age
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import is_ahead, order_by_age
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_seconds
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
@@ -326,7 +326,7 @@ def snapshot_text(backups: list[dict[str, Any]]) -> str:
     first = there[0]
     others = f"; {len(there)} of {len(backups)} hosts have some" if len(backups) > 1 else ""
     old = f"{span(first['age'])} old"
-    if order_by_age(first["age"])[0]:
+    if is_ahead(first["age"]):
         old = "of unknown age, since the clock of its host was wrong"
     return f"{old}, {amount(first['size'])}, on {first['host']}{others}"
 

@@ -292,6 +292,10 @@ def evaluate(
     )
 
 
+# What to do about a host of the inventory that is no member.
+ADDS = "Run site.yml: it adds the member, or reports why not."
+
+
 def absent(seen: list[Seen]) -> list[str]:
     """Names of expected members that the membership does not have, as all members tell that can commit. Empty if none can."""
     told = [{member.name for member in item.members} for item in seen if item.commits and item.members]
@@ -300,12 +304,7 @@ def absent(seen: list[Seen]) -> list[str]:
 
 def absent_findings(names: list[str]) -> list[Finding]:
     """Findings on hosts of the inventory that are no members, which a run has not to see to."""
-    return [
-        Finding(
-            "absent", name, f"{name} is not in the membership.", "Run site.yml: it adds the member, or reports why not."
-        )
-        for name in names
-    ]
+    return [Finding("absent", name, f"{name} is not in the membership.", ADDS) for name in names]
 
 
 def verdict_of(seen: list[Seen], quorum_size: int, reasons: list[str]) -> str:
@@ -347,11 +346,7 @@ def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
     if not expected or not listed:
         return []
     found = [member.name for member in listed]
-    reasons = [
-        f"{name} is not in the membership. Run site.yml: it adds the member, or reports why not."
-        for name in expected
-        if name not in found
-    ]
+    reasons = [f"{name} is not in the membership. {ADDS}" for name in expected if name not in found]
     reasons += [
         f"{member.name or format(member.id, 'x')} is in the membership, but not in the inventory. If it should not be a member, remove it: remove_member.yml -e"
         f" etcd_member={member.name or format(member.id, 'x')}"

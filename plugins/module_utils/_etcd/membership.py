@@ -22,7 +22,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Members, SilentError, clock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import is_address, place_of, same_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
+    is_address,
+    is_at,
+    place_of,
+    same_address,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 
 T = TypeVar("T")
@@ -53,8 +58,7 @@ def entry_of(members: Sequence[Member], name: str, peer_urls: Sequence[str]) -> 
     addresses = [place_of(url)[0] for url in peer_urls]
 
     def is_here(member: Member) -> bool:
-        hosts = [place_of(url)[0] for url in member.peer_urls]
-        return any(same_address(host, address) for host in hosts for address in addresses)
+        return any(is_at(member.peer_urls, address) for address in addresses)
 
     found = [member for member in members if (member.name == name if member.name else is_here(member))]
     return next(filter(is_here, found), found[0] if found else None)

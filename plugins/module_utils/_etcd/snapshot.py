@@ -157,12 +157,17 @@ def source_of(members: Iterable[Source]) -> Source | None:
 
 def in_order(snapshots: Iterable[Snapshot], now: float) -> list[Snapshot]:
     """The newest first. Those whose time is ahead of the clock are last: the clock was wrong, then or now, and the next one is newer in any case."""
-    return sorted(snapshots, key=lambda item: (item.taken <= now + SKEW, item.taken, item.revision), reverse=True)
+    return sorted(snapshots, key=lambda item: (not is_ahead(now - item.taken), item.taken, item.revision), reverse=True)
+
+
+def is_ahead(age: float) -> bool:
+    """Whether the clock of its host was wrong when a snapshot was taken: it is from the future. age: in seconds, by that clock."""
+    return age < -SKEW
 
 
 def order_by_age(age: float) -> tuple[bool, float]:
     """What snapshots of several hosts are sorted by, the newest first. age: in seconds, by the clock of its host. One from the future is last."""
-    return age < -SKEW, age
+    return is_ahead(age), age
 
 
 def kept(snapshots: Sequence[Snapshot], keep: int, keep_days: int, now: float) -> list[Snapshot]:

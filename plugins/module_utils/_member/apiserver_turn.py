@@ -29,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollou
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     FILE_MODE,
     SETTLES,
+    changed_since,
     hold_host_lock,
     put_manifest_back,
 )
@@ -230,7 +231,7 @@ class ApiserverTurn:
         if not self.content:
             return f"The manifest before the last change is {kept}. No further control plane host has been changed."
         if read_text(manifest) != self.wanted:
-            return f"Another run or a person has changed {manifest} since, so nothing was put back. Run again."
+            return changed_since(manifest)
         old = _seen.find_process()
         failed = put_manifest_back(kept, manifest)
         if failed:

@@ -30,7 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     described_in,
     read_directory,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes, process_argv
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
@@ -176,11 +176,10 @@ def directory(parent: str) -> Iterator[str]:
 def end_members(data: str) -> None:
     """End every etcd that a run which was killed has left on this data."""
     wanted = f"--data-dir={data}"
-    for number in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-        # A process may end at any moment.
-        with contextlib.suppress(EtcdError, ProcessLookupError):
-            if wanted in process_argv(number):
-                os.kill(number, signal.SIGKILL)
+    for process in _rollout.find_processes(lambda argv: wanted in argv):
+        # It may end at any moment.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

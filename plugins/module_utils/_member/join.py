@@ -36,7 +36,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     TurnSpec,
     hold_host_lock,
     peer_urls,
-    peers_of,
     stage,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -115,7 +114,7 @@ class JoinTurn(Turn):
         self._check_others(urls)
         self._check_lock()
         entry = self.membership.add_learner(self.spec.member, urls, ACCEPTED)
-        self._look_again(entry)
+        self.take_peers(self.membership.members(), entry)
         if not entry.is_learner and self.stops and not self.spec.allow_interruption:
             # Another run has finished the join meanwhile: now it has a vote.
             _rollout.check_gate(self.spec.target)
@@ -158,12 +157,6 @@ class JoinTurn(Turn):
             raise EtcdError(
                 f"{self.spec.member} does not join while another member is unhealthy: {'; '.join(problems)}."
             )
-
-    def _look_again(self, entry: Member) -> None:
-        """Compare the host with what the membership of this moment makes of the configuration."""
-        peers = peers_of(self.membership.members(), entry.id, self.spec.member)
-        self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
-        self.look(entry.started)
 
     def _wait_until_promoted(self, entry: Member, urls: list[str]) -> float:
         """Wait until etcd runs as wanted, and promote it as soon as the leader accepts that it has caught up. Returns seconds. urls: its peer URLs."""

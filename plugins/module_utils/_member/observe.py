@@ -57,7 +57,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYP
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import TRUTH, duration_seconds, is_address
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
+    TRUTH,
+    duration_seconds,
+    is_address,
+    place_of,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import parse_packages
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
@@ -533,7 +538,7 @@ def known_addresses(params: Params, arguments: list[str], listed: list[dict[str,
 def addresses_in(urls: list[str]) -> list[str]:
     """IP addresses of URLs, each once, without those that name no host (loopback, unspecified)."""
     # Written by hand or by someone else: what is not a URL has no address.
-    hosts = [url.rsplit("://", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]") for url in urls]
+    hosts = [place_of(url)[0] for url in urls]
     found = [ipaddress.ip_address(host) for host in hosts if is_address(host)]
     return list(dict.fromkeys(str(item) for item in found if not (item.is_loopback or item.is_unspecified)))
 

@@ -121,8 +121,8 @@ def credentials_in(pki_dir: str) -> tuple[str, str, str]:
 # --- Processes -------------------------------------------------------------------------------------------------------
 
 
-def find_process(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> Process | None:
-    """The process with a command line that is wanted, the youngest where there are two; None where none runs."""
+def find_processes(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> list[Process]:
+    """All processes with a command line that is wanted."""
     found = []
     for entry in os.listdir(proc_root):
         if not entry.isdigit():
@@ -140,7 +140,12 @@ def find_process(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc
             continue
         # A zombie keeps its entry, but neither its command line nor its sockets.
         found.append(Process(int(entry), int(fields[19]), argv))
-    return max(found, key=lambda process: process.started, default=None)
+    return found
+
+
+def find_process(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> Process | None:
+    """The process with a command line that is wanted, the youngest where there are two; None where none runs."""
+    return max(find_processes(is_wanted, proc_root), key=lambda process: process.started, default=None)
 
 
 def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:

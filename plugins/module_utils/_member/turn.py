@@ -162,6 +162,11 @@ def hold_host_lock(stack: contextlib.ExitStack, work_dir: str, lasts: float = 0.
     stack.enter_context(locked(os.path.join(work_dir, LOCK), LOCK_PATIENCE, lasts))
 
 
+def changed_since(manifest: str) -> str:
+    """Why nothing is put back: the manifest is not the one that this run has installed."""
+    return f"Another run or a person has changed {manifest} since, so nothing was put back. Run again."
+
+
 def put_manifest_back(kept: str, manifest: str) -> str:
     """Install a manifest that was kept. Returns why that failed, '' if it did not."""
     try:
@@ -442,9 +447,13 @@ class Turn:
             return
         mine = entry_of(members, target.name, peer_urls(self.wanted))
         if mine:
-            peers = peers_of(members, mine.id, target.name)
-            self.spec = replace(self.spec, config=replace(config, peers=peers))
-            self.look(mine.started)
+            self.take_peers(members, mine)
+
+    def take_peers(self, members: list[Member], mine: Member) -> None:
+        """Compare the host with what this membership makes of the configuration. mine: the entry of the member."""
+        peers = peers_of(members, mine.id, self.spec.member)
+        self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
+        self.look(mine.started)
 
     def roll(self, stack: contextlib.ExitStack) -> None:
         """Change the member of a cluster that runs."""
@@ -529,15 +538,15 @@ class Turn:
                 raise EtcdError(
                     f"{target.name}: nothing was changed, because it has left the membership while this run waited for the cluster lock. Run again."
                 )
-            if mine and not mine.started and not mine.is_learner:
+            if not mine.started and not mine.is_learner:
                 joining = urls_while_joining(peer_urls(self.wanted))
                 client.update_member(mine.id, joining)
                 self.starts_first = True
                 # Without data, etcd compares initial-cluster with the membership. The inventory may have members that have not joined yet.
                 listed = [replace(item, peer_urls=joining) if item.id == mine.id else item for item in members]
-                peers = peers_of(listed, mine.id, self.spec.member)
-                self.spec = replace(self.spec, config=replace(self.spec.config, peers=peers))
-            self.look(mine.started)
+                self.take_peers(listed, mine)
+            else:
+                self.look(mine.started)
 
     def _check_lock(self) -> None:
         if self.lock:
@@ -873,9 +882,7 @@ class Turn:
         has_manifest = bool(self.installed and self.before and self.process)
         has_kubelet = bool(self.restarts_kubelet and self.kept)
         if has_manifest and read_text(self.spec.manifest) != self.installed:
-            return [
-                f"Another run or a person has changed {self.spec.manifest} since, so nothing was put back. Run again."
-            ]
+            return [changed_since(self.spec.manifest)]
         said = []
         old = _rollout.find_etcd_process(self.spec.member)
         failed = (self._no_way_back(target) or self._put_manifest_back()) if has_manifest else ""

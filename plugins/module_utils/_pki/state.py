@@ -315,14 +315,15 @@ def leaf_flaws(spec: PkiSpec, leaf: Leaf, authority: Any, now: datetime, others:
         flaws.append(Flaw(code, text, new_key))
 
     if leaf.certificate is None:
-        is_missing = leaf.certificate_problem == "missing"
-        found(*("missing", "the certificate is missing") if is_missing else ("unreadable", leaf.certificate_problem))
+        if leaf.certificate_problem == "missing":
+            found("missing", "the certificate is missing")
+        else:
+            found("unreadable", leaf.certificate_problem)
     if leaf.key is None:
-        is_missing = leaf.key_problem == "missing"
-        found(
-            *("key-missing", "the key is missing") if is_missing else ("key-unreadable", f"key: {leaf.key_problem}"),
-            True,
-        )
+        if leaf.key_problem == "missing":
+            found("key-missing", "the key is missing", True)
+        else:
+            found("key-unreadable", f"key: {leaf.key_problem}", True)
     elif algorithm_of(leaf.key.public_key()) != spec.algorithm:
         found("key-algorithm", f"the key is {algorithm_of(leaf.key.public_key())}, not {spec.algorithm}", True)
     certificate = leaf.certificate

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
@@ -128,8 +128,13 @@ def same_address(one: str, other: str) -> bool:
 
 def place_of(url: str) -> tuple[str, str]:
     """Host (without brackets) and port of a URL."""
-    host, *port = url.rsplit("://", 1)[-1].rsplit(":", 1)
+    host, *port = url.rsplit("://", 1)[-1].split("/", 1)[0].rsplit(":", 1)
     return host.strip("[]"), "".join(port)
+
+
+def is_at(urls: Iterable[str], address: str) -> bool:
+    """Whether one of these URLs has this address, in any spelling."""
+    return any(same_address(place_of(url)[0], address) for url in urls)
 
 
 def address_problems(address: str) -> list[str]:

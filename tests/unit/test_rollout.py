@@ -275,7 +275,8 @@ def fake_process(root: Path, pid: int, started: int, argv: list[str], name: str 
 
 def test_finding_etcd(tmp_path: Path) -> None:
     assert _rollout.find_etcd_process("infra0", str(tmp_path)) is None
-    (tmp_path / "self").mkdir()
+    # As in /proc, it leads to one of the processes.
+    (tmp_path / "self").symlink_to(tmp_path / "70")
     fake_process(tmp_path, 1, 1, ["/sbin/init"])
     fake_process(tmp_path, 2, 2, ["etcd", "--name=infra1"])
     fake_process(tmp_path, 3, 3, ["etcdctl", "--name=infra0"])

@@ -104,6 +104,7 @@ def test_the_leader_is_removed(hosts: Lab, tmp_path: Path) -> None:
         name = "infra1"
     check = hosts.play("-e", f"etcd_member={name}", "--check", playbook="playbooks/remove_member.yml", inventory=four)
     assert check.code == 0 and names(hosts) == HOSTS, check.output[-6000:]
+    assert "not in the inventory" not in flat(check.output)
     with writing(hosts, "removal") as counted:
         run = hit(hosts, "remove", name, four)
     rest = [host for host in HOSTS if host != name]

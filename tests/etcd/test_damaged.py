@@ -43,7 +43,7 @@ def snapshot(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with_programs(tmp_path, "3.7.3")
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
-    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_restore._processes, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(1, "3.7.3")
     cluster.found()
     with cluster[0].client() as client:

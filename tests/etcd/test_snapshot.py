@@ -269,7 +269,7 @@ def test_ids_of_a_restored_cluster(
     with_programs(tmp_path, version)
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
-    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_restore._processes, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(3, version)
     cluster.found()
     cluster[0].put("/registry/x")

@@ -270,7 +270,7 @@ class Clock:
         self.lasts = 1.0
         monkeypatch.setattr(_backup.time, "time", lambda: self.now)
         fakes: list[tuple[Any, str, Any]] = [
-            (_backup._rollout, "find_etcd_process", lambda _name: None),
+            (_backup._processes, "find_etcd_process", lambda _name: None),
             (_backup, "EtcdClient", self.client),
             (_backup, "check_space", lambda *_: None),
             (_backup, "image_root", lambda *_: contextlib.nullcontext("")),

@@ -44,9 +44,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done, feed, run
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import branch_in
 
 # What a timer does on a host. Also what module and playbook are called after.
@@ -151,7 +153,7 @@ class BackupSpec:
     @property
     def credentials(self) -> tuple[str, str, str]:
         """Files with which members are asked."""
-        return _rollout.credentials_in(self.pki_dir)
+        return credentials_in(self.pki_dir)
 
     def url(self, member: str) -> str:
         """The client URL of a member. EtcdError if the cluster does not have it."""
@@ -160,7 +162,7 @@ class BackupSpec:
             raise EtcdError(
                 f"{member} is not a member of cluster {self.cluster}: {', '.join(name for name, _address in self.members)}."
             )
-        return _rollout.client_urls([address], self.client_port)[0]
+        return client_urls([address], self.client_port)[0]
 
 
 class SendError(EtcdError):
@@ -287,7 +289,7 @@ def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
 
 def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Snapshot]:
     """Save, verify, describe and name one snapshot."""
-    process = _rollout.find_etcd_process(spec.member)
+    process = _processes.find_etcd_process(spec.member)
     begin = time.monotonic()
     temporary = os.path.join(spec.dir, _UNFINISHED)
     with contextlib.ExitStack() as stack:

@@ -30,14 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
-    Record,
-    current_record,
-    read_record,
-    record_reasons,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import (
     Process,
     client_url_of,
     find_etcd_process,
@@ -48,6 +41,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout impor
     stale_directory,
     value_of_flag,
     younger_than,
+)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
+    Record,
+    current_record,
+    read_record,
+    record_reasons,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore

@@ -94,14 +94,8 @@ def test_the_program_of_the_timers_is_shipped_to_be_installed() -> None:
     names = [Path(name) for name in program_files() if not name.startswith("__")]
     files = {".".join(name.with_suffix("").parts[-2:]) for name in names if name.name != "__init__.py"}
     assert "_member.timers" in files and files <= shipped_with("etcd_schedule")
-    acts = {
-        "_member.timers",
-        "_member.turn",
-        "_member.join",
-        "_member.restore",
-        "_member.defragment",
-        "_host.diagnosis",
-    }
+    acts = ["timers", "turn", "rollout", "join", "restore", "backup", "defragment"]
+    acts = {*(f"_member.{name}" for name in acts), "_host.diagnosis", "_host.image", "_etcd.lock", "_etcd.membership"}
     assert not acts & shipped_with("etcd_host_info")
 
 

@@ -32,16 +32,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
-    BackupSpec,
-    describe,
-    error_of,
-    system_errors,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import describe, error_of, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
 
 # Where the member lists itself. Nothing listens there.
 NOWHERE = "http://127.0.0.1:1"

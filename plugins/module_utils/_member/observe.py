@@ -29,7 +29,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_state,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import (
     Process,
     client_url_of,
@@ -50,6 +49,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
     record_reasons,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import client_port_of, trusted_by
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki

@@ -8,6 +8,9 @@ import os
 
 RECORD = "member.json"
 
+# For mount points and sockets. Only root can reach it, and it is gone with the next boot.
+RUN_DIR = "/run/kubeadm-etcd"
+
 # An id in the record of a member that has left without data to read it from.
 UNKNOWN = "unknown"
 

@@ -17,6 +17,7 @@ pytest.importorskip("ansible.errors")
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kubeadm.etcd.plugins.filter.seal import seal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.own_ca import check_own_ca as own_ca
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,9 +73,9 @@ def test_what_the_lookup_could_not_read(tmp_path: Path, how: str, words: str) ->
 
 def test_a_key_is_sealed_without_its_passphrase(tmp_path: Path) -> None:
     _cert, key = make(tmp_path, "-passout", f"pass:{SECRET}")
-    recipient = _x509.make_key("ECDSA-P256")
-    public = _x509.public_pem(recipient.public_key())
-    data = _x509.unseal(seal(key.read_text(), public, SECRET), recipient)
+    recipient = _making.make_key("ECDSA-P256")
+    public = _making.public_pem(recipient.public_key())
+    data = _making.unseal(seal(key.read_text(), public, SECRET), recipient)
     assert _x509.same_key(_x509.load_key(data).public_key(), _x509.load_certificate(_cert.read_bytes()).public_key())
     for arguments in ((key.read_text(), public, "wrong"), ("garbage", public), (key.read_text(), "garbage", SECRET)):
         with pytest.raises(AnsibleFilterError) as error:

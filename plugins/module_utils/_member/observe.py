@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, accepts_client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
@@ -55,7 +54,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database, quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
     TRUTH,
@@ -204,7 +203,7 @@ def observe_health(params: Params) -> dict[str, Any]:
     targets = _health.expected(params["members"], params["client_port"])
     found = _health.look_at_all(targets, client_files(params), 3.0)
     window = duration_seconds(asked["renewal_window"]) or 0.0
-    report = _health.evaluate(found, time.time(), window, _health.quota_of(asked.get("quota")))
+    report = _health.evaluate(found, time.time(), window, quota_of(asked.get("quota")))
     return {"verdict": report.verdict, "table": _health.render_table(report)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     Talk = Callable[[Any], None]
 
 
+@functools.lru_cache(maxsize=None)
+def rsa_key(algorithm: str) -> Any:
+    """One for all: a key of RSA-4096 takes seconds to make."""
+    return _making.make_key(algorithm)
+
+
 def pair(
     where: Path,
     name: str,
@@ -46,7 +53,8 @@ def pair(
     algorithm: str = "ECDSA-P256",
 ) -> Any:
     """A key with certificate in files of this name; returns what signs with it. signer: (name, key), else its own."""
-    key, subject = _making.make_key(algorithm), _making.subject_name(name)
+    key = rsa_key(algorithm) if algorithm.startswith("RSA") else _making.make_key(algorithm)
+    subject = _making.subject_name(name)
     issuer, issuing_key = signer or (subject, key)
     extensions = _making.extensions(signer is None, () if signer is None else ("serverAuth", "clientAuth"), sans)
     period = (NOW + timedelta(days=days[0]), NOW + timedelta(days=days[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ APART = {("_pki", "_etcd"), ("_etcd", "_pki")}
 FILES = sorted(UTILS.rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.lru_cache(maxsize=None)
+def imports(path: Path) -> list[str]:
     """What a file imports of module_utils, as LAYER.FILE, wherever in the file."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [item.name for item in node.names]
@@ -32,7 +34,8 @@ def imports(path: Path) -> Iterator[str]:
             continue
         for name in names:
             if name.startswith(PACKAGE):
-                yield ".".join(name[len(PACKAGE) :].split(".")[:2])
+                found.append(".".join(name[len(PACKAGE) :].split(".")[:2]))
+    return found
 
 
 def name_of(path: Path) -> str:

@@ -129,6 +129,11 @@ def test_the_action_for_each_state(observations: dict[str, Any], action: str, ho
 @pytest.mark.parametrize(
     ("observations", "words"),
     [
+        # A cluster answers that has none of the members of the inventory, which are fresh: it has been founded.
+        (
+            observed(*[{**FRESH, "members": [{**LISTED_2, "name": "infra9", "id": "9", "client_urls": ["x"]}]}] * 3),
+            "infra0, infra1, infra2: this host joins cluster 'etcd', and no member that this run has seen is ready",
+        ),
         (observed(up(), up(), FRESH), "infra2: member 2 (https://10.0.0.8:2380) has lost its data"),
         # Which volume is missing is known from the record.
         (

@@ -187,7 +187,8 @@ def decide(cluster: Cluster, observations: Mapping[str, Observation], allow_inte
     views = [member_view(member, observations.get(member.host), listed) for member in cluster.members]
     # A first run that was killed: members that tell the list they were started with, and never had a leader. With one, they
     # would have published where clients reach them.
-    unborn = not any(item.has_data is None or item.formed or item.published for item in views)
+    published = any(entry.get("client_urls") for entry in listed or [])
+    unborn = not published and not any(item.has_data is None or item.formed for item in views)
     known = [] if unborn else listed or []
     problems = corruption_problems(cluster, observations) + identity_problems(cluster, observations, known)
     if problems:

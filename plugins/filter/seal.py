@@ -58,6 +58,7 @@ def seal(secret: str, recipient: str, passphrase: str = "", text: bool = False) 
     """See DOCUMENTATION."""
     # When it is called: see cluster.py.
     from ansible.errors import AnsibleFilterError
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
     from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
     data = str(secret).encode()
@@ -65,9 +66,9 @@ def seal(secret: str, recipient: str, passphrase: str = "", text: bool = False) 
         private = _x509.load_key(data, str(passphrase or ""))
         if private is None:
             raise AnsibleFilterError("the CA's key is not a private key in PEM form, or its passphrase is wrong.")
-        data = _x509.key_pem(private)
+        data = _making.key_pem(private)
     try:
-        return _x509.seal(data, str(recipient))
+        return _making.seal(data, str(recipient))
     except ValueError as exc:
         raise AnsibleFilterError(f"the CA host returned no key to encrypt to: {exc}.") from exc
 

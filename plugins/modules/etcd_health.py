@@ -347,6 +347,7 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import at_work
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
 
 
@@ -391,7 +392,7 @@ def main() -> None:
     ]
     if not targets:
         module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
-    quota = _health.quota_of(params["quota"])
+    quota = quota_of(params["quota"])
     paths = (params["ca"], params["cert"], params["key"])
 
     def ask(seconds: float) -> _health.Report:

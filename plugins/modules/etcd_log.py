@@ -72,7 +72,7 @@ log:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import find_etcd_process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import find_etcd_process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import is_ours
 
 

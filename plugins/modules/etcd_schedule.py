@@ -63,8 +63,8 @@ changes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_OPTION, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.set_schedule import set_schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BACKUP_OPTION, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 

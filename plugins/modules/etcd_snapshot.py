@@ -110,8 +110,9 @@ sent:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BACKUP_OPTION, BackupSpec, take
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import take
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import check_controller
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BACKUP_OPTION, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 

@@ -19,6 +19,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import drill as _drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -43,7 +44,7 @@ def snapshot(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with_programs(tmp_path, "3.7.3")
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
-    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_restore._processes, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(1, "3.7.3")
     cluster.found()
     with cluster[0].client() as client:
@@ -166,7 +167,7 @@ def test_a_clock_that_was_wrong(
         shift[0] += 3600.0 + wrong_by
         cluster[0].put(f"at {shift[0]}")
         assert "verified" in _backup.scheduled_backup(spec)
-        state = _backup.State.read(spec.dir, _backup.BACKUP)
+        state = _snapshots.State.read(spec.dir, _snapshots.BACKUP)
         assert not state.error and state.succeeded <= time.time()
         found = read_directory(spec.dir, "etcd")
         # The latest snapshot has the newest time and revision. Only older ones were removed.
@@ -211,13 +212,13 @@ def test_two_rehearsals_and_two_snapshots_on_one_host(
 # A rehearsal that stops where its member serves, and says so.
 WAITING = """
 import contextlib, json, sys, time
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill, snapshots
 root, run_dir, words = sys.argv[1:]
 for module in (backup, drill):
     module.image_root = lambda *_arguments: contextlib.nullcontext(root)
 drill.RUN_DIR = run_dir
 drill.look = lambda *_arguments: print("serves", flush=True) or time.sleep(600)
-drill.drill(backup.BackupSpec(**json.loads(words)), "", "")
+drill.drill(snapshots.BackupSpec(**json.loads(words)), "", "")
 """
 
 

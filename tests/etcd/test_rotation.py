@@ -26,12 +26,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import pr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import rotate as _rotate
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.making import renewed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import (
     certificate_pem,
     load_certificates,
     load_key,
     name_id,
-    renewed,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values import members as _members
 

@@ -13,9 +13,9 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster as Inventory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, State
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec, State
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import defragment as _operation
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -42,7 +42,7 @@ def cluster(make_cluster: Make, version: str, monkeypatch: pytest.MonkeyPatch) -
         argv = Path(f"/proc/{member.process.pid}/cmdline").read_text().split("\0")
         return Process(member.process.pid, int(fields[19]), argv)
 
-    monkeypatch.setattr(_defragment._rollout, "find_etcd_process", find)
+    monkeypatch.setattr(_defragment._processes, "find_etcd_process", find)
     return made
 
 

@@ -30,6 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import drill as _drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore as _restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 from .conftest import ADDRESSES, VERSIONS, Cluster, Make, Member, encoded, program, restore, wait_until
@@ -54,11 +55,11 @@ def with_programs(tmp_path: Path, version: str) -> None:
         (tmp_path / "image/usr/local/bin" / name).symlink_to(program(name, version))
 
 
-def spec_for(cluster: Cluster, member: Member, **how: Any) -> _backup.BackupSpec:
+def spec_for(cluster: Cluster, member: Member, **how: Any) -> _snapshots.BackupSpec:
     """The options that the host of a member would get."""
     members = [(item.name, ADDRESSES[item.name]) for item in cluster.members]
     wanted = {"dir": str(cluster.directory / f"backups-{member.name}"), **how}
-    return _backup.BackupSpec("etcd", member.name, members, pki_dir=str(member.pki), **wanted)
+    return _snapshots.BackupSpec("etcd", member.name, members, pki_dir=str(member.pki), **wanted)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -113,7 +114,7 @@ def test_follower_with_the_lowest_name(make_cluster: Make, tmp_path: Path) -> No
     wait_until("no other follower", lambda: _backup.source(spec_for(cluster, first)).name != first.name)  # type: ignore[union-attr]
     with pytest.raises(EtcdUnreachableError):
         _backup.take(spec_for(cluster, first))
-    state = _backup.State.read(spec_for(cluster, first).dir, _backup.BACKUP)
+    state = _snapshots.State.read(spec_for(cluster, first).dir, _snapshots.BACKUP)
     assert state.error and state.succeeded and state.attempted > state.succeeded - 60
     assert len(_snapshot.read_directory(spec_for(cluster, first).dir, "etcd")) == 1
     for member in cluster.members:
@@ -152,7 +153,7 @@ def test_a_member_that_stops_during_its_snapshot(
     assert killed and sorted(os.listdir(spec.dir)) == sorted(
         [".lock", "backup-state.json", "etcd-backup.prom", Path(first).name, Path(first).name + ".json"]
     )
-    assert _backup.State.read(spec.dir, _backup.BACKUP).error
+    assert _snapshots.State.read(spec.dir, _snapshots.BACKUP).error
     # The digest is asked for again before it is used.
     damaged = Path(first)
     content = damaged.read_bytes()
@@ -269,7 +270,7 @@ def test_ids_of_a_restored_cluster(
     with_programs(tmp_path, version)
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
-    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_restore._processes, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(3, version)
     cluster.found()
     cluster[0].put("/registry/x")
@@ -316,7 +317,7 @@ COLLECTIONS = Path(__file__).resolve().parents[2] / ".collections"
 # mapped database are the kernel's to take back.
 MEASURE = """
 import contextlib, json, os, sys, threading, time
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill, restore
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup, drill, restore, snapshots
 action, root, run_dir, words, path = sys.argv[1:]
 for module in (backup, drill, restore):
     module.image_root = lambda *_arguments: contextlib.nullcontext(root)
@@ -346,9 +347,9 @@ thread.start()
 begin = time.monotonic()
 try:
     if action == "backup":
-        print(backup.take(backup.BackupSpec(**json.loads(words)))["path"])
+        print(backup.take(snapshots.BackupSpec(**json.loads(words)))["path"])
     elif action == "drill":
-        assert drill.drill(backup.BackupSpec(**json.loads(words)), path, "")["compared"]
+        assert drill.drill(snapshots.BackupSpec(**json.loads(words)), path, "")["compared"]
     else:
         spec = restore.RestoreSpec(snapshot=path, **json.loads(words))
         if not spec.is_replaced:

@@ -111,7 +111,7 @@ def test_200_000_keys(make_cluster: Make, tmp_path: Path, monkeypatch: pytest.Mo
     with_programs(tmp_path, "3.6.14")
     monkeypatch.setattr(_restore, "image_root", _backup.image_root)
     monkeypatch.setattr(_restore, "_have_images", lambda _spec: None)
-    monkeypatch.setattr(_restore._rollout, "find_etcd_process", lambda _name: None)
+    monkeypatch.setattr(_restore._processes, "find_etcd_process", lambda _name: None)
     cluster = make_cluster(3, "3.6.14")
     cluster.found()
     with cluster[0].client(timeout=30.0) as client:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
@@ -123,7 +124,7 @@ def test_same_certificates(tmp_path: Path, version: str, algorithm: str, address
     # The identifier of the CA's key is derived as kubeadm derives it.
     for directory in (ours, theirs):
         ca = _x509.load_certificate((directory / "etcd" / "ca.crt").read_bytes())
-        wanted = _x509.key_identifier(ca.public_key(), spec.sha256_ski).hex()
+        wanted = _making.key_identifier(ca.public_key(), spec.sha256_ski).hex()
         leaf = _x509.load_certificate((directory / "etcd" / "peer.crt").read_bytes())
         assert _x509.key_identifier_of(ca) == wanted == _x509.key_identifier_of(leaf, of_issuer=True)
     # openssl takes ours for what they are there for.

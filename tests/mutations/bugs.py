@@ -63,6 +63,7 @@ TABLE = {
         trust="trusted_names",
         join="join",
         rollout="rollout turn downgrade",
+        processes="rollout turn observe",
         record="record observe",
         observe="observe observe_seam observe_etcd known_addresses kubelet",
         departure="clear leave",
@@ -211,7 +212,7 @@ OPERATIONS, CONTROL, MEMBER, ETCD, HOST = (
     f"plugins/module_utils/_{name}" for name in ("operations", "control", "member", "etcd", "host")
 )
 DECISION, VIEW, IDENTITY = (f"{CONTROL}/{name}" for name in ("decision", "view", "identity"))
-TURN, ROLLOUT, OBSERVE = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe"))
+TURN, ROLLOUT, OBSERVE, PROCESSES = (f"{MEMBER}/{name}" for name in ("turn", "rollout", "observe", "processes"))
 ACTION = "plugins/action/etcd_plan"
 
 NAMED = [
@@ -311,8 +312,8 @@ NAMED = [
     Named("the lock is never checked", TURN, "Turn._check_lock", returns("None")),
     Named("a lost lock is still held", f"{ETCD}/lock", "ClusterLock.check", guard("False", "_lost")),
     Named("the lock is never released", f"{ETCD}/lock", "cluster_lock", without_call("release")),
-    Named("the proof accepts the old process", ROLLOUT, "process_problem", guard("False", "old", "started")),
-    Named("the proof accepts any command line", ROLLOUT, "missing_arguments", returns("[]")),
+    Named("the proof accepts the old process", PROCESSES, "process_problem", guard("False", "old", "started")),
+    Named("the proof accepts any command line", PROCESSES, "missing_arguments", returns("[]")),
     Named("what lags has caught up", ROLLOUT, "lag_problem", returns("None")),
     Named("3.7 starts on a log that it cannot read", TURN, "Turn.act", guard("False", "content", "unreadable")),
     Named("an entry of the former API is none", f"{HOST}/wal", "is_former", returns("False")),

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import accepts_client
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 NOW = datetime.now(timezone.utc)
@@ -22,18 +23,18 @@ NOW = datetime.now(timezone.utc)
 
 def authority(where: Path, name: str) -> None:
     """A CA and a client certificate of it: NAME-ca.crt, NAME.crt, NAME.key. Both CAs have the same name, as kubeadm's have."""
-    ca_key, key = _x509.make_key("ECDSA-P256"), _x509.make_key("ECDSA-P256")
-    issuer = _x509.subject_name("etcd-ca")
+    ca_key, key = _making.make_key("ECDSA-P256"), _making.make_key("ECDSA-P256")
+    issuer = _making.subject_name("etcd-ca")
     period = (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
     # OpenSSL tells the CAs apart by these identifiers, before it checks signatures. Go sends the same alert in both cases.
-    key_id = _x509.key_identifier(ca_key.public_key(), True)
-    of_ca = _x509.extensions(True, (), [], key_id=key_id)
-    ca = _x509.make_certificate(issuer, issuer, ca_key.public_key(), ca_key, period, of_ca)
-    wanted = _x509.extensions(False, ["serverAuth", "clientAuth"], ["localhost"], issuer_key_id=key_id)
-    leaf = _x509.make_certificate(_x509.subject_name("x"), issuer, key.public_key(), ca_key, period, wanted)
+    key_id = _making.key_identifier(ca_key.public_key(), True)
+    of_ca = _making.extensions(True, (), [], key_id=key_id)
+    ca = _making.make_certificate(issuer, issuer, ca_key.public_key(), ca_key, period, of_ca)
+    wanted = _making.extensions(False, ["serverAuth", "clientAuth"], ["localhost"], issuer_key_id=key_id)
+    leaf = _making.make_certificate(_making.subject_name("x"), issuer, key.public_key(), ca_key, period, wanted)
     (where / f"{name}-ca.crt").write_text(_x509.certificate_pem(ca))
     (where / f"{name}.crt").write_text(_x509.certificate_pem(leaf))
-    (where / f"{name}.key").write_bytes(_x509.key_pem(key))
+    (where / f"{name}.key").write_bytes(_making.key_pem(key))
 
 
 @contextlib.contextmanager

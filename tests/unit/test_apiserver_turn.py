@@ -15,6 +15,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubeadm import manifest_arguments
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _seen
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver_turn as engine
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -69,13 +70,13 @@ class Host:
         self.acts: list[str] = []
         self.unready: dict[str, str] = {}
         self.pid = 7
-        self.process: _rollout.Process | None = self.started()
+        self.process: _processes.Process | None = self.started()
         # Whether kube-apiserver comes up with these endpoints.
         self.comes_up: Callable[[str], bool] = lambda _servers: True
 
-    def started(self) -> _rollout.Process:
+    def started(self) -> _processes.Process:
         self.pid += 1
-        return _rollout.Process(self.pid, self.pid, manifest_arguments(self.path.read_text()))
+        return _processes.Process(self.pid, self.pid, manifest_arguments(self.path.read_text()))
 
     def kubelet(self) -> None:
         """Act on the manifest, as the kubelet would."""
@@ -108,7 +109,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         yield FakeLock(it)
         it.acts.append("unlock")
 
-    def find_process() -> _rollout.Process | None:
+    def find_process() -> _processes.Process | None:
         it.kubelet()
         return it.process
 
@@ -118,11 +119,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(
         engine.ApiserverTurn, "causes", lambda _self: [Cause("ended", "kube-apiserver", "no etcd", True)]
     )
-    monkeypatch.setattr(_rollout, "younger_than", lambda _path: lambda _process: True)
+    monkeypatch.setattr(_processes, "younger_than", lambda _path: lambda _process: True)
     monkeypatch.setattr(_rollout, "check_controller", lambda: None)
     monkeypatch.setattr(_rollout, "POLL", 0.01)
     monkeypatch.setattr(_rollout, "LOOK", 0.05)
-    monkeypatch.setattr(_rollout, "PATIENCE", 0.1)
+    monkeypatch.setattr(_processes, "PATIENCE", 0.1)
     monkeypatch.setattr(_files.os, "fchown", lambda *_arguments: None)
     return it
 
@@ -273,11 +274,11 @@ def older(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     written = ca.stat().st_ctime
     monkeypatch.setattr(engine, "process_started", lambda pid: written + (1.0 if pid != first.pid else -1.0))
 
-    def stop(_process: _rollout.Process) -> None:
+    def stop(_process: _processes.Process) -> None:
         host.acts.append("stop")
         host.process = host.started() if host.comes_up("") else None
 
-    monkeypatch.setattr(_rollout, "stop", stop)
+    monkeypatch.setattr(_processes, "stop", stop)
     return host
 
 

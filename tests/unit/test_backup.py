@@ -26,6 +26,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Re
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import schedule as _schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import set_schedule as _set_schedule
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import sources as _sources
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers as _timers
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import load_certificate
@@ -140,8 +141,8 @@ def files(directory: Path, *snapshots: Snapshot) -> None:
         (directory / f"{item.file_name}.json").write_text(item.as_text())
 
 
-def spec(directory: Path, **how: Any) -> _backup.BackupSpec:
-    return _backup.BackupSpec("etcd", "infra0", [("infra0", "10.0.0.6")], dir=str(directory), **how)
+def spec(directory: Path, **how: Any) -> _snapshots.BackupSpec:
+    return _snapshots.BackupSpec("etcd", "infra0", [("infra0", "10.0.0.6")], dir=str(directory), **how)
 
 
 def test_a_directory_of_snapshots(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch:
     script = """test -f "$1" && echo token=hunter2 >&2 && exit 3"""
     with pytest.raises(EtcdError, match="sh ended with 3: token=hunter2"):
         _backup.take(spec(there, command=["sh", "-c", script, "x", "{file}"]))
-    error = _backup.State.read(str(there), "backup").error
+    error = _snapshots.State.read(str(there), "backup").error
     assert "sh ended with 3" in error and "journalctl" in error and "hunter2" not in error
 
 
@@ -252,10 +253,10 @@ def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The alert on missing snapshots compares with the present, and would not fire until then."""
-    state = _backup.State(attempted=NOW + 9 * DAY, succeeded=NOW + 9 * DAY, file="x", size=5)
-    (tmp_path / _backup.state_name("backup")).write_text(json.dumps(asdict(state)))
+    state = _snapshots.State(attempted=NOW + 9 * DAY, succeeded=NOW + 9 * DAY, file="x", size=5)
+    (tmp_path / _snapshots.state_name("backup")).write_text(json.dumps(asdict(state)))
     monkeypatch.setattr(_backup.time, "time", lambda: NOW)
-    read = _backup.State.read(str(tmp_path), "backup")
+    read = _snapshots.State.read(str(tmp_path), "backup")
     assert (read.attempted, read.succeeded, read.file, read.size) == (NOW, NOW, "x", 5)
 
 
@@ -270,7 +271,7 @@ class Clock:
         self.lasts = 1.0
         monkeypatch.setattr(_backup.time, "time", lambda: self.now)
         fakes: list[tuple[Any, str, Any]] = [
-            (_backup._rollout, "find_etcd_process", lambda _name: None),
+            (_backup._processes, "find_etcd_process", lambda _name: None),
             (_backup, "EtcdClient", self.client),
             (_backup, "check_space", lambda *_: None),
             (_backup, "image_root", lambda *_: contextlib.nullcontext("")),
@@ -310,7 +311,7 @@ class Clock:
         assert name not in before and name not in map(os.path.basename, done["removed"])
         self.taken.append(name)
         assert name in self.names()
-        state = _backup.State.read(self.spec.dir, "backup")
+        state = _snapshots.State.read(self.spec.dir, "backup")
         assert os.path.basename(state.file) == name and state.error == "" and state.succeeded <= self.now
         assert not self.spec.keep or len(self.names()) <= self.spec.keep + 3
 
@@ -413,7 +414,7 @@ def test_a_full_disk_does_not_hide_the_figures(tmp_path: Path, monkeypatch: pyte
         return write(path, content, mode)
 
     monkeypatch.setattr(_backup, "replace_file", on_a_full_disk)
-    _backup.write_state(spec(there, textfile_dir=str(figures)), "backup", _backup.State(error="no room"))
+    _backup.write_state(spec(there, textfile_dir=str(figures)), "backup", _snapshots.State(error="no room"))
     assert os.listdir(there) == [] and "last_failed{" in (figures / "etcd-backup.prom").read_text()
     assert 'member="infra0"} 1' in (figures / "etcd-backup.prom").read_text()
 
@@ -431,7 +432,7 @@ def test_snapshots_that_are_too_many_are_removed_first(tmp_path: Path, monkeypat
     with pytest.raises(EtcdError, match="no room"):
         _backup.take(spec(there, keep=3, keep_days=1))
     assert [item.revision for item in _snapshot.read_directory(str(there), "etcd")] == [100, 99, 98]
-    assert _backup.State.read(str(there), "backup").error == "no room"
+    assert _snapshots.State.read(str(there), "backup").error == "no room"
 
 
 def test_files_that_were_left(tmp_path: Path) -> None:
@@ -583,7 +584,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    lines = _backup.metrics(spec(tmp_path), "backup", _backup.State(5.0, 4.0, "no room", "f", 20480, 7, 0.5))
+    lines = _backup.metrics(spec(tmp_path), "backup", _snapshots.State(5.0, 4.0, "no room", "f", 20480, 7, 0.5))
     labels = '{cluster="etcd",member="infra0"}'
     assert f"kubeadm_etcd_backup_last_success_timestamp_seconds{labels} 4.0" in lines
     assert f"kubeadm_etcd_backup_last_failed{labels} 1" in lines
@@ -678,7 +679,7 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     none = replace(wanted, schedule="")
     units = host / "units"
 
-    def changed(spec: _backup.BackupSpec, check: bool = False) -> list[str]:
+    def changed(spec: _snapshots.BackupSpec, check: bool = False) -> list[str]:
         return [reason.code for reason in _set_schedule.set_schedule(spec, check)]
 
     assert changed(none) == [] and told == []
@@ -690,7 +691,7 @@ def test_the_timer_is_installed_changed_and_removed(host: Path, monkeypatch: pyt
     assert "OnCalendar=hourly" in (units / "kubeadm-etcd-backup.timer").read_text()
     assert json.loads((host / "timers.json").read_text())["command"] == ["cp", "{file}", "/mnt"]
     # As it will be read by the service.
-    assert _backup.BackupSpec.from_params(json.loads((host / "timers.json").read_text())) == wanted
+    assert _snapshots.BackupSpec.from_params(json.loads((host / "timers.json").read_text())) == wanted
     assert changed(wanted) == []
     # A run by hand has no expected digest of the program.
     assert changed(replace(wanted, program="")) == []
@@ -744,12 +745,12 @@ def test_each_snapshot_is_rehearsed_once(tmp_path: Path, rehearsed: list[str]) -
     snapshot(tmp_path, OLD)
     assert _timers.run_job("drill", it) == "restored"
     assert "already" in _timers.run_job("drill", it) and rehearsed == [str(tmp_path / OLD)]
-    state = _backup.State.read(it.dir, "drill")
+    state = _snapshots.State.read(it.dir, "drill")
     assert state.succeeded > 0 and (state.revision, state.error) == (9, "")
     snapshot(tmp_path, NEW, "broken")
     with pytest.raises(EtcdError):
         _timers.run_job("drill", it)
-    failed = _backup.State.read(it.dir, "drill")
+    failed = _snapshots.State.read(it.dir, "drill")
     assert failed.error and failed.succeeded == state.succeeded
     # It is tried again, and the metrics say that it fails.
     with pytest.raises(EtcdError):
@@ -774,4 +775,4 @@ def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.Monke
     line = _timers.run_job("defragment", spec(tmp_path))
     assert ("is the leader, and the others come first: infra1" in line) is (looks == 99)
     assert ("64 MiB -> 8 MiB" in line) is (looks != 99)
-    assert (_backup.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)
+    assert (_snapshots.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)

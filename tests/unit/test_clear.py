@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import departure
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import write_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -51,7 +52,7 @@ class Host:
             (departure.service, "stop", lambda: self.did("stop kubelet")),
             (departure.service, "systemctl", lambda *words: self.did(words[0])),
             (departure, "hold_host_lock", lambda *_: None),
-            (_rollout, "find_etcd_process", lambda _name: None),
+            (_processes, "find_etcd_process", lambda _name: None),
             (_rollout, "check_controller", lambda: None),
         ]
         for target, name, fake in fakes:

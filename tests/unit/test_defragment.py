@@ -12,7 +12,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import S
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.defragment import full_members, gate_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe_database, quota_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations import run as _run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.defragment import compact_revision
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database

@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     downgrade_in,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import downgrade as _member
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade import DowngradeSpec, Seen
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -299,7 +300,7 @@ class FakeCluster:
             (_member, "look", self.look),
             (_member, "ask", self.ask),
             (_member, "POLL", 0.0),
-            (_rollout, "PATIENCE", -1.0),
+            (_processes, "PATIENCE", -1.0),
             (_rollout, "check_controller", lambda: None),
             (_rollout, "ask_cluster_version", lambda _target: self.agreed),
             (_rollout, "wait_for_cluster_version", lambda _target: self.asked.append("agree")),

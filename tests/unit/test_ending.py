@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-PROCESS = _rollout.Process(8, 2, ["etcd"])
+PROCESS = _processes.Process(8, 2, ["etcd"])
 
 
 class Host:
@@ -26,9 +27,9 @@ class Host:
         self.stopped: list[int] = []
         self.checks = 0
         fakes: list[tuple[Any, str, Any]] = [
-            (_rollout, "find_etcd_process", self.process),
+            (_processes, "find_etcd_process", self.process),
             (_rollout, "check_controller", self.check),
-            (_rollout, "stop", lambda process: self.stopped.append(process.pid)),
+            (_processes, "stop", lambda process: self.stopped.append(process.pid)),
             (ending.service, "answers", lambda: self.kubelet),
             (ending.cri, "sandboxes", self.sandboxes),
             (ending.time, "monotonic", lambda: self.now),
@@ -37,7 +38,7 @@ class Host:
         for target, name, fake in fakes:
             monkeypatch.setattr(target, name, fake)
 
-    def process(self, _name: str) -> _rollout.Process | None:
+    def process(self, _name: str) -> _processes.Process | None:
         self.runs -= 1
         return PROCESS if self.runs >= 0 else None
 

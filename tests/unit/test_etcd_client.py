@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ pytest.importorskip("cryptography")
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import client as _etcd_client
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, EtcdUnreachableError, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
     Talk = Callable[[Any], None]
 
 
+@functools.lru_cache(maxsize=None)
+def rsa_key(algorithm: str) -> Any:
+    """One for all: a key of RSA-4096 takes seconds to make."""
+    return _making.make_key(algorithm)
+
+
 def pair(
     where: Path,
     name: str,
@@ -45,13 +53,14 @@ def pair(
     algorithm: str = "ECDSA-P256",
 ) -> Any:
     """A key with certificate in files of this name; returns what signs with it. signer: (name, key), else its own."""
-    key, subject = _x509.make_key(algorithm), _x509.subject_name(name)
+    key = rsa_key(algorithm) if algorithm.startswith("RSA") else _making.make_key(algorithm)
+    subject = _making.subject_name(name)
     issuer, issuing_key = signer or (subject, key)
-    extensions = _x509.extensions(signer is None, () if signer is None else ("serverAuth", "clientAuth"), sans)
+    extensions = _making.extensions(signer is None, () if signer is None else ("serverAuth", "clientAuth"), sans)
     period = (NOW + timedelta(days=days[0]), NOW + timedelta(days=days[1]))
-    certificate = _x509.make_certificate(subject, issuer, key.public_key(), issuing_key, period, extensions)
+    certificate = _making.make_certificate(subject, issuer, key.public_key(), issuing_key, period, extensions)
     (where / f"{name}.crt").write_text(_x509.certificate_pem(certificate), encoding="ascii")
-    (where / f"{name}.key").write_bytes(_x509.key_pem(key))
+    (where / f"{name}.key").write_bytes(_making.key_pem(key))
     return subject, key
 
 

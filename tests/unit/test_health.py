@@ -13,6 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import client a
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Certificate, Member, Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import quota_of
 
 # Beyond 2^53: a float would change it.
 IDS = [0xF000000000000001, 0xF000000000000003, 0xF000000000000005]
@@ -254,7 +255,7 @@ def test_the_quota_that_counts(told: int | None, given: int, size: int, found: b
     ],
 )
 def test_a_quota_as_it_is_written_for_etcd(value: Any, quota: int) -> None:
-    assert _health.quota_of(value) == quota
+    assert quota_of(value) == quota
     assert judge(seen(0)).members[0]["quota"] == 2 << 30
     assert _health.evaluate([seen(0)], NOW, WINDOW, quota).members[0]["quota"] == quota
 

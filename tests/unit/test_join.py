@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import ending, join
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
@@ -45,8 +46,8 @@ class Joining(Host):
             (join.JoinTurn, "kubelet_lasts", 0.0),
             (join.time, "sleep", lambda _seconds: None),
             (_rollout, "ask_health", lambda url, *_: self.unwell if url == "client2" else None),
-            (_rollout, "PATIENCE", -1.0),
-            (_rollout, "process_problem", lambda process, _old, _wanted: None if process else "no etcd process runs"),
+            (_processes, "PATIENCE", -1.0),
+            (_processes, "process_problem", lambda process, _old, _wanted: None if process else "no etcd process runs"),
             (_rollout, "told", lambda text, causes, _since: _rollout.sentence(text, causes)),
         ]
         for target, name, fake in fakes:
@@ -87,7 +88,7 @@ class Joining(Host):
     def start(self, restart: bool) -> None:
         super().start(restart)
         if self.manifest.exists() and not self.causes:
-            self.process = _rollout.Process(8, 2, ["etcd"])
+            self.process = _processes.Process(8, 2, ["etcd"])
 
     def run(self, check: bool = False) -> dict[str, Any]:
         return join.take_join(self.spec, check)
@@ -150,7 +151,7 @@ def test_a_kubelet_that_was_started_before_the_turn_is_proven(host: Joining, mon
         with pytest.raises(EtcdError, match="it ended 0 s after it was healthy"):
             host.run()
     monkeypatch.setattr(_host, "kubelet_unit", lambda: replace(unit(), started=time.time() - 5))
-    host.at["install"] = lambda: setattr(host, "process", _rollout.Process(2, 2, []))
+    host.at["install"] = lambda: setattr(host, "process", _processes.Process(2, 2, []))
     host.run()
     assert host.acts.index("install") < host.acts.index("promote")
 

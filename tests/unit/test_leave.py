@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import LockRefusedError, NoQuorumError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import departure
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -37,7 +38,7 @@ class Cluster:
             (departure, "cluster_lock", self.cluster_lock),
             (departure.time, "sleep", lambda _seconds: None),
             (_rollout, "ask_health", self.ask_health),
-            (_rollout, "PATIENCE", -1.0),
+            (_processes, "PATIENCE", -1.0),
         ]
         for target, name, fake in fakes:
             monkeypatch.setattr(target, name, fake)

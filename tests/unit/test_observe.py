@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES
@@ -53,8 +53,8 @@ def test_a_member_that_is_about_to_restart(
     path.write_text("x")
     os.utime(path, (time.time() - age, time.time() - age))
     # The process is older than the manifest.
-    monkeypatch.setattr(_rollout, "process_started", lambda _pid: 1.0)
-    process = _rollout.Process(7, 1, argv)
+    monkeypatch.setattr(_processes, "process_started", lambda _pid: 1.0)
+    process = _processes.Process(7, 1, argv)
     assert bool(_observe.pending_manifest(process, command, str(path))) == pending
     assert _observe.pending_manifest(None, command, str(path)) == ""
 
@@ -62,8 +62,8 @@ def test_a_member_that_is_about_to_restart(
 def test_a_younger_process_is_that_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "etcd.yaml"
     path.write_text("x")
-    monkeypatch.setattr(_rollout, "process_started", lambda _pid: time.time() + 1)
-    assert _observe.pending_manifest(_rollout.Process(7, 1, ARGV), ARGV, str(path)) == ""
+    monkeypatch.setattr(_processes, "process_started", lambda _pid: time.time() + 1)
+    assert _observe.pending_manifest(_processes.Process(7, 1, ARGV), ARGV, str(path)) == ""
 
 
 @pytest.mark.parametrize("where", ["manifest", "previous", "configuration", "record"])

@@ -15,8 +15,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Change, Staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _apiserver
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import observe as _observe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import PROCESSES, Problem

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ pytest.importorskip("cryptography")
 pytest.importorskip("ansible.errors")
 
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.kubeadm.etcd.plugins.filter.seal import seal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.own_ca import check_own_ca as own_ca
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,9 +75,9 @@ def test_what_the_lookup_could_not_read(tmp_path: Path, how: str, words: str) ->
 
 def test_a_key_is_sealed_without_its_passphrase(tmp_path: Path) -> None:
     _cert, key = make(tmp_path, "-passout", f"pass:{SECRET}")
-    recipient = _x509.make_key("ECDSA-P256")
-    public = _x509.public_pem(recipient.public_key())
-    data = _x509.unseal(seal(key.read_text(), public, SECRET), recipient)
+    recipient = _making.make_key("ECDSA-P256")
+    public = _making.public_pem(recipient.public_key())
+    data = _making.unseal(seal(key.read_text(), public, SECRET), recipient)
     assert _x509.same_key(_x509.load_key(data).public_key(), _x509.load_certificate(_cert.read_bytes()).public_key())
     for arguments in ((key.read_text(), public, "wrong"), ("garbage", public), (key.read_text(), "garbage", SECRET)):
         with pytest.raises(AnsibleFilterError) as error:
@@ -131,30 +134,25 @@ def test_files_are_read_as_the_role_reads_them(tmp_path: Path, core: str, key: s
         "ANSIBLE_LOCALHOST_WARNING": "false",
     }
 
-    def run(program: str, *arguments: str) -> str:
-        argv = [str(programs / program), *arguments]
-        done = subprocess.run(
-            argv, cwd=project, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
+    vault = VaultLib([("default", VaultSecret(b"vault password"))])
     if key.startswith("vaulted"):
-        run("ansible-vault", "encrypt", *password, str(path))
+        path.write_bytes(vault.encrypt(path.read_bytes()))
     elif key == "missing":
         path.unlink()
     variables = "etcd_ca_cert: pki/ca.crt\netcd_ca_key: pki/ca.key\netcd_image_archive: ''\netcd_signing_dir: x\n"
     passphrase = "etcd_ca_key_passphrase: ''\n"
     if inline:
-        passphrase = run("ansible-vault", "encrypt_string", *password, SECRET, "--name", "etcd_ca_key_passphrase")
-        passphrase = passphrase[passphrase.index("etcd_ca_key_passphrase") :].replace("Encryption successful", "")
+        passphrase = f"etcd_ca_key_passphrase: !vault |\n{textwrap.indent(vault.encrypt(SECRET).decode(), '  ')}"
     (elsewhere / "vars.yml").write_text(variables + passphrase + "\n")
     (elsewhere / "play.yml").write_text(json.dumps(PLAY))
     given = [] if key == "vaulted, no password" else password
-    output = run(
-        *("ansible-playbook", "-vvvv", str(elsewhere / "play.yml"), *given, "-e", f"@{elsewhere / 'vars.yml'}"),
-        *("-e", f"out={tmp_path / 'out.json'}"),
+    argv = [str(programs / "ansible-playbook"), "-vvvv", str(elsewhere / "play.yml"), *given]
+    argv += ["-e", f"@{elsewhere / 'vars.yml'}", "-e", f"out={tmp_path / 'out.json'}"]
+    done = subprocess.run(
+        argv, cwd=project, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    output = done.stdout
+    assert done.returncode == 0, output
     found: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
     if key == "missing":
         assert f"etcd_ca_key: {path} cannot be read on the controller: No such file" in found["problems"][0]

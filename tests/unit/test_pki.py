@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import files as _files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
@@ -300,10 +301,10 @@ def test_forged_requests_are_refused(tmp_path: Path, step: str, asks: dict[str, 
 def test_only_the_key_of_a_request_is_taken(tmp_path: Path) -> None:
     """A request may ask to be a CA, or for other usages. The certificate is the one that kubeadm would sign."""
     issue(tmp_path)
-    key = _x509.make_key("ECDSA-P256")
+    key = _making.make_key("ECDSA-P256")
     it = spec(tmp_path, ca_host=True)
-    greedy = _x509.make_request(
-        _x509.subject_name("kube-etcd-healthcheck-client"), key, _x509.extensions(True, ["serverAuth"], [])
+    greedy = _making.make_request(
+        _making.subject_name("kube-etcd-healthcheck-client"), key, _making.extensions(True, ["serverAuth"], [])
     )
     signed = _pki_steps.step_sign(it, entry({"healthcheck-client": greedy}), False, NOW)["signed"]["infra0"]
     certificate = _x509.load_certificate(signed["healthcheck-client"].encode())
@@ -756,7 +757,7 @@ def test_the_users_ca_key_travels_sealed(tmp_path: Path) -> None:
     transport = _pki_steps.step_transport(it, False)
     waiting = Path(it.transport)
     assert stat.S_IMODE(waiting.stat().st_mode) == 0o600 and "PRIVATE" not in repr(transport)
-    sealed = _x509.seal(_x509.key_pem(_x509.load_key(key.encode())), transport["transport_key"])
+    sealed = _making.seal(_making.key_pem(_x509.load_key(key.encode())), transport["transport_key"])
     assert key.splitlines()[1] not in sealed
     (opened,) = _pki_steps.unsealed(it, [sealed], False)
     assert not waiting.exists() and opened
@@ -774,7 +775,7 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
     """The transport key is still removed."""
     it, other = spec(tmp_path), spec(tmp_path / "other")
     ours, theirs = (_pki_steps.step_transport(host, False)["transport_key"] for host in (it, other))
-    sealed = _x509.seal(b"secret", theirs if how == "another host" else ours)
+    sealed = _making.seal(b"secret", theirs if how == "another host" else ours)
     raw = bytearray(base64.b64decode(sealed))
     raw[-1] ^= 1
     sealed = {
@@ -789,9 +790,9 @@ def test_a_sealed_key_that_cannot_be_opened(tmp_path: Path, how: str) -> None:
 
 
 def test_nothing_is_sealed_for_an_invalid_transport_key() -> None:
-    for recipient in ("", _x509.public_pem(_x509.make_key("RSA-2048").public_key())):
+    for recipient in ("", _making.public_pem(_making.make_key("RSA-2048").public_key())):
         with pytest.raises(ValueError, match=r"\w"):
-            _x509.seal(b"secret", recipient)
+            _making.seal(b"secret", recipient)
 
 
 def test_check_mode_of_a_ca_whose_key_is_sent(tmp_path: Path) -> None:
@@ -856,7 +857,7 @@ def test_ca_key_that_is_not_a_copy_is_not_removed(tmp_path: Path, how: str) -> N
     if how == "directory":
         path.mkdir()
     elif how == "another CA":
-        path.write_bytes(_x509.key_pem(_x509.make_key("ECDSA-P256")))
+        path.write_bytes(_making.key_pem(_making.make_key("ECDSA-P256")))
     else:
         path.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n-----END ENCRYPTED PRIVATE KEY-----\n")
     warning = _pki.observe(spec(tmp_path), NOW).warnings[0]
@@ -998,7 +999,7 @@ def test_window_that_would_renew_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "sha256"), [("v1.34.4", False), ("v1.35.0", True), ("v1.36.3", True)])
 def test_key_identifier_of_the_ca(tmp_path: Path, version: str, sha256: bool) -> None:
     it = spec(tmp_path, kubernetes_version=version)
-    certificate = _pki_steps.make_authority(it, _x509.make_key("ECDSA-P256"), NOW)
+    certificate = _pki_steps.make_authority(it, _making.make_key("ECDSA-P256"), NOW)
     sha1 = _x509.x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     found = certificate.extensions.get_extension_for_class(_x509.x509.SubjectKeyIdentifier).value
     assert (found != sha1) is sha256 and len(found.digest) == 20

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import move as _move
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
@@ -168,10 +169,10 @@ def test_a_pair_that_cannot_sign_is_not_sent(hosts: tuple[_pki.PkiSpec, _pki.Pki
     elif damage == "missing certificate":
         cert.unlink()
     else:
-        made = _x509.make_key("ECDSA-P256")
+        made = _making.make_key("ECDSA-P256")
         loaded = _x509.load_key(key.read_bytes())
         key.write_bytes(
-            _x509.key_pem(made) if damage == "another key" else _x509.encrypted_pem(loaded, PASSPHRASE).encode()
+            _making.key_pem(made) if damage == "another key" else _making.encrypted_pem(loaded, PASSPHRASE).encode()
         )
     with pytest.raises(EtcdError, match=words):
         sent(old, new)
@@ -187,7 +188,7 @@ def test_nothing_is_sent_to_an_invalid_transport_key(hosts: tuple[_pki.PkiSpec, 
 
 def exported(host: _pki.PkiSpec, passphrase: str, copy: str = "") -> str:
     public = _pki_steps.step_transport(host, False)["transport_key"]
-    sealed = [_x509.seal(text.encode(), public) for text in (passphrase, copy)]
+    sealed = [_making.seal(text.encode(), public) for text in (passphrase, copy)]
     result = _move.step_export(host, sealed[0], sealed[1] if copy else "", False)
     assert not Path(host.transport).exists() and not result["changed"]
     return str(result["exported"])
@@ -209,7 +210,7 @@ def test_a_copy_opens_with_openssl(tmp_path: Path, algorithm: str) -> None:
 
 
 def test_a_file_that_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_x509, "_ROUNDS", 1 << 16)
+    monkeypatch.setattr(_making, "_ROUNDS", 1 << 16)
     for name in ("a", "b"):
         issue(tmp_path / name)
     host = spec(tmp_path / "a")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import diagnosis
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore, staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -30,7 +31,7 @@ class Host:
         self.manifest.write_text("manifest")
         (self.data / "member").mkdir(parents=True)
         (self.data / "member" / "former").touch()
-        self.process: Any = _rollout.Process(7, 1, ["etcd"])
+        self.process: Any = _processes.Process(7, 1, ["etcd"])
         self.free = 1 << 40
         self.ready = False
         self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False)
@@ -70,7 +71,7 @@ class Host:
             (restore, "probe", lambda url, _timeout: (self.ready and url.endswith("/readyz"), "")),
             (diagnosis, "pause_image", lambda _endpoint: "pause:3"),
             (diagnosis, "ensure_image", self.ensure),
-            (_rollout, "find_etcd_process", lambda _name: self.process),
+            (_processes, "find_etcd_process", lambda _name: self.process),
             (_rollout, "check_controller", lambda: None),
         ]
         for target, name, fake in fakes:
@@ -122,7 +123,7 @@ def test_the_three_steps(host: Host) -> None:
     (kept,) = host.root.glob("etcd.replaced-*")
     assert (kept / "member" / "former").exists() and not host.staging.exists()
     # From here on it is a member of the restored cluster: nothing is stopped or replaced again.
-    host.process = _rollout.Process(8, 2, ["etcd"])
+    host.process = _processes.Process(8, 2, ["etcd"])
     host.acts.clear()
     assert [host.run(step) for step in restore.STEPS] == [[], [], []] and host.acts == []
 

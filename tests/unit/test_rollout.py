@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, Status
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Member, Status, failed_checks
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other, Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Other
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -93,8 +95,8 @@ def test_members_that_may_be_stopped(
 ) -> None:
     """ready: None where no process runs."""
     process = None if ready is None else Process(7, 100, WANTED)
-    monkeypatch.setattr(_rollout, "PATIENCE", -1.0)
-    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: process)
+    monkeypatch.setattr(_processes, "PATIENCE", -1.0)
+    monkeypatch.setattr(_processes, "find_etcd_process", lambda _name: process)
     monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (ready, ""))
     seen = (others(state), None if state else "nobody answers")
     monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: seen)
@@ -109,9 +111,9 @@ def test_members_that_may_be_stopped(
 def test_a_member_that_is_not_ready_for_a_moment_keeps_its_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of five is down, so a ready member has to wait. This one is not ready only because of an election."""
     answers = iter([False, True])
-    monkeypatch.setattr(_rollout, "PATIENCE", 0.05)
+    monkeypatch.setattr(_processes, "PATIENCE", 0.05)
     monkeypatch.setattr(_rollout.time, "sleep", lambda _seconds, _sleep=time.sleep: _sleep(0.1))
-    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: Process(7, 100, WANTED))
+    monkeypatch.setattr(_processes, "find_etcd_process", lambda _name: Process(7, 100, WANTED))
     monkeypatch.setattr(_rollout, "probe", lambda _url, _timeout: (next(answers), ""))
     monkeypatch.setattr(_rollout, "look_at_others", lambda _target, _process: (others("hhhd"), None))
     with pytest.raises(EtcdError, match="infra4 is not healthy"):
@@ -153,15 +155,15 @@ def test_what_another_member_is(
     ],
 )
 def test_whether_the_new_process_runs(process: Process | None, old: Process | None, words: str | None) -> None:
-    problem = _rollout.process_problem(process, old, WANTED)
+    problem = _processes.process_problem(process, old, WANTED)
     assert (problem is None) if words is None else (words in (problem or ""))
 
 
 def test_what_the_kubelet_expands_is_not_compared() -> None:
-    assert _rollout.missing_arguments(["etcd", "--log-level=$(LEVEL)"], ["etcd", "--log-level=info"]) == []
+    assert _processes.missing_arguments(["etcd", "--log-level=$(LEVEL)"], ["etcd", "--log-level=info"]) == []
     # The kubelet makes a single $ of two.
-    assert _rollout.missing_arguments(["etcd", "--cors=https://$$x"], ["etcd", "--cors=https://$x"]) == []
-    assert _rollout.missing_arguments(["etcd", "--cors=https://$x"], ["etcd", "--cors=https://y"]) != []
+    assert _processes.missing_arguments(["etcd", "--cors=https://$$x"], ["etcd", "--cors=https://$x"]) == []
+    assert _processes.missing_arguments(["etcd", "--cors=https://$x"], ["etcd", "--cors=https://y"]) != []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_former_member_of_the_same_name_counts_as_another_one(monkeypatch: pyt
     monkeypatch.setattr(_rollout, "ask_membership", lambda *_: (None, NAMESAKES))
     monkeypatch.setattr(_rollout, "ask_health", lambda url, *_: "is down" if ".9:" in url else None)
     target = _rollout.Target("infra2", [f"https://10.0.0.{i}:2379" for i in (2, 0, 1)], "", ("", "", ""))
-    process = _rollout.Process(1, 1, ["etcd", "--name=infra2", "--advertise-client-urls=https://10.0.0.2:2379"])
+    process = _processes.Process(1, 1, ["etcd", "--name=infra2", "--advertise-client-urls=https://10.0.0.2:2379"])
     # It runs where it was before, if it is about to move.
     for wanted in (target, replace(target, urls=["https://10.0.0.22:2379", *target.urls[1:]])):
         seen, silence = _rollout.look_at_others(wanted, process)
@@ -235,7 +237,7 @@ def test_the_peer_urls_of_a_former_member_of_the_same_name_are_left(monkeypatch:
     ],
 )
 def test_answers_on_one_line(answer: str, line: str) -> None:
-    assert _rollout.brief(answer) == line
+    assert failed_checks(answer) == line
 
 
 def test_where_a_member_is_asked() -> None:
@@ -262,7 +264,7 @@ def test_where_a_member_is_asked() -> None:
     ],
 )
 def test_a_running_process_is_asked_on_its_own_port(argv: list[str], url: str) -> None:
-    assert _rollout.metrics_of(argv, "default") == url
+    assert _processes.metrics_of(argv, "default") == url
 
 
 def fake_process(root: Path, pid: int, started: int, argv: list[str], name: str = "etcd") -> None:
@@ -274,7 +276,7 @@ def fake_process(root: Path, pid: int, started: int, argv: list[str], name: str 
 
 
 def test_finding_etcd(tmp_path: Path) -> None:
-    assert _rollout.find_etcd_process("infra0", str(tmp_path)) is None
+    assert _processes.find_etcd_process("infra0", str(tmp_path)) is None
     # As in /proc, it leads to one of the processes.
     (tmp_path / "self").symlink_to(tmp_path / "70")
     fake_process(tmp_path, 1, 1, ["/sbin/init"])
@@ -283,10 +285,10 @@ def test_finding_etcd(tmp_path: Path) -> None:
     fake_process(tmp_path, 4, 4, ["sh", "-c", "etcd --name=infra0"])
     fake_process(tmp_path, 5, 5, [])
     (tmp_path / "6").mkdir()
-    assert _rollout.find_etcd_process("infra0", str(tmp_path)) is None
+    assert _processes.find_etcd_process("infra0", str(tmp_path)) is None
     fake_process(tmp_path, 70, 900, ["/usr/local/bin/etcd", "--name=infra0"], name="odd) (name")
     fake_process(tmp_path, 71, 800, ["etcd", "--name=infra0"])
-    assert _rollout.find_etcd_process("infra0", str(tmp_path)) == Process(
+    assert _processes.find_etcd_process("infra0", str(tmp_path)) == Process(
         70, 900, ["/usr/local/bin/etcd", "--name=infra0"]
     )
 
@@ -299,22 +301,22 @@ def test_finding_a_real_process(tmp_path: Path) -> None:
         deadline = time.monotonic() + 5
         found = None
         while found is None and time.monotonic() < deadline:
-            found = _rollout.find_etcd_process(name)
+            found = _processes.find_etcd_process(name)
         assert found is not None
         assert found.pid == child.pid
         manifest = tmp_path / "etcd.yaml"
         manifest.write_text("")
         # Starts are counted in hundredths of a second, and so may file times be.
         os.utime(manifest, (time.time() + 1, time.time() + 1))
-        settled = _rollout.younger_than(str(manifest))
+        settled = _processes.younger_than(str(manifest))
         assert not settled(found), "a process older than a manifest of this moment"
         os.utime(manifest, (time.time() - 100, time.time() - 100))
-        assert _rollout.younger_than(str(manifest))(found), "a manifest of long ago"
+        assert _processes.younger_than(str(manifest))(found), "a manifest of long ago"
         os.utime(manifest, (time.time() - 30, time.time() - 30))
-        assert _rollout.younger_than(str(manifest))(found), "a process younger than the manifest"
+        assert _processes.younger_than(str(manifest))(found), "a process younger than the manifest"
     finally:
         child.communicate()
-    assert _rollout.find_etcd_process(name) is None
+    assert _processes.find_etcd_process(name) is None
 
 
 def test_the_deadline_says_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,9 +382,9 @@ def test_a_controller_that_is_gone_is_noticed_while_waiting() -> None:
 def test_files_and_processes_that_disappear(tmp_path: Path) -> None:
     """A process that has ended and a manifest that was removed are not errors."""
     # No pid is as high (PID_MAX_LIMIT).
-    _rollout.stop(Process(2**22 + 1, 1, []))
+    _processes.stop(Process(2**22 + 1, 1, []))
     with pytest.raises(EtcdError, match=r"etcd\.yaml cannot be read: No such file or directory"):
-        _rollout.younger_than(str(tmp_path / "etcd.yaml"))
+        _processes.younger_than(str(tmp_path / "etcd.yaml"))
 
 
 def test_a_member_that_does_not_run_may_be_touched() -> None:
@@ -409,20 +411,20 @@ def test_a_final_cause_ends_the_wait(causes: list[Cause], seconds: int, monkeypa
 
 def test_a_directory_that_was_made_again(tmp_path: Path) -> None:
     """The process still sees the former directory, through /proc/PID/root."""
-    process = _rollout.Process(7, 1, [])
+    process = _processes.Process(7, 1, [])
     pki = tmp_path / "pki"
     (pki / "etcd").mkdir(parents=True)
     seen = tmp_path / "proc" / "7" / f"root{pki}"
     seen.mkdir(parents=True)
     (seen / "etcd").symlink_to(pki / "etcd")
-    assert _rollout.stale_directory(process, str(pki), str(tmp_path / "proc")) == ""
-    assert _rollout.stale_directory(None, str(pki), str(tmp_path / "proc")) == ""
+    assert _processes.stale_directory(process, str(pki), str(tmp_path / "proc")) == ""
+    assert _processes.stale_directory(None, str(pki), str(tmp_path / "proc")) == ""
     (pki / "etcd").rename(tmp_path / "former")
     (seen / "etcd").unlink()
     (seen / "etcd").symlink_to(tmp_path / "former")
-    assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
+    assert "runs with a former" in _processes.stale_directory(process, str(pki), str(tmp_path / "proc"))
     (pki / "etcd").mkdir()
-    assert "runs with a former" in _rollout.stale_directory(process, str(pki), str(tmp_path / "proc"))
+    assert "runs with a former" in _processes.stale_directory(process, str(pki), str(tmp_path / "proc"))
 
 
 class Asked:
@@ -527,7 +529,7 @@ def test_a_member_is_waited_for_until_it_has_caught_up(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_rollout, "POLL", 0.0)
     monkeypatch.setattr(_rollout, "check_controller", lambda: None)
-    monkeypatch.setattr(_rollout, "find_etcd_process", lambda _name: seen.pop(0))
+    monkeypatch.setattr(_processes, "find_etcd_process", lambda _name: seen.pop(0))
     monkeypatch.setattr(_rollout, "probe", lambda *_: (next_of("ready", True), "no"))
     monkeypatch.setattr(_rollout, "service_problem", lambda _target: next_of("lag", None))
     target = _rollout.Target("infra0", ["client0"], "http://x/readyz", ("", "", ""))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import client as _client
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import trust as _trust
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import Process
 
 NAMES = [b"0\x0bone", b"0\x0canother"]
 

@@ -23,6 +23,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec, Unit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import Wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import turn as engine
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
@@ -56,7 +57,7 @@ class Host:
             (root / name).mkdir()
         self.manifest.write_text(OLD)
         self.acts: list[str] = []
-        self.process: _rollout.Process | None = _rollout.Process(7, 1, [])
+        self.process: _processes.Process | None = _processes.Process(7, 1, [])
         self.active = True
         self.started_with = "former"
         self.healthy = True
@@ -114,9 +115,9 @@ class Host:
             (engine.diagnosis, "ensure_image", self.pull),
             (engine.diagnosis, "pause_image", lambda _endpoint: self.pause),
             (engine.diagnosis, "diagnose", lambda *_, **__: self.causes),
-            (_rollout, "find_etcd_process", lambda _name: self.process),
+            (_processes, "find_etcd_process", lambda _name: self.process),
             (_rollout, "ask_membership", lambda *_, **__: (self, self.membership)),
-            (_rollout, "is_ready", lambda _url: True),
+            (_processes, "is_ready", lambda _url: True),
             (_rollout, "check_gate", lambda _target: self.did("gate")),
             (_rollout, "check_controller", lambda: None),
             (_rollout, "announce_peer_urls", self.announce),
@@ -257,7 +258,7 @@ def test_a_member_that_a_restore_has_stopped_is_not_started(
         ):
             host.run(check)
     assert host.acts == [] and host.manifest.read_text() == OLD
-    host.process, host.spec = _rollout.Process(7, 1, []), replace(host.spec, turn=1)
+    host.process, host.spec = _processes.Process(7, 1, []), replace(host.spec, turn=1)
     assert host.run()["changed"]
 
 
@@ -286,8 +287,8 @@ def test_the_kubelet_alone(host: Host) -> None:
     assert host.manifest.read_text() == OLD
 
 
-@pytest.mark.parametrize("process", [None, _rollout.Process(7, 1, [])])
-def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _rollout.Process | None) -> None:
+@pytest.mark.parametrize("process", [None, _processes.Process(7, 1, [])])
+def test_an_image_that_cannot_be_pulled_stops_nothing(host: Host, process: _processes.Process | None) -> None:
     host.image = Cause("image", "runtime", "image registry/etcd:3.5 cannot be pulled: not found", final=True)
     host.process = process
     host.fails("nothing was started or restarted, because image registry/etcd:3.5 cannot be pulled")
@@ -502,7 +503,7 @@ def test_without_a_quorum_a_member_that_is_down_is_started_as_it_was(
     host.active = False
     host.process = None
     host.refused = _lock.NoQuorumError("no member answers")
-    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(OLD))
+    process = _processes.Process(8, 2, engine._kubeadm.manifest_arguments(OLD))
     host.at["restart kubelet"] = lambda: setattr(host, "process", process)
     monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
     result = host.run()
@@ -710,7 +711,7 @@ def test_a_first_start_waits_for_no_other_host(host: Host, monkeypatch: pytest.M
     host.with_kubelet()
     host.manifest.unlink()
     host.process = None
-    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    process = _processes.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
     host.at["install"] = lambda: setattr(host, "process", process)
     monkeypatch.setattr(engine, "probe", lambda *_: (False, ""))
     monkeypatch.setattr(_host, "process_started", lambda _pid: time.time() - engine.LASTS - 1)
@@ -727,7 +728,7 @@ def test_directories_that_are_missing_are_made(
     shutil.rmtree(host.root / "manifests")
     shutil.rmtree(host.root / "data")
     host.process = None
-    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    process = _processes.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
     host.at["install"] = lambda: setattr(host, "process", process)
     monkeypatch.setattr(engine, "ensure_directory", lambda path, _mode: os.makedirs(path, exist_ok=True))
     monkeypatch.setattr(engine, "probe", lambda *_: (True, ""))
@@ -739,7 +740,7 @@ def test_directories_that_are_missing_are_made(
 def test_an_etcd_that_ends_again_has_not_started(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.manifest.unlink()
     host.process = None
-    process = _rollout.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
+    process = _processes.Process(8, 2, engine._kubeadm.manifest_arguments(NEW))
     host.at["install"] = lambda: setattr(host, "process", process)
     monkeypatch.setattr(engine, "probe", lambda *_: (False, ""))
     monkeypatch.setattr(_host, "process_started", lambda _pid: time.time())
@@ -750,10 +751,10 @@ def test_an_etcd_that_ends_again_has_not_started(host: Host, monkeypatch: pytest
 
 def test_an_etcd_that_no_longer_sees_its_files_is_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the manifest that is there."""
-    stopped: list[_rollout.Process] = []
+    stopped: list[_processes.Process] = []
     host.manifest.write_text(NEW)
-    monkeypatch.setattr(_rollout, "stale_directory", lambda *_: "etcd: runs with former files")
-    monkeypatch.setattr(_rollout, "stop", stopped.append)
+    monkeypatch.setattr(_processes, "stale_directory", lambda *_: "etcd: runs with former files")
+    monkeypatch.setattr(_processes, "stop", stopped.append)
     result = host.run()
     assert stopped == [host.process] and "install" not in host.acts and result["changed"]
     assert host.acts == ["lock", "gate", "check lock", "wait", "unlock"]
@@ -764,10 +765,10 @@ def test_an_etcd_that_trusts_other_cas_is_restarted_and_has_to_trust_the_new_one
     host: Host, monkeypatch: pytest.MonkeyPatch, loads: bool
 ) -> None:
     """It reads ca.crt when it starts."""
-    stopped: list[_rollout.Process] = []
+    stopped: list[_processes.Process] = []
     host.manifest.write_text(NEW)
     host.spec = replace(host.spec, ca_reason=lambda *_: "" if stopped and loads else "etcd: is restarted to trust both")
-    monkeypatch.setattr(_rollout, "stop", stopped.append)
+    monkeypatch.setattr(_processes, "stop", stopped.append)
     if loads:
         assert host.run()["reasons"] == ["etcd: is restarted to trust both"]
         assert not host.run()["changed"]
@@ -899,7 +900,7 @@ def test_a_raft_snapshot_that_is_not_written(host: Host, monkeypatch: pytest.Mon
 def test_a_member_that_has_the_count_already_is_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed run has set it. The kubelet would not restart for the same manifest."""
     member = Readable(host, monkeypatch, COUNT + "12\n")
-    monkeypatch.setattr(_rollout, "stop", lambda _process: host.did("stop"))
+    monkeypatch.setattr(_processes, "stop", lambda _process: host.did("stop"))
     host.waits = [member.cure]
     host.run()
     assert host.acts[4:7] == ["stop", "wait", "check lock"]

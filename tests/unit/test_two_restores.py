@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import restore, staged
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -52,7 +53,7 @@ class Fleet:
             (restore, "hold_host_lock", lambda *_: None),
             (restore, "probe", lambda url, _timeout: (self.is_ready(url.split("/")[2]), "")),
             (_rollout, "check_controller", lambda: None),
-            (_rollout, "find_etcd_process", self.process),
+            (_processes, "find_etcd_process", self.process),
         ]
         for target, name, fake in fakes:
             monkeypatch.setattr(target, name, fake)
@@ -61,7 +62,7 @@ class Fleet:
         return staged.cluster_in(str(self.root / name / "etcd"))
 
     def process(self, name: str) -> Any:
-        return _rollout.Process(7, 1, [f"--listen-metrics-urls=http://{name}"]) if name in self.running else None
+        return _processes.Process(7, 1, [f"--listen-metrics-urls=http://{name}"]) if name in self.running else None
 
     def is_ready(self, name: str) -> bool:
         return list(self.running.values()).count(self.running.get(name, "")) > 1

@@ -737,6 +737,12 @@ def probe(url: str, timeout: float) -> tuple[bool, str]:
         return False, str(exc)
 
 
+def failed_checks(answer: str) -> str:
+    """An answer of etcd on one line: of a list of checks (/readyz) those that failed."""
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    return "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:200]
+
+
 def side_by_side(ask: Callable[[T], R], items: Sequence[T], timeout: float) -> list[R | None]:
     """What a function returns for each item; None where it has not returned after `timeout` seconds."""
     found: list[R | None] = [None] * len(items)

@@ -20,7 +20,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
     side_by_side,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import NEARLY_FULL
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import DEFAULT_QUOTA, NEARLY_FULL
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
@@ -33,9 +33,6 @@ UNKNOWN = "unknown"
 
 # From the best to the worst. UNKNOWN (no member could be asked) is worse than DEGRADED, but does not prove DOWN.
 VERDICTS = (HEALTHY, DEGRADED, UNKNOWN, DOWN)
-
-# etcd refuses writes at its quota, which is 2 GiB by default (server/storage/quota.go).
-DEFAULT_QUOTA = 2 << 30
 
 # Defragmentation blocks a member for a while, so it is only advised from this size and this unused part of the file on.
 FRAGMENTED_BYTES = 256 << 20
@@ -126,23 +123,6 @@ class Report:
     def at_least(self, verdict: str) -> bool:
         """Whether the verdict is this one or a better one."""
         return VERDICTS.index(self.verdict) <= VERDICTS.index(verdict)
-
-
-def quota_of(value: Any) -> int:
-    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or an invalid value.
-
-    The last value of a repeated flag (a list) counts. None and 0 mean etcd's default, a negative value means no limit.
-    """
-    if isinstance(value, (list, tuple)):
-        return quota_of(value[-1] if value else None)
-    if value is None:
-        return DEFAULT_QUOTA
-    try:
-        # As Go's flag.Int64: decimal, or with the prefix of another base.
-        number = int(str(value).strip(), 0)
-    except ValueError:
-        return 0
-    return max(0, number) if number else DEFAULT_QUOTA
 
 
 # --- Looking -----------------------------------------------------------------------------------------------------------

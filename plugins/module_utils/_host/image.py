@@ -15,12 +15,10 @@ from collections.abc import Iterator
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
 
 # Where an etcd image has its programs.
 PROGRAMS = ("usr/local/bin", "usr/bin", "bin")
-
-# A mount point that only root can reach, gone with the next boot.
-RUN_DIR = "/run/kubeadm-etcd"
 
 # Seconds for mounting an image that the runtime has.
 MOUNTS = 30.0

@@ -19,13 +19,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    EtcdClient,
+    EtcdUnreachableError,
+    failed_checks,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import apiserver as _apiserver
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS, EtcdAccess
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text, replace_file
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
 
@@ -85,7 +89,7 @@ class Kubernetes:
             code, said = self.request(url, "GET", "/readyz")
         except KubernetesError as exc:
             return str(exc)
-        return "" if code == 200 else f"{url}/readyz says: {_rollout.brief(said)}"
+        return "" if code == 200 else f"{url}/readyz says: {failed_checks(said)}"
 
     def config_map(self, url: str) -> dict[str, Any]:
         """The ConfigMap kubeadm-config."""
@@ -141,7 +145,7 @@ class Seen:
 
     manifest: str
     access: EtcdAccess
-    process: _rollout.Process | None
+    process: _processes.Process | None
     pending: str
     endpoint: tuple[str, int] | None
     unready: str
@@ -166,9 +170,9 @@ def is_apiserver(argv: list[str]) -> bool:
     return bool(argv) and os.path.basename(argv[0]) == _apiserver.NAME
 
 
-def find_process() -> _rollout.Process | None:
+def find_process() -> _processes.Process | None:
     """kube-apiserver of this host; None if it does not run."""
-    return _rollout.find_process(is_apiserver)
+    return _processes.find_process(is_apiserver)
 
 
 def look(places: Places) -> Seen | None:
@@ -178,8 +182,8 @@ def look(places: Places) -> Seen | None:
         return None
     command = _kubeadm.manifest_arguments(manifest)
     process = find_process()
-    problem = _rollout.process_problem(process, None, command, _apiserver.NAME)
-    if process and not problem and not _rollout.younger_than(places.manifest)(process):
+    problem = _processes.process_problem(process, None, command, _apiserver.NAME)
+    if process and not problem and not _processes.younger_than(places.manifest)(process):
         problem = f"the process (pid {process.pid}) is older than {places.manifest}, which was just replaced"
     try:
         endpoint = _apiserver.endpoint_in(manifest)
@@ -232,7 +236,7 @@ def change_problem(seen: Seen, places: Places) -> str:
 
 def observe(places: Places, updates: bool, client_port: int) -> dict[str, Any] | None:
     """What etcd_host_info returns; None if the host has no kube-apiserver. updates: whether it may be changed, and so is compared with kubeadm's."""
-    deadline = time.monotonic() + _rollout.PATIENCE
+    deadline = time.monotonic() + _processes.PATIENCE
     seen = look(places)
     # It may be an election. A look does not wait for its end.
     while updates and seen and seen.unready and seen.kubeconfig and time.monotonic() < deadline:

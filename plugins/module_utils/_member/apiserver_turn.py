@@ -25,6 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text, replace_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import apiserver as _seen
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     FILE_MODE,
@@ -160,7 +161,7 @@ class ApiserverTurn:
             self._check_gate()
             self._check_lock()
             self.since = time.time()
-            _rollout.stop(seen.process)
+            _processes.stop(seen.process)
         if self.content or seen.pending or self.outdated:
             try:
                 old = seen.process if self.content or self.outdated else None
@@ -189,16 +190,16 @@ class ApiserverTurn:
                 f" run again. If none of its etcd endpoints answers, change {_apiserver.FLAGS['servers']} in its manifest by hand."
             )
 
-    def _wait_until_ready(self, manifest: str, old: _rollout.Process | None) -> float:
+    def _wait_until_ready(self, manifest: str, old: _processes.Process | None) -> float:
         """Wait until kube-apiserver runs with a manifest, and is ready; seconds."""
         begin = time.monotonic()
         command = _kubeadm.manifest_arguments(manifest)
-        settled = _rollout.younger_than(self.spec.places.manifest)
+        settled = _processes.younger_than(self.spec.places.manifest)
         watch = _rollout.Watch(self.causes)
         while True:
             _rollout.check_controller()
             process = _seen.find_process()
-            problem = _rollout.process_problem(process, old, command, _apiserver.NAME) or ""
+            problem = _processes.process_problem(process, old, command, _apiserver.NAME) or ""
             if process and not problem and not settled(process):
                 problem = f"the process (pid {process.pid}) is older than the manifest"
             problem = problem or self.api.unreadiness(self.seen.url)

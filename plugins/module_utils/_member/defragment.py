@@ -29,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes, process_started
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import (
@@ -38,6 +39,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database impo
     mib,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # etcd calls the new file so, beside the present one (server/storage/backend/backend.go, Defrag).
@@ -103,19 +106,19 @@ def result(reasons: Sequence[Reason], before: Database, after: Database, seconds
     return {**reported(reasons), **sizes, "seconds": round(seconds, 1)}
 
 
-def locate(spec: DefragmentSpec) -> tuple[_rollout.Target, _rollout.Process]:
+def locate(spec: DefragmentSpec) -> tuple[_rollout.Target, _processes.Process]:
     """The member as it runs. EtcdError if it does not."""
-    process = _rollout.find_etcd_process(spec.member)
+    process = _processes.find_etcd_process(spec.member)
     if process is None:
         raise EtcdError(f"{spec.member} is not defragmented: its etcd does not run. Run site.yml to start it.")
     target = spec.target
-    urls = [_rollout.client_url_of(process.argv, target.urls[0]), *target.urls[1:]]
-    return replace(target, urls=urls, metrics=_rollout.metrics_of(process.argv, target.metrics)), process
+    urls = [_processes.client_url_of(process.argv, target.urls[0]), *target.urls[1:]]
+    return replace(target, urls=urls, metrics=_processes.metrics_of(process.argv, target.metrics)), process
 
 
 def look(target: _rollout.Target) -> Database:
     """The database of the member, as it reports it."""
-    with EtcdClient(target.urls[0], *target.credentials, timeout=_rollout.ANSWER) as client:
+    with EtcdClient(target.urls[0], *target.credentials, timeout=_processes.ANSWER) as client:
         return database_of(client.status())
 
 
@@ -244,12 +247,12 @@ def request(spec: DefragmentSpec, target: _rollout.Target) -> str:
     return ""
 
 
-def prove(spec: DefragmentSpec, target: _rollout.Target, process: _rollout.Process, problem: str) -> None:
+def prove(spec: DefragmentSpec, target: _rollout.Target, process: _processes.Process, problem: str) -> None:
     """Wait until the member is healthy and has caught up. EtcdError if it does not, or if the request failed (problem)."""
     begin = time.monotonic()
     while True:
         _rollout.check_controller()
-        now = _rollout.find_etcd_process(spec.member)
+        now = _processes.find_etcd_process(spec.member)
         trouble = _rollout.service_problem(target) if now else "etcd does not run"
         if not trouble:
             break
@@ -297,8 +300,8 @@ def full_members(databases: Sequence[tuple[str, Database]]) -> list[str]:
 
 def disarm(spec: DisarmSpec, check: bool) -> dict[str, Any]:
     """Disarm the alarm NOSPACE if every database is below its quota, or look whether it is raised (check). Returns the module's result."""
-    urls = _rollout.client_urls([address for _name, address in spec.members], spec.client_port)
-    acts = Membership(urls, _rollout.credentials_in(spec.pki_dir), _rollout.check_controller)
+    urls = client_urls([address for _name, address in spec.members], spec.client_port)
+    acts = Membership(urls, credentials_in(spec.pki_dir), _rollout.check_controller)
     raised = [alarm for alarm in acts.alarms() if alarm.kind == "NOSPACE"]
     if raised and not check:
         full = full_members(look_at_all(spec, acts))
@@ -322,7 +325,7 @@ def look_at_all(spec: DisarmSpec, acts: Membership) -> list[tuple[str, Database]
         name = member.name or f"{member.id:x}"
         if not member.started:
             continue
-        with EtcdClient(member.client_urls[0], *acts.credentials, timeout=_rollout.ANSWER) as client:
+        with EtcdClient(member.client_urls[0], *acts.credentials, timeout=_processes.ANSWER) as client:
             status = client.status()
         quota = spec.quota if status.quota is None else max(0, status.quota)
         found.append((name, Database(status.db_size, status.db_size_in_use, quota, status.revision)))

@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.join import join_problems
@@ -39,7 +40,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import present_files, remove_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # Where the manifest of a member that has left is kept, in the work directory.
@@ -68,12 +70,12 @@ class LeaveSpec:
     def target(self) -> _rollout.Target:
         """How to ask the other members."""
         urls = urls_of_others(self.member, self.members, self.client_port)
-        return _rollout.Target(self.member, urls, "", _rollout.credentials_in(self.pki_dir))
+        return _rollout.Target(self.member, urls, "", credentials_in(self.pki_dir))
 
 
 def urls_of_others(member: str, members: list[tuple[str, str]], client_port: int) -> list[str]:
     """Client URLs of the members that stay."""
-    return _rollout.client_urls([address for name, address in members if name != member], client_port)
+    return client_urls([address for name, address in members if name != member], client_port)
 
 
 def departure_problems(
@@ -248,11 +250,11 @@ def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
 def check_has_left(spec: ClearSpec) -> None:
     """EtcdError if the data here is that of a present member, or if no member answers and it may be."""
     wal = read_wal(spec.data_dir)
-    process = _rollout.find_etcd_process(spec.member)
+    process = _processes.find_etcd_process(spec.member)
     if not (wal or process):
         return
     urls = urls_of_others(spec.member, spec.members, spec.client_port)
-    members = Membership(urls, _rollout.credentials_in(spec.pki_dir), _rollout.check_controller).members()
+    members = Membership(urls, credentials_in(spec.pki_dir), _rollout.check_controller).members()
     here = wal.member_id if wal else ""
     still = next((item for item in members if f"{item.id:x}" == here or (not here and item.name == spec.member)), None)
     if still:

@@ -20,6 +20,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Clu
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import (
     CANCEL,
@@ -46,7 +48,7 @@ class DowngradeSpec:
     @property
     def urls(self) -> list[str]:
         """Client URLs of the members that the inventory has."""
-        return _rollout.client_urls([address for _name, address in self.members], self.client_port)
+        return client_urls([address for _name, address in self.members], self.client_port)
 
     @property
     def target(self) -> _rollout.Target:
@@ -97,7 +99,7 @@ def waiting_for(seen: Sequence[Seen], version: str, agreed: str) -> list[str]:
 
 def change_downgrade(spec: DowngradeSpec, check: bool) -> dict[str, Any]:
     """Enable or cancel a downgrade, or look whether that is due (check). Returns the module's result."""
-    acts = Membership(spec.urls, _rollout.credentials_in(spec.pki_dir), _rollout.check_controller)
+    acts = Membership(spec.urls, credentials_in(spec.pki_dir), _rollout.check_controller)
     with contextlib.ExitStack() as stack:
         lock = None if check else hold_lock(stack, spec, acts)
         return cancel(spec, acts, lock) if spec.version == CANCEL else enable(spec, acts, lock)

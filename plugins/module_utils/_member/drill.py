@@ -32,16 +32,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR, image_root, program_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
-    BackupSpec,
-    describe,
-    error_of,
-    system_errors,
-)
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, program_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import describe, error_of, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
 
 # Where the member lists itself. Nothing listens there.
 NOWHERE = "http://127.0.0.1:1"
@@ -127,7 +124,7 @@ def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], 
             f"{spec.member}: the rehearsal needs {needed >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
         )
     known = described_in(path)
-    process = _rollout.find_etcd_process(spec.member)
+    process = _processes.find_etcd_process(spec.member)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         # What another one left would be removed, and what it is using too.
@@ -176,7 +173,7 @@ def directory(parent: str) -> Iterator[str]:
 def end_members(data: str) -> None:
     """End every etcd that a run which was killed has left on this data."""
     wanted = f"--data-dir={data}"
-    for process in _rollout.find_processes(lambda argv: wanted in argv):
+    for process in _processes.find_processes(lambda argv: wanted in argv):
         # It may end at any moment.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import cri, service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import move_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import own_pod
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -20,12 +21,12 @@ ENDS = 120.0
 
 def end_etcd(member: str, manifest: str, kept: str, runtime_endpoint: str) -> None:
     """Move the manifest away (to kept), and wait until etcd and its pod have ended. EtcdError if they do not."""
-    end_pod(member, lambda: _rollout.find_etcd_process(member), manifest, kept, runtime_endpoint)
+    end_pod(member, lambda: _processes.find_etcd_process(member), manifest, kept, runtime_endpoint)
 
 
 def end_pod(
     whose: str,
-    find: Callable[[], _rollout.Process | None],
+    find: Callable[[], _processes.Process | None],
     manifest: str,
     kept: str,
     runtime_endpoint: str,
@@ -42,7 +43,7 @@ def end_pod(
             return
         # Without its kubelet nothing ends it.
         if process and not is_told and not service.answers():
-            _rollout.stop(process)
+            _processes.stop(process)
             is_told = True
         if time.monotonic() > deadline:
             raise EtcdError(

@@ -27,6 +27,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.packages import Staged
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import current_record, write_record
@@ -165,8 +166,8 @@ class JoinTurn(Turn):
         watch = _rollout.Watch(self.causes)
         while True:
             _rollout.check_controller()
-            process = _rollout.find_etcd_process(self.spec.member)
-            problem = _rollout.process_problem(process, old, wanted)
+            process = _processes.find_etcd_process(self.spec.member)
+            problem = _processes.process_problem(process, old, wanted)
             if not problem:
                 self._check_lock()
                 try:
@@ -207,7 +208,7 @@ class JoinTurn(Turn):
         mine = next((member for member in self.membership.members() if member.id == entry.id), None)
         if mine and not mine.is_learner:
             return "It was promoted, so it stays a member. Correct the cause, and run again."
-        if mine and _rollout.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
+        if mine and _processes.find_etcd_process(self.spec.member) and not any(cause.final for cause in self.causes()):
             return "It continues to catch up as a learner. Run again to finish the join."
         work_dir = self.spec.kubelet.work_dir
         kept = os.path.join(work_dir, REFUSED_MANIFEST)

@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, accepts_client
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubeadm as _kubeadm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import kubelet as _kubelet
@@ -29,15 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import 
     kubelet_state,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal, unreadable_by_3_7
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import BackupSpec, snapshots_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
-    Record,
-    current_record,
-    read_record,
-    record_reasons,
-)
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import (
     Process,
     client_url_of,
     find_etcd_process,
@@ -49,13 +40,21 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout impor
     value_of_flag,
     younger_than,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import is_without_former_api, log_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import (
+    Record,
+    current_record,
+    read_record,
+    record_reasons,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import schedule_problems, schedule_reasons
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec, snapshots_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.trust import client_port_of, trusted_by
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION, HAS_CRYPTOGRAPHY
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import name_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import Database, quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
     TRUTH,
@@ -204,7 +203,7 @@ def observe_health(params: Params) -> dict[str, Any]:
     targets = _health.expected(params["members"], params["client_port"])
     found = _health.look_at_all(targets, client_files(params), 3.0)
     window = duration_seconds(asked["renewal_window"]) or 0.0
-    report = _health.evaluate(found, time.time(), window, _health.quota_of(asked.get("quota")))
+    report = _health.evaluate(found, time.time(), window, quota_of(asked.get("quota")))
     return {"verdict": report.verdict, "table": _health.render_table(report)}
 
 

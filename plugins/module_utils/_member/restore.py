@@ -30,6 +30,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import fr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sync_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
     READS,
@@ -169,7 +170,7 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
             shutil.rmtree(path)
     options = ["--initial-cluster-token", spec.token]
     try:
-        process = _rollout.find_etcd_process(spec.member)
+        process = _processes.find_etcd_process(spec.member)
         _have_images(spec)
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(image_root(spec.image, process.pid if process else 0))
@@ -235,12 +236,12 @@ def stop(spec: RestoreSpec, check: bool) -> list[Reason]:
     if not check:
         # Also if there is nothing to stop: no data is replaced before every host has the restored data of this run.
         _check_prepared(spec)
-    process = _rollout.find_etcd_process(spec.member)
+    process = _processes.find_etcd_process(spec.member)
     if not (os.path.exists(manifest) or process):
         return []
     reasons = [Reason("data", "stopped", f"etcd stops: {manifest} is moved to {spec.work_dir}", restarts=True)]
     if not check:
-        if process and not spec.replace_healthy and probe(_rollout.metrics_of(process.argv, METRICS), ANSWER)[0]:
+        if process and not spec.replace_healthy and probe(_processes.metrics_of(process.argv, METRICS), ANSWER)[0]:
             raise EtcdError(
                 f"{spec.member}: etcd is ready now, and no member was when this run was planned: another run has started the cluster, so a restore would lose"
                 " what is written to it. This member was not stopped. Run site.yml if the cluster is to stay as it is, or restore.yml again, which says how to"
@@ -259,7 +260,7 @@ def replace_data(spec: RestoreSpec, check: bool) -> list[Reason]:
     if check:
         return found
     _check_prepared(spec)
-    if _rollout.find_etcd_process(spec.member):
+    if _processes.find_etcd_process(spec.member):
         raise EtcdError(
             f"{spec.member}: etcd runs again, so its data is not replaced. Something put its manifest back. Run again."
         )

@@ -9,31 +9,28 @@ with kubelet 1.36). So a new process is waited for first, and only then its read
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
-import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Member, Status, probe
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
+    EtcdClient,
+    Member,
+    Status,
+    failed_checks,
+    probe,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import entry_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import last_lines, last_words, log_paths
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import FLAG, STOPPED, Cause
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed, is_ours
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import EtcdVersion, etcd_version_in
 
 POLL = 0.2
-
-# How long a member that does not answer is asked again before it counts as down: an election takes about 2 s.
-PATIENCE = 6.0
-
-# For one answer.
-ANSWER = 5.0
 
 # A member that applied all but this many entries of the leader's log has caught up; etcd itself promotes a learner
 # at 90 % (server/etcdserver/server.go, readyPercentThreshold), and a busy leader is always some entries ahead.
@@ -41,10 +38,6 @@ MOST_LAG = 1000
 
 # Seconds between two looks for the cause if a member does not start.
 LOOK = 2.0
-
-# The kubelet sees a new manifest within 20 s even where it cannot watch the directory (fileCheckFrequency), and gives
-# the old pod 30 s to end.
-SETTLED_AFTER = 60.0
 
 # The leader compares the versions of all members every 4 s (server/etcdserver/server.go, monitorVersionInterval).
 AGREES = 30.0
@@ -57,15 +50,6 @@ WHERE_TO_LOOK = (
 
 class AbandonedError(EtcdError):
     """The controller, or the connection to it, has ended. The run ends at once and undoes nothing."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A running program. started: clock ticks since boot (proc(5), field 22 of stat), which tells a reused pid apart."""
-
-    pid: int
-    started: int
-    argv: list[str]
 
 
 @dataclass(frozen=True)
@@ -104,134 +88,6 @@ def make_target(name: str, members: list[tuple[str, str]], client_port: int, met
         metrics=f"http://{loopback}:{metrics_port}/readyz",
         credentials=credentials_in(pki_dir),
     )
-
-
-def client_urls(addresses: list[str], client_port: int) -> list[str]:
-    """Client URLs of members at these addresses."""
-    return [f"https://{bracketed(address)}:{client_port}" for address in addresses]
-
-
-def credentials_in(pki_dir: str) -> tuple[str, str, str]:
-    """Files of CA, certificate and key with which a host asks members."""
-    directory = os.path.join(pki_dir, "etcd")
-    names = ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")
-    return os.path.join(directory, names[0]), os.path.join(directory, names[1]), os.path.join(directory, names[2])
-
-
-# --- Processes -------------------------------------------------------------------------------------------------------
-
-
-def find_processes(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> list[Process]:
-    """All processes with a command line that is wanted."""
-    found = []
-    for entry in os.listdir(proc_root):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(os.path.join(proc_root, entry, "cmdline"), "rb") as handle:
-                argv = [part.decode("utf-8", errors="replace") for part in handle.read().split(b"\0") if part]
-            if not is_wanted(argv):
-                continue
-            with open(os.path.join(proc_root, entry, "stat"), encoding="utf-8", errors="replace") as text:
-                # The second field is the program's name, which may hold blanks and brackets.
-                fields = text.read().rsplit(")", 1)[1].split()
-        except OSError:
-            # It ended while we looked.
-            continue
-        # A zombie keeps its entry, but neither its command line nor its sockets.
-        found.append(Process(int(entry), int(fields[19]), argv))
-    return found
-
-
-def find_process(is_wanted: Callable[[list[str]], bool], proc_root: str = "/proc") -> Process | None:
-    """The process with a command line that is wanted, the youngest where there are two; None where none runs."""
-    return max(find_processes(is_wanted, proc_root), key=lambda process: process.started, default=None)
-
-
-def find_etcd_process(name: str, proc_root: str = "/proc") -> Process | None:
-    """The etcd of a member as the manifest starts it; None where none runs."""
-    return find_process(lambda argv: is_ours(argv, name), proc_root)
-
-
-def is_expanded(argument: str) -> bool:
-    """Whether the kubelet makes another text of an argument: $(NAME), and $$ for a single $ (third_party/forked/golang/expansion)."""
-    return "$(" in argument or "$$" in argument
-
-
-def missing_arguments(wanted: list[str], argv: list[str]) -> list[str]:
-    """What of a manifest a process was not started with, without what the kubelet expands."""
-    lacking = Counter(item for item in wanted if not is_expanded(item)) - Counter(argv)
-    return sorted(lacking.elements())
-
-
-def process_problem(
-    process: Process | None, old: Process | None, wanted: list[str], program: str = "etcd"
-) -> str | None:
-    """Why this is not yet the process of the new manifest; None if it is. old: the process before the change."""
-    if process is None:
-        return f"no {program} process runs"
-    if old is not None and (process.pid, process.started) == (old.pid, old.started):
-        return f"the old process (pid {process.pid}) still runs"
-    lacking = missing_arguments(wanted, process.argv)
-    if lacking:
-        return f"the process (pid {process.pid}) runs without {' '.join(lacking)}"
-    return None
-
-
-def value_of_flag(argv: list[str], flag: str) -> str | None:
-    """The value of --flag=value in a command line; None where it is not there."""
-    prefix = f"--{flag}="
-    return next((item[len(prefix) :] for item in argv if item.startswith(prefix)), None)
-
-
-def brief(answer: str) -> str:
-    """An answer of etcd on one line: of a list of checks (/readyz) those that failed."""
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    return "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:200]
-
-
-def metrics_of(argv: list[str], default: str) -> str:
-    """/readyz of a process: by its own command line, since the port may be what is being changed."""
-    urls = value_of_flag(argv, "listen-metrics-urls")
-    return f"{urls.split(',')[0].rstrip('/')}/readyz" if urls else default
-
-
-def client_url_of(argv: list[str], default: str) -> str:
-    """Where clients reach a process: by its own command line, since that may be what is being changed."""
-    return (value_of_flag(argv, "advertise-client-urls") or default).split(",")[0]
-
-
-def is_ready(url: str) -> bool:
-    """Whether a running member can serve a linearizable read. Asked again for some seconds: it may be an election."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        if probe(url, ANSWER)[0]:
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(1.0)
-
-
-def stale_directory(process: Process | None, pki_dir: str, proc_root: str = "/proc") -> str:
-    """Why a running etcd no longer sees its certificates: their directory was removed and made again; empty where it does.
-
-    A container keeps the directory that existed when it was made (a bind mount), even if another directory now has its name.
-    """
-    path = os.path.join(pki_dir, "etcd")
-    if process is None:
-        return ""
-    try:
-        seen = os.stat(f"{proc_root}/{process.pid}/root{path}")
-    except OSError:
-        # It has just ended, or is no container with that mount.
-        return ""
-    try:
-        if os.path.samestat(seen, os.stat(path)):
-            return ""
-    except OSError:
-        # Gone, and not made again yet.
-        pass
-    return f"etcd: runs with a former {path}, which was removed or replaced; it is restarted to see the files that are there"
 
 
 # --- Before ----------------------------------------------------------------------------------------------------------
@@ -286,47 +142,47 @@ def ask_health(url: str, target: Target, without: tuple[str, ...] = ("NOSPACE",)
     """
     query = "&".join(f"exclude={alarm}" for alarm in without)
     try:
-        with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+        with EtcdClient(url, *target.credentials, timeout=_processes.ANSWER) as client:
             code, said = client.request("GET", f"/health?{query}")
     except EtcdError as exc:
         return str(exc).rstrip(".")
-    return None if code == 200 else brief(said) or f"it answers {code}"
+    return None if code == 200 else failed_checks(said) or f"it answers {code}"
 
 
 def ask_membership(
-    target: Target, process: Process | None, linearizable: bool = True
+    target: Target, process: _processes.Process | None, linearizable: bool = True
 ) -> tuple[EtcdClient, list[Member]]:
     """The membership as a quorum knows it, and the client that returned it. EtcdError if no member answers.
 
     process: the member as it runs, which is asked first, and where it listens now. linearizable: False for the membership as one member knows it.
     """
     answers: list[str] = []
-    first = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
+    first = _processes.client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
     for url in dict.fromkeys([first, *target.urls]):
         try:
             # It connects again if it is asked for more.
-            with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+            with EtcdClient(url, *target.credentials, timeout=_processes.ANSWER) as client:
                 return client, client.members(linearizable=linearizable)
         except EtcdError as exc:
             answers.append(str(exc).rstrip("."))
     raise EtcdError(f"no member reports the membership: {'; '.join(answers)}.")
 
 
-def own_entry(target: Target, process: Process | None, members: list[Member]) -> Member | None:
+def own_entry(target: Target, process: _processes.Process | None, members: list[Member]) -> Member | None:
     """The entry of the member itself; None if there is none. process: as for ask_membership. It tells two members of one name apart."""
-    url = client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
+    url = _processes.client_url_of(process.argv, target.urls[0]) if process else target.urls[0]
     return entry_of(members, target.name, [url])
 
 
 def status_at(url: str, target: Target) -> Status:
     """What the member behind a client URL says of itself. EtcdError if it does not answer."""
-    with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+    with EtcdClient(url, *target.credentials, timeout=_processes.ANSWER) as client:
         return client.status()
 
 
 def status_with_downgrade(url: str, target: Target) -> Status:
     """The same, and whether a downgrade is enabled, also of a member that does not report it. EtcdError if it does not answer."""
-    with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+    with EtcdClient(url, *target.credentials, timeout=_processes.ANSWER) as client:
         status = client.status()
         return replace(status, downgrade=client.enabled_downgrade(status))
 
@@ -336,7 +192,7 @@ def ask_cluster_version(target: Target) -> str:
     # The member itself is the one in doubt, so it is asked last.
     for url in [*target.urls[1:], target.urls[0]]:
         try:
-            with EtcdClient(url, *target.credentials, timeout=ANSWER) as client:
+            with EtcdClient(url, *target.credentials, timeout=_processes.ANSWER) as client:
                 return client.cluster_version()
         except EtcdError:
             continue
@@ -418,7 +274,7 @@ def wait_for_end_of_downgrade(target: Target) -> None:
         time.sleep(1.0)
 
 
-def look_at_others(target: Target, process: Process) -> tuple[list[Other], str | None]:
+def look_at_others(target: Target, process: _processes.Process) -> tuple[list[Other], str | None]:
     """The other members of the running cluster, or why no member returned them."""
     try:
         _client, members = ask_membership(target, process)
@@ -427,7 +283,7 @@ def look_at_others(target: Target, process: Process) -> tuple[list[Other], str |
     return describe_others(members, own_entry(target, process, members), target), None
 
 
-def announce_peer_urls(target: Target, process: Process | None, wanted: list[str], check: bool) -> list[str]:
+def announce_peer_urls(target: Target, process: _processes.Process | None, wanted: list[str], check: bool) -> list[str]:
     """Tell the cluster where a member's peers reach it from now on; the URLs that it knew, empty where they are wanted.
 
     etcd reads --initial-advertise-peer-urls while it has no data only; after that the URLs are data of the cluster
@@ -445,7 +301,7 @@ def announce_peer_urls(target: Target, process: Process | None, wanted: list[str
 
 def lasting(problems: Callable[[], list[str]]) -> list[str]:
     """Problems that last for some seconds. A problem that ends sooner may be an election."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + _processes.PATIENCE
     while True:
         check_controller()
         is_last = time.monotonic() > deadline
@@ -460,13 +316,13 @@ def check_gate(target: Target) -> None:
 
     A member whose process does not run may always be changed: starting it cannot cost the quorum.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + _processes.PATIENCE
     while True:
-        process = find_etcd_process(target.name)
+        process = _processes.find_etcd_process(target.name)
         if process is None:
             return
         late = time.monotonic() > deadline
-        ready = probe(metrics_of(process.argv, target.metrics), ANSWER)[0]
+        ready = probe(_processes.metrics_of(process.argv, target.metrics), _processes.ANSWER)[0]
         others, silence = look_at_others(target, process)
         # Not being ready counts when it lasts: it may be an election.
         problems = [silence] if silence else gate_problems(target.name, others, ready or not late)
@@ -483,12 +339,6 @@ def check_gate(target: Target) -> None:
                 + ("" if ready else way_out)
             )
         time.sleep(1.0)
-
-
-def stop(process: Process) -> None:
-    """End an etcd: the kubelet makes a new container at once, as it does where it has just ended by itself."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGTERM)
 
 
 # --- After -----------------------------------------------------------------------------------------------------------
@@ -512,7 +362,7 @@ def lag_problem(leader: int | None, own: int) -> str | None:
 def service_problem(target: Target) -> str | None:
     """Why a ready member is not yet a full one: listed, healthy for clients, caught up. None where it is."""
     try:
-        with EtcdClient(target.urls[0], *target.credentials, timeout=ANSWER) as client:
+        with EtcdClient(target.urls[0], *target.credentials, timeout=_processes.ANSWER) as client:
             members = client.members()
             problem = membership_problem(target, members) or ask_health(target.urls[0], target)
             if problem:
@@ -574,9 +424,9 @@ def check_controller(output: int = 1) -> None:
 def wait_for_member(
     target: Target,
     wanted: list[str],
-    old: Process | None,
+    old: _processes.Process | None,
     timeout: float,
-    settled: Callable[[Process], bool],
+    settled: Callable[[_processes.Process], bool],
     causes: Callable[[], list[Cause]],
 ) -> float:
     """Wait until the member runs as wanted, is ready, healthy and has caught up. Returns the seconds it took.
@@ -590,37 +440,22 @@ def wait_for_member(
     while True:
         check_controller()
         stage = "runs the new manifest"
-        process = find_etcd_process(target.name)
-        problem = process_problem(process, old, wanted)
+        process = _processes.find_etcd_process(target.name)
+        problem = _processes.process_problem(process, old, wanted)
         if process and not problem and not settled(process):
             problem = f"the process (pid {process.pid}) is older than the manifest"
         if not problem:
             stage = "is ready"
-            ready, said = probe(target.metrics, ANSWER)
-            problem = None if ready else f"{target.metrics} says: {brief(said)}"
+            ready, said = probe(target.metrics, _processes.ANSWER)
+            problem = None if ready else f"{target.metrics} says: {failed_checks(said)}"
         if not problem:
             stage = "is a healthy member that has caught up"
             problem = service_problem(target)
         # A process that has just ended again does not count.
-        if not problem and find_etcd_process(target.name) == process:
+        if not problem and _processes.find_etcd_process(target.name) == process:
             return time.monotonic() - start
         waited = time.monotonic() - start
         if waited > timeout or watch.is_hopeless():
             what = f"waited {min(waited, timeout):.0f} s until it {stage}; {problem or 'it ended again'}"
             raise EtcdError(f"{target.name}: {told(what, causes(), started_at)}")
         time.sleep(POLL)
-
-
-def younger_than(path: str) -> Callable[[Process], bool]:
-    """Whether a process can be that of a manifest that an earlier run may have replaced a moment ago.
-
-    The kubelet has acted on a manifest that is older than a minute, or its content has not changed (kubeadm rewrites it with the same
-    content, which starts no process). EtcdError if the manifest has just been removed.
-    """
-    try:
-        written = os.stat(path).st_mtime
-    except OSError as exc:
-        raise EtcdError(
-            f"{path} cannot be read: {exc.strerror}. Another run or program is changing it. Run again when it has ended."
-        ) from exc
-    return lambda process: process_started(process.pid) >= written or abs(time.time() - written) > SETTLED_AFTER

@@ -14,10 +14,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     Replacement,
     read_bytes,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import RUN_DIR
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import systemctl
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import (
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import (
     BACKUP,
     DEFRAGMENT,
     DRILL,
@@ -25,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import
     BackupSpec,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import digest_of_zip
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 

@@ -13,7 +13,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.service import systemctl
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import timers
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import JOBS, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import (
     directories_of,
     program_path,
@@ -23,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule impo
     schedule_reasons,
     unit_of,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import JOBS, BackupSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import digest, packed, program_files
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason

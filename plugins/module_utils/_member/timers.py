@@ -16,6 +16,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.drill import drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import mib
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     """Run a job. argv: its name, and the path of the configuration."""
     try:
         with open(argv[1], encoding="utf-8") as file:
-            spec = _backup.BackupSpec.from_params(json.load(file))
+            spec = _snapshots.BackupSpec.from_params(json.load(file))
         sys.stdout.write(run_job(argv[0], spec) + "\n")
     except EtcdError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -36,20 +37,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_job(job: str, spec: _backup.BackupSpec) -> str:
+def run_job(job: str, spec: _snapshots.BackupSpec) -> str:
     """Run a job. Returns a line for the journal. EtcdError if it fails, which its state says too."""
-    if job == _backup.BACKUP:
+    if job == _snapshots.BACKUP:
         return _backup.scheduled_backup(spec)
     now = time.time()
     with _backup.recorded(spec, job, now):
         ensure_directory(spec.dir, 0o700)
-        before = replace(_backup.State.read(spec.dir, job), attempted=now, error="")
-        line, after = (scheduled_drill if job == _backup.DRILL else scheduled_defragmentation)(spec, before)
+        before = replace(_snapshots.State.read(spec.dir, job), attempted=now, error="")
+        line, after = (scheduled_drill if job == _snapshots.DRILL else scheduled_defragmentation)(spec, before)
         _backup.write_state(spec, job, after)
     return line
 
 
-def scheduled_drill(spec: _backup.BackupSpec, before: _backup.State) -> tuple[str, _backup.State]:
+def scheduled_drill(spec: _snapshots.BackupSpec, before: _snapshots.State) -> tuple[str, _snapshots.State]:
     """Rehearse the restore of the newest snapshot of this host, if it has one and has not rehearsed it yet."""
     newest = read_directory(spec.dir, spec.cluster)[:1]
     if not newest:
@@ -62,7 +63,7 @@ def scheduled_drill(spec: _backup.BackupSpec, before: _backup.State) -> tuple[st
     return str(done["lines"][0]), replace(after, revision=done["revision"], seconds=done["seconds"])
 
 
-def scheduled_defragmentation(spec: _backup.BackupSpec, before: _backup.State) -> tuple[str, _backup.State]:
+def scheduled_defragmentation(spec: _snapshots.BackupSpec, before: _snapshots.State) -> tuple[str, _snapshots.State]:
     """Defragment the member of this host if that is due; of a leader, after the others."""
     wanted = _defragment.DefragmentSpec(
         spec.member,
@@ -89,7 +90,7 @@ def scheduled_defragmentation(spec: _backup.BackupSpec, before: _backup.State) -
     return f"{spec.member}: defragmented, {mib(done['before']['size'])} -> {mib(done['after']['size'])}", after
 
 
-def fragmented_before_leader(spec: _backup.BackupSpec) -> list[str]:
+def fragmented_before_leader(spec: _snapshots.BackupSpec) -> list[str]:
     """Members that are to be defragmented before this one: if it leads, the others that are due."""
 
     def ask(name: str) -> Status | None:

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import trusted_names
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import process_started
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_or_say
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import Process, client_url_of, value_of_flag
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import (
+    Process,
+    client_url_of,
+    value_of_flag,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import common_name, load_certificates, name_id
 
 

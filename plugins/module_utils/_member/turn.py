@@ -48,6 +48,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KubeletSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import count_beyond, read_wal, unreadable_by_3_7
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable import (
     is_without_former_api,
@@ -115,7 +116,7 @@ PULL_PAUSE = 3.0
 KUBELET, CONFIG, MANIFEST = PARTS = ("kubelet", "config", "manifest")
 
 
-def no_reason(_process: _rollout.Process | None, _pki_dir: str) -> str:
+def no_reason(_process: _processes.Process | None, _pki_dir: str) -> str:
     """Why etcd has to be restarted for the CA, in a turn that is not about that."""
     return ""
 
@@ -135,7 +136,7 @@ class TurnSpec:
     parts: tuple[str, ...] = PARTS
     turn: int = 0
     allow_interruption: bool = False
-    ca_reason: Callable[[_rollout.Process | None, str], str] = no_reason
+    ca_reason: Callable[[_processes.Process | None, str], str] = no_reason
     timeout: float = 300.0
 
     @property
@@ -185,7 +186,7 @@ def take_turn(spec: TurnSpec, check: bool) -> dict[str, Any]:
             # It waits again where the previous manifest is put back.
             hold_host_lock(stack, spec.kubelet.work_dir, 2 * spec.timeout if spec.turn else 0)
         waiting = waiting_restore(spec.config.data_dir)
-        if waiting and not _rollout.find_etcd_process(spec.member):
+        if waiting and not _processes.find_etcd_process(spec.member):
             raise EtcdError(f"{spec.member}: {restore_under_way(waiting)}")
         turn = Turn(spec, check, stack.enter_context(stage(spec, check)))
         if spec.turn:
@@ -222,7 +223,7 @@ def stage(spec: TurnSpec, check: bool) -> Iterator[_packages.Staged]:
             try:
                 staged = stack.enter_context(_packages.staged(spec.packages, spec.kubelet.work_dir, fetches=not check))
             except EtcdError:
-                if not has_run or _rollout.find_etcd_process(spec.member):
+                if not has_run or _processes.find_etcd_process(spec.member):
                     raise
         yield staged
 
@@ -265,7 +266,7 @@ class Turn:
         """Compare the host with what is wanted. published: whether the membership shows the member as started."""
         spec = self.spec
         self.published = published
-        self.process = _rollout.find_etcd_process(spec.member)
+        self.process = _processes.find_etcd_process(spec.member)
         self.before = read_text(spec.manifest)
         self.kubelet: service.KubeletState | None = None
         self.config: _kubeadm.ConfigState | None = None
@@ -306,7 +307,7 @@ class Turn:
         data_dir, manifests_dir = self.spec.config.data_dir, self.spec.kubelet.manifests_dir
         self.wanted = _kubeadm.render_manifest(config, self.kubeadm_program)
         _kubeadm.check_other_pods(manifests_dir)
-        self.stale = _rollout.stale_directory(self.process, self.spec.config.pki_dir)
+        self.stale = _processes.stale_directory(self.process, self.spec.config.pki_dir)
         self.stale = self.stale or self.spec.ca_reason(self.process, self.spec.config.pki_dir)
         counts = _kubeadm.startup_counts(self.spec.config.startup_timeout, self.formed, self._is_ready)
         self.content = _kubeadm.manifest_reasons(self.before, self.wanted, self.formed, counts)
@@ -336,7 +337,7 @@ class Turn:
     def _is_ready(self) -> bool:
         """Whether etcd runs and is ready."""
         metrics = self.spec.target.metrics
-        return bool(self.process and _rollout.is_ready(_rollout.metrics_of(self.process.argv, metrics)))
+        return bool(self.process and _processes.is_ready(_processes.metrics_of(self.process.argv, metrics)))
 
     @property
     def kubeadm_program(self) -> str:
@@ -495,7 +496,7 @@ class Turn:
         if self.installed and self.lowers_version:
             _rollout.wait_for_end_of_downgrade(target)
         if self.restarts_etcd and self.spec.ca_reason(
-            _rollout.find_etcd_process(self.spec.member), self.spec.config.pki_dir
+            _processes.find_etcd_process(self.spec.member), self.spec.config.pki_dir
         ):
             raise EtcdError(
                 f"{self.spec.member}: etcd was restarted and trusts other CAs than ca.crt holds. Run again."
@@ -695,7 +696,7 @@ class Turn:
             self._set_former_record_aside()
             self._install(self.wanted)
         elif self.process:
-            _rollout.stop(self.process)
+            _processes.stop(self.process)
 
     def _set_former_record_aside(self) -> None:
         """Move the record of a member that has left away. It would keep the kubelet from starting a member without data (before-kubelet.sh)."""
@@ -727,7 +728,7 @@ class Turn:
         if interim != self.before:
             self._install(interim)
         elif self.process:
-            _rollout.stop(self.process)
+            _processes.stop(self.process)
         self.waited += self._wait_for_member(target, interim, self.process)
         deadline = time.monotonic() + SNAPSHOT_IS_WRITTEN
         while unreadable_by_3_7(data_dir):
@@ -738,14 +739,14 @@ class Turn:
                     f" the entries of etcd 3.5 in its log after {SNAPSHOT_IS_WRITTEN:.0f} s, so etcd 3.7 would not start. It was not upgraded."
                 )
             time.sleep(0.5)
-        self.process = _rollout.find_etcd_process(self.spec.member)
+        self.process = _processes.find_etcd_process(self.spec.member)
         self._check_lock()
         if not self.spec.allow_interruption:
             _rollout.check_gate(target)
 
     def _as_it_runs(self, target: _rollout.Target) -> _rollout.Target:
         """The member with the URL that clients reach it by now."""
-        url = _rollout.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
+        url = _processes.client_url_of(self.process.argv, target.urls[0]) if self.process else target.urls[0]
         return replace(target, urls=[url, *target.urls[1:]])
 
     def _applied(self, target: _rollout.Target) -> int:
@@ -792,7 +793,7 @@ class Turn:
                 raise KubeletError(self._with_causes(f"it ended {time.monotonic() - begin:.0f} s after it was healthy"))
             time.sleep(0.5)
 
-    def _old(self) -> _rollout.Process | None:
+    def _old(self) -> _processes.Process | None:
         """The process that has to give way."""
         return self.process if self.restarts_etcd else None
 
@@ -803,7 +804,7 @@ class Turn:
         """
         deadline = time.monotonic() + BACK_AGAIN
         while True:
-            process = _rollout.find_etcd_process(self.spec.member)
+            process = _processes.find_etcd_process(self.spec.member)
             if process and time.time() - _host.process_started(process.pid) >= LASTS:
                 return True
             if time.monotonic() > deadline:
@@ -826,12 +827,12 @@ class Turn:
         watch = _rollout.Watch(self.causes)
         while True:
             _rollout.check_controller()
-            process = _rollout.find_etcd_process(self.spec.member)
-            problem = _rollout.process_problem(process, old, wanted)
+            process = _processes.find_etcd_process(self.spec.member)
+            problem = _processes.process_problem(process, old, wanted)
             if not problem and not service.answers():
                 problem = "the kubelet does not answer"
             if process and not problem:
-                ready = probe(_rollout.metrics_of(process.argv, self.spec.target.metrics), _rollout.ANSWER)[0]
+                ready = probe(_processes.metrics_of(process.argv, self.spec.target.metrics), _processes.ANSWER)[0]
                 if ready or time.time() - _host.process_started(process.pid) >= LASTS:
                     return time.monotonic() - begin
             waited = time.monotonic() - begin
@@ -840,13 +841,13 @@ class Turn:
                 raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
             time.sleep(_rollout.POLL)
 
-    def _wait_for_member(self, target: _rollout.Target, installed: str, old: _rollout.Process | None) -> float:
+    def _wait_for_member(self, target: _rollout.Target, installed: str, old: _processes.Process | None) -> float:
         """Wait until the member runs with the manifest that we have installed; seconds."""
         command = _kubeadm.manifest_arguments(installed)
         # A manifest that was put back may have etcd listen elsewhere.
-        urls = [_rollout.client_url_of(command, target.urls[0]), *target.urls[1:]]
-        target = replace(target, urls=urls, metrics=_rollout.metrics_of(command, target.metrics))
-        settled = _rollout.younger_than(self.spec.manifest)
+        urls = [_processes.client_url_of(command, target.urls[0]), *target.urls[1:]]
+        target = replace(target, urls=urls, metrics=_processes.metrics_of(command, target.metrics))
+        settled = _processes.younger_than(self.spec.manifest)
         return _rollout.wait_for_member(target, command, old, self.spec.timeout, settled, self.causes)
 
     # --- Undo --------------------------------------------------------------------------------------------------------
@@ -874,7 +875,7 @@ class Turn:
             # A cluster that needs this member does not answer without it.
             return ""
         except LockLostError as exc:
-            return f"{exc} Nothing was put back." if _rollout.find_etcd_process(self.spec.member) else ""
+            return f"{exc} Nothing was put back." if _processes.find_etcd_process(self.spec.member) else ""
         return ""
 
     def _put_back(self, target: _rollout.Target, kubelet_failed: bool) -> list[str]:
@@ -884,7 +885,7 @@ class Turn:
         if has_manifest and read_text(self.spec.manifest) != self.installed:
             return [changed_since(self.spec.manifest)]
         said = []
-        old = _rollout.find_etcd_process(self.spec.member)
+        old = _processes.find_etcd_process(self.spec.member)
         failed = (self._no_way_back(target) or self._put_manifest_back()) if has_manifest else ""
         if has_kubelet or kubelet_failed:
             said.append(self._put_kubelet_back())
@@ -915,7 +916,7 @@ class Turn:
         self.since = time.time() + SETTLES
         return failed
 
-    def _prove_previous(self, target: _rollout.Target, old: _rollout.Process | None) -> str:
+    def _prove_previous(self, target: _rollout.Target, old: _processes.Process | None) -> str:
         try:
             if self.former_urls:
                 _rollout.announce_peer_urls(target, old, self.former_urls, check=False)
@@ -963,4 +964,4 @@ def peers_of(members: Iterable[Member], member_id: int, name: str) -> tuple[tupl
 def peer_urls(manifest: str | None) -> list[str]:
     """Where the other members reach the member of a manifest."""
     arguments = _kubeadm.manifest_arguments(manifest or "")
-    return (_rollout.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")
+    return (_processes.value_of_flag(arguments, "initial-advertise-peer-urls") or "").split(",")

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import Replacement, read_or_say, replace_files
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import RENEWED, PkiSpec
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.steps import drop_ca_key, make_directories, unsealed
@@ -46,7 +47,7 @@ def check_pair(authority: Any, key: Any, cert_name: str, key_name: str) -> None:
     probe = None
     if _x509.same_key(key.public_key(), authority.public_key()):
         period = (begin, begin + timedelta(minutes=1))
-        probe = _x509.make_certificate(_x509.subject_name("probe"), name, key.public_key(), key, period, [])
+        probe = _making.make_certificate(_making.subject_name("probe"), name, key.public_key(), key, period, [])
     if probe is None or not _x509.signed_by(probe, authority):
         raise EtcdError(f"{key_name} is not the key of {cert_name}. Use a certificate with its own key.")
 
@@ -55,7 +56,7 @@ def step_send(spec: PkiSpec, recipient: str, check: bool) -> dict[str, Any]:
     """The CA's key, encrypted for the host that made the key recipient (step_transport), and its certificate. On the host that has it."""
     authority, key = proven_pair(spec)
     try:
-        sealed = "" if check else _x509.seal(_x509.key_pem(key), recipient)
+        sealed = "" if check else _making.seal(_making.key_pem(key), recipient)
     except ValueError as exc:
         raise EtcdError(f"recipient is not a valid public key: {exc}.") from exc
     return {**reported([]), "sealed_key": sealed, "ca_cert": certificate_pem(authority)}
@@ -89,7 +90,7 @@ def step_receive(spec: PkiSpec, sealed: str, ca_cert: str | None, check: bool) -
             if key is None:
                 raise EtcdError("the data sent to this host is not a private key. Run again.")
             check_pair(authority, key, cert_path, "the key that was sent")
-            files.insert(0, Replacement(key_path, _x509.key_pem(key), 0o600))
+            files.insert(0, Replacement(key_path, _making.key_pem(key), 0o600))
     elif not sealed:
         authority, _key = proven_pair(spec)
     if not check:
@@ -131,7 +132,7 @@ def step_export(spec: PkiSpec, sealed_passphrase: str, sealed_copy: str, check: 
         return {**reported([]), "exported": ""}
     secrets = unsealed(spec, [sealed_passphrase, *([sealed_copy] if sealed_copy else [])], check)
     _authority, key = proven_pair(spec)
-    text = secrets[1] if sealed_copy else _x509.encrypted_pem(key, secrets[0])
+    text = secrets[1] if sealed_copy else _making.encrypted_pem(key, secrets[0])
     opened = _x509.load_key(text.encode(), secrets[0])
     if not _x509.is_encrypted(text.encode()) or opened is None:
         raise EtcdError(

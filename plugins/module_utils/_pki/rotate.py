@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     replace_files,
     sync_directory,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.move import check_pair
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
@@ -88,7 +89,7 @@ def step_next(
         key = _x509.load_key(ca_key.encode(), passphrase) if ca_key else None
         certificate = given
     else:
-        key = _x509.load_key(read_or_say(key_path)[0]) or _x509.make_key(spec.algorithm)
+        key = _x509.load_key(read_or_say(key_path)[0]) or _making.make_key(spec.algorithm)
         # A name of its own: by that a running etcd tells which CA it trusts, and Go finds out which one has signed.
         certificate = make_authority(spec, key, now, f"etcd-ca {now:%Y-%m-%d %H:%M:%S}")
     problems = new_name_problems(certificate, stored_cas(spec))
@@ -101,7 +102,7 @@ def step_next(
         raise EtcdError(" ".join(problems))
     if not check:
         make_directories(spec)
-        keys = [] if key is None else [Replacement(key_path, _x509.key_pem(key), 0o600)]
+        keys = [] if key is None else [Replacement(key_path, _making.key_pem(key), 0o600)]
         replace_files([*keys, Replacement(cert_path, certificate_pem(certificate).encode(), 0o644)])
     text = f"{NEXT}.crt: {'made' if given is None else 'written'}, {common_name(certificate.subject)}"
     return {**reported([Reason("ca", "next", text)]), "ca_cert": "" if check else certificate_pem(certificate)}
@@ -122,7 +123,7 @@ def step_renew(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime) -
         if key is None:
             raise EtcdError(f"{key_path} is missing or invalid. Put it back, and run again.")
         check_pair(former, key, path, key_path)
-        certificate = _x509.renewed(former, key, (now - BACKDATE, now + spec.ca_validity))
+        certificate = _making.renewed(former, key, (now - BACKDATE, now + spec.ca_validity))
     if authority_id(certificate) != authority_id(former):
         raise EtcdError(
             f"etcd_ca_cert is another CA than {path}: its key, its name or its key identifier differs. Nothing was changed."

@@ -31,6 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     set_mode,
     sync_directory,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import making as _making
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.state import (
     BACKDATE,
@@ -70,15 +71,15 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons impor
 
 def make_authority(spec: PkiSpec, key: Any, now: datetime, name_text: str = "etcd-ca") -> Any:
     """A CA certificate as kubeadm makes it."""
-    name, public = _x509.subject_name(name_text), key.public_key()
-    extensions = _x509.extensions(True, (), ["etcd-ca"], key_id=_x509.key_identifier(public, spec.sha256_ski))
-    return _x509.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
+    name, public = _making.subject_name(name_text), key.public_key()
+    extensions = _making.extensions(True, (), ["etcd-ca"], key_id=_making.key_identifier(public, spec.sha256_ski))
+    return _making.make_certificate(name, name, public, key, (now - BACKDATE, now + spec.ca_validity), extensions)
 
 
 def make_request(spec: PkiSpec, kind: str, key: Any) -> str:
     """A certificate request (PEM) for a leaf. It contains all extensions of the leaf, because other CAs copy them from the request."""
-    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
-    return _x509.make_request(_x509.subject_name(spec.common_name(kind)), key, extensions)
+    extensions = _making.extensions(False, wanted_usages(kind), spec.wanted_sans(kind))
+    return _making.make_request(_making.subject_name(spec.common_name(kind)), key, extensions)
 
 
 def request_problems(spec: PkiSpec, kind: str, request: Any) -> list[str]:
@@ -99,30 +100,30 @@ def sign_leaf(spec: PkiSpec, kind: str, public_key: Any, authority: Any, key: An
     """A leaf (PEM) as kubeadm makes it. It ends with its CA at the latest: after that, it would be rejected anyway."""
     # As kubeadm, omit the authority key identifier if the user's own CA has no key identifier.
     issuer_key_id = bytes.fromhex(_x509.key_identifier_of(authority) or "")
-    extensions = _x509.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
+    extensions = _making.extensions(False, wanted_usages(kind), spec.wanted_sans(kind), issuer_key_id=issuer_key_id)
     subject, period = (
-        _x509.subject_name(spec.common_name(kind)),
+        _making.subject_name(spec.common_name(kind)),
         (now - BACKDATE, min(now + spec.validity, not_after(authority))),
     )
-    return certificate_pem(_x509.make_certificate(subject, authority.subject, public_key, key, period, extensions))
+    return certificate_pem(_making.make_certificate(subject, authority.subject, public_key, key, period, extensions))
 
 
 # --- The steps ------------------------------------------------------------------------------------------------------
 
 
 def step_transport(spec: PkiSpec, check: bool) -> dict[str, Any]:
-    """Make a key pair, to which the controller encrypts a private key or a passphrase for its transfer (_x509.seal). Root alone can read the private half.
+    """Make a key pair, to which the controller encrypts a private key or a passphrase for its transfer (_making.seal). Root alone can read the private half.
 
     The step that gets the secret removes it. If a run is killed, the next one replaces it, or step_install removes it.
     """
-    key = _x509.make_key("ECDSA-P256")
+    key = _making.make_key("ECDSA-P256")
     if not check:
         make_directories(spec)
         # Do not write through a symbolic link.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec.transport)
-        replace_files([Replacement(spec.transport, _x509.key_pem(key), 0o600)])
-    return {**reported([]), "transport_key": _x509.public_pem(key.public_key())}
+        replace_files([Replacement(spec.transport, _making.key_pem(key), 0o600)])
+    return {**reported([]), "transport_key": _making.public_pem(key.public_key())}
 
 
 def unsealed(spec: PkiSpec, sealed: list[str], check: bool) -> list[str]:
@@ -135,7 +136,7 @@ def unsealed(spec: PkiSpec, sealed: list[str], check: bool) -> list[str]:
     key = _x509.load_key(read_or_say(spec.transport)[0])
     with contextlib.suppress(FileNotFoundError):
         os.unlink(spec.transport)
-    data = [None if key is None else _x509.unseal(text, key) for text in sealed]
+    data = [None if key is None else _making.unseal(text, key) for text in sealed]
     opened = [item.decode() for item in data if item is not None]
     if len(opened) < len(sealed):
         raise EtcdError(
@@ -189,7 +190,7 @@ def step_ca(
         problems = check_own_ca(ca_cert, ca_key, passphrase, now)
         if problems:
             raise EtcdError(" ".join(problems))
-        key = _x509.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else b"" if has_key else None
+        key = _making.key_pem(_x509.load_key(ca_key.encode(), passphrase)) if ca_key else b"" if has_key else None
         own = (key, signing_certificate(ca_cert).encode())
     before, unreadable = load_certificate(stored_cert), _x509.parse_certificates(stored_cert)[1]
     # The CA certificate on the host after this step, if it is kept or renewed.
@@ -267,8 +268,8 @@ def _new_authority(spec: PkiSpec, stored_key: bytes | None, key_problem: str, no
     key = _x509.load_key(stored_key)
     directory = spec.path("etcd")
     if key_problem == "missing":
-        key = _x509.make_key(spec.algorithm)
-        stored_key = _x509.key_pem(key)
+        key = _making.make_key(spec.algorithm)
+        stored_key = _making.key_pem(key)
     elif key is None:
         raise EtcdError(
             f"{directory}/ca.key is not a private key, and ca.crt is missing. Restore both files. Only if this cluster has never run, move"
@@ -313,9 +314,12 @@ def step_request(spec: PkiSpec, ca_cert: str | None, check: bool, now: datetime)
         ensure_directory(spec.pending, 0o700)
         # OpenSSL releases the interpreter lock while it generates an RSA key, so threads help.
         with ThreadPoolExecutor(max_workers=len(made)) as pool:
-            keys.update(zip(made, pool.map(_x509.make_key, [spec.algorithm] * len(made))))
+            keys.update(zip(made, pool.map(_making.make_key, [spec.algorithm] * len(made))))
         replace_files(
-            [Replacement(os.path.join(spec.pending, kind + ".key"), _x509.key_pem(keys[kind]), 0o600) for kind in made]
+            [
+                Replacement(os.path.join(spec.pending, kind + ".key"), _making.key_pem(keys[kind]), 0o600)
+                for kind in made
+            ]
         )
     csrs = {kind: make_request(spec, kind, keys[kind]) for kind in due}
     return {**reported(reasons), "changed": bool(made), "csrs": csrs}
@@ -382,7 +386,7 @@ def accepted_requests(spec: PkiSpec, requests: list[Mapping[str, Any]]) -> list[
                     f"{entry['host']}: the request for {kind} is refused: this host may only have {', '.join(member.kinds)}."
                 )
                 continue
-            request = _x509.load_request(pem.encode())
+            request = _making.load_request(pem.encode())
             found = ["it is not a PEM request"] if request is None else request_problems(member, kind, request)
             problems += [f"{entry['host']}: the request for {kind} is refused: {text}." for text in found]
             serial = (entry.get("serials") or {}).get(kind)
@@ -424,7 +428,7 @@ def step_collect(
             signed.setdefault(asked.host, {})[asked.kind] = certificate_pem(certificate)
             continue
         waiting.append(f"{name}.crt: {problem}")
-        stored = _x509.load_request(read_or_say(place + ".csr")[0])
+        stored = _making.load_request(read_or_say(place + ".csr")[0])
         # Signatures differ each time, so a stored request with the same content is kept.
         if stored is None or stored.tbs_certrequest_bytes != asked.request.tbs_certrequest_bytes:
             text = f"{name}.csr: {'new request' if stored is None else 'new key or new contents'}"

@@ -21,6 +21,9 @@ NEARLY_FULL = 0.8
 # pages, since large values need adjoining ones (seen with etcd 3.5 to 3.7).
 COMPACTS_FROM = 0.7
 
+# etcd refuses writes at its quota, which is 2 GiB by default (server/storage/quota.go).
+DEFAULT_QUOTA = 2 << 30
+
 
 @dataclass(frozen=True)
 class Database:
@@ -70,3 +73,20 @@ class Database:
 def mib(size: int) -> str:
     """A size for people."""
     return f"{size >> 20} MiB"
+
+
+def quota_of(value: Any) -> int:
+    """The value of --quota-backend-bytes in bytes, as etcd reads it; 0: no limit, or an invalid value.
+
+    The last value of a repeated flag (a list) counts. None and 0 mean etcd's default, a negative value means no limit.
+    """
+    if isinstance(value, (list, tuple)):
+        return quota_of(value[-1] if value else None)
+    if value is None:
+        return DEFAULT_QUOTA
+    try:
+        # As Go's flag.Int64: decimal, or with the prefix of another base.
+        number = int(str(value).strip(), 0)
+    except ValueError:
+        return 0
+    return max(0, number) if number else DEFAULT_QUOTA

@@ -47,6 +47,11 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+def client_urls(addresses: list[str], client_port: int) -> list[str]:
+    """Client URLs of members at these addresses."""
+    return [f"https://{bracketed(address)}:{client_port}" for address in addresses]
+
+
 def is_ours(argv: list[str], name: str) -> bool:
     """Whether a process is the etcd of this member, as kubeadm's manifest starts it."""
     return bool(argv) and argv[0].rsplit("/", 1)[-1] == "etcd" and f"--name={name}" in argv

@@ -248,7 +248,7 @@ def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "backups").unlink()
     monkeypatch.setattr(_backup, "prune", refuse)
     monkeypatch.setattr(_timers, "read_directory", refuse)
-    attempt("infra0: /var/backups/etcd/.x: Read-only file system. Look at the disk")
+    attempt("/var/backups/etcd/.x: Read-only file system .mount it")
 
 
 def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

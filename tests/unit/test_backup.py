@@ -776,3 +776,20 @@ def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert ("is the leader, and the others come first: infra1" in line) is (looks == 99)
     assert ("64 MiB -> 8 MiB" in line) is (looks != 99)
     assert (_snapshots.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)
+
+
+def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
+    """They could exchange a snapshot. It is refused before anything is written, and before a timer is installed."""
+    tmp_path.chmod(0o770)
+    wanted = spec(tmp_path)
+    for attempt in (lambda: _backup.take(wanted), lambda: _timers.run_job("drill", wanted)):
+        with pytest.raises(
+            EtcdError, match=rf"etcd_backup_dir {tmp_path}: mode is 0770, writable .* chmod go-w {tmp_path}$"
+        ):
+            attempt()
+    scheduled = _schedule.schedule_problems(spec(tmp_path, schedule="hourly"))
+    assert [item.code for item in scheduled if "chmod go-w" in item.text] == ["backup-directory"]
+    assert _schedule.schedule_problems(wanted) == []
+    tmp_path.chmod(0o750)
+    _snapshots.own_directory(str(tmp_path))
+    assert tmp_path.stat().st_mode & 0o777 == 0o750

@@ -370,3 +370,12 @@ def test_a_directory_is_not_removed_as_a_stray(tmp_path: Path) -> None:
     (tmp_path / ".kubeadm-etcd-file").write_text("x")
     _files.remove_strays(str(tmp_path))
     assert os.listdir(tmp_path) == [".kubeadm-etcd-dir"]
+
+
+def test_a_pipe_or_a_device_in_place_of_a_file(tmp_path: Path) -> None:
+    """Its reading would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(EtcdError, match=f"{name} cannot be read: it is a pipe or a device"):
+            _files.read_bytes(str(tmp_path / name))

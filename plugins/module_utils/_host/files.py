@@ -26,9 +26,11 @@ TEMPORARY = ".kubeadm-etcd-"
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The content of a file; None if it does not exist. EtcdError if it cannot be read."""
+    """The content of a file; None if it does not exist. EtcdError if it cannot be read, or is a pipe or a device, whose reading may never end."""
     try:
-        with open(path, "rb") as handle:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise EtcdError(f"{path} cannot be read: it is a pipe or a device. Move it away, and run again.")
             return handle.read()
     except FileNotFoundError:
         return None

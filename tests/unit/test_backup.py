@@ -793,3 +793,17 @@ def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
     _snapshots.own_directory(str(tmp_path))
     assert tmp_path.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\0\0", b"\xff\xfe", b"[" * 200000, None])
+def test_a_damaged_configuration_of_the_timers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    """The journal gets a message, not a traceback. None: the file is missing."""
+    path = tmp_path / "timers.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert _timers.main(["backup", str(path)]) == 1
+    words = "No such file or directory. Correct this" if content is None else "is damaged. Run site.yml"
+    said = capsys.readouterr().err
+    assert str(path) in said and words in said

@@ -209,7 +209,7 @@ def described_in(path: str) -> Snapshot | None:
         with open(path + DESCRIPTION, encoding="utf-8") as file:
             found = Snapshot.from_text(file.read())
         fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
-    except (OSError, ValueError, OverflowError):
+    except (OSError, OverflowError, RecursionError, ValueError):
         return None
     return found if fits else None
 

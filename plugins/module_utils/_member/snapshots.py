@@ -131,7 +131,7 @@ class State:
             data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
             found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
             return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
-        except (AttributeError, EtcdError, TypeError, ValueError):
+        except (AttributeError, EtcdError, RecursionError, TypeError, ValueError):
             return cls()
 
 

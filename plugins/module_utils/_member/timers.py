@@ -28,13 +28,21 @@ def main(argv: list[str]) -> int:
     """Run a job. argv: its name, and the path of the configuration."""
     try:
         with system_errors(argv[1]):
-            with open(argv[1], encoding="utf-8") as file:
-                spec = _snapshots.BackupSpec.from_params(json.load(file))
+            spec = spec_in(argv[1])
             sys.stdout.write(run_job(argv[0], spec) + "\n")
     except EtcdError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
     return 0
+
+
+def spec_in(path: str) -> _snapshots.BackupSpec:
+    """The configuration. EtcdError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _snapshots.BackupSpec.from_params(json.load(file))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
+        raise EtcdError(f"{path} is damaged. Run site.yml, which writes it again.") from exc
 
 
 def run_job(job: str, spec: _snapshots.BackupSpec) -> str:

@@ -160,7 +160,7 @@ def test_a_timer_takes_snapshots(cluster: Lab) -> None:
     assert "last_failed" in cluster.sh(first, f"cat {BACKUPS}/etcd-backup.prom")
     # A full disk: the unit fails, and what is there stays.
     there = cluster.sh(first, f"ls {BACKUPS}/*.db")
-    cluster.sh(first, f"mount -t tmpfs -o size=1m tmpfs {BACKUPS} && ! {start}; umount {BACKUPS}")
+    cluster.sh(first, f"mount -t tmpfs -o size=1m,mode=700 tmpfs {BACKUPS} && ! {start}; umount {BACKUPS}")
     assert cluster.sh(first, f"ls {BACKUPS}/*.db") == there
     assert "free" in cluster.sh(first, "journalctl -u kubeadm-etcd-backup --no-pager | tail -40")
     cluster("stop", first)

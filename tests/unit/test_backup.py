@@ -780,21 +780,22 @@ def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert (_snapshots.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)
 
 
-def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
-    """They could exchange a snapshot. It is refused before anything is written, and before a timer is installed."""
-    tmp_path.chmod(0o770)
+def test_a_directory_that_every_user_may_write_to(tmp_path: Path) -> None:
+    """Any of them could put a snapshot there. It is refused before anything is written, and before a timer is installed."""
+    tmp_path.chmod(0o1777)
     wanted = spec(tmp_path)
     for attempt in (lambda: _backup.take(wanted), lambda: _timers.run_job("drill", wanted)):
         with pytest.raises(
-            EtcdError, match=rf"etcd_backup_dir {tmp_path}: mode is 0770, writable .* chmod go-w {tmp_path}$"
+            EtcdError, match=rf"etcd_backup_dir {tmp_path}: every user .* \(mode 1777\), .* chmod o-w {tmp_path}$"
         ):
             attempt()
     scheduled = _schedule.schedule_problems(spec(tmp_path, schedule="hourly"))
-    assert [item.code for item in scheduled if "chmod go-w" in item.text] == ["backup-directory"]
+    assert [item.code for item in scheduled if "chmod o-w" in item.text] == ["backup-directory"]
     assert _schedule.schedule_problems(wanted) == []
-    tmp_path.chmod(0o750)
+    # The choice of the user.
+    tmp_path.chmod(0o770)
     _snapshots.own_directory(str(tmp_path))
-    assert tmp_path.stat().st_mode & 0o777 == 0o750
+    assert tmp_path.stat().st_mode & 0o777 == 0o770
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\0\0", b"\xff\xfe", b"[" * 200000, None])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,6 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import as_data, read_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
-    directory_problem,
     ensure_directory,
     read_text,
 )
@@ -136,18 +136,22 @@ class State:
 
 
 def unsafe_directory(directory: str) -> str:
-    """Why snapshots may not be in a directory, '' if they may: users other than root could exchange them, and a restore would trust them."""
-    problem = directory_problem(directory)
-    if not problem:
+    """Why snapshots may not be in a directory, '' if they may: any user could put another one there, and a restore would trust it."""
+    try:
+        mode = os.stat(directory).st_mode
+    except OSError:
+        # If it is missing, it is made.
+        return ""
+    if not (stat.S_ISDIR(mode) and mode & stat.S_IWOTH):
         return ""
     return (
-        f"etcd_backup_dir {directory}: {problem}, so other users could exchange snapshots. Set it to a directory that is for snapshots alone. If this"
-        f" one is: chown root {directory} && chmod go-w {directory}"
+        f"etcd_backup_dir {directory}: every user of the host may write to it (mode {stat.S_IMODE(mode):04o}), so any of them could put another snapshot there."
+        f" Set it to a directory that is for snapshots alone. If this one is: chmod o-w {directory}"
     )
 
 
 def own_directory(directory: str) -> None:
-    """Make the directory of snapshots if it is missing. EtcdError if other users may write to it."""
+    """Make the directory of snapshots if it is missing. EtcdError if every user may write to it."""
     problem = unsafe_directory(directory)
     if problem:
         raise EtcdError(problem)

@@ -180,6 +180,8 @@ def test_rpm_is_killed_in_the_middle(lab: Lab, debs: Path) -> None:
         check = lab.site("--check", *wanted(AFTER))
         assert f"kubelet: the installation of {AFTER}-1.1 was interrupted" in flat(check.output), check.output[-3000:]
         run = lab.site(*wanted(AFTER))
+    # rpm replaces a file that the package does not mark as configuration.
+    assert {lab.sh(host, f"grep -c hand {drop_in} || true").strip() for host in lab.hosts} == {"0"}
     print(f"{first}, killed with {versions}, finished in {run.seconds:.0f} s: {counted}")
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     assert programs(lab) == expected(AFTER) and members(lab) == [CHAIN[AFTER]] * 3 and healthy(lab)

@@ -759,7 +759,7 @@ def test_a_script_of_a_package_that_fails(shell: Shell, dnf: Dnf, tmp_path: Path
     """dnf 4 succeeds all the same. Recorded with dnf 4.14."""
     said = "  Running scriptlet: kubelet\nwarning: %post(kubelet-1.37.2-1.1.x86_64) scriptlet failed, exit status 1\n\nComplete!\n"
     shell.answers["dnf"] = Done(0, said, "")
-    words = r"a script failed while dnf installed kubelet 1.37.2-1.1: %post\(kubelet-1.37.2-1.1.x86_64\) scriptlet failed, exit status 1 The"
+    words = r"a script failed while dnf installed kubelet 1.37.2-1.1: %post\(kubelet-1.37.2-1.1.x86_64\) scriptlet failed, exit status 1. The"
     with pytest.raises(EtcdError, match=words):
         dnf.install(CHANGES[:1], str(tmp_path))
 

@@ -444,7 +444,7 @@ class Dnf(Manager):
             scripts = failed_scripts_in(done.stdout)
             if scripts:
                 raise EtcdError(
-                    f"a script failed while dnf installed {_listed(some)}: {scripts} The whole output is in {log}. rpm does not run the script again:"
+                    f"a script failed while dnf installed {_listed(some)}: {scripts}. The whole output is in {log}. rpm does not run the script again:"
                     " do what it does (rpm --query --scripts NAME) by hand, and run again."
                 )
             if done.code != 0:

@@ -16,21 +16,10 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
+  - kubeadm.etcd.members
 options:
   members:
     description: Members of the cluster that are asked for the membership.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the member.
-        type: str
-        required: true
-      address:
-        description: IP address of the member.
-        type: str
-        required: true
   client_port:
     description: Port for clients.
     type: int
@@ -70,32 +59,12 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 """
-
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.defragment import DisarmSpec, disarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
-
-
-def spec_of(params: dict[str, Any]) -> DisarmSpec:
-    """The cluster, from the options."""
-    return DisarmSpec(**{**params, "members": [(item["name"], item["address"]) for item in params["members"]]})
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name
 
 
 def main() -> None:
@@ -110,7 +79,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result = disarm(spec_of(module.params), module.check_mode)
+        result = disarm(
+            DisarmSpec(**{**module.params, "members": by_name(module.params["members"])}), module.check_mode
+        )
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

@@ -20,6 +20,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
+  - kubeadm.etcd.members
 options:
   halted:
     description: Why nothing may be changed any more. Empty if it may.
@@ -31,18 +32,6 @@ options:
     required: true
   members:
     description: Members of the cluster that are asked for the membership, this one included.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the member.
-        type: str
-        required: true
-      address:
-        description: IP address of the member.
-        type: str
-        required: true
   version:
     description: The minor version that the cluster goes back to, for example V(3.6); or V(cancel).
     type: str
@@ -83,25 +72,12 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade import DowngradeSpec, change_downgrade
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name
 
 
 def main() -> None:
@@ -121,8 +97,8 @@ def main() -> None:
     if options.pop("halted"):
         module.fail_json(msg=module.params["halted"])
     try:
-        members = [(item["name"], item["address"]) for item in options.pop("members")]
-        result = change_downgrade(DowngradeSpec(members=members, **options), module.check_mode)
+        spec = DowngradeSpec(**{**options, "members": by_name(options["members"])})
+        result = change_downgrade(spec, module.check_mode)
     except EtcdError as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

@@ -169,19 +169,6 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 left:
   description: Differences that were left, because the member was started with the manifest that was there. Run again when the cluster is healthy.
   returned: always

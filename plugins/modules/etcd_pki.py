@@ -414,19 +414,6 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 ca_cert:
   description: The CA certificate, PEM. Empty in check mode if it would be made.
   returned: with O(step=ca), O(step=send), O(step=next), and O(step=exchange) and O(step=renew_ca), which return all that ca.crt holds

@@ -20,6 +20,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
+  - kubeadm.etcd.members
 options:
   step:
     description: Which step.
@@ -40,18 +41,6 @@ options:
     required: true
   members:
     description: All members of the restored cluster.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the member.
-        type: str
-        required: true
-      address:
-        description: IP address of the member.
-        type: str
-        required: true
   image:
     description: The image of etcd. Its C(etcdutl) is used; the runtime pulls it if it is missing.
     type: str
@@ -117,19 +106,6 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule

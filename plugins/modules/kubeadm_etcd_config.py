@@ -18,6 +18,7 @@ author:
   - The kubeadm.etcd maintainers (@kubeadm)
 extends_documentation_fragment:
   - kubeadm.etcd.attributes
+  - kubeadm.etcd.members
 options:
   path:
     description: The file. A missing directory is made with mode 0700, the file has mode 0600.
@@ -33,18 +34,6 @@ options:
     required: true
   members:
     description: All members of the cluster, this one included.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description: Name of the member.
-        type: str
-        required: true
-      address:
-        description: IP address of the member.
-        type: str
-        required: true
   initial_cluster_state:
     description: V(new) where the cluster is being founded, V(existing) from then on.
     type: str
@@ -192,19 +181,6 @@ changes:
   returned: always
   type: list
   elements: dict
-  contains:
-    part:
-      description: What is changed.
-      type: str
-    code:
-      description: Why, in a word.
-      type: str
-    text:
-      description: Why, for people.
-      type: str
-    restarts:
-      description: Whether the change restarts etcd.
-      type: bool
 """
 
 from typing import Any

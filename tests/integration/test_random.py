@@ -182,7 +182,8 @@ class Sequence:
         """Have an event happen."""
         host = step.host
         if step.kind == "kill":
-            self.lab.sh(host, "pkill -KILL -x etcd")
+            # The kubelet may not have started it again since the last time: it waits for some seconds.
+            self.lab.sh(host, "for i in $(seq 120); do pkill -KILL -x etcd && exit; sleep 0.5; done; exit 1")
         elif step.kind == "stop":
             self.lab.sh(host, DOWN, check=False)
         elif step.kind == "empty":

@@ -123,7 +123,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(_rollout, "check_controller", lambda: None)
     monkeypatch.setattr(_rollout, "POLL", 0.01)
     monkeypatch.setattr(_rollout, "LOOK", 0.05)
-    monkeypatch.setattr(_processes, "PATIENCE", 0.1)
+    monkeypatch.setattr(_processes, "PATIENCE", -1.0)
     monkeypatch.setattr(_files.os, "fchown", lambda *_arguments: None)
     return it
 
@@ -251,6 +251,7 @@ def test_the_observation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--v=4" in found[0]["problem"] and found[1]["problem"] == ""
     host.extra = ()
     # Asked again for some seconds where it may be changed.
+    monkeypatch.setattr(_processes, "PATIENCE", 6.0)
     downs = iter([f"{URL} says: [-]etcd failed"])
     monkeypatch.setattr(engine.time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(FakeKubernetes, "unreadiness", lambda _self, _url: next(downs, ""))

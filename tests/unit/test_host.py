@@ -165,8 +165,10 @@ def test_addresses_of_every_kind_of_interface(monkeypatch: pytest.MonkeyPatch) -
         "3: eth0    inet6 fd00::1:6/64 scope global deprecated dynamic mngtmpaddr \\       valid_lft 600sec\n"
     )
     monkeypatch.setattr(_host, "output", lambda _argv: shown)
-    assert _host.addresses() == ["127.0.0.1", "10.8.0.6", "fd00::6", "fd00::c5f:7", "fd00::1:6"]
-    assert _host.temporary_addresses() == ["fd00::c5f:7"]
+    monkeypatch.setattr(_host, "runtime_answers", lambda *_, **__: None)
+    facts = _host.host_facts("/", [], [], "", "v1.36.3", None)
+    assert facts["addresses"] == ["127.0.0.1", "10.8.0.6", "fd00::6", "fd00::c5f:7", "fd00::1:6"]
+    assert facts["temporary_addresses"] == ["fd00::c5f:7"]
 
 
 def test_a_host_without_ipv6_and_route(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import A
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import SilentError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
+from tests.unit.fakes import Client
+
 Error = Exception
 
 
@@ -38,16 +40,7 @@ class Cluster:
             def call(self, path: str, body: dict[str, Any], _deadline: float) -> dict[str, Any]:
                 return cluster.call(path, body)
 
-        class Client:
-            def __init__(self, url: str, *_files: str, **_timeout: float) -> None:
-                self.url = url
-
-            def __enter__(self) -> Any:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
+        class Asked(Client):
             def status(self) -> Status:
                 leader = cluster.leaders[self.url]
                 if isinstance(leader, Exception):
@@ -59,7 +52,7 @@ class Cluster:
                 return cluster.call(path, body)
 
         monkeypatch.setattr(membership, "Members", Server)
-        monkeypatch.setattr(membership, "EtcdClient", Client)
+        monkeypatch.setattr(membership, "EtcdClient", Asked)
         monkeypatch.setattr(membership.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(membership.time, "sleep", self.sleep)
         self.acts = membership.Membership(["u"], ("ca", "crt", "key"))

@@ -802,7 +802,7 @@ def test_a_cluster_that_is_down_is_started_as_it_was(
     host: Host, monkeypatch: pytest.MonkeyPatch, lasts: bool, image: str, logs: list[str], replaced: bool
 ) -> None:
     host.manifest.write_text(OLD + image)
-    monkeypatch.setattr(engine, "BACK_AGAIN", 0.1)
+    monkeypatch.setattr(engine, "BACK_AGAIN", -1.0)
     monkeypatch.setattr(engine, "read_wal", lambda _directory: Wal("1", "2", formed=True))
     monkeypatch.setattr(_host, "process_started", lambda _pid: 0.0 if lasts else time.time())
     monkeypatch.setattr(_log, "log_paths", lambda _since: logs)

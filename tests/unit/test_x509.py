@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,27 @@ def test_a_variable_that_is_set_is_not_advised(version: str | None) -> None:
 def test_library_that_is_too_old() -> None:
     assert "3.3" in (_host.cryptography_problem("2.8") or "")
     assert _host.cryptography_problem(_x509.CRYPTOGRAPHY_VERSION) is None
+
+
+WITHOUT_CRYPTOGRAPHY = """
+import importlib, sys
+sys.modules["cryptography"] = None
+for name in sys.argv[1:]:
+    importlib.import_module(f"ansible_collections.kubeadm.etcd.plugins.module_utils.{name}")
+"""
+
+
+def test_a_host_without_the_library_can_load_all_files() -> None:
+    """It is told what to install."""
+    utils = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
+    layers = ("_values", "_host", "_pki", "_etcd", "_member")
+    names = [f"{layer}.{path.stem}" for layer in layers for path in (utils / layer).glob("[a-z]*.py")]
+    environment = {**os.environ, "PYTHONPATH": str(utils.parents[1] / ".collections")}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CRYPTOGRAPHY, *names],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

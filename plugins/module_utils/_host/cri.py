@@ -18,9 +18,6 @@ from typing import Any, Dict, List, Union
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
-# Labels that identify the containers of a pod (pkg/kubelet/types/labels.go).
-POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
-
 # gRPC status codes (google.rpc.Code). NO_ANSWER: the runtime sent no status.
 UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, UNIMPLEMENTED, NO_ANSWER = 2, 4, 5, 12, -1
 
@@ -92,13 +89,15 @@ def runtime_answers(endpoint: str, timeout: float = 3.0, method: str = "Version"
     return None
 
 
-def containers(endpoint: str, pod: str, namespace: str = "kube-system") -> list[Container]:
+def _labels(field: int, pod: str) -> bytes:
+    """The labels of a static pod (pkg/kubelet/types/labels.go) as entries of a map, which is a field of a filter."""
+    labels = (("io.kubernetes.pod.name", pod), ("io.kubernetes.pod.namespace", "kube-system"))
+    return b"".join(_bytes(field, _bytes(1, key.encode()) + _bytes(2, value.encode())) for key, value in labels)
+
+
+def containers(endpoint: str, pod: str) -> list[Container]:
     """The containers of a pod with their exit states, the newest first. CriError if the call fails."""
-    selector = b"".join(
-        _bytes(4, _bytes(1, key.encode()) + _bytes(2, value.encode()))
-        for key, value in ((POD_NAME, pod), (POD_NAMESPACE, namespace))
-    )
-    answer = message(call(endpoint, "RuntimeService", "ListContainers", _bytes(1, selector)))
+    answer = message(call(endpoint, "RuntimeService", "ListContainers", _bytes(1, _labels(4, pod))))
     found = []
     for item in answer.get(1, []):
         try:
@@ -132,13 +131,9 @@ def container_status(endpoint: str, container_id: str) -> Container:
     )
 
 
-def sandboxes(endpoint: str, pod: str, namespace: str = "kube-system") -> list[Container]:
+def sandboxes(endpoint: str, pod: str) -> list[Container]:
     """The sandboxes of a pod, the newest first. A sandbox that is not ready has the state EXITED."""
-    selector = b"".join(
-        _bytes(3, _bytes(1, key.encode()) + _bytes(2, value.encode()))
-        for key, value in ((POD_NAME, pod), (POD_NAMESPACE, namespace))
-    )
-    answer = message(call(endpoint, "RuntimeService", "ListPodSandbox", _bytes(1, selector)))
+    answer = message(call(endpoint, "RuntimeService", "ListPodSandbox", _bytes(1, _labels(3, pod))))
     found = [
         Container(
             id=_text(item, 1),

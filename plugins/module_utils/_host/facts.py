@@ -87,18 +87,8 @@ def cgroup_driver_in(config: Mapping[str, Any]) -> str | None:
     return "systemd" if (runtime.get("options") or {}).get("SystemdCgroup") is True else "cgroupfs"
 
 
-def addresses() -> list[str]:
-    """All addresses of the host's interfaces."""
-    return list(_addresses())
-
-
-def temporary_addresses() -> list[str]:
-    """IPv6 addresses that the kernel replaces from time to time (privacy extensions, use_tempaddr)."""
-    return [address for address, flags in _addresses().items() if "temporary" in flags]
-
-
-def _addresses() -> dict[str, list[str]]:
-    """By address: the words that follow it in the output of ip, such as scope, flags and interface."""
+def addresses() -> dict[str, list[str]]:
+    """All addresses of the host's interfaces, each with the words that follow it in the output of ip, such as scope, flags and interface."""
     text = output(["ip", "-o", "addr", "show"])
     found = re.findall(r"\binet6? ([0-9a-fA-F.:]+)(?:/| peer )(.*)", text)
     return {address: rest.split() for address, rest in found}
@@ -471,10 +461,11 @@ def host_facts(
     # Read the clock first: everything else takes time.
     clock_offset = None if asked_at is None else time.time() - asked_at
     states, sources = reach(peers)
+    flags = addresses()
     return {
         "asked_at": asked_at,
         "clock_offset": clock_offset,
-        "addresses": addresses(),
+        "addresses": list(flags),
         "cgroup_version": cgroup_version(),
         "default_address": default_address(),
         "data_dir": data_dir_facts(data_dir),
@@ -489,7 +480,8 @@ def host_facts(
         "python_version": platform.python_version(),
         "runtime_cgroup_driver": runtime_cgroup_driver(runtime_endpoint),
         "sources": sources,
-        "temporary_addresses": temporary_addresses(),
+        # IPv6 addresses that the kernel replaces from time to time (privacy extensions, use_tempaddr).
+        "temporary_addresses": [address for address, words in flags.items() if "temporary" in words],
         "runtime_problem": runtime_answers(runtime_endpoint),
         "swaps": swaps(),
         "systemd": os.path.isdir("/run/systemd/system"),

@@ -43,7 +43,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed, by_name
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # The manifest of the former member, in the work directory.
@@ -100,7 +100,7 @@ class RestoreSpec:
     def from_params(cls, params: Mapping[str, Any]) -> RestoreSpec:
         """From the options of the module."""
         known = {key: params[key] for key in RESTORE_ARGUMENTS}
-        return cls(**{**known, "members": [(item["name"], item["address"]) for item in params["members"]]})
+        return cls(**{**known, "members": by_name(params["members"])})
 
     @property
     def peer_urls(self) -> dict[str, str]:

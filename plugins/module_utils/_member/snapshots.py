@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import as_data, read_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, client_urls
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 
 # What a timer does on a host. Also what module and playbook are called after.
@@ -82,8 +82,7 @@ class BackupSpec:
         known: dict[str, Any] = {
             key: int(value) if kinds[key] == "int" else value for key, value in params.items() if key in kinds
         }
-        members = [(item["name"], item["address"]) for item in params["members"]]
-        return cls(**{**known, "members": members, "command": list(params.get("command") or [])})
+        return cls(**{**known, "members": by_name(params["members"]), "command": list(params.get("command") or [])})
 
     @property
     def schedules(self) -> dict[str, str]:

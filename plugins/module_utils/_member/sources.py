@@ -14,7 +14,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _PACKAGE = "ansible_collections.kubeadm.etcd.plugins.module_utils"
@@ -38,13 +38,13 @@ def source_text(name: str) -> str | None:
     return data.decode() if data else None
 
 
-def program_files(main: str = MAIN, source: Callable[[str], str | None] = source_text) -> dict[str, str]:
+def program_files(main: str = MAIN) -> dict[str, str]:
     """A module and what it imports of this collection, by path in a zip application that runs its function main."""
     sources: dict[str, str] = {}
     waiting = [main[len(_PACKAGE) + 1 :]]
     while waiting:
         name = waiting.pop()
-        text = None if name in sources else source(name)
+        text = None if name in sources else source_text(name)
         if text is None:
             continue
         sources[name] = text

@@ -114,7 +114,7 @@ def extensions(
         False,
     )
     key_usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=signs, **rest)
-    usage_ids = [USAGES[name] for name in usages]
+    usage_ids = [x509.ObjectIdentifier(USAGES[name]) for name in usages]
     return [
         (key_usage, True),
         *([(x509.ExtendedKeyUsage(usage_ids), False)] if usage_ids else []),

@@ -21,7 +21,7 @@ try:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import NameOID
 
     CRYPTOGRAPHY_VERSION = str(cryptography.__version__)
     # The option exists since cryptography 39.
@@ -34,11 +34,13 @@ try:
 
         vars(backend)["_rsa_skip_check_key"] = True
     _RSASSA_PSS = x509.ObjectIdentifier("1.2.840.113549.1.1.10")
-    USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 except ImportError:
     CRYPTOGRAPHY_VERSION = None
 
 HAS_CRYPTOGRAPHY = CRYPTOGRAPHY_VERSION is not None
+
+# Extended key usages by name (RFC 5280, 4.2.1.12).
+USAGES = {"serverAuth": "1.3.6.1.5.5.7.3.1", "clientAuth": "1.3.6.1.5.5.7.3.2"}
 
 
 # The labels of PEM blocks that hold a private key: PKCS#8, PKCS#1, SEC 1.
@@ -241,7 +243,7 @@ def usages_of(certificate: Any) -> list[str]:
     """Extended key usages by name."""
     names = {oid: name for name, oid in USAGES.items()}
     found = extension_of(certificate, x509.ExtendedKeyUsage)
-    return [names.get(item, item.dotted_string) for item in found or []]
+    return [names.get(item.dotted_string, item.dotted_string) for item in found or []]
 
 
 def is_authority(certificate: Any) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,11 @@ class Member:
     address: str
     server_cert_sans: list[str] = field(default_factory=list)
     peer_cert_sans: list[str] = field(default_factory=list)
+
+
+def by_name(members: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Name and address of each member. members: the value of MEMBERS_ARGUMENT."""
+    return [(member["name"], member["address"]) for member in members]
 
 
 def bracketed(address: str) -> str:

@@ -45,9 +45,9 @@ class Problem:
         )
 
 
-def problems_of(code: str, texts: Iterable[str], stops: tuple[str, ...] = EVERYTHING, host: str = "") -> list[Problem]:
+def problems_of(code: str, texts: Iterable[str], host: str = "") -> list[Problem]:
     """Problems of the cluster or of a host, with one code."""
-    return [Problem(text, stops, host, code=code) for text in texts]
+    return [Problem(text, host=host, code=code) for text in texts]
 
 
 def add_new(problems: list[Problem], more: Iterable[Problem]) -> None:

@@ -580,10 +580,9 @@ DNF4 = ["--disableexcludes=all", "--disableplugin=versionlock"]
 
 
 @pytest.fixture
-def dnf(monkeypatch: pytest.MonkeyPatch) -> Dnf:
+def dnf() -> Dnf:
     """dnf 4."""
-    monkeypatch.setattr(_packages, "dnf_program", lambda: "dnf")
-    return Dnf()
+    return Dnf("dnf")
 
 
 def test_dnf_ignores_exclusions_once(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
@@ -605,12 +604,11 @@ def test_dnf_ignores_exclusions_once(shell: Shell, dnf: Dnf, tmp_path: Path) -> 
     assert len(shell.argvs) == 3, "a version lock is not lost"
 
 
-def test_dnf5_has_other_options(monkeypatch: pytest.MonkeyPatch, shell: Shell, tmp_path: Path) -> None:
+def test_dnf5_has_other_options(shell: Shell, tmp_path: Path) -> None:
     """Often dnf5 has the name of dnf 4. It refuses what it does not know, and options of a command before the command."""
     (tmp_path / "dnf5").write_text("")
     (tmp_path / "dnf").symlink_to("dnf5")
-    monkeypatch.setattr(_packages.shutil, "which", lambda name: str(tmp_path / name) if name == "dnf" else None)
-    dnf = Dnf()
+    dnf = Dnf(str(tmp_path / "dnf"))
     assert dnf.is_dnf5
     dnf.fetch(CHANGES[:1], str(tmp_path))
     options = ["cachedir=" + f"{tmp_path}/cache", "skip_broken=0", "skip_unavailable=0", "disable_excludes=*"]
@@ -751,7 +749,7 @@ def test_what_dnf_says_of_a_failure(shell: Shell, dnf: Dnf, tmp_path: Path) -> N
         dnf.install(CHANGES, str(tmp_path))
     shell.answers["dnf"] = Done(0, "", "")
     with pytest.raises(EtcdError, match=r"its file is not in"):
-        Dnf().file_of(CHANGES[0], str(tmp_path))
+        Dnf("dnf").file_of(CHANGES[0], str(tmp_path))
     assert shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
 
 
@@ -775,7 +773,7 @@ def test_a_script_of_a_package_that_fails(shell: Shell, dnf: Dnf, tmp_path: Path
         ),
         (0, "Last metadata expiration check: 0:00:03 ago.\nMetadata cache created.\n", ""),
         (0, "Updating and loading repositories:\n t1 100%\nRepositories loaded.\n", ""),
-        (1, "Unknown argument\n", "Unknown argument"),
+        (1, "Unknown argument\n\nof a command\n", "Unknown argument of a command"),
         (
             1,
             "[1/1] kubeadm 100%\n>>> Already downloaded\nRunning transaction\nTransaction failed: Signature verification failed.\n",

@@ -323,12 +323,12 @@ class Dnf(Manager):
 
     name = "dnf"
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         # The directory of what was fetched.
         self.fetched = ""
-        self.program = dnf_program() or "dnf"
+        self.program = program
         # Often it has the name of dnf 4.
-        self.is_dnf5 = os.path.basename(os.path.realpath(self.program)) == "dnf5"
+        self.is_dnf5 = os.path.basename(os.path.realpath(program)) == "dnf5"
 
     def _argv(self, scratch: str, command: str, *words: str) -> list[str]:
         cache = os.path.join(scratch, "cache")
@@ -456,11 +456,6 @@ class Dnf(Manager):
 
     def hold(self, names: Iterable[str]) -> None:
         """Nothing: a version lock is not lost."""
-
-
-def dnf_program() -> str | None:
-    """The path of dnf."""
-    return shutil.which("dnf") or shutil.which("dnf5")
 
 
 def _by_command(changes: Iterable[Change]) -> list[tuple[str, list[Change]]]:
@@ -658,7 +653,8 @@ def _listed(changes: Iterable[Change]) -> str:
 def find_manager() -> Manager | None:
     """The package manager of the host."""
     apt = Apt() if shutil.which("apt-get") and shutil.which("dpkg-query") else None
-    dnf = Dnf() if dnf_program() and shutil.which("rpm") else None
+    program = shutil.which("dnf") or shutil.which("dnf5")
+    dnf = Dnf(program) if program and shutil.which("rpm") else None
     if apt and dnf:
         # Each distribution has packages of the other one's programs. The one that manages the host has a package of itself.
         return apt if apt.installed(["dpkg"]) else dnf

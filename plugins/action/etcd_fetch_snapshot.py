@@ -6,13 +6,29 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import os
-from typing import Any
+import re
+from typing import Any, BinaryIO
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sha256_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
+
+# The end of a copy's name until it is complete.
+PART = ".part"
+_PARTS = re.compile(rf".+-\d{{8}}T\d{{6}}Z-r\d+\.db(\.cms(-\d+)?)?{re.escape(PART)}\Z")
+
+
+def remove_parts(directory: str) -> None:
+    """Remove what killed runs have left of copies. A run that is copying holds a lock on its part."""
+    for name in filter(_PARTS.match, os.listdir(directory)):
+        path = os.path.join(directory, name)
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
 
 
 class ActionModule(ActionBase):
@@ -40,6 +56,7 @@ class ActionModule(ActionBase):
         fetched, changed = [], False
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
+            remove_parts(directory)
             files = self._ask(step="prepare")["files"]
             for file in files:
                 path = os.path.join(directory, os.path.basename(file["path"]))
@@ -47,7 +64,8 @@ class ActionModule(ActionBase):
                 fetched.append(path)
         except OSError as exc:
             return failure(
-                f"{directory} on the controller: {exc.strerror}. The snapshot is on the host: {args['path']}"
+                f"{exc.filename or directory} on the controller: {reason_of(exc)}. The snapshot is on the host: {args['path']}. Correct this, or"
+                " etcd_backup_fetch_dir, and run again."
             )
         finally:
             if files:
@@ -69,26 +87,29 @@ class ActionModule(ActionBase):
         """Copy one file, unless it is there. Returns whether it was not."""
         if os.path.isfile(path) and sha256_of(path) == file["sha256"]:
             return False
-        temporary = f"{path}.part"
+        temporary = f"{path}{PART}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            self._read(file, temporary)
-            if sha256_of(temporary) != file["sha256"]:
-                raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
-            os.rename(temporary, path)
+            with os.fdopen(handle, "wb") as out:
+                # Not on every filesystem of a network.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(out, fcntl.LOCK_EX)
+                self._read(file, out)
+                if sha256_of(temporary) != file["sha256"]:
+                    raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
+                os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
         return True
 
-    def _read(self, file: dict[str, Any], path: str) -> None:
+    def _read(self, file: dict[str, Any], out: BinaryIO) -> None:
         """Copy the content of one file."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as out:
-            while out.tell() < file["size"]:
-                piece = base64.b64decode(self._ask(step="read", path=file["path"], offset=out.tell())["piece"])
-                if not piece:
-                    break
-                out.write(piece)
-            out.flush()
-            os.fsync(out.fileno())
+        while out.tell() < file["size"]:
+            piece = base64.b64decode(self._ask(step="read", path=file["path"], offset=out.tell())["piece"])
+            if not piece:
+                break
+            out.write(piece)
+        out.flush()
+        os.fsync(out.fileno())

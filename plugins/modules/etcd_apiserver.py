@@ -114,7 +114,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS, EtcdAccess
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import places_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver_turn import ApiserverSpec, take_turn
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def spec_of(params: dict[str, Any]) -> ApiserverSpec:
@@ -144,11 +144,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with stated_errors(module.fail_json):
         result = take_turn(spec_of(module.params), module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ warning:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import leaving_warning, places_of
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, stated_errors, system_errors
 
 
 def main() -> None:
@@ -63,12 +63,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    defaults = {name: argument["default"] for name, argument in PLACES_ARGUMENTS.items()}
-    try:
-        warning = leaving_warning(places_of({**defaults, **module.params}), module.params["leaving"])
-    except EtcdError as exc:
-        warning = f"whether kube-apiserver uses the member that leaves could not be read: {exc}"
-    module.exit_json(changed=False, warning=warning)
+    with stated_errors(module.fail_json):
+        defaults = {name: argument["default"] for name, argument in PLACES_ARGUMENTS.items()}
+        try:
+            with system_errors():
+                warning = leaving_warning(places_of({**defaults, **module.params}), module.params["leaving"])
+        except EtcdError as exc:
+            warning = f"whether kube-apiserver uses the member that leaves could not be read: {exc}"
+        module.exit_json(changed=False, warning=warning)
 
 
 if __name__ == "__main__":

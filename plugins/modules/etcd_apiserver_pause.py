@@ -80,7 +80,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver import places_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.apiserver_pause import STATES, STOPPED, pause, resume
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 
 
@@ -95,18 +95,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # Nothing is rendered.
-    params, places = module.params, places_of({**module.params, "kubeadm": ""})
-    try:
+    with stated_errors(module.fail_json):
+        # Nothing is rendered.
+        params, places = module.params, places_of({**module.params, "kubeadm": ""})
         stops = params["state"] == STOPPED
         reasons = (
             pause(places, params["addresses"], module.check_mode)
             if stops
             else resume(places, params["timeout"], module.check_mode)
         )
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**reported(reasons))
+        module.exit_json(**reported(reasons))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.defragment import DisarmSpec, disarm
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name
 
 
@@ -78,13 +78,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with stated_errors(module.fail_json):
         result = disarm(
             DisarmSpec(**{**module.params, "members": by_name(module.params["members"])}), module.check_mode
         )
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.downgrade import DowngradeSpec, change_downgrade
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name
 
 
@@ -93,15 +93,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    options = dict(module.params)
-    if options.pop("halted"):
-        module.fail_json(msg=module.params["halted"])
-    try:
+    with stated_errors(module.fail_json):
+        options = dict(module.params)
+        if options.pop("halted"):
+            module.fail_json(msg=module.params["halted"])
         spec = DowngradeSpec(**{**options, "members": by_name(options["members"])})
         result = change_downgrade(spec, module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

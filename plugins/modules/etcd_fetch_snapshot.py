@@ -75,7 +75,7 @@ import base64
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import discard, prepare, read_piece
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def main() -> None:
@@ -90,18 +90,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params = module.params
-    result: dict[str, object] = {}
-    try:
+    with stated_errors(module.fail_json):
+        params = module.params
+        result: dict[str, object] = {}
         if params["step"] == "prepare":
             result["files"] = prepare(params["recipient"], params["path"])
         elif params["step"] == "read":
             result["piece"] = base64.b64encode(read_piece(params["path"], params["offset"])).decode()
         else:
             discard(params["recipient"], params["files"])
-    except (EtcdError, OSError) as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(changed=False, **result)
+        module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -348,6 +348,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import at_work
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import quota_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
 
 
@@ -382,45 +383,46 @@ def main() -> None:
         required_one_of=[("members", "endpoints")],
         supports_check_mode=True,
     )
-    params = module.params
-    problems = duration_problems("renewal_window", params["renewal_window"])
-    if problems:
-        module.fail_json(msg=" ".join(problems))
-    window = duration_seconds(params["renewal_window"]) or 0.0
-    targets = _health.expected(params["members"] or [], params["client_port"]) or [
-        ("", endpoint) for endpoint in params["endpoints"] or []
-    ]
-    if not targets:
-        module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
-    quota = quota_of(params["quota"])
-    paths = (params["ca"], params["cert"], params["key"])
+    with stated_errors(module.fail_json):
+        params = module.params
+        problems = duration_problems("renewal_window", params["renewal_window"])
+        if problems:
+            module.fail_json(msg=" ".join(problems))
+        window = duration_seconds(params["renewal_window"]) or 0.0
+        targets = _health.expected(params["members"] or [], params["client_port"]) or [
+            ("", endpoint) for endpoint in params["endpoints"] or []
+        ]
+        if not targets:
+            module.fail_json(msg="There is nobody to ask: members or endpoints is an empty list. Name at least one.")
+        quota = quota_of(params["quota"])
+        paths = (params["ca"], params["cert"], params["key"])
 
-    def ask(seconds: float) -> _health.Report:
-        seen = _health.look_at_all(targets, paths, seconds)
-        if params["runs"]:
-            seen = [_health.known_to_run(item) for item in seen]
-        return _health.evaluate(seen, time.time(), window, quota, params["may_be_absent"])
+        def ask(seconds: float) -> _health.Report:
+            seen = _health.look_at_all(targets, paths, seconds)
+            if params["runs"]:
+                seen = [_health.known_to_run(item) for item in seen]
+            return _health.evaluate(seen, time.time(), window, quota, params["may_be_absent"])
 
-    wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
-    report, progress, waited = _health.wait_for(
-        wanted, params["timeout"], params["request_timeout"], ask, module.log, params["runs"]
-    )
-    asked_for = "healthy" if params["wait_for"] == "none" else params["wait_for"]
-    if wanted and not report.at_least(asked_for):
-        report.reasons += at_work([endpoint for _name, endpoint in targets if endpoint], paths)
-    table = _health.render_table(report)
-    result = {
-        **asdict(report),
-        "healthy": report.healthy,
-        "quorum": report.quorum,
-        "table": table,
-        "progress": progress,
-        "waited": round(waited, 1),
-    }
-    if params["fail"] and not report.at_least(asked_for):
-        waiting = f" after {waited:.0f} s" if wanted else ""
-        module.fail_json(msg="\n".join([f"The cluster is {report.verdict}{waiting}.", *table]), **result)
-    module.exit_json(changed=False, **result)
+        wanted = None if params["wait_for"] == "none" or module.check_mode else params["wait_for"]
+        report, progress, waited = _health.wait_for(
+            wanted, params["timeout"], params["request_timeout"], ask, module.log, params["runs"]
+        )
+        asked_for = "healthy" if params["wait_for"] == "none" else params["wait_for"]
+        if wanted and not report.at_least(asked_for):
+            report.reasons += at_work([endpoint for _name, endpoint in targets if endpoint], paths)
+        table = _health.render_table(report)
+        result = {
+            **asdict(report),
+            "healthy": report.healthy,
+            "quorum": report.quorum,
+            "table": table,
+            "progress": progress,
+            "waited": round(waited, 1),
+        }
+        if params["fail"] and not report.at_least(asked_for):
+            waiting = f" after {waited:.0f} s" if wanted else ""
+            module.fail_json(msg="\n".join([f"The cluster is {report.verdict}{waiting}.", *table]), **result)
+        module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver import PLACES_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import KUBELET_ARGUMENTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.observe import observe
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def main() -> None:
@@ -276,12 +276,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with stated_errors(module.fail_json):
         result = observe(module.params)
-    except EtcdError as exc:
-        # A directory in the place of a file, for example: the run goes no further, and says which.
-        module.fail_json(msg=str(exc))
-    module.exit_json(changed=False, **result)
+        module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

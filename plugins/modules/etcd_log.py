@@ -73,6 +73,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import facts as _host
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import log as _log
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.processes import find_etcd_process
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import is_ours
 
 
@@ -85,21 +86,22 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params = module.params
-    port = params["client_port"]
-    running = find_etcd_process(params["name"]) is not None
-    listener = _host.listeners([port]).get(str(port))
-    listening = bool(listener and is_ours(listener["argv"], params["name"]))
-    paths = _log.log_paths(0.0)
-    log = _log.last_words(paths)
-    reasons = _log.explain_member(running, listening, log, params["error_code"])
-    module.exit_json(
-        changed=False,
-        reasons=reasons,
-        lines=[f"CAUSE: {params['name']}: {reason}" for reason in reasons],
-        running=running,
-        log=paths[0] if log else "",
-    )
+    with stated_errors(module.fail_json):
+        params = module.params
+        port = params["client_port"]
+        running = find_etcd_process(params["name"]) is not None
+        listener = _host.listeners([port]).get(str(port))
+        listening = bool(listener and is_ours(listener["argv"], params["name"]))
+        paths = _log.log_paths(0.0)
+        log = _log.last_words(paths)
+        reasons = _log.explain_member(running, listening, log, params["error_code"])
+        module.exit_json(
+            changed=False,
+            reasons=reasons,
+            lines=[f"CAUSE: {params['name']}: {reason}" for reason in reasons],
+            running=running,
+            log=paths[0] if log else "",
+        )
 
 
 if __name__ == "__main__":

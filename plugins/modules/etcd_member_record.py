@@ -79,7 +79,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
     record_reasons,
     write_record,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 
@@ -111,11 +111,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with stated_errors(module.fail_json):
         result = apply(module.params, module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

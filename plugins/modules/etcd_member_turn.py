@@ -196,7 +196,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     pull_images,
     take_turn,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import packages_problems, parse_packages
 
 
@@ -228,17 +228,15 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if module.params["halted"]:
-        module.fail_json(msg=module.params["halted"])
-    problems = packages_problems("packages", module.params["packages"])
-    if problems:
-        module.fail_json(msg="\n".join(problems))
-    try:
+    with stated_errors(module.fail_json):
+        if module.params["halted"]:
+            module.fail_json(msg=module.params["halted"])
+        problems = packages_problems("packages", module.params["packages"])
+        if problems:
+            module.fail_json(msg="\n".join(problems))
         act = pull_images if module.params["images_only"] else take_join if module.params["join"] else take_turn
         result = act(spec_of(module.params), module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -514,7 +514,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import rotate as
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import state as _pki
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import steps as _pki_steps
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki.x509 import CRYPTOGRAPHY_VERSION
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 STEPS = (
     *("transport", "ca", "request", "sign", "collect", "install", "send", "receive", "remove", "export"),
@@ -621,14 +621,12 @@ def main() -> None:
         mutually_exclusive=[("ca_key", "sealed_key")],
         supports_check_mode=True,
     )
-    problem = module.params["halted"] or cryptography_problem(CRYPTOGRAPHY_VERSION)
-    if problem:
-        module.fail_json(msg=problem)
-    try:
+    with stated_errors(module.fail_json):
+        problem = module.params["halted"] or cryptography_problem(CRYPTOGRAPHY_VERSION)
+        if problem:
+            module.fail_json(msg=problem)
         result = run_alone(module.params, module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore impor
     RestoreSpec,
     restore,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def main() -> None:
@@ -123,11 +123,9 @@ def main() -> None:
         argument_spec={**RESTORE_ARGUMENTS, "step": {"type": "str", "choices": list(STEPS), "required": True}},
         supports_check_mode=True,
     )
-    try:
+    with stated_errors(module.fail_json):
         result = restore(RestoreSpec.from_params(module.params), module.params["step"], module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.drill import drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import check_controller
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BACKUP_OPTION, BackupSpec
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def main() -> None:
@@ -85,12 +85,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    spec = BackupSpec.from_params(module.params["backup"])
-    try:
+    with stated_errors(module.fail_json):
+        spec = BackupSpec.from_params(module.params["backup"])
         result = drill(spec, module.params["path"], module.params["image"], check_controller)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

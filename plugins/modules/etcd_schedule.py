@@ -52,17 +52,15 @@ changes:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.set_schedule import set_schedule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BACKUP_OPTION, BackupSpec
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import reported
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"backup": BACKUP_OPTION}, supports_check_mode=True)
-    try:
+    with stated_errors(module.fail_json):
         reasons = set_schedule(BackupSpec.from_params(module.params["backup"]), module.check_mode)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**reported(reasons))
+        module.exit_json(**reported(reasons))
 
 
 if __name__ == "__main__":

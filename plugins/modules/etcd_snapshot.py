@@ -113,18 +113,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import take
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.rollout import check_controller
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BACKUP_OPTION, BackupSpec
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"backup": BACKUP_OPTION}, supports_check_mode=True)
-    if module.check_mode:
-        module.exit_json(changed=True, path="", snapshot={}, lines=[], removed=[], sent=False)
-    try:
+    with stated_errors(module.fail_json):
+        if module.check_mode:
+            module.exit_json(changed=True, path="", snapshot={}, lines=[], removed=[], sent=False)
         result = take(BackupSpec.from_params(module.params["backup"]), check_controller)
-    except EtcdError as exc:
-        module.fail_json(msg=str(exc))
-    module.exit_json(**result)
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "backups").unlink()
     monkeypatch.setattr(_backup, "prune", refuse)
     monkeypatch.setattr(_timers, "read_directory", refuse)
-    attempt("infra0: /var/backups/etcd/.x: Read-only file system. Look at the disk")
+    attempt("/var/backups/etcd/.x: Read-only file system .mount it")
 
 
 def test_times_ahead_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -776,3 +776,34 @@ def test_a_leader_is_defragmented_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert ("is the leader, and the others come first: infra1" in line) is (looks == 99)
     assert ("64 MiB -> 8 MiB" in line) is (looks != 99)
     assert (_snapshots.State.read(str(tmp_path), "defragment").size == 8 << 20) is (looks != 99)
+
+
+def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
+    """They could exchange a snapshot. It is refused before anything is written, and before a timer is installed."""
+    tmp_path.chmod(0o770)
+    wanted = spec(tmp_path)
+    for attempt in (lambda: _backup.take(wanted), lambda: _timers.run_job("drill", wanted)):
+        with pytest.raises(
+            EtcdError, match=rf"etcd_backup_dir {tmp_path}: mode is 0770, writable .* chmod go-w {tmp_path}$"
+        ):
+            attempt()
+    scheduled = _schedule.schedule_problems(spec(tmp_path, schedule="hourly"))
+    assert [item.code for item in scheduled if "chmod go-w" in item.text] == ["backup-directory"]
+    assert _schedule.schedule_problems(wanted) == []
+    tmp_path.chmod(0o750)
+    _snapshots.own_directory(str(tmp_path))
+    assert tmp_path.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"\0\0", b"\xff\xfe", b"[" * 200000, None])
+def test_a_damaged_configuration_of_the_timers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    """The journal gets a message, not a traceback. None: the file is missing."""
+    path = tmp_path / "timers.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert _timers.main(["backup", str(path)]) == 1
+    words = "No such file or directory. Correct this" if content is None else "is damaged. Run site.yml"
+    said = capsys.readouterr().err
+    assert str(path) in said and words in said

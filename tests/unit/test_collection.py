@@ -392,3 +392,22 @@ def test_what_roles_read_of_a_plan_is_there() -> None:
     ]
     text = "".join(path.read_text("utf-8") for path in [*code, ROOT / "plugins/action/etcd_plan.py"])
     assert "watched" in read_by_roles and [key for key in sorted(read_by_roles) if f'"{key}"' not in text] == []
+
+
+def main_of(path: Path) -> ast.FunctionDef | None:
+    found = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    return next((node for node in found if node.name == "main"), None)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_states_its_errors(path: Path) -> None:
+    """All that main does once the options are read is in stated_errors, so an error of the disk is no traceback. A module without main is run by its action."""
+    main = main_of(path)
+    if main is None:
+        assert (ROOT / "plugins" / "action" / path.name).is_file()
+        return
+    begun = [ast.unparse(node).startswith("module = AnsibleModule(") for node in main.body].index(True)
+    assert all(isinstance(node, ast.Assign) for node in main.body[:begun])
+    assert [ast.unparse(node).splitlines()[0] for node in main.body[begun + 1 :]] == [
+        "with stated_errors(module.fail_json):"
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -105,3 +107,29 @@ def test_a_directory_in_place_of_the_copy(fetch: Fetch) -> None:
     done = fetch.run()
     assert done["failed"] and "The snapshot is on the host" in done["msg"]
     assert os.listdir(fetch.copies) == [fetch.source.name] and fetch.asked[-1] == "discard"
+
+
+def test_what_a_killed_run_left_is_removed(fetch: Fetch) -> None:
+    """But not what another run is copying at this moment, nor files of the user."""
+    fetch.copies.mkdir()
+    left, held, mine = (
+        fetch.copies / name
+        for name in ("etcd-20261126T090000Z-r4.db.cms-01.part", "b-20261127T090000Z-r5.db.part", "mine.part")
+    )
+    for path in (left, held, mine, fetch.copies / f"{fetch.source.name}.part"):
+        path.write_bytes(b"part")
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert fetch.run()["changed"]
+    assert sorted(os.listdir(fetch.copies)) == sorted([fetch.source.name, held.name, mine.name])
+    assert (fetch.copies / fetch.source.name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(etcd_fetch_snapshot.os, "fsync", refuse)
+    done = fetch.run()
+    assert done["failed"] and f"{fetch.copies} on the controller: No space left on device (free some" in done["msg"]
+    assert os.listdir(fetch.copies) == []

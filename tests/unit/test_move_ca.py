@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -219,13 +220,16 @@ def test_passphrases(tmp_path: Path, passphrase: str, words: str) -> None:
     assert not passphrase or passphrase not in repr(found)
 
 
-def test_files_of_a_copy(tmp_path: Path) -> None:
+def test_files_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = "twelve chars"
     assert check_export("", "") == Export()
     assert "is not a directory of the controller" in check_export(str(tmp_path / "no/copy.pem"), good).problems[0]
     assert "is not a file" in check_export(str(tmp_path), good).problems[0]
     (tmp_path / "copy.pem").write_text("x")
     assert check_export(str(tmp_path / "copy.pem"), good) == Export(str(tmp_path / "copy.pem"), exists=True)
+    monkeypatch.setattr("os.access", lambda _path, mode: mode != os.W_OK)
+    assert not check_export(str(tmp_path / "copy.pem"), good).problems
+    assert "is not writable on the controller" in check_export(str(tmp_path / "new.pem"), good).problems[0]
 
 
 # --- What other runs say of a key that is not on the CA host -------------------------------------------------------------

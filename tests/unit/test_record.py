@@ -33,7 +33,18 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"{}", b"\xff", b'{"name": 1}', RECORD.as_text().replace('"2"', '""').encode(), b"null"]
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"name": 1}',
+        RECORD.as_text().replace('"2"', '""').encode(),
+        b"null",
+        b"[" * 200000,
+    ],
 )
 def test_a_damaged_one_is_an_error_that_names_it(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "member.json").write_bytes(data)

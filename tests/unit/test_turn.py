@@ -549,6 +549,17 @@ def test_a_kubelet_that_was_not_restarted_keeps_its_files(host: Host) -> None:
     assert script.read_text() == "new" and host.manifest.read_text() == OLD and "restart kubelet" not in host.acts
 
 
+def test_a_disk_that_fails_while_a_change_is_proven(host: Host) -> None:
+    """An error of the system is not the end of the undo."""
+
+    def break_down() -> None:
+        raise OSError(5, "Input/output error", "/proc/8/cmdline")
+
+    host.waits = [break_down]
+    host.fails(r"/proc/8/cmdline: Input/output error.* previous manifest was put back, and the member is healthy")
+    assert host.manifest.read_text() == OLD
+
+
 def test_a_change_of_manifest_and_kubelet_that_fails_is_undone(host: Host) -> None:
     host.with_kubelet()
     host.waits = [fail]

@@ -84,6 +84,10 @@ def check_export(path: str, passphrase: str) -> Export:
         problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
     elif os.path.exists(path) and not os.access(path, os.R_OK):
         problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
+    elif not os.path.exists(path) and not os.access(os.path.dirname(path), os.W_OK):
+        problems.append(
+            f"etcd_ca_export: {os.path.dirname(path)} is not writable on the controller. Name another file."
+        )
     return Export(path, os.path.isfile(path), tuple(problems))
 
 

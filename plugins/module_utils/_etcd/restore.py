@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 # How much the revision grows at least if Kubernetes' keys are in a snapshot, so that no watch takes an old revision for a new one (etcd, "Disaster
 # recovery").
@@ -62,7 +62,7 @@ def read_snapshot_file(path: str) -> SnapshotFile:
             file.seek(max(0, size - ENDS))
             end = file.read()
     except OSError as exc:
-        raise EtcdError(f"snapshot {path} cannot be read: {exc.strerror}.") from exc
+        raise EtcdError(f"snapshot {path} cannot be read: {reason_of(exc)}.") from exc
     magic = _MAGIC.to_bytes(4, "little")
     if magic not in [begin[page + _HEADER :][:4] for page in _PAGES]:
         what = (

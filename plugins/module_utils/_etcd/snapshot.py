@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 if TYPE_CHECKING:
     # The plan on the controller needs no client.
@@ -115,7 +115,7 @@ def check_file(path: str) -> str:
                 left -= len(piece)
             end = file.read(DIGEST)
     except OSError as exc:
-        raise EtcdError(f"snapshot {path} cannot be read: {exc.strerror}.") from exc
+        raise EtcdError(f"snapshot {path} cannot be read: {reason_of(exc)}.") from exc
     if not problem and end != digest.digest():
         problem = "its SHA-256 does not match"
     if problem:
@@ -209,7 +209,7 @@ def described_in(path: str) -> Snapshot | None:
         with open(path + DESCRIPTION, encoding="utf-8") as file:
             found = Snapshot.from_text(file.read())
         fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
-    except (OSError, ValueError, OverflowError):
+    except (OSError, OverflowError, RecursionError, ValueError):
         return None
     return found if fits else None
 

@@ -19,21 +19,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 # Temporary files are dot files: the kubelet reads all other files in the manifests directory.
 TEMPORARY = ".kubeadm-etcd-"
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The content of a file; None if it does not exist. EtcdError if it cannot be read."""
+    """The content of a file; None if it does not exist. EtcdError if it cannot be read, or is a pipe or a device, whose reading may never end."""
     try:
-        with open(path, "rb") as handle:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise EtcdError(f"{path} cannot be read: it is a pipe or a device. Move it away, and run again.")
             return handle.read()
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise EtcdError(f"{path} cannot be read: {exc.strerror}.") from exc
+        raise EtcdError(f"{path} cannot be read: {reason_of(exc)}.") from exc
 
 
 def read_or_say(path: str) -> tuple[bytes | None, str]:
@@ -102,7 +104,7 @@ def set_mode(path: str, mode: int, uid: int = 0, gid: int = 0) -> None:
         os.chown(path, uid, gid)
         os.chmod(path, mode)
     except OSError as exc:
-        raise EtcdError(f"owner and mode of {path} cannot be set: {exc.strerror}.") from exc
+        raise EtcdError(f"owner and mode of {path} cannot be set: {reason_of(exc)}.") from exc
 
 
 def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:
@@ -116,7 +118,7 @@ def ensure_directory(path: str, mode: int, uid: int = 0, gid: int = 0) -> bool:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.mkdir(path, 0o700)
     except OSError as exc:
-        raise EtcdError(f"directory {path} cannot be created: {exc.strerror}.") from exc
+        raise EtcdError(f"directory {path} cannot be created: {reason_of(exc)}.") from exc
     set_mode(path, mode, uid, gid)
     return True
 
@@ -173,9 +175,9 @@ def replace_files(files: list[Replacement], staging_dir: str | None = None) -> N
             except OSError as exc:
                 new = _roll_back(ready[:number])
                 words = f"The old {', '.join(new)} could not be restored" if new else "No file was changed"
-                raise EtcdError(f"{path} cannot be written: {exc.strerror}. {words}.") from exc
+                raise EtcdError(f"{path} cannot be written: {reason_of(exc)}. {words}.") from exc
     except OSError as exc:
-        raise EtcdError(f"{path} cannot be written: {exc.strerror}. No file was changed.") from exc
+        raise EtcdError(f"{path} cannot be written: {reason_of(exc)}. No file was changed.") from exc
     finally:
         for name in (name for prepared in ready for name in (prepared.temporary, prepared.backup) if name):
             with contextlib.suppress(FileNotFoundError):
@@ -259,7 +261,7 @@ def move_file(source: str, target: str) -> None:
             os.unlink(source)
         sync_directory(os.path.dirname(place))
     except OSError as exc:
-        raise EtcdError(f"{source} cannot be moved to {target}: {exc.strerror}.") from exc
+        raise EtcdError(f"{source} cannot be moved to {target}: {reason_of(exc)}.") from exc
 
 
 def make_way(path: str) -> None:
@@ -307,7 +309,7 @@ def locked(path: str, seconds: float = 20.0, lasts: float = 0.0) -> Iterator[Non
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise EtcdError(f"{path} cannot be opened: {exc.strerror}.") from exc
+        raise EtcdError(f"{path} cannot be opened: {reason_of(exc)}.") from exc
     try:
         deadline = time.monotonic() + seconds
         while True:

@@ -17,6 +17,8 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
+
 RECORD_METADATA = 1
 RECORD_ENTRY = 2
 RECORD_STATE = 3
@@ -172,7 +174,7 @@ def read_wal(data_dir: str) -> Wal | None:
         later = len(segments) > 1 or not segments[0].startswith("0000000000000000-")
         wal = parse_wal(data, later, bool(names_in(snap_dir, ".snap")))
     except OSError as exc:
-        return Wal("", "", formed=True, problem=f"{exc.filename or data_dir} cannot be read: {exc.strerror}")
+        return Wal("", "", formed=True, problem=f"{exc.filename or data_dir} cannot be read: {reason_of(exc)}")
     return wal or Wal(
         "", "", formed=True, problem=f"{os.path.join(log_dir, segments[0])} is not a write-ahead log of etcd"
     )

@@ -35,7 +35,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     put_manifest_back,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, texts
 
 # In the work directory: the manifest before the last change. The kubelet would read it in its own directory.
@@ -165,7 +165,8 @@ class ApiserverTurn:
         if self.content or seen.pending or self.outdated:
             try:
                 old = seen.process if self.content or self.outdated else None
-                self.waited = self._wait_until_ready(self.wanted, old)
+                with system_errors():
+                    self.waited = self._wait_until_ready(self.wanted, old)
             except (_rollout.AbandonedError, LockError):
                 raise
             except EtcdError as exc:

@@ -34,7 +34,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     TEMPORARY,
-    ensure_directory,
     locked,
     replace_file,
     sha256_of,
@@ -49,9 +48,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots imp
     BACKUP,
     BackupSpec,
     State,
+    own_directory,
     state_name,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import branch_in
 
 # What has to stay free on the filesystem beside a snapshot, in bytes.
@@ -115,7 +115,7 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
     """Take a snapshot of the member on this host, whatever the other members are. Returns the module's result. EtcdError if there is none."""
     now = time.time()
     with recorded(spec, BACKUP, now), contextlib.ExitStack() as stack:
-        ensure_directory(spec.dir, 0o700)
+        own_directory(spec.dir)
         stack.enter_context(locked(os.path.join(spec.dir, ".lock"), 60.0, READS))
         remove_unfinished(spec.dir)
         # Those beyond etcd_backup_keep may be what fills the disk. No snapshot may come of this, so their age does not count yet.
@@ -136,21 +136,10 @@ def take(spec: BackupSpec, while_waiting: Callable[[], None] = lambda: None) -> 
 
 
 @contextlib.contextmanager
-def system_errors(member: str, directory: str) -> Iterator[None]:
-    """Errors of the system, such as a full disk, as EtcdError. directory: where to look if the error names no file."""
-    try:
-        yield
-    except OSError as exc:
-        raise EtcdError(
-            f"{member}: {exc.filename or directory}: {exc.strerror or exc}. Look at the disk and the mount of {directory}, and run again."
-        ) from exc
-
-
-@contextlib.contextmanager
 def recorded(spec: BackupSpec, job: str, now: float) -> Iterator[None]:
     """An attempt of a job, whose error is written down. EtcdError for those of the system too, such as a disk that cannot be read any more."""
     try:
-        with system_errors(spec.member, spec.dir):
+        with system_errors(spec.dir):
             yield
     except _rollout.AbandonedError:
         raise
@@ -452,7 +441,7 @@ def scheduled_backup(spec: BackupSpec) -> str:
     if chosen and chosen.name == spec.member:
         return str(take(spec)["lines"][0])
     with recorded(spec, BACKUP, time.time()):
-        ensure_directory(spec.dir, 0o700)
+        own_directory(spec.dir)
         if chosen is None:
             raise EtcdError(
                 "no member of the cluster is healthy, so no snapshot is taken. Run site.yml, or look at etcd's log."

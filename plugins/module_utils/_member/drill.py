@@ -34,10 +34,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import fr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, program_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
-from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import describe, error_of, system_errors
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import describe, error_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots import BackupSpec
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
 
 # Where the member lists itself. Nothing listens there.
@@ -110,7 +110,7 @@ def newest_snapshot(spec: BackupSpec) -> str:
 
 def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Rehearse the restore of a snapshot (path: '' for the newest on this host). Returns the module's result. EtcdError if it cannot be restored."""
-    with system_errors(spec.member, spec.dir):
+    with system_errors(spec.dir):
         return _drill(spec, path or newest_snapshot(spec), image, while_waiting)
 
 

@@ -13,7 +13,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import mo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import own_pod
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 # How long the kubelet may take to end a static pod: it sees the change within 20 s, and gives the pod 30 s.
 ENDS = 120.0
@@ -92,5 +92,7 @@ def archive_data(data_dir: str, moment: float, why: str = "removed") -> str:
     try:
         os.rename(source, kept)
     except OSError as exc:
-        raise EtcdError(f"{source} cannot be renamed to {kept}: {exc.strerror}. Move it away, and run again.") from exc
+        raise EtcdError(
+            f"{source} cannot be renamed to {kept}: {reason_of(exc)}. Move it away, and run again."
+        ) from exc
     return kept

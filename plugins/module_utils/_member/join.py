@@ -39,7 +39,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import (
     peer_urls,
     stage,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
 # How long a learner may take to catch up: it is sent the whole database. The kubelet's startup probe asks /readyz, which a learner answers with 503
@@ -121,9 +121,10 @@ class JoinTurn(Turn):
             _rollout.check_gate(self.spec.target)
         self.reasons.insert(0, joins)
         try:
-            self.act(self.spec.target)
-            self.waited = self._wait_until_promoted(entry, urls)
-            self._record()
+            with system_errors():
+                self.act(self.spec.target)
+                self.waited = self._wait_until_promoted(entry, urls)
+                self._record()
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -193,7 +194,8 @@ class JoinTurn(Turn):
     def _taken_back(self, entry: Member) -> str:
         """The same, with the reason if even that fails: the cause of the failure must not be lost."""
         try:
-            return self._take_back(entry)
+            with system_errors():
+                return self._take_back(entry)
         except _rollout.AbandonedError:
             raise
         except EtcdError as exc:

@@ -74,7 +74,7 @@ def read_record(work_dir: str) -> Record | None:
         return None
     try:
         return Record.from_text(data.decode("utf-8"))
-    except ValueError as exc:
+    except (RecursionError, ValueError) as exc:
         raise EtcdError(
             f"{path} is damaged ({exc}). It records which cluster this host belongs to. If the member runs, move the file away:"
             " the next run writes it again. If it does not run, put the file back from a backup. Without a backup, move it away only if the data"

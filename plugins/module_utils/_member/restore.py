@@ -37,12 +37,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import
     SPARE,
     describe,
     error_of,
-    system_errors,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import archive_data, end_etcd, has_data
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed, by_name
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
@@ -138,7 +137,7 @@ def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:
     if spec.is_replaced:
         return reported([])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(system_errors(spec.member, spec.data_dir))
+        stack.enter_context(system_errors(spec.data_dir))
         if not check:
             os.makedirs(spec.work_dir, mode=0o700, exist_ok=True)
             hold_host_lock(stack, spec.work_dir)

@@ -22,6 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.snapshots imp
     DRILL,
     JOBS,
     BackupSpec,
+    unsafe_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.sources import digest_of_zip
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RUN_DIR
@@ -189,8 +190,9 @@ def schedule_reasons(spec: BackupSpec) -> list[Reason]:
 
 
 def schedule_problems(spec: BackupSpec) -> list[Problem]:
-    """What is wrong with the schedules, in systemd's words."""
-    problems = []
+    """What is wrong with the schedules, in systemd's words, and with the directory of the snapshots."""
+    unsafe = unsafe_directory(spec.dir)
+    problems = [Problem(unsafe, code="backup-directory")] if unsafe and any(spec.schedules.values()) else []
     for job, schedule in spec.schedules.items():
         done = run(["systemd-analyze", "calendar", schedule], ASKS) if schedule else None
         if done and done.code != 0:

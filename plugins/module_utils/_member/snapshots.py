@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import as_data, read_directory
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
+    directory_problem,
+    ensure_directory,
+    read_text,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, client_urls
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
@@ -127,8 +131,27 @@ class State:
             data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
             found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
             return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
-        except (AttributeError, EtcdError, TypeError, ValueError):
+        except (AttributeError, EtcdError, RecursionError, TypeError, ValueError):
             return cls()
+
+
+def unsafe_directory(directory: str) -> str:
+    """Why snapshots may not be in a directory, '' if they may: users other than root could exchange them, and a restore would trust them."""
+    problem = directory_problem(directory)
+    if not problem:
+        return ""
+    return (
+        f"etcd_backup_dir {directory}: {problem}, so other users could exchange snapshots. Set it to a directory that is for snapshots alone. If this"
+        f" one is: chown root {directory} && chmod go-w {directory}"
+    )
+
+
+def own_directory(directory: str) -> None:
+    """Make the directory of snapshots if it is missing. EtcdError if other users may write to it."""
+    problem = unsafe_directory(directory)
+    if problem:
+        raise EtcdError(problem)
+    ensure_directory(directory, 0o700)
 
 
 def state_name(job: str) -> str:

@@ -13,13 +13,12 @@ from dataclasses import replace
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, side_by_side
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import read_directory
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.drill import drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import mib
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 
 # Seconds that a leader waits for the defragmentation of the others, and between two looks at them.
 LEADER_WAITS, LOOKS = 3600.0, 15.0
@@ -28,13 +27,22 @@ LEADER_WAITS, LOOKS = 3600.0, 15.0
 def main(argv: list[str]) -> int:
     """Run a job. argv: its name, and the path of the configuration."""
     try:
-        with open(argv[1], encoding="utf-8") as file:
-            spec = _snapshots.BackupSpec.from_params(json.load(file))
-        sys.stdout.write(run_job(argv[0], spec) + "\n")
+        with system_errors(argv[1]):
+            spec = spec_in(argv[1])
+            sys.stdout.write(run_job(argv[0], spec) + "\n")
     except EtcdError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1
     return 0
+
+
+def spec_in(path: str) -> _snapshots.BackupSpec:
+    """The configuration. EtcdError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _snapshots.BackupSpec.from_params(json.load(file))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
+        raise EtcdError(f"{path} is damaged. Run site.yml, which writes it again.") from exc
 
 
 def run_job(job: str, spec: _snapshots.BackupSpec) -> str:
@@ -43,7 +51,7 @@ def run_job(job: str, spec: _snapshots.BackupSpec) -> str:
         return _backup.scheduled_backup(spec)
     now = time.time()
     with _backup.recorded(spec, job, now):
-        ensure_directory(spec.dir, 0o700)
+        _snapshots.own_directory(spec.dir)
         before = replace(_snapshots.State.read(spec.dir, job), attempted=now, error="")
         line, after = (scheduled_drill if job == _snapshots.DRILL else scheduled_defragmentation)(spec, before)
         _backup.write_state(spec, job, after)

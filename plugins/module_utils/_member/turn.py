@@ -58,7 +58,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.readable impo
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import read_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import restore_under_way, waiting_restore
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.causes import Cause
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import WantedPackage
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import record_path
@@ -479,12 +479,13 @@ class Turn:
         if wanted and self.lowers_version and self.content and self.process:
             _rollout.wait_until_lowered(self._as_it_runs(target), wanted)
         try:
-            self.act(target)
-            if self.is_alone:
-                self.waited = self._wait_until_started()
-            elif MANIFEST in self.spec.parts or was_ready:
-                # A member that is down may need more than its kubelet.
-                self.waited += self._wait_for_member(target, self._installed(), self._old())
+            with system_errors():
+                self.act(target)
+                if self.is_alone:
+                    self.waited = self._wait_until_started()
+                elif MANIFEST in self.spec.parts or was_ready:
+                    # A member that is down may need more than its kubelet.
+                    self.waited += self._wait_for_member(target, self._installed(), self._old())
         except (_rollout.AbandonedError, LockError):
             raise
         except EtcdError as exc:
@@ -935,8 +936,9 @@ class Turn:
         if not self.kept:
             return "This run has not changed its configuration, so there is nothing to put back."
         try:
-            service.put_back(self.kept)
-            service.start(restart=True)
+            with system_errors():
+                service.put_back(self.kept)
+                service.start(restart=True)
         except EtcdError as exc:
             return f"The previous configuration of the kubelet could not be put back: {exc}"
         self.since = time.time()

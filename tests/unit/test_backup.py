@@ -193,7 +193,9 @@ def test_names_and_descriptions_that_mean_nothing(tmp_path: Path, name: str, des
         data = {**asdict(taken(0, 5)), "taken": 1764201600.0, "size": 1000}
         text = {**data, **description} if isinstance(description, dict) else description
         (there / f"{name}.json").write_text(json.dumps(text))
-    # As a directory, which no file has to be.
+    # As a pipe, which would be read for ever, and as a directory.
+    (there / "etcd-20261129T000000Z-r7.db").write_bytes(b"x" * 1032)
+    os.mkfifo(there / "etcd-20261129T000000Z-r7.db.json")
     (there / "etcd-20261128T000000Z-r6.db").mkdir()
     found = [item.revision for item in _snapshot.read_directory(str(there), "etcd") if item.sha256]
     assert found == [100, 99, 98]

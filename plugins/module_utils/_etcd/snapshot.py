@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 if TYPE_CHECKING:
@@ -206,10 +207,9 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
 def described_in(path: str) -> Snapshot | None:
     """What the file beside a snapshot says of it; None if there is none, or if it is that of another one, or of another size."""
     try:
-        with open(path + DESCRIPTION, encoding="utf-8") as file:
-            found = Snapshot.from_text(file.read())
+        found = Snapshot.from_text(read_text(path + DESCRIPTION) or "")
         fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
-    except (OSError, OverflowError, RecursionError, ValueError):
+    except (EtcdError, OSError, OverflowError, RecursionError, ValueError):
         return None
     return found if fits else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import machine
 from .hosts import Facts, HostStatus, Lab, is_terminal, labs, left_behind
 from .image import Images, VersionSet
-from .packages import make_repository
+from .packages import make_repository, make_rpm_repository
 from .pins import pin
 from .process import LabError, say
 from .programs import ETCD, KUBERNETES, Store
@@ -67,10 +67,11 @@ def cmd_build(options: argparse.Namespace) -> None:
 
 
 def cmd_packages(options: argparse.Namespace) -> None:
-    """Write a Debian repository with packages of kubeadm and the kubelet, and print where it is."""
+    """Write a repository with packages of kubeadm and the kubelet, and print where it is."""
     store = _store(options)
     versions = [parse_version(text) for text in options.version]
-    print(make_repository(store, versions, options.restarts, Path(options.directory).absolute()))
+    make = make_rpm_repository if options.rpm else make_repository
+    print(make(store, versions, options.restarts, Path(options.directory).absolute()))
 
 
 def cmd_programs(options: argparse.Namespace) -> None:
@@ -308,8 +309,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PROGRAM",
         help="just this one: kubeadm, kubelet, kubectl, kube-apiserver, etcd, etcdctl, etcdutl",
     )
-    sub = add("packages", "write a Debian repository with packages of kubeadm and the kubelet", programs)
+    sub = add("packages", "write a repository with packages of kubeadm and the kubelet", programs)
     sub.add_argument("--restarts", action="store_true", help="the kubelet's packages restart the kubelet")
+    sub.add_argument("--rpm", action="store_true", help="packages for dnf instead of those for apt")
     sub.add_argument("directory", metavar="DIRECTORY")
     sub.add_argument("version", nargs="+", metavar="VERSION")
     add("programs", "print the directory of cached programs", versions, programs)

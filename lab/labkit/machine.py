@@ -36,9 +36,11 @@ _NEEDED: dict[str, Callable[[], bool]] = {
     "gcc": lambda: _program("gcc"),
     "libc6-dev": lambda: any(Path("/usr/lib").glob("*/libc.a")) or any(Path("/usr/lib64").glob("libc.a")),
     "python3-venv": lambda: _pip() is not None,
+    "rpm": lambda: _program("rpmbuild"),
+    "createrepo-c": lambda: _program("createrepo_c"),
 }
-# Needed only when a Go toolchain has to be fetched.
-_ONLY_WITHOUT_GO = {"python3-venv"}
+# Needed only when a Go toolchain has to be fetched, or packages for dnf are made.
+_SOMETIMES = {"python3-venv", "rpm", "createrepo-c"}
 
 
 def _pip() -> str | None:
@@ -50,7 +52,7 @@ def _pip() -> str | None:
 
 def missing_packages(needed: Iterable[str] | None = None) -> list[str]:
     """The Debian packages whose programs are not there."""
-    names = [n for n in _NEEDED if n not in _ONLY_WITHOUT_GO] if needed is None else list(needed)
+    names = [n for n in _NEEDED if n not in _SOMETIMES] if needed is None else list(needed)
     return [name for name in names if not _NEEDED[name]()]
 
 

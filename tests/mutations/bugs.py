@@ -342,6 +342,8 @@ NAMED = [
     Named("packages on hold stay free", f"{HOST}/packages", "install", without_call("hold")),
     Named("an older package may follow", f"{HOST}/packages", "changes_of", guard("False", "is_older")),
     Named("what apt removes does not matter", f"{HOST}/packages", "Apt.companions", guard("False", "removed")),
+    Named("what dnf removes does not matter", f"{HOST}/packages", "Dnf.companions", guard("False", "others")),
+    Named("a script that fails does not matter", f"{HOST}/packages", "Dnf.install", guard("False", "scripts")),
     Named("an abandoned turn goes on", ROLLOUT, "check_controller", guard("False", "POLLERR")),
     Named("a learner is promoted unasked", f"{MEMBER}/join", "JoinTurn._wait_until_promoted", guard("True", "problem")),
     Named("a member joins beside one that is unwell", f"{MEMBER}/join", "join_problems", returns("[]")),

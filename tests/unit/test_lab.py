@@ -311,15 +311,25 @@ def test_packages_are_those_of_kubernetes(tmp_path: Path) -> None:
     built = {name: tmp_path / name for name in ("kubeadm", "kubelet")}
     for path in built.values():
         path.write_text("#!/bin/sh\n")
-    for restarts in (False, True):
-        kubeadm, kubelet = packages.packages_of(Version(1, 37, 2), built, restarts)
-        assert bool(kubelet.after) is restarts and not kubeadm.after
+    for script in ("", packages.RESTARTS):
+        kubeadm, kubelet = packages.packages_of(Version(1, 37, 2), built, script)
+        assert kubelet.after == script and not kubeadm.after
     path = packages.make_package(kubelet, tmp_path)
     listed = subprocess.run(["dpkg-deb", "--contents", str(path)], check=True, capture_output=True, text=True).stdout
     assert "-rwxr-xr-x root/root" in listed and "./usr/bin/kubelet" in listed and "kubelet.service" in listed
     entry = packages.index_entry(kubelet, path.read_bytes())
     assert f"Filename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: " in entry
     assert entry.startswith("Package: kubelet\nVersion: 1.37.2-1.1\n") and [*tmp_path.glob(".*")] == []
+
+
+def test_packages_for_dnf_are_those_of_kubernetes(tmp_path: Path) -> None:
+    """rpm itself reads them in tests/integration/test_packages_dnf.py."""
+    built = {name: tmp_path / name for name in ("kubeadm", "kubelet")}
+    kubeadm, kubelet = packages.packages_of(Version(1, 37, 2), built, packages.RESTARTS_RPM)
+    spec = packages.spec_of(kubelet, tmp_path)
+    assert "Name: kubelet\nVersion: 1.37.2\nRelease: 1.1\n" in spec and f"%post\n{packages.RESTARTS_RPM}" in spec
+    assert spec.endswith("%files\n/usr/bin/kubelet\n/usr/lib/systemd/system/kubelet.service\n")
+    assert "%post" not in packages.spec_of(kubeadm, tmp_path)
 
 
 def test_kubernetes_programs_are_built_with_their_version() -> None:

@@ -111,12 +111,15 @@ def test_what_dpkg_prints() -> None:
 
 
 def test_what_rpm_prints() -> None:
-    text = "kubelet\t0:1.36.3-150500.1.1\nkubelet\t0:1.37.2-150500.1.1\npackage nothere is not installed\nkubeadm\t0:1.36.3-150500.1.1\n"
+    text = "kubelet\t0:1.37.2-150500.1.1\nkubelet\t0:1.36.3-150500.1.1\npackage nothere is not installed\nkubeadm\t0:1.36.3-150500.1.1\n"
+    text += "libc\t0:2.40-1\nlibc\t0:2.40-1\n"
     assert rpm_installed(text) == {
         "kubelet": Installed("1.37.2-150500.1.1", whole=False),
         "kubeadm": Installed("1.36.3-150500.1.1"),
+        "libc": Installed("2.40-1"),
     }
-    assert rpm_versions("kubelet\t0:1.36.3-1\n\nkubelet\t0:1.37.2-1\nkubeadm\t1:1.37.2-1\n", "kubelet") == [
+    text = "kubelet\t0:1.36.3-1\tx86_64\n\nkubelet\t0:1.37.2-1\tx86_64\nkubeadm\t1:1.37.2-1\tx86_64\n"
+    assert rpm_versions(text, "kubelet") == [
         "1.36.3-1",
         "1.37.2-1",
     ]
@@ -573,37 +576,129 @@ def test_apt_asks_what_there_is(shell: Shell, tmp_path: Path) -> None:
     assert Apt().file_of(Change("kubelet", "", "1:2-1"), str(tmp_path)).endswith("kubelet_1%3a2-1_amd64.deb")
 
 
-def test_dnf_ignores_exclusions_once(shell: Shell, tmp_path: Path) -> None:
-    """What is fetched is installed by its files, without the network."""
-    dnf, asked = Dnf(), ["install", "kubelet-1.37.2-1.1", "kubeadm-1.37.2-1.1"]
+DNF4 = ["--disableexcludes=all", "--disableplugin=versionlock"]
+
+
+@pytest.fixture
+def dnf() -> Dnf:
+    """dnf 4."""
+    return Dnf("dnf")
+
+
+def test_dnf_ignores_exclusions_once(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    """What is fetched and tested is installed without the network, by its name: dnf does not check signatures of files."""
     dnf.fetch(CHANGES, str(tmp_path))
-    files = [f"{dnf.fetched}/{name}-1.37.2-1.1.x86_64.rpm" for name in ("kubeadm", "kubelet")]
-    for path in files:
-        Path(path).write_text("")
     dnf.install(CHANGES, str(tmp_path))
-    options = [f"--setopt=cachedir={tmp_path}/cache", "--disableexcludes=all", "--disableplugin=versionlock"]
-    begin = ["dnf", "--quiet", "--assumeyes", *options]
+    begin = ["dnf", "--assumeyes", f"--setopt=cachedir={tmp_path}/cache", "--setopt=strict=1", *DNF4, "install"]
+    asked = [f"--setopt=destdir={dnf.fetched}/install", "--setopt=keepcache=1", f"kubelet-{NEW}", f"kubeadm-{NEW}"]
     assert shell.argvs == [
-        [*begin, "--downloadonly", f"--destdir={dnf.fetched}", *asked],
-        [*begin, "--cacheonly", "install", *files],
+        [*begin, "--downloadonly", *asked],
+        [*begin, "--cacheonly", "--setopt=tsflags=test", *asked],
+        [*begin, "--cacheonly", *asked],
     ]
-    assert dnf.file_of(CHANGES[1], str(tmp_path)) == files[0] and dnf.fetched.startswith(str(tmp_path))
-    assert dnf.companions(CHANGES, "") == []
+    (Path(dnf.fetched) / "install").mkdir()
+    path = Path(dnf.fetched) / "install" / f"kubeadm-{NEW}.x86_64.rpm"
+    path.write_text("")
+    assert dnf.file_of(CHANGES[1], str(tmp_path)) == str(path) and dnf.fetched.startswith(str(tmp_path))
     dnf.hold(["kubelet"])
-    assert len(shell.argvs) == 2, "a version lock is not lost"
+    assert len(shell.argvs) == 3, "a version lock is not lost"
 
 
-def test_dnf_and_rpm_are_asked(shell: Shell, tmp_path: Path) -> None:
-    dnf, form = Dnf(), "%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
+def test_dnf5_has_other_options(shell: Shell, tmp_path: Path) -> None:
+    """Often dnf5 has the name of dnf 4. It refuses what it does not know, and options of a command before the command."""
+    (tmp_path / "dnf5").write_text("")
+    (tmp_path / "dnf").symlink_to("dnf5")
+    dnf = Dnf(str(tmp_path / "dnf"))
+    assert dnf.is_dnf5
+    dnf.fetch(CHANGES[:1], str(tmp_path))
+    options = ["cachedir=" + f"{tmp_path}/cache", "skip_broken=0", "skip_unavailable=0", "disable_excludes=*"]
+    begin = [f"{tmp_path}/dnf", "--assumeyes", *(f"--setopt={option}" for option in options)]
+    asked = [f"--setopt=destdir={dnf.fetched}/install", "--setopt=keepcache=1", f"kubelet-{NEW}"]
+    assert shell.argvs[0] == [*begin, "install", "--downloadonly", *asked]
+
+
+def test_dnf_reinstalls_what_is_there_twice(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    """After rpm was killed, "install" has nothing to do, and both versions stay."""
+    changes = [Change("kubelet", NEW, NEW), Change("kubeadm", OLD, NEW)]
+    dnf.fetch(changes, str(tmp_path))
+    dnf.install(changes, str(tmp_path))
+    said = [(argv[6], argv[-1]) for argv in shell.argvs]
+    first, second = ("install", f"kubeadm-{NEW}"), ("reinstall", f"kubelet-{NEW}")
+    assert said == [first, first, second, second, first, second]
+    assert dnf.companions(changes[:1], str(tmp_path)) == [] and len(shell.argvs) == 6
+
+
+TABLE4 = """Last metadata expiration check: 0:00:03 ago on Sat Nov 28 08:37:42 2026.
+Dependencies resolved.
+================================================================================
+ Package                 Architecture    Version              Repository   Size
+================================================================================
+Upgrading:
+ kubelet                 x86_64          1.37.2-1.1           t1          6.0 k
+     replacing  kubelet-extras.x86_64 1.0-1
+ kubernetes-cni          x86_64          2:1.8.0-1            t1          6.0 k
+Installing dependencies:
+ a-package-with-a-name-that-needs-a-line-of-its-own
+                         noarch          1.0-1                t1          6.0 k
+Skipping packages with broken dependencies:
+ left-out                noarch          1.0-1                t1          6.0 k
+
+Transaction Summary
+================================================================================
+Upgrade  2 Packages
+"""
+TABLE5 = """Package                     Arch   Version             Repository        Size
+Upgrading:
+ kubelet                    x86_64 0:1.37.2-1.1        t1            30.0   B
+   replacing kubelet        x86_64 0:1.36.3-1.1        @commandline  30.0   B
+   replacing kubelet-extras x86_64 0:1.0-1             <unknown>     34.0   B
+Removing:
+ gone                       x86_64 0:1.0-1             <unknown>     34.0   B
+
+Transaction Summary:
+ Upgrading:          1 package
+"""
+
+
+def test_the_table_of_dnf() -> None:
+    """Recorded with dnf 4.14 and 5.4."""
+    long = "a-package-with-a-name-that-needs-a-line-of-its-own"
+    versions = {"kubelet": NEW, "kubernetes-cni": "2:1.8.0-1", long: "1.0-1"}
+    assert _packages.dnf_transaction(TABLE4) == (versions, ["kubelet-extras"])
+    assert _packages.dnf_transaction(TABLE5) == ({"kubelet": NEW}, ["kubelet", "kubelet-extras", "gone"])
+    assert _packages.dnf_transaction("Nothing to do.\n") == ({}, [])
+
+
+def test_what_dnf_would_remove_is_refused(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    shell.answers["dnf --assumeno"] = Done(1, TABLE5, "Operation aborted by the user.")
+    with pytest.raises(EtcdError, match=r"dnf would remove kubelet-extras, gone to install kubelet 1.37.2-1.1"):
+        dnf.companions(CHANGES[:1], str(tmp_path))
+    with pytest.raises(EtcdError, match=r"dnf cannot install kubelet .*, kubeadm"):
+        dnf.companions(CHANGES, str(tmp_path))
+    # Recorded with dnf 4.14.
+    conflict = (
+        "Error: \n Problem: conflicting requests\n  - nothing provides that needed by kubelet-1.37.2-1.1.x86_64\n"
+    )
+    shell.answers["dnf --assumeno"] = Done(1, "(try to add '--skip-broken')\n", conflict)
+    with pytest.raises(EtcdError, match=r"cannot install kubelet .*: Error: Problem: conflicting requests - nothing"):
+        dnf.companions(CHANGES[:1], str(tmp_path))
+    shell.answers["dnf --assumeno"] = Done(1, TABLE4.replace("     replacing  kubelet-extras.x86_64 1.0-1\n", ""), "")
+    shell.answers["rpm --query"] = Done(0, "kubernetes-cni\t2:1.7.0-1\n", "")
+    found = dnf.companions(CHANGES[:1], str(tmp_path))
+    assert [change.text for change in found] == [
+        "kubernetes-cni: 2:1.7.0-1 -> 2:1.8.0-1",
+        "a-package-with-a-name-that-needs-a-line-of-its-own: none -> 1.0-1",
+    ]
+    assert not any(change.is_wanted for change in found)
+
+
+def test_dnf_and_rpm_are_asked(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    form = "%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
     shell.answers["rpm --query"] = Done(0, "kubelet\t0:1.36.3-1\n", "")
     assert dnf.installed(["kubelet"]) == {"kubelet": Installed("1.36.3-1")}
     assert shell.argvs == [["rpm", "--query", f"--queryformat={form}", "kubelet"]]
-    shell.answers["rpm --eval"] = Done(0, "-1\n", "")
-    assert dnf.is_older("0:1.36.3-1", "0:1.37.2-1')") and not dnf.refresh(str(tmp_path))
-    assert shell.argvs[1] == ["rpm", "--eval", "%{lua:print(rpm.vercmp('0:1.36.3-1', '0:1.37.2-1'))}"]
-    assert shell.argvs[2][-2:] == ["makecache", "--refresh"]
-    shell.answers["rpm --eval"] = Done(0, "0\n", "")
-    assert not dnf.is_older("0:1.36.3-1", "0:1.36.3-1")
+    assert not dnf.refresh(str(tmp_path))
+    assert shell.argvs[1][-2:] == ["makecache", "--refresh"]
     target = str(tmp_path)
     assert dnf.unpack("kubeadm.rpm", target).code == 0
     words = ["--extract", "--make-directories", "--quiet", "--no-absolute-filenames", f"--file={target}/files.cpio"]
@@ -612,23 +707,103 @@ def test_dnf_and_rpm_are_asked(shell: Shell, tmp_path: Path) -> None:
     assert dnf.unpack("kubeadm.rpm", target).code == 1 and shell.argvs[-1][0] == "rpm2cpio"
 
 
-def test_dnf_chooses_the_newest(monkeypatch: pytest.MonkeyPatch, shell: Shell, tmp_path: Path) -> None:
-    shell.answers["dnf repoquery"] = Done(0, "kubelet\t0:1.37.2-1\nkubelet\t0:1.37.2-3\nkubelet\t0:1.37.2-2\n", "")
-    monkeypatch.setattr(Dnf, "is_older", lambda _self, version, other: version < other)
-    assert Dnf().candidates(WANTED[0], str(tmp_path)) == ["1.37.2-3", "1.37.2-2", "1.37.2-1"]
+def test_dnf_chooses_the_newest(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    """dnf is asked for the name: it reads kubelet-* as a name, too, and then lists kubelet-extras only."""
+    rows = ("1.37.2~rc.1-1", "1.37.2-2", "1.37.2-10", "1.37.2-9")
+    text = "".join(f"kubelet\t0:{row}\tx86_64\n\n" for row in rows) + "kubelet\t0:1.37.2-99\tsrc\n"
+    shell.answers["dnf repoquery"] = Done(0, text, "")
+    found = dnf.candidates(WantedPackage("kubelet", "*"), str(tmp_path))
+    assert found == ["1.37.2-10", "1.37.2-9", "1.37.2-2", "1.37.2~rc.1-1"]
+    assert shell.argvs[-1][-1] == "kubelet"
 
 
-def test_what_dnf_says_of_a_failure(shell: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("2.0-1", "1:1.0-1"),
+        ("1.37.0~rc.1-1", "1.37.0-1"),
+        ("1.37.0-1", "1.37.0^git1-1"),
+        ("1.37.0^git1-1", "1.37.0.1-1"),
+        ("1.36.3-2", "1.36.3-150500.1.1"),
+        ("1.9-1", "1.10-1"),
+        ("1.0-1", "1.0a-1"),
+        ("1.a-1", "1.1-1"),
+        ("1.a-1", "1.b-1"),
+    ],
+)
+def test_versions_of_rpm(dnf: Dnf, older: str, newer: str) -> None:
+    """As rpm 4.18 and 6.1 compare them."""
+    assert dnf.is_older(older, newer) and not dnf.is_older(newer, older) and not dnf.is_older(newer, newer)
+    assert _packages.compare_rpm_versions("0:1.0-01", "1.0-1") == 0
+
+
+def test_what_dnf_says_of_a_failure(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
     shell.answers["dnf"] = Done(1, "Error: scriptlet", "Error: Failed to download metadata")
-    assert Dnf().refresh(str(tmp_path)) == "Error: Failed to download metadata"
+    assert dnf.refresh(str(tmp_path)) == "Error: scriptlet Error: Failed to download metadata"
     with pytest.raises(EtcdError, match=r"dnf cannot fetch kubelet .*Failed to download metadata"):
-        Dnf().fetch(CHANGES, str(tmp_path))
+        dnf.fetch(CHANGES, str(tmp_path))
     with pytest.raises(EtcdError, match=r"dnf Error: Failed"):
-        Dnf().install(CHANGES, str(tmp_path))
+        dnf.install(CHANGES, str(tmp_path))
+    shell.answers["dnf"] = Done(1, "No more words\n", "")
+    with pytest.raises(EtcdError, match=r"dnf failed \(exit code 1\) while it installed kubelet .*: No more words"):
+        dnf.install(CHANGES, str(tmp_path))
     shell.answers["dnf"] = Done(0, "", "")
     with pytest.raises(EtcdError, match=r"its file is not in"):
-        Dnf().file_of(CHANGES[0], str(tmp_path))
-    assert "--downloadonly" in shell.argvs[-1] and shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
+        Dnf("dnf").file_of(CHANGES[0], str(tmp_path))
+    assert shell.argvs[-1][-1] == "kubelet-1.37.2-1.1"
+
+
+def test_a_script_of_a_package_that_fails(shell: Shell, dnf: Dnf, tmp_path: Path) -> None:
+    """dnf 4 succeeds all the same. Recorded with dnf 4.14."""
+    said = "  Running scriptlet: kubelet\nwarning: %post(kubelet-1.37.2-1.1.x86_64) scriptlet failed, exit status 1\n\nComplete!\n"
+    shell.answers["dnf"] = Done(0, said, "")
+    words = r"a script failed while dnf installed kubelet 1.37.2-1.1: %post\(kubelet-1.37.2-1.1.x86_64\) scriptlet failed, exit status 1. The"
+    with pytest.raises(EtcdError, match=words):
+        dnf.install(CHANGES[:1], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        # dnf 4 with skip_if_unavailable succeeds.
+        (
+            0,
+            "Metadata cache created.\nErrors during downloading metadata for repository 'bad':\n  - Curl error (7)\nIgnoring repositories: bad\n",
+            "Errors during downloading metadata for repository 'bad': - Curl error (7) Ignoring repositories: bad",
+        ),
+        (0, "Last metadata expiration check: 0:00:03 ago.\nMetadata cache created.\n", ""),
+        (0, "Updating and loading repositories:\n t1 100%\nRepositories loaded.\n", ""),
+        (1, "Unknown argument\n\nof a command\n", "Unknown argument of a command"),
+        (
+            1,
+            "[1/1] kubeadm 100%\n>>> Already downloaded\nRunning transaction\nTransaction failed: Signature verification failed.\n",
+            "Transaction failed: Signature verification failed.",
+        ),
+    ],
+)
+def test_what_dnf_complains_of(code: int, text: str, said: str) -> None:
+    assert _packages.dnf_complaints_in(text, code) == said
+
+
+@pytest.mark.parametrize(
+    ("programs", "manages", "name"),
+    [
+        ("apt-get dpkg-query", True, "apt"),
+        ("dnf rpm", False, "dnf"),
+        ("dnf5 rpm", False, "dnf"),
+        # Each distribution has packages of the other one's programs.
+        ("apt-get dpkg-query dnf rpm", True, "apt"),
+        ("apt-get dpkg-query dnf rpm", False, "dnf"),
+        ("apt-get rpm", False, ""),
+    ],
+)
+def test_which_package_manager_a_host_has(
+    monkeypatch: pytest.MonkeyPatch, shell: Shell, programs: str, manages: bool, name: str
+) -> None:
+    monkeypatch.setattr(_packages.shutil, "which", lambda program: program if program in programs.split() else None)
+    shell.answers["dpkg-query"] = Done(0, "ii \tdpkg\t1.21\n", "") if manages else Done(1, "", "no packages found")
+    found = _packages.find_manager()
+    assert (found.name if found else "") == name
 
 
 def test_a_program_that_continues_after_its_module(tmp_path: Path) -> None:

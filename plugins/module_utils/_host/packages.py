@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import shutil
@@ -318,26 +319,31 @@ class Apt(Manager):
 
 
 class Dnf(Manager):
-    """dnf and rpm. What a version lock or an exclusion holds stays held, since they are files: dnf is told to ignore them once."""
+    """dnf 4 or dnf5, and rpm. What a version lock or an exclusion holds stays held, since they are files: dnf is told to ignore them once."""
 
     name = "dnf"
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         # The directory of what was fetched.
         self.fetched = ""
+        self.program = program
+        # Often it has the name of dnf 4.
+        self.is_dnf5 = os.path.basename(os.path.realpath(program)) == "dnf5"
 
-    def _dnf(self, scratch: str, *words: str) -> Done:
-        return run(self._argv(scratch, *words), FETCH)
-
-    @staticmethod
-    def _argv(scratch: str, *words: str) -> list[str]:
+    def _argv(self, scratch: str, command: str, *words: str) -> list[str]:
         cache = os.path.join(scratch, "cache")
-        options = [
-            f"--setopt=cachedir={cache}",
-            "--disableexcludes=all",
-            "--disableplugin=versionlock",
-        ]
-        return ["dnf", "--quiet", "--assumeyes", *options, *words]
+        held = (
+            ["--setopt=disable_excludes=*"]
+            if self.is_dnf5
+            else ["--disableexcludes=all", "--disableplugin=versionlock"]
+        )
+        # Otherwise dnf may leave out what it cannot install, and say that all is well. dnf5 has two options for it.
+        strict = ["skip_broken=0", "skip_unavailable=0"] if self.is_dnf5 else ["strict=1"]
+        options = [f"--setopt={option}" for option in (f"cachedir={cache}", *strict)]
+        return [self.program, "--assumeyes", *options, *held, command, *words]
+
+    def _dnf(self, scratch: str, command: str, *words: str) -> Done:
+        return run(self._argv(scratch, command, *words), FETCH)
 
     def installed(self, names: Iterable[str]) -> dict[str, Installed]:
         """See Manager."""
@@ -346,8 +352,9 @@ class Dnf(Manager):
 
     def candidates(self, package: WantedPackage, scratch: str) -> list[str]:
         """See Manager."""
-        form = "%{name}\t%{epoch}:%{version}-%{release}\n"
-        done = self._dnf(scratch, "repoquery", f"--queryformat={form}", f"{package.name}-{package.pattern}")
+        # By name alone: dnf reads NAME-* as a name, too, and then finds other packages only.
+        form = "%{name}\t%{epoch}:%{version}-%{release}\t%{arch}\n"
+        done = self._dnf(scratch, "repoquery", "--quiet", f"--queryformat={form}", package.name)
         found = [version for version in rpm_versions(done.stdout, package.name) if package.admits(version)]
         newest: list[str] = []
         for version in found:
@@ -358,32 +365,62 @@ class Dnf(Manager):
     def refresh(self, scratch: str) -> str:
         """See Manager."""
         done = self._dnf(scratch, "makecache", "--refresh")
-        return "" if done.code == 0 else " ".join(done.stderr.split())[-400:]
+        # With skip_if_unavailable, dnf succeeds without a repository that it cannot read.
+        return dnf_complaints_in(f"{done.stdout}\n{done.stderr}", done.code)
 
     def is_older(self, version: str, other: str) -> bool:
         """See Manager."""
-        # Versions consist of letters, digits and what _WANTED and rpm allow: no quotation mark is among them.
-        quoted = [re.sub(r"[^A-Za-z0-9.+~^:_-]", "", text) for text in (version, other)]
-        done = run(["rpm", "--eval", "%{lua:print(rpm.vercmp('" + quoted[0] + "', '" + quoted[1] + "'))}"], ASK)
-        return done.stdout.strip() == "-1"
+        return compare_rpm_versions(version, other) < 0
 
-    def _asked(self, changes: Iterable[Change]) -> list[str]:
-        return ["install", *(f"{item.name}-{item.after}" for item in changes)]
+    def companions(self, changes: list[Change], scratch: str) -> list[Change]:
+        """See Manager."""
+        asked = [change for change in changes if change.before != change.after]
+        if not asked:
+            return []
+        # The later option wins.
+        done = self._dnf(scratch, "install", "--assumeno", *_names_of(asked))
+        planned, removed = dnf_transaction(done.stdout)
+        if not all(change.name in planned for change in asked):
+            raise EtcdError(
+                f"dnf cannot install {_listed(changes)}: {dnf_complaints_in(done.stderr, done.code)} Add packages that are too old to etcd_packages,"
+                " or the repository that has what is missing to the host."
+            )
+        named = [change.name for change in changes]
+        others = [name for name in removed if name not in (*named, *planned)]
+        if others:
+            raise EtcdError(
+                f"dnf would remove {', '.join(others)} to install {_listed(changes)}. Name versions in etcd_packages that can be installed beside"
+                f" {', '.join(others)}, or remove what is not needed any more."
+            )
+        present = self.installed([name for name in planned if name not in named] or [KUBEADM])
+        return [
+            Change(name, present[name].version if name in present else "", version, is_wanted=False)
+            for name, version in planned.items()
+            if name not in named
+        ]
 
     def fetch(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
         # A directory of its own: one of a run that was killed may be what an installation reads.
         self.fetched = tempfile.mkdtemp(prefix="archives-", dir=scratch)
-        done = self._dnf(scratch, "--downloadonly", f"--destdir={self.fetched}", *self._asked(changes))
-        if done.code != 0:
-            raise EtcdError(f"dnf cannot fetch {_listed(changes)}: {' '.join(done.stderr.split())[-400:]}")
+        for command, some in _by_command(changes):
+            # dnf5 checks signatures only when it installs. A test does all but to install.
+            for options in (["--downloadonly"], ["--cacheonly", "--setopt=tsflags=test"]):
+                done = self._dnf(scratch, command, *options, *self._fetched(command, some))
+                if done.code != 0:
+                    said = dnf_complaints_in(f"{done.stdout}\n{done.stderr}", done.code)
+                    raise EtcdError(f"dnf cannot fetch {_listed(some)}: {said}")
+
+    def _fetched(self, command: str, changes: Iterable[Change]) -> list[str]:
+        """Where packages of a command are, and their names. By their files, dnf would not check their signatures."""
+        return [f"--setopt=destdir={self.fetched}/{command}", "--setopt=keepcache=1", *_names_of(changes)]
 
     def file_of(self, change: Change, scratch: str) -> str:
         """See Manager."""
         if not self.fetched:
             self.fetch([change], scratch)
         version = change.after.split(":", 1)[-1]
-        pattern = f"{glob.escape(f'{self.fetched}/{change.name}-{version}')}.*.rpm"
+        pattern = f"{glob.escape(self.fetched)}/*/{glob.escape(f'{change.name}-{version}')}.*.rpm"
         path = next(iter(glob.glob(pattern)), "")
         if not path:
             raise EtcdError(f"dnf has fetched {change.name} {change.after}, and its file is not in {self.fetched}.")
@@ -401,17 +438,41 @@ class Dnf(Manager):
     def install(self, changes: Iterable[Change], scratch: str) -> None:
         """See Manager."""
         log = os.path.join(scratch, "install.log")
-        files = sorted(glob.glob(f"{glob.escape(self.fetched)}/*.rpm"))
-        done = run_apart(self._argv(scratch, "--cacheonly", "install", *files), INSTALL, log)
-        if done.code != 0:
-            what = done.stderr or f"failed (exit code {done.code})"
-            raise EtcdError(
-                f"dnf {what} while it installed {_listed(changes)}: {done.stdout[-400:].strip()} The whole output is in {log}. Correct the cause, and run"
-                " again."
-            )
+        for command, some in _by_command(changes):
+            argv = self._argv(scratch, command, "--cacheonly", *self._fetched(command, some))
+            done = run_apart(argv, INSTALL, log)
+            scripts = failed_scripts_in(done.stdout)
+            if scripts:
+                raise EtcdError(
+                    f"a script failed while dnf installed {_listed(some)}: {scripts}. The whole output is in {log}. rpm does not run the script again:"
+                    " do what it does (rpm --query --scripts NAME) by hand, and run again."
+                )
+            if done.code != 0:
+                what = done.stderr or f"failed (exit code {done.code})"
+                said = dnf_complaints_in(done.stdout, done.code) or done.stdout[-400:].strip()
+                raise EtcdError(
+                    f"dnf {what} while it installed {_listed(some)}: {said} The whole output is in {log}. Correct the cause, and run again."
+                )
 
     def hold(self, names: Iterable[str]) -> None:
         """Nothing: a version lock is not lost."""
+
+
+def _by_command(changes: Iterable[Change]) -> list[tuple[str, list[Change]]]:
+    """Which command of dnf each package needs.
+
+    If rpm was killed, a package is there in two versions, and dnf has nothing to install. A reinstallation removes the older one.
+    """
+    found = list(changes)
+    parts = (
+        ("install", [change for change in found if change.before != change.after]),
+        ("reinstall", [change for change in found if change.before == change.after]),
+    )
+    return [(command, some) for command, some in parts if some]
+
+
+def _names_of(changes: Iterable[Change]) -> list[str]:
+    return [f"{item.name}-{item.after}" for item in changes]
 
 
 # --- What package managers print -------------------------------------------------------------------------------------
@@ -429,12 +490,19 @@ def dpkg_installed(text: str) -> dict[str, Installed]:
 
 
 def rpm_installed(text: str) -> dict[str, Installed]:
-    """Packages in the output of rpm. A transaction that was interrupted leaves two versions of one package."""
+    """Packages in the output of rpm.
+
+    A transaction that was interrupted leaves two versions of one package: the newer one counts. One version of two architectures is whole.
+    """
     found: dict[str, Installed] = {}
     for line in text.splitlines():
         name, _tab, version = line.partition("\t")
-        if version:
-            found[name] = Installed(_without_epoch(version), whole=name not in found)
+        if not version:
+            continue
+        known = found.get(name)
+        order = compare_rpm_versions(version, known.version) if known else 0
+        newer = known.version if known and order < 0 else _without_epoch(version)
+        found[name] = Installed(newer, whole=order == 0 and (known is None or known.whole))
     return found
 
 
@@ -445,14 +513,109 @@ def madison_versions(text: str, name: str) -> list[str]:
 
 
 def rpm_versions(text: str, name: str) -> list[str]:
-    """Versions in the output of dnf repoquery."""
-    lines = (line.strip().partition("\t") for line in text.splitlines())
-    return list(dict.fromkeys(_without_epoch(version) for found, _tab, version in lines if found == name and version))
+    """Versions in the output of dnf repoquery: name, version and architecture. Sources of a package are none."""
+    lines = ([*line.strip().split("\t"), "", ""][:3] for line in text.splitlines())
+    return list(
+        dict.fromkeys(
+            _without_epoch(version)
+            for found, version, architecture in lines
+            if found == name and version and architecture not in ("src", "nosrc")
+        )
+    )
 
 
 def _without_epoch(version: str) -> str:
     """A version of rpm as people write it: the epoch 0 is left out."""
     return version[2:] if version.startswith("0:") else version
+
+
+# Sections of the table that dnf prints. Others have what it leaves out.
+_COMES = ("Installing", "Upgrading", "Downgrading", "Reinstalling")
+
+
+def dnf_transaction(text: str) -> tuple[dict[str, str], list[str]]:
+    """What dnf would install, by name, and which packages would go, in the table that it prints: name, architecture and version in each row.
+
+    A row whose name is long goes on in the next line. Packages that are replaced are below the one that replaces them.
+    """
+    rows: list[list[str]] = []
+    section = ""
+    for line in text.splitlines():
+        if re.match(r"[A-Z][A-Za-z ]*:$", line):
+            section = line
+        elif line.startswith(" ") and section and not section.startswith("Transaction"):
+            words = line.split()
+            if words[:1] == ["replacing"]:
+                # NAME.ARCHITECTURE VERSION or NAME ARCHITECTURE VERSION.
+                rows.append(["replaced", re.sub(r"\.[^.]+$", "", words[1]) if len(words) == 3 else words[1], "", ""])
+            elif line[1:2] != " ":
+                rows.append([section, *words])
+            elif rows:
+                rows[-1] += words
+    gone = [row[1] for row in rows if row[0] == "replaced" or row[0].startswith("Removing")]
+    comes = {row[1]: _without_epoch(row[3]) for row in rows if row[0].startswith(_COMES) and len(row) > 3}
+    return comes, gone
+
+
+# What dnf prints of its progress between complaints, and advice that is not ours.
+_DNF_PROGRESS = r"(>>> Already|Running|Repositories loaded|You can try|\(try to add|--|\[\d+/\d+\])"
+_DNF_COMPLAINS = r"(Error|Failed|Problem|No match|Transaction failed|Curl error|>>> |Package \S+ is not signed|Public key|OpenPGP|Cannot)"
+
+
+def dnf_complaints_in(text: str, code: int) -> str:
+    """What dnf says of a failure, in one line: from the first complaint on. '' if it has succeeded without any."""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not re.match(_DNF_PROGRESS, line)]
+    first = next((at for at, line in enumerate(lines) if re.match(_DNF_COMPLAINS, line)), None)
+    if first is None:
+        return printable(" ".join(lines))[-400:] if code != 0 else ""
+    return printable(" ".join(dict.fromkeys(lines[first:])))[:600]
+
+
+def failed_scripts_in(text: str) -> str:
+    """Scripts of packages that have failed, as rpm says it. dnf 4 succeeds all the same."""
+    return printable(" ".join(re.findall(r"\S*%\S+ scriptlet failed, [^\n]*", text)))[:600]
+
+
+def compare_rpm_versions(version: str, other: str) -> int:
+    """Which of two versions of rpm is the newer one: -1, 0 or 1. [EPOCH:]VERSION[-RELEASE], as rpmvercmp compares them.
+
+    The programs that compare versions differ: the rpm of RHEL 8 does not know an epoch.
+    """
+    for mine, theirs in zip(_parts(version), _parts(other)):
+        found = _compare_part(mine, theirs)
+        if found:
+            return found
+    return 0
+
+
+def _parts(version: str) -> tuple[str, str, str]:
+    epoch, colon, rest = version.rpartition(":")
+    number, _dash, release = rest.partition("-")
+    return (epoch if colon else "0"), number, release
+
+
+def _compare_part(mine: str, theirs: str) -> int:
+    """Digits and letters are compared piece by piece. ~ is older than the end, ^ is newer than the end and older than anything else."""
+    pieces = [re.findall(r"\d+|[A-Za-z]+|~|\^", text) for text in (mine, theirs)]
+    for one, two in itertools.zip_longest(*pieces, fillvalue=""):
+        if one == two:
+            continue
+        ranks = [_rank(piece) for piece in (one, two)]
+        if ranks[0] != ranks[1]:
+            return -1 if ranks[0] < ranks[1] else 1
+        if one.isdigit():
+            if int(one) != int(two):
+                return -1 if int(one) < int(two) else 1
+        else:
+            return -1 if one < two else 1
+    return 0
+
+
+def _rank(piece: str) -> int:
+    if piece in ("~", "", "^"):
+        return ("~", "", "^").index(piece)
+    return 4 if piece.isdigit() else 3
 
 
 def simulated(text: str) -> tuple[list[Change], list[str]]:
@@ -489,9 +652,13 @@ def _listed(changes: Iterable[Change]) -> str:
 
 def find_manager() -> Manager | None:
     """The package manager of the host."""
-    if shutil.which("apt-get") and shutil.which("dpkg-query"):
-        return Apt()
-    return Dnf() if shutil.which("dnf") and shutil.which("rpm") else None
+    apt = Apt() if shutil.which("apt-get") and shutil.which("dpkg-query") else None
+    program = shutil.which("dnf") or shutil.which("dnf5")
+    dnf = Dnf(program) if program and shutil.which("rpm") else None
+    if apt and dnf:
+        # Each distribution has packages of the other one's programs. The one that manages the host has a package of itself.
+        return apt if apt.installed(["dpkg"]) else dnf
+    return apt or dnf
 
 
 def needed(wanted: Iterable[WantedPackage], installed: Mapping[str, Installed]) -> list[WantedPackage]:

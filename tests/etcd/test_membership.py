@@ -104,7 +104,8 @@ def test_from_one_to_five_and_back(make_cluster: Make, version: str) -> None:
             cluster.names.remove(leaving.name)
             acts = membership(cluster)
             acts.hand_over(entry.id, 30)
-            assert acts.remove(entry.id, 30) and not acts.remove(entry.id, 30)
+            for _again in range(2):
+                acts.remove(entry.id, 30)
             # etcd ends by itself.
             wait_until(f"{leaving.name} still runs", lambda member=leaving: not member.running)
     assert counted["acknowledged"] > 100
@@ -162,7 +163,8 @@ def test_a_learner_that_never_starts_leaves_again(make_cluster: Make, version: s
     # etcd has one learner at a time.
     with pytest.raises(EtcdError, match="too many learner"):
         acts.add_learner("infra9", ["https://10.77.0.99:2380"], 30)
-    assert acts.remove(entry.id, 30) and entry_of(acts.members(), joiners[0].name, urls) is None
+    acts.remove(entry.id, 30)
+    assert entry_of(acts.members(), joiners[0].name, urls) is None
     cluster.write("afterwards")
 
 
@@ -178,7 +180,8 @@ def test_a_dead_member_is_replaced(make_cluster: Make, version: str) -> None:
         cluster.members.remove(dead)
         cluster.names.remove(dead.name)
         acts = membership(cluster)
-        assert not acts.hand_over(entry.id, 30) and acts.remove(entry.id, 30)
+        acts.hand_over(entry.id, 30)
+        acts.remove(entry.id, 30)
         join(cluster, dead)
     assert cluster.agree()
 

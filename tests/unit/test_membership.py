@@ -200,9 +200,9 @@ def test_a_learner_loses_its_further_url_when_it_votes(cluster: Cluster) -> None
 
 
 def test_a_member_is_removed_once(cluster: Cluster) -> None:
-    assert cluster.acts.remove(2, 60) is True
+    cluster.acts.remove(2, 60)
     assert [item["ID"] for item in cluster.members] == ["1"]
-    assert cluster.acts.remove(2, 60) is False
+    cluster.acts.remove(2, 60)
     assert cluster.asked == ["remove"]
 
 
@@ -218,13 +218,15 @@ def test_what_follows_a_removal_at_once_is_tried_again(cluster: Cluster) -> None
 def test_a_removal_whose_answer_was_lost(cluster: Cluster) -> None:
     """The answer of the first attempt was lost."""
     cluster.errors["remove"] = [refused("not-found")]
-    assert cluster.acts.remove(2, 60) is True
+    cluster.acts.remove(2, 60)
+    assert [item["ID"] for item in cluster.members] == ["1"]
 
 
 def test_a_leader_hands_over(cluster: Cluster) -> None:
     cluster.members[1:1] = [line(5, learner=True), line(6, "infra6", started=False)]
-    assert cluster.acts.hand_over(2, 60) is False and cluster.asked == []
-    assert cluster.acts.hand_over(1, 60) is True
+    cluster.acts.hand_over(2, 60)
+    assert cluster.asked == []
+    cluster.acts.hand_over(1, 60)
     assert cluster.asked == ["transfer-leadership"] and cluster.leaders["client2"] == 2
 
 
@@ -232,7 +234,7 @@ def test_a_leader_hands_over_to_a_member_that_answers(cluster: Cluster) -> None:
     """The first of the others is down, the next one is cut off and knows no leader."""
     cluster.members += [line(3, "infra3"), line(4, "infra4")]
     cluster.leaders.update(client2=refused("unavailable"), client3=0, client4=1)
-    assert cluster.acts.hand_over(1, 60) is True
+    cluster.acts.hand_over(1, 60)
     assert cluster.leaders["client1"] == 4 and cluster.now < 1
     cluster.leaders.update(client1=1, client2=refused("unavailable"), client3=0, client4=0)
     with pytest.raises(EtcdError, match="no other voting member follows the leader"):
@@ -252,7 +254,8 @@ def test_the_next_member_is_asked_for_the_leader(cluster: Cluster, first: int | 
     """A member may know no leader, or give no answer. A learner, and a member that never started, are not asked."""
     cluster.members[:0] = [line(5, learner=True), line(6, started=False)]
     cluster.leaders = {"client1": first, "client2": 2}
-    assert cluster.acts.hand_over(1, 60) is False
+    cluster.acts.hand_over(1, 60)
+    assert cluster.asked == []
 
 
 def test_no_member_knows_a_leader(cluster: Cluster) -> None:
@@ -292,7 +295,8 @@ def test_a_refusal_is_not_repeated(cluster: Cluster, act: Callable[[Any], Any], 
 @pytest.mark.parametrize("error", [refused("unavailable"), refused("timeout"), SilentError("nobody")])
 def test_requests_without_an_answer_are_repeated_until_the_timeout(cluster: Cluster, error: Error) -> None:
     cluster.errors["remove"] = [error, error]
-    assert cluster.acts.remove(2, 60) is True and cluster.now >= 2
+    cluster.acts.remove(2, 60)
+    assert cluster.now >= 2
     cluster.errors["remove"] = [error] * 1000
     with pytest.raises(EtcdError, match=r"etcd does not remove member 1: (etcd says|nobody)"):
         cluster.acts.remove(1, 60)

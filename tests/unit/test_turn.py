@@ -185,9 +185,8 @@ class Host:
         assert target.metrics == f"http://127.0.0.1:{port}/readyz", target
         return 1.0
 
-    def hand_over(self, number: int, _seconds: float) -> bool:
+    def hand_over(self, number: int, _seconds: float) -> None:
         self.handed_over.append((number, [*self.acts]))
-        return True
 
     def update_member(self, number: int, urls: list[str]) -> None:
         self.did(f"update {number} {' '.join(urls)}")

@@ -16,7 +16,7 @@ CA_FILE, CERT_FILE, KEY_FILE = FILES = (
 )
 
 
-def external_stanza(members: Iterable[Mapping[str, str]], client_port: int, version: str = "") -> str:
+def external_stanza(members: Iterable[Mapping[str, str]], client_port: int, version: str) -> str:
     """A ClusterConfiguration with etcd.external. members: name and address. version: that of kubeadm on the host that it is written for.
 
     Without kubernetesVersion, kubeadm asks the internet (cmd/kubeadm/app/util/version.go).

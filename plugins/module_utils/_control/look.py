@@ -118,8 +118,8 @@ def host_arguments(
     values: Mapping[str, Any],
     signer: Mapping[str, Any],
     now: float,
-    health: bool = False,
-    recipient: str = "",
+    health: bool,
+    recipient: str,
     reads_log: bool = False,
 ) -> dict[str, Any] | None:
     """The options of etcd_host_info for a host; None if it is not looked at.

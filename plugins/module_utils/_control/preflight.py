@@ -174,7 +174,7 @@ def data_dir_problems(facts: Facts) -> list[Problem]:
     return problems
 
 
-def program_problems(facts: Facts, allow_untested: bool = False) -> list[Problem]:
+def program_problems(facts: Facts, allow_untested: bool) -> list[Problem]:
     """Why kubeadm or the kubelet cannot be used: missing, unsupported, or of different minor versions. Certificates need neither."""
     kubeadm, kubelet = facts["kubeadm_version"], facts["kubelet_version"]
     problems = kubeadm_problems(facts, allow_untested)

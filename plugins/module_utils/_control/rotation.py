@@ -132,7 +132,7 @@ def has_been_cut(new: str, hosts: Iterable[Host]) -> bool:
     return any(host.cas == (new,) for host in hosts) and not all(trusting) and 2 * sum(trusting) <= len(trusting)
 
 
-def phases_left(rotation: Rotation, until: str = "") -> list[str]:
+def phases_left(rotation: Rotation, until: str) -> list[str]:
     """The phases that a run has to carry out, up to the one that it ends with. None if a rotation has just ended."""
     if not rotation.phase and rotation.recent:
         return []

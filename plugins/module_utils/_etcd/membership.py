@@ -147,29 +147,23 @@ class Membership:
 
         return self._until(f"promote member {member_id:x}", promoted, seconds, retried=("precondition", "not-found"))
 
-    def remove(self, member_id: int, seconds: float) -> bool:
-        """Remove a member, if the membership has it. Returns whether it had. EtcdError if etcd refuses."""
-        found: list[bool] = []
+    def remove(self, member_id: int, seconds: float) -> None:
+        """Remove a member, if the membership has it. EtcdError if etcd refuses."""
 
         def removed() -> bool | None:
-            found.append(any(member.id == member_id for member in self._members()))
-            if not found[-1]:
+            if not any(member.id == member_id for member in self._members()):
                 return True
             self._call("cluster/member/remove", ID=str(member_id))
             return None
 
         self._until(f"remove member {member_id:x}", removed, seconds, retried=("not-found",))
-        return found[0]
 
-    def hand_over(self, member_id: int, seconds: float) -> bool:
-        """See that a member is not the leader. Returns whether it was."""
-        was: list[bool] = []
+    def hand_over(self, member_id: int, seconds: float) -> None:
+        """See that a member is not the leader. EtcdError if it stays that."""
 
         def handed_over() -> bool | None:
             members = self._members()
-            status = self._status(members)
-            was.append(status.leader == member_id)
-            if not was[-1]:
+            if self._status(members).leader != member_id:
                 return True
             voters = [member for member in members if member.started and not member.is_learner]
             others = [member for member in voters if member.id != member_id]
@@ -185,7 +179,6 @@ class Membership:
             return None
 
         self._until(f"take the leadership from member {member_id:x}", handed_over, seconds, retried=("precondition",))
-        return was[0]
 
     def alarms(self) -> list[Alarm]:
         """All alarms that are raised. EtcdError if no member answers."""

@@ -185,7 +185,7 @@ def sandbox_image(endpoint: str) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str] | None = None) -> None:
+def pull_image(endpoint: str, image: str, timeout: float, auth: Mapping[str, str] | None) -> None:
     """Make the runtime pull an image. CriError with the error of the runtime or the registry.
 
     auth: username and password for the registry. A timeout closes the connection, which cancels the pull.
@@ -219,7 +219,7 @@ def call(endpoint: str, service: str, method: str, request: bytes, timeout: floa
             raise CriError(NO_ANSWER, f"does not answer: {exc.strerror or exc}") from exc
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 

@@ -406,7 +406,7 @@ def cryptography_package(
     return package
 
 
-def os_release(text: str | None = None) -> dict[str, str]:
+def os_release(text: str | None) -> dict[str, str]:
     """ID, ID_LIKE and PRETTY_NAME of the distribution. text: the content of /etc/os-release, if already read."""
     text = text if text is not None else read_text("/etc/os-release") or ""
     return dict(re.findall(r'^(ID|ID_LIKE|PRETTY_NAME)="?([^"\n]*)"?$', text, flags=re.MULTILINE))

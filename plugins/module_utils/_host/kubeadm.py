@@ -485,7 +485,7 @@ def raise_problems(problems: list[str]) -> None:
 
 
 def initial_cluster(
-    name: str, peers: Iterable[tuple[str, str]], state: str, token: str = "", published: bool = False
+    name: str, peers: Iterable[tuple[str, str]], state: str, token: str, published: bool
 ) -> list[tuple[str, str]]:
     """The flags that etcd reads only while it has no data: who the members are, whether their cluster is new, and its token.
 

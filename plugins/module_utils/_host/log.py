@@ -148,7 +148,7 @@ def last_words(paths: list[str]) -> str:
     return next((text for text in map(read_text, paths) if text), "")
 
 
-def explain_member(running: bool, listening: bool, log: str, error_code: str = "") -> list[str]:
+def explain_member(running: bool, listening: bool, log: str, error_code: str) -> list[str]:
     """Messages on why a member is not healthy, from what its own host knows.
 
     running: whether its etcd runs. listening: whether etcd listens on its client port. error_code: how a connection from another host to

@@ -64,7 +64,7 @@ def _runs_pod(runtime_endpoint: str, program: str) -> bool:
         return False
 
 
-def archived_name(moment: float, why: str = "removed") -> str:
+def archived_name(moment: float, why: str) -> str:
     """How a data directory that is kept is called after its own name. moment: Unix seconds."""
     return time.strftime(f"{why}-%Y%m%dT%H%M%SZ", time.gmtime(moment))
 

@@ -307,7 +307,7 @@ def token(observations: Observations) -> str:
     return hashlib.sha256(nonces.encode()).hexdigest()[:32]
 
 
-def to_record(decision: Decision, observations: Observations, is_rotating: bool = False) -> list[str]:
+def to_record(decision: Decision, observations: Observations, is_rotating: bool) -> list[str]:
     """Hosts whose record is written at the end of the run: if it differs, and if this run founds or starts their member.
 
     is_rotating: the CA is being replaced, and the rotation records it when it is the CA of all members.

@@ -97,12 +97,12 @@ def rotate_ca(
     planes: Iterable[str],
     observations: Observations,
     own_ca: Mapping[str, Any],
-    until: str = "",
-    phase: str = "",
-    allow_interruption: bool = False,
-    check: bool = False,
-    compromised: str = "",
-    same_key: bool = False,
+    until: str,
+    phase: str,
+    allow_interruption: bool,
+    check: bool,
+    compromised: str,
+    same_key: bool,
 ) -> CaRotation:
     """The phases that are left, or with `phase` the steps of that one if it is the next.
 

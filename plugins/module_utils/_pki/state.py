@@ -612,7 +612,7 @@ def observe(spec: PkiSpec, now: datetime, ca_cert: str | None = None, whole: boo
     return state
 
 
-def ca_differs(spec: PkiSpec, stored: Sequence[Mapping[str, Any]], wanted: Sequence[Any], whole: bool = False) -> bool:
+def ca_differs(spec: PkiSpec, stored: Sequence[Mapping[str, Any]], wanted: Sequence[Any], whole: bool) -> bool:
     """Whether ca.crt has to be written. stored: what is in it. wanted: certificates. whole: whether their order matters.
 
     While a CA is rotated, hosts may differ in the order, and in the CAs beside the one that signs. That is left to the rotation.

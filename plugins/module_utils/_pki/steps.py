@@ -515,7 +515,7 @@ def step_install(
     if stray:
         drop_ca_key(spec)
     shutil.rmtree(spec.pending, ignore_errors=True)
-    for directory in (spec.pki_dir, spec.path("etcd"), spec.work_dir):
+    for directory in directories(spec):
         remove_strays(directory)
     after_state = observe(spec, now, ca_cert, replace_ca)
     return _installed(reasons, after_state.certificates, diff_before, _shown(*after_state.certificates))

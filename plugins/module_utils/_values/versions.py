@@ -19,7 +19,7 @@ def minor_of(version: str | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def version_range_problems(kubeadm: str, allow_untested: bool = False) -> list[str]:
+def version_range_problems(kubeadm: str, allow_untested: bool) -> list[str]:
     """Whether a version of kubeadm is supported. allow_untested: newer ones are used as if they were the newest that is known."""
     minor = minor_of(kubeadm)
     if minor is not None and OLDEST_MINOR <= minor <= NEWEST_MINOR:

@@ -10,6 +10,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import membersh
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, EtcdUnreachableError, Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import SilentError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import by_name
 
 from tests.unit.fakes import Client
 
@@ -327,3 +328,8 @@ def test_an_answer_that_is_not_etcds(cluster: Cluster) -> None:
     cluster.members = ["x"]  # type: ignore[list-item]
     with pytest.raises(EtcdError, match=r"is not etcd's"):
         cluster.acts.members()
+
+
+def test_the_members_that_modules_are_given() -> None:
+    given = [{"name": "infra0", "address": "10.0.0.6"}, {"name": "infra1", "address": "fd00::7"}]
+    assert by_name(given) == [("infra0", "10.0.0.6"), ("infra1", "fd00::7")]

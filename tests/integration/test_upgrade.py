@@ -73,8 +73,8 @@ def snapshots(lab: Lab) -> int:
 
 
 def waited(run: Run) -> list[float]:
-    """Seconds until each member was healthy, of a run with -v."""
-    return [float(seconds) for seconds in re.findall(r"waited: ([0-9.]+)", run.output)][:3]
+    """Seconds until each member was healthy, of a run with -v. Tasks that have waited for none print 0.0."""
+    return [seconds for seconds in map(float, re.findall(r"waited: ([0-9.]+)", run.output)) if seconds][:3]
 
 
 def fill(lab: Lab) -> None:

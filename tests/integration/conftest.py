@@ -57,6 +57,17 @@ class Run:
         """Changed tasks by host, where there are any."""
         return {host: counts["changed"] for host, counts in self.recap().items() if counts["changed"]}
 
+    def waited(self) -> list[float]:
+        """Seconds for which tasks of a run with -v have waited for members, without those that did not wait."""
+        return [seconds for seconds in map(float, re.findall(r"waited: ([0-9.]+)", self.output)) if seconds > 1]
+
+
+def etcd_archive(kubernetes: str, etcd: str) -> str:
+    """The archive of an etcd image."""
+    argv = [str(LAB), "images", "--kubernetes", kubernetes, "--etcd", etcd]
+    printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
+    return next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
+
 
 @dataclass
 class Lab:
@@ -86,6 +97,21 @@ class Lab:
         """Address by host."""
         text = Path(self.inventory).read_text(encoding="utf-8")
         return dict(re.findall(r"^    (\S+):\n      ansible_host: \"([^\"]+)\"", text, flags=re.MULTILINE))
+
+    def gateway(self) -> str:
+        """The address of this machine in the network of the lab."""
+        return re.sub(r"\d+$", "1", self.addresses()[self.hosts[0]])
+
+    def feed(self, host: str, path: Path | str, command: str) -> None:
+        """Run a command on a host with a file as its input."""
+        argv = ["podman", "exec", "-i", f"{self.name}-{host}", "sh", "-c", command]
+        with open(path, "rb") as content:
+            subprocess.run(argv, check=True, stdin=content, stdout=subprocess.PIPE, timeout=600)
+
+    def import_image(self, path: str) -> None:
+        """Give an image to all hosts."""
+        for host in self.hosts:
+            self.feed(host, path, "ctr -n k8s.io images import -")
 
     def play(self, *arguments: str, playbook: str = "site.yml", timeout: float = 600, **environment: str) -> Run:
         """Run a playbook from the checkout against the lab."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, LAB_NAME, Lab, Run
+from .conftest import LAB_NAME, ROOT, Lab, Run, etcd_archive
 from .test_live import flat, healthy, writing
 from .test_upgrade import snapshots, versions
 
@@ -27,12 +25,7 @@ def hosts() -> Iterator[Lab]:
     it = Lab(f"{LAB_NAME}-back", ["infra0", "infra1", "infra2"])
     it("up", "--hosts", "3", "--kubernetes", KUBERNETES, "--etcd", NEW)
     try:
-        argv = [str(LAB), "images", "--kubernetes", KUBERNETES, "--etcd", OLD]
-        printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-        paths = [line for line in printed.split() if Path(line).name.startswith("etcd-")]
-        for host in it.hosts:
-            command = f"podman exec -i {it.name}-{host} ctr -n k8s.io images import - <{paths[0]}"
-            subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+        it.import_image(etcd_archive(KUBERNETES, OLD))
         yield it
     finally:
         it("down")
@@ -55,19 +48,12 @@ def targets(lab: Lab) -> set[str]:
 def killed_at(lab: Lab, arguments: list[str], task: str) -> None:
     """A run whose controller is killed as soon as a task has changed something."""
     argv = ["ansible-playbook", "site.yml", "-i", lab.inventory, *arguments]
-    with subprocess.Popen(
-        argv, cwd=LAB.parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         lines = iter(process.stdout)
         found = any(task in line for line in lines) and any(line.startswith("changed: ") for line in lines)
         process.kill()
     assert found, f"{task} has changed nothing"
-
-
-def turns(run: Run) -> list[float]:
-    """Seconds that each turn has waited for its member, without turns that did not wait."""
-    return [float(seconds) for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if float(seconds) > 1]
 
 
 def refused(run: Run, *words: str) -> None:
@@ -111,12 +97,12 @@ def test_back_from_3_7_to_3_6(hosts: Lab) -> None:
         run = hosts.site("-v", *tagged(OLD, "3.6"))
     # What docs/upgrades.md shows.
     print("\n".join(line for line in run.output.splitlines() if not line.startswith((" ", "TASK", "ok:", "skipping:"))))
-    print(f"{NEW} -> {OLD}: {counted}, {run.seconds:.0f} s, each member {turns(run)} s")
+    print(f"{NEW} -> {OLD}: {counted}, {run.seconds:.0f} s, each member {run.waited()} s")
     assert versions(hosts) == [OLD] * 3 and targets(hosts) == set() and healthy(hosts)
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     assert hosts.site(*tagged(OLD)).changed() == {} and hosts.site(*tagged(OLD, "3.6")).changed() == {}
 
     with writing(hosts, "again") as counted:
         run = hosts.site("-v", *tagged(NEW))
-    print(f"{OLD} -> {NEW}: {counted}, {run.seconds:.0f} s, each member {turns(run)} s")
+    print(f"{OLD} -> {NEW}: {counted}, {run.seconds:.0f} s, each member {run.waited()} s")
     assert versions(hosts) == [NEW] * 3 and counted["lost"] == 0 and counted["nowhere"] == 0, counted

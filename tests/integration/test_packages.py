@@ -5,6 +5,7 @@ All of it takes minutes: `make test-long`. See test_killed for KUBEADM_ETCD_SWEE
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, LAB_NAME, ROOT, Lab, different
+from .conftest import LAB, LAB_NAME, ROOT, Lab, different, etcd_archive
 from .test_killed import FIRST, STEP, killed_at, unchanged
 from .test_live import flat, healthy, writing
 
@@ -40,6 +41,17 @@ def wanted(version: str = NEW, *names: str) -> tuple[str, str]:
     return "-e", json.dumps({"etcd_packages": packages})
 
 
+@contextlib.contextmanager
+def served(repository: Path, address: str, port: int) -> Iterator[None]:
+    """A repository that hosts reach over HTTP."""
+    argv = [sys.executable, "-m", "http.server", str(port), "--bind", address, "--directory", str(repository)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield
+        finally:
+            server.terminate()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Three hosts of a lab of their own, and a repository that they reach."""
@@ -47,14 +59,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     it("up", "--hosts", "3", "--kubernetes", OLDEST, "--etcd", CHAIN[OLDEST])
     repository = tmp_path_factory.mktemp("repository")
     subprocess.run([str(LAB), "packages", "--restarts", str(repository), *CHAIN], check=True, timeout=1800)
-    gateway = re.sub(r"\d+$", "1", it.addresses()["infra0"])
-    argv = [sys.executable, "-m", "http.server", str(PORT), "--bind", gateway, "--directory", str(repository)]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            yield it
-        finally:
-            server.terminate()
-            it("down")
+    with served(repository, it.gateway(), PORT):
+        yield it
+    it("down")
 
 
 def on_all(lab: Lab, script: str) -> None:
@@ -66,18 +73,12 @@ def on_all(lab: Lab, script: str) -> None:
 def prepare(lab: Lab, version: str = OLD) -> Lab:
     """A cluster whose hosts have their programs from packages, on hold, and the images that each kubeadm chooses."""
     lab.fresh()
-    gateway = re.sub(r"\d+$", "1", lab.addresses()["infra0"])
     for kubernetes, etcd in list(CHAIN.items())[1:]:
-        argv = [str(LAB), "images", "--kubernetes", kubernetes, "--etcd", etcd]
-        printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-        image = next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
-        for host in lab.hosts:
-            command = f"podman exec -i {lab.name}-{host} ctr -n k8s.io images import - <{image}"
-            subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+        lab.import_image(etcd_archive(kubernetes, etcd))
     on_all(
         lab,
         "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*;"
-        f" echo 'deb [trusted=yes] http://{gateway}:{PORT}/ ./' >/etc/apt/sources.list.d/lab.list;"
+        f" echo 'deb [trusted=yes] http://{lab.gateway()}:{PORT}/ ./' >/etc/apt/sources.list.d/lab.list;"
         f" apt-get -qq update && apt-get -qq -y install kubelet={version}-1.1 kubeadm={version}-1.1 >/dev/null 2>&1"
         " && apt-mark hold kubelet kubeadm",
     )
@@ -85,14 +86,18 @@ def prepare(lab: Lab, version: str = OLD) -> Lab:
     return lab
 
 
-def programs(lab: Lab) -> set[str]:
-    """Packages, kubelets and members that run, by version, on all hosts."""
+def found_on(lab: Lab, packages: str) -> set[str]:
+    """Packages, kubelets that run, and what a run has left, on all hosts. packages: the command that prints the packages."""
     script = (
-        "dpkg-query -W -f '${Package} ${db:Status-Abbrev}${Version}\\n' kubeadm kubelet;"
-        " echo running $(/proc/$(systemctl show -p MainPID --value kubelet)/exe --version | cut -d' ' -f2);"
+        f"{packages}; echo running $(/proc/$(systemctl show -p MainPID --value kubelet)/exe --version | cut -d' ' -f2);"
         " ls -A /etc/kubernetes/kubeadm-etcd /var/lib | grep packages || true"
     )
     return {line.strip() for host in lab.hosts for line in lab.sh(host, script).splitlines()}
+
+
+def programs(lab: Lab) -> set[str]:
+    """See found_on."""
+    return found_on(lab, "dpkg-query -W -f '${Package} ${db:Status-Abbrev}${Version}\\n' kubeadm kubelet")
 
 
 def members(lab: Lab) -> list[str]:
@@ -150,10 +155,9 @@ def test_two_minor_versions_by_packages(lab: Lab, tmp_path: Path) -> None:
         log = tmp_path / new
         with writing(lab, f"to{new}") as counted:
             run = lab.site("-v", *wanted(new), ANSIBLE_LOG_PATH=str(log))
-        waited = [seconds for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if seconds != "0.0"][:3]
         print(
             f"kubelet and kubeadm {old} -> {new}, etcd {CHAIN[old]} -> {CHAIN[new]}: {counted}, {run.seconds:.0f} s,"
-            f" each turn {turns(log)} s, of which etcd's restart {waited} s"
+            f" each turn {turns(log)} s, of which etcd's restart {run.waited()} s"
         )
         assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
         assert programs(lab) == expected(new) and members(lab) == [CHAIN[new]] * 3 and healthy(lab)

@@ -6,9 +6,7 @@ The hosts are those of the lab, which are Debian: they get dnf and rpm from Debi
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, LAB_NAME, Lab, different
+from .conftest import LAB, LAB_NAME, Lab, different, etcd_archive
 from .test_live import flat, healthy, writing
-from .test_packages import CHAIN, OLD, OLDEST, in_turn, members, on_all, turns, wanted
+from .test_packages import CHAIN, OLD, OLDEST, found_on, in_turn, members, on_all, served, turns, wanted
 
 pytestmark = pytest.mark.long
 
@@ -43,14 +41,10 @@ def lab(repository: Path) -> Iterator[Lab]:
     """Three hosts of a lab of their own, and a repository that they reach."""
     it = Lab(f"{LAB_NAME}-rpms", ["infra0", "infra1", "infra2"])
     it("up", "--hosts", "3", "--kubernetes", BEFORE, "--etcd", CHAIN[BEFORE])
-    argv = [sys.executable, "-m", "http.server", str(PORT), "--bind", gateway(it), "--directory", str(repository)]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            yield it
-        finally:
-            server.terminate()
-            if not os.environ.get("KUBEADM_ETCD_KEEP_LAB"):
-                it("down")
+    with served(repository, it.gateway(), PORT):
+        yield it
+    if not os.environ.get("KUBEADM_ETCD_KEEP_LAB"):
+        it("down")
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +70,12 @@ def debs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-def gateway(lab: Lab) -> str:
-    """The address of this machine in the network of the lab."""
-    return re.sub(r"\d+$", "1", lab.addresses()["infra0"])
-
-
-def feed(lab: Lab, host: str, path: Path | str, command: str) -> None:
-    """Run a command on a host with a file as its input."""
-    argv = ["podman", "exec", "-i", f"{lab.name}-{host}", "sh", "-c", command]
-    with open(path, "rb") as content:
-        subprocess.run(argv, check=True, stdin=content, stdout=subprocess.PIPE, timeout=600)
-
-
 def prepare(lab: Lab, debs: Path) -> Lab:
     """A cluster whose hosts have their programs from packages of rpm, and the images that each kubeadm chooses."""
     lab.fresh()
-    argv = [str(LAB), "images", "--kubernetes", AFTER, "--etcd", CHAIN[AFTER]]
-    printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-    image = next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
+    lab.import_image(etcd_archive(AFTER, CHAIN[AFTER]))
     for host in lab.hosts:
-        feed(lab, host, image, "ctr -n k8s.io images import -")
-        feed(lab, host, debs, "mkdir -p /root/debs && tar -C /root/debs -xf -")
+        lab.feed(host, debs, "mkdir -p /root/debs && tar -C /root/debs -xf -")
     on_all(
         lab,
         "set -e; export DEBIAN_FRONTEND=noninteractive; dpkg --install /root/debs/*.deb >/root/dpkg.log 2>&1; rm -rf /root/debs /root/dpkg.log;"
@@ -105,7 +84,7 @@ def prepare(lab: Lab, debs: Path) -> Lab:
         " rm /usr/bin/apt-get /usr/bin/kubelet /usr/bin/kubeadm /usr/lib/systemd/system/kubelet.service;"
         " rm -r /usr/lib/systemd/system/kubelet.service.d;"
         # As pkgs.k8s.io has it: an exclusion keeps the packages from being upgraded by accident.
-        f" printf '[lab]\\nname=lab\\nbaseurl=http://{gateway(lab)}:{PORT}/\\ngpgcheck=0\\nexclude=kubelet kubeadm\\n' >{REPOSITORY};"
+        f" printf '[lab]\\nname=lab\\nbaseurl=http://{lab.gateway()}:{PORT}/\\ngpgcheck=0\\nexclude=kubelet kubeadm\\n' >{REPOSITORY};"
         # No key is known to rpm, and dnf asks for one otherwise.
         " sed -i 's/^gpgcheck=.*/gpgcheck=0/' /etc/dnf/dnf.conf;"
         f" dnf -q -y --disableexcludes=lab install kubelet-{BEFORE} kubeadm-{BEFORE} >/dev/null 2>&1;"
@@ -116,13 +95,8 @@ def prepare(lab: Lab, debs: Path) -> Lab:
 
 
 def programs(lab: Lab) -> set[str]:
-    """Packages, kubelets that run, and what a run has left, on all hosts."""
-    script = (
-        "rpm -q --qf '%{NAME} %{VERSION}-%{RELEASE}\\n' kubeadm kubelet;"
-        " echo running $(/proc/$(systemctl show -p MainPID --value kubelet)/exe --version | cut -d' ' -f2);"
-        " ls -A /etc/kubernetes/kubeadm-etcd /var/lib | grep packages || true"
-    )
-    return {line.strip() for host in lab.hosts for line in lab.sh(host, script).splitlines()}
+    """See found_on."""
+    return found_on(lab, "rpm -q --qf '%{NAME} %{VERSION}-%{RELEASE}\\n' kubeadm kubelet")
 
 
 def expected(version: str) -> set[str]:
@@ -149,10 +123,9 @@ def test_a_minor_version_by_packages(lab: Lab, debs: Path, tmp_path: Path) -> No
     log = tmp_path / "log"
     with writing(lab, "dnf") as counted:
         run = lab.site("-v", *wanted(AFTER), ANSIBLE_LOG_PATH=str(log))
-    waited = [seconds for seconds in re.findall(r"waited: ([0-9.]+)", run.output) if seconds != "0.0"][:3]
     print(
         f"kubelet and kubeadm {BEFORE} -> {AFTER} by dnf, etcd {CHAIN[BEFORE]} -> {CHAIN[AFTER]}: {counted}, {run.seconds:.0f} s,"
-        f" each turn {turns(log)} s, of which etcd's restart {waited} s"
+        f" each turn {turns(log)} s, of which etcd's restart {run.waited()} s"
     )
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     assert programs(lab) == expected(AFTER) and members(lab) == [CHAIN[AFTER]] * 3 and healthy(lab)

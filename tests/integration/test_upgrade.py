@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LAB, LAB_NAME, Lab, Run, inventory
+from .conftest import LAB_NAME, ROOT, Lab, Run, etcd_archive, inventory
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.long
 KUBERNETES = "1.34.4"
 OLD, MIDDLE, NEW = "3.5.35", "3.6.14", "3.7.3"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
-
-
-def archive(version: str) -> str:
-    """The archive of an etcd image."""
-    argv = [str(LAB), "images", "--kubernetes", KUBERNETES, "--etcd", version]
-    printed = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, timeout=1800).stdout
-    return next(line for line in printed.split() if Path(line).name.startswith("etcd-"))
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +41,7 @@ def old(hosts: Lab) -> Lab:
     """A cluster that was born on 3.5."""
     hosts.fresh()
     for version in (MIDDLE, NEW):
-        path = archive(version)
-        for host in hosts.hosts:
-            command = f"podman exec -i {hosts.name}-{host} ctr -n k8s.io images import - <{path}"
-            subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+        hosts.import_image(etcd_archive(KUBERNETES, version))
     upgrade(hosts, OLD)
     return hosts
 
@@ -70,11 +60,6 @@ def versions(lab: Lab) -> list[str]:
 def snapshots(lab: Lab) -> int:
     """How many snapshots the hosts have."""
     return sum(len(lab.sh(host, "ls /var/backups/etcd/*.db 2>/dev/null || true").split()) for host in lab.hosts)
-
-
-def waited(run: Run) -> list[float]:
-    """Seconds until each member was healthy, of a run with -v. Tasks that have waited for none print 0.0."""
-    return [seconds for seconds in map(float, re.findall(r"waited: ([0-9.]+)", run.output)) if seconds][:3]
 
 
 def fill(lab: Lab) -> None:
@@ -111,7 +96,7 @@ def test_an_upgrade_to_3_7_after_few_writes(old: Lab) -> None:
     assert run.code == 0 and "etcd 3.7 would panic" in flat(run.output), run.output[-3000:]
     with writing(old, "few") as counted:
         run = upgrade(old, NEW, "-v")
-    print(f"{MIDDLE} -> {NEW}, few writes: {counted}, {run.seconds:.0f} s, each member {waited(run)} s")
+    print(f"{MIDDLE} -> {NEW}, few writes: {counted}, {run.seconds:.0f} s, each member {run.waited()} s")
     assert "it first restarts once more on its present version" in flat(run.output)
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     assert versions(old) == [NEW] * 3 and healthy(old) and upgrade(old, NEW).changed() == {}
@@ -131,7 +116,7 @@ def test_from_3_5_to_3_7(old: Lab) -> None:
             run = upgrade(old, version, "-v")
         snaps = [old.sh(host, "ls /var/lib/etcd/member/snap").split() for host in old.hosts]
         print(f"raft snapshots: {snaps}")
-        print(f"{former} -> {version}: {counted}, {run.seconds:.0f} s, each member {waited(run)} s")
+        print(f"{former} -> {version}: {counted}, {run.seconds:.0f} s, each member {run.waited()} s")
         said = flat(run.output)
         line = f"etcd: {former} -> {version} (registry.k8s.io/etcd:{version}-0, by etcd_image_tag)"
         assert line in said and line in check
@@ -159,9 +144,7 @@ def test_a_run_that_was_killed(old: Lab) -> None:
     """Killed after its first turn. The next run accepts the mixed versions and continues."""
     argv = ["ansible-playbook", "site.yml", "-i", old.inventory, "-e", f"etcd_image_tag={MIDDLE}-0"]
     with writing(old, "killed") as counted:
-        with subprocess.Popen(
-            argv, cwd=LAB.parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
+        with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 240
             while MIDDLE not in versions(old) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(1)
@@ -178,7 +161,7 @@ def test_a_downgrade_to_3_5(old: Lab) -> None:
     upgrade(old, MIDDLE)
     with writing(old, "back") as counted:
         run = upgrade(old, OLD, "-v", "-e", "etcd_downgrade=3.5")
-    print(f"{MIDDLE} -> {OLD}: {counted}, {run.seconds:.0f} s, {re.findall(r'waited: ([0-9.]+)', run.output)} s")
+    print(f"{MIDDLE} -> {OLD}: {counted}, {run.seconds:.0f} s, {run.waited()} s")
     assert versions(old) == [OLD] * 3 and healthy(old)
     assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
     for host in old.hosts:
@@ -217,9 +200,7 @@ def six() -> Iterator[Lab]:
 def test_upgrades_of_two_clusters_and_of_five_members(six: Lab, tmp_path: Path, parts: dict[str, str]) -> None:
     """Two clusters side by side in one run, each with a client that writes; and one of five."""
     six.fresh()
-    for host in six.hosts:
-        command = f"podman exec -i {six.name}-{host} ctr -n k8s.io images import - <{archive(NEW)}"
-        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, timeout=300)
+    six.import_image(etcd_archive(KUBERNETES, NEW))
     clusters = {name: Part(six.name, [f"infra{number}" for number in numbers]) for name, numbers in parts.items()}
     addresses = six.addresses()
     hosts = {
@@ -232,10 +213,9 @@ def test_upgrades_of_two_clusters_and_of_five_members(six: Lab, tmp_path: Path, 
     with contextlib.ExitStack() as stack:
         counts = {name: stack.enter_context(writing(part, name)) for name, part in clusters.items()}
         run = six.site("-v", "-e", f"etcd_image_tag={NEW}-0", inventory=place)
-    seconds = [float(text) for text in re.findall(r"waited: ([0-9.]+)", run.output) if float(text) > 1]
     for name, part in clusters.items():
         counted = counts[name]
-        print(f"{name}, {len(part.hosts)} members: {counted}, {run.seconds:.0f} s, each member {seconds} s")
+        print(f"{name}, {len(part.hosts)} members: {counted}, {run.seconds:.0f} s, each member {run.waited()} s")
         assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
         assert part.versions() == [NEW] * len(part.hosts)
     assert six.site("-e", f"etcd_image_tag={NEW}-0", inventory=place).changed() == {}

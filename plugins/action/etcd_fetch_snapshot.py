@@ -13,13 +13,14 @@ from typing import Any, BinaryIO
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import BEGIN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sha256_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
 
 # The end of a copy's name until it is complete.
 PART = ".part"
-_PARTS = re.compile(rf".+-\d{{8}}T\d{{6}}Z-r\d+\.db(\.cms(-\d+)?)?{re.escape(PART)}\Z")
+_PARTS = re.compile(rf"{BEGIN}(\.cms(-\d+)?)?{re.escape(PART)}\Z")
 
 
 def remove_parts(directory: str) -> None:

@@ -410,7 +410,7 @@ def test_a_lease_that_is_longer_than_asked_for(etcd: FakeEtcd) -> None:
 # --- What stands in etcd ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "no JSON", "[]", "null", "{}", '{"ttl": "x", "host": null}'])
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "[" * 100000, "null", "{}", '{"ttl": "x", "host": null}'])
 def test_a_value_that_we_did_not_write(text: str) -> None:
     record = Record.parse(text)
     assert (record.member, record.nonce, record.ttl) == ("unknown", "unknown", _lock.TTL)

@@ -76,18 +76,17 @@ def check_export(path: str, passphrase: str) -> Export:
             f"etcd_ca_export_passphrase has fewer than {LEAST_PASSPHRASE} characters: whoever finds the copy could guess it. Use a longer one,"
             " such as six random words."
         )
-    if not os.path.isdir(os.path.dirname(path)):
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
         problems.append(
-            f"etcd_ca_export: {os.path.dirname(path)} is not a directory of the controller. Make it, or name another file."
+            f"etcd_ca_export: {directory} is not a directory of the controller. Make it, or name another file."
         )
     elif os.path.lexists(path) and not os.path.isfile(path):
         problems.append(f"etcd_ca_export: {path} is not a file. Name another one.")
     elif os.path.exists(path) and not os.access(path, os.R_OK):
         problems.append(f"etcd_ca_export: {path} cannot be read on the controller. Name another file.")
-    elif not os.path.exists(path) and not os.access(os.path.dirname(path), os.W_OK):
-        problems.append(
-            f"etcd_ca_export: {os.path.dirname(path)} is not writable on the controller. Name another file."
-        )
+    elif not os.path.exists(path) and not os.access(directory, os.W_OK):
+        problems.append(f"etcd_ca_export: {directory} is not writable on the controller. Name another file.")
     return Export(path, os.path.isfile(path), tuple(problems))
 
 

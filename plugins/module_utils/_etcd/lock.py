@@ -39,6 +39,7 @@ from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 
 # Kubernetes has its keys under /registry.
 KEY = "kubeadm.etcd/lock"
@@ -136,10 +137,8 @@ class Record:
     def parse(cls, text: str) -> Record:
         """From JSON. Accepts any text, since a person may have written the key; missing fields are "unknown"."""
         try:
-            data = json.loads(text)
+            data = object_in(text)
         except ValueError:
-            data = None
-        if not isinstance(data, dict):
             data = {}
         known = {name: str(data.get(name, "unknown")) for name in ("host", "member", "purpose", "since", "nonce")}
         ttl = data.get("ttl")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 
 if TYPE_CHECKING:
     # The plan on the controller needs no client.
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 # The digest at the end, in bytes. The database itself is a multiple of bbolt's smallest page.
 DIGEST, PAGE = 32, 512
 
-# CLUSTER-TIME-rREVISION.db, TIME in UTC.
-NAME = re.compile(r"(?P<cluster>.+)-(?P<time>\d{8}T\d{6}Z)-r(?P<revision>\d+)\.db\Z")
+# CLUSTER-TIME-rREVISION.db, TIME in UTC. The names of its copies begin with it.
+BEGIN = r"(?P<cluster>.+)-(?P<time>\d{8}T\d{6}Z)-r(?P<revision>\d+)\.db"
+NAME = re.compile(rf"{BEGIN}\Z")
 TIME = "%Y%m%dT%H%M%SZ"
 
 # Seconds by which the time of a snapshot may be ahead of the clock.
@@ -78,9 +80,7 @@ class Snapshot:
     @classmethod
     def from_text(cls, text: str) -> Snapshot:
         """From the file beside it. ValueError if that is damaged."""
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise ValueError("no object")
+        data = object_in(text)
         known: dict[str, Any] = {}
         for name, kind in cls.__dataclass_fields__.items():
             # Annotations are texts.
@@ -209,7 +209,7 @@ def described_in(path: str) -> Snapshot | None:
     try:
         found = Snapshot.from_text(read_text(path + DESCRIPTION) or "")
         fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
-    except (EtcdError, OSError, OverflowError, RecursionError, ValueError):
+    except (EtcdError, OSError, OverflowError, ValueError):
         return None
     return found if fits else None
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, side_by_side
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
+    BEGIN,
     DESCRIPTION,
     DIGEST,
     Snapshot,
@@ -65,7 +66,7 @@ MINUTE, DAY = 60.0, 86400.0
 # What is there for a while only: encrypted copies of snapshots with the certificate, and the copies of the file that restore.yml and restore_drill.yml
 # bring (roles/restore/vars). Not a file of the user with a similar name.
 RESTORED = re.compile(r"restore-[0-9a-f]{32}(-[0-9a-f]+)?\.db\Z")
-_COPY = re.compile(r".+-\d{8}T\d{6}Z-r\d+\.db\.cms(-\d+|\.crt)?\Z")
+_COPY = re.compile(rf"{BEGIN}\.cms(-\d+|\.crt)?\Z")
 
 # How the errors of etcd's programs begin.
 _ERRORS = ("Error:", "panic:", "unexpected fault")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
@@ -22,6 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._pki import x509 as _x509
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, record_path
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -54,9 +54,7 @@ class Record:
     @classmethod
     def from_text(cls, text: str) -> Record:
         """From the text of the file; fields of later versions are ignored. ValueError if it is damaged."""
-        data = json.loads(text)
-        if not isinstance(data, Mapping):
-            raise ValueError("it is not a mapping")
+        data = object_in(text)
         known = {field.name: data.get(field.name, "") for field in fields(cls)}
         lacking = [
             name for name, value in known.items() if not isinstance(value, str) or (not value and name not in _OPTIONAL)
@@ -74,7 +72,7 @@ def read_record(work_dir: str) -> Record | None:
         return None
     try:
         return Record.from_text(data.decode("utf-8"))
-    except (RecursionError, ValueError) as exc:
+    except ValueError as exc:
         raise EtcdError(
             f"{path} is damaged ({exc}). It records which cluster this host belongs to. If the member runs, move the file away:"
             " the next run writes it again. If it does not run, put the file back from a backup. Without a backup, move it away only if the data"

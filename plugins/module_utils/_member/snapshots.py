@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -18,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     read_text,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, client_urls
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 
@@ -128,10 +128,10 @@ class State:
         """From the directory of snapshots. A time that is ahead of the clock becomes the present: no alert would come before that time."""
         now = time.time()
         try:
-            data = json.loads(read_text(os.path.join(directory, state_name(job))) or "{}")
+            data = object_in(read_text(os.path.join(directory, state_name(job))) or "{}")
             found = cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})
             return replace(found, attempted=min(found.attempted, now), succeeded=min(found.succeeded, now))
-        except (AttributeError, EtcdError, RecursionError, TypeError, ValueError):
+        except (EtcdError, TypeError, ValueError):
             return cls()
 
 

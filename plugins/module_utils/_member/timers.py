@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapsh
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.drill import drill
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import mib
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 
 # Seconds that a leader waits for the defragmentation of the others, and between two looks at them.
 LEADER_WAITS, LOOKS = 3600.0, 15.0
@@ -40,8 +40,8 @@ def spec_in(path: str) -> _snapshots.BackupSpec:
     """The configuration. EtcdError if it is damaged."""
     try:
         with open(path, encoding="utf-8") as file:
-            return _snapshots.BackupSpec.from_params(json.load(file))
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
+            return _snapshots.BackupSpec.from_params(object_in(file.read()))
+    except (KeyError, TypeError, ValueError) as exc:
         raise EtcdError(f"{path} is damaged. Run site.yml, which writes it again.") from exc
 
 

@@ -119,6 +119,17 @@ def is_address(text: object) -> bool:
     return True
 
 
+def object_in(text: str) -> dict[str, Any]:
+    """The object that a text in JSON is. ValueError if it is none, or is nested without end."""
+    try:
+        data = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
+    if not isinstance(data, dict):
+        raise ValueError("it is not a mapping")
+    return data
+
+
 def same_address(one: str, other: str) -> bool:
     """Whether two texts are the same address: an IPv6 address has many spellings."""
     if one == other or ":" not in one + other:

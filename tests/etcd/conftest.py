@@ -314,6 +314,14 @@ class Member:
         return True
 
 
+def overfill(member: Member) -> None:
+    """Write one large value until etcd refuses it.
+
+    How often it takes the value depends on the machine: etcd compares the quota with the size of its database as last written, every 100 ms.
+    """
+    wait_until("etcd takes every value", lambda: not member.put("big", "x" * 1_000_000))
+
+
 def peer_url(name: str) -> str:
     """Where its peers reach a member."""
     return f"https://{ADDRESSES[name]}:2380"

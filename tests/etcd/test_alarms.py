@@ -6,7 +6,7 @@ import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DEGRADED, VERDICTS
 
-from .conftest import Cluster, Make, each_version, other_versions_long, restore, wait_until
+from .conftest import Cluster, Make, each_version, other_versions_long, overfill, restore, wait_until
 
 
 def alarms(cluster: Cluster) -> list[Alarm]:
@@ -83,9 +83,7 @@ def test_an_alarm_is_in_the_snapshot(make_cluster: Make, version: str, kind: str
 def test_a_full_database_raises_nospace_for_one_member(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
-    big = "x" * 1_000_000
-    for number in range(4):
-        cluster[0].put(f"big {number}", big)
+    overfill(cluster[0])
     with cluster[0].client() as client:
         member = client.status().member_id
     assert alarms(cluster) == [Alarm(member, "NOSPACE")]

@@ -26,12 +26,11 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
     cluster_lock,
 )
 
-from .conftest import ROOT, Cluster, Make, Member, other_versions_long, wait_until
+from .conftest import ROOT, Cluster, Make, Member, other_versions_long, overfill, wait_until
 
 # Short, but long enough for the renewing thread on a busy machine.
 TTL = 5
 KEY = "kubeadm.etcd/lock"
-BIG = "x" * 1_000_000
 
 # A separate process. It takes the lock a number of times, and fails if another process has it too.
 CONTENDER = """
@@ -310,8 +309,7 @@ def test_the_lock_under_alarm_nospace(make_cluster: Make, version: str) -> None:
     cluster = make_cluster(1, version)
     cluster.found(**{"quota-backend-bytes": "2000000"})
     with taken(cluster) as lock:
-        for number in range(4):
-            cluster[0].put(f"big {number}", BIG)
+        overfill(cluster[0])
         assert "NOSPACE" in cluster.etcdctl("alarm", "list")
         time.sleep(TTL + 1)
         lock.check()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
 
 
@@ -26,20 +26,17 @@ class Passed:
         self.commit = git("rev-parse", "HEAD").stdout.strip()
         self.seconds: dict[str, float] = defaultdict(float)
         self.failed: set[str] = set()
-        self.left_out = 0
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines]
+        counts = {commit: self.unchanged(commit) for commit in {record["commit"] for record in records}}
+        self.passed = {record["test"] for record in records if counts[record["commit"]]}
 
     def unchanged(self, commit: str) -> bool:
         return git("diff", "--quiet", commit, "--", ".", ":!changelogs").returncode == 0
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        records = [json.loads(line) for line in lines]
-        counts = {commit: self.unchanged(commit) for commit in {record["commit"] for record in records}}
-        passed = {record["test"] for record in records if counts[record["commit"]]}
-        left_out = [item for item in items if item.nodeid in passed]
-        config.hook.pytest_deselected(items=left_out)
-        self.left_out = len(left_out)
-        items[:] = [item for item in items if item.nodeid not in passed]
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.passed])
+        items[:] = [item for item in items if item.nodeid not in self.passed]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] += report.duration
@@ -56,7 +53,7 @@ class Passed:
                 handle.write(json.dumps(record) + "\n")
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.left_out:
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.passed:
             session.exitstatus = pytest.ExitCode.OK
 
 

@@ -58,7 +58,7 @@ molecule: venv ## the Molecule scenario on hosts of the lab
 integration: venvs ## tests on hosts of the lab
 	pytest --numprocesses=2 --dist=loadfile --durations=5 -m "not long" tests/integration
 
-test-long: venvs ## slow tests that are not in test, for use before a release; goes on where it was stopped, if no file has changed
+test-long: venvs ## slow tests that are not in test, for use before a release; goes on where it was stopped
 	@mkdir -p build
 	pytest --numprocesses=2 --dist=worksteal --durations=5 -rP -m long --resume build/test-long.jsonl tests/etcd tests/integration
 	python -m tests.mutations --all

@@ -1,7 +1,8 @@
-"""`--resume FILE`: a run of many hours goes on where the last one was stopped."""
+"""`--resume FILE`: a run of many hours goes on where the last one was stopped, and shows failures at once."""
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from collections import defaultdict
@@ -12,43 +13,51 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
+@functools.lru_cache(maxsize=None)
+def is_unchanged(commit: str, folder: str) -> bool:
+    """Whether the work tree has what the tests of a folder saw at a commit: all files but changelogs and other tests."""
+    return not any(
+        subprocess.run(["git", "diff", "--quiet", commit, "--", *paths], cwd=ROOT, timeout=60, check=False).returncode
+        for paths in ((".", ":!changelogs", ":!tests"), (folder,))
+    )
+
+
+def folder_of(test: str) -> str:
+    return test.split("::")[0].rpartition("/")[0]
 
 
 class Passed:
-    """The tests that passed, a line of JSON for each: test, seconds, commit. They count until a file changes, changelogs aside."""
+    """The tests that passed, a line of JSON for each: test, seconds, commit."""
 
-    def __init__(self, path: Path, writes: bool) -> None:
+    def __init__(self, path: Path, config: pytest.Config) -> None:
         self.path = path
         # With several workers, each of them hears of its own tests, and the main process of all.
-        self.writes = writes
-        self.commit = git("rev-parse", "HEAD").stdout.strip()
+        self.writes = not hasattr(config, "workerinput")
+        self.reporter = config.pluginmanager.get_plugin("terminalreporter")
+        head = ["git", "rev-parse", "HEAD"]
+        self.commit = subprocess.check_output(head, cwd=ROOT, text=True, timeout=60).strip()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.failed: set[str] = set()
+        self.not_passed: set[str] = set()
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines]
-        counts = {commit: self.unchanged(commit) for commit in {record["commit"] for record in records}}
-        self.passed = {record["test"] for record in records if counts[record["commit"]]}
-
-    def unchanged(self, commit: str) -> bool:
-        return git("diff", "--quiet", commit, "--", ".", ":!changelogs").returncode == 0
+        self.passed = {item["test"] for item in records if is_unchanged(item["commit"], folder_of(item["test"]))}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.passed])
         items[:] = [item for item in items if item.nodeid not in self.passed]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration
+        test = report.nodeid
+        self.seconds[test] += report.duration
         if not report.passed:
-            self.failed.add(report.nodeid)
-        if (
-            report.when == "teardown"
-            and report.nodeid not in self.failed
-            and self.writes
-            and self.unchanged(self.commit)
-        ):
-            record = {"test": report.nodeid, "seconds": round(self.seconds[report.nodeid], 1), "commit": self.commit}
+            self.not_passed.add(test)
+        if not self.writes:
+            return
+        if report.failed:
+            self.reporter.write_line(f"\n{test} failed:\n{report.longreprtext}")
+        unchanged = is_unchanged(self.commit, folder_of(test))
+        if report.when == "teardown" and test not in self.not_passed and unchanged:
+            record = {"test": test, "seconds": round(self.seconds[test], 1), "commit": self.commit}
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")
 
@@ -58,12 +67,12 @@ class Passed:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--resume", metavar="FILE", help="leave out the tests that have passed, by this file, since a file changed"
-    )
+    parser.addoption("--resume", metavar="FILE", help="leave out the tests that passed, by this file, before")
 
 
+# After the terminal reporter is there.
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("resume")
     if path:
-        config.pluginmanager.register(Passed(Path(path), writes=not hasattr(config, "workerinput")))
+        config.pluginmanager.register(Passed(Path(path), config))

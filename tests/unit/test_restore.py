@@ -7,7 +7,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +320,9 @@ def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
     """The description beside it tells. The plan says what becomes of it, before anything stops."""
     path = tmp_path / "x.db"
     path.write_bytes(database() + bytes(32))
-    assert wanted_snapshot(str(path), "restore").downgrade == ""
+    assert wanted_snapshot(str(path), "restore").description == {}
     size = path.stat().st_size - 32
-    taken = Snapshot("etcd", 1.8e9, 5, size, "x", downgrade="3.6")
+    taken = Snapshot("etcd", 1.8e9, 5, size, "00" * 32, downgrade="3.6")
     named = path.rename(tmp_path / taken.file_name)
     named.with_name(f"{named.name}.json").write_text(taken.as_text())
     snapshot = wanted_snapshot(str(named), "restore")
@@ -331,6 +331,68 @@ def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
     assert "-e etcd_downgrade=cancel" in said and made["problems"] == []
     made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert not any("downgrade" in text for text in made["notices"])
+
+
+def database(extra: bytes = b"") -> bytes:
+    """The beginning of a bbolt file, and some pages."""
+    meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
+    return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
+
+
+CONTENTS = {text: database(text.encode()) for text in ("this", "other")}
+
+
+@pytest.mark.parametrize(
+    ("file", "description", "content", "expected"),
+    [
+        # Name, content that is described, content of the file: whether the description is used; None if the snapshot is refused.
+        ("etcd-20270115T080000Z-r5.db", "this", "this", True),
+        ("renamed.db", "this", "this", True),
+        ("etcd-20270115T080000Z-r5.db", "this", "other", None),
+        ("etcd-20270115T080000Z-r5.db", "this", "cut off", None),
+        ("etcd-20270115T080000Z-r5.db", "this", "without a digest", None),
+        ("renamed.db", "this", "other", False),
+        ("etcd-20270115T080000Z-r6.db", "this", "other", False),
+        # Of an older delivery, or damaged.
+        ("etcd-20270115T080000Z-r5.db", None, "this", False),
+        ("etcd-20270115T080000Z-r5.db", "{", "this", False),
+        ("etcd-20270115T080000Z-r5.db", '{"taken": 1e30}', "this", False),
+        ("etcd-20270115T080000Z-r5.db", "a pipe", "this", False),
+    ],
+)
+@pytest.mark.parametrize("operation", ["restore", "drill"])
+def test_the_description_of_a_delivered_snapshot(
+    tmp_path: Path, operation: str, file: str, description: str | None, content: str, expected: bool | None
+) -> None:
+    """It counts if it is of this file, which may have another name. One of this name and another content means that the file was exchanged."""
+    path = tmp_path / file
+    data = CONTENTS["other" if content == "other" else "this"]
+    digest = b"" if content == "without a digest" else hashlib.sha256(data).digest()
+    path.write_bytes((data[:-512] if content == "cut off" else data) + digest)
+    beside = tmp_path / f"{file}.json"
+    described = CONTENTS["this"]
+    taken = Snapshot("etcd", 1.8e9, 5, len(described), hashlib.sha256(described).hexdigest(), key_count=3)
+    if description == "a pipe":
+        os.mkfifo(beside)
+    elif description:
+        beside.write_text(taken.as_text() if description == "this" else description)
+    found = wanted_snapshot(str(path), operation)
+    made = plan(seen(DOWN, DOWN, DOWN, ids="ccc"), operation, snapshot=found)
+    assert bool(found.problem) is (expected is None) is bool(made["problems"]) and found.path == str(path)
+    assert (found.description.get("key_count") == 3) is bool(expected)
+    if expected is None:
+        assert f"{path} is not the snapshot that {path}.json describes" in made["problems"][0] and made["settled"]
+    elif operation == "drill":
+        assert made["description"] == (asdict(taken) if expected else {})
+    else:
+        assert made["identity"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_description_is_no_snapshot(tmp_path: Path) -> None:
+    """It is the last file in the directory of copies."""
+    path = tmp_path / "etcd-20270115T080000Z-r5.db.json"
+    path.write_text("{}")
+    assert wanted_snapshot(str(path), "restore").problem.endswith(f"Name the file beside it: {str(path)[:-5]}")
 
 
 def test_the_image_archive_is_imported_before_anything_stops() -> None:
@@ -389,12 +451,6 @@ def test_a_drill_takes_the_newest_snapshot() -> None:
         assert plan(found, "drill")["rehearse"] == [expected], ages
     made = plan(found, "drill", snapshot=SNAPSHOT)
     assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
-
-
-def database(extra: bytes = b"") -> bytes:
-    """The beginning of a bbolt file, and some pages."""
-    meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
-    return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
 
 
 def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:

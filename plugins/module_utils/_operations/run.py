@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import fetch_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     BACKUP,
     CONVERGE,
@@ -28,6 +29,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import no_archive, view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 
 # The file in this folder that plans each operation: its function plan. A new one has a file here, a line, its name in roles/etcd/meta/argument_specs.yml,
 # and a playbook.
@@ -66,5 +68,7 @@ def plan_run(
     archive_problems: Callable[[list[str]], list[str]] = no_archive,
 ) -> dict[str, Any]:
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
-    plan: dict[str, Any] = loaded(wish.operation).plan(view_of(host, seen, lost, archive_problems), wish)
-    return plan
+    view = view_of(host, seen, lost, archive_problems)
+    plan: dict[str, Any] = loaded(wish.operation).plan(view, wish)
+    problems = fetch_problems(plan["snapshot"], view.observations, wish.fetch_dirs)
+    return {**plan, "problems": [*plan["problems"], *merged(problems)]}

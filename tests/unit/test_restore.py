@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import fetch_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish, wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import (
+    FetchDir,
+    WantedSnapshot,
+    Wish,
+    check_fetch_dir,
+    wanted_snapshot,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     BUMP,
     LASTS,
@@ -128,6 +135,84 @@ def test_before_a_member_leaves(operation: str, wanted: bool) -> None:
         assert steps(made)[0] == ("snapshot", "infra1")
     else:
         assert made["snapshot"] == []
+
+
+@pytest.mark.parametrize(
+    ("fetch", "problem"),
+    [
+        (FetchDir("/srv", 1 << 40), ""),
+        (FetchDir("/srv", 116 << 20), ""),
+        (FetchDir("/srv", (116 << 20) - 1), "/srv on the controller has 115 MiB free, and 116 MiB are needed for the"),
+        (FetchDir("/srv", 1 << 40, "etcd_backup_fetch_dir: /srv is no directory"), "/srv is no directory"),
+    ],
+)
+@pytest.mark.parametrize("host", ["infra0", "infra1"])
+@pytest.mark.parametrize(
+    ("operation", "wishes"),
+    [
+        ("backup", {}),
+        ("remove", {"member": "infra2"}),
+        ("replace", {"member": "infra2"}),
+        ("restore", {"snapshot": WantedSnapshot("/srv/x.db", "ab" * 32), "replace_healthy_cluster": "etcd"}),
+    ],
+)
+def test_a_directory_of_the_controller(
+    operation: str, wishes: dict[str, Any], host: str, fetch: FetchDir, problem: str
+) -> None:
+    """What keeps the snapshot from being copied there is found before it is taken. Of the host that takes it, and of no run that takes none."""
+    found = seen(up(leader=True), up(), DOWN if operation in ("remove", "replace") else up())
+    data = {
+        "name": "etcd",
+        "members": [vars(member) for member in CLUSTER.members],
+        "ca_host": "infra0",
+        "problems": [],
+        "warnings": [],
+    }
+    observed = {name: {**item, "cluster": data} for name, item in found.items()}
+    for item in observed.values():
+        item["etcd"]["database"] = {"size": 100 << 20}
+    for wanted in (True, False):
+        wish = Wish(operation=operation, fetch_dirs={host: fetch}, backup_before_change=wanted, **wishes)
+        made = _run.plan_run("infra0", observed, [], wish)
+        takes = wanted or operation == "backup"
+        assert made["snapshot"] == (["infra1"] if takes else []), made["problems"]
+        said = [text for text in made["problems"] if "etcd_backup_fetch_dir" in text]
+        assert len(said) == bool(problem and takes and host == "infra1") and problem in "".join(said or [problem])
+
+
+def test_a_member_whose_database_is_not_known() -> None:
+    """It answers without a quorum. The room for the copy cannot be told, beside what always stays free."""
+    found = seen({**DOWN, "answers": True}, DOWN, FRESH)
+    dirs = {"infra0": FetchDir("/srv", 16 << 20)}
+    assert fetch_problems(["infra0", "infra9"], found, dirs) == []
+    assert fetch_problems(["infra0"], found, {"infra0": FetchDir("/srv", 1)})
+
+
+def test_what_a_directory_of_the_controller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made with its parents if it is missing."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, tmp_path / "new", tmp_path / "new/a/../b", tmp_path / "there/", "relative"):
+        found = check_fetch_dir(str(path))
+        assert found.path == str(path) and found.free > 0 and found.problem == ""
+    for path in ("file", "file/below/it", "link", "link/below"):
+        name = tmp_path / path.split("/")[0]
+        words = f"etcd_backup_fetch_dir: {name} is not a directory of the controller. Name another directory."
+        assert check_fetch_dir(str(tmp_path / path)).problem == words
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "there"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.access", lambda path, _mode: path != str(tmp_path / "there"))
+        words = f"{tmp_path / 'there'} is not writable on the controller"
+        assert words in check_fetch_dir(str(tmp_path / "there")).problem
+        assert words in check_fetch_dir(str(tmp_path / "there/new/er")).problem
+
+    def refuse(_path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("shutil.disk_usage", refuse)
+    assert "on the controller: Input/output error" in check_fetch_dir(str(tmp_path / "there")).problem
 
 
 def test_the_timer_is_a_step_of_its_own() -> None:

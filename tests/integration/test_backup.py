@@ -49,7 +49,11 @@ def backed_up(lab: Lab, into: Path, *arguments: str) -> Path:
     """backup.yml, with a copy on the controller."""
     run = lab.play("-e", f"etcd_backup_fetch_dir={into}", *arguments, playbook="playbooks/backup.yml")
     assert run.code == 0, run.output[-4000:]
-    return max(into.iterdir(), key=lambda path: path.stat().st_mtime)
+    copies = [path for path in into.iterdir() if ".db.json" not in path.name]
+    newest = max(copies, key=lambda path: path.stat().st_mtime)
+    encrypted = newest.name.partition(".cms")[1]
+    assert newest.with_name(f"{newest.name.removesuffix('.cms')}.json{encrypted}").exists()
+    return newest
 
 
 def restored(lab: Lab, snapshot: Path, *arguments: str, **how: str) -> str:
@@ -91,7 +95,7 @@ def test_a_snapshot_is_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> 
     sums = [cluster.sh(host, f"sha256sum {path} | cut -d' ' -f1").strip()]
     sums += [subprocess.check_output(["sha256sum", opened], text=True, timeout=60).split()[0]]
     sent = cluster.sh(host, "ls /srv").split()
-    assert sums[0] == sums[1] and sent == [copy.name], (sums, sent)
+    assert sums[0] == sums[1] and sent == sorted([copy.name, f"{Path(path).name}.json.cms"]), (sums, sent)
     told = json.loads(cluster.sh(host, f"cat {path}.json"))
     status = json.loads(
         cluster.sh(host, f"$(ls -d /proc/$(pidof etcd)/root)/usr/local/bin/etcdutl snapshot status {path} -w json")

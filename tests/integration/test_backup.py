@@ -224,3 +224,44 @@ def test_a_restore_from_the_last_member(cluster: Lab, tmp_path: Path) -> None:
         restored(cluster, file, "-e", "etcd_replace_healthy_cluster=etcd")
         assert healthy(cluster) and count(cluster, "/registry/d") == 1000
     cluster.sh("infra0", "rm -f /root/etcd.yaml")
+
+
+@pytest.mark.long
+def test_copies_on_the_controller(cluster: Lab, tmp_path: Path) -> None:
+    """A directory that cannot be used is refused before the snapshot; a file is compared with its description, before anything stops."""
+    (tmp_path / "file").write_text("x")
+    before = newest(cluster)
+    for into, words in (
+        ("file/copies", "file is not a directory of the controller"),
+        ("file", "is not a directory of the controller"),
+    ):
+        refused = cluster.play("-e", f"etcd_backup_fetch_dir={tmp_path}/{into}", playbook="playbooks/backup.yml")
+        said = flat(refused.output)
+        assert refused.code != 0 and "Nothing has been changed" in said and words in said, refused.output[-3000:]
+    assert newest(cluster) == before
+    one = backed_up(cluster, tmp_path / "copies")
+    fill(cluster, "/registry/more", 100)
+    two = backed_up(cluster, tmp_path / "copies")
+
+    def drilled(path: Path) -> str:
+        run = cluster.play("-e", f"etcd_snapshot={path}", playbook="playbooks/restore_drill.yml")
+        said = flat(run.output)
+        assert ("Nothing has been changed" in said) is (run.code != 0), run.output[-4000:]
+        return said
+
+    assert f"{one}: restored in" in drilled(one) and "as recorded" in drilled(one)
+    # An older delivery, and a pair that was renamed.
+    alone, pair = tmp_path / one.name, tmp_path / "kept.db"
+    alone.write_bytes(one.read_bytes())
+    pair.write_bytes(two.read_bytes())
+    pair.with_name("kept.db.json").write_text(two.with_name(f"{two.name}.json").read_text())
+    assert "nothing was recorded to compare it with" in drilled(alone) and "as recorded" in drilled(pair)
+    one.write_bytes(two.read_bytes())
+    assert "is not the snapshot that" in drilled(one)
+    run = cluster.play(
+        "-e", f"etcd_snapshot={one}", "-e", "etcd_replace_healthy_cluster=etcd", playbook="playbooks/restore.yml"
+    )
+    assert run.code != 0 and "Nothing has been changed" in flat(run.output) and healthy(cluster)
+    assert count(cluster, "/registry/more") == 100
+    restored(cluster, two, "-e", "etcd_replace_healthy_cluster=etcd")
+    assert healthy(cluster) and count(cluster, "/registry/more") == 100

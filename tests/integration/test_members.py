@@ -304,3 +304,51 @@ def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
             f"{name}: killed at {killed[name]} tasks, {finished[name]} with something left to finish" for name in due
         )
     )
+
+
+@pytest.mark.long
+def test_a_removal_beside_one_that_removes_the_keys_of_its_host(hosts: Lab, tmp_path: Path) -> None:
+    """infra0 is asked by the removal of infra3, and another run removes it with its keys: before infra3 leaves, and after that."""
+    hosts.fresh()
+    ca, beside = ("-e", "etcd_ca_host=infra1"), ("-e", "etcd_backup_before_change=false")
+    four = only(hosts, tmp_path, *HOSTS)
+
+    def begin(wait: str) -> Run:
+        """The removal of infra3, which takes its time at some place."""
+        arguments = ("-e", "etcd_member=infra3", *ca, "-e", json.dumps({"etcd_backup_command": wait.split()}))
+        return hosts.play(*arguments, playbook=REMOVE, inventory=four)
+
+    assert hosts.play(*ca, inventory=four).code == 0 and names(hosts) == HOSTS
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(begin, "sleep 45")
+        waits = "while ! pgrep -x sleep > /dev/null; do sleep 0.2; done"
+        took = [host for host in HOSTS if hosts.sh(host, "ls /var/backups/etcd/*.db 2>/dev/null || true")]
+        deadline = time.monotonic() + 60
+        while not took:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+            took = [host for host in HOSTS if hosts.sh(host, "ls /var/backups/etcd/*.db 2>/dev/null || true")]
+        hosts.sh(took[0], waits)
+        hit(hosts, "remove", "infra0", four, *ca, *beside, "-e", "etcd_wipe_keys=true")
+        first = run.result()
+    said = flat(first.output)
+    assert first.code != 0 and "infra3 is not removed: since this run was planned, another run has removed the" in said
+    assert names(hosts, "infra1") == HOSTS[1:]
+    # infra0 comes back, and the next time infra3 has left when that happens.
+    hit(hosts, "replace", "infra0", four, *ca)
+    assert names(hosts) == HOSTS
+    lock = "/etc/kubernetes/kubeadm-etcd/lock-manifest"
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(hosts.sh, "infra3", f"flock {lock} sleep 60")
+        run = pool.submit(begin, "true")
+        deadline = time.monotonic() + 50
+        while "infra3" in names(hosts):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        hit(hosts, "remove", "infra0", four, *ca, *beside, "-e", "etcd_wipe_keys=true")
+        held.result()
+        second = run.result()
+    assert second.code == 0 and "WARNING: another run has removed the member of this host" in flat(second.output)
+    assert second.seconds < 120 and names(hosts, "infra1") == HOSTS[1:3]
+    assert "removed" in hosts.sh("infra3", "cat /etc/kubernetes/kubeadm-etcd/member.json")
+    hosts.fresh()

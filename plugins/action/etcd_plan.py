@@ -87,7 +87,9 @@ class ActionModule(ActionBase):
         }
         # A snapshot is copied to where the host that takes it says.
         unset = "" if "etcd_backup_fetch_dir" in hostvars[host] else values["etcd_backup_fetch_dir"]
-        fetched = {item: controller_path(str(hostvars[item].get("etcd_backup_fetch_dir", unset))) for item in batch}
+        fetched = {
+            item: controller_path(str(hostvars[item].get("etcd_backup_fetch_dir", unset) or "")) for item in batch
+        }
         archive, signing_dir, snapshot, export = (
             controller_path(values[name])
             for name in ("etcd_image_archive", "etcd_signing_dir", "etcd_snapshot", "etcd_ca_export")

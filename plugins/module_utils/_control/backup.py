@@ -107,7 +107,7 @@ def fetch_problems(
         if wanted.path and not text and wanted.free < needed + SPARE:
             text = (
                 f"etcd_backup_fetch_dir: {wanted.path} on the controller has {wanted.free >> 20} MiB free, and {needed + SPARE >> 20} MiB are needed for the"
-                f" snapshot of {host}. Free some space there, or name another directory."
+                f" snapshot of {host}. Free some space there, or name another directory. Without one, the snapshot stays on the host."
             )
         found += [Problem(text, code="fetch-dir")] if text else []
     return found

@@ -106,14 +106,15 @@ def check_fetch_dir(path: str) -> FetchDir:
         place = os.path.dirname(place)
     problem = ""
     if not os.path.isdir(place):
-        problem = f"{place} is not a directory of the controller. Name another directory."
+        problem = f"{place} is not a directory of the controller."
     elif not os.access(place, os.W_OK | os.X_OK):
-        problem = f"{place} is not writable on the controller. Name another directory."
+        problem = f"{place} is not writable on the controller."
     try:
         free = shutil.disk_usage(place).free
     except OSError as exc:
-        free, problem = 0, problem or f"{place} on the controller: {reason_of(exc)}. Name another directory."
-    return FetchDir(path, free, problem and f"etcd_backup_fetch_dir: {problem}")
+        free, problem = 0, problem or f"{place} on the controller: {reason_of(exc)}."
+    advice = "Name another directory. Without one, the snapshot stays on the host."
+    return FetchDir(path, free, problem and f"etcd_backup_fetch_dir: {problem} {advice}")
 
 
 @dataclass(frozen=True)

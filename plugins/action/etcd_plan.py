@@ -17,6 +17,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import OTHER_PHASES, PHASES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import (
     STAGES,
+    is_selected,
     stages_by_roles,
     stages_by_tags,
 )
@@ -149,8 +150,9 @@ class ActionModule(ActionBase):
         # The tags of a role that is included are those of the task that includes it, which is running.
         own = self._task._role
         including = [role.get_name() for role in own.get_parents()] if own else []
-        listed = {role.get_name(): role for role in self._task.get_play().roles}
-        selected = [name for name, role in listed.items() if role.evaluate_tags(*tags, variables)]
+        play = self._task.get_play()
+        listed = {role.get_name(): [*play.tags, *role.tags] for role in play.roles}
+        selected = [name for name, of_role in listed.items() if is_selected(of_role, *tags)]
         return stages_by_roles([*listed, *including], [*selected, *(name for name in including if name not in listed)])
 
     def refused(self, phase: str, variables: dict[str, Any]) -> list[str]:

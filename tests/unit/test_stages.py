@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.playbook.task import Task
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import (
     STAGES,
     TAGS,
     carried_out,
+    is_selected,
     stages_by_roles,
     stages_by_tags,
 )
@@ -39,6 +41,14 @@ from test_run import ALL_UP, observations, planned
 )
 def test_the_tags_select_the_stages(run: list[str], skip: list[str], stages: tuple[str, ...]) -> None:
     assert stages_by_tags(run, skip) == stages
+
+
+@pytest.mark.parametrize("tags", [[], ["a"], ["a", "b"], ["always"], ["always", "a"], ["never"], ["never", "a"]])
+@pytest.mark.parametrize("run", [["all"], ["tagged"], ["untagged"], ["a"], ["b", "c"], ["always"], ["never"]])
+@pytest.mark.parametrize("skip", [[], ["all"], ["tagged"], ["untagged"], ["a"], ["always"], ["a", "always"]])
+def test_tags_select_what_ansible_runs(tags: list[str], run: list[str], skip: list[str]) -> None:
+    task = Task.load({"ansible.builtin.debug": {}, "tags": tags})
+    assert is_selected(tags, run, skip) == task.evaluate_tags(run, skip, {})
 
 
 @pytest.mark.parametrize(

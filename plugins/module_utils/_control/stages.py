@@ -44,15 +44,18 @@ _CARRIED_OUT_BY = {
 }
 
 
-def is_selected(tag: str, run_tags: Iterable[str], skip_tags: Iterable[str]) -> bool:
-    """Whether Ansible runs a task with this tag. run_tags, skip_tags: the values of --tags and --skip-tags."""
-    return bool({tag, "all", "tagged"} & {*run_tags}) and not {tag, "all", "tagged"} & {*skip_tags}
+def is_selected(tags: Iterable[str], run_tags: Iterable[str], skip_tags: Iterable[str]) -> bool:
+    """Whether Ansible runs tasks with these tags. run_tags, skip_tags: the values of --tags and --skip-tags."""
+    own, run, skip = {*tags} or {"untagged"}, {*run_tags}, {*skip_tags}
+    general = {"all", *(() if "untagged" in own else ("tagged",))}
+    is_run = "always" in own or own & run or ("never" not in own and general & run)
+    return bool(is_run) and not (own & skip or ("always" not in own and general & skip))
 
 
 def stages_by_tags(run_tags: Iterable[str], skip_tags: Iterable[str]) -> tuple[str, ...]:
     """The stages of a run of site.yml."""
     run, skip = [*run_tags], [*skip_tags]
-    return tuple(stage for stage, tag in TAGS.items() if is_selected(tag, run, skip))
+    return tuple(stage for stage, tag in TAGS.items() if is_selected([tag], run, skip))
 
 
 def stages_by_roles(roles: Iterable[str], selected: Iterable[str]) -> tuple[str, ...]:

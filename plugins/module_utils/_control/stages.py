@@ -48,8 +48,12 @@ def is_selected(tags: Iterable[str], run_tags: Iterable[str], skip_tags: Iterabl
     """Whether Ansible runs tasks with these tags. run_tags, skip_tags: the values of --tags and --skip-tags."""
     own, run, skip = {*tags} or {"untagged"}, {*run_tags}, {*skip_tags}
     general = {"all", *(() if "untagged" in own else ("tagged",))}
-    is_run = "always" in own or own & run or ("never" not in own and general & run)
-    return bool(is_run) and not (own & skip or ("always" not in own and general & skip))
+    if not ("always" in own or own & run or ("never" not in own and general & run)):
+        return False
+    # Ansible looks at no other tag then.
+    if "all" in skip:
+        return "always" in own and "always" not in skip
+    return not (own & skip or general & skip)
 
 
 def stages_by_tags(run_tags: Iterable[str], skip_tags: Iterable[str]) -> tuple[str, ...]:

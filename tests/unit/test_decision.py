@@ -554,6 +554,8 @@ def test_plan_for_people() -> None:
         "infra2: certificates: peer.crt: 61 days left",
         "infra0, infra1: manifest: x",
     ]
+    followers = observed(up(leader=True), up(), up(), differs="12")
+    assert lines_of(CLUSTER, decide(CLUSTER, followers), followers)[0].endswith(": infra1, infra2")
     quiet = observed(up(leader=True), up(), up())
     assert lines_of(CLUSTER, decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
     fresh = observed(FRESH, FRESH, FRESH)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.playbook.taggable import Taggable
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import (
     STAGES,
@@ -48,10 +47,11 @@ def test_the_tags_select_the_stages(run: list[str], skip: list[str], stages: tup
 @pytest.mark.parametrize("run", [["all"], ["tagged"], ["untagged"], ["a"], ["b", "c"], ["always"], ["never"]])
 @pytest.mark.parametrize("skip", [[], ["all"], ["tagged"], ["untagged"], ["a"], ["always"], ["a", "always"]])
 def test_tags_select_what_ansible_runs(tags: list[str], run: list[str], skip: list[str]) -> None:
+    taggable = pytest.importorskip("ansible.playbook.taggable").Taggable
     task = SimpleNamespace(
-        tags=tags, untagged=Taggable.untagged, _loader=None, _get_all_taggable_objects=list, _parent=None
+        tags=tags, untagged=taggable.untagged, _loader=None, _get_all_taggable_objects=list, _parent=None
     )
-    assert is_selected(tags, run, skip) == Taggable.evaluate_tags(task, run, skip, {})
+    assert is_selected(tags, run, skip) == taggable.evaluate_tags(task, run, skip, {})
 
 
 @pytest.mark.parametrize(

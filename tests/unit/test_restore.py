@@ -175,9 +175,12 @@ def test_a_directory_of_the_controller(
         wish = Wish(operation=operation, fetch_dirs={host: fetch}, backup_before_change=wanted, **wishes)
         made = _run.plan_run("infra0", observed, [], wish)
         takes = wanted or operation == "backup"
-        assert made["snapshot"] == (["infra1"] if takes else []), made["problems"]
         said = [text for text in made["problems"] if "etcd_backup_fetch_dir" in text]
-        assert len(said) == bool(problem and takes and host == "infra1") and problem in "".join(said or [problem])
+        refused = bool(problem and takes and host == "infra1")
+        assert len(said) == refused and problem in "".join(said or [problem])
+        # A plan that is refused has no steps.
+        assert made["settled"] is (refused or not made["steps"]) and len(made["problems"]) == refused
+        assert made["snapshot"] == (["infra1"] if takes and not refused else [])
 
 
 def test_a_member_whose_database_is_not_known() -> None:

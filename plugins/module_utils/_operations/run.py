@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import fetch_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending, read_off
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import carried_out
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     BACKUP,
     CONVERGE,
@@ -26,6 +28,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     REPORT,
     RESTORE,
     ROTATE_CA,
+    SNAPSHOT,
+    Step,
+    hosts_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import no_archive, view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
@@ -70,5 +75,9 @@ def plan_run(
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
     view = view_of(host, seen, lost, archive_problems)
     plan: dict[str, Any] = loaded(wish.operation).plan(view, wish)
-    problems = fetch_problems(plan["snapshot"], view.observations, wish.fetch_dirs)
-    return {**plan, "problems": [*plan["problems"], *merged(problems)]}
+    steps = [Step.from_dict(step) for step in plan["steps"]]
+    taken = hosts_of(carried_out(steps, wish.stages) if wish.operation == CONVERGE else steps, SNAPSHOT)
+    problems = merged(fetch_problems(taken, view.observations, wish.fetch_dirs))
+    if problems:
+        plan = {**plan, **read_off([]), "problems": [*plan["problems"], *problems]}
+    return {**plan, "ending": ending(plan, view.cluster.name, wish)}

@@ -15,6 +15,12 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.external import external_stanza
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import refusal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.rotation import OTHER_PHASES, PHASES
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import (
+    STAGES,
+    is_selected,
+    stages_by_roles,
+    stages_by_tags,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, HAND_OVER, REPORT
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import (
     is_incomplete,
@@ -60,6 +66,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "operation": {"type": "str", "default": CONVERGE, "choices": [*OPERATIONS]},
                 "phase": {"type": "str", "default": "", "choices": ["", *PHASES, *OTHER_PHASES]},
+                "all_stages": {"type": "bool", "default": False},
             }
         )
         values = self.values(args["operation"], cluster, variables)
@@ -90,7 +97,9 @@ class ActionModule(ActionBase):
         wish = Wish(
             **{
                 **{field: values[name] for field, name in VARIABLES.items()},
-                **args,
+                "operation": args["operation"],
+                "phase": args["phase"],
+                "stages": self.stages(args["operation"], args["all_stages"], variables),
                 "check": bool(self._task.check_mode),
                 "limit": str(variables.get("ansible_limit", "")),
                 "own_ca": own_ca,
@@ -130,6 +139,21 @@ class ActionModule(ActionBase):
             "signing_dir": signing_dir,
             "ca_export": asdict(wish.ca_export),
         }
+
+    def stages(self, operation: str, all_stages: bool, variables: dict[str, Any]) -> tuple[str, ...]:
+        """The stages that this run has. Other operations than converge have no tags: each of their playbooks runs as a whole."""
+        if operation != CONVERGE:
+            return STAGES
+        tags = [list(variables.get(name, [])) for name in ("ansible_run_tags", "ansible_skip_tags")]
+        if all_stages:
+            return stages_by_tags(*tags)
+        # The tags of a role that is included are those of the task that includes it, which is running.
+        own = self._task._role
+        including = [role.get_name() for role in own.get_parents()] if own else []
+        play = self._task.get_play()
+        listed = {role.get_name(): [*play.tags, *role.tags] for role in play.roles}
+        selected = [name for name, of_role in listed.items() if is_selected(of_role, *tags)]
+        return stages_by_roles([*listed, *including], [*selected, *(name for name in including if name not in listed)])
 
     def refused(self, phase: str, variables: dict[str, Any]) -> list[str]:
         """Hosts that have failed in this very task. They are part of the run: all hosts of a cluster make the same plan.

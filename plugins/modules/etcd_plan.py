@@ -37,6 +37,13 @@ options:
     type: str
     choices: ["", new, trust, issue, drop, cut, renew, load]
     default: ""
+  all_stages:
+    description:
+      - Whether the play has all stages, each with its tag, as C(site.yml) has. The tags of the run tell then which of them it runs.
+      - Otherwise the stages are the roles of the play that depend on the role C(kubeadm.etcd.etcd).
+      - The plan shows what these stages do, and in one line what they leave to others.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -171,8 +178,28 @@ held:
   returned: success
   type: list
   elements: str
+ending:
+  description: What the role C(kubeadm.etcd.health) does at the end of the run.
+  returned: success
+  type: dict
+  contains:
+    asks:
+      description: Whether the members are asked for their health.
+      type: bool
+    waits:
+      description: Whether the run waits until they are healthy.
+      type: bool
+    proven:
+      description: Whether each host has proven by then that its member runs.
+      type: bool
+    tolerates:
+      description: Whether members that are not healthy are no failure, because the run would change them without check mode.
+      type: bool
+    held:
+      description: The message of the failure at the end, with what was not done. Empty if nothing is held.
+      type: str
 problems:
-  description: Why the run is refused. It fails then, but for the members in a hand-over.
+  description: Why the run is refused. There is no step then. It fails then, but for the members in a hand-over.
   returned: success
   type: list
   elements: str

@@ -236,6 +236,13 @@ def test_a_drill_compares_the_restored_data_with_the_snapshot(
     with pytest.raises(EtcdError, match="has no snapshot"):
         _drill.newest_snapshot(spec)
     cluster.etcdctl("compaction", "10")
+    # Variables of a host that keep etcd's programs from working.
+    for name, value in (
+        ("ETCD_NAME", "other"),
+        ("ETCDCTL_ENDPOINTS", "127.0.0.1:1"),
+        ("https_proxy", "http://127.0.0.1:1"),
+    ):
+        monkeypatch.setenv(name, value)
     taken = _backup.take(spec)
     before = sorted(os.listdir(spec.dir))
     done = _drill.drill(spec, "", "")
@@ -259,6 +266,9 @@ def test_a_drill_compares_the_restored_data_with_the_snapshot(
     Path(taken["path"]).write_bytes(content)
     with pytest.raises(EtcdError, match="SHA-256"):
         _drill.drill(spec, "", "")
+    (tmp_path / "image/usr/local/bin/etcd").unlink()
+    with pytest.raises(EtcdError, match="has no program etcd"):
+        _drill.drill(spec, str(raw), "")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

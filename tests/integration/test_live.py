@@ -395,8 +395,11 @@ def test_tags_and_limit(cluster: Lab) -> None:
     cluster.site()
     both = ("-e", '{"etcd_extra_args": {"snapshot-count": "20000"}, "etcd_server_cert_sans": ["a.example.com"]}')
     before = cluster.containers()
-    assert cluster.site("--tags", "health", *both).changed() == {}
-    assert "server.crt" in cluster.site("--tags", "certificates", "--diff", *both).output
+    run = cluster.site("--tags", "health", *both)
+    assert run.changed() == {} and "nothing to do in this run" in run.output and "snapshot-count" not in run.output
+    run = cluster.site("--tags", "certificates", "--diff", *both)
+    assert "server.crt" in run.output and "snapshot-count" not in run.output
+    assert "left to other stages: static_pod (infra0, infra1, infra2)" in run.output
     assert cluster.containers() == before
     for host in cluster.hosts:
         assert "snapshot-count=10000" in cluster.sh(host, f"cat {MANIFEST}")

@@ -30,7 +30,8 @@ TABLE = {
         alarms="decision departure run",
         view="run seams departure move_ca report actions",
         judge="decision run seams departure authority restore rotate_ca upgrade",
-        plan="decision departure run seams rotate_ca restore",
+        plan="decision departure run seams rotate_ca restore stages",
+        stages="stages",
         cluster="cluster seams",
         identity="identity decision run",
         preflight="preflight",
@@ -47,7 +48,7 @@ TABLE = {
     ),
     **modules(
         "module_utils/_operations",
-        run="seams departure restore defragment",
+        run="seams departure restore defragment stages",
         converge="decision run seams departure authority restore",
         departure="departure run",
         move_ca="move_ca",

@@ -12,7 +12,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import 
 pytest.importorskip("ansible.plugins.action")
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.playbook.role import Role
 from ansible_collections.kubeadm.etcd.plugins.action import etcd_observe, etcd_plan
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import STAGES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.variables import FIXED
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, Problem
 from test_backup import certificate
@@ -35,6 +37,13 @@ def templar() -> Any:
     return found
 
 
+def role(name: str, tags: list[str]) -> Any:
+    """A role as Ansible has loaded it."""
+    found = Role()
+    found._role_name, found._role_collection, found.tags = name, "kubeadm.etcd", tags
+    return found
+
+
 class Play:
     """A play over three members. printed: what each action plugin has shown."""
 
@@ -49,6 +58,9 @@ class Play:
         self.signer: dict[str, Any] = {}
         options = etcd_observe.variable_options()
         self.variables: dict[str, Any] = {name: option.get("default") for name, option in options.items()}
+        # The roles of the play and their tags, and the role that a task includes.
+        self.roles: dict[str, list[str]] = {}
+        self.including = ""
         self.printed: list[str] = []
         self.wishes: list[Any] = []
         plan_run = etcd_plan.plan_run
@@ -63,11 +75,12 @@ class Play:
         monkeypatch.setenv("PWD", "/here")
 
     def task(self, **args: Any) -> Any:
-        play = SimpleNamespace(strategy=self.strategy)
-        return SimpleNamespace(args=args, async_val=0, check_mode=False, action="x", get_play=lambda: play)
+        play = SimpleNamespace(strategy=self.strategy, tags=[], roles=[role(*item) for item in self.roles.items()])
+        own = SimpleNamespace(get_parents=lambda: [role(self.including, [])] if self.including else [])
+        return SimpleNamespace(args=args, async_val=0, check_mode=False, action="x", get_play=lambda: play, _role=own)
 
     def plan(self, host: str = "infra0", **args: Any) -> dict[str, Any]:
-        of_task = {name: value for name, value in args.items() if name in ("operation", "phase")}
+        of_task = {name: value for name, value in args.items() if name in ("operation", "phase", "all_stages")}
         given = {VARIABLES.get(name, f"etcd_{name}"): value for name, value in args.items() if name not in of_task}
         action = object.__new__(etcd_plan.ActionModule)
         action._task, action._loader, action._templar = self.task(**of_task), None, templar()
@@ -113,6 +126,40 @@ def test_a_settled_cluster(play: Play) -> None:
     assert play.printed == ["cluster etcd: nothing to do"]
     assert result["own_ca"] == {} and result["signing_dir"].endswith("/etcd") and result["ca_export"]
     json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("roles", "including", "all_stages", "tags", "stages"),
+    [
+        # site.yml lists the role etcd.
+        ({"etcd": ["always"]}, "", True, ["all"], STAGES),
+        ({"etcd": ["always"]}, "", True, ["certificates"], ("ca", "certificates")),
+        # The roles of a play, each with its tags.
+        ({"kubelet": ["one"], "static_pod": ["two"]}, "kubelet", False, ["all"], ("kubelet", "static_pod")),
+        ({"kubelet": ["one"], "static_pod": ["two"]}, "kubelet", False, ["two"], ("static_pod",)),
+        ({"kubelet": []}, "kubelet", False, ["two"], ()),
+        # A role that is included: its tags are those of the task.
+        ({}, "kubelet", False, ["all"], ("kubelet",)),
+        ({}, "kubelet", False, ["two"], ("kubelet",)),
+        ({}, "", False, ["all"], STAGES),
+    ],
+)
+def test_the_stages_of_a_run(
+    play: Play,
+    roles: dict[str, list[str]],
+    including: str,
+    all_stages: bool,
+    tags: list[str],
+    stages: tuple[str, ...],
+) -> None:
+    play.roles, play.including = roles, including
+    play.variables.update(ansible_run_tags=tags, ansible_skip_tags=[])
+    restart(play, "infra1")
+    play.plan(all_stages=all_stages)
+    assert play.wishes[0].stages == stages
+    assert ("infra1: manifest: etcd.yaml: differs" in play.printed) == ("static_pod" in stages)
+    play.plan(all_stages=all_stages, operation="renew")
+    assert play.wishes[1].stages == STAGES
 
 
 @pytest.mark.parametrize(

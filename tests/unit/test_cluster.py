@@ -347,6 +347,22 @@ def test_one_machine_twice_in_one_cluster() -> None:
     assert "infra0 and infra1 and infra2 are the same machine" in merged(resolve_all(named).problems)[0]
 
 
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        (
+            {"etcd_address": "infra.example.com"},
+            "infra0, infra1, infra2: etcd_address 'infra.example.com' is not an IP address.",
+        ),
+        ({"etcd_address": "{{ x }}"}, "infra0, infra1, infra2: etcd_address '{{ x }}' was not resolved"),
+        ({"etcd_member_name": "A_B"}, "infra0, infra1, infra2: etcd_member_name 'A_B' is not an RFC 1123 name."),
+    ],
+)
+def test_an_invalid_value_of_a_group_is_one_problem(variables: dict[str, Any], text: str) -> None:
+    problems = merged(resolve_all(three(**dict.fromkeys(HOSTS, variables))).problems)
+    assert [problem[: len(text)] for problem in problems if "have the same" not in problem] == [text], problems
+
+
 def test_an_address_that_ansible_could_not_resolve() -> None:
     """ansible-core 2.17 hands over the template where facts are missing."""
     problems = merged(resolve_all(three(infra0={"etcd_address": "{{ ansible_facts.eth0.ipv4.address }}"})).problems)

@@ -554,6 +554,8 @@ def test_plan_for_people() -> None:
         "infra2: certificates: peer.crt: 61 days left",
         "infra0, infra1: manifest: x",
     ]
+    followers = observed(up(leader=True), up(), up(), differs="12")
+    assert lines_of(CLUSTER, decide(CLUSTER, followers), followers)[0].endswith(": infra1, infra2")
     quiet = observed(up(leader=True), up(), up())
     assert lines_of(CLUSTER, decide(CLUSTER, quiet), quiet) == ["cluster etcd: nothing to do"]
     fresh = observed(FRESH, FRESH, FRESH)
@@ -773,6 +775,55 @@ def test_a_learner_that_has_lost_its_data_does_not_join(formed: bool, joins: boo
     state = {**DOWN, "formed": formed, "has_data": formed}
     found = observed(state)["infra0"]
     assert member_view(Member("infra2", "infra2", "10.0.0.8"), found, listed).joins is joins
+
+
+@pytest.mark.parametrize("learner", [LEARNER, DOWN], ids=["running", "stopped"])
+@pytest.mark.parametrize(
+    ("urls", "port", "is_refused"),
+    [
+        (["https://10.0.0.99:2380"], 2380, True),
+        (["https://10.0.0.9:2390"], 2380, True),
+        # The further URL of a join leads to no place.
+        (urls_while_joining(["https://10.0.0.99:2380"]), 2380, True),
+        (["https://10.0.0.9:2380"], 2380, False),
+        # By hand, with the name of the host. Only its turn can tell.
+        (["https://infra3.example.com:2380"], 2380, False),
+        # The host could not tell what is wanted.
+        (["https://10.0.0.99:2380"], None, False),
+    ],
+)
+def test_a_learner_that_has_started_elsewhere_is_refused(
+    learner: dict[str, Any], urls: list[str], port: int | None, is_refused: bool
+) -> None:
+    cluster, found = growing(up(), up(), up(leader=True), {**learner, "moved": True}, learner=3)
+    for item in found.values():
+        item["config"] = {"peer_port": port} if port else {}
+        for entry in item["etcd"]["members"] or []:
+            if entry["is_learner"]:
+                entry["peer_urls"] = urls
+    decision = decide(cluster, found)
+    if is_refused:
+        assert (decision.action, decision.order, decision.start) == ("refuse", [], []), decision
+        assert merged(decision.problems) == [
+            f"infra3: infra3 is a learner at {', '.join(urls)}, and the inventory has it at https://10.0.0.9:2380. The peer URLs of a learner must"
+            " not change (docs/members.md). Put etcd_address and etcd_peer_port back, and change them when it has joined. Or have the host join anew"
+            " with an empty data directory: replace_member.yml -e etcd_member=infra3"
+        ]
+    else:
+        assert (decision.order, decision.join, decision.problems) == (["infra3"], ["infra3"], [])
+
+
+def test_a_stopped_voter_is_started_beside_a_learner_that_has_started_elsewhere() -> None:
+    """The quorum may need it. The learner is a warning then."""
+    cluster, found = growing(up(), up(), up(), LEARNER, learner=3)
+    for item in found.values():
+        item["config"] = {"peer_port": 2390}
+    found["infra1"]["etcd"] = DOWN
+    for host in ("infra0", "infra2"):
+        found[host]["etcd"]["members"][1] = {**listing()[1], "is_learner": False}
+    decision = decide(cluster, found)
+    assert (decision.action, decision.order) == ("rolling", ["infra1"]) and not decision.problems
+    assert "infra3 is a learner at https://10.0.0.9:2380" in " ".join(merged(decision.warnings))
 
 
 def test_a_member_that_left_keeps_no_stopped_one_from_being_started() -> None:

@@ -21,7 +21,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.apiserver impor
     manifest_reasons,
     outdated_reason,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, client_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 
@@ -89,7 +89,7 @@ def follow(
             text = f"kube-apiserver uses another etcd (cluster {item['cluster_id']}) than cluster {cluster.name!r}. It is left as it is."
             found.warnings.append(note(text, host))
             continue
-        urls = tuple(f"https://{bracketed(member.address)}:{item['client_port']}" for member in members)
+        urls = tuple(client_url(member.address, item["client_port"]) for member in members)
         wanted = EtcdAccess(urls, *FILES)
         reasons = manifest_reasons(item["manifest"], access_of(item["access"]), wanted)
         # One ConfigMap for each Kubernetes cluster.

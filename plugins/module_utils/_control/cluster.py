@@ -24,6 +24,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
     Member,
     membership_problems,
+    name_and_address_problems,
     same_port_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, problems_of
@@ -135,7 +136,15 @@ def resolve(
         *variable_problems(inventory[host], options, names, play),
         *play_problems(host, inventory[host], play or {}, options),
     ]
-    problems = [*problems_of("inventory", texts), *problems_of("inventory", own, host=host)]
+    problems = [
+        *(
+            problem
+            for member in members
+            for problem in problems_of("inventory", name_and_address_problems(member), member.host)
+        ),
+        *problems_of("inventory", texts),
+        *problems_of("inventory", own, host=host),
+    ]
     invalid = list(invalid_values({**inventory[host], **(play or {})}, options))
     return Cluster(name, members, ca_host, problems, size_warnings(name, members), invalid)
 

@@ -22,7 +22,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity imp
     membership,
     reference,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, has_url_of_joining
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    Member,
+    has_url_of_joining,
+    is_elsewhere,
+    learner_elsewhere,
+    peer_url,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     EVERYTHING,
     PROCESSES,
@@ -85,7 +91,7 @@ class MemberView:
     data_of: id of the member whose data it is. formed: its log has seen a leader. founded: its manifest is that of a cluster that has been founded.
     recorded_dir: its data directory by the record, '' if there is none. removed: when it left the cluster, by the record.
     stale: it runs with certificates that were removed. moved: its peers
-    would have to look for it elsewhere. age: of its process, in seconds.
+    would have to look for it elsewhere. age: of its process, in seconds. peer_url: the wanted one, '' if it is unknown.
     """
 
     member: Member
@@ -105,6 +111,7 @@ class MemberView:
     leader: bool
     differs: bool
     restarts: bool
+    peer_url: str
 
     @property
     def host(self) -> str:
@@ -126,8 +133,21 @@ class MemberView:
         """Whether this run makes a voting member of it: a host without data and record, or a join that was interrupted."""
         if self.has_data is None or self.has_lost_data:
             return False
+        if self.has_started_elsewhere:
+            return False
         is_fresh = not (self.has_data or self.data_elsewhere or self.recorded_dir or self.running)
         return self.is_learner or (self.entry is None and is_fresh) or self.keeps_url_of_joining
+
+    @property
+    def has_started_elsewhere(self) -> bool:
+        """Whether it is a learner that has started at another address or port than it is to have, so that its join cannot be finished."""
+        return bool(
+            self.is_learner
+            and self.published
+            and self.entry
+            and self.peer_url
+            and is_elsewhere(self.entry["peer_urls"], [self.peer_url])
+        )
 
     @property
     def keeps_url_of_joining(self) -> bool:
@@ -170,7 +190,14 @@ def member_view(member: Member, observation: Observation | None, listed: list[Ma
         leader=bool(etcd.get("leader")),
         differs=bool(observation and any(observation["reasons"].get(part) for part in _RESTARTING)),
         restarts=bool(observation and any(r["restarts"] for part in observation["reasons"].values() for r in part)),
+        peer_url=wanted_peer_url(member, observation),
     )
+
+
+def wanted_peer_url(member: Member, observation: Observation | None) -> str:
+    """The peer URL that a member is to have, '' if it is unknown."""
+    port = (observation or {}).get("config", {}).get("peer_port")
+    return peer_url(member.address, port) if port and member.address else ""
 
 
 def _names_member(entry: Mapping[str, Any], members: list[Member]) -> bool:
@@ -371,6 +398,8 @@ def learner_problems(
             else f"The inventory does not have it. Remove it: {remove}"
         )
         text = f"member {name} of cluster {cluster.name!r} is a learner: it has not joined completely. {way_out}"
+        if item and item.has_started_elsewhere:
+            text = learner_elsewhere(item.member.name, entry["peer_urls"], [item.peer_url])
         problems.append(Problem(text, (RESTART,), item.host if item else "", code="learner"))
     return problems
 
@@ -445,15 +474,21 @@ def decide_with_cluster(
         return Decision(ROLLING, order=stopped, published=published, warnings=warnings)
     # Without a ready member, the membership may be out of date, and no member can be added.
     joining = [item for item in views if item.joins]
+    elsewhere = [item for item in views if item.has_started_elsewhere]
     joins = [item for item in joining if any(other.ready for other in views)]
     # Listed but never started: what a first run leaves that was killed after a quorum had formed.
     unstarted = [item.host for item in views if item.entry and item.has_data is False and not item.joins]
     # Those that do not run first: with them back, others that run without being ready may be restarted. A learner is never ready.
     down = sorted(
-        (item for item in views if item.has_data and not item.ready and not item.joins), key=lambda v: v.running
+        (item for item in views if item.has_data and not item.ready and not item.joins and item not in elsewhere),
+        key=lambda v: v.running,
     )
     # Without quorum none of them could become healthy alone. What runs is left: it may be waiting for the others.
-    stopped = [item.host for item in views if item.has_data is not None and not item.running and not item.joins]
+    stopped = [
+        item.host
+        for item in views
+        if item.has_data is not None and not item.running and not item.joins and item not in elsewhere
+    ]
     unseen = [item for item in views if item.has_data is None]
     rest_may_be_quorum = len(listed) - len(stopped) > len(listed) // 2
     if stopped and not (unseen and rest_may_be_quorum) and not any(item.ready for item in views):
@@ -482,7 +517,7 @@ def decide_with_cluster(
     if incomplete:
         # Starting a stopped member restarts no other, and the quorum may need it.
         stopped = [item.host for item in views if not (item.running or item.ready or item.joins)]
-        due = [*starting, *first, *new, *differing]
+        due = [*starting, *first, *new, *differing, *elsewhere]
         starting, first, new, differing = [host for host in starting if host in stopped], [], [], []
         if due and not starting:
             return Decision(REFUSE, problems=incomplete, warnings=warnings)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_url
 
 # Where role certificates puts the files on a control plane host.
 CA_FILE, CERT_FILE, KEY_FILE = FILES = (
@@ -37,7 +37,7 @@ def external_stanza(members: Iterable[Mapping[str, str]], client_port: int, vers
         "etcd:",
         "  external:",
         "    endpoints:",
-        *[f"      - https://{bracketed(member['address'])}:{client_port}" for member in members],
+        *[f"      - {client_url(member['address'], client_port)}" for member in members],
         f"    caFile: {CA_FILE}",
         f"    certFile: {CERT_FILE}",
         f"    keyFile: {KEY_FILE}",

@@ -18,14 +18,22 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.decision imp
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.departure import Departing
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import STAGES, carried_out, left_out
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     ARCHIVE,
+    CA,
     CONFIG,
+    CONVERGE,
     HAND_OVER,
+    IMAGE,
     JOIN,
     KINDS,
+    KUBELET,
     LEAVE,
+    RECORD,
     REPLACE,
+    REPLACE_CA,
+    SCHEDULE,
     SNAPSHOT,
     START,
     TURN,
@@ -36,6 +44,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     reasons_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, merged, note
 
 if TYPE_CHECKING:
@@ -167,13 +176,41 @@ def make_steps(
 
 
 def plan_lines(
-    cluster: Cluster, decision: Decision, steps: list[Step], leading: list[str], versions: Iterable[str] = ()
+    cluster: Cluster,
+    decision: Decision,
+    steps: list[Step],
+    leading: list[str],
+    versions: Iterable[str] = (),
+    stages: tuple[str, ...] = STAGES,
 ) -> list[str]:
     """A plan for people: what is done to the cluster, then to which host and why. leading: hosts whose member is the leader.
 
-    versions: lines on the versions of etcd.
+    versions: lines on the versions of etcd. stages: those that the run has. What is left to other stages has one line at the end.
     """
     count = len(cluster.members)
+    done = carried_out(steps, stages)
+    place = {member.host: number for number, member in enumerate(cluster.members)}
+    listed, planned = (sorted(some, key=lambda step: place.get(step.host, count)) for some in (done, steps))
+    details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(listed))
+    left = left_out(planned, stages)
+    words = (
+        member_words(decision, done, leading, count)
+        if "static_pod" in stages or decision.action == REFUSE
+        else kubelet_words(done)
+    )
+    if not done and left:
+        words = "nothing to do in this run"
+    rest = "; ".join(f"{stage} ({', '.join(hosts)})" for stage, hosts in left.items())
+    return [
+        f"cluster {cluster.name}: {words}",
+        *(versions if decision.action != REFUSE and "static_pod" in stages else ()),
+        *details,
+        *([f"left to other stages: {rest}"] if rest else []),
+    ]
+
+
+def member_words(decision: Decision, steps: list[Step], leading: list[str], count: int) -> str:
+    """What is done to the members. count: of the members."""
     order = ", ".join(f"{host} (joins)" if host in decision.join else host for host in decision.order)
     if len(decision.order) > 1 and decision.order[-1] in leading:
         order += " (the leader, last)"
@@ -189,11 +226,40 @@ def plan_lines(
     leaving = next((step.member for step in steps if step.kind in (LEAVE, ARCHIVE)), "")
     if leaving:
         words[NOTHING], words[ROLLING] = f"{leaving} leaves", f"{leaving} leaves; then {words[ROLLING]}"
-    place = {member.host: number for number, member in enumerate(cluster.members)}
-    listed = sorted(steps, key=lambda step: place.get(step.host, count))
-    details = merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(listed))
-    return [
-        f"cluster {cluster.name}: {words[decision.action]}",
-        *(versions if decision.action != REFUSE else ()),
-        *details,
+    return words[decision.action]
+
+
+def kubelet_words(steps: list[Step]) -> str:
+    """What is done to the kubelets in a run that changes nothing else of members."""
+    at_once, turns = hosts_of(steps, KUBELET, START), hosts_of(steps, TURN)
+    words = [
+        *([f"kubelets are changed at once: {', '.join(at_once)}"] if at_once else []),
+        *([f"one kubelet after the other: {', '.join(turns)}"] if turns else []),
     ]
+    return "; ".join(words) or ("no member is restarted" if steps else "nothing to do")
+
+
+# Steps of these kinds make no member healthy.
+_NOT_HEALING = (KUBELET, CA, REPLACE_CA, SNAPSHOT, CONFIG, IMAGE, RECORD, SCHEDULE)
+
+
+def ending(plan: Mapping[str, Any], cluster: str, wish: Wish) -> dict[str, Any]:
+    """What the role health does at the end of a run with this plan, as plain data.
+
+    asks: whether the members are asked for their health. In check mode no member has started that could become healthy, or has left. waits: whether
+    they may become healthy yet: a run that starts no member waits for none. proven: whether each host has proven its member by then. tolerates:
+    whether members that are not healthy are no failure, since a run without check mode may make them healthy. held: why the run fails at its end although
+    they are healthy, '' if it does not.
+    """
+    kinds = {step["kind"] for step in plan["steps"]}
+    if wish.operation == CONVERGE:
+        kinds = {step.kind for step in carried_out(map(Step.from_dict, plan["steps"]), wish.stages)}
+    held = list(plan["held"])
+    header = f"The certificates of cluster {cluster} are up to date. Nothing was started or restarted, because of {len(held)} problem(s):"
+    return {
+        "asks": not (wish.check and kinds & {START, LEAVE}),
+        "waits": not held,
+        "proven": plan["action"] == BOOTSTRAP and START in kinds,
+        "tolerates": bool(wish.check and kinds - {*_NOT_HEALING}),
+        "held": "\n- ".join([header, *held]) if held else "",
+    }

@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.preflight im
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.health import DAY, VERDICTS
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import is_ahead, order_by_age
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_seconds
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed, client_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     FOUND,
     RESTART,
@@ -172,7 +172,7 @@ def judged(looked: Looked) -> tuple[str, list[str]]:
 
 def silent_row(looked: Looked, member: Member) -> dict[str, Any]:
     """The row of a member that could not be checked, in the form of etcd_health."""
-    url = f"https://{bracketed(member.address)}:{looked.of(member.host).client_port}" if member.address else ""
+    url = client_url(member.address, looked.of(member.host).client_port) if member.address else ""
     return {
         "name": member.name,
         "endpoint": url,

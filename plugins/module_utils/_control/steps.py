@@ -108,6 +108,11 @@ class Step:
         """As plain data."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Step:
+        """From plain data."""
+        return cls(**{**data, "reasons": tuple(map(Reason.from_dict, data["reasons"]))})
+
 
 def reasons_for(kind: str, observation: Mapping[str, Any]) -> tuple[Reason, ...]:
     """The reasons of a host that a step of this kind acts on."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import STAGES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, DRILL, RESTORE
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
@@ -95,10 +96,12 @@ class Wish:
     """What a run is asked for, beside what each host is to be.
 
     phase: the one of a rotation that is planned, '' for the run as a whole. check: whether the run is in check mode. limit: what it is limited to.
-    external_files: by cluster, the file that is to get its etcd.external stanza. Files on the controller have absolute paths.
+    stages: those that the run has. external_files: by cluster, the file that is to get its etcd.external stanza. Files on the controller have absolute
+    paths.
     """
 
     operation: str = CONVERGE
+    stages: tuple[str, ...] = STAGES
     phase: str = ""
     check: bool = False
     limit: str = ""

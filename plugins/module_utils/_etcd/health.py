@@ -22,7 +22,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.alarms import alarm_text, name_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import DEFAULT_QUOTA, NEARLY_FULL
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.remedies import etcdctl
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL, branch_in
 
@@ -130,10 +130,7 @@ class Report:
 
 def expected(members: list[dict[str, str]], port: int) -> list[tuple[str, str]]:
     """Name and client URL of members; no URL if the address is unknown."""
-    return [
-        (member["name"], f"https://{bracketed(member['address'])}:{port}" if member["address"] else "")
-        for member in members
-    ]
+    return [(member["name"], client_url(member["address"], port) if member["address"] else "") for member in members]
 
 
 def look(name: str, endpoint: str, paths: tuple[str, str, str], timeout: float) -> Seen:

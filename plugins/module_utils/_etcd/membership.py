@@ -23,12 +23,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import (
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Members, SilentError, clock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import (
-    is_address,
     is_at,
     place_of,
-    same_address,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import urls_while_joining
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    is_elsewhere,
+    learner_elsewhere,
+    urls_while_joining,
+)
 
 T = TypeVar("T")
 
@@ -41,12 +43,6 @@ PAUSE = 1.0
 
 class DepartedError(EtcdError):
     """A member that is to be promoted is not in the membership any more."""
-
-
-def is_same_place(url: str, wanted: str) -> bool:
-    """Whether two peer URLs lead to one place. A URL by hand may have another spelling of the address, or the name of the host."""
-    (host, port), (address, wanted_port) = place_of(url), place_of(wanted)
-    return port == wanted_port and (same_address(host, address) or not (is_address(host) or "@" in host))
 
 
 def entry_of(members: Sequence[Member], name: str, peer_urls: Sequence[str]) -> Member | None:
@@ -62,15 +58,6 @@ def entry_of(members: Sequence[Member], name: str, peer_urls: Sequence[str]) -> 
 
     found = [member for member in members if (member.name == name if member.name else is_here(member))]
     return next(filter(is_here, found), found[0] if found else None)
-
-
-def learner_elsewhere(name: str, peer_urls: Sequence[str], wanted: Sequence[str]) -> str:
-    """Why the join of a learner cannot be finished: it has started at another address or port."""
-    return (
-        f"{name} is a learner at {', '.join(peer_urls)}, and the inventory has it at {', '.join(wanted)}. The peer URLs of a learner must not change"
-        " (docs/members.md). Put etcd_address and etcd_peer_port back, and change them when it has joined. Or have the host join anew with an empty data"
-        f" directory: replace_member.yml -e etcd_member={name}"
-    )
 
 
 class Membership:
@@ -112,7 +99,7 @@ class Membership:
             if entry is None:
                 self._call("cluster/member/add", peerURLs=joining, isLearner=True)
             elif entry.started and entry.is_learner:
-                if not any(is_same_place(url, wanted) for url in entry.peer_urls for wanted in peer_urls):
+                if is_elsewhere(entry.peer_urls, peer_urls):
                     raise EtcdError(learner_elsewhere(name, entry.peer_urls, peer_urls))
             elif not entry.started and sorted(entry.peer_urls) != sorted(joining):
                 if entry.is_learner:

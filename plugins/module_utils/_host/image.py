@@ -20,6 +20,9 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import 
 # Where an etcd image has its programs.
 PROGRAMS = ("usr/local/bin", "usr/bin", "bin")
 
+# Beside a live member: above this, Go frees memory at once (https://pkg.go.dev/runtime, "Environment Variables").
+MEMORY = "64MiB"
+
 # Seconds for mounting an image that the runtime has.
 MOUNTS = 30.0
 
@@ -56,14 +59,22 @@ def image_root(image: str, pid: int = 0) -> Iterator[str]:
             os.rmdir(directory)
 
 
+def alone(root: str, name: str) -> list[str]:
+    """How a program of an image is run without a network and without the environment of the host. EtcdError if the image does not have it."""
+    return ["unshare", "--net", *bare(root, name)]
+
+
+def bare(root: str, name: str) -> list[str]:
+    """How a program of an image is run without the environment of the host. EtcdError if the image does not have it.
+
+    A proxy would be heeded, and etcd does not start if a variable sets a flag too (etcd pkg/flags/flag.go).
+    """
+    return ["env", "-i", f"GOMEMLIMIT={MEMORY}", program_of(root, name)]
+
+
 def run_alone(root: str, name: str, arguments: list[str], timeout: float) -> Done:
-    """Run a program of an image without a network. EtcdError if the image does not have it."""
-    return run(["unshare", "--net", program_of(root, name), *arguments], timeout)
-
-
-def run_program(root: str, name: str, arguments: list[str], timeout: float) -> Done:
-    """Run a program of an image, without the environment of the host: a proxy would be heeded. EtcdError if the image does not have it."""
-    return run(["env", "-i", program_of(root, name), *arguments], timeout)
+    """Run a program of an image to its end, as alone() says."""
+    return run([*alone(root, name), *arguments], timeout)
 
 
 def program_of(root: str, name: str) -> str:

@@ -40,6 +40,8 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members impor
     Member,
     bracketed,
     membership_problems,
+    name_and_address_problems,
+    peer_url,
     same_port_problems,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import EVERYTHING, PROCESSES, Problem
@@ -314,7 +316,10 @@ def version_problems(text: str, kubeadm: Version) -> list[str]:
 
 def member_problems(spec: ConfigSpec) -> list[str]:
     """Names and addresses of all members, and whether this one is among them."""
-    problems = membership_problems(spec.members)
+    problems = [
+        *(f"{member.host}: {text}" for member in spec.members for text in name_and_address_problems(member)),
+        *membership_problems(spec.members),
+    ]
     own = [member for member in spec.members if member.name == spec.name]
     if not own:
         problems.append(f"members does not have {spec.name}. It has to list all members, this one included.")
@@ -507,7 +512,7 @@ def arguments(spec: ConfigSpec) -> list[tuple[str, str]]:
     address = bracketed(spec.address)
     loopback = "[::1]" if ":" in spec.address else "127.0.0.1"
     client, peer = f"https://{address}:{spec.client_port}", f"https://{address}:{spec.peer_port}"
-    peers = spec.peers or [(m.name, f"https://{bracketed(m.address)}:{spec.peer_port}") for m in spec.members]
+    peers = spec.peers or [(m.name, peer_url(m.address, spec.peer_port)) for m in spec.members]
     own = [
         ("name", spec.name),
         *initial_cluster(spec.name, peers, spec.initial_cluster_state, spec.initial_cluster_token, spec.published),

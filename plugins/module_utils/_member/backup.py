@@ -41,7 +41,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     strays,
     sync_directory,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, run_alone, run_program
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import bare, image_root, run_alone
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.process import Done, feed, run
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
@@ -202,7 +202,7 @@ def save(spec: BackupSpec, root: str, path: str) -> None:
     """
     ca, cert, key = spec.credentials
     argv = [f"--endpoints={spec.url(spec.member)}", f"--cacert={ca}", f"--cert={cert}", f"--key={key}"]
-    done = run_program(root, "etcdctl", [*argv, "snapshot", "save", path], READS)
+    done = run([*bare(root, "etcdctl"), *argv, "snapshot", "save", path], READS)
     if done.code != 0:
         raise EtcdError(f"{spec.member}: no snapshot was taken: {error_of(done)}. The older snapshots are untouched.")
 

@@ -300,7 +300,7 @@ def full_members(databases: Sequence[tuple[str, Database]]) -> list[str]:
 
 def disarm(spec: DisarmSpec, check: bool) -> dict[str, Any]:
     """Disarm the alarm NOSPACE if every database is below its quota, or look whether it is raised (check). Returns the module's result."""
-    urls = client_urls([address for _name, address in spec.members], spec.client_port)
+    urls = client_urls(spec.members, spec.client_port)
     acts = Membership(urls, credentials_in(spec.pki_dir), _rollout.check_controller)
     raised = [alarm for alarm in acts.alarms() if alarm.kind == "NOSPACE"]
     if raised and not check:

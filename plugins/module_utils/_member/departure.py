@@ -75,7 +75,7 @@ class LeaveSpec:
 
 def urls_of_others(member: str, members: list[tuple[str, str]], client_port: int) -> list[str]:
     """Client URLs of the members that stay."""
-    return client_urls([address for name, address in members if name != member], client_port)
+    return client_urls([item for item in members if item[0] != member], client_port)
 
 
 def departure_problems(

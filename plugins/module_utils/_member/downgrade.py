@@ -48,7 +48,7 @@ class DowngradeSpec:
     @property
     def urls(self) -> list[str]:
         """Client URLs of the members that the inventory has."""
-        return client_urls([address for _name, address in self.members], self.client_port)
+        return client_urls(self.members, self.client_port)
 
     @property
     def target(self) -> _rollout.Target:

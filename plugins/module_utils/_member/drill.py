@@ -32,7 +32,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import locked
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import image_root, program_in
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.image import alone, image_root
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.backup import describe, error_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.restore import space_for, unpack
@@ -186,7 +186,7 @@ def member(root: str, data: str, while_waiting: Callable[[], None]) -> Iterator[
     # The path of a socket has 107 bytes at most.
     sockets = tempfile.mkdtemp(prefix="drill-", dir=RUN_DIR)
     client = os.path.join(sockets, "c")
-    argv = ["unshare", "--net", program_in(root, "etcd"), "--name=drill", f"--data-dir={data}", "--log-level=warn"]
+    argv = [*alone(root, "etcd"), "--name=drill", f"--data-dir={data}", "--log-level=warn"]
     argv += [f"--listen-client-urls=unix://{client}", f"--advertise-client-urls={NOWHERE}"]
     argv += [f"--listen-peer-urls=unix://{os.path.join(sockets, 'p')}", f"--initial-advertise-peer-urls={NOWHERE}"]
     argv += [f"--initial-cluster=drill={NOWHERE}"]

@@ -62,7 +62,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
     is_address,
     place_of,
 )
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.packages import parse_packages
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import (
     FOUND,
@@ -297,7 +297,7 @@ def observe_etcd(params: Params, command: list[str]) -> dict[str, Any]:
         itself = member["address"] == params["address"]
         if itself and not process:
             continue
-        endpoint = f"https://{bracketed(member['address'])}:{params['client_port']}"
+        endpoint = client_url(member["address"], params["client_port"])
         if itself and process:
             endpoint = client_url_of(process.argv, endpoint)
         try:

@@ -42,7 +42,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.ending import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.staged import cluster_in, staging_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.turn import hold_host_lock
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, system_errors
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, bracketed, by_name
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, peer_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
 
 # The manifest of the former member, in the work directory.
@@ -129,7 +129,7 @@ class RestoreSpec:
 
 def peer_urls_of(members: list[tuple[str, str]], peer_port: int) -> dict[str, str]:
     """Peer URLs by name."""
-    return {name: f"https://{bracketed(address)}:{peer_port}" for name, address in members}
+    return {name: peer_url(address, peer_port) for name, address in members}
 
 
 def restore(spec: RestoreSpec, step: str, check: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def make_target(name: str, members: list[tuple[str, str]], client_port: int, met
     addresses = dict(members)
     if name not in addresses:
         raise EtcdError(f"members does not have {name}. It has to list all members, this one included.")
-    ordered = [addresses[name], *(address for other, address in members if other != name)]
+    ordered = [(name, addresses[name]), *(item for item in members if item[0] != name)]
     loopback = "[::1]" if ":" in addresses[name] else "127.0.0.1"
     return Target(
         name=name,

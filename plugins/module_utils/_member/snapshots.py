@@ -18,7 +18,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, client_urls
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import MEMBERS_ARGUMENT, by_name, client_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import credentials_in
 
 # What a timer does on a host. Also what module and playbook are called after.
@@ -105,7 +105,7 @@ class BackupSpec:
             raise EtcdError(
                 f"{member} is not a member of cluster {self.cluster}: {', '.join(name for name, _address in self.members)}."
             )
-        return client_urls([address], self.client_port)[0]
+        return client_url(address, self.client_port)
 
 
 @dataclass(frozen=True)

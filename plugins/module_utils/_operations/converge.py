@@ -176,7 +176,7 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         },
     )
     leading = [host for host, item in observations.items() if item["etcd"].get("leader")]
-    steps = in_order([*steps, *([] if decision.action == REFUSE or outcome.held else first)])
+    steps = [] if outcome.refusals else in_order([*steps, *([] if outcome.held else first)])
     data = {
         **read_off(steps),
         "action": decision.action,
@@ -191,7 +191,7 @@ def plan(view: View, wish: Wish, leave: Leave | None = None) -> dict[str, Any]:
         **watched(cluster, leaving, wish.operation),
         "elsewhere": elsewhere,
         "copied": [],
-        "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines),
+        "lines": plan_lines(cluster, decision, steps, leading, upgraded.lines, wish.stages),
         "speaker": next(
             iter(item for item in members if not leaving or item != leaving.host or wish.operation == REPLACE), None
         ),

@@ -329,7 +329,7 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         "members": [{"name": member.name, "address": member.address} for member in found.members],
         "elsewhere": found.elsewhere,
         "copied": found.copied,
-        "replace_ca": found.replace_ca,
+        "replace_ca": [] if found.problems else found.replace_ca,
         "first_ca_only": found.first_ca_only,
         "speaker": speaker,
         "asker": speaker,

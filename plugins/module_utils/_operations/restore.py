@@ -38,7 +38,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import 
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import NAME
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.converge import image_reasons
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, bracketed
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import Member, peer_url
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import START, Problem, note, problems_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.versions import CANCEL
@@ -100,7 +100,7 @@ def restore(
     if problems:
         return Restore(problems)
     urls = {
-        member.name: f"https://{bracketed(member.address)}:{observations[member.host]['config']['peer_port']}"
+        member.name: peer_url(member.address, observations[member.host]["config"]["peer_port"])
         for member in cluster.members
     }
     data = {item["etcd"].get("cluster_id") for item in observations.values()}

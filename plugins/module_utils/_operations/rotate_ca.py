@@ -54,7 +54,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     TRUST_CA,
     TURN,
     Step,
-    hosts_of,
     in_order,
     reasons_of,
 )
@@ -503,11 +502,11 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     steps = in_order([*taken.steps, *found.steps])
     lines = [*found.lines, *merged(note(f"{part}: {text}", host) for host, part, text in reasons_of(taken.steps))]
     warnings = [] if wish.phase else [*notices, *found.warnings, *taken.warnings]
-    certificates = hosts_of(found.steps, CERTIFICATES)
+    plan = apart_plan(view, ROTATE_CA, [*problems, *taken.problems], steps, lines, warnings)
     return {
-        **apart_plan(view, ROTATE_CA, [*problems, *taken.problems], steps, lines, warnings),
+        **plan,
         # The certificates of hosts whose ca.crt is turned around are of the CA that comes first.
-        "replace_ca": certificates,
+        "replace_ca": plan[CERTIFICATES],
         "state": "existing",
         "gated": not wish.allow_interruption,
         "published": found.published,

@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     BACKUP,
     CONVERGE,
@@ -66,5 +67,6 @@ def plan_run(
     archive_problems: Callable[[list[str]], list[str]] = no_archive,
 ) -> dict[str, Any]:
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
-    plan: dict[str, Any] = loaded(wish.operation).plan(view_of(host, seen, lost, archive_problems), wish)
-    return plan
+    view = view_of(host, seen, lost, archive_problems)
+    plan: dict[str, Any] = loaded(wish.operation).plan(view, wish)
+    return {**plan, "ending": ending(plan, view.cluster.name, wish)}

@@ -14,8 +14,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats impor
     NAME,
     address_problems,
     is_address,
+    place_of,
     plain,
     port_problems,
+    same_address,
     shown,
 )
 
@@ -52,9 +54,19 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def client_urls(addresses: list[str], client_port: int) -> list[str]:
-    """Client URLs of members at these addresses."""
-    return [f"https://{bracketed(address)}:{client_port}" for address in addresses]
+def client_url(address: str, client_port: int) -> str:
+    """Client URL of the member at this address."""
+    return f"https://{bracketed(address)}:{client_port}"
+
+
+def client_urls(members: Iterable[tuple[str, str]], client_port: int) -> list[str]:
+    """Client URLs of members. members: name and address of each."""
+    return [client_url(address, client_port) for _name, address in members]
+
+
+def peer_url(address: str, peer_port: int) -> str:
+    """Peer URL of the member at this address."""
+    return f"https://{bracketed(address)}:{peer_port}"
 
 
 def is_ours(argv: list[str], name: str) -> bool:
@@ -79,22 +91,46 @@ def has_url_of_joining(peer_urls: Sequence[str]) -> bool:
     return any("://joining-" in url and "@localhost:" in url for url in peer_urls)
 
 
-def membership_problems(members: list[Member]) -> list[str]:
-    """Names and addresses that are invalid, not unique, or of different address families."""
+def is_same_place(url: str, wanted: str) -> bool:
+    """Whether two peer URLs lead to one place. A URL by hand may have another spelling of the address, or the name of the host."""
+    (host, port), (address, wanted_port) = place_of(url), place_of(wanted)
+    return port == wanted_port and (same_address(host, address) or not (is_address(host) or "@" in host))
+
+
+def is_elsewhere(peer_urls: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether none of the peer URLs of a member leads to a place that is wanted."""
+    return not any(is_same_place(url, other) for url in peer_urls for other in wanted)
+
+
+def learner_elsewhere(name: str, peer_urls: Sequence[str], wanted: Sequence[str]) -> str:
+    """Why the join of a learner cannot be finished: it has started at another address or port."""
+    return (
+        f"{name} is a learner at {', '.join(peer_urls)}, and the inventory has it at {', '.join(wanted)}. The peer URLs of a learner must not change"
+        " (docs/members.md). Put etcd_address and etcd_peer_port back, and change them when it has joined. Or have the host join anew with an empty data"
+        f" directory: replace_member.yml -e etcd_member={name}"
+    )
+
+
+def name_and_address_problems(member: Member) -> list[str]:
+    """Why the name or the address of a member is invalid. An unknown address is reported elsewhere."""
     problems = []
+    if not NAME.fullmatch(member.name) or len(member.name) > 253:
+        problems.append(
+            f"etcd_member_name {shown(member.name)} is not an RFC 1123 name. Write lower-case letters, digits,"
+            " '-' and '.', beginning and ending with a letter or digit, for example infra0."
+        )
+    return [*problems, *(address_problems(member.address) if member.address else ())]
+
+
+def membership_problems(members: list[Member]) -> list[str]:
+    """Names and addresses that are not unique, or of different address families."""
+    problems: list[str] = []
     by_name: dict[str, list[str]] = {}
     by_address: dict[str, list[str]] = {}
     for member in members:
         by_name.setdefault(member.name, []).append(member.host)
         if member.address:
             by_address.setdefault(member.address, []).append(member.host)
-        if not NAME.fullmatch(member.name) or len(member.name) > 253:
-            problems.append(
-                f"{member.host}: etcd_member_name {shown(member.name)} is not an RFC 1123 name. Write lower-case letters, digits,"
-                " '-' and '.', beginning and ending with a letter or digit, for example infra0."
-            )
-        if member.address:
-            problems.extend(f"{member.host}: {text}" for text in address_problems(member.address))
     for title, table in (("etcd_member_name", by_name), ("etcd_address", by_address)):
         problems.extend(
             f"{' and '.join(hosts)} have the same {title}, {shown(value)}. Set a different {title} for each member."

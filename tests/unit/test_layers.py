@@ -106,3 +106,19 @@ def test_the_program_of_the_timers_is_shipped_to_be_installed() -> None:
 def test_hosts_get_nothing_of_the_controller(path: Path) -> None:
     """Ansible ships what a module imports to each host, directly or not."""
     assert [name for name in imports(path) if name.startswith(("_control", "_operations"))] == []
+
+
+# What the kernel or this process itself has made.
+OPENS = {"_host.files", "_host.process", "_host.facts", "_member.processes", "_member.drill"}
+
+
+def test_files_of_a_host_are_opened_in_one_way() -> None:
+    """open() waits for ever at a pipe: open_file of _host/files.py does not."""
+    found = {
+        name_of(path)
+        for path in FILES
+        if path.relative_to(UTILS).parts[0] not in ("_control", "_operations")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+    }
+    assert found == OPENS

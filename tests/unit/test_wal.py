@@ -85,7 +85,7 @@ def test_a_restored_snapshot_is_data(tmp_path: Path) -> None:
     assert _wal.read_wal(str(tmp_path)) == _wal.Wal("1", "2", True)
 
 
-@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\0" * 64), lambda path: path.mkdir()])
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\0" * 64), lambda path: path.mkdir(), os.mkfifo])
 def test_a_log_that_cannot_be_read_is_data(tmp_path: Path, make: Callable[[Path], object]) -> None:
     folder = tmp_path / "member" / "wal"
     folder.mkdir(parents=True)

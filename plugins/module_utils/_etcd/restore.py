@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 # How much the revision grows at least if Kubernetes' keys are in a snapshot, so that no watch takes an old revision for a new one (etcd, "Disaster
@@ -52,12 +53,11 @@ class SnapshotFile:
 
 def read_snapshot_file(path: str) -> SnapshotFile:
     """What kind of file it is, without reading all of it. EtcdError if it is neither a snapshot nor a database."""
-    # Opening a pipe would wait for ever.
     if os.path.exists(path) and not os.path.isfile(path):
         raise EtcdError(f"{path} is not a file. Name a snapshot that backup.yml has made.")
     try:
         size = os.path.getsize(path)
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             begin = file.read(ENDS)
             file.seek(max(0, size - ENDS))
             end = file.read()
@@ -102,7 +102,7 @@ def _fnv(data: bytes) -> int:
 def has_kubernetes(path: str) -> bool:
     """Whether the database has keys of Kubernetes."""
     rest = b""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
             if KUBERNETES in rest + piece:
                 return True

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import read_text
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file, read_text
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import object_in
 
@@ -107,7 +107,7 @@ def check_file(path: str) -> str:
     try:
         left = os.path.getsize(path) - DIGEST
         problem = size_problem(left + DIGEST)
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while left > 0 and not problem:
                 piece = file.read(min(left, 1 << 20))
                 if not piece:

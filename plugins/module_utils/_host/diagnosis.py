@@ -33,6 +33,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.cri import (
     sandbox_image,
     sandboxes,
 )
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN, own_pod
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.log import (
     cause_of_death,
@@ -595,7 +596,7 @@ def _changed(path: str) -> float:
 def tail(path: str, most: int = 1 << 20) -> str:
     """The end of a log, starting with a whole line; empty if the kubelet has removed the log with its container."""
     try:
-        with open(path, "rb") as handle:
+        with open_file(path) as handle:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - most))
             data = handle.read(most)

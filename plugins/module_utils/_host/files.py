@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
@@ -25,12 +26,19 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 TEMPORARY = ".kubeadm-etcd-"
 
 
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """A file, open to be read. OSError if it cannot be, or is a pipe or a device, whose reading may never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+        if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device. Move it away, and run again", path)
+        yield handle
+
+
 def read_bytes(path: str) -> bytes | None:
-    """The content of a file; None if it does not exist. EtcdError if it cannot be read, or is a pipe or a device, whose reading may never end."""
+    """The content of a file; None if it does not exist. EtcdError if it cannot be read."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
-            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-                raise EtcdError(f"{path} cannot be read: it is a pipe or a device. Move it away, and run again.")
+        with open_file(path) as handle:
             return handle.read()
     except FileNotFoundError:
         return None
@@ -352,7 +360,7 @@ def remove_strays(directory: str) -> None:
 def sha256_of(path: str) -> str:
     """The SHA-256 of a file, hexadecimal, read piece by piece. OSError if it cannot be read."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
 
 RECORD_METADATA = 1
@@ -145,7 +146,7 @@ def has_applied(path: str) -> bool:
     try:
         if os.stat(path).st_size > NEW_DATABASE:
             return True
-        with open(path, "rb") as handle:
+        with open_file(path) as handle:
             return APPLIED in handle.read(NEW_DATABASE)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -168,7 +169,7 @@ def read_wal(data_dir: str) -> Wal | None:
             database = os.path.join(snap_dir, "db")
             problem = f"{database} contains data, but {log_dir} has no log: a volume may not be mounted"
             return Wal("", "", formed=True, problem=problem) if has_applied(database) else None
-        with open(os.path.join(log_dir, segments[0]), "rb") as handle:
+        with open_file(os.path.join(log_dir, segments[0])) as handle:
             data = handle.read(READ_LIMIT)
         # If the first segment (number 0) was purged, or a second one exists, the cluster has had a leader.
         later = len(segments) > 1 or not segments[0].startswith("0000000000000000-")
@@ -203,7 +204,7 @@ def is_former(request: bytes) -> bool:
 def holds(path: str, pattern: bytes) -> bool:
     """Whether a file holds these bytes."""
     end = b""
-    with open(path, "rb") as handle:
+    with open_file(path) as handle:
         for block in iter(lambda: handle.read(READ_LIMIT), b""):
             if pattern in end + block:
                 return True
@@ -213,7 +214,7 @@ def holds(path: str, pattern: bytes) -> bool:
 
 def content(path: str) -> bytes:
     """All of a file. It is not mapped: etcd cuts a segment off when it is full, and who reads behind that would die."""
-    with open(path, "rb") as handle:
+    with open_file(path) as handle:
         return handle.read()
 
 

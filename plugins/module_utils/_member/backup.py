@@ -36,6 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import fr
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
     TEMPORARY,
     locked,
+    open_file,
     replace_file,
     sha256_of,
     strays,
@@ -324,7 +325,7 @@ def prepare(recipient: str, path: str) -> list[dict[str, Any]]:
 
 def read_piece(path: str, offset: int) -> bytes:
     """The bytes of a file from an offset on, at most MOVED."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(offset)
         return file.read(MOVED)
 
@@ -353,7 +354,7 @@ def encrypt(recipient: str, path: str) -> list[str]:
     argv = ["openssl", "cms", "-encrypt", "-binary", "-stream", "-aes-256-cbc", "-outform", "DER"]
     try:
         replace_file(certificate, recipient.encode(), 0o600)
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for copy in copies:
                 _remove(copy)
                 os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdClient, Status, side_by_side
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import read_directory
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import backup as _backup
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import defragment as _defragment
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import snapshots as _snapshots
@@ -39,8 +40,8 @@ def main(argv: list[str]) -> int:
 def spec_in(path: str) -> _snapshots.BackupSpec:
     """The configuration. EtcdError if it is damaged."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return _snapshots.BackupSpec.from_params(object_in(file.read()))
+        with open_file(path) as file:
+            return _snapshots.BackupSpec.from_params(object_in(file.read().decode()))
     except (KeyError, TypeError, ValueError) as exc:
         raise EtcdError(f"{path} is damaged. Run site.yml, which writes it again.") from exc
 

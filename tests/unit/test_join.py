@@ -175,6 +175,21 @@ def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
     assert host.acts.count("promote") == 4 and not host.members[-1].is_learner
 
 
+def test_a_learner_is_asked_often_at_first_and_then_less(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most have caught up at once. One with a large database is not to burden the leader."""
+    now, pauses = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(join.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(join.time, "sleep", sleep)
+    host.refusals = 60
+    host.run()
+    assert pauses[0] <= 0.2 and pauses[-1] == 1.0 and len(pauses) == 60
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_an_interrupted_join_is_finished(host: Joining, started: bool) -> None:
     """Added and never started, or started and not promoted: the member is not added again."""

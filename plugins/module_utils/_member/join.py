@@ -49,6 +49,9 @@ CATCHES_UP = _kubeadm.JOIN_SECONDS
 # For a change of the membership that etcd does not accept yet.
 ACCEPTED = 60.0
 
+# Seconds in which most members have caught up.
+SOON = 10.0
+
 # Shorter than for a member that runs: a kubelet that cannot make its cgroups has ended half a second after its start, and one that ends later costs this
 # host a join, which is taken back.
 KUBELET_LASTS = 4.0
@@ -182,7 +185,8 @@ class JoinTurn(Turn):
             if waited > max(self.spec.timeout, CATCHES_UP) or watch.is_hopeless():
                 what = f"it has not joined after {waited:.0f} s: {problem}"
                 raise EtcdError(f"{self.spec.member}: {_rollout.told(what, self.causes(), self.since)}")
-            time.sleep(1.0)
+            # A small database is there at once. A large one takes minutes, in which the leader need not be asked all the time.
+            time.sleep(_rollout.POLL if waited < SOON else 1.0)
 
     def _record(self) -> None:
         """Record that this host has a member that votes. From now on, the kubelet of a host that boots does not start it without its data."""

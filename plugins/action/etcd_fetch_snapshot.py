@@ -13,14 +13,31 @@ from typing import Any, BinaryIO
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import BEGIN
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import BEGIN, DESCRIPTION
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sha256_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
 
 # The end of a copy's name until it is complete.
 PART = ".part"
-_PARTS = re.compile(rf"{BEGIN}(\.cms(-\d+)?)?{re.escape(PART)}\Z")
+_PARTS = re.compile(rf"{BEGIN}({re.escape(DESCRIPTION)})?(\.cms(-\d+)?)?{re.escape(PART)}\Z")
+
+# A snapshot, or its description; and whether that is encrypted.
+_COPIES = re.compile(rf"(?P<file>{BEGIN})(?P<description>{re.escape(DESCRIPTION)})?(?P<encrypted>\.cms)?(-\d+)?\Z")
+
+
+def is_description(path: str) -> bool:
+    """Whether a file is the description of a snapshot."""
+    match = _COPIES.match(os.path.basename(path))
+    return bool(match and match["description"])
+
+
+def remove_description(path: str) -> None:
+    """Remove the description beside a copy that is about to be replaced: it may be of another snapshot."""
+    match = _COPIES.match(os.path.basename(path))
+    if match:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(os.path.dirname(path), match["file"] + DESCRIPTION + (match["encrypted"] or "")))
 
 
 def remove_parts(directory: str) -> None:
@@ -59,7 +76,8 @@ class ActionModule(ActionBase):
             os.makedirs(directory, mode=0o700, exist_ok=True)
             remove_parts(directory)
             files = self._ask(step="prepare")["files"]
-            for file in files:
+            # The description last: a copy without one can be used, and one of another snapshot would mislead.
+            for file in sorted(files, key=lambda item: is_description(item["path"])):
                 path = os.path.join(directory, os.path.basename(file["path"]))
                 changed = self._copy(file, path) or changed
                 fetched.append(path)
@@ -98,6 +116,8 @@ class ActionModule(ActionBase):
                 self._read(file, out)
                 if sha256_of(temporary) != file["sha256"]:
                     raise AnsibleActionFail(f"{file['path']} changed while it was copied. Run again.")
+                if not is_description(path):
+                    remove_description(path)
                 os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

@@ -21,6 +21,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         args = {key: value for key, value in self._task.args.items() if key != "show"}
         result: dict[str, Any] = self._execute_module(module_args=args, task_vars=task_vars)
+        if result.get("notice"):
+            show([f"WARNING: {result['notice']}"], "COLOR_WARN")
         below = self._task.args.get("show")
         fits = result.get("verdict") == "healthy" or args.get("wait_for") != "healthy" or self._task.check_mode
         # What is not as it should be stands in the message of the failure.

@@ -31,6 +31,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import 
     VARIABLES,
     Wish,
     check_export,
+    check_fetch_dir,
     wanted_snapshot,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._operations.run import OPERATIONS, plan_run
@@ -46,7 +47,8 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import (
 
 # Variables of the role etcd that are needed beside those of the wish. A control plane host takes some from the CA host.
 _OF_SIGNER = ("etcd_client_port", "etcd_ca_cert", "etcd_ca_key", "etcd_ca_key_passphrase", "etcd_signing_dir")
-_NEEDED = {*VARIABLES.values(), *_OF_SIGNER, "etcd_snapshot", "etcd_ca_export", "etcd_ca_export_passphrase"}
+_FILES = ("etcd_snapshot", "etcd_ca_export", "etcd_ca_export_passphrase", "etcd_backup_fetch_dir")
+_NEEDED = {*VARIABLES.values(), *_OF_SIGNER, *_FILES}
 
 
 class ActionModule(ActionBase):
@@ -90,6 +92,11 @@ class ActionModule(ActionBase):
             seen[item].get("cluster", {}).get("name", ""): str(hostvars[item].get("etcd_external_config_file", unset))
             for item in batch
         }
+        # A snapshot is copied to where the host that takes it says.
+        unset = "" if "etcd_backup_fetch_dir" in hostvars[host] else values["etcd_backup_fetch_dir"]
+        fetched = {
+            item: controller_path(str(hostvars[item].get("etcd_backup_fetch_dir", unset) or "")) for item in batch
+        }
         archive, signing_dir, snapshot, export = (
             controller_path(values[name])
             for name in ("etcd_image_archive", "etcd_signing_dir", "etcd_snapshot", "etcd_ca_export")
@@ -104,6 +111,7 @@ class ActionModule(ActionBase):
                 "limit": str(variables.get("ansible_limit", "")),
                 "own_ca": own_ca,
                 "external_files": files,
+                "fetch_dirs": {item: check_fetch_dir(path) for item, path in fetched.items() if path},
                 "image_archive": archive,
                 "signing_dir": signing_dir,
                 "snapshot": wanted_snapshot(snapshot, args["operation"]),

@@ -11,6 +11,7 @@ version_added: 0.1.0
 description:
   - Copies a snapshot piece by piece, so that neither the host nor the controller holds all of it in memory, which M(ansible.builtin.fetch) does if it
     becomes another user.
+  - The description beside the snapshot, C(.json), is copied too, if there is one and it is of this snapshot.
   - The copy has mode 0600, and gets its name after its SHA-256 was compared. A file of that name is kept if it is the same.
   - An action plugin calls the module on the host for each piece.
 author:
@@ -36,7 +37,7 @@ options:
     type: path
     required: true
   recipient:
-    description: A certificate (PEM). The snapshot is encrypted to it (CMS) on the host before it travels. Empty is not encrypted.
+    description: A certificate (PEM). The snapshot and its description are encrypted to it (CMS) on the host before it travels. Empty is not encrypted.
     type: str
     default: ""
   step:
@@ -64,11 +65,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 fetched:
-  description: The copies on the controller. An encrypted snapshot of more than 256 MiB has several.
+  description:
+    - The copies on the controller. An encrypted snapshot of more than 256 MiB has several.
+    - If the snapshot has a description, that is the last one.
   returned: always
   type: list
   elements: str
-  sample: [/srv/backups/etcd-20261127T090000Z-r51234.db.cms]
+  sample: [/srv/backups/etcd-20261127T090000Z-r51234.db.cms, /srv/backups/etcd-20261127T090000Z-r51234.db.json.cms]
 """
 
 import base64

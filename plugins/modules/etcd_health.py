@@ -61,6 +61,12 @@ options:
     type: list
     elements: str
     default: []
+  work_dir:
+    description:
+      - Directory of the record of this host. If the record says that the member of this host was removed, and its keys are gone, no member can be asked
+        from here. Then the module returns RV(notice) alone. Empty is not looked at.
+    type: path
+    default: ""
   timeout:
     description: The maximum time to wait, in seconds.
     type: int
@@ -132,6 +138,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+notice:
+  description: Why nothing else is returned. See O(work_dir).
+  returned: if another run has removed the member of this host, and its keys
+  type: str
 verdict:
   description:
     - V(healthy) - nothing is wrong.
@@ -347,9 +357,15 @@ from dataclasses import asdict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import at_work
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import removed_with_keys
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.database import quota_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import stated_errors
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.formats import duration_problems, duration_seconds
+
+REMOVED = (
+    "another run has removed the member of this host, and its keys, meanwhile. This run has made its changes, and could not wait from here until all members"
+    " are healthy. Look at them: health.yml"
+)
 
 
 def main() -> None:
@@ -371,6 +387,7 @@ def main() -> None:
             "wait_for": {"type": "str", "choices": ["none", "degraded", "healthy"], "default": "none"},
             "runs": {"type": "bool", "default": False},
             "may_be_absent": {"type": "list", "elements": "str", "default": []},
+            "work_dir": {"type": "path", "default": ""},
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "int", "default": 3},
             "renewal_window": {"type": "str", "default": "2160h"},
@@ -398,6 +415,9 @@ def main() -> None:
         paths = (params["ca"], params["cert"], params["key"])
 
         def ask(seconds: float) -> _health.Report:
+            # At each attempt: the other run may be as far as that at any moment.
+            if removed_with_keys(params["work_dir"], paths):
+                module.exit_json(changed=False, notice=REMOVED)
             seen = _health.look_at_all(targets, paths, seconds)
             if params["runs"]:
                 seen = [_health.known_to_run(item) for item in seen]

@@ -46,6 +46,12 @@ options:
     description: Whether the host of the member joins anew afterwards. Then the module fails as well if another member is a learner or not healthy.
     type: bool
     default: false
+  work_dir:
+    description:
+      - Directory of the record of this host. While the module runs, M(kubeadm.etcd.etcd_member_clear) does not remove the keys of this host.
+      - The module fails, and changes nothing, if the record says that the member of this host was removed, and its keys are gone.
+    type: path
+    default: /etc/kubernetes/kubeadm-etcd
 """
 
 EXAMPLES = r"""
@@ -88,6 +94,7 @@ def main() -> None:
             "pki_dir": {"type": "path", "default": "/etc/kubernetes/pki"},
             "timeout": {"type": "int", "default": 60},
             "joins_anew": {"type": "bool", "default": False},
+            "work_dir": {"type": "path", "default": "/etc/kubernetes/kubeadm-etcd"},
         },
         supports_check_mode=True,
     )

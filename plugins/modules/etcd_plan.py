@@ -211,6 +211,14 @@ ca_export:
   description: The copy of ca.key that is asked for - its C(file) on the controller, whether that C(exists), and C(problems).
   returned: success
   type: dict
+identity:
+  description: What the content of the snapshot is known by. Each host compares its copy with it.
+  returned: if O(operation) is V(restore)
+  type: str
+description:
+  description: What was recorded of the snapshot on the controller, by the file beside it. Empty if there is none.
+  returned: if O(operation) is V(drill)
+  type: dict
 limits:
   description: What M(kubeadm.etcd.etcd_member_defragment) and M(kubeadm.etcd.etcd_disarm) are given.
   returned: if O(operation) is V(defragment)

@@ -45,6 +45,10 @@ options:
     description: The image of etcd. Its C(etcdutl) is used; the runtime pulls it if it is missing.
     type: str
     required: true
+  identity:
+    description: What the content of the snapshot is known by, from M(kubeadm.etcd.etcd_plan). Another file is refused. Empty is any.
+    type: str
+    default: ""
   former:
     description:
       - Id of the cluster whose data was on this host when the run was planned, hexadecimal. Empty if there was no data, or if it cannot be read.

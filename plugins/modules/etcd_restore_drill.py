@@ -22,6 +22,14 @@ options:
     description: The snapshot, on this host. Empty is the newest one of the cluster in O(backup.dir).
     type: path
     default: ""
+  source:
+    description: The file on the controller that O(path) is a copy of, for messages. The revision in its name is compared. Empty is O(path).
+    type: str
+    default: ""
+  description:
+    description: What was recorded of the snapshot, as M(kubeadm.etcd.etcd_snapshot) returns it. Empty is the description beside O(path), if there is one.
+    type: dict
+    default: {}
   image:
     description: The image whose programs are used if no member runs on this host.
     type: str
@@ -81,13 +89,16 @@ def main() -> None:
         argument_spec={
             "backup": BACKUP_OPTION,
             "path": {"type": "path", "default": ""},
+            "source": {"type": "str", "default": ""},
+            "description": {"type": "dict", "default": {}},
             "image": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     with stated_errors(module.fail_json):
         spec = BackupSpec.from_params(module.params["backup"])
-        result = drill(spec, module.params["path"], module.params["image"], check_controller)
+        params = module.params
+        result = drill(spec, params["path"], params["image"], check_controller, params["source"], params["description"])
         module.exit_json(**result)
 
 

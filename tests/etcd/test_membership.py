@@ -276,7 +276,8 @@ def leave_spec(cluster: Cluster, leaving: Member, *, timeout: float = 30.0) -> L
     helper = next(member for member in cluster.members if member is not leaving)
     members = [(member.name, ADDRESSES[member.name]) for member in cluster.members]
     number = f"{entry.id:x}" if entry else "1"
-    return LeaveSpec(leaving.name, number, members, pki_dir=str(helper.pki), timeout=timeout)
+    work_dir = str(helper.directory / f"work-{leaving.name}")
+    return LeaveSpec(leaving.name, number, members, pki_dir=str(helper.pki), timeout=timeout, work_dir=work_dir)
 
 
 def names(cluster: Cluster) -> list[str]:

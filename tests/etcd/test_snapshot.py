@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import wanted_snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import snapshot as _snapshot
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import EtcdUnreachableError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
@@ -198,18 +199,21 @@ def test_a_snapshot_is_encrypted_split_and_sent(
     monkeypatch.setattr(_backup, "PART", part)
     spec = spec_for(cluster, cluster[0], recipient=certificate.read_text(), command=["cp", "{file}", str(away)])
     done = _backup.take(spec)
-    sent = sorted(away.iterdir())
+    name = Path(done["path"]).name
+    sent = sorted(away.glob(f"{name}.cms*"))
     assert len(sent) == -(-Path(done["path"]).stat().st_size // part)
-    assert all(
-        file.name.startswith(Path(done["path"]).name + ".cms") and file.stat().st_mode & 0o77 == 0 for file in sent
-    )
+    assert {*away.iterdir()} == {*sent, away / f"{name}.json.cms"}
+    assert all(file.stat().st_mode & 0o77 == 0 for file in away.iterdir())
     # The command of docs/backup.md.
-    opened = tmp_path / "opened.db"
-    with opened.open("wb") as out:
-        for file in sent:
-            argv = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", file, "-inkey", key]
-            subprocess.run(argv, check=True, stdout=out, timeout=60)
+    opened, description = tmp_path / "opened.db", tmp_path / "opened.db.json"
+    for target, files in ((opened, sent), (description, [away / f"{name}.json.cms"])):
+        with target.open("wb") as out:
+            for file in files:
+                argv = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", file, "-inkey", key]
+                subprocess.run(argv, check=True, stdout=out, timeout=60)
     assert opened.read_bytes() == Path(done["path"]).read_bytes()
+    # The description is that of this file, whatever its name is.
+    assert wanted_snapshot(str(opened), "drill").description == json.loads(Path(f"{done['path']}.json").read_text())
     assert not [name for name in os.listdir(spec.dir) if ".cms" in name or name.endswith(".crt")]
     failing = dataclasses.replace(spec, command=["sh", "-c", "echo no bucket >&2; exit 3"])
     with pytest.raises(EtcdError, match="ended with 3: no bucket"):
@@ -249,6 +253,22 @@ def test_a_drill_compares_the_restored_data_with_the_snapshot(
     assert done["compared"] and done["key_count"] == 22 == taken["snapshot"]["key_count"] and done["read"] == 20
     assert done["revision"] == taken["snapshot"]["revision"]
     assert sorted(os.listdir(spec.dir)) == sorted([*before, ".lock-drill"]) and os.listdir(tmp_path / "run") == []
+    # A copy of it from the controller, with what its description says there, and that of an older delivery.
+    copy, source = tmp_path / "restore-x.db", f"/srv/{taken['snapshot']['file']}"
+    shutil.copy(taken["path"], copy)
+    told = {key: value for key, value in taken["snapshot"].items() if key != "file"}
+    done = _drill.drill(spec, str(copy), "", source=source, description=told)
+    assert done["compared"] and done["lines"][0].startswith(f"{source}: restored in ")
+    assert not _drill.drill(spec, str(copy), "", source=source)["compared"]
+    for wrong, words in (
+        ({**told, "key_count": 21}, "22 keys instead of 21"),
+        ({**told, "sha256": "0" * 64}, "is not the snapshot that this run was planned with"),
+        ({"cluster": 5}, "the description of .* is damaged"),
+    ):
+        with pytest.raises(EtcdError, match=words):
+            _drill.drill(spec, str(copy), "", source=source, description=wrong)
+    with pytest.raises(EtcdError, match="instead of 7, which its name says"):
+        _drill.drill(spec, str(copy), "", source="/srv/etcd-20261127T090000Z-r7.db")
     # The database itself, of a member that is stopped.
     cluster[0].signal(signal.SIGTERM)
     raw = cluster[0].data / "member/snap/db"

@@ -49,7 +49,11 @@ def backed_up(lab: Lab, into: Path, *arguments: str) -> Path:
     """backup.yml, with a copy on the controller."""
     run = lab.play("-e", f"etcd_backup_fetch_dir={into}", *arguments, playbook="playbooks/backup.yml")
     assert run.code == 0, run.output[-4000:]
-    return max(into.iterdir(), key=lambda path: path.stat().st_mtime)
+    copies = [path for path in into.iterdir() if ".db.json" not in path.name]
+    newest = max(copies, key=lambda path: path.stat().st_mtime)
+    encrypted = newest.name.partition(".cms")[1]
+    assert newest.with_name(f"{newest.name.removesuffix('.cms')}.json{encrypted}").exists()
+    return newest
 
 
 def restored(lab: Lab, snapshot: Path, *arguments: str, **how: str) -> str:
@@ -91,7 +95,7 @@ def test_a_snapshot_is_taken_sent_and_restored(cluster: Lab, tmp_path: Path) -> 
     sums = [cluster.sh(host, f"sha256sum {path} | cut -d' ' -f1").strip()]
     sums += [subprocess.check_output(["sha256sum", opened], text=True, timeout=60).split()[0]]
     sent = cluster.sh(host, "ls /srv").split()
-    assert sums[0] == sums[1] and sent == [copy.name], (sums, sent)
+    assert sums[0] == sums[1] and sent == sorted([copy.name, f"{Path(path).name}.json.cms"]), (sums, sent)
     told = json.loads(cluster.sh(host, f"cat {path}.json"))
     status = json.loads(
         cluster.sh(host, f"$(ls -d /proc/$(pidof etcd)/root)/usr/local/bin/etcdutl snapshot status {path} -w json")
@@ -220,3 +224,44 @@ def test_a_restore_from_the_last_member(cluster: Lab, tmp_path: Path) -> None:
         restored(cluster, file, "-e", "etcd_replace_healthy_cluster=etcd")
         assert healthy(cluster) and count(cluster, "/registry/d") == 1000
     cluster.sh("infra0", "rm -f /root/etcd.yaml")
+
+
+@pytest.mark.long
+def test_copies_on_the_controller(cluster: Lab, tmp_path: Path) -> None:
+    """A directory that cannot be used is refused before the snapshot; a file is compared with its description, before anything stops."""
+    (tmp_path / "file").write_text("x")
+    before = newest(cluster)
+    for into, words in (
+        ("file/copies", "file is not a directory of the controller"),
+        ("file", "is not a directory of the controller"),
+    ):
+        refused = cluster.play("-e", f"etcd_backup_fetch_dir={tmp_path}/{into}", playbook="playbooks/backup.yml")
+        said = flat(refused.output)
+        assert refused.code != 0 and "Nothing has been changed" in said and words in said, refused.output[-3000:]
+    assert newest(cluster) == before
+    one = backed_up(cluster, tmp_path / "copies")
+    fill(cluster, "/registry/more", 100)
+    two = backed_up(cluster, tmp_path / "copies")
+
+    def drilled(path: Path) -> str:
+        run = cluster.play("-e", f"etcd_snapshot={path}", playbook="playbooks/restore_drill.yml")
+        said = flat(run.output)
+        assert ("Nothing has been changed" in said) is (run.code != 0), run.output[-4000:]
+        return said
+
+    assert f"{one}: restored in" in drilled(one) and "as recorded" in drilled(one)
+    # An older delivery, and a pair that was renamed.
+    alone, pair = tmp_path / one.name, tmp_path / "kept.db"
+    alone.write_bytes(one.read_bytes())
+    pair.write_bytes(two.read_bytes())
+    pair.with_name("kept.db.json").write_text(two.with_name(f"{two.name}.json").read_text())
+    assert "nothing was recorded to compare it with" in drilled(alone) and "as recorded" in drilled(pair)
+    one.write_bytes(two.read_bytes())
+    assert "is not the snapshot that" in drilled(one)
+    run = cluster.play(
+        "-e", f"etcd_snapshot={one}", "-e", "etcd_replace_healthy_cluster=etcd", playbook="playbooks/restore.yml"
+    )
+    assert run.code != 0 and "Nothing has been changed" in flat(run.output) and healthy(cluster)
+    assert count(cluster, "/registry/more") == 100
+    restored(cluster, two, "-e", "etcd_replace_healthy_cluster=etcd")
+    assert healthy(cluster) and count(cluster, "/registry/more") == 100

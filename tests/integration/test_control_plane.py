@@ -429,7 +429,7 @@ def test_restored_under_a_kube_apiserver(plane: Plane) -> None:
         "-e", f"etcd_backup_fetch_dir={plane.inventory.parent}/copies", playbook="playbooks/backup.yml"
     )
     assert run.code == 0, run.output[-3000:]
-    (snapshot,) = (plane.inventory.parent / "copies").iterdir()
+    (snapshot,) = (plane.inventory.parent / "copies").glob("*.db")
     for number in range(20):
         plane.sh(f"{create} after{number} --from-literal=a=b")
     former, process = revision(plane), plane.process()

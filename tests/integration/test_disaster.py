@@ -96,9 +96,11 @@ def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
     assert counted["lost"] == counted["nowhere"] == 0, counted
     # Each copy that the controller has can be opened.
     for path in copies.iterdir():
-        assert re.fullmatch(r"etcd-\w+-r\d+\.db\.cms", path.name), path
+        assert re.fullmatch(r"etcd-\w+-r\d+\.db(\.json)?\.cms", path.name), path
         argv = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", str(path), "-inkey", str(key)]
         assert subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout[-32:]
+        # A description is never without its snapshot.
+        assert path.with_name(path.name.replace(".json", "")).exists()
     print(f"backup: killed at {killed} of {total} tasks, {len(list(copies.iterdir()))} copies, {counted}")
 
 

@@ -150,7 +150,7 @@ def desk(cluster: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
     (path / "vault.yml").write_text(f"etcd_ca_key_passphrase: {PASSPHRASE}\n", encoding="utf-8")
     it.run("ansible-vault encrypt vault.yml")
     it.run("ansible-playbook playbooks/backup.yml -i inventory -e etcd_backup_fetch_dir=backups")
-    (taken,) = (path / "backups").iterdir()
+    (taken,) = (path / "backups").glob("*.db")
     taken.rename(path / "kept.db")
     yield it
     lab.fresh()
@@ -291,12 +291,12 @@ def takes_writes(desk: Desk, _said: str) -> bool:
 def is_fetched(desk: Desk, _said: str) -> bool:
     """One host has them, and the controller a copy of the last one."""
     ((_host, taken),) = snapshots(desk).items()
-    return [path.name for path in (desk.path / "backups").iterdir()] == [taken[-1]]
+    return sorted(path.name for path in (desk.path / "backups").iterdir()) == [taken[-1], f"{taken[-1]}.json"]
 
 
 def is_kept_of_the_one(desk: Desk, said: str) -> bool:
     good = is_fetched(desk, said) and "may lack the last writes" in flat(said)
-    snapshot = next((desk.path / "backups").iterdir())
+    (snapshot,) = (desk.path / "backups").glob("*.db")
     desk.run(f"ansible-playbook playbooks/restore.yml -i inventory -e etcd_snapshot={snapshot}")
     return good and desk.whole()
 
@@ -330,7 +330,7 @@ def with_rclone(desk: Desk) -> None:
 def is_sent(desk: Desk, _said: str) -> bool:
     desk.run("ansible-playbook playbooks/backup.yml -i inventory")
     ((host, taken),) = snapshots(desk).items()
-    return desk.lab.sh(host, "ls /srv/remote").split() == taken
+    return desk.lab.sh(host, "ls /srv/remote").split() == [*taken, f"{taken[-1]}.json"]
 
 
 def is_pair(desk: Desk, _said: str) -> bool:
@@ -350,17 +350,19 @@ def encrypted(desk: Desk) -> None:
     desk.run(
         "ansible-playbook playbooks/backup.yml -i inventory -e etcd_backup_fetch_dir=$PWD -e etcd_backup_recipient=backup.crt"
     )
-    (sent,) = desk.path.glob("etcd-*.cms")
-    sent.rename(desk.path / f"{NAME}.cms")
     ((host, taken),) = snapshots(desk).items()
+    for end in ("", ".json"):
+        (desk.path / f"{taken[-1]}{end}.cms").rename(desk.path / f"{NAME}{end}.cms")
     desk.seen = desk.lab.sh(host, f"sha256sum < {BACKUPS}/{taken[-1]}").split()[0]
 
 
 def is_opened(desk: Desk, _said: str) -> bool:
     told = subprocess.check_output(["sha256sum", desk.path / NAME], text=True, timeout=60).split()[0]
+    described = json.loads((desk.path / f"{NAME}.json").read_text(encoding="utf-8"))
+    good = described["size"] == (desk.path / NAME).stat().st_size - 32
     for path in desk.path.glob(f"{NAME}*"):
         path.unlink()
-    return bool(told == desk.seen)
+    return bool(good and told == desk.seen)
 
 
 def on_infra1(desk: Desk) -> None:

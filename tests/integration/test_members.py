@@ -304,3 +304,49 @@ def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
             f"{name}: killed at {killed[name]} tasks, {finished[name]} with something left to finish" for name in due
         )
     )
+
+
+@pytest.mark.long
+def test_a_removal_beside_one_that_removes_the_keys_of_its_host(hosts: Lab, tmp_path: Path) -> None:
+    """infra0 is asked by the removal of infra3, and another run removes it with its keys: before infra3 leaves, and after that."""
+    hosts.fresh()
+    ca, beside = ("-e", "etcd_ca_host=infra1"), ("-e", "etcd_backup_before_change=false")
+    four = only(hosts, tmp_path, *HOSTS)
+
+    def begin(seconds: int) -> Run:
+        """The removal of infra3. The seconds pass after its plan, and before its change."""
+        wait = {"etcd_backup_command": ["sh", "-c", f"sleep {seconds}", "{file}"]}
+        arguments = ("-e", "etcd_member=infra3", *ca, "-e", json.dumps(wait))
+        return hosts.play(*arguments, playbook=REMOVE, inventory=four)
+
+    assert hosts.play(*ca, inventory=four).code == 0 and names(hosts) == HOSTS
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(begin, 25)
+        deadline = time.monotonic() + 90
+        while not any(hosts.sh(host, "ls /var/backups/etcd/*.db.json 2>/dev/null || true") for host in HOSTS):
+            assert not run.done() and time.monotonic() < deadline, run.done() and run.result().output[-4000:]
+            time.sleep(0.5)
+        hit(hosts, "remove", "infra0", four, *ca, *beside, "-e", "etcd_wipe_keys=true")
+        first = run.result()
+    said = flat(first.output)
+    assert first.code != 0 and "infra3 is not removed: since this run was planned, another run has removed the" in said
+    assert names(hosts, "infra1") == HOSTS[1:]
+    # infra0 comes back, and the next time infra3 has left when that happens.
+    hit(hosts, "replace", "infra0", four, *ca)
+    assert names(hosts) == HOSTS
+    lock = "/etc/kubernetes/kubeadm-etcd/lock-manifest"
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(hosts.sh, "infra3", f"flock {lock} sh -c 'while [ ! -e /root/go ]; do sleep 0.2; done'")
+        run = pool.submit(begin, 0)
+        deadline = time.monotonic() + 90
+        while "infra3" in names(hosts):
+            assert not run.done() and time.monotonic() < deadline, run.done() and run.result().output[-4000:]
+            time.sleep(0.5)
+        hit(hosts, "remove", "infra0", four, *ca, *beside, "-e", "etcd_wipe_keys=true")
+        hosts.sh("infra3", "touch /root/go")
+        held.result()
+        second = run.result()
+    assert second.code == 0 and "WARNING: another run has removed the member of this host" in flat(second.output)
+    assert names(hosts, "infra1") == HOSTS[1:3]
+    assert "removed" in hosts.sh("infra3", "cat /etc/kubernetes/kubeadm-etcd/member.json")
+    hosts.fresh()

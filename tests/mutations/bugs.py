@@ -254,6 +254,8 @@ NAMED = [
         returns("sorted(snapshots, key=lambda item: -item.taken)"),
     ),
     Named("any description fits", f"{ETCD}/snapshot", "described_in", value_of("fits", "True")),
+    Named("a snapshot that was exchanged is restored", f"{ETCD}/restore", "recorded", returns("(None, '')")),
+    Named("keys are removed while another run asks with them", f"{MEMBER}/departure", "_hold_keys", returns("None")),
     Named("an interruption is always allowed", DECISION, "decide_with_cluster", guard("False", "allow_interruption")),
     Named("the leader goes first", DECISION, "decide_with_cluster", leader_first),
     Named("turns have no gate", DECISION, "decide_with_cluster", value_of("gated", "False")),

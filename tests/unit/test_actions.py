@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -318,6 +319,25 @@ def test_paths_begin_where_the_command_is_given(play: Play) -> None:
     assert play.plan(signing_dir="sign")["signing_dir"] == "/here/sign/etcd"
     play.plan(image_archive="images.tar")
     assert play.wishes[0].signing_dir == "/here/sign" and play.wishes[1].image_archive == "/here/images.tar"
+
+
+def test_the_directory_for_snapshots_is_checked(play: Play, tmp_path: Path) -> None:
+    """That of the host whose snapshot it is. Relative to where the command is given, as where it is copied to."""
+    for item in play.found.values():
+        item["etcd"]["answers"] = True
+        item["backup"] = {"dir": "/var/backups/etcd", "newest": [], "count": 0, "state": {}}
+    (tmp_path / "file").write_text("x")
+    said = play.plan(operation="backup", backup_fetch_dir=str(tmp_path / "file"))
+    assert said["failed"] and f"{tmp_path}/file is not a directory of the controller" in said["msg"]
+    assert "failed" not in play.plan(operation="backup", backup_fetch_dir=str(tmp_path / "new"))
+    play.plan(backup_fetch_dir="copies")
+    assert play.wishes[-1].fetch_dirs["infra1"].path == "/here/copies"
+    # A host may have its own.
+    play.signer = {"etcd_backup_fetch_dir": str(tmp_path / "file")}
+    assert "failed" not in play.plan(host="infra1", operation="backup", backup_fetch_dir=str(tmp_path / "new"))
+    assert play.wishes[-1].fetch_dirs["infra0"].problem and not play.wishes[-1].fetch_dirs["infra1"].problem
+    play.plan()
+    assert [*play.wishes[-1].fetch_dirs] == ["infra0"] and not list(tmp_path.glob("new"))
 
 
 def test_the_image_archive_is_checked(play: Play) -> None:

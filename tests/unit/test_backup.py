@@ -229,6 +229,71 @@ def test_what_a_program_prints_is_not_in_the_report(tmp_path: Path, monkeypatch:
     assert "sh ended with 3" in error and "journalctl" in error and "hunter2" not in error
 
 
+SENT = """case "$1" in $0) exit 3;; esac; echo "${1##*/}" >> "${1%/*}/sent"
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "sent", "words"),
+    [
+        ("none", [f"{ALL[0].file_name}.json", ALL[0].file_name], ""),
+        # The snapshot is worth more.
+        (
+            "*.json",
+            [ALL[0].file_name],
+            f"could not send its description .*{ALL[0].file_name}.json away: sh ended with 3",
+        ),
+        ("*.db", [f"{ALL[0].file_name}.json"], "could not send it away: sh ended with 3"),
+        ("*", [], "could not send it away: sh ended with 3"),
+    ],
+)
+def test_the_description_is_sent_with_the_snapshot(tmp_path: Path, fails: str, sent: list[str], words: str) -> None:
+    """Before it: a command that gives all files one name leaves the snapshot there."""
+    there = tmp_path / "backups"
+    files(there, ALL[0])
+    path = there / ALL[0].file_name
+    wanted = spec(there, command=["sh", "-c", SENT, fails, "{file}"])
+    with pytest.raises(EtcdError, match=words) if words else contextlib.nullcontext():
+        assert _backup.send(wanted, str(path)) is True
+    assert ((there / "sent").read_text().split() if (there / "sent").exists() else []) == sent
+    # Without one that fits, the snapshot is sent alone.
+    if not words:
+        path.with_name(f"{path.name}.json").write_text(ALL[1].as_text())
+        _backup.send(wanted, str(path))
+        assert (there / "sent").read_text().split() == [*sent, path.name]
+
+
+def test_a_description_is_removed_before_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed between them leaves a snapshot, which the next run counts, and no description that stays for ever."""
+    there = tmp_path / "backups"
+    files(there, *ALL[:3])
+    remove = _backup._remove
+
+    def killed(path: str) -> None:
+        remove(path)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_backup, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _backup.prune(spec(there, keep=1), NOW)
+    assert (there / ALL[1].file_name).exists() and not (there / f"{ALL[1].file_name}.json").exists()
+    _backup.prune(spec(there, keep=1), NOW)
+    assert sorted(os.listdir(there)) == [ALL[0].file_name, f"{ALL[0].file_name}.json"]
+
+
+def test_a_new_snapshot_does_not_get_a_former_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot of this second was moved away by hand, its description was not, and the clock was set back."""
+    clock = Clock(tmp_path / "backups", monkeypatch, 0)
+    clock.hour(0)
+    (left,) = clock.names()
+    (tmp_path / "backups" / left).unlink()
+    clock.taken.clear()
+    clock.hour(-3601)
+    (name,) = clock.names()
+    assert name != left and (tmp_path / "backups" / f"{left}.json").exists()
+
+
 @pytest.mark.parametrize("job", ["backup", "drill"])
 def test_a_system_error_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     """A read-only disk, or a file in place of the directory. The metrics may be on another disk, and the service prints the cause."""
@@ -446,6 +511,8 @@ def test_files_that_were_left(tmp_path: Path) -> None:
         f"{name}.cms": 2.0,
         f"{name}.cms-01": 2.0,
         f"{name}.cms.crt": 2.0,
+        f"{name}.json.cms": 2.0,
+        f"{name}.json.cms.crt": 2.0,
         # The clock was ahead.
         f"restore-{token}.db": -365.0,
         "etcd-20260101T000000Z-r5.db.cms": 0.5,
@@ -464,7 +531,7 @@ def test_files_that_were_left(tmp_path: Path) -> None:
     os.utime(there / link, (NOW - 2 * DAY,) * 2, follow_symlinks=False)
     before = set(os.listdir(there))
     assert _backup.prune(spec(there), NOW) == []
-    assert before - set(os.listdir(there)) == {*list(ages)[:4], link}
+    assert before - set(os.listdir(there)) == {*list(ages)[:6], link}
 
 
 def test_a_snapshot_is_taken_while_another_job_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

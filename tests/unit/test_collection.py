@@ -261,7 +261,7 @@ def test_the_collection_holds_what_it_should(tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         files = {member.name for member in archive if not member.isdir()}
         folders = {member.name for member in archive if member.isdir()}
-        assert sum(member.size for member in archive) < 5_000_000
+        assert sum(member.size for member in archive) < 5_500_000
     made = {"MANIFEST.json", "FILES.json"}
     strangers = files - made - {name(path) for path in tracked()}
     assert not strangers, "add them to build_ignore in galaxy.yml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import Loc
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import departure
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import rollout as _rollout
+from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import Record, write_record
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
 
 ADDRESSES = [(f"infra{i}", f"10.0.0.{6 + i}") for i in range(3)]
@@ -116,6 +118,71 @@ def test_an_alarm_refuses_the_lock_and_not_the_removal(cluster: Cluster) -> None
     cluster.refused = NoQuorumError("no quorum")
     with pytest.raises(NoQuorumError):
         departure.leave(SPEC, check=False)
+
+
+def removed_here(root: Path, *, with_keys: bool = True) -> departure.LeaveSpec:
+    """What the host of another member is asked for, whose member another run has removed."""
+    pki = root / "pki"
+    spec = replace(SPEC, pki_dir=str(pki), work_dir=str(root / "work"))
+    (pki / "etcd").mkdir(parents=True)
+    for path in departure.credentials_in(spec.pki_dir):
+        Path(path).write_text("x")
+    write_record(Record("infra0", "c1", "a0", "/var/lib/etcd", removed="2026-11-28"), spec.work_dir)
+    if with_keys:
+        (pki / "etcd/healthcheck-client.key").unlink()
+    return spec
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_host_whose_member_another_run_has_removed(cluster: Cluster, tmp_path: Path, *, check: bool) -> None:
+    """With its keys: the membership is not changed. Without, and if the keys are gone for another reason, the cluster is asked as ever."""
+    with pytest.raises(EtcdError, match=r"another run has removed the member of this host, and its keys.* Run again"):
+        departure.leave(removed_here(tmp_path / "a"), check)
+    assert cluster.acts == []
+    assert departure.leave(removed_here(tmp_path / "b", with_keys=False), check)["changed"]
+    spec = removed_here(tmp_path / "c")
+    write_record(Record("infra0", "c1", "a0", "/var/lib/etcd"), spec.work_dir)
+    assert departure.leave(spec, check)["changed"]
+    (tmp_path / "c/work/member.json").write_text("{")
+    assert departure.leave(spec, check)["changed"]
+    assert (tmp_path / "a/work/lock-keys").exists() is not check
+
+
+def test_keys_that_another_run_removes(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while this run asks the cluster with them, and as soon as it has ended."""
+    spec = removed_here(tmp_path, with_keys=False)
+    clear = departure.ClearSpec(
+        "infra0",
+        [],
+        wipe_keys=True,
+        data_dir=str(tmp_path / "data"),
+        work_dir=spec.work_dir,
+        pki_dir=spec.pki_dir,
+        manifests_dir=str(tmp_path),
+    )
+    fakes: list[tuple[Any, str, Any]] = [
+        (departure, "end_etcd", lambda *_: None),
+        (departure, "remove_schedule", lambda _dir: None),
+        (departure, "_remove_override", lambda _spec: None),
+        (departure, "check_has_left", lambda _spec: None),
+        (_rollout, "check_controller", lambda: None),
+    ]
+    for target, name, fake in fakes:
+        monkeypatch.setattr(target, name, fake)
+    said: list[str] = []
+
+    def wipe(_number: int, _seconds: float) -> None:
+        monkeypatch.setattr(departure, "KEYS_PATIENCE", 0.2)
+        with pytest.raises(EtcdError, match=r"lock-keys for more than .* Wait until it ends, then run again"):
+            departure.clear(clear, False)
+        said.append("waited")
+
+    monkeypatch.setattr(cluster, "remove", wipe)
+    departure.leave(spec, check=False)
+    assert said == ["waited"] and len(clear.key_files) == 3
+    assert departure.clear(clear, False)["changes"][0]["part"] == "certificates" and clear.key_files == []
+    with pytest.raises(EtcdError, match="and its keys"):
+        departure.leave(spec, check=False)
 
 
 @pytest.mark.parametrize(

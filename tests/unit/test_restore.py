@@ -7,13 +7,20 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import fetch_problems
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import View
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import WantedSnapshot, Wish, wanted_snapshot
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import (
+    FetchDir,
+    WantedSnapshot,
+    Wish,
+    check_fetch_dir,
+    wanted_snapshot,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
     BUMP,
     LASTS,
@@ -128,6 +135,87 @@ def test_before_a_member_leaves(operation: str, wanted: bool) -> None:
         assert steps(made)[0] == ("snapshot", "infra1")
     else:
         assert made["snapshot"] == []
+
+
+@pytest.mark.parametrize(
+    ("fetch", "problem"),
+    [
+        (FetchDir("/srv", 1 << 40), ""),
+        (FetchDir("/srv", 116 << 20), ""),
+        (FetchDir("/srv", (116 << 20) - 1), "/srv on the controller has 115 MiB free, and 116 MiB are needed for the"),
+        (FetchDir("/srv", 1 << 40, "etcd_backup_fetch_dir: /srv is no directory"), "/srv is no directory"),
+    ],
+)
+@pytest.mark.parametrize("host", ["infra0", "infra1"])
+@pytest.mark.parametrize(
+    ("operation", "wishes"),
+    [
+        ("backup", {}),
+        ("remove", {"member": "infra2"}),
+        ("replace", {"member": "infra2"}),
+        ("restore", {"snapshot": WantedSnapshot("/srv/x.db", "ab" * 32), "replace_healthy_cluster": "etcd"}),
+    ],
+)
+def test_a_directory_of_the_controller(
+    operation: str, wishes: dict[str, Any], host: str, fetch: FetchDir, problem: str
+) -> None:
+    """What keeps the snapshot from being copied there is found before it is taken. Of the host that takes it, and of no run that takes none."""
+    found = seen(up(leader=True), up(), DOWN if operation in ("remove", "replace") else up())
+    data = {
+        "name": "etcd",
+        "members": [vars(member) for member in CLUSTER.members],
+        "ca_host": "infra0",
+        "problems": [],
+        "warnings": [],
+    }
+    observed = {name: {**item, "cluster": data} for name, item in found.items()}
+    for item in observed.values():
+        item["etcd"]["database"] = {"size": 100 << 20}
+    for wanted in (True, False):
+        wish = Wish(operation=operation, fetch_dirs={host: fetch}, backup_before_change=wanted, **wishes)
+        made = _run.plan_run("infra0", observed, [], wish)
+        takes = wanted or operation == "backup"
+        said = [text for text in made["problems"] if "etcd_backup_fetch_dir" in text]
+        refused = bool(problem and takes and host == "infra1")
+        assert len(said) == refused and problem in "".join(said or [problem])
+        # A plan that is refused has no steps.
+        assert made["settled"] is (refused or not made["steps"]) and len(made["problems"]) == refused
+        assert made["snapshot"] == (["infra1"] if takes and not refused else [])
+
+
+def test_a_member_whose_database_is_not_known() -> None:
+    """It answers without a quorum. The room for the copy cannot be told, beside what always stays free."""
+    found = seen({**DOWN, "answers": True}, DOWN, FRESH)
+    dirs = {"infra0": FetchDir("/srv", 16 << 20)}
+    assert fetch_problems(["infra0", "infra9"], found, dirs) == []
+    assert fetch_problems(["infra0"], found, {"infra0": FetchDir("/srv", 1)})
+
+
+def test_what_a_directory_of_the_controller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made with its parents if it is missing."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, tmp_path / "new", tmp_path / "new/a/../b", tmp_path / "there/", "relative"):
+        found = check_fetch_dir(str(path))
+        assert found.path == str(path) and found.free > 0 and found.problem == ""
+    for path in ("file", "file/below/it", "link", "link/below"):
+        name = tmp_path / path.split("/")[0]
+        words = f"etcd_backup_fetch_dir: {name} is not a directory of the controller. Name another"
+        assert check_fetch_dir(str(tmp_path / path)).problem.startswith(words)
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "there"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.access", lambda path, _mode: path != str(tmp_path / "there"))
+        words = f"{tmp_path / 'there'} is not writable on the controller"
+        assert words in check_fetch_dir(str(tmp_path / "there")).problem
+        assert words in check_fetch_dir(str(tmp_path / "there/new/er")).problem
+
+    def refuse(_path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("shutil.disk_usage", refuse)
+    assert "on the controller: Input/output error" in check_fetch_dir(str(tmp_path / "there")).problem
 
 
 def test_the_timer_is_a_step_of_its_own() -> None:
@@ -320,9 +408,9 @@ def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
     """The description beside it tells. The plan says what becomes of it, before anything stops."""
     path = tmp_path / "x.db"
     path.write_bytes(database() + bytes(32))
-    assert wanted_snapshot(str(path), "restore").downgrade == ""
+    assert wanted_snapshot(str(path), "restore").description == {}
     size = path.stat().st_size - 32
-    taken = Snapshot("etcd", 1.8e9, 5, size, "x", downgrade="3.6")
+    taken = Snapshot("etcd", 1.8e9, 5, size, "00" * 32, downgrade="3.6")
     named = path.rename(tmp_path / taken.file_name)
     named.with_name(f"{named.name}.json").write_text(taken.as_text())
     snapshot = wanted_snapshot(str(named), "restore")
@@ -331,6 +419,68 @@ def test_a_snapshot_from_the_middle_of_a_downgrade(tmp_path: Path) -> None:
     assert "-e etcd_downgrade=cancel" in said and made["problems"] == []
     made = plan(seen(DOWN, DOWN, DOWN), "restore", snapshot=SNAPSHOT)
     assert not any("downgrade" in text for text in made["notices"])
+
+
+def database(extra: bytes = b"") -> bytes:
+    """The beginning of a bbolt file, and some pages."""
+    meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
+    return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
+
+
+CONTENTS = {text: database(text.encode()) for text in ("this", "other")}
+
+
+@pytest.mark.parametrize(
+    ("file", "description", "content", "expected"),
+    [
+        # Name, content that is described, content of the file: whether the description is used; None if the snapshot is refused.
+        ("etcd-20270115T080000Z-r5.db", "this", "this", True),
+        ("renamed.db", "this", "this", True),
+        ("etcd-20270115T080000Z-r5.db", "this", "other", None),
+        ("etcd-20270115T080000Z-r5.db", "this", "cut off", None),
+        ("etcd-20270115T080000Z-r5.db", "this", "without a digest", None),
+        ("renamed.db", "this", "other", False),
+        ("etcd-20270115T080000Z-r6.db", "this", "other", False),
+        # Of an older delivery, or damaged.
+        ("etcd-20270115T080000Z-r5.db", None, "this", False),
+        ("etcd-20270115T080000Z-r5.db", "{", "this", False),
+        ("etcd-20270115T080000Z-r5.db", '{"taken": 1e30}', "this", False),
+        ("etcd-20270115T080000Z-r5.db", "a pipe", "this", False),
+    ],
+)
+@pytest.mark.parametrize("operation", ["restore", "drill"])
+def test_the_description_of_a_delivered_snapshot(
+    tmp_path: Path, operation: str, file: str, description: str | None, content: str, expected: bool | None
+) -> None:
+    """It counts if it is of this file, which may have another name. One of this name and another content means that the file was exchanged."""
+    path = tmp_path / file
+    data = CONTENTS["other" if content == "other" else "this"]
+    digest = b"" if content == "without a digest" else hashlib.sha256(data).digest()
+    path.write_bytes((data[:-512] if content == "cut off" else data) + digest)
+    beside = tmp_path / f"{file}.json"
+    described = CONTENTS["this"]
+    taken = Snapshot("etcd", 1.8e9, 5, len(described), hashlib.sha256(described).hexdigest(), key_count=3)
+    if description == "a pipe":
+        os.mkfifo(beside)
+    elif description:
+        beside.write_text(taken.as_text() if description == "this" else description)
+    found = wanted_snapshot(str(path), operation)
+    made = plan(seen(DOWN, DOWN, DOWN, ids="ccc"), operation, snapshot=found)
+    assert bool(found.problem) is (expected is None) is bool(made["problems"]) and found.path == str(path)
+    assert (found.description.get("key_count") == 3) is bool(expected)
+    if expected is None:
+        assert f"{path} is not the snapshot that {path}.json describes" in made["problems"][0] and made["settled"]
+    elif operation == "drill":
+        assert made["description"] == (asdict(taken) if expected else {})
+    else:
+        assert made["identity"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_description_is_no_snapshot(tmp_path: Path) -> None:
+    """It is the last file in the directory of copies."""
+    path = tmp_path / "etcd-20270115T080000Z-r5.db.json"
+    path.write_text("{}")
+    assert wanted_snapshot(str(path), "restore").problem.endswith(f"Name the file beside it: {str(path)[:-5]}")
 
 
 def test_the_image_archive_is_imported_before_anything_stops() -> None:
@@ -389,12 +539,6 @@ def test_a_drill_takes_the_newest_snapshot() -> None:
         assert plan(found, "drill")["rehearse"] == [expected], ages
     made = plan(found, "drill", snapshot=SNAPSHOT)
     assert "/srv/x.db is restored" in made["lines"][1] and made["token"]
-
-
-def database(extra: bytes = b"") -> bytes:
-    """The beginning of a bbolt file, and some pages."""
-    meta = b"\0" * 16 + (0xED0CDAED).to_bytes(4, "little")
-    return (meta.ljust(4096, b"\0") + extra).ljust(20480, b"\0")
 
 
 def with_meta(pages: int, older: int = 0, page_size: int = 4096) -> bytes:

@@ -34,7 +34,7 @@ class Host:
         self.process: Any = _processes.Process(7, 1, ["etcd"])
         self.free = 1 << 40
         self.ready = False
-        self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False)
+        self.file = SimpleNamespace(path=str(root / "snapshot.db"), size=1000, is_database=False, identity="ab" * 32)
         self.code = 0
         # Why an image cannot be had, by its name.
         self.missing: dict[str, str] = {}
@@ -133,6 +133,17 @@ def test_check_mode_changes_nothing(host: Host) -> None:
     codes = [host.run(step, check=True) for step in restore.STEPS]
     assert codes == [["prepared"], ["stopped"], ["archived", "replaced"]]
     assert host.names() == before and host.acts == [] and host.manifest.exists()
+
+
+def test_a_file_that_changes_on_the_controller_meanwhile(host: Host) -> None:
+    """It travels to one host after the other: they would get different data under one id of a cluster."""
+    before = host.names() | {"work"}
+    host.spec = dataclasses.replace(host.spec, identity="cd" * 32)
+    with pytest.raises(EtcdError, match=r"infra0: the copy .* is not the snapshot that this run was planned with"):
+        host.run("prepare")
+    assert host.names() == before and "etcdutl" not in host.acts
+    host.spec = dataclasses.replace(host.spec, identity="ab" * 32)
+    assert host.run("prepare") == ["prepared"]
 
 
 @pytest.mark.parametrize("step", ["stop", "replace"])

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.cluster import Cluster
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.identity import entry_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import SNAPSHOT, Step
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import FetchDir
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import Source, source_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import Problem, note
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     # Python 3.8 cannot evaluate them.
     Observation = Mapping[str, Any]
     Observations = Mapping[str, Observation]
+
+
+# What stays free on the controller beside the copy of a snapshot, in bytes.
+SPARE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,25 @@ def recipient_problems(path: str, text: str) -> list[str]:
     else:
         return []
     return [f"etcd_backup_recipient: {path} {why}."]
+
+
+def fetch_problems(
+    hosts: Iterable[str], observations: Observations, fetch_dirs: Mapping[str, FetchDir]
+) -> list[Problem]:
+    """Why a snapshot could not be copied to the controller. hosts: that take one. Said before it is taken, and before any change that comes after it."""
+    found = []
+    for host in hosts:
+        wanted = fetch_dirs.get(host, FetchDir())
+        # A snapshot has the size of the database file. Encrypted, it is hardly larger.
+        needed = int(((observations.get(host) or {}).get("etcd", {}).get("database") or {}).get("size") or 0)
+        text = wanted.problem
+        if wanted.path and not text and wanted.free < needed + SPARE:
+            text = (
+                f"etcd_backup_fetch_dir: {wanted.path} on the controller has {wanted.free >> 20} MiB free, and {needed + SPARE >> 20} MiB are needed for the"
+                f" snapshot of {host}. Free some space there, or name another directory. Without one, the snapshot stays on the host."
+            )
+        found += [Problem(text, code="fetch-dir")] if text else []
+    return found
 
 
 def source_in(cluster: Cluster, host: str, observation: Observation) -> Source:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import STAGES
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import CONVERGE, DRILL, RESTORE
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
 
 def of(variable: str) -> dict[str, str]:
@@ -23,13 +24,13 @@ def of(variable: str) -> dict[str, str]:
 class WantedSnapshot:
     """The file on the controller. identity: '' if it cannot be used, then problem says why.
 
-    downgrade: the minor version that a downgrade went to which was under way then, by the description beside the file; '' if none is known.
+    description: what was recorded of it (Snapshot), by the file beside it; empty if there is none.
     """
 
     path: str = ""
     identity: str = ""
     problem: str = ""
-    downgrade: str = ""
+    description: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ def wanted_snapshot(path: str, operation: str) -> WantedSnapshot:
     if not path:
         return WantedSnapshot(problem="etcd_snapshot is not set. Name a file on the controller: -e etcd_snapshot=FILE")
     # A run that needs none of it loads none of it.
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
-    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import described_in
+    from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file, recorded
 
     try:
-        identity = read_snapshot_file(path).identity
-        description = described_in(path)
-        return WantedSnapshot(path, identity, downgrade=description.downgrade if description else "")
+        file = read_snapshot_file(path)
+        description, problem = recorded(file)
     except EtcdError as exc:
         return WantedSnapshot(path, problem=str(exc))
+    return WantedSnapshot(path, "" if problem else file.identity, problem, asdict(description) if description else {})
 
 
 # The passphrase of a copy that may lie in a safe for ten years.
@@ -92,12 +92,39 @@ def check_export(path: str, passphrase: str) -> Export:
 
 
 @dataclass(frozen=True)
+class FetchDir:
+    """A directory on the controller that snapshots are copied to. free: bytes on its filesystem. problem: why nothing can be copied there."""
+
+    path: str = ""
+    free: int = 0
+    problem: str = ""
+
+
+def check_fetch_dir(path: str) -> FetchDir:
+    """The directory that is asked for, as far as the controller can tell without a change. It is made with its parents if it is missing."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    problem = ""
+    if not os.path.isdir(place):
+        problem = f"{place} is not a directory of the controller."
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problem = f"{place} is not writable on the controller."
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as exc:
+        free, problem = 0, problem or f"{place} on the controller: {reason_of(exc)}."
+    advice = "Name another directory. Without one, the snapshot stays on the host."
+    return FetchDir(path, free, problem and f"etcd_backup_fetch_dir: {problem} {advice}")
+
+
+@dataclass(frozen=True)
 class Wish:
     """What a run is asked for, beside what each host is to be.
 
     phase: the one of a rotation that is planned, '' for the run as a whole. check: whether the run is in check mode. limit: what it is limited to.
-    stages: those that the run has. external_files: by cluster, the file that is to get its etcd.external stanza. Files on the controller have absolute
-    paths.
+    stages: those that the run has. external_files: by cluster, the file that is to get its etcd.external stanza. fetch_dirs: by host, where its snapshots
+    are copied to, if they are. Files on the controller have absolute paths.
     """
 
     operation: str = CONVERGE
@@ -109,6 +136,7 @@ class Wish:
     external_files: Mapping[str, str] = field(default_factory=dict)
     snapshot: WantedSnapshot = field(default_factory=WantedSnapshot)
     ca_export: Export = field(default_factory=Export)
+    fetch_dirs: Mapping[str, FetchDir] = field(default_factory=dict)
     runtime_endpoint: str = field(default="", metadata=of("etcd_container_runtime_endpoint"))
     image_archive: str = field(default="", metadata=of("etcd_image_archive"))
     external_file: str = field(default="", metadata=of("etcd_external_config_file"))

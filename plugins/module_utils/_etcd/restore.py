@@ -14,7 +14,13 @@ import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import DIGEST, PAGE
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
+    DESCRIPTION,
+    DIGEST,
+    PAGE,
+    Snapshot,
+    description_beside,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import open_file
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError, reason_of
 
@@ -65,11 +71,11 @@ def read_snapshot_file(path: str) -> SnapshotFile:
         raise EtcdError(f"snapshot {path} cannot be read: {reason_of(exc)}.") from exc
     magic = _MAGIC.to_bytes(4, "little")
     if magic not in [begin[page + _HEADER :][:4] for page in _PAGES]:
-        what = (
-            "It is encrypted: open it first, as docs/backup.md shows."
-            if begin[:1] == b"\x30"
-            else "Name a file that backup.yml has made."
-        )
+        what = "Name a file that backup.yml has made."
+        if begin[:1] == b"\x30":
+            what = "It is encrypted: open it first, as docs/backup.md shows."
+        elif path.endswith(DESCRIPTION):
+            what = f"It is a description. Name the file beside it: {path[: -len(DESCRIPTION)]}"
         raise EtcdError(f"{path} is not a snapshot of etcd. {what}")
     # A copy that ended early often ends with a page: it would look like a database without a digest.
     if size % PAGE not in (0, DIGEST) or size < database_size(begin):
@@ -77,6 +83,24 @@ def read_snapshot_file(path: str) -> SnapshotFile:
     if size % PAGE == DIGEST:
         return SnapshotFile(path, size, end[-DIGEST:].hex(), False)
     return SnapshotFile(path, size, hashlib.sha256(begin + end + str(size).encode()).hexdigest(), True)
+
+
+def recorded(file: SnapshotFile) -> tuple[Snapshot | None, str]:
+    """What the description beside a file says of it, and why the file is not the snapshot that it describes.
+
+    A description of another snapshot, by its name and by its digest, says nothing. A file that was renamed with its description is known by its digest.
+    """
+    known = description_beside(file.path)
+    if known is None:
+        return None, ""
+    if not file.is_database and (known.sha256, known.size) == (file.identity, file.size - DIGEST):
+        return known, ""
+    if known.file_name != os.path.basename(file.path):
+        return None, ""
+    return None, (
+        f"{file.path} is not the snapshot that {file.path}{DESCRIPTION} describes: its size or its SHA-256 is another one. It was cut off, or another file has"
+        " its name. Use another snapshot. If you know where this file comes from, and want to use it, move the description away."
+    )
 
 
 def database_size(begin: bytes) -> int:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,11 @@ class Snapshot:
     @classmethod
     def from_text(cls, text: str) -> Snapshot:
         """From the file beside it. ValueError if that is damaged."""
-        data = object_in(text)
+        return cls.from_data(object_in(text))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Snapshot:
+        """From plain data. ValueError if that is damaged."""
         known: dict[str, Any] = {}
         for name, kind in cls.__dataclass_fields__.items():
             # Annotations are texts.
@@ -204,12 +208,21 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
     return in_order(found, time.time())
 
 
-def described_in(path: str) -> Snapshot | None:
-    """What the file beside a snapshot says of it; None if there is none, or if it is that of another one, or of another size."""
+def description_beside(path: str) -> Snapshot | None:
+    """What the description beside a file says, whichever snapshot it is of; None if there is none, or if it is damaged."""
     try:
         found = Snapshot.from_text(read_text(path + DESCRIPTION) or "")
-        fits = found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
+        return found if found.file_name else None
     except (EtcdError, OSError, OverflowError, ValueError):
+        return None
+
+
+def described_in(path: str) -> Snapshot | None:
+    """What the file beside a snapshot says of it; None if there is none, or if it is that of another one, or of another size."""
+    found = description_beside(path)
+    try:
+        fits = found and found.file_name == os.path.basename(path) and found.size == os.path.getsize(path) - DIGEST
+    except OSError:
         return None
     return found if fits else None
 

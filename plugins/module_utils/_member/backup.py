@@ -28,6 +28,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     as_data,
     check_file,
     count_keys,
+    described_in,
     kept,
     read_directory,
     source_of,
@@ -62,12 +63,15 @@ SPARE = 64 << 20
 # Seconds for one member's answer, for etcdutl to read a snapshot of 8 GiB on a slow disk, and for what sends a snapshot away.
 ANSWER, READS, SENDS = 5.0, 1800.0, 6 * 3600.0
 
+# Seconds for what sends the description of a snapshot away, which has less than a kilobyte.
+SENDS_DESCRIPTION = 600.0
+
 MINUTE, DAY = 60.0, 86400.0
 
 # What is there for a while only: encrypted copies of snapshots with the certificate, and the copies of the file that restore.yml and restore_drill.yml
 # bring (roles/restore/vars). Not a file of the user with a similar name.
 RESTORED = re.compile(r"restore-[0-9a-f]{32}(-[0-9a-f]+)?\.db\Z")
-_COPY = re.compile(rf"{BEGIN}\.cms(-\d+|\.crt)?\Z")
+_COPY = re.compile(rf"{BEGIN}({re.escape(DESCRIPTION)})?\.cms(-\d+|\.crt)?\Z")
 
 # How the errors of etcd's programs begin.
 _ERRORS = ("Error:", "panic:", "unexpected fault")
@@ -187,7 +191,7 @@ def _take(spec: BackupSpec, while_waiting: Callable[[], None]) -> tuple[str, Sna
             downgrade=branch_in(client.enabled_downgrade(status)),
         )
         # Of the same second and revision: an idle cluster, and a clock that was set back.
-        while os.path.lexists(os.path.join(spec.dir, snapshot.file_name)):
+        while any(os.path.lexists(os.path.join(spec.dir, snapshot.file_name + end)) for end in ("", DESCRIPTION)):
             snapshot = replace(snapshot, taken=snapshot.taken + 1)
         path = os.path.join(spec.dir, snapshot.file_name)
         os.rename(temporary, path)
@@ -268,7 +272,8 @@ def prune(spec: BackupSpec, now: float, latest: str = "") -> list[str]:
         if (_COPY.match(name) or RESTORED.match(name)) and is_left(path, now, DAY):
             _remove(path)
     for path in removed:
-        for name in (path, path + DESCRIPTION):
+        # No description is left without its snapshot, whenever the run is killed.
+        for name in (path + DESCRIPTION, path):
             _remove(name)
     return removed
 
@@ -290,21 +295,39 @@ def is_left(path: str, now: float, seconds: float) -> bool:
 
 
 def send(spec: BackupSpec, path: str) -> bool:
-    """Run the command that sends a snapshot away, once for each file. Returns whether there is a command. EtcdError if it fails."""
+    """Run the command that sends a snapshot away, once for each file. Returns whether there is a command. EtcdError if it fails.
+
+    The description comes first: if the command gives all files one name, what remains is the snapshot, which is sent even if its description is not.
+    """
     if not spec.command:
         return False
+    failure: SendError | None = None
     with sealed(spec.recipient, path) as files:
         for file in files:
-            argv = [item.replace("{file}", file) for item in spec.command]
-            done = run(argv, SENDS)
-            if done.code != 0:
-                ended = f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send it away: {argv[0]} ended with {done.code}"
-                printed = (done.stderr or done.stdout).strip()[-400:] or "no output"
-                raise SendError(
-                    f"{ended}: {printed}",
-                    f"{ended}. What it printed is in journalctl -u kubeadm-etcd-backup, or in the output of the run.",
-                )
+            try:
+                send_file(spec, path, file)
+            except SendError as exc:
+                if not is_description(file):
+                    raise
+                failure = exc
+    if failure:
+        raise failure
     return True
+
+
+def send_file(spec: BackupSpec, path: str, file: str) -> None:
+    """Run the command for one file of a snapshot. SendError if it fails."""
+    argv = [item.replace("{file}", file) for item in spec.command]
+    done = run(argv, SENDS_DESCRIPTION if is_description(file) else SENDS)
+    if done.code == 0:
+        return
+    what = f"its description {file}" if is_description(file) else "it"
+    ended = f"{spec.member}: the snapshot {path} was taken, and etcd_backup_command could not send {what} away: {argv[0]} ended with {done.code}"
+    printed = (done.stderr or done.stdout).strip()[-400:] or "no output"
+    raise SendError(
+        f"{ended}: {printed}",
+        f"{ended}. What it printed is in journalctl -u kubeadm-etcd-backup, or in the output of the run.",
+    )
 
 
 @contextlib.contextmanager
@@ -331,8 +354,26 @@ def read_piece(path: str, offset: int) -> bytes:
 
 
 def outgoing(recipient: str, path: str) -> list[str]:
-    """The snapshot itself without a recipient, else copies that only the recipient can read, which discard removes."""
-    return encrypt(recipient, path) if recipient else [path]
+    """The description of a snapshot, if it has one, and the snapshot; with a recipient, copies that only it can read, which discard removes.
+
+    The description has the SHA-256 of the snapshot, so it is encrypted too. One that is of another snapshot stays.
+    """
+    files = [*([path + DESCRIPTION] if described_in(path) else []), path]
+    if not recipient:
+        return files
+    copies: list[str] = []
+    try:
+        for file in files:
+            copies += encrypt(recipient, file)
+    except BaseException:
+        discard(recipient, copies)
+        raise
+    return copies
+
+
+def is_description(path: str) -> bool:
+    """Whether an outgoing file is the description of a snapshot."""
+    return path.endswith((DESCRIPTION, DESCRIPTION + ENCRYPTED))
 
 
 def discard(recipient: str, files: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import (
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.membership import Membership
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host import service
+from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import ensure_directory, locked
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.kubelet import DATA_DROP_IN, DROP_IN
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.wal import read_wal
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member import processes as _processes
@@ -35,6 +36,7 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._member.record import
     Record,
     current_record,
     read_record,
+    removed_with_keys,
     write_record,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._member.schedule import present_files, remove_schedule
@@ -43,6 +45,10 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import client_urls
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.paths import RECORD, UNKNOWN, credentials_in
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.reasons import Reason, reported
+
+# In the work directory: the lock of a run that asks the cluster with the keys of this host, so that they are not removed meanwhile. A run has it
+# for as long as it waits for the cluster lock and for its changes, at most.
+KEYS_LOCK, KEYS_PATIENCE = "lock-keys", 600.0
 
 # Where the manifest of a member that has left is kept, in the work directory.
 REMOVED_MANIFEST = "etcd.yaml.removed"
@@ -55,7 +61,7 @@ REMOVED_MANIFEST = "etcd.yaml.removed"
 class LeaveSpec:
     """Who leaves. member_id: hexadecimal. members: name and address of those that are asked. timeout: seconds for each change.
 
-    joins_anew: whether the host of the member joins anew afterwards, which it does only beside healthy voters.
+    joins_anew: whether the host of the member joins anew afterwards, which it does only beside healthy voters. work_dir: of this host, '' for none.
     """
 
     member: str
@@ -65,6 +71,7 @@ class LeaveSpec:
     pki_dir: str = "/etc/kubernetes/pki"
     timeout: float = 60.0
     joins_anew: bool = False
+    work_dir: str = ""
 
     @property
     def target(self) -> _rollout.Target:
@@ -102,6 +109,24 @@ def departure_problems(
 
 def leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
     """Remove a member from the membership, or look whether it could be (check). Returns the module's result."""
+    with contextlib.ExitStack() as stack:
+        if spec.work_dir and not check:
+            _hold_keys(stack, spec.work_dir)
+        if removed_with_keys(spec.work_dir, credentials_in(spec.pki_dir)):
+            raise EtcdError(
+                f"{spec.member} is not removed: since this run was planned, another run has removed the member of this host, and its keys, with which the"
+                " cluster would be asked. The membership is as that run has left it. Run again."
+            )
+        return _leave(spec, check)
+
+
+def _hold_keys(stack: contextlib.ExitStack, work_dir: str) -> None:
+    """Have the keys of this host stay for as long."""
+    ensure_directory(work_dir, 0o700)
+    stack.enter_context(locked(os.path.join(work_dir, KEYS_LOCK), KEYS_PATIENCE, KEYS_PATIENCE))
+
+
+def _leave(spec: LeaveSpec, check: bool) -> dict[str, Any]:
     target = spec.target
     acts = Membership(target.urls, target.credentials, _rollout.check_controller)
     entry = _entry(acts.members(), spec.member_id)
@@ -241,7 +266,8 @@ def clear(spec: ClearSpec, check: bool) -> dict[str, Any]:
             # Before the data is renamed: it says whose it was.
             _mark_record(spec, record)
             archive = archive_data(spec.data_dir, time.time())
-        if spec.wipe_keys:
+        if spec.wipe_keys and spec.key_files:
+            _hold_keys(stack, spec.work_dir)
             for path in spec.key_files:
                 os.unlink(path)
     return {**reported(reasons), "archive": archive}

@@ -22,12 +22,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import read_snapshot_file
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.restore import (
+    SnapshotFile,
+    read_snapshot_file,
+    recorded,
+)
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import (
     NAME,
     Snapshot,
     check_file,
-    described_in,
     read_directory,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.facts import free_bytes
@@ -108,22 +111,59 @@ def newest_snapshot(spec: BackupSpec) -> str:
     return os.path.join(spec.dir, found[0].file_name)
 
 
-def drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Rehearse the restore of a snapshot (path: '' for the newest on this host). Returns the module's result. EtcdError if it cannot be restored."""
+def drill(
+    spec: BackupSpec,
+    path: str,
+    image: str,
+    while_waiting: Callable[[], None] = lambda: None,
+    source: str = "",
+    description: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Rehearse the restore of a snapshot (path: '' for the newest on this host). Returns the module's result. EtcdError if it cannot be restored.
+
+    source: the file on the controller that path is a copy of, '' if it is none. description: what was recorded of it, empty for the file beside path.
+    """
     with system_errors(spec.dir):
-        return _drill(spec, path or newest_snapshot(spec), image, while_waiting)
+        file = read_snapshot_file(path or newest_snapshot(spec))
+        if not file.is_database:
+            check_file(file.path)
+        known = _known(spec, file, source, description or {})
+        return _drill(spec, file, source or file.path, known, image, while_waiting)
 
 
-def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], None]) -> dict[str, Any]:
-    file = read_snapshot_file(path)
-    if not file.is_database:
-        check_file(path)
+def _known(spec: BackupSpec, file: SnapshotFile, source: str, description: Mapping[str, Any]) -> Snapshot | None:
+    """What was recorded of a snapshot; None if nothing was. EtcdError if that is of another snapshot."""
+    if not description:
+        known, problem = recorded(file)
+        if problem:
+            raise EtcdError(f"{spec.member}: {problem}")
+        return known
+    try:
+        known = Snapshot.from_data(description)
+    except ValueError as exc:
+        raise EtcdError(f"{spec.member}: the description of {source or file.path} is damaged: {exc}.") from exc
+    if known.sha256 != file.identity:
+        raise EtcdError(
+            f"{spec.member}: the copy of {source or file.path} is not the snapshot that this run was planned with: the file on the controller has changed"
+            " since. Run again."
+        )
+    return known
+
+
+def _drill(
+    spec: BackupSpec,
+    file: SnapshotFile,
+    source: str,
+    known: Snapshot | None,
+    image: str,
+    while_waiting: Callable[[], None],
+) -> dict[str, Any]:
+    path = file.path
     free, needed = free_bytes(spec.dir), space_for(file)
     if free < needed:
         raise EtcdError(
             f"{spec.member}: the rehearsal needs {needed >> 20} MiB in {spec.dir}, and {free >> 20} MiB are free. Free some space."
         )
-    known = described_in(path)
     process = _processes.find_etcd_process(spec.member)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -138,13 +178,13 @@ def _drill(spec: BackupSpec, path: str, image: str, while_waiting: Callable[[], 
             raise EtcdError(f"{spec.member}: etcdutl cannot restore {path}: {error_of(done)}")
         client = stack.enter_context(member(root, data, while_waiting))
         seen = look(client, told["revision"], begin)
-    differences = [*name_problems(path, told["revision"]), *compare(known, told, seen)]
+    differences = [*name_problems(source, told["revision"]), *compare(known, told, seen)]
     if differences:
         raise EtcdError(
-            f"{spec.member}: the member that was restored from {path} is not what the snapshot was: {'; '.join(differences)}."
+            f"{spec.member}: the member that was restored from {source} is not what the snapshot was: {'; '.join(differences)}."
         )
     compared = "as recorded" if known and known.hash_kv else "nothing was recorded to compare it with"
-    line = f"{path}: restored in {seen.seconds:.1f} s: revision {seen.revision}, {seen.keys} keys, {seen.read} of them read, {compared}"
+    line = f"{source}: restored in {seen.seconds:.1f} s: revision {seen.revision}, {seen.keys} keys, {seen.read} of them read, {compared}"
     result = {
         "path": path,
         "revision": seen.revision,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import (
@@ -78,6 +79,17 @@ def read_record(work_dir: str) -> Record | None:
             " the next run writes it again. If it does not run, put the file back from a backup. Without a backup, move it away only if the data"
             " in the data directory is that of this member."
         ) from exc
+
+
+def removed_with_keys(work_dir: str, files: Iterable[str]) -> bool:
+    """Whether a run has removed the member of this host, and its keys: one of these files is missing."""
+    if not work_dir or all(map(os.path.exists, files)):
+        return False
+    try:
+        record = read_record(work_dir)
+    except EtcdError:
+        return False
+    return bool(record and record.removed)
 
 
 def ca_of(pki_dir: str) -> str:

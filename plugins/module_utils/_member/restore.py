@@ -65,6 +65,7 @@ RESTORE_ARGUMENTS: dict[str, Any] = {
     "member": {"type": "str", "required": True},
     "members": MEMBERS_ARGUMENT,
     "image": {"type": "str", "required": True},
+    "identity": {"type": "str", "default": ""},
     "former": {"type": "str", "default": ""},
     "replace_healthy": {"type": "bool", "default": False},
     "peer_port": {"type": "int", "default": 2380},
@@ -79,7 +80,8 @@ RESTORE_ARGUMENTS: dict[str, Any] = {
 class RestoreSpec:
     """A member that is restored. members: name and address of all. token: the initial-cluster-token. image: whose etcdutl is used.
 
-    former: id of the cluster whose data the host had when the run was planned, '' for none. replace_healthy: a member that serves may be stopped.
+    identity: of the snapshot that the run was planned with (SnapshotFile), '' for any. former: id of the cluster whose data the host had then, '' for
+    none. replace_healthy: a member that serves may be stopped.
     """
 
     snapshot: str
@@ -94,6 +96,7 @@ class RestoreSpec:
     work_dir: str = "/etc/kubernetes/kubeadm-etcd"
     manifests_dir: str = "/etc/kubernetes/manifests"
     runtime_endpoint: str = "unix:///var/run/containerd/containerd.sock"
+    identity: str = ""
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> RestoreSpec:
@@ -155,6 +158,11 @@ def prepare(spec: RestoreSpec, check: bool) -> list[Reason]:
         return reasons
     _check_places(spec)
     file = read_snapshot_file(spec.snapshot)
+    if spec.identity and file.identity != spec.identity:
+        raise EtcdError(
+            f"{spec.member}: the copy {spec.snapshot} is not the snapshot that this run was planned with: the file on the controller has changed since, and the"
+            " members would get different data. Nothing has been stopped. Run again."
+        )
     free, needed = free_bytes(os.path.dirname(spec.staging)), space_for(file)
     if free < needed:
         raise EtcdError(

@@ -60,4 +60,5 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
     found = drill(view.cluster, view.observations, wish.snapshot)
     problems = [*lockstep_problems(view), *found.problems]
     lines = step_lines(view.cluster, "a restore is rehearsed", found.steps)
-    return {**apart_plan(view, DRILL, problems, found.steps, lines), "token": found.token}
+    made = apart_plan(view, DRILL, problems, found.steps, lines)
+    return {**made, "token": found.token, "description": dict(wish.snapshot.description)}

@@ -194,7 +194,7 @@ def of_another(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
 
 def in_a_downgrade(cluster: Cluster, snapshot: WantedSnapshot) -> list[Problem]:
     """A snapshot that was taken while a downgrade was under way: etcd keeps that in its data."""
-    target = snapshot.downgrade
+    target = snapshot.description.get("downgrade")
     if not target:
         return []
     text = (
@@ -254,4 +254,8 @@ def plan(view: View, wish: Wish) -> dict[str, Any]:
         steps, warnings = [*taken.steps, *steps], [*warnings, *taken.warnings]
     what = f"restored from {wish.snapshot.path}" if steps else "has the data of the snapshot"
     lines = step_lines(cluster, what, in_order(steps))
-    return {**apart_plan(view, RESTORE, problems, in_order(steps), lines, warnings), "token": found.token}
+    return {
+        **apart_plan(view, RESTORE, problems, in_order(steps), lines, warnings),
+        "token": found.token,
+        "identity": wish.snapshot.identity,
+    }

@@ -12,7 +12,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.backup import fetch_problems
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.plan import ending, read_off
+from ansible_collections.kubeadm.etcd.plugins.module_utils._control.stages import carried_out
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import (
     BACKUP,
     CONVERGE,
@@ -26,9 +28,13 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     REPORT,
     RESTORE,
     ROTATE_CA,
+    SNAPSHOT,
+    Step,
+    hosts_of,
 )
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.view import no_archive, view_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._control.wish import Wish
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.problems import merged
 
 # The file in this folder that plans each operation: its function plan. A new one has a file here, a line, its name in roles/etcd/meta/argument_specs.yml,
 # and a playbook.
@@ -69,4 +75,9 @@ def plan_run(
     """The plan of a run for the cluster of a host, as plain data: see RETURN of the module etcd_plan. The arguments are those of view_of."""
     view = view_of(host, seen, lost, archive_problems)
     plan: dict[str, Any] = loaded(wish.operation).plan(view, wish)
+    steps = [Step.from_dict(step) for step in plan["steps"]]
+    taken = hosts_of(carried_out(steps, wish.stages) if wish.operation == CONVERGE else steps, SNAPSHOT)
+    problems = merged(fetch_problems(taken, view.observations, wish.fetch_dirs))
+    if problems:
+        plan = {**plan, **read_off([]), "problems": [*plan["problems"], *problems]}
     return {**plan, "ending": ending(plan, view.cluster.name, wish)}

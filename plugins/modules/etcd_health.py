@@ -43,7 +43,7 @@ options:
     description:
       - The verdict to wait for, or a better one.
       - V(degraded) waits for a quorum, V(healthy) waits until nothing is wrong, V(none) does not wait.
-      - The module does not wait for the end of alarms, because they stay until a person disarms them (RV(lasting)).
+      - The module does not wait for what stays until a person acts (RV(lasting)).
       - The module does not wait in check mode.
     type: str
     choices: [none, degraded, healthy]
@@ -198,7 +198,7 @@ alarms:
       description: Name of the member. Empty if the alarm is raised for the whole cluster.
       type: str
 lasting:
-  description: Whether alarms are the only reasons. They stay until a person disarms them, so the module does not wait for their end.
+  description: Whether the only reasons are alarms and members that O(members) lacks. They stay until a person acts, so the module does not wait for their end.
   returned: always
   type: bool
 members:

@@ -282,9 +282,14 @@ def test_which_verdict_is_good_enough(verdict: str, wanted: str, enough: bool) -
         ([seen(0, **alarm(1, "NOSPACE")), seen(1), seen(2)], True),
         ([seen(0, **alarm(1, "NOSPACE")), seen(1), seen(2, **LOST)], False),
         ([seen(0, **alarm(1, "NOSPACE")), seen(1), silent(2)], False),
+        # The inventory lacks a member.
+        ([seen(0), seen(1)], True),
+        ([seen(0), seen(1, **LOST)], False),
+        # The membership lacks a member.
+        ([seen(number, members=MEMBERS[:2]) for number in range(3)], False),
     ],
 )
-def test_alarms_are_not_waited_for(views: list[_health.Seen], lasting: bool) -> None:
+def test_what_stays_is_not_waited_for(views: list[_health.Seen], lasting: bool) -> None:
     assert judge(*views).lasting is lasting
 
 

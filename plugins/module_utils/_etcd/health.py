@@ -93,8 +93,8 @@ class Finding:
 class Report:
     """The verdict. reasons: why it is not better; findings: what else needs attention.
 
-    alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: alarms are the only reasons, and they stay until a
-    person disarms them, so waiting does not help. downgrade: the minor version that a downgrade goes to which is enabled, '' if there is none.
+    alarms: kind and member (its name; '': the whole cluster) of each alarm. lasting: the only reasons are alarms and members that the inventory lacks.
+    They stay until a person acts, so waiting does not help. downgrade: the minor version that a downgrade goes to which is enabled, '' if there is none.
     """
 
     verdict: str
@@ -234,13 +234,15 @@ def evaluate(
     names = {member.id: member.name or f"{member.id:x}" for member in listed}
     alarms = sorted({(alarm.member_id, alarm.kind) for status in statuses for alarm in status.alarms})
     rows = [row(item, names, statuses, alarms, now, quota) for item in seen]
-    trouble = [
+    expected = [item.name for item in seen if item.name]
+    unlisted = unlisted_reasons(expected, listed)
+    passing = [
         *cluster_reasons(answered),
-        *membership_reasons([item.name for item in seen if item.name], listed),
+        *[f"{name} is not in the membership. {ADDS}" for name in expected if listed and name not in names.values()],
         *[text for item, line in zip(seen, rows) for text in member_reasons(item, line)],
     ]
     named = [{"kind": kind, "member": name_of(member, names)} for member, kind in alarms]
-    raised = [f"Alarm {alarm_text(alarm['kind'], alarm['member'])}." for alarm in named]
+    lasting = [*unlisted, *[f"Alarm {alarm_text(alarm['kind'], alarm['member'])}." for alarm in named]]
     voters = [member for member in listed if not member.is_learner]
     quorum_size = (len(voters) or len(seen)) // 2 + 1
     leaders = {status.leader for status in statuses if status.leader}
@@ -248,8 +250,8 @@ def evaluate(
     cluster_versions = sorted({item.cluster_version for item in answered if item.cluster_version}, key=version_key)
     downgrade = next((branch_in(status.downgrade) for status in statuses if status.downgrade), "")
     return Report(
-        verdict=verdict_of(seen, quorum_size, trouble + raised),
-        reasons=trouble + raised,
+        verdict=verdict_of(seen, quorum_size, passing + lasting),
+        reasons=passing + lasting,
         findings=[
             *version_findings([status.version for status in statuses], downgrade),
             *absent_findings(missing),
@@ -259,7 +261,7 @@ def evaluate(
         ],
         members=rows,
         alarms=named,
-        lasting=bool(raised) and not trouble,
+        lasting=bool(lasting) and not passing,
         leader=names.get(next(iter(leaders)), "") if len(leaders) == 1 else "",
         cluster_id=f"{statuses[0].cluster_id:x}" if statuses else "",
         version=versions[0] if versions else "",
@@ -318,13 +320,12 @@ def cluster_reasons(answered: list[Seen]) -> list[str]:
     return reasons
 
 
-def membership_reasons(expected: list[str], listed: list[Member]) -> list[str]:
-    """Differences between the membership and the expected members. Empty if either is unknown."""
-    if not expected or not listed:
+def unlisted_reasons(expected: list[str], listed: list[Member]) -> list[str]:
+    """Members that the inventory does not have. Empty if either is unknown."""
+    if not expected:
         return []
     found = [member.name for member in listed]
-    reasons = [f"{name} is not in the membership. {ADDS}" for name in expected if name not in found]
-    reasons += [
+    reasons = [
         f"{member.name or format(member.id, 'x')} is in the membership, but not in the inventory. If it should not be a member, remove it: remove_member.yml -e"
         f" etcd_member={member.name or format(member.id, 'x')}"
         for member in listed

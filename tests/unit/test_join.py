@@ -177,7 +177,8 @@ def test_a_learner_is_promoted_when_it_has_caught_up(host: Joining) -> None:
 
 def test_a_learner_is_asked_often_at_first_and_then_less(host: Joining, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most have caught up at once. One with a large database is not to burden the leader."""
-    now, pauses = [0.0], list[float]()
+    now = [0.0]
+    pauses: list[float] = []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)

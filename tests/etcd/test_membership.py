@@ -142,6 +142,8 @@ def test_why_a_learner_keeps_its_peer_urls(make_cluster: Make, version: str) -> 
         client.update_member(entry.id, [peer_url(joiner.name)])
     acts.promote(entry.id, [peer_url(joiner.name)], 60)
     wait_until(f"{joiner.name} is not healthy", joiner.healthy)
+    # etcd writes its database every 100 ms.
+    time.sleep(0.5)
     joiner.signal(signal.SIGKILL)
     cluster.names.append(joiner.name)
     cluster.power_cut()

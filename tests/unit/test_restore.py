@@ -201,7 +201,7 @@ def test_what_a_directory_of_the_controller_is(tmp_path: Path, monkeypatch: pyte
         found = check_fetch_dir(str(path))
         assert found.path == str(path) and found.free > 0 and found.problem == ""
     for path in ("file", "file/below/it", "link", "link/below"):
-        name = tmp_path / path.split("/")[0]
+        name = tmp_path / Path(path).parts[0]
         words = f"etcd_backup_fetch_dir: {name} is not a directory of the controller. Name another"
         assert check_fetch_dir(str(tmp_path / path)).problem.startswith(words)
     assert sorted(os.listdir(tmp_path)) == ["file", "link", "there"]

@@ -10,7 +10,12 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import membersh
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.client import Alarm, EtcdUnreachableError, Status
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.lock import SilentError
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import EtcdError
-from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import by_name
+from ansible_collections.kubeadm.etcd.plugins.module_utils._values.members import (
+    Member,
+    by_name,
+    client_urls,
+    name_and_address_problems,
+)
 
 from tests.unit.fakes import Client
 
@@ -333,3 +338,16 @@ def test_an_answer_that_is_not_etcds(cluster: Cluster) -> None:
 def test_the_members_that_modules_are_given() -> None:
     given = [{"name": "infra0", "address": "10.0.0.6"}, {"name": "infra1", "address": "fd00::7"}]
     assert by_name(given) == [("infra0", "10.0.0.6"), ("infra1", "fd00::7")]
+
+
+def test_client_urls() -> None:
+    assert client_urls([("infra0", "10.0.0.6"), ("infra1", "fd00::7")], 2379) == [
+        "https://10.0.0.6:2379",
+        "https://[fd00::7]:2379",
+    ]
+
+
+@pytest.mark.parametrize(("length", "count"), [(253, 0), (254, 1)])
+def test_the_longest_name(length: int, count: int) -> None:
+    name = ("a" * 63 + ".") * 3 + "a" * (length - 192)
+    assert len(name) == length and len(name_and_address_problems(Member("infra0", name, "10.0.0.6"))) == count

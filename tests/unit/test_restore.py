@@ -181,6 +181,8 @@ def test_a_directory_of_the_controller(
         # A plan that is refused has no steps.
         assert made["settled"] is (refused or not made["steps"]) and len(made["problems"]) == refused
         assert made["snapshot"] == (["infra1"] if takes and not refused else [])
+        # The stage that takes it is not in the run.
+        assert _run.plan_run("infra0", observed, [], replace(wish, stages=("kubelet",)))["problems"] == []
 
 
 def test_a_member_whose_database_is_not_known() -> None:

@@ -23,7 +23,6 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._control.steps import
     ARCHIVE,
     CA,
     CONFIG,
-    CONVERGE,
     HAND_OVER,
     IMAGE,
     JOIN,
@@ -251,9 +250,7 @@ def ending(plan: Mapping[str, Any], cluster: str, wish: Wish) -> dict[str, Any]:
     whether members that are not healthy are no failure, since a run without check mode may make them healthy. held: why the run fails at its end although
     they are healthy, '' if it does not.
     """
-    kinds = {step["kind"] for step in plan["steps"]}
-    if wish.operation == CONVERGE:
-        kinds = {step.kind for step in carried_out(map(Step.from_dict, plan["steps"]), wish.stages)}
+    kinds = {step.kind for step in carried_out(map(Step.from_dict, plan["steps"]), wish.stages)}
     held = list(plan["held"])
     header = f"The certificates of cluster {cluster} are up to date. Nothing was started or restarted, because of {len(held)} problem(s):"
     return {

@@ -76,8 +76,8 @@ def plan_run(
     view = view_of(host, seen, lost, archive_problems)
     plan: dict[str, Any] = loaded(wish.operation).plan(view, wish)
     steps = [Step.from_dict(step) for step in plan["steps"]]
-    taken = hosts_of(carried_out(steps, wish.stages) if wish.operation == CONVERGE else steps, SNAPSHOT)
+    taken = hosts_of(carried_out(steps, wish.stages), SNAPSHOT)
     problems = merged(fetch_problems(taken, view.observations, wish.fetch_dirs))
     if problems:
-        plan = {**plan, **read_off([]), "problems": [*plan["problems"], *problems]}
+        plan = {**plan, **read_off([]), "problems": problems}
     return {**plan, "ending": ending(plan, view.cluster.name, wish)}

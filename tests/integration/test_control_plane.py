@@ -186,6 +186,16 @@ def plane(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]
         lab.fresh()
 
 
+@pytest.fixture(scope="module")
+def apiserver(plane: Plane) -> str:
+    """kube-apiserver runs there, with our files. Returns what kubeadm said."""
+    plane.play()
+    plane.lab("apiserver", HOST)
+    said = plane.sh(INIT % plane.address)
+    plane.ready(True)
+    return said
+
+
 CONTROL = "    infra3:\n"
 
 
@@ -310,12 +320,9 @@ def test_ca_that_signs_elsewhere(plane: Plane, tmp_path: Path) -> None:
         plane.lab.sh("infra0", f"mv /root/kept.key {PKI}/etcd/ca.key")
 
 
-def test_kube_apiserver_on_the_cluster(plane: Plane) -> None:
+def test_kube_apiserver_on_the_cluster(plane: Plane, apiserver: str) -> None:
     """kubeadm uses our files, /readyz reports a healthy etcd, and what kubectl writes is in etcd."""
-    plane.lab("apiserver", HOST)
-    said = plane.sh(INIT % plane.address)
-    assert 'Creating static Pod manifest for "kube-apiserver"' in said
-    plane.ready(True)
+    assert 'Creating static Pod manifest for "kube-apiserver"' in apiserver
     plane.sh(f"{KUBECTL} create configmap greeting --from-literal=say=hello")
     found = json.loads(plane.lab.etcdctl("infra1", "get", "/registry/configmaps/default/greeting", "-w", "json"))
     assert b"hello" in base64.b64decode(found["kvs"][0]["value"])
@@ -324,6 +331,7 @@ def test_kube_apiserver_on_the_cluster(plane: Plane) -> None:
     assert plane.changed == {}
 
 
+@pytest.mark.usefixtures("apiserver")
 def test_an_expired_certificate_is_replaced_without_a_restart(plane: Plane) -> None:
     """kube-apiserver reads its etcd certificate at each handshake: it loses etcd with an expired one, and reconnects with the new one."""
     process = plane.process()
@@ -342,6 +350,7 @@ def test_an_expired_certificate_is_replaced_without_a_restart(plane: Plane) -> N
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("apiserver")
 def test_available_through_a_rolling_change_and_all_renewals(plane: Plane) -> None:
     """Members restart one after the other, then all certificates and keys change: kube-apiserver accepts every write."""
     process, before = plane.process(), plane.serial()
@@ -376,6 +385,7 @@ CONFIG_MAP = f"{KUBECTL} -n kube-system get configmap kubeadm-config -o 'jsonpat
 SERVERS = f"grep -o 'etcd-servers=.*' {MANIFEST}"
 
 
+@pytest.mark.usefixtures("apiserver")
 def test_the_endpoints_of_a_running_kube_apiserver_follow(plane: Plane) -> None:
     """Reported without the variable, announced by check mode, done with it, and not repeated. An edited manifest stays."""
     plane.sh(UPLOAD)
@@ -421,6 +431,7 @@ def revision(plane: Plane) -> int:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("apiserver")
 def test_restored_under_a_kube_apiserver(plane: Plane) -> None:
     """It is stopped first and started last, and sees no revision twice: its caches and its clients list anew."""
     create = f"{KUBECTL} -n default create configmap"

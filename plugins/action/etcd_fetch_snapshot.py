@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import BEGIN, DESCRIPTION
+from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import BEGIN, DESCRIPTION, is_description
 from ansible_collections.kubeadm.etcd.plugins.module_utils._host.files import sha256_of
 from ansible_collections.kubeadm.etcd.plugins.module_utils._values.errors import reason_of
 from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controller_path, failure
@@ -22,14 +22,8 @@ from ansible_collections.kubeadm.etcd.plugins.plugin_utils.play import controlle
 PART = ".part"
 _PARTS = re.compile(rf"{BEGIN}({re.escape(DESCRIPTION)})?(\.cms(-\d+)?)?{re.escape(PART)}\Z")
 
-# A snapshot, or its description; and whether that is encrypted.
-_COPIES = re.compile(rf"(?P<file>{BEGIN})(?P<description>{re.escape(DESCRIPTION)})?(?P<encrypted>\.cms)?(-\d+)?\Z")
-
-
-def is_description(path: str) -> bool:
-    """Whether a file is the description of a snapshot."""
-    match = _COPIES.match(os.path.basename(path))
-    return bool(match and match["description"])
+# A snapshot, and whether it is encrypted.
+_COPIES = re.compile(rf"(?P<file>{BEGIN})(?P<encrypted>\.cms)?(-\d+)?\Z")
 
 
 def remove_description(path: str) -> None:

@@ -41,6 +41,9 @@ SKEW = 300.0
 # Beside a snapshot: what is known of it.
 DESCRIPTION = ".json"
 
+# What the name of an encrypted copy has at its end: CMS (RFC 5652).
+ENCRYPTED = ".cms"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -206,6 +209,11 @@ def read_directory(directory: str, cluster: str) -> list[Snapshot]:
             # Of a name that only resembles one (a 60th second, zeros before the revision), another file would be removed.
             found += [snapshot] if snapshot and snapshot.file_name == name else []
     return in_order(found, time.time())
+
+
+def is_description(path: str) -> bool:
+    """Whether a file is the description of a snapshot, or an encrypted copy of that."""
+    return path.endswith((DESCRIPTION, DESCRIPTION + ENCRYPTED))
 
 
 def description_beside(path: str) -> Snapshot | None:

@@ -23,12 +23,14 @@ from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd.snapshot import
     BEGIN,
     DESCRIPTION,
     DIGEST,
+    ENCRYPTED,
     Snapshot,
     Source,
     as_data,
     check_file,
     count_keys,
     described_in,
+    is_description,
     kept,
     read_directory,
     source_of,
@@ -82,8 +84,8 @@ _UNFINISHED = f"{TEMPORARY}-snapshot"
 # Bytes of a snapshot that travel to the controller at once.
 MOVED = 16 << 20
 
-# How an encrypted copy is called after the snapshot: CMS (RFC 5652). A larger one has parts, .cms-01 and so on, of this size before encryption.
-ENCRYPTED, PART = ".cms", 256 << 20
+# A larger encrypted copy has parts, .cms-01 and so on, of this size before encryption.
+PART = 256 << 20
 
 
 class SendError(EtcdError):
@@ -369,11 +371,6 @@ def outgoing(recipient: str, path: str) -> list[str]:
         discard(recipient, copies)
         raise
     return copies
-
-
-def is_description(path: str) -> bool:
-    """Whether an outgoing file is the description of a snapshot."""
-    return path.endswith((DESCRIPTION, DESCRIPTION + ENCRYPTED))
 
 
 def discard(recipient: str, files: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -13,17 +14,32 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def modules_of(module: str) -> list[str]:
+    """A file of tests, and the files of tests that it imports, directly or not."""
+    found: list[str] = []
+    to_read = [module]
+    while to_read:
+        module = to_read.pop()
+        if module not in found:
+            found.append(module)
+            names = re.findall(
+                r"^from \.(test_\w+) import", (ROOT / module).read_text(encoding="utf-8"), flags=re.MULTILINE
+            )
+            to_read += [str(Path(module).with_name(f"{name}.py")) for name in names]
+    return found
+
+
 @functools.lru_cache(maxsize=None)
-def is_unchanged(commit: str, folder: str) -> bool:
-    """Whether the work tree has what the tests of a folder saw at a commit: all files but changelogs and other tests."""
+def is_unchanged(commit: str, module: str) -> bool:
+    """Whether the work tree has what the tests of a file saw at a commit: all files but changelogs and the tests of other files."""
     return not any(
         subprocess.run(["git", "diff", "--quiet", commit, "--", *paths], cwd=ROOT, timeout=60, check=False).returncode
-        for paths in ((".", ":!changelogs", ":!tests"), (folder,))
+        for paths in ([".", ":!changelogs", ":(exclude,glob)tests/**/test_*.py"], modules_of(module))
     )
 
 
-def folder_of(test: str) -> str:
-    return test.split("::")[0].rpartition("/")[0]
+def module_of(test: str) -> str:
+    return test.split("::", maxsplit=1)[0]
 
 
 class Passed:
@@ -40,7 +56,7 @@ class Passed:
         self.not_passed: set[str] = set()
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines]
-        self.passed = {item["test"] for item in records if is_unchanged(item["commit"], folder_of(item["test"]))}
+        self.passed = {item["test"] for item in records if is_unchanged(item["commit"], module_of(item["test"]))}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.passed])
@@ -55,7 +71,7 @@ class Passed:
             return
         if report.failed:
             self.reporter.write_line(f"\n{test} failed:\n{report.longreprtext}")
-        unchanged = is_unchanged(self.commit, folder_of(test))
+        unchanged = is_unchanged(self.commit, module_of(test))
         if report.when == "teardown" and test not in self.not_passed and unchanged:
             record = {"test": test, "seconds": round(self.seconds[test], 1), "commit": self.commit}
             with self.path.open("a", encoding="utf-8") as handle:

@@ -25,7 +25,7 @@ from tests import conftest
 )
 def test_a_passed_test_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, counts: bool) -> None:
     imported = {"test_it": "from .test_imported import a", "test_imported": "from .test_imported_by_it import a"}
-    modules = {name: "from .test_it import b" for name in ("test_imported_by_it", "test_other", "conftest")}
+    modules = dict.fromkeys(("test_imported_by_it", "test_other", "conftest"), "from .test_it import b")
     content = {f"tests/long/{name}.py": text for name, text in {**modules, **imported}.items()}
     content.update(dict.fromkeys(("changelogs/fragments/a.yml", "tests/unit/test_it.py", "plugins/a.py"), ""))
     for name, text in content.items():

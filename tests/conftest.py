@@ -12,29 +12,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "docs"]
 
 
-def modules_of(module: str) -> list[str]:
-    """A file of tests, and the files of tests that it imports, directly or not."""
+def read_by(module: str) -> list[str]:
+    """What the tests of a file see of tests/ and of the documents: the file, conftest.py beside it, and what these import, directly or not."""
     found: list[str] = []
-    to_read = [module]
+    to_read = [module, str(Path(module).with_name("conftest.py"))]
     while to_read:
-        module = to_read.pop()
-        if module not in found:
-            found.append(module)
-            names = re.findall(
-                r"^from \.(test_\w+) import", (ROOT / module).read_text(encoding="utf-8"), flags=re.MULTILINE
-            )
-            to_read += [str(Path(module).with_name(f"{name}.py")) for name in names]
-    return found
+        path = to_read.pop()
+        if path not in found and (ROOT / path).is_file():
+            found.append(path)
+            text = (ROOT / path).read_text(encoding="utf-8")
+            to_read += [
+                f"tests/tools/{name}.py" if dots else str(Path(path).with_name(f"{name}.py"))
+                for dots, name in re.findall(r"^from (tests\.tools)?\.(\w+) import", text, flags=re.MULTILINE)
+            ]
+    return [*found, *(DOCUMENTS if "docs/" in (ROOT / module).read_text(encoding="utf-8") else [])]
 
 
 @functools.lru_cache(maxsize=None)
 def is_unchanged(commit: str, module: str) -> bool:
-    """Whether the work tree has what the tests of a file saw at a commit: all files but changelogs and the tests of other files."""
+    """Whether the work tree has what the tests of a file saw at a commit: all but changelogs, and tests and documents that they do not read."""
+    rest = [
+        ".",
+        *(f":(exclude,glob){path}" for path in ("changelogs/**", "docs/**", "README.md", "tests/*.py", "tests/*/*.py")),
+    ]
     return not any(
         subprocess.run(["git", "diff", "--quiet", commit, "--", *paths], cwd=ROOT, timeout=60, check=False).returncode
-        for paths in ([".", ":!changelogs", ":(exclude,glob)tests/**/test_*.py"], modules_of(module))
+        for paths in (rest, read_by(module))
     )
 
 

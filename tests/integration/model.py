@@ -55,12 +55,13 @@ BEFORE = frozenset(list(Why)[: list(Why).index(Why.CA_KEY) + 1])
 
 @dataclass(frozen=True)
 class Host:
-    """One host. is_cut: only the controller's ssh reaches it. is_stopped: its kubelet and etcd do not run."""
+    """One host. is_cut: only the controller's ssh reaches it. is_stopped: its kubelet and etcd do not run. is_bare: wiped, with its member listed."""
 
     standing: Standing = Standing.FRESH
     is_on: bool = True
     is_cut: bool = False
     is_stopped: bool = False
+    is_bare: bool = False
 
     @property
     def takes_part(self) -> bool:
@@ -238,16 +239,18 @@ def carried_out(state: State, name: str, replaces: bool, is_unwell: bool) -> Exp
     host = state.hosts[name]
     learner = any(other != name for other in state.those(Standing.LEARNER))
     before = host.standing
-    cleared = before if before is Standing.FRESH else Standing.REMOVED
+    # Nothing of the member is on the host, so nothing there records that it has left.
+    left = Standing.FRESH if host.is_bare else Standing.FORMER
+    cleared = Standing.FRESH if before is Standing.FRESH or host.is_bare else Standing.REMOVED
     if host.is_cut:
         return Expected(
-            failures=frozenset({Why.CUT_OFF, Why.ENDS_UNWELL}), must_fail=True, after={name: (before, Standing.FORMER)}
+            failures=frozenset({Why.CUT_OFF, Why.ENDS_UNWELL}), must_fail=True, after={name: (before, left)}
         )
     if not replaces:
-        ended = cleared if host.is_on else Standing.FORMER
+        ended = cleared if host.is_on else left
         failures = frozenset({Why.ENDS_UNWELL}) if is_unwell or learner else frozenset()
         return Expected(failures=failures, after={name: (ended,)})
-    joined = (Standing.VOTER, before, Standing.FORMER, cleared, Standing.LEARNER)
+    joined = (Standing.VOTER, before, left, cleared, Standing.FORMER, Standing.REMOVED, Standing.LEARNER)
     return Expected(after={name: joined})
 
 
@@ -258,10 +261,7 @@ def interrupted(state: State, operation: Operation) -> Mapping[str, tuple[Standi
         return {}
     name = operation.host
     departs = operation.action in ("remove", "replace")
-    left = (Standing.FORMER,) if departs else ()
-    if departs and state.hosts[name].standing is Standing.EMPTIED:
-        # A host that was wiped has nothing of its former member.
-        left = (Standing.FORMER, Standing.FRESH)
+    left = (Standing.FRESH if state.hosts[name].is_bare else Standing.FORMER,) if departs else ()
     return {
         host: tuple(dict.fromkeys([*standings, state.hosts[host].standing, *left]))
         for host, standings in {
@@ -288,7 +288,8 @@ def settled(state: State, observed: Mapping[str, Standing], started: Iterable[st
     for name, host in state.hosts.items():
         standing = observed.get(name, host.standing)
         is_stopped = host.is_stopped and standing is Standing.VOTER and name not in started
-        hosts[name] = replace(host, standing=standing, is_stopped=is_stopped)
+        is_bare = host.is_bare and standing is Standing.EMPTIED
+        hosts[name] = replace(host, standing=standing, is_stopped=is_stopped, is_bare=is_bare)
     return replace(state, hosts=hosts)
 
 
@@ -325,7 +326,7 @@ def happened(state: State, step: Step) -> State:
         return state.altered(name, standing=Standing.EMPTIED)
     if step.kind == "wipe":
         is_listed = state.hosts[name].standing in LISTED
-        return state.altered(name, standing=Standing.EMPTIED if is_listed else Standing.FRESH)
+        return state.altered(name, standing=Standing.EMPTIED if is_listed else Standing.FRESH, is_bare=is_listed)
     if step.kind == "forget":
         return replace(state, wanted=state.wanted - {name})
     return state

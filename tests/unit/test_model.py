@@ -61,6 +61,9 @@ V, E, L, F, R, X = (
 )
 
 
+WIPED = Step("wipe", host="infra2")
+
+
 def asked(at: State, text: str) -> Operation:
     """An operation on the inventory of a state: the action, and the number of its host."""
     action, _blank, rest = text.partition(" ")
@@ -125,6 +128,11 @@ def test_what_is_refused(at: State, text: str, refusals: str) -> None:
         (state(V, V, V, off="2"), "remove 2", 2, (X,), False),
         (state(V, V, V, cut="2"), "remove 2", 2, (V, X), True),
         (state(V, V, E), "replace 2", 2, (V, E, X, R, L), False),
+        (state(V, V, E), "remove 2", 2, (R,), False),
+        # Nothing on the host records that its member has left.
+        (happened(state(V, V, V), WIPED), "remove 2", 2, (F,), False),
+        (happened(state(V, V, V, off="2"), WIPED), "remove 2", 2, (F,), False),
+        (happened(state(V, V, V, cut="2"), WIPED), "remove 2", 2, (E, F), True),
     ],
 )
 def test_what_becomes_of_a_host(at: State, text: str, host: int, after: tuple[Standing, ...], must_fail: bool) -> None:
@@ -139,8 +147,11 @@ def test_what_a_killed_run_may_leave() -> None:
     assert set(interrupted(at, asked(at, "remove 2"))["infra2"]) == {V, X, R}
     assert interrupted(at, asked(at, "remove 0")) == {}
     # A host that was wiped has nothing of the member that has left.
-    wiped = state(V, V, V, E)
+    wiped = happened(state(V, V, V, V), Step("wipe", host="infra3"))
     assert set(interrupted(wiped, asked(wiped, "replace 3"))["infra3"]) == {F, L, V, E, R, X}
+    assert set(interrupted(wiped, asked(wiped, "remove 3"))["infra3"]) == {F, E, R}
+    emptied = state(V, V, V, E)
+    assert set(interrupted(emptied, asked(emptied, "remove 3"))["infra3"]) == {X, E, R}
     assert contradictions(at, {"infra1": V, "infra2": X, "infra3": R}, {"infra2": (V, X)}) == [
         "infra3 was fresh and is removed"
     ]
@@ -230,7 +241,7 @@ def as_seen(at: State, operation: Operation) -> tuple[list[str], dict[str, Any]]
             F.value: FRESH,
             L.value: LEARNER,
             V.value: up() if name in at.ready else {**DOWN, "running": not host.is_stopped},
-            E.value: {**FRESH, "record": record},
+            E.value: {**FRESH, "record": {} if host.is_bare else record},
             R.value: {**FRESH, "record": {**record, "removed": "2026-11-27"}},
             X.value: {**left, "record": {**record, "member_id": f"7{numbers[name]}"}},
         }
@@ -290,7 +301,8 @@ def test_the_plan_refuses_what_the_model_refuses_and_nothing_else(seed: int) -> 
                 moving = {
                     name for name, after in expected.after.items() if after[0] is not at.hosts[name].standing
                 } & operation.wanted
-                left = {name for name in moving if at.hosts[name].is_on}
+                # A host that was wiped has nothing to clear.
+                left = {name for name in moving if at.hosts[name].is_on and expected.after[name][0] is not F}
                 assert left <= touched, (operation, at, plan["steps"])
             if not problems:
                 assert set(expected.starts) <= {host for kind, host in kinds(plan) if kind in ("turn", "start")}, (

@@ -14,20 +14,27 @@ from tests import conftest
     ("changed", "counts"),
     [
         ("changelogs/fragments/a.yml", True),
+        ("docs/a.md", True),
         ("tests/long/test_other.py", True),
-        ("tests/unit/test_it.py", True),
+        ("tests/unit/conftest.py", True),
         ("plugins/a.py", False),
+        ("tests/long/callback/a.py", False),
         ("tests/long/conftest.py", False),
         ("tests/long/test_it.py", False),
-        ("tests/long/test_imported.py", False),
+        ("tests/long/imported.py", False),
         ("tests/long/test_imported_by_it.py", False),
+        ("tests/tools/imported.py", False),
     ],
 )
 def test_a_passed_test_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, counts: bool) -> None:
-    imported = {"test_it": "from .test_imported import a", "test_imported": "from .test_imported_by_it import a"}
-    modules = dict.fromkeys(("test_imported_by_it", "test_other", "conftest"), "from .test_it import b")
-    content = {f"tests/long/{name}.py": text for name, text in {**modules, **imported}.items()}
-    content.update(dict.fromkeys(("changelogs/fragments/a.yml", "tests/unit/test_it.py", "plugins/a.py"), ""))
+    content = {
+        "tests/long/test_it.py": "from .imported import a",
+        "tests/long/imported.py": "from .test_imported_by_it import a\nfrom tests.tools.imported import b",
+        "tests/long/test_other.py": "from .test_it import a\n# The command of docs/a.md.",
+    }
+    for name in ("long/test_imported_by_it", "long/conftest", "long/callback/a", "unit/conftest", "tools/imported"):
+        content[f"tests/{name}.py"] = ""
+    content.update({"changelogs/fragments/a.yml": "", "docs/a.md": "", "plugins/a.py": ""})
     for name, text in content.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -44,3 +51,6 @@ def test_a_passed_test_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     (tmp_path / changed).write_text("changed")
     conftest.is_unchanged.cache_clear()
     assert conftest.is_unchanged(git("rev-parse", "HEAD"), "tests/long/test_it.py") is counts
+    # It imports test_it, and reads documents.
+    seen_by_other = changed not in ("changelogs/fragments/a.yml", "tests/unit/conftest.py")
+    assert conftest.is_unchanged(git("rev-parse", "HEAD"), "tests/long/test_other.py") is not seen_by_other

@@ -24,10 +24,10 @@ def read_by(module: str) -> list[str]:
         if path not in found and (ROOT / path).is_file():
             found.append(path)
             text = (ROOT / path).read_text(encoding="utf-8")
-            to_read += [
-                f"tests/tools/{name}.py" if dots else str(Path(path).with_name(f"{name}.py"))
-                for dots, name in re.findall(r"^from (tests\.tools)?\.(\w+) import", text, flags=re.MULTILINE)
-            ]
+            names = re.findall(r"^from \.(\w+) import|with_name\(\"(\w+)\.py\"\)", text, flags=re.MULTILINE)
+            to_read += [str(Path(path).with_name(f"{''.join(name)}.py")) for name in names]
+            tools = re.findall(r"^from tests\.tools\.(\w+) import", text, flags=re.MULTILINE)
+            to_read += [f"tests/tools/{name}.py" for name in tools]
     return [*found, *(DOCUMENTS if "docs/" in (ROOT / module).read_text(encoding="utf-8") else [])]
 
 

@@ -23,16 +23,24 @@ from tests import conftest
         ("tests/long/test_it.py", False),
         ("tests/long/imported.py", False),
         ("tests/long/test_imported_by_it.py", False),
+        ("tests/long/on_host.py", False),
         ("tests/tools/imported.py", False),
     ],
 )
 def test_a_passed_test_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, counts: bool) -> None:
     content = {
         "tests/long/test_it.py": "from .imported import a",
-        "tests/long/imported.py": "from .test_imported_by_it import a\nfrom tests.tools.imported import b",
+        "tests/long/imported.py": 'from .test_imported_by_it import a\nfrom tests.tools.imported import b\nPath(__file__).with_name("on_host.py")',
         "tests/long/test_other.py": "from .test_it import a\n# The command of docs/a.md.",
     }
-    for name in ("long/test_imported_by_it", "long/conftest", "long/callback/a", "unit/conftest", "tools/imported"):
+    for name in (
+        "long/test_imported_by_it",
+        "long/conftest",
+        "long/callback/a",
+        "long/on_host",
+        "unit/conftest",
+        "tools/imported",
+    ):
         content[f"tests/{name}.py"] = ""
     content.update({"changelogs/fragments/a.yml": "", "docs/a.md": "", "plugins/a.py": ""})
     for name, text in content.items():

@@ -9,12 +9,14 @@ what it has written stays.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import functools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -43,13 +45,13 @@ ADDRESSES = {name: f"10.77.0.{number + 1}" for number, name in enumerate(NAMES)}
 PATIENCE = 30.0
 
 
-def wait_until(said: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Poll a condition; fail the test with these words if it does not become true in time."""
+def wait_until(said: str, condition: Callable[[], object], seconds: float = PATIENCE, every: float = 0.05) -> None:
+    """Poll a condition; fail the test with these words if it does not become true in time. every: seconds between two looks."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"after {seconds:.0f} s: {said}")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 @functools.lru_cache(maxsize=None)
@@ -299,6 +301,12 @@ class Member:
         except EtcdError:
             return False
 
+    def listens(self) -> bool:
+        """Whether its client port is open."""
+        with contextlib.suppress(OSError), socket.create_connection((ADDRESSES[self.name], 2379), 1.0):
+            return True
+        return False
+
     def settled(self) -> bool:
         """Whether it has learnt the cluster version: before that it does not let others join."""
         with self.client() as client:
@@ -420,6 +428,8 @@ class Cluster:
 
     def agree(self, revision: int = 0) -> bool:
         """Whether all members have the same data at the same revision, as etcdctl tells it. revision: 0 for the latest."""
+        # A member that reads through the log has what was acknowledged before.
+        self.wait()
         found = json.loads(self.etcdctl("endpoint", "hashkv", f"--rev={revision}", "-w", "json"))
         revisions = {revision or item["HashKV"]["header"]["revision"] for item in found}
         return len(revisions) == len({item["HashKV"]["hash"] for item in found}) == 1
@@ -436,7 +446,9 @@ class Cluster:
 
 
 def takes_no_write(members: list[Member], seconds: float = 3.0) -> bool:
-    """Whether these members acknowledge no write during the time of several elections."""
+    """Whether these members acknowledge no write during the time of several elections. Those that run may have just been started."""
+    for member in members:
+        wait_until(f"{member.name} does not listen", lambda member=member: not member.running or member.listens())
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if any(member.put("from", "another cluster") for member in members if member.running):
@@ -451,21 +463,25 @@ Make = Callable[..., Cluster]
 def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Iterator[Make]:
     """Makes clusters of a number of members and a version, on the same addresses; all processes end with the test."""
     made: list[Cluster] = []
+    # Also those that a test takes out of its cluster.
+    every: list[Member] = []
 
     def make(count: int, version: str) -> Cluster:
         directory = tmp_path / f"cluster{len(made)}"
         shutil.copytree(issued, directory)
         names = NAMES[:count]
         members = [Member(name, version, network[name], directory) for name in names]
-        made.append(Cluster(members, directory, version, names))
+        every.extend(members)
+        made.append(Cluster([*members], directory, version, names))
         return made[-1]
 
     yield make
-    for cluster in made:
-        cluster.power_cut()
-        for member in cluster.members:
-            # etcd allocates 64 MiB for each write-ahead log, so data directories are removed. The text logs stay.
-            shutil.rmtree(member.directory / member.name)
+    every.extend(member for cluster in made for member in cluster.members)
+    for member in every:
+        member.signal(signal.SIGKILL)
+    for directory in {member.directory / member.name for member in every}:
+        # etcd allocates 64 MiB for each write-ahead log, so data directories are removed. The text logs stay.
+        shutil.rmtree(directory)
 
 
 def each_version(function: Any) -> Any:

@@ -45,7 +45,7 @@ def test_data_that_etcd_itself_finds_corrupt(make_cluster: Make, version: str) -
     cluster.write("after the snapshot")
     cluster.power_cut()
     restore(cluster[0], snapshot, cluster.names)
-    check = {f"{'experimental-' if version.startswith('3.5.') else ''}corrupt-check-time": "1s"}
+    check = {f"{'experimental-' if version.startswith('3.5.') else ''}corrupt-check-time": "5s"}
     for member in cluster.members:
         member.start("existing", cluster.names, **check)
     wait_until("etcd raises no alarm", lambda: "alarm:CORRUPT" in cluster.etcdctl("alarm", "list", check=False))

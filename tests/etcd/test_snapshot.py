@@ -142,7 +142,7 @@ def test_a_member_that_stops_during_its_snapshot(
     def kill() -> None:
         """Once a part of it is there."""
         part = Path(spec.dir) / ".kubeadm-etcd--snapshot.part"
-        wait_until("nothing is written", lambda: part.exists() and part.stat().st_size > 1 << 20)
+        wait_until("nothing is written", lambda: part.exists() and part.stat().st_size > 1 << 20, every=0.001)
         cluster[0].signal(signal.SIGKILL)
         killed.append(True)
 

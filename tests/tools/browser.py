@@ -132,7 +132,7 @@ def browser() -> Iterator[Browser]:
     os.close(to_browser)
     os.close(from_browser)
     start = ["bash", "-c", f'exec "$0" "$@" 3<&{reading} 4>&{writing}', path]
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
         # The sandbox does not work as root. The browser opens only our own pages.
         options += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]

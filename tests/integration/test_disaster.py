@@ -24,7 +24,7 @@ from tests.tools.kube import MAPS, Api, Watch
 from .conftest import LAB, Lab
 from .test_backup import BACKUPS, backed_up, count, fill, restored
 from .test_control_plane import INIT, Plane
-from .test_killed import FIRST, STEP, killed_at, unchanged
+from .test_killed import in_parts, killed_at, tasks_of, unchanged
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
@@ -54,7 +54,8 @@ def untouched(before: dict[str, list[str]], after: dict[str, list[str]]) -> bool
 # --- Killed at every task -------------------------------------------------------------------------------------------
 
 
-def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
+@in_parts(2)
+def test_a_backup_is_killed(cluster: Lab, tmp_path: Path, part: range) -> None:
     """At every task, while a client writes: files with a final name are complete, older snapshots stay, and the next run cleans up."""
     copies, key = tmp_path / "copies", tmp_path / "backup.key"
     make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout {key} -out {tmp_path}/backup.crt"
@@ -70,7 +71,7 @@ def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0, run.output[-3000:]
     killed, containers = 0, cluster.containers()
     with writing(cluster, "sweep") as counted:
-        for number in range(FIRST, total + 1, STEP):
+        for number in tasks_of(part, total):
             before = snapshots(cluster)
             run, _begun = killed_at(cluster, tmp_path, number, *how, playbook="playbooks/backup.yml")
             killed += run.code != 0
@@ -92,7 +93,7 @@ def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
                 if len(after[host]) > len(between[host])
             ]
             assert left == [""], (number, left)
-    assert killed >= (total - FIRST) // STEP - 3 and cluster.containers() == containers
+    assert killed >= len(tasks_of(part, total)) - 3 and cluster.containers() == containers
     assert counted["lost"] == counted["nowhere"] == 0, counted
     # Each copy that the controller has can be opened.
     for path in copies.iterdir():
@@ -104,7 +105,8 @@ def test_a_backup_is_killed(cluster: Lab, tmp_path: Path) -> None:
     print(f"backup: killed at {killed} of {total} tasks, {len(list(copies.iterdir()))} copies, {counted}")
 
 
-def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
+@in_parts(3)
+def test_a_restore_is_killed(cluster: Lab, tmp_path: Path, part: range) -> None:
     """At every task: the next run finishes it. Exactly the keys of the snapshot are there, and the snapshots are unchanged."""
     fill(cluster, "/registry/e", 500)
     snapshot = backed_up(cluster, tmp_path / "copies")
@@ -118,7 +120,7 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
     assert run.code == 0, run.output[-3000:]
     killed = finished = 0
     worst = 0.0
-    for number in range(FIRST, total + 1, STEP):
+    for number in tasks_of(part, total):
         fill(cluster, "/registry/later", 100)
         before, kept = (cluster.fingerprint(), cluster.containers()), snapshots(cluster)
         run, _begun = killed_at(cluster, tmp_path, number, *change, playbook="playbooks/restore.yml")
@@ -138,7 +140,7 @@ def test_a_restore_is_killed(cluster: Lab, tmp_path: Path) -> None:
             cluster.sh(
                 host, "rm -rf /var/lib/etcd/member.replaced-*; ! ls -d /var/lib/etcd/member.restored* 2>/dev/null"
             )
-    assert killed >= (total - FIRST) // STEP - 3
+    assert killed >= len(tasks_of(part, total)) - 3
     assert cluster.site().changed() == {}
     print(
         f"restore: killed at {killed} of {total} tasks, {finished} with something left to finish, in {worst:.0f} s at most"

@@ -1,6 +1,6 @@
 """Runs that are interrupted: killed at every task, by a lost connection, by a reboot. The next run finishes the work.
 
-All of them take minutes: `make test-long`. KUBEADM_ETCD_SWEEP=5 tries every fifth task only, and KUBEADM_ETCD_SWEEP_FROM=20 begins there.
+All of them take minutes: `make test-long`. A sweep has parts, so that it can be stopped and go on. KUBEADM_ETCD_SWEEP=5 tries every fifth task only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from .test_live import healthy, writing
 
 pytestmark = pytest.mark.long
 
-STEP, FIRST = (int(os.environ.get(f"KUBEADM_ETCD_SWEEP{name}", "1")) for name in ("", "_FROM"))
+STEP = int(os.environ.get("KUBEADM_ETCD_SWEEP", "1"))
 
 # The end state of a normal run: names, modes and owners of the files of the collection and of kubeadm.
 FILES = "find /etc/kubernetes /etc/systemd/system/kubelet.service.d -printf '%p %y %m %U:%G\\n' | LC_ALL=C sort"
@@ -31,6 +32,17 @@ def files(lab: Lab) -> dict[str, str]:
         host: "\n".join(line for line in lines if "/lock" not in line and ".previous " not in line)
         for host, lines in found.items()
     }
+
+
+def in_parts(count: int) -> Any:
+    """Parts of a sweep: the numbers of ten tasks each, the last part has all that follow."""
+    parts = [range(1 + 10 * i, 11 + 10 * i if i + 1 < count else 1000) for i in range(count)]
+    return pytest.mark.parametrize("part", parts, ids=[f"from_{part.start}" for part in parts])
+
+
+def tasks_of(part: range, total: int) -> range:
+    """The tasks of a part of a sweep at which a run of so many tasks is killed."""
+    return range(part.start, min(part.stop, total + 1), STEP)
 
 
 def killed_at(
@@ -74,7 +86,8 @@ def check_secrets(lab: Lab) -> None:
         )
 
 
-def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path) -> None:
+@in_parts(3)
+def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path, part: range) -> None:
     """At every task of a first run."""
     lab.fresh()
     run, total = killed_at(lab, tmp_path, 0)
@@ -83,7 +96,7 @@ def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path) -> None:
     killed = finished = 0
     lab.fresh()
     before = lab.fingerprint(), lab.containers()
-    for number in range(FIRST, total + 1, STEP):
+    for number in tasks_of(part, total):
         run, _begun = killed_at(lab, tmp_path, number)
         killed += run.code != 0
         if unchanged(lab, before):
@@ -97,19 +110,20 @@ def test_a_first_run_that_is_killed(lab: Lab, tmp_path: Path) -> None:
         lab.fresh()
         before = lab.fingerprint(), lab.containers()
     # The last tasks may end before their time.
-    assert killed >= (total - FIRST) // STEP - 3
+    assert killed >= len(tasks_of(part, total)) - 3
     # The cluster that other tests expect.
     lab.site()
-    print(f"cold run: killed at {killed} of {total} tasks, {finished} of them with something left to finish")
+    print(f"cold run, tasks {part}: killed at {killed} of {total}, {finished} of them with something left to finish")
 
 
-def test_a_rolling_change_that_is_killed(cluster: Lab, tmp_path: Path) -> None:
+@in_parts(3)
+def test_a_rolling_change_that_is_killed(cluster: Lab, tmp_path: Path, part: range) -> None:
     """At every task of a rolling change, while a client writes."""
     cluster.site()
     run, total = killed_at(cluster, tmp_path, 0, "-e", '{"etcd_extra_args": {"snapshot-count": "20000"}}')
     assert run.code == 0, run.output[-3000:]
     worst, killed, finished = 0.0, 0, 0
-    for number in range(FIRST, total + 1, STEP):
+    for number in tasks_of(part, total):
         change = ("-e", f'{{"etcd_extra_args": {{"snapshot-count": "{30000 + number}"}}}}')
         before = cluster.fingerprint(), cluster.containers()
         with writing(cluster, f"sweep{number}") as counted:
@@ -128,9 +142,9 @@ def test_a_rolling_change_that_is_killed(cluster: Lab, tmp_path: Path) -> None:
         assert healthy(cluster) and cluster.site(*change).changed() == {}, number
         check_secrets(cluster)
     # The last tasks may end before their time.
-    assert killed >= (total - FIRST) // STEP - 3
+    assert killed >= len(tasks_of(part, total)) - 3
     print(
-        f"rolling change: killed at {killed} of {total} tasks, {finished} with something left to finish, longest gap between two writes {worst} s"
+        f"rolling change, tasks {part}: killed at {killed} of {total}, {finished} with something left to finish, longest gap between two writes {worst} s"
     )
     cluster.site()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import LAB_NAME, Lab, Run, inventory
-from .test_killed import STEP, killed_at, unchanged
+from .test_killed import STEP, in_parts, killed_at, unchanged
 from .test_live import flat, writing
 
 HOSTS = ["infra0", "infra1", "infra2", "infra3"]
@@ -273,13 +273,14 @@ def sweep(lab: Lab, tmp_path: Path, where: str, playbook: str, first: int) -> tu
 
 
 @pytest.mark.long
-def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
+@in_parts(3)
+def test_killed_at_every_task(hosts: Lab, tmp_path: Path, part: range) -> None:
     """A join, a replacement and a removal, in this order: the next run finishes each of them."""
     hosts.fresh()
     four, three = only(hosts, tmp_path, *HOSTS), tmp_path / "three"
     three.mkdir()
     assert hosts.play(inventory=only(hosts, three, *HOSTS[:3])).code == 0
-    due = dict.fromkeys(("site.yml", REPLACE, REMOVE), 1)
+    due = dict.fromkeys(("site.yml", REPLACE, REMOVE), part.start)
     killed, finished = dict.fromkeys(due, 0), dict.fromkeys(due, 0)
     while any(due.values()):
         for playbook, number in due.items():
@@ -292,7 +293,7 @@ def test_killed_at_every_task(hosts: Lab, tmp_path: Path) -> None:
                 at, begun, count = sweep(hosts, tmp_path, four, playbook, number)
                 killed[playbook] += count
                 finished[playbook] += begun >= at
-                due[playbook] = at + STEP if begun >= at else 0
+                due[playbook] = at + STEP if begun >= at and at + STEP in part else 0
             elif playbook == REMOVE:
                 hit(hosts, "remove", "infra3", four)
             elif playbook != REPLACE:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import LAB, LAB_NAME, ROOT, Lab, different, etcd_archive
-from .test_killed import FIRST, STEP, killed_at, unchanged
+from .test_killed import STEP, in_parts, killed_at, tasks_of, unchanged
 from .test_live import flat, healthy, writing
 
 pytestmark = pytest.mark.long
@@ -204,11 +204,12 @@ def test_killed_while_packages_are_installed(lab: Lab) -> None:
     assert lab.site(*wanted()).changed() == {}
 
 
-def test_killed_at_every_task(lab: Lab, tmp_path: Path) -> None:
+@in_parts(5)
+def test_killed_at_every_task(lab: Lab, tmp_path: Path, part: range) -> None:
     """All along the turns of the members, and at every task, of both steps in turn. The next run finishes it, while a client writes."""
     version, worst, nowhere, killed, finished, total = NEW, 0.0, 0, 0, 0, 200
-    seconds = SECONDS[::STEP] if FIRST == 1 else []
-    points = [*((TURN, str(after)) for after in seconds), *((at, "") for at in range(FIRST, total, STEP))]
+    seconds = SECONDS[::STEP] if part.start == 1 else []
+    points = [*((TURN, str(after)) for after in seconds), *((at, "") for at in tasks_of(part, total))]
     for at, after in points:
         if at != TURN and int(at) > total:
             break

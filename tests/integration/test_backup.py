@@ -138,13 +138,19 @@ def test_a_timer_takes_snapshots(cluster: Lab) -> None:
     assert (
         check.changed() and cluster.sh("infra0", "ls /etc/systemd/system | grep -c kubeadm-etcd || true").strip() == "0"
     )
+    for host in cluster.hosts:
+        cluster.sh(host, f"rm -f {BACKUPS}/*.db*")
     cluster.site(*schedule)
     assert cluster.site(*schedule).changed() == {}
-    # Not after their random delay.
+    # Their random delay is a minute.
+    deadline = time.monotonic() + 120
+    while not newest(cluster):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    # No timer takes a snapshot from now on. The first start waits for one that is being taken.
     start = "systemctl start kubeadm-etcd-backup.service"
-    cluster.sh("infra0", f"rm -rf {BACKUPS}/*.db*", check=False)
     for host in cluster.hosts:
-        cluster.sh(host, f"rm -f {BACKUPS}/*.db*; {start}")
+        cluster.sh(host, f"systemctl stop kubeadm-etcd-backup.timer; {start}; rm -f {BACKUPS}/*.db*; {start}")
     taken = newest(cluster)
     assert len(taken) == 1, taken
     first = next(iter(taken))
@@ -157,8 +163,6 @@ def test_a_timer_takes_snapshots(cluster: Lab) -> None:
         told = f"systemctl start kubeadm-etcd-{job}.service; journalctl -u kubeadm-etcd-{job} --no-pager | tail -8"
         assert words in cluster.sh(first, told)
         assert "last_failed" in cluster.sh(first, f"cat {BACKUPS}/etcd-{job}.prom")
-    # What follows compares the files of this host, which its timer would change meanwhile. A snapshot may be under way.
-    cluster.sh(first, f"systemctl stop kubeadm-etcd-backup.timer; {start}")
     for _time in range(3):
         time.sleep(1.1)
         cluster.sh(first, start)

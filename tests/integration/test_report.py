@@ -115,7 +115,7 @@ def test_a_wrong_inventory(cluster: Lab, tmp_path: Path, variables: str, words: 
 def prometheus(directory: Path) -> Iterator[str]:
     """A Prometheus with the files that were written, for some seconds. Its URL."""
     config = yaml.safe_load((directory / "etcd-scrape.yml").read_text(encoding="utf-8"))
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "3s", "evaluation_interval": "1s"}
     config["rule_files"] = ["etcd-alerts.yml", "etcd-certificates.yml"]
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     subprocess.run(["promtool", "check", "config", str(directory / "prometheus.yml")], check=True, timeout=60)

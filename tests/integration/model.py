@@ -147,17 +147,22 @@ def refused(*reasons: Why) -> Expected:
 
 def expect(state: State, operation: Operation) -> Expected:
     """The expected result of a run in a state."""
+    expected = expect_from_all(state, operation)
+    if expected.refusals and has_cut(state, operation):
+        # A warning, if it is for another reason that nothing is done.
+        return replace(expected, refusals=expected.refusals | {Why.UNCONNECTED})
+    return expected
+
+
+def expect_from_all(state: State, operation: Operation) -> Expected:
+    """The expected result, which the hosts that answer tell."""
     departs = operation.action in ("remove", "replace")
     if departs and operation.host not in operation.wanted and state.hosts[operation.host].standing not in LISTED:
         return refused(Why.NO_MEMBER)
     needed = operation.wanted - {operation.host} if departs else operation.wanted
     if not all(state.hosts[name].is_on for name in needed):
         return refused(Why.UNREACHABLE)
-    expected = expect_departure(state, operation) if departs else expect_site(state, operation)
-    if expected.refusals and has_cut(state, operation):
-        # A warning, if it is for another reason that nothing is done.
-        return replace(expected, refusals=expected.refusals | {Why.UNCONNECTED})
-    return expected
+    return expect_departure(state, operation) if departs else expect_site(state, operation)
 
 
 def has_cut(state: State, operation: Operation) -> bool:

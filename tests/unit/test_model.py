@@ -75,6 +75,7 @@ def asked(at: State, text: str) -> Operation:
     [
         (state(V, V, V), "site", ""),
         (state(V, V, V, off="2"), "site", "UNREACHABLE"),
+        (state(V, V, V, V, V, off="0", cut="3"), "replace 1!", "UNREACHABLE UNCONNECTED"),
         (state(V, V, V, E), "site", "LOST_DATA"),
         (state(V, V, V, E, R, wanted="01234"), "site", "LOST_DATA REMOVED"),
         (state(V, V, V, X, wanted="0123"), "site", "FORMER REMOVED"),
@@ -281,8 +282,9 @@ def plan_of(at: State, operation: Operation) -> dict[str, Any]:
 
 
 def named(plan: dict[str, Any]) -> set[Why]:
-    """The reasons that a plan gives."""
-    text = re.sub(r"\s+", " ", " ".join([*plan["problems"], *plan["held"]]))
+    """The reasons that a refused plan gives, warnings among them, since a test of hosts reads all that a run prints."""
+    problems = [*plan["problems"], *plan["held"]]
+    text = re.sub(r"\s+", " ", " ".join([*problems, *(plan["notices"] if problems else [])]))
     return {reason for reason, words in WORDS.items() if reason in BEFORE and re.search(words, text)}
 
 

@@ -476,12 +476,11 @@ def make_cluster(network: dict[str, int], issued: Path, tmp_path: Path) -> Itera
         return made[-1]
 
     yield make
-    every.extend(member for cluster in made for member in cluster.members)
     for member in every:
         member.signal(signal.SIGKILL)
-    for directory in {member.directory / member.name for member in every}:
+    for member in every:
         # etcd allocates 64 MiB for each write-ahead log, so data directories are removed. The text logs stay.
-        shutil.rmtree(directory)
+        shutil.rmtree(member.directory / member.name)
 
 
 def each_version(function: Any) -> Any:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,9 @@ systemctl is-enabled kubelet
 [ ! -e /etc/kubernetes/kubeadm-etcd/kubelet.yaml ] || systemctl show kubelet -p Id,ActiveState,MainPID --no-pager
 systemctl show containerd ssh -p Id,ActiveState,MainPID --no-pager
 """
+
+# Waits on a host until etcd is gone, after its manifest.
+GONE = "for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done"
 
 
 @dataclass
@@ -180,6 +183,15 @@ class Lab:
     def fresh(self) -> None:
         """Make all hosts as new."""
         self("wipe", "--all")
+
+
+def until(said: str, condition: Callable[[], object], seconds: float = 120) -> float:
+    """Wait until a condition is true; how long that took."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds, said
+        time.sleep(0.5)
+    return time.monotonic() - begin
 
 
 def some_long(cases: Iterable[str]) -> list[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Lab, different
+from .conftest import ROOT, Lab, different, until
 from .test_live import flat, healthy
 
 BACKUPS = "/var/backups/etcd"
@@ -143,11 +143,8 @@ def test_a_timer_takes_snapshots(cluster: Lab) -> None:
     cluster.site(*schedule)
     assert cluster.site(*schedule).changed() == {}
     # Their random delay is a minute.
-    deadline = time.monotonic() + 120
-    while not newest(cluster):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    # No timer takes a snapshot from now on. The first start waits for one that is being taken.
+    until("no timer has taken a snapshot", lambda: newest(cluster))
+    # The timers end, since their snapshots would come between. A start also waits for a snapshot that its timer has begun.
     start = "systemctl start kubeadm-etcd-backup.service"
     for host in cluster.hosts:
         cluster.sh(host, f"systemctl stop kubeadm-etcd-backup.timer; {start}; rm -f {BACKUPS}/*.db*; {start}")

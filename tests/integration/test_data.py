@@ -8,14 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import LAB, Lab, different
+from .conftest import GONE, LAB, Lab, different
 from .test_live import MANIFEST, flat, healthy
 
 # The member stops when its manifest goes away. Its data is kept beside the directory.
-STOP = (
-    f"mv {MANIFEST} /root/etcd.yaml; for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done;"
-    " ! pgrep -x etcd"
-)
+STOP = f"mv {MANIFEST} /root/etcd.yaml; {GONE}; ! pgrep -x etcd"
 PUT_BACK = f"rm -rf /var/lib/etcd/member; mv /var/lib/etcd-kept /var/lib/etcd/member; mv /root/etcd.yaml {MANIFEST}"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import pytest
 
-from .conftest import Lab, Run, different
+from .conftest import Lab, Run, different, until
 from .test_live import WRITER, flat, healthy, writing
 
 DEFRAGMENT = "playbooks/defragment.yml"
@@ -59,12 +58,13 @@ def fragment(cluster: Lab) -> None:
     assert big(cluster, "put", 0, 150) == 150 and big(cluster, "deleterange", 0, 135) == 135
     revision = cluster.etcdctl("infra0", "endpoint", "status", "-w", "json").split('"revision":')[1].split(",")[0]
     cluster.etcdctl("infra0", "compact", "--physical", revision)
-    # Each member compacts its own database. What was freed shows with the next write.
-    deadline = time.monotonic() + 60
-    while any(size < 6 * used for size, used in sizes(cluster).values()):
-        assert time.monotonic() < deadline, sizes(cluster)
+
+    def is_compacted() -> bool:
+        """Each member compacts its own database. What was freed shows with the next write."""
         cluster.etcdctl("infra0", "put", "written", "now")
-        time.sleep(0.5)
+        return all(size >= 6 * used for size, used in sizes(cluster).values())
+
+    until("a database is not compacted", is_compacted, 60)
 
 
 def order(run: Run) -> list[str]:

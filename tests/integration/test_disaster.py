@@ -12,7 +12,7 @@ import re
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import pytest
 
 from tests.tools.kube import MAPS, Api, Watch
 
-from .conftest import LAB, Lab
+from .conftest import LAB, Lab, until
 from .test_backup import BACKUPS, backed_up, count, fill, restored
 from .test_control_plane import INIT, Plane
 from .test_killed import in_parts, killed_at, tasks_of, unchanged
@@ -242,15 +242,6 @@ printf '[Timer]\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n' > /etc/systemd/sy
 systemctl daemon-reload
 systemctl restart kubeadm-etcd-backup.timer
 """
-
-
-def until(said: str, condition: Callable[[], object], seconds: float = 120) -> float:
-    """Wait until a condition is true; how long that took."""
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, said
-        time.sleep(0.5)
-    return time.monotonic() - begin
 
 
 def metric(lab: Lab, host: str, name: str) -> float:

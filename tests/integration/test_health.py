@@ -9,14 +9,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.kubeadm.etcd.plugins.module_utils._etcd import health as _health
 
-from .conftest import LAB, ROOT, Lab, set_alarm
+from .conftest import GONE, LAB, ROOT, Lab, set_alarm, until
 
 PKI = "/etc/kubernetes/pki/etcd"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -73,7 +73,7 @@ def wait_until_healthy(cluster: Lab) -> None:
 
 def test_it_says_what_etcdctl_says(cluster: Lab) -> None:
     # A new cluster has version 3.0.0 for some seconds, and writes when that changes.
-    until(lambda: etcd_health(cluster)["cluster_version"] == "3.6.0")
+    until("it is still 3.0.0", lambda: etcd_health(cluster)["cluster_version"] == "3.6.0", 90)
     time.sleep(1)
     result = etcd_health(cluster)
     assert (result["verdict"], result["reasons"], result["findings"], result["changed"]) == ("healthy", [], [], False)
@@ -383,7 +383,7 @@ def test_a_learner(cluster: Lab) -> None:
     number = next(member["ID"] for member in cluster.members() if member["name"] == "infra2")
     cluster.sh(
         "infra2",
-        f"mv {MANIFEST} /root/etcd.yaml; for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done",
+        f"mv {MANIFEST} /root/etcd.yaml; {GONE}",
     )
     cluster.etcdctl("infra0", "member", "remove", f"{number:x}")
     result = etcd_health(cluster, wait_for="degraded", timeout=30)
@@ -394,6 +394,7 @@ def test_a_learner(cluster: Lab) -> None:
     cluster.sh("infra2", "find /var/lib/etcd -mindepth 1 -delete")
     # etcd refuses a new member until all members have been connected for a while (--strict-reconfig-check).
     until(
+        "it is not added",
         lambda: (
             "added"
             in cluster.etcdctl(
@@ -405,29 +406,30 @@ def test_a_learner(cluster: Lab) -> None:
                 f"--peer-urls=https://{addresses['infra2']}:2380",
                 check=False,
             )
-        )
+        ),
+        90,
     )
     cluster.sh(
         "infra2",
         f"sed 's/initial-cluster-state=new/initial-cluster-state=existing/' /root/etcd.yaml >{MANIFEST}; rm /root/etcd.yaml",
     )
-    until(lambda: "learner" in [member.get("role") for member in etcd_health(cluster)["members"]])
+    until(
+        "no learner answers",
+        lambda: "learner" in [member.get("role") for member in etcd_health(cluster)["members"]],
+        90,
+    )
     result = etcd_health(cluster)
     assert result["verdict"] == "degraded" and codes(result) == {}, result
     assert any("infra2 is a learner" in text and "remove_member.yml" in text for text in result["reasons"]), result
     assert result["members"][2]["membership"] == []
     number = next(member["ID"] for member in cluster.members() if member["name"] == "infra2")
-    until(lambda: "promoted" in cluster.etcdctl("infra0", "member", "promote", f"{number:x}", check=False))
+    until(
+        "it is not promoted",
+        lambda: "promoted" in cluster.etcdctl("infra0", "member", "promote", f"{number:x}", check=False),
+        90,
+    )
     wait_until_healthy(cluster)
     cluster.site()
-
-
-def until(done: Callable[[], bool], seconds: float = 90) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(1)
 
 
 @pytest.mark.long

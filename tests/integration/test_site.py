@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Lab, different
+from .conftest import GONE, ROOT, Lab, different
 from .test_live import writing
 
 PKI = "/etc/kubernetes/pki"
-# After its manifest, etcd goes. The kubelet needs a moment more for the rest of the pod.
-GONE = "for i in $(seq 60); do pgrep -x etcd >/dev/null || break; sleep 1; done; sleep 2"
+# The kubelet needs a moment more for the rest of the pod.
+POD_GONE = f"{GONE}; sleep 2"
 
 # Step 6 of the page, with kubeadm's modes.
 PAGE_FILES = {
@@ -231,7 +231,7 @@ def test_changed_flag_rolls_one_member_at_a_time_leader_last(cluster: Lab) -> No
 def test_member_that_is_down_is_repaired(cluster: Lab) -> None:
     """A host without its manifest and with a stopped kubelet comes back. The others are not changed."""
     before = cluster.containers()
-    cluster.sh("infra1", f"rm /etc/kubernetes/manifests/etcd.yaml; {GONE}; systemctl disable --now kubelet")
+    cluster.sh("infra1", f"rm /etc/kubernetes/manifests/etcd.yaml; {POD_GONE}; systemctl disable --now kubelet")
     run = cluster.site()
     assert set(run.changed()) == {"infra1"}, run.output
     after = cluster.containers()
@@ -244,7 +244,8 @@ def test_member_that_is_down_is_repaired(cluster: Lab) -> None:
 def test_lost_data_is_refused(cluster: Lab) -> None:
     """An empty member would vote without the writes that it has acknowledged: refused, nothing changed."""
     cluster.sh(
-        "infra2", f"mv /etc/kubernetes/manifests/etcd.yaml /root/; {GONE}; mv /var/lib/etcd/member /var/lib/etcd-lost"
+        "infra2",
+        f"mv /etc/kubernetes/manifests/etcd.yaml /root/; {POD_GONE}; mv /var/lib/etcd/member /var/lib/etcd-lost",
     )
     before = cluster.fingerprint()
     run = cluster.play()
